@@ -1,0 +1,47 @@
+"""Errors a user can act on, each with the exit code its process ends with.
+
+Raise one of these with a message that names the file, line or key, says what was expected and, where
+there is one, the nearest valid choice. Anything else that escapes is a bug and shows its traceback.
+"""
+
+
+class MaverickError(Exception):
+    """Base of all errors that are reported without a traceback."""
+
+    exit_code = 1
+
+
+class CheckFailed(MaverickError):
+    """The check that was asked for (plan, doctor) came out negative."""
+
+    exit_code = 1
+
+
+class Preempted(MaverickError):
+    """The run was asked to stop and saved first: start it again."""
+
+    exit_code = 75
+
+
+class PeerFailed(MaverickError):
+    """Another process of the job failed: start the job again."""
+
+    exit_code = 76
+
+
+class InputError(MaverickError):
+    """A bad config, file or argument: starting again cannot help."""
+
+    exit_code = 78
+
+
+class NonFiniteBudgetSpent(MaverickError):
+    """Too many updates were refused because loss or gradients were not finite."""
+
+    exit_code = 79
+
+
+class NoRestorableCheckpoint(MaverickError):
+    """Checkpoints exist, but none of them verifies."""
+
+    exit_code = 81

@@ -1,0 +1,20 @@
+"""The base of every config section: frozen, strict, and silent about nothing."""
+
+import difflib
+from collections.abc import Iterable
+
+import pydantic
+
+
+class Section(pydantic.BaseModel):
+    """A part of a config. Unknown keys are errors; values never change after reading."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?` for the nearest of `choices`, or an empty string when none is near."""
+    near = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,149 @@
+"""Where arrays live: the mesh, and the one table from what an axis means to the mesh axes that split it.
+
+This is the only file that names mesh axes. Arrays carry their sharding in their type (every mesh axis is
+Explicit), so gradients, optimizer moments and restore targets follow their parameters without being told.
+"""
+
+import dataclasses
+import math
+from typing import Annotated
+
+import jax
+import pydantic
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+from pydantic import Field
+
+from maverick_jax.errors import InputError
+from maverick_jax.section import Section, did_you_mean
+
+MESH_AXES = ("data", "fsdp", "expert", "context", "tensor", "pipeline")
+BATCH_AXES = ("data", "fsdp", "expert")
+EXPERT_AXIS, TENSOR_AXIS = "expert", "tensor"
+
+Axes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """Meaning -> mesh axes. Parameters are stored by `storage` and used by `compute`: an axis of `GATHERED` is
+    split in storage and whole in use, which is what fully sharded data parallelism is."""
+
+    batch: Axes = BATCH_AXES
+    """Sequences of a batch."""
+    length: Axes = "context"
+    """Positions of a sequence."""
+    residual: Axes = None
+    """Model dimension of activations."""
+    vocab: Axes = "tensor"
+    heads: Axes = "tensor"
+    kv_heads: Axes = "tensor"
+    mlp: Axes = "tensor"
+    """Hidden dimension of dense layers and of the shared expert."""
+    experts: Axes = "expert"
+    expert_mlp: Axes = "tensor"
+    embed: Axes = ("fsdp", "expert")
+    """Model dimension of every parameter outside the routed experts."""
+    expert_embed: Axes = "fsdp"
+    """Model dimension of the routed experts' parameters."""
+    table: Axes = ("fsdp", "expert", "tensor")
+    """Model dimension of the embedding table, whose rows are never split: a lookup needs no other device's rows."""
+
+    GATHERED = frozenset({"embed", "expert_embed"})
+
+    def storage(self, *axes: str | None) -> PartitionSpec:
+        """Spec of a stored parameter or of an activation, one logical name (or None) per dimension."""
+        return PartitionSpec(*[getattr(self, name) if name else None for name in axes])
+
+    __call__ = storage
+
+    def compute(self, *axes: str | None) -> PartitionSpec:
+        """Spec of a parameter while it is multiplied with."""
+        return self.storage(*[None if name in self.GATHERED else name for name in axes])
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+
+class MeshConfig(Section):
+    """Devices per mesh axis. -1: what the other axes leave."""
+
+    data: Annotated[int, Field(ge=-1)] = -1
+    """Replicas; the only axis that should cross slow links."""
+    fsdp: Annotated[int, Field(ge=-1)] = 1
+    """Parameters, gradients and moments split; batch split."""
+    expert: Annotated[int, Field(ge=-1)] = 1
+    """Experts split; batch split; tokens travel by all-to-all."""
+    context: Annotated[int, Field(ge=-1)] = 1
+    """Sequence split (not supported yet: must be 1)."""
+    tensor: Annotated[int, Field(ge=-1)] = 1
+    """Heads, hidden widths and vocabulary split."""
+    pipeline: Annotated[int, Field(ge=-1)] = 1
+    """Layers split (not supported yet: must be 1)."""
+    rules: dict[str, str | list[str] | None] = {}
+    """Overrides of the sharding table: logical axis -> mesh axis, list of them, or null."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        sizes = self.sizes
+        if sum(s == -1 for s in sizes.values()) > 1:
+            raise ValueError("at most one axis may be -1 (the rest of the devices)")
+        for axis, size in sizes.items():
+            if size == 0:
+                raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for the rest")
+        for axis in ("context", "pipeline"):
+            if sizes[axis] != 1:
+                raise ValueError(f"{axis}: {sizes[axis]} is not supported yet; it must be 1")
+        self.sharding_rules()
+        return self
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {axis: getattr(self, axis) for axis in MESH_AXES}
+
+    def sharding_rules(self) -> ShardingRules:
+        """The table with this config's overrides. Raises ValueError for names it does not know."""
+        changes: dict[str, Axes] = {}
+        for name, axes in self.rules.items():
+            if name not in ShardingRules.names():
+                raise ValueError(f"rules.{name}: no such logical axis{did_you_mean(name, ShardingRules.names())}")
+            listed = [axes] if isinstance(axes, str) else list(axes or ())
+            for axis in listed:
+                if axis not in MESH_AXES:
+                    raise ValueError(f"rules.{name}: no mesh axis {axis!r}{did_you_mean(axis, MESH_AXES)}")
+            changes[name] = axes if isinstance(axes, str) or axes is None else tuple(axes)
+        return dataclasses.replace(ShardingRules(), **changes)
+
+    def resolve(self, num_devices: int) -> dict[str, int]:
+        """Axis sizes for `num_devices` devices. Raises InputError when they do not multiply to it."""
+        sizes = self.sizes
+        known = math.prod(s for s in sizes.values() if s != -1)
+        rest = [axis for axis, s in sizes.items() if s == -1]
+        if num_devices % known or (not rest and known != num_devices):
+            listed = ", ".join(f"{axis}={s}" for axis, s in sizes.items() if s != 1)
+            raise InputError(f"mesh: {listed or 'all axes 1'} needs {'a multiple of ' if rest else ''}{known} "
+                             f"devices; this job has {num_devices}")
+        return sizes | {axis: num_devices // known for axis in rest}
+
+
+def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
+    """The mesh of a run: six axes, in the order of `MESH_AXES`, all Explicit."""
+    devices = jax.devices() if devices is None else devices
+    shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices)
+
+
+def single_device_mesh(device=None) -> Mesh:
+    return make_mesh({}, [device or jax.local_devices()[0]])
+
+
+def abstract_mesh(sizes: dict[str, int]) -> AbstractMesh:
+    """A mesh of devices that need not exist, for shapes and specs only."""
+    shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
+    return AbstractMesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+
+def size_of(sizes: dict[str, int], axes: Axes) -> int:
+    """Into how many parts `axes` split a dimension."""
+    listed = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    return math.prod(sizes.get(axis, 1) for axis in listed)
