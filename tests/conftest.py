@@ -1,0 +1,39 @@
+"""A stricter world than users live in: 8 simulated devices, no silent promotion, warnings are errors."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+NEIGHBOUR_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real data beside the checkout; tests that want it skip where it is absent."""
+    if not NEIGHBOUR_DATA.is_dir():
+        pytest.skip("no real data beside this checkout")
+    return NEIGHBOUR_DATA
+
+
+@pytest.fixture
+def mesh_of():
+    """`mesh_of(expert=2, tensor=2)`: a context with that mesh over the first devices needed."""
+    import math
+
+    from maverick_jax.sharding import make_mesh
+
+    def make(**sizes):
+        return jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())]))
+
+    return make
