@@ -1,0 +1,160 @@
+"""Which Hugging Face tensor each of our parameters is, and how the two layouts relate.
+
+One table, read in both directions. Ours are `[in..., out...]` with heads kept apart and the layers of a period
+stacked; theirs are one tensor a layer, linear weights `[out, in]`, routed experts `[expert, in, out]` with gate and up
+side by side on the last axis. Every relation is a transpose and a reshape, so on a memory-mapped file it is a view.
+Source of the names and shapes: the state dict of `Llama4ForCausalLM` in transformers 5.23.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from maverick_jax.errors import InputError
+from maverick_jax.section import did_you_mean
+
+
+class Layout(Protocol):
+    """How one parameter of one layer is arranged in either world."""
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Their shape, from ours."""
+        ...
+
+    def export(self, ours: Any) -> Any:
+        """Their array, from ours."""
+        ...
+
+    def read(self, theirs: Any, ours: tuple[int, ...]) -> Any:
+        """Our array of shape `ours`, from theirs; a view wherever numpy can make one."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Ours `[in..., out...]` with `inputs` leading input axes; theirs `[out, in]`, the axes of each side merged."""
+
+    inputs: int
+
+    def shape(self, ours):
+        return (math.prod(ours[self.inputs :]), math.prod(ours[: self.inputs]))
+
+    def export(self, ours):
+        return ours.reshape(self.shape(ours.shape)[::-1]).T
+
+    def read(self, theirs, ours):
+        return theirs.T.reshape(ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Same:
+    """The same axes in the same order on both sides; theirs merges the last `merged` axes of ours into one."""
+
+    merged: int = 1
+
+    def shape(self, ours):
+        cut = len(ours) - self.merged
+        return (*ours[:cut], math.prod(ours[cut:]))
+
+    def export(self, ours):
+        return ours.reshape(self.shape(ours.shape))
+
+    def read(self, theirs, ours):
+        return theirs.reshape(ours)
+
+
+WHOLE_MODEL: dict[str, tuple[str, Layout]] = {
+    "embed": ("model.embed_tokens.weight", Same()),
+    "norm": ("model.norm.weight", Same()),
+    "head": ("lm_head.weight", Linear(1)),
+}
+
+PER_LAYER: dict[str, tuple[str, Layout]] = {
+    "attention_norm": ("input_layernorm.weight", Same()),
+    "mlp_norm": ("post_attention_layernorm.weight", Same()),
+    "attention/q": ("self_attn.q_proj.weight", Linear(1)),
+    "attention/k": ("self_attn.k_proj.weight", Linear(1)),
+    "attention/v": ("self_attn.v_proj.weight", Linear(1)),
+    "attention/o": ("self_attn.o_proj.weight", Linear(2)),
+    "mlp/gate": ("feed_forward.gate_proj.weight", Linear(1)),
+    "mlp/up": ("feed_forward.up_proj.weight", Linear(1)),
+    "mlp/down": ("feed_forward.down_proj.weight", Linear(1)),
+    "moe/router": ("feed_forward.router.weight", Linear(1)),
+    "moe/experts_in": ("feed_forward.experts.gate_up_proj", Same(merged=2)),
+    "moe/experts_out": ("feed_forward.experts.down_proj", Same()),
+    "moe/shared/gate": ("feed_forward.shared_expert.gate_proj.weight", Linear(1)),
+    "moe/shared/up": ("feed_forward.shared_expert.up_proj.weight", Linear(1)),
+    "moe/shared/down": ("feed_forward.shared_expert.down_proj.weight", Linear(1)),
+}
+
+ROUTER_BIAS = "moe/router_bias"
+"""Parameters whose name ends so have no counterpart: Llama 4 chooses experts by the router logits alone."""
+
+_IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One Hugging Face tensor and the place of its numbers in our parameters."""
+
+    theirs: str
+    """Name in a text-only folder, e.g. `model.layers.3.self_attn.q_proj.weight`."""
+    their_shape: tuple[int, ...]
+    ours: str
+    """Path of our parameter, e.g. `periods/layer_3/attention/q`."""
+    our_shape: tuple[int, ...]
+    """Shape of one layer's part of it: without the period axis."""
+    period: int | None
+    """Index along the period axis; None where the parameter has no such axis."""
+    layout: Layout
+
+    def export(self, parameter: Any, dtype: np.dtype) -> np.ndarray:
+        """Their tensor, contiguous, from our whole parameter (NumPy or JAX array); rounds to nearest even."""
+        part = parameter if self.period is None else parameter[self.period]
+        return np.ascontiguousarray(self.layout.export(np.asarray(part)).astype(dtype))
+
+    def read(self, tensor: Any) -> Any:
+        """One layer's part of our parameter, from their tensor."""
+        return self.layout.read(tensor, self.our_shape)
+
+
+def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
+    """The Hugging Face tensors that hold the parameters of a model, in the order of a forward pass.
+
+    `shapes`: shape of each of our parameters by its path (`periods/layer_0/attention/q`, ...).
+    Raises InputError for a parameter that Llama 4 does not have.
+    """
+    stacked = {name: m for name in shapes if (m := _IN_LAYER.fullmatch(name))}
+    period = 1 + max((int(m[2]) for m in stacked.values() if m[1] == "periods"), default=-1)
+    depth = {shape[0] for name, shape in shapes.items() if name in stacked and stacked[name][1] == "periods"}
+    if len(depth) > 1:
+        raise InputError(f"parameters under periods/ disagree on the number of periods: {sorted(depth)}")
+    tail_start = period * (depth.pop() if depth else 0)
+
+    entries = []
+    for name, shape in shapes.items():
+        if name not in stacked:
+            theirs, layout = _lookup(WHOLE_MODEL, name, name)
+            entries.append((-1, Entry(theirs, layout.shape(shape), name, shape, None, layout)))
+            continue
+        where, index, rest = stacked[name].groups()
+        suffix, layout = _lookup(PER_LAYER, rest, name)
+        ours = shape[1:] if where == "periods" else shape
+        for p in range(shape[0]) if where == "periods" else [None]:
+            layer = tail_start + int(index) if p is None else p * period + int(index)
+            theirs = f"model.layers.{layer}.{suffix}"
+            entries.append((layer, Entry(theirs, layout.shape(ours), name, ours, p, layout)))
+    last = len(entries)
+    order = {"embed": -1, "norm": last, "head": last + 1}
+    entries.sort(key=lambda e: order.get(e[1].ours, e[0]))
+    return [entry for _, entry in entries]
+
+
+def _lookup(part: dict[str, tuple[str, Layout]], key: str, name: str) -> tuple[str, Layout]:
+    if key not in part:
+        raise InputError(f"parameter {name!r} has no Hugging Face Llama 4 counterpart{did_you_mean(key, part)}")
+    return part[key]

@@ -1,0 +1,115 @@
+"""The other implementations that ours is held against, and the small models they are compared on.
+
+`torch_model` builds the public `Llama4ForCausalLM` (float32 unless told, scaled-dot-product attention) from a config
+and weights that went through our own export: names, layouts and config.json are part of what parity tests.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maverick_jax.checkpoint.huggingface_config import write_config
+from maverick_jax.checkpoint.huggingface_names import table
+from maverick_jax.config import Balance, ModelConfig, RopeScaling
+
+NO_TOKEN_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+MAVERICK = ModelConfig(
+    vocab_size=96,
+    hidden_size=32,
+    num_hidden_layers=8,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    intermediate_size=24,
+    intermediate_size_mlp=40,
+    num_local_experts=4,
+    interleave_moe_layer_step=2,
+    attention_chunk_size=8,
+    floor_scale=8,
+    compute_dtype="float32",
+    balance=Balance(kind="none"),
+)
+"""Maverick's shape made small: 8 layers, experts in every other, a chunk and a temperature step of 8 positions."""
+
+
+def variant(**changes) -> ModelConfig:
+    return ModelConfig(**(MAVERICK.model_dump() | changes))
+
+
+SCALING = RopeScaling(factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0, original_max_position_embeddings=32)
+SCOUT = variant(interleave_moe_layer_step=1, use_qk_norm=True, rope_scaling=SCALING.model_dump())
+"""Scout's: experts in every layer, norm on queries and keys, scaled frequencies."""
+
+MODELS = {
+    "maverick": MAVERICK,
+    "scout": SCOUT,
+    "top_2": variant(num_experts_per_tok=2),
+    "dense": variant(num_local_experts=0),
+    "six_layers": variant(num_hidden_layers=6),
+    "three_layers": variant(num_hidden_layers=3),
+    "interpolated_rope": variant(
+        num_hidden_layers=4,
+        rope_scaling={
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "no_temperature": variant(num_hidden_layers=4, attn_temperature_tuning=False),
+    "unchunked": variant(num_hidden_layers=4, attention_chunk_size=None),
+    "rope_everywhere": variant(num_hidden_layers=4, no_rope_layer_interval=0),
+}
+
+
+def random_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Weights large enough that every part of the network matters: logits of about 5, norm gains far from one."""
+    if name.endswith("norm"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if name == "embed":
+        return rng.normal(size=shape).astype(np.float32)
+    fan_in = shape[-2] if name.endswith(("experts_out", "gate", "up", "down")) else MAVERICK.hidden_size
+    return (rng.normal(size=shape) * (1.6 / np.sqrt(fan_in))).astype(np.float32)
+
+
+def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: random_parameter(name, shape, rng) for name, shape in sorted(shapes.items())}
+
+
+def exported(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same numbers under Hugging Face names and in their layouts."""
+    entries = table({name: p.shape for name, p in parameters.items()})
+    return {entry.theirs: entry.export(parameters[entry.ours], np.dtype(np.float32)) for entry in entries}
+
+
+def config_json(config: ModelConfig) -> dict:
+    return write_config(config, "float32", NO_TOKEN_IDS, max_position_embeddings=4096)
+
+
+def torch_model(config: ModelConfig, parameters: dict[str, np.ndarray], dtype: str = "float32"):
+    """The public model with these parameters, in evaluation mode. Never `.to(dtype)`: that rounds its buffers."""
+    import torch
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    settings = Llama4TextConfig(**config_json(config))
+    model = Llama4ForCausalLM._from_config(settings, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    state = {name: torch.from_numpy(value.copy()) for name, value in exported(parameters).items()}
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def torch_logits(model, tokens: np.ndarray) -> np.ndarray:
+    """int[B, T], each row one document -> float32[B, T, V]."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.from_numpy(np.asarray(tokens, np.int64))).logits.float().numpy()
+
+
+def random_tokens(config: ModelConfig, batch: int, length: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (batch, length), dtype=np.int32)
