@@ -30,8 +30,8 @@ class ShardingRules:
 
     batch: Axes = BATCH_AXES
     """Sequences of a batch."""
-    length: Axes = "context"
-    """Positions of a sequence."""
+    length: Axes = None
+    """Positions of a sequence; `context` takes them once context parallelism exists."""
     residual: Axes = None
     """Model dimension of activations."""
     vocab: Axes = "tensor"
@@ -143,7 +143,11 @@ def abstract_mesh(sizes: dict[str, int]) -> AbstractMesh:
     return AbstractMesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
 
 
+def axes_tuple(axes: Axes) -> tuple[str, ...]:
+    """The mesh axes of one entry of the table, as a tuple."""
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
 def size_of(sizes: dict[str, int], axes: Axes) -> int:
     """Into how many parts `axes` split a dimension."""
-    listed = (axes,) if isinstance(axes, str) else tuple(axes or ())
-    return math.prod(sizes.get(axis, 1) for axis in listed)
+    return math.prod(sizes.get(axis, 1) for axis in axes_tuple(axes))

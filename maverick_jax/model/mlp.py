@@ -1,0 +1,31 @@
+"""The SwiGLU feed-forward network of dense layers, and the shared expert."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from maverick_jax.config import ModelConfig
+from maverick_jax.param import normal, param, weight
+from maverick_jax.sharding import ShardingRules
+
+
+class Mlp(nnx.Module):
+    """(silu(x gate) * (x up)) down, of hidden width F (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig, width: int, rules: ShardingRules, *, rngs: nnx.Rngs):
+        D, F, dtype = config.hidden_size, width, config.param_dtype
+        init = normal(config.initializer_range)
+        init_out = normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
+        self.rules = rules
+        self.gate = param(rngs, (D, F), ("embed", "mlp"), init, rules, dtype)
+        self.up = param(rngs, (D, F), ("embed", "mlp"), init, rules, dtype)
+        self.down = param(rngs, (F, D), ("mlp", "embed"), init_out, rules, dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, T, D], normalised -> [B, T, D]."""
+        gate, up, down = (weight(w, self.rules, x.dtype) for w in (self.gate, self.up, self.down))
+        gated = checkpoint_name(jnp.einsum("BTD,DF->BTF", x, gate), "mlp")
+        upped = checkpoint_name(jnp.einsum("BTD,DF->BTF", x, up), "mlp")
+        out = self.rules("batch", "length", "residual")
+        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gated) * upped, down, out_sharding=out)

@@ -1,0 +1,107 @@
+"""Mixture of experts: a sigmoid router, the chosen experts on score-scaled input, and a shared expert."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from maverick_jax.config import ModelConfig
+from maverick_jax.model.mlp import Mlp
+from maverick_jax.ops.dispatch import routed_experts
+from maverick_jax.param import normal, param, weight, zeros
+from maverick_jax.sharding import ShardingRules
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterStats:
+    """What one MoE layer's router did, summed over the real tokens of the batch. Every field is a sum over tokens or
+    over sequences, so that sums over microbatches equal the large batch. A leading axis counts the MoE layers."""
+
+    load: jax.Array
+    """Assignments per expert, float32[E]."""
+    balance_loss: jax.Array
+    """Sum over sequences of tokens x E x sum_e load share_e x mean probability_e, float32[]."""
+    z_loss: jax.Array
+    """Sum of squared logsumexp of the logits, float32[]."""
+    entropy: jax.Array
+    """Sum of the entropy, in nats, of softmax(logits), float32[]."""
+
+
+jax.tree_util.register_dataclass(RouterStats)
+
+
+class Moe(nnx.Module):
+    """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router.
+
+    The score scales the expert's input: SwiGLU is not homogeneous, so it could not be moved to the output.
+    """
+
+    def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
+        D, E, F, dtype = config.hidden_size, config.num_local_experts, config.intermediate_size, config.param_dtype
+        init = normal(config.initializer_range)
+        init_out = normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
+        self.config, self.rules = config, rules
+        self.router = param(rngs, (D, E), (None, None), init, rules, dtype)
+        in_axes = ("experts", "expert_embed", None, "expert_mlp")
+        self.experts_in = param(rngs, (E, D, 2, F), in_axes, init, rules, dtype)
+        self.experts_out = param(rngs, (E, F, D), ("experts", "expert_mlp", "expert_embed"), init_out, rules, dtype)
+        self.shared = Mlp(config, F, rules, rngs=rngs)
+        if config.balance.kind == "loss_free_bias":
+            self.router_bias = param(rngs, (E,), (None,), zeros, rules, "float32")
+
+    def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, RouterStats]:
+        """x [B, T, D], normalised; real bool[B, T], False for padding, which no expert sees. Returns [B, T, D]."""
+        logits = self.route(x)
+        chosen = self.choose(logits)  # k of int32[B, T]
+        scores = [_pick(jax.nn.sigmoid(logits), expert) for expert in chosen]
+        stats = router_stats(logits, chosen, real)
+        experts, scores = jnp.stack(chosen, axis=-1), jnp.stack(scores, axis=-1).astype(x.dtype)
+        if real is not None:
+            experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
+        w_in, w_out = weight(self.experts_in, self.rules, x.dtype), weight(self.experts_out, self.rules, x.dtype)
+        return self.shared(x) + routed_experts(x, scores, experts, w_in, w_out, self.rules), stats
+
+    def route(self, x: jax.Array) -> jax.Array:
+        """Router logits float32[B, T, E]."""
+        if self.config.router_dtype == "compute":
+            return jnp.einsum("BTD,DE->BTE", x, self.router[...].astype(x.dtype)).astype(jnp.float32)
+        router = self.router[...].astype(jnp.float32)
+        return jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
+
+    def choose(self, logits: jax.Array) -> list[jax.Array]:
+        """The top-k experts of each token, best first, k times int32[B, T]; the lowest index wins a tie."""
+        ranked = jax.lax.stop_gradient(logits)
+        if self.config.balance.kind == "loss_free_bias":
+            ranked += jax.lax.stop_gradient(self.router_bias[...])[None, None, :]
+        chosen = []
+        for _ in range(self.config.num_experts_per_tok):
+            chosen.append(jnp.argmax(ranked, axis=-1).astype(jnp.int32))
+            ranked = jnp.where(_one_hot(chosen[-1], ranked), -jnp.inf, ranked)
+        return chosen
+
+
+def _one_hot(expert: jax.Array, like: jax.Array) -> jax.Array:
+    """Where `expert` int32[B, T] is along the last axis of `like` [B, T, E], bool[B, T, E]."""
+    index = jax.lax.broadcasted_iota(jnp.int32, like.shape, 2, out_sharding=jax.typeof(like).sharding)
+    return index == expert[..., None]
+
+
+def _pick(x: jax.Array, expert: jax.Array) -> jax.Array:
+    """x [B, T, E] at `expert` int32[B, T] -> [B, T]."""
+    return jnp.sum(jnp.where(_one_hot(expert, x), x, 0), axis=-1)
+
+
+def router_stats(logits: jax.Array, chosen: list[jax.Array], real: jax.Array | None) -> RouterStats:
+    """Sums over the real tokens; see RouterStats. The balance loss is the Switch loss of each sequence by itself
+    (arXiv 2101.03961), whose gradient flows through the probabilities only."""
+    E = logits.shape[-1]
+    real = jnp.ones_like(logits[..., 0]) if real is None else real.astype(jnp.float32)
+    assigned = sum(_one_hot(expert, logits).astype(jnp.float32) for expert in chosen) * real[..., None]
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    probability = jnp.exp(logits - lse[..., None]) * real[..., None]
+    load = jnp.sum(assigned, axis=1)  # [B, E]
+    tokens = jnp.maximum(jnp.sum(real, axis=1), 1.0)  # [B]
+    balance = E / len(chosen) * jnp.sum(load * jnp.sum(probability, axis=1), axis=-1) / tokens
+    entropy = lse * real - jnp.sum(probability * logits, axis=-1)
+    return RouterStats(jnp.sum(load, axis=0), jnp.sum(balance), jnp.sum(real * lse**2), jnp.sum(entropy))

@@ -1,0 +1,98 @@
+"""The Llama 4 text model: embed, scan over periods of layers, the remaining layers, norm, head."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec, reshard
+
+from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.model.attention import Places
+from maverick_jax.model.layers import Period
+from maverick_jax.model.moe import RouterStats
+from maverick_jax.model.norm import rms_norm
+from maverick_jax.param import normal, ones, param, weight
+from maverick_jax.sharding import ShardingRules, axes_tuple
+
+
+class Maverick(nnx.Module):
+    """A Llama 4 text model of any depth. Build and call it under `jax.set_mesh`; `logits` alone also works outside."""
+
+    def __init__(self, config: ModelConfig, rules: ShardingRules | None = None, *, rngs: nnx.Rngs):
+        rules = rules or ShardingRules()
+        V, D, dtype = config.vocab_size, config.hidden_size, config.param_dtype
+        init = normal(config.initializer_range)
+        self.config, self.rules = config, rules
+        self.embed = param(rngs, (V, D), (None, "table"), init, rules, dtype)
+        if config.num_periods:
+            keys = jax.random.split(rngs.params(), config.num_periods)
+            build = lambda key: Period(config, config.period, rules, rngs=nnx.Rngs(params=key))
+            self.periods = jax.vmap(build)(keys)
+        if config.tail:
+            self.tail = Period(config, config.tail, rules, rngs=rngs)
+        self.norm = param(rngs, (D,), (None,), ones, rules, dtype)
+        self.head = param(rngs, (D, V), ("embed", "vocab"), init, rules, dtype)
+
+    def hidden(
+        self, tokens: jax.Array, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+    ) -> tuple[jax.Array, RouterStats | None]:
+        """Hidden states after the final norm, [B, T, D] in the compute dtype, and the routers' stats, one row per
+        MoE layer (None for a dense model). tokens, positions, segment_ids: int32[B, T]; see `logits`."""
+        places = Places.of(self.config, tokens.shape[1], positions, segment_ids)
+        real = None if segment_ids is None else segment_ids > 0
+        x, stats = self._embed(tokens), []
+        if self.config.num_periods:
+            x, found = jax.lax.scan(lambda x, period: period(x, places, real), x, self.periods)
+            stats.append(jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), found))
+        if self.config.tail:
+            x, found = self.tail(x, places, real)
+            stats.append(found)
+        stats = [s for s in stats if s is not None]
+        stats = jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
+        return rms_norm(x, self.norm[...], self.config.rms_norm_eps), stats
+
+    def logits(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        pixel_values: jax.Array | None = None,
+    ) -> jax.Array:
+        """Next-token logits float32[B, T, V] of tokens int32[B, T].
+
+        segment_ids int32[B, T]: 0 is padding, documents count from 1, attention never crosses; positions int32[B, T]
+        restart in each document and drive rotary angles, chunks and temperature. Both default to one document a row.
+        Raises InputError for pixel_values: images are not supported yet.
+        """
+        if pixel_values is not None:
+            raise InputError("pixel_values: this version has no vision tower; expected None")
+        if isinstance(self.embed[...], jax.core.Tracer):
+            return _logits(self, tokens, positions, segment_ids)
+        places = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids)]
+        with jax.set_mesh(self.embed[...].sharding.mesh):
+            return _jitted_logits(self, *(None if x is None else self._place(x) for x in places))
+
+    def output_weight(self) -> jax.Array:
+        """The head as it is multiplied with, [D, V]."""
+        return weight(self.head, self.rules, self.config.compute_dtype)
+
+    def _place(self, tokens: jax.Array) -> jax.Array:
+        return jax.device_put(tokens, self.rules("batch", "length"))
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
+        sequence of its group, and one all-to-all trades columns for sequences, so the table itself never moves."""
+        table_axes = axes_tuple(self.rules.table)
+        outside = tuple(a for a in axes_tuple(self.rules.batch) if a not in table_axes)
+        spread = PartitionSpec(outside or None, self.rules.length, self.rules.table)
+        table = self.embed[...].astype(self.config.compute_dtype)
+        columns = table.at[reshard(tokens, PartitionSpec(*spread[:2]))].get(out_sharding=spread)
+        return reshard(columns, self.rules("batch", "length", "residual"))
+
+
+def _logits(model: Maverick, tokens, positions, segment_ids) -> jax.Array:
+    hidden, _ = model.hidden(tokens, positions, segment_ids)
+    return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
+
+
+_jitted_logits = jax.jit(_logits)

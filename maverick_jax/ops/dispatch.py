@@ -1,0 +1,133 @@
+"""Expert parallelism: rows travel to the device that holds their expert, and back, by all-to-all.
+
+The only collectives of the routed experts are here. Buffers are static: each pair of devices exchanges at most
+`capacity` rows a round, and rounds repeat until every row has travelled, so no routing, however skewed, drops a row.
+The backward pass sends the rows again together with their cotangents instead of keeping what was received.
+
+M rows on this device, D model, E experts, e experts on this device, R devices of the expert axis, C capacity.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from maverick_jax.ops.grouped_matmul import grouped_swiglu
+from maverick_jax.sharding import ShardingRules, axes_tuple
+
+SLACK = 1.25  # capacity over an even share: one round suffices for balanced routing
+
+
+def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax.Array:
+    """Sum over the chosen experts of Expert(score * x).
+
+    x [B, T, D]; scores [B, T, k] in x's dtype; experts int32[B, T, k], E for "none"; w_in [E, D, 2, F] and
+    w_out [E, F, D], split over the expert and tensor axes. Returns [B, T, D].
+    """
+    expert_axes, tensor_axes = axes_tuple(rules.experts), axes_tuple(rules.expert_mlp)
+    varying = axes_tuple(rules.batch) + axes_tuple(rules.length) + tensor_axes
+
+    def local(x, scores, experts, w_in, w_out):
+        x, scores, experts, w_in, w_out = (vary(a, varying) for a in (x, scores, experts, w_in, w_out))
+        rows = (x[:, :, None, :] * scores[..., None]).reshape(-1, x.shape[-1])
+        out = _exchange(expert_axes, varying, rows, w_in, w_out, experts.reshape(-1))
+        return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), tensor_axes)
+
+    tokens = rules.storage("batch", "length", None)
+    w_specs = P(rules.experts, None, None, rules.expert_mlp), P(rules.experts, rules.expert_mlp, None)
+    return jax.shard_map(local, in_specs=(tokens, tokens, tokens, *w_specs), out_specs=tokens)(
+        x, scores, experts, w_in, w_out
+    )
+
+
+def vary(x, axes):
+    """Mark a local array as differing between the devices of `axes`; its transpose sums the cotangents over them."""
+    missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _exchange_rows(axes, varying, rows, w_in, w_out, expert):
+    travel = _Travel(axes, varying, expert, w_in.shape[0])
+
+    def one_round(i, out):
+        received = travel.to_experts(rows, i)
+        return travel.back(grouped_swiglu(received, w_in, w_out, travel.expert_of_received(i)), out, i)
+
+    return lax.fori_loop(0, travel.num_rounds, one_round, jnp.zeros_like(rows))
+
+
+def _forward(axes, varying, rows, w_in, w_out, expert):
+    return _exchange_rows(axes, varying, rows, w_in, w_out, expert), (rows, w_in, w_out, expert)
+
+
+def _backward(axes, varying, saved, dout):
+    rows, w_in, w_out, expert = saved
+    travel = _Travel(axes, varying, expert, w_in.shape[0])
+
+    def one_round(i, carry):
+        drows, dw_in, dw_out = carry
+        received, dreceived = travel.to_experts(rows, i), travel.to_experts(dout, i)
+        mine = travel.expert_of_received(i)
+        _, vjp = jax.vjp(lambda x, w_in, w_out: grouped_swiglu(x, w_in, w_out, mine), received, w_in, w_out)
+        dx, more_in, more_out = vjp(dreceived)
+        return travel.back(dx, drows, i), dw_in + more_in, dw_out + more_out
+
+    init = jax.tree.map(jnp.zeros_like, (rows, w_in, w_out))
+    return *lax.fori_loop(0, travel.num_rounds, one_round, init), None
+
+
+_exchange_rows.defvjp(_forward, _backward)
+
+
+def _exchange(axes, varying, rows, w_in, w_out, expert):
+    """Each row through its expert, wherever that lives. Inside `shard_map`."""
+    if lax.axis_size(axes) == 1:
+        return grouped_swiglu(rows, w_in, w_out, expert)
+    return _exchange_rows(axes, varying, rows, w_in, w_out, expert)
+
+
+class _Travel:
+    """Who sends which rows to whom in which round; everything follows from this device's `expert` int32[M]."""
+
+    def __init__(self, axes, varying, expert, num_local: int):
+        self.axes, self.num_local = axes, num_local
+        self.num_devices = lax.axis_size(axes)
+        self.num_rows = expert.shape[0]
+        self.capacity = max(8, -(-int(self.num_rows * SLACK) // self.num_devices))
+        self.expert = expert
+        # sorted by expert, the rows for one device are one run, and inside it each expert's rows are one run
+        self.order = jnp.argsort(expert, stable=True).astype(jnp.int32)
+        device = expert // num_local
+        devices = jnp.arange(self.num_devices, dtype=device.dtype)
+        self.count = jnp.sum(device[:, None] == devices[None, :], axis=0, dtype=jnp.int32)
+        self.start = jnp.cumsum(self.count) - self.count
+        # all devices run the same number of rounds, or the all-to-alls would not meet
+        self.num_rounds = lax.pmax(-(-jnp.max(self.count) // self.capacity), varying)
+
+    def _rows_of_round(self, i) -> jax.Array:
+        """Rows to send in round i, int32[R, C]; M where a place stays empty."""
+        place = i * self.capacity + jnp.arange(self.capacity, dtype=jnp.int32)
+        index = jnp.minimum(self.start[:, None] + place[None, :], self.num_rows - 1)
+        return jnp.where(place[None, :] < self.count[:, None], self.order[index], self.num_rows)
+
+    def _all_to_all(self, x):
+        return lax.all_to_all(x, self.axes, split_axis=0, concat_axis=0, tiled=True)
+
+    def to_experts(self, rows, i) -> jax.Array:
+        """[M, D] rows here -> [R*C, D] rows for the experts here."""
+        send = rows.at[self._rows_of_round(i)].get(mode="fill", fill_value=0)
+        return self._all_to_all(send).reshape(-1, rows.shape[-1])
+
+    def expert_of_received(self, i) -> jax.Array:
+        """Local expert of each received row, int32[R*C]; e where a place is empty."""
+        index = self._rows_of_round(i)
+        local = self.expert.at[index].get(mode="fill", fill_value=0) % self.num_local
+        return self._all_to_all(jnp.where(index < self.num_rows, local, self.num_local)).reshape(-1)
+
+    def back(self, received, out, i) -> jax.Array:
+        """[R*C, D] results of the experts here -> their rows of `out` [M, D]."""
+        returned = self._all_to_all(received.reshape(self.num_devices, self.capacity, -1))
+        return out.at[self._rows_of_round(i)].set(returned, mode="drop", unique_indices=True)
