@@ -1,8 +1,9 @@
 """The configs that ship with the package, and how one config builds on another.
 
 A document may start `base: OTHER`, a shipped name or a path relative to its own file: it is then that document with
-its own keys on top, mapping by mapping; lists and scalars replace. So may a section that names a shipped thing
-(`model: tiny` is short for `model: {base: tiny}`); a section with a base of its own replaces the one underneath.
+its own keys on top, mapping by mapping; lists and scalars replace, and null takes a mapping away. So may a section
+that names a shipped thing (`model: tiny` is short for `model: {base: tiny}`); a section with a base of its own
+replaces the one underneath.
 """
 
 import importlib.resources
@@ -130,17 +131,23 @@ def on_top(under: Document, over: Document) -> Document:
     return Document(merge(under.data, over.data), under.places | over.places, under.problems + over.problems)
 
 
+class Whole(dict):
+    """A mapping that replaces what is underneath, key by key merged with nothing."""
+
+
 def merge(under: dict, over: dict) -> dict:
-    """`over` on top of `under`: mappings entry by entry, everything else replaced, and so is a mapping by one that
-    has a base of its own. A mapping of numbers on top of a list changes those items."""
+    """`over` on top of `under`: mappings entry by entry, everything else replaced. A mapping with a base of its own
+    and a `Whole` replace too; null takes a mapping away; a mapping of numbers changes those items of a list."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        if not isinstance(value, dict) or "base" in value:
+        if value is None and isinstance(below, dict):
+            del merged[key]
+        elif not isinstance(value, dict) or isinstance(value, Whole) or "base" in value:
             merged[key] = value
         elif isinstance(below, dict):
             merged[key] = merge(below, value)
-        elif isinstance(below, list) and all(k.isdigit() and int(k) < len(below) for k in value):
+        elif isinstance(below, list) and value and all(k.isdigit() and int(k) < len(below) for k in value):
             items = merge({str(i): item for i, item in enumerate(below)}, value)
             merged[key] = [items[str(i)] for i in range(len(below))]
         else:

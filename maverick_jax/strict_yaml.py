@@ -8,6 +8,7 @@ scalar is a null, boolean, integer, float or text by the core schema of YAML 1.2
 import dataclasses
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -141,7 +142,7 @@ class _Builder:
     """Builds plain data from the events of PyYAML's parser, which knows nothing of tags, types or aliases."""
 
     def __init__(self, text: str, document: Document, line: int | None = 0):
-        self.events = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self.document = document
         self.source = document.places[""].source
         self.line = line
@@ -162,13 +163,13 @@ class _Builder:
                 data = self.value(next(self.events), "", 0)
         return data
 
-    def place(self, event: yaml.Event) -> Place:
+    def place(self, event: Any) -> Place:
         return Place(self.source, None if self.line is None else event.start_mark.line + 1)
 
-    def problem(self, event: yaml.Event, key: str, message: str) -> None:
+    def problem(self, event: Any, key: str, message: str) -> None:
         self.document.problems.append(Problem(self.place(event), key, message))
 
-    def value(self, event: yaml.Event, key: str, depth: int) -> Any:
+    def value(self, event: Any, key: str, depth: int) -> Any:
         """The data that starts at `event`, whose dotted key is `key`."""
         if depth > MAX_DEPTH:
             raise InputError(f"{self.place(event)}: nested more than {MAX_DEPTH} deep")
@@ -212,7 +213,7 @@ class _Builder:
         self.end = max(self.end, event.end_mark.index)
         return entries
 
-    def scalar(self, event: yaml.ScalarEvent, key: str) -> bool | int | float | str | None:
+    def scalar(self, event: Any, key: str) -> bool | int | float | str | None:
         text = event.value
         if not event.implicit[0]:  # quoted, or a block of text
             return text
