@@ -82,11 +82,13 @@ class Maverick(nnx.Module):
     def _embed(self, tokens: jax.Array) -> jax.Array:
         """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
         sequence of its group, and one all-to-all trades columns for sequences, so the table itself never moves."""
-        table_axes = axes_tuple(self.rules.table)
-        outside = tuple(a for a in axes_tuple(self.rules.batch) if a not in table_axes)
-        spread = PartitionSpec(outside or None, self.rules.length, self.rules.table)
+        table_axes, batch_axes = axes_tuple(self.rules.table), axes_tuple(self.rules.batch)
+        outside = tuple(a for a in batch_axes if a not in table_axes) or None
+        shared = tuple(a for a in table_axes if a in batch_axes) or None
+        spread = PartitionSpec(outside, self.rules.length, self.rules.table)
         table = self.embed[...].astype(self.config.compute_dtype)
         columns = table.at[reshard(tokens, PartitionSpec(*spread[:2]))].get(out_sharding=spread)
+        columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # an all-gather over axes of no sequence
         return reshard(columns, self.rules("batch", "length", "residual"))
 
 

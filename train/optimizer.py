@@ -1,0 +1,71 @@
+"""AdamW, with decay by parameter role."""
+
+from typing import Annotated, Literal
+
+import jax
+import optax
+from pydantic import Field
+
+from maverick_jax.config import Dtype
+from maverick_jax.section import Section
+from train.schedule import learning_rate
+
+
+class OptimizerConfig(Section):
+    """The `optimizer` section."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the learning rate rises linearly to its peak."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Shape after the warmup."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of all steps in which `wsd` decays."""
+    min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Final learning rate over peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled decay of weight matrices; norms, router biases and the embedding table are not decayed."""
+    b1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    b2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this global L2 norm; null: never."""
+    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Microbatches per update; the result is that of the whole batch at once."""
+    mu_dtype: Dtype = "float32"
+    """First moment's dtype; the second is kept in the parameters' dtype."""
+
+    def schedule_of(self, total_steps: int) -> optax.Schedule:
+        return learning_rate(
+            self.schedule, self.learning_rate, self.warmup_steps, total_steps, self.decay_fraction, self.min_ratio
+        )
+
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """AdamW (arXiv 1711.05101) after clipping, for a run of `total_steps`."""
+        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        return optax.chain(
+            *clip,
+            optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.mu_dtype),
+            decay_weights(self.weight_decay),
+            optax.scale_by_learning_rate(self.schedule_of(total_steps)),
+        )
+
+
+UNDECAYED = ("norm", "attention_norm", "mlp_norm", "router_bias", "embed")
+
+
+def is_decayed(path: tuple) -> bool:
+    """Whether the parameter at this tree path is decayed, by the name the model gives it."""
+    names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+    return not any(name in UNDECAYED for name in names)
+
+
+def decay_weights(rate: float) -> optax.GradientTransformation:
+    """Add rate * parameter to the update of every decayed parameter. By role, not by rank: stacked norms are 2-D."""
+
+    def update(updates, params):
+        decayed = lambda path, u, p: u + rate * p.astype(u.dtype) if is_decayed(path) else u
+        return jax.tree_util.tree_map_with_path(decayed, updates, params)
+
+    return optax.stateless(update)

@@ -1,0 +1,27 @@
+"""Learning-rate schedules: warm up linearly, then follow a named shape."""
+
+import optax
+
+
+def learning_rate(
+    shape: str, peak: float, warmup_steps: int, total_steps: int, decay_fraction: float, min_ratio: float
+) -> optax.Schedule:
+    """Learning rate of update number i (0-based) of `total_steps`.
+
+    `constant` holds the peak; `cosine` falls from it to `min_ratio` of it at the end; `wsd` (warmup-stable-decay,
+    arXiv 2404.06395) holds it and falls linearly over the last `decay_fraction` of the steps.
+    """
+    warmup = optax.linear_schedule(peak / max(1, warmup_steps), peak, max(1, warmup_steps - 1))
+    rest = max(1, total_steps - warmup_steps)
+    if shape == "cosine":
+        after, start = optax.cosine_decay_schedule(peak, rest, alpha=min_ratio), warmup_steps
+    elif shape == "wsd":
+        decay = max(1, round(total_steps * decay_fraction))
+        stable = optax.constant_schedule(peak)
+        start = warmup_steps
+        after = optax.join_schedules(
+            [stable, optax.linear_schedule(peak, peak * min_ratio, decay)], [max(0, rest - decay)]
+        )
+    else:
+        after, start = optax.constant_schedule(peak), warmup_steps
+    return optax.join_schedules([warmup, after], [start]) if warmup_steps else after

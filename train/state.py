@@ -1,0 +1,52 @@
+"""What a training run carries from one step to the next."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from maverick_jax.config import ModelConfig
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.sharding import ShardingRules
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """`step` updates were attempted, `skipped` of them refused; `tokens` is [high, low] words of a 64-bit count."""
+
+    step: jax.Array  # int32[]
+    skipped: jax.Array  # int32[]
+    tokens: jax.Array  # uint32[2]
+    model: Maverick
+    opt_state: optax.OptState
+
+
+jax.tree_util.register_dataclass(TrainState)
+
+
+def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: optax.GradientTransformation):
+    """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live."""
+    model = Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, zero, jnp.zeros((2,), jnp.uint32), model, optimizer.init(model))
+
+
+def abstract_state(mesh: Mesh, **parts) -> TrainState:
+    """Shapes, dtypes and shardings of `init_state(**parts)`: what a checkpoint is restored into."""
+
+    def placed(x):
+        spec = PartitionSpec() if x.sharding is None else x.sharding.spec
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, jax.eval_shape(functools.partial(init_state, **parts), 0))
+
+
+def add_tokens(tokens: jax.Array, more: jax.Array) -> jax.Array:
+    """64-bit sum in two uint32 words, [high, low]; float32 would stop counting at 2^24."""
+    low = tokens[1] + more.astype(jnp.uint32)
+    carry = (low < tokens[1]).astype(jnp.uint32)
+    return jnp.stack([tokens[0] + carry, low])
