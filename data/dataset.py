@@ -1,0 +1,177 @@
+"""The rows of a run: any row of an endless stream, as a pure function of the config and its number."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from data import packing
+from data.array_folder import ArrayFolder, build_once, seal, write_array
+from data.config import DataConfig
+from data.mixture import InTurn, Mixture, Weighted
+from data.order import MAX_ROWS, derive, permuted
+from data.packing import Documents, Plan, Row
+from data.pipeline import BatchIterator
+from data.prepare import tokenised
+from maverick_jax.errors import InputError
+from maverick_jax.text import Tokenizer, load_tokenizer
+
+Split = Literal["train", "eval"]
+ORDER = 1
+"""Changes when the same config would give other rows."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRows:
+    """One source's endless rows in one split."""
+
+    name: str
+    store: ArrayFolder
+    plan: Plan
+    num_documents: int
+    length: int
+    seed: int | None
+    """Of the rows' order; None: as packed."""
+
+    def row(self, index: int) -> Row:
+        return packing.row_of(self.store["tokens"], self.pieces(index), self.length)
+
+    def pieces(self, index: int) -> packing.Pieces:
+        epoch, at = divmod(index, self.plan.num_rows)
+        if self.seed is not None:
+            at = permuted(at, self.plan.num_rows, derive(self.seed, "rows", epoch))
+        return self.plan.pieces(epoch, at)
+
+
+class Dataset:
+    """Rows of all sources, mixed. Cheap to pickle: arrays travel as paths."""
+
+    def __init__(self, sources: Sequence[SourceRows], mixture: Mixture, config: DataConfig, tokenizer: Tokenizer,
+                 fingerprint: str):  # fmt: skip
+        self.sources, self.tokenizer, self.fingerprint = list(sources), tokenizer, fingerprint
+        self.config = config
+        self._mixture = mixture
+
+    def num_rows(self, epoch: int = 0) -> int:
+        """Rows of all sources' epochs together. (With unequal weights a stream of that many rows reads some sources
+        more than once and others in part.)"""
+        return sum(source.plan.num_rows for source in self.sources)
+
+    def locate(self, index: int) -> tuple[SourceRows, int]:
+        """The source of stream row `index`, and which of its rows that is."""
+        if index < 0:
+            raise IndexError(f"row {index}: rows count from 0")
+        source, at = self._mixture.locate(index)
+        return self.sources[source], at
+
+    def row(self, index: int) -> Row:
+        """Stream row `index`: the fields of a batch, each [T]. Pure."""
+        source, at = self.locate(index)
+        return source.row(at)
+
+    def batches(self, rows: Sequence[int], batch_size: int, start_step: int = 0, num_steps: int | None = None
+                ) -> BatchIterator:  # fmt: skip
+        """The rows `rows` of the batches from `start_step` on, each field [len(rows), T]: row g of step s is stream
+        row s * batch_size + g. Endless without `num_steps`. Close it, or use it in a `with`."""
+        return BatchIterator(_RowReader(self), rows, batch_size, start_step, num_steps,
+                             workers=self.config.workers, prefetch=self.config.prefetch)  # fmt: skip
+
+
+class _RowReader:
+    """`Dataset.row` without the tokenizer, which worker processes do not need and some of which do not pickle."""
+
+    def __init__(self, dataset: Dataset):
+        self._sources, self._mixture = dataset.sources, dataset._mixture
+
+    def __call__(self, index: int) -> Row:
+        source, at = self._mixture.locate(index)
+        return self._sources[source].row(at)
+
+
+def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
+    """The rows of `split`; tokenises and packs what the cache does not hold. `seed` counts unless the config has one.
+    Raises InputError for sources that cannot be read or are too short to be split."""
+    if split == "eval" and config.held_out_fraction == 0:
+        raise InputError("data.held_out_fraction is 0: nothing is held out to evaluate on")
+    tokenizer = load_tokenizer(config.tokenizer)
+    chosen = seed if config.seed is None else config.seed
+    seeds = dict.fromkeys(config.sources, None)
+    if split == "train" and config.shuffle:
+        seeds = {name: derive(chosen, "source", name) for name in config.sources}
+    sources = [_open_source(name, config, split, tokenizer, seeds[name]) for name in config.sources]
+    if split == "train":
+        mixture = Weighted({name: source.weight for name, source in config.sources.items()})
+    else:
+        mixture = InTurn([source.plan.num_rows for source in sources])
+    fingerprint = _fingerprint(config, split, chosen, sources, tokenizer)
+    return Dataset(sources, mixture, config, tokenizer, fingerprint)
+
+
+def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
+    store = tokenised(name, config, tokenizer)
+    train, held_out = split_documents(store["offsets"], config.held_out_fraction, name)
+    documents = train if split == "train" else held_out
+    plan = _plan(store, documents, config, split, seed)
+    if plan.num_rows > MAX_ROWS:
+        raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
+    return SourceRows(name, store, plan, documents.begin.size, config.sequence_length, seed)
+
+
+def _plan(store: ArrayFolder, documents: Documents, config: DataConfig, split: Split, seed: int | None) -> Plan:
+    """Packed once: the arrays are kept beside the tokens."""
+    T, concatenate = config.sequence_length, config.packing == "concatenate"
+    # Concatenation cuts rows when they are read: its arrays serve every length.
+    identity = [ORDER, store.digest, split, config.held_out_fraction, seed, config.packing, None if concatenate else T]
+    path = config.cache / "packing" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+    def build(folder: pathlib.Path) -> None:
+        ordered = packing.document_order(documents, seed)
+        arrays = packing.concatenate_arrays(ordered) if concatenate else packing.best_fit_arrays(ordered, T)
+        seal(folder, {name: write_array(folder, name, array) for name, array in arrays.items()}, {})
+
+    arrays = build_once(path, build)
+    return packing.Concatenated(arrays, T, seed) if concatenate else packing.BestFitted(arrays)
+
+
+def split_documents(offsets: np.ndarray, fraction: float, name: str = "") -> tuple[Documents, Documents]:
+    """(train, held out): the last `fraction` of the tokens is held out, cut at the nearest border between documents,
+    or inside the document where there is only one. Raises InputError for a source too short to have both."""
+    begin, end = offsets[:-1], offsets[1:]
+    total = int(offsets[-1])
+    if fraction == 0:
+        return Documents(begin, end), Documents(begin[:0], end[:0])
+    wanted = total - fraction * total
+    if begin.size == 1:
+        cut = min(max(round(wanted), 2), total - 2)
+        if cut < 2:
+            raise InputError(f"data.sources.{name}: {total} tokens are too few to hold some out; set "
+                             "data.held_out_fraction: 0")  # fmt: skip
+        border = np.array([cut], offsets.dtype)
+        return Documents(begin, border), Documents(border, end)
+    borders = offsets[1:-1]
+    first = 1 + int(np.abs(borders - wanted).argmin())
+    share = 1 - int(offsets[first]) / total
+    if not fraction / 2 <= share <= 2 * fraction:
+        _log.warning("source %s: its documents are so long that %.3g of it are held out instead of %.3g", name, share,
+                     fraction)  # fmt: skip
+    return Documents(begin[:first], end[:first]), Documents(begin[first:], end[first:])
+
+
+def _fingerprint(config: DataConfig, split: Split, seed: int, sources: Sequence[SourceRows], tokenizer: Tokenizer) -> str:
+    """Digest of everything that decides which tokens stand in row g of step s: contents, not names of files."""
+    decides = {
+        "order": ORDER,
+        "split": split,
+        "seed": seed,
+        "tokenizer": tokenizer.fingerprint,
+        "sources": [[s.name, s.store.digest, str(config.sources[s.name].weight)] for s in sources],
+        **config.model_dump(include={"batch_size", "sequence_length", "packing", "held_out_fraction", "shuffle"}),
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,78 @@
+"""Which source each row of a stream comes from: a pure function of the row's number."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from maverick_jax.errors import InputError
+
+MAX_BLOCK = 1 << 16
+
+
+class Mixture(Protocol):
+    def locate(self, row: int) -> tuple[int, int]:
+        """(source, which of that source's rows) of stream row `row`."""
+        ...
+
+
+class Weighted:
+    """Blocks of rows that all look alike: each source has a fixed number of rows per block, evenly spread.
+
+    Shares are exact where the weights are fractions with a common denominator up to MAX_BLOCK, else rounded to
+    multiples of 1 / MAX_BLOCK.
+    """
+
+    def __init__(self, weights: dict[str, float]):
+        """Raises InputError for a weight too small to ever be drawn."""
+        self.counts = np.array(_counts(weights))
+        # Row k of n in a block stands at (k + 1/2) / n of its length; ties go to the source named first.
+        places = np.concatenate([(np.arange(n) + 0.5) / n for n in self.counts])
+        sources = np.repeat(np.arange(self.counts.size), self.counts)
+        ranks = np.concatenate([np.arange(n) for n in self.counts])
+        order = np.argsort(places, kind="stable")
+        self._source, self._rank = sources[order], ranks[order]
+
+    @property
+    def block(self) -> int:
+        """Rows after which the pattern repeats."""
+        return self._source.size
+
+    def locate(self, row: int) -> tuple[int, int]:
+        block, at = divmod(row, self.block)
+        source = int(self._source[at])
+        return source, block * int(self.counts[source]) + int(self._rank[at])
+
+
+class InTurn:
+    """One source after the other, each row once, then again: for evaluation."""
+
+    def __init__(self, num_rows: Sequence[int]):
+        self._ends = np.cumsum(num_rows)
+        self._num_rows = list(num_rows)
+
+    def locate(self, row: int) -> tuple[int, int]:
+        epoch, at = divmod(row, int(self._ends[-1]))
+        source = int(np.searchsorted(self._ends, at, "right"))
+        first = int(self._ends[source]) - self._num_rows[source]
+        return source, epoch * self._num_rows[source] + at - first
+
+
+def _counts(weights: dict[str, float]) -> list[int]:
+    """Rows of each source in one block."""
+    exact = [Fraction(str(weight)) for weight in weights.values()]
+    shares = [weight / sum(exact) for weight in exact]
+    block = int(np.lcm.reduce([s.denominator for s in shares], dtype=object))
+    if block <= MAX_BLOCK:
+        return [int(share * block) for share in shares]
+    # Largest remainder: whole parts first, what is left of the block to the largest fractions.
+    counts = [int(share * MAX_BLOCK) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i] * MAX_BLOCK)
+    for i in by_remainder[: MAX_BLOCK - sum(counts)]:
+        counts[i] += 1
+    for name, count in zip(weights, counts, strict=True):
+        if count == 0:
+            raise InputError(f"data.sources.{name}.weight: {weights[name]:g} is less than 1/{MAX_BLOCK} of all weights; "
+                             "such a source would never be read")  # fmt: skip
+    return counts

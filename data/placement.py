@@ -1,0 +1,40 @@
+"""Rows of a batch onto devices. The only file of `data` that knows JAX.
+
+A global batch is [A, B/A, T]: A microbatches of one optimizer step; its flattened row g is (a, b) with
+g = a * (B/A) + b. A process reads the rows that its devices hold and no others.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+
+def rows_of_process(sharding: jax.sharding.Sharding, global_shape: Sequence[int]) -> list[int]:
+    """Flattened rows, ascending, of which this process's devices hold some part under `sharding` of an array of
+    `global_shape` [A, B/A, T]."""
+    A, B = global_shape[:2]
+    grid = np.arange(A * B).reshape(A, B)
+    held = [grid[index[:2]] for index in sharding.addressable_devices_indices_map(tuple(global_shape)).values()]
+    return np.unique(np.concatenate([rows.ravel() for rows in held])).tolist()
+
+
+def place(
+    local: np.ndarray, rows: Sequence[int], sharding: jax.sharding.Sharding, global_shape: Sequence[int]
+) -> jax.Array:
+    """The global array [A, B/A, T] whose flattened row `rows[i]` is `local[i]`, from each process's own rows.
+    Raises ValueError where `local` lacks a row that this process's devices hold, or has another shape."""
+    A, B, T = global_shape
+    if local.shape != (len(rows), T):
+        raise ValueError(f"local rows have shape {local.shape}; expected {(len(rows), T)}")
+    where = np.full(A * B, -1)
+    where[np.asarray(rows)] = np.arange(len(rows))
+    where = where.reshape(A, B)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        at = where[index[:2]]
+        if (at < 0).any():
+            raise ValueError("this process's devices hold rows that it was not given; see rows_of_process")
+        return local[at][..., index[2]]
+
+    return jax.make_array_from_callback(tuple(global_shape), sharding, part)

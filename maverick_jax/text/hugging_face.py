@@ -1,0 +1,136 @@
+"""Tokenizers in Hugging Face's `tokenizer.json`."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import tokenizers
+
+from maverick_jax.errors import InputError
+from maverick_jax.text.tokenizer import JSON_FILE, Tokenizer, digest
+
+CONFIG_FILE = "tokenizer_config.json"
+ROLES = {
+    "bos_token": ("<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]"),
+    "eos_token": ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]"),
+    "pad_token": ("<|finetune_right_pad|>", "<|finetune_right_pad_id|>", "<pad>", "[PAD]"),
+}
+"""Usual names of each role's token, for a `tokenizer.json` without the `tokenizer_config.json` that says them."""
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`; begin, end and padding as `tokenizer_config.json` beside it says."""
+
+    def __init__(self, path: str | pathlib.Path):
+        """Read the file at `path`. Raises InputError naming file and line."""
+        path = pathlib.Path(path)
+        self._content = path.read_bytes()
+        data = _parse_json(self._content, path)
+        self._tokenizer = _build(self._content, data, path)
+        self.name = str(path)
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if self.vocab_size == 0:
+            raise InputError(f"{path}: the vocabulary is empty")
+        controls = {token["content"]: token["id"] for token in data.get("added_tokens") or () if _is_control(token)}
+        self._set_controls(controls)
+        self._forbidden = frozenset(controls.values()) - {_unknown_id(data["model"])}
+        self._roles = _roles(controls, path.parent / CONFIG_FILE)
+        self.bos_id, self.eos_id = controls.get(self._roles["bos_token"]), controls.get(self._roles["eos_token"])
+        pad_id = controls.get(self._roles["pad_token"])
+        # Padding is masked everywhere, so that any id will do where the tokenizer has none of its own.
+        self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
+        self.fingerprint = digest(b"tokenizer.json", self._content, json.dumps(self._roles, sort_keys=True).encode())
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        folder = pathlib.Path(directory)
+        (folder / JSON_FILE).write_bytes(self._content)
+        roles = {role: text for role, text in self._roles.items() if text}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._as_text(encoding.ids) for encoding in encodings]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _as_text(self, ids: list[int]) -> list[int]:
+        """`ids` with every control token spelled out. Models that look whole words up (Unigram, WordLevel) hold
+        control tokens in their vocabulary and find them in text, although the library was told not to."""
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        return [i for token in ids for i in (self._spelled(token) if token in self._forbidden else (token,))]
+
+    def _spelled(self, token: int) -> list[int]:
+        text = self._tokenizer.id_to_token(token)
+        spelled = [piece.id for character in text for piece in self._tokenizer.model.tokenize(character)]
+        if not self._forbidden.isdisjoint(spelled):
+            raise InputError(f"{self.name}: {text!r} in a text cannot be told from the control token")
+        return spelled
+
+
+def _parse_json(content: bytes, path: pathlib.Path) -> dict:
+    try:
+        data = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line}: not UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise InputError(f"{path}: line 1: JSON nested too deeply") from None
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+        raise InputError(f"{path}: line 1: expected a JSON object with `model`, the format of the tokenizers library")
+    return data
+
+
+def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        # The library lets through added tokens that are not marked special; to us they are control tokens too.
+        unmarked = [t for t in data.get("added_tokens") or () if _is_control(t) and not t.get("special")]
+        if unmarked:
+            added = [{**t, "special": True} if _is_control(t) else t for t in data["added_tokens"]]
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**data, "added_tokens": added}))
+    except BaseException as error:  # the library panics (no Exception) on some malformed files
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{path}: not a tokenizer: {error}") from None
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _is_control(token: dict) -> bool:
+    """An added token of whitespace is a way to write text; every other one is a control token."""
+    return bool(token["content"].strip())
+
+
+def _unknown_id(model: Mapping) -> int | None:
+    """What the model gives for text it has no token for: allowed, for it says nothing."""
+    if model.get("unk_id") is not None:
+        return model["unk_id"]
+    vocab = model.get("vocab")
+    return vocab.get(model.get("unk_token")) if isinstance(vocab, dict) else None
+
+
+def _roles(controls: Mapping[str, int], config_path: pathlib.Path) -> dict[str, str | None]:
+    """Which control token begins, ends and pads."""
+    if not config_path.is_file():
+        return {role: next((n for n in names if n in controls), None) for role, names in ROLES.items()}
+    try:
+        config = json.loads(config_path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{config_path}: line {getattr(error, 'lineno', 1)}: not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{config_path}: line 1: expected a JSON object")
+    roles = {}
+    for role in ROLES:
+        text = config.get(role)
+        text = text.get("content") if isinstance(text, dict) else text
+        if text is not None and text not in controls:
+            raise InputError(f"{config_path}: {role}: {text!r} is not an added token of {JSON_FILE}")
+        roles[role] = text
+    return roles
