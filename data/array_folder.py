@@ -83,7 +83,9 @@ def build_once(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> Arr
         with _locked(path.with_name(f"{path.name}.lock")):
             return _build_locked(path, build)
     except OSError as error:
-        raise InputError(f"cache folder {path.parent}: {error}; data.cache_dir or MAVERICK_CACHE chooses another") from None
+        raise InputError(
+            f"cache folder {path.parent}: {error}; data.cache_dir or MAVERICK_CACHE chooses another"
+        ) from None
 
 
 def _build_locked(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> ArrayFolder:
@@ -161,8 +163,8 @@ def _check(name: str, array: np.ndarray, sums: list[int]) -> None:
             raise DamagedFolder(f"{name}: block {block} fails its checksum")
 
 
-def _blocks(raw: np.ndarray) -> Iterator[np.ndarray]:
-    return (raw[begin : begin + BLOCK] for begin in range(0, raw.size, BLOCK))
+def _blocks(raw: np.ndarray) -> Iterator[memoryview]:
+    return (raw[begin : begin + BLOCK].data for begin in range(0, raw.size, BLOCK))
 
 
 @contextlib.contextmanager

@@ -64,6 +64,11 @@ class Dataset:
         more than once and others in part.)"""
         return sum(source.plan.num_rows for source in self.sources)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Part of the stream's rows that each source has, by name."""
+        return dict(zip([source.name for source in self.sources], self._mixture.shares(), strict=True))
+
     def locate(self, index: int) -> tuple[SourceRows, int]:
         """The source of stream row `index`, and which of its rows that is."""
         if index < 0:
@@ -164,7 +169,9 @@ def split_documents(offsets: np.ndarray, fraction: float, name: str = "") -> tup
     return Documents(begin[:first], end[:first]), Documents(begin[first:], end[first:])
 
 
-def _fingerprint(config: DataConfig, split: Split, seed: int, sources: Sequence[SourceRows], tokenizer: Tokenizer) -> str:
+def _fingerprint(
+    config: DataConfig, split: Split, seed: int, sources: Sequence[SourceRows], tokenizer: Tokenizer
+) -> str:
     """Digest of everything that decides which tokens stand in row g of step s: contents, not names of files."""
     decides = {
         "order": ORDER,

@@ -16,6 +16,10 @@ class Mixture(Protocol):
         """(source, which of that source's rows) of stream row `row`."""
         ...
 
+    def shares(self) -> list[float]:
+        """Part of the stream that each source has; sums to 1."""
+        ...
+
 
 class Weighted:
     """Blocks of rows that all look alike: each source has a fixed number of rows per block, evenly spread.
@@ -39,6 +43,9 @@ class Weighted:
         """Rows after which the pattern repeats."""
         return self._source.size
 
+    def shares(self) -> list[float]:
+        return (self.counts / self.block).tolist()
+
     def locate(self, row: int) -> tuple[int, int]:
         block, at = divmod(row, self.block)
         source = int(self._source[at])
@@ -51,6 +58,9 @@ class InTurn:
     def __init__(self, num_rows: Sequence[int]):
         self._ends = np.cumsum(num_rows)
         self._num_rows = list(num_rows)
+
+    def shares(self) -> list[float]:
+        return [rows / int(self._ends[-1]) for rows in self._num_rows]
 
     def locate(self, row: int) -> tuple[int, int]:
         epoch, at = divmod(row, int(self._ends[-1]))
@@ -73,6 +83,6 @@ def _counts(weights: dict[str, float]) -> list[int]:
         counts[i] += 1
     for name, count in zip(weights, counts, strict=True):
         if count == 0:
-            raise InputError(f"data.sources.{name}.weight: {weights[name]:g} is less than 1/{MAX_BLOCK} of all weights; "
-                             "such a source would never be read")  # fmt: skip
+            raise InputError(f"data.sources.{name}.weight: {weights[name]:g} is under 1/{MAX_BLOCK} of all weights: "
+                             "the source would never be read")  # fmt: skip
     return counts

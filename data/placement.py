@@ -15,8 +15,8 @@ def rows_of_process(sharding: jax.sharding.Sharding, global_shape: Sequence[int]
     `global_shape` [A, B/A, T]."""
     A, B = global_shape[:2]
     grid = np.arange(A * B).reshape(A, B)
-    held = [grid[index[:2]] for index in sharding.addressable_devices_indices_map(tuple(global_shape)).values()]
-    return np.unique(np.concatenate([rows.ravel() for rows in held])).tolist()
+    parts = sharding.addressable_devices_indices_map(tuple(global_shape)).values()
+    return np.unique(np.concatenate([grid[part[:2]].ravel() for part in parts if part is not None])).tolist()
 
 
 def place(
@@ -31,7 +31,8 @@ def place(
     where[np.asarray(rows)] = np.arange(len(rows))
     where = where.reshape(A, B)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         at = where[index[:2]]
         if (at < 0).any():
             raise ValueError("this process's devices hold rows that it was not given; see rows_of_process")

@@ -110,11 +110,11 @@ class _Tokenising:
         ends = []
         for ids in self._encode(batch):
             array = np.concatenate([np.asarray(a, self.dtype) for a in (self.begin, ids, self.end)])
-            self.files[0].write(array)
+            self.files[0].write(array.data)
             self.journal.tokens += array.size
             ends.append(self.journal.tokens)
         self.journal.documents += len(ends)
-        self.files[1].write(np.asarray(ends, "<i8"))
+        self.files[1].write(np.asarray(ends, "<i8").data)
 
     def _encode(self, batch: list[Document]) -> list:
         texts = [d.content for d in batch if isinstance(d.content, str)]
@@ -157,8 +157,10 @@ class _Tokenising:
 
 
 def _encode_alone(document: Document, tokenizer: Tokenizer) -> None:
+    """Raises the tokenizer's error with the document's place."""
     try:
-        tokenizer.encode(document.content)
+        if isinstance(document.content, str):
+            tokenizer.encode(document.content)
     except InputError as error:
         raise InputError(f"{document.where}: {error}") from None
 

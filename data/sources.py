@@ -132,7 +132,9 @@ def _files(name: str, given: str, config: SourceConfig) -> list[pathlib.Path]:
         return [path]
     if path.is_dir():
         wanted = {s for s, f in SUFFIXES.items() if config.format in (None, f)}
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file() and not _hidden(p, path))
+        found = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file() and not _hidden(p, path)
+        )
         if not found:
             raise InputError(f"{where}: the folder holds no file that ends in {', '.join(sorted(wanted))}")
         return found
@@ -228,8 +230,8 @@ def _read_parquet(path: pathlib.Path, config: SourceConfig) -> Iterator[Document
             for batch in file.iter_batches(batch_size=_BATCH, columns=[field]):
                 for text in batch.column(0).to_pylist():
                     if not isinstance(text, str):
-                        raise InputError(f"{path}: row {row}: column {field!r} holds "
-                                         f"{'null' if text is None else type(text).__name__}; expected text")  # fmt: skip
+                        kind = "null" if text is None else type(text).__name__
+                        raise InputError(f"{path}: row {row}: column {field!r} holds {kind}; expected text")
                     yield Document(f"{path}: row {row}", text)
                     row += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -63,7 +63,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return [i for token in ids for i in (self._spelled(token) if token in self._forbidden else (token,))]
 
     def _spelled(self, token: int) -> list[int]:
-        text = self._tokenizer.id_to_token(token)
+        text = self._tokenizer.id_to_token(token) or ""
         spelled = [piece.id for character in text for piece in self._tokenizer.model.tokenize(character)]
         if not self._forbidden.isdisjoint(spelled):
             raise InputError(f"{self.name}: {text!r} in a text cannot be told from the control token")
