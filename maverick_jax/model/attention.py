@@ -11,6 +11,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.norm import rms_normalise
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import Documents, Reach, attention
+from maverick_jax.ops.linear import linear
 from maverick_jax.param import normal, param, weight
 from maverick_jax.sharding import ShardingRules
 
@@ -76,7 +77,7 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, places: Places) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H], ready for the dot product."""
         config, dtype = self.config, x.dtype
-        q, k, v = (jnp.einsum("BTD,DNH->BTNH", x, weight(w, self.rules, dtype)) for w in (self.q, self.k, self.v))
+        q, k, v = (linear(x, weight(w, self.rules, dtype)) for w in (self.q, self.k, self.v))
         if self.use_rope:
             q, k = apply_rope(q, places.rope), apply_rope(k, places.rope)
             if config.use_qk_norm:
@@ -89,7 +90,7 @@ class Attention(nnx.Module):
         """Attended values [B, T, N, H] -> [B, T, D]."""
         y = checkpoint_name(y, "attention")
         out = self.rules("batch", "length", "residual")
-        return jnp.einsum("BTNH,NHD->BTD", y, weight(self.o, self.rules, y.dtype), out_sharding=out)
+        return linear(y, weight(self.o, self.rules, y.dtype), inputs=2, out=out)
 
 
 def attend(q, k, v, reach: Reach, documents: Documents | None, rules: ShardingRules) -> jax.Array:

@@ -1,11 +1,10 @@
 """The SwiGLU feed-forward network of dense layers, and the shared expert."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.config import ModelConfig
+from maverick_jax.ops.linear import gated_linear, linear
 from maverick_jax.param import normal, param, weight
 from maverick_jax.sharding import ShardingRules
 
@@ -25,7 +24,5 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, T, D], normalised -> [B, T, D]."""
         gate, up, down = (weight(w, self.rules, x.dtype) for w in (self.gate, self.up, self.down))
-        gated = checkpoint_name(jnp.einsum("BTD,DF->BTF", x, gate), "mlp")
-        upped = checkpoint_name(jnp.einsum("BTD,DF->BTF", x, up), "mlp")
         out = self.rules("batch", "length", "residual")
-        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gated) * upped, down, out_sharding=out)
+        return gated_linear(linear(x, gate), linear(x, up), down, out=out)

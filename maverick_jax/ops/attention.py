@@ -4,7 +4,6 @@ B batch, T query length, S key length, N query heads, K key/value heads, G = N/K
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
 import jax
@@ -45,10 +44,13 @@ jax.tree_util.register_dataclass(Documents)
 
 def attention_reference(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.Array:
     """The obvious form: all scores, a dense mask. q [B,T,N,H], k and v [B,T,K,H] -> [B,T,N,H]."""
-    B, T = q.shape[:2]
-    if documents is None:
-        documents = _one_document(B, T)
-    return _attend(q, k, v, reach, documents, documents)
+    B, T, N, H = q.shape
+    documents = documents or _one_document(1, T)
+    k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32) * H**-0.5
+    visible = _visible(reach, documents, documents)[:, None]
+    weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1).astype(v.dtype)
+    return jnp.einsum("BNTS,BSNH->BTNH", weights, v)
 
 
 def attention(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.Array:
@@ -58,42 +60,79 @@ def attention(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.
     The scores are recomputed in the backward pass, so nothing of size T x S outlives its block.
     """
     B, T, N, H = q.shape
-    size = reach.size
+    K, size = k.shape[2], reach.size
     if documents is None and size is not None and reach.kind == "chunked" and size < T and T % size == 0:
         fold = lambda x: x.reshape(B * (T // size), size, *x.shape[2:])
         return attention(fold(q), fold(k), fold(v), Reach(), None).reshape(q.shape)
-    if documents is None:
-        documents = _one_document(1, T)
+    documents = documents or _one_document(1, T)
+    q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # heads first: every product below is a plain
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))  # matrix product per (sequence, key/value head)
     block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
     outputs = []
     for start in range(0, T, block):
         stop = min(start + block, T)
         first = 0 if size is None else max(0, start - size + 1)  # positions never outrun indices inside a document
-        attend = jax.checkpoint(functools.partial(_attend, reach=reach))
-        outputs.append(
-            attend(
-                q[:, start:stop],
-                k[:, first:stop],
-                v[:, first:stop],
-                queries=_slice(documents, start, stop),
-                keys=_slice(documents, first, stop),
-            )
-        )
-    return jnp.concatenate(outputs, axis=1) if len(outputs) > 1 else outputs[0]
+        visible = _visible(reach, _slice(documents, start, stop), _slice(documents, first, stop))
+        outputs.append(_attend(q[:, :, :, start:stop], k[:, :, first:stop], v[:, :, first:stop], visible))
+    out = jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0]
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def _attend(q, k, v, reach: Reach, queries: Documents, keys: Documents) -> jax.Array:
-    """Grouped-query attention of some queries over some keys, softmax in float32."""
-    B, T, N, H = q.shape
-    K = k.shape[2]
-    grouped = q.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32) * H**-0.5
-    at = lambda x: x[:, None, None, :, None]
-    to = lambda x: x[:, None, None, None, :]
-    visible = reach.allows(at(queries.positions), to(keys.positions))
-    visible &= at(queries.segment_ids) == to(keys.segment_ids)
-    weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1).astype(v.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v).reshape(B, T, N, H)
+def _scores(q, k, visible) -> jax.Array:
+    """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked."""
+    dots = jax.lax.dot_general(q, k, (((4,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+    return jnp.where(visible[:, None, None], dots * q.shape[-1] ** -0.5, MASKED)
+
+
+def _over_keys(weights, v) -> jax.Array:
+    """float32[B,K,G,T,H]: weights [B,K,G,T,S] times v [B,K,S,H]."""
+    dims = (((4,), (2,)), ((0, 1), (0, 1)))
+    return jax.lax.dot_general(weights.astype(v.dtype), v, dims, preferred_element_type=jnp.float32)
+
+
+def _over_queries(x, weights) -> jax.Array:
+    """float32[B,K,S,H]: x [B,K,G,T,H] and weights [B,K,G,T,S] contracted over queries. The small operand comes first,
+    so that the large one is not transposed in memory."""
+    dims = (((2, 3), (2, 3)), ((0, 1), (0, 1)))
+    out = jax.lax.dot_general(x, weights.astype(x.dtype), dims, preferred_element_type=jnp.float32)
+    return out.transpose(0, 1, 3, 2)
+
+
+@jax.custom_vjp
+def _attend(q, k, v, visible) -> jax.Array:
+    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], visible bool[B or 1,T,S] -> [B,K,G,T,H]."""
+    return _attend_forward(q, k, v, visible)[0]
+
+
+def _attend_forward(q, k, v, visible):
+    scores = _scores(q, k, visible)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = (_over_keys(weights, v) / total).astype(q.dtype)
+    return out, (q, k, v, visible, out, largest + jnp.log(total))
+
+
+def _attend_backward(saved, dout):
+    """The flash-attention recurrence (arXiv 2205.14135): weights again from the scores and their logsumexp."""
+    q, k, v, visible, out, lse = saved
+    weights = jnp.exp(_scores(q, k, visible) - lse)
+    dv = _over_queries(dout, weights)
+    dims = (((4,), (3,)), ((0, 1), (0, 1)))
+    dweights = jax.lax.dot_general(dout, v, dims, preferred_element_type=jnp.float32)
+    delta = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
+    dscores = (weights * (dweights - delta) * q.shape[-1] ** -0.5).astype(q.dtype)
+    dq, dk = _over_keys(dscores, k), _over_queries(q, dscores)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _visible(reach: Reach, queries: Documents, keys: Documents) -> jax.Array:
+    """Which key each query sees, bool[B, T, S]."""
+    visible = reach.allows(queries.positions[:, :, None], keys.positions[:, None, :])
+    return visible & (queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :])
 
 
 def _one_document(batch: int, length: int) -> Documents:
