@@ -11,6 +11,7 @@ import math
 from typing import Literal
 
 from maverick_jax.config import LayerSpec, ModelConfig
+from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
 from maverick_jax.sharding import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS, ShardingRules, axes_tuple, size_of
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -182,7 +183,7 @@ class Layout:
     sequence_length: int
     accumulation_steps: int = 1
     loss_chunk: int | None = None
-    """Tokens whose logits exist at a time; None: all of them."""
+    """Tokens per device whose logits exist at a time; None: the loss's own choice."""
 
     @property
     def num_devices(self) -> int:
@@ -256,10 +257,11 @@ def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
 
 
 def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Logits and their gradient in float32, and the final hidden states with theirs."""
-    tokens = min(layout.tokens, layout.loss_chunk or layout.tokens)
-    hidden = 2 * layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
-    return 2 * 4 * tokens * config.vocab_size // layout.ways("vocab") + hidden
+    """A chunk's logits and their gradient in float32; final hidden states and head, gathered, with their gradients."""
+    vocabulary = config.vocab_size // layout.ways("vocab")
+    rows = min(layout.tokens, layout.loss_chunk or max(128, LOGITS_PER_CHUNK // vocabulary))
+    whole = 2 * (layout.tokens + vocabulary) * config.hidden_size * BYTES[config.compute_dtype]
+    return 2 * BYTES["float32"] * rows * vocabulary + whole
 
 
 def communication(config: ModelConfig, layout: Layout) -> dict[str, int]:

@@ -56,8 +56,8 @@ class _Translation:
                 near = self.nearest_key(key)
                 suggested.update(near)
                 message = "unknown key" + "".join(f"; did you mean {n}?" for n in near)
-            elif detail["type"] == "missing" and key in suggested:
-                continue  # said already: its misspelling was reported
+            elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
+                continue  # said already: its misspelling, or the base that would have given it
             else:
                 key, message = self.message(key, detail)
             if message not in messages.setdefault(key, []):
@@ -94,6 +94,10 @@ class _Translation:
             return key, f"must be a mapping, got {_shown(given)}"
         expected = detail["msg"].replace("Input should be", "must be", 1)
         return key, f"{expected}, got {_shown(given)}"
+
+    def lost_with_a_base(self, key: str) -> bool:
+        sections = [p.key.rpartition(".")[0] for p in self.document.problems if p.key.rpartition(".")[2] == "base"]
+        return any(section == "" or key.startswith(section + ".") for section in sections)
 
     def nearest_key(self, key: str) -> list[str]:
         """The dotted key that was probably meant by the unknown `key`: in its section if one is near, else anywhere."""

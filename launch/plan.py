@@ -1,0 +1,162 @@
+"""What a run will cost and whether it fits, from its config alone: nothing is built, compiled or read."""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+from maverick_jax import accounting
+from maverick_jax.accounting import DEVICES, Layout
+from train.config import RunConfig, check_against_mesh
+
+USABLE = 0.92
+"""Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""
+ASSUMED_MFU = 0.4
+"""Fraction of peak that the estimate of time assumes; NVIDIA publishes 0.41 for Maverick on 512 H100."""
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """The plan of a run as plain data; `plan["fits"]` is the verdict. All bytes are per device unless named otherwise.
+
+    Raises InputError when the mesh does not divide the model or the batch.
+    """
+    target = _target(config)
+    sizes = _sizes(config, target["local_devices"])
+    check_against_mesh(config, sizes)
+    model, run = config.model, config.run
+    layout = Layout(
+        rules=config.mesh.sharding_rules(),
+        sizes=sizes,
+        batch_size=config.data.batch_size,
+        sequence_length=config.data.sequence_length,
+        accumulation_steps=config.optimizer.accumulation_steps,
+        loss_chunk=config.objective.loss_chunk,
+    )
+    held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config))
+    tokens = config.data.batch_size * config.data.sequence_length
+    flops = accounting.flops_per_token(model, config.data.sequence_length)
+    limit = int(target["memory_bytes"] * USABLE)
+    return {
+        "run": run.name,
+        "parameters": {"total": model.num_parameters(), "active": model.num_active_parameters()},
+        "hardware": {k: target[k] for k in ("name", "memory_bytes", "peak_flops")},
+        "devices": layout.num_devices,
+        "mesh": {axis: size for axis, size in sizes.items() if size != 1},
+        "bytes_per_device": {**held, "total": sum(held.values()), "limit": limit},
+        "flops_per_token": {**flops, "total": sum(flops.values())},
+        "flops_per_step": sum(flops.values()) * tokens,
+        "steps": run.steps,
+        "tokens_per_step": tokens,
+        "tokens": tokens * run.steps,
+        "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
+        "checkpoints": _checkpoints(config),
+        "communication_bytes_per_step": accounting.communication(model, layout),
+        "fits": sum(held.values()) <= limit,
+    }
+
+
+def _target(config: RunConfig) -> dict[str, Any]:
+    """The device that the run is judged by: the one it names, else this machine's."""
+    if name := config.run.hardware:
+        device = DEVICES[name]
+        memory_bytes = int(device.memory_gb * 1e9)
+        return {"name": name, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops, "local_devices": None}
+    import jax
+
+    local = jax.local_devices()
+    known = accounting.device_of(local[0].device_kind)
+    if local[0].platform == "cpu":
+        memory_bytes = _machine_memory() // len(local)
+    else:
+        memory_bytes = (local[0].memory_stats() or {}).get("bytes_limit") or (
+            int(known.memory_gb * 1e9) if known else 0
+        )
+    return {
+        "name": local[0].device_kind,
+        "memory_bytes": memory_bytes,
+        "peak_flops": known.peak_flops if known else None,
+        "local_devices": jax.device_count(),
+    }
+
+
+def _sizes(config: RunConfig, local_devices: int | None) -> dict[str, int]:
+    """Devices per axis. The rest (-1) is what this machine has, or 1 for hardware that is elsewhere."""
+    sizes = config.mesh.sizes
+    if -1 not in sizes.values():
+        return sizes
+    known = math.prod(size for size in sizes.values() if size != -1)
+    return config.mesh.resolve(local_devices or known)
+
+
+def _machine_memory() -> int:
+    """Bytes of memory that this process may use."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return memory_bytes if text == "max" else min(memory_bytes, int(text))
+
+
+def _days(flops: float, peak: float | None, devices: int) -> float | None:
+    """Days of the whole run at `ASSUMED_MFU`; None where peak FLOP/s are unknown."""
+    return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
+
+
+def _checkpoints(config: RunConfig) -> dict[str, int]:
+    """Checkpoints that a run writes and keeps, and the bytes of one: weights and moments."""
+    per_parameter = accounting.BYTES[config.model.param_dtype] + _moment_bytes(config)
+    every, keep = config.checkpoint.every, config.checkpoint.keep
+    written = math.ceil(config.run.steps / every) if every else 1
+    return {"bytes": config.model.num_parameters() * per_parameter, "written": written, "kept": min(written, keep)}
+
+
+def _moment_bytes(config: RunConfig) -> int:
+    """Bytes of optimizer state per parameter: the second moment has the parameters' dtype."""
+    return accounting.BYTES[config.optimizer.mu_dtype] + accounting.BYTES[config.model.param_dtype]
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------
+
+
+def render(found: dict[str, Any]) -> str:
+    """The plan as lines for a terminal."""
+    held, hardware, saved = found["bytes_per_device"], found["hardware"], found["checkpoints"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
+    wire = {kind: n for kind, n in found["communication_bytes_per_step"].items() if n}
+    rows = [
+        ("parameters", f"{found['parameters']['total']:,} total, {found['parameters']['active']:,} active per token"),
+        ("devices", f"{found['devices']:,} x {hardware['name']} ({mesh})"),
+        ("tokens", f"{found['tokens']:,} = {found['steps']:,} steps x {found['tokens_per_step']:,}"),
+        ("FLOPs per token", f"{found['flops_per_token']['total'] / 1e9:,.4g} GFLOP ({_shares(found)})"),
+        ("FLOPs per step", f"{found['flops_per_step'] / 1e12:,.4g} TFLOP"),
+    ]
+    if found["days"] is not None:
+        rows.append(("time", f"{_duration(found['days'])} at an assumed {ASSUMED_MFU:.0%} of peak"))
+    rows += [
+        ("checkpoints", f"{saved['written']:,} written, {saved['kept']} kept, {_bytes(saved['bytes'])} each"),
+        ("sent per step", ", ".join(f"{kind} {_bytes(n)}" for kind, n in wire.items()) or "nothing"),
+        *((f"  {name.replace('_', ' ')}", _bytes(n)) for name, n in held.items() if name not in ("total", "limit")),
+        ("bytes per device", f"{_bytes(held['total'])} of {_bytes(held['limit'])} usable"),
+        ("verdict", "fits" if found["fits"] else "DOES NOT FIT"),
+    ]
+    return "\n".join(f"{name:<18} {text}" for name, text in rows)
+
+
+def _shares(found: dict[str, Any]) -> str:
+    flops = found["flops_per_token"]
+    parts = {name: part / flops["total"] for name, part in flops.items() if name != "total" and part}
+    return ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in parts.items())
+
+
+def _duration(days: float) -> str:
+    for unit, length in (("days", 1), ("hours", 24), ("minutes", 24 * 60)):
+        if days * length >= 1:
+            return f"{days * length:,.1f} {unit}"
+    return f"{days * 86400:.1f} seconds"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n < 1000 or unit == "TB":
+            return f"{n:,.0f} {unit}" if unit == "B" else f"{n:,.2f} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
