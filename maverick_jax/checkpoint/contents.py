@@ -1,0 +1,173 @@
+"""What is inside one checkpoint: `meta/` (JSON) and `arrays/` (Zarr in one OCDBT database), through Orbax.
+
+`meta` holds the caller's keys, `step`, `arrays` (name -> shape, dtype, checksum) and `digest`, a SHA-256 of all the
+rest: a flipped bit in a number of the JSON is damage like any other.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+import tensorstore
+from orbax.checkpoint import v1 as ocp
+
+from maverick_jax.checkpoint.checksum import checksum_of_blocks, require_supported
+from maverick_jax.errors import InputError
+
+ARRAYS, META = "arrays", "meta"
+_OURS = ("arrays", "digest")
+_BLOCK_BYTES = 256 * 2**20
+# What damage raises. Not OSError or RuntimeError at large: a disk that does not answer, a file of another user or a
+# device without room damage nothing, and must not cost a checkpoint.
+_UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
+_NOT_DAMAGE = ("PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED")
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was saved."""
+
+
+def seal(step: int, arrays: dict[str, jax.Array], checksums: dict[str, str], meta: dict) -> dict:
+    """The JSON object stored with `arrays`. Raises InputError for an array that cannot be stored."""
+    taken = [key for key in _OURS if key in meta]
+    if taken or meta.get("step", step) != step:
+        raise ValueError(f"meta uses keys of the store: {taken or 'step'}")
+    table = {}
+    for name, array in arrays.items():
+        if not array.size:
+            raise InputError(f"array {name!r} of shape {array.shape} has no elements; a checkpoint cannot hold it")
+        table[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": checksums[name]}
+    sealed = json.loads(json.dumps({**meta, "step": step, "arrays": table}))
+    return {**sealed, "digest": _digest(sealed)}
+
+
+def read_meta(path: pathlib.Path) -> dict:
+    """The JSON object of the checkpoint at `path`, without its digest. Raises Damaged."""
+    meta = _load(path, {META: None})[META]
+    if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
+        raise Damaged("its metadata is not what the store writes")
+    digest = meta.pop("digest", None)
+    if digest != _digest(meta):
+        raise Damaged("its metadata differs from what was saved")
+    if str(meta["step"]) != path.name:
+        raise Damaged(f"it was saved as step {meta['step']}")
+    return meta
+
+
+def read_arrays(path: pathlib.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The arrays named in `target`, placed as it says; their contents are not verified. Raises Damaged."""
+    return _load(path, {ARRAYS: dict(target)})[ARRAYS]
+
+
+def require_fits(path: pathlib.Path, stored: dict[str, dict], target: dict, subset: bool) -> None:
+    """Raises InputError with a line per array whose name, shape or dtype differs between checkpoint and target."""
+    lines = []
+    for name in sorted({*target, *(() if subset else stored)}):
+        have = f"{stored[name]['dtype']}{stored[name]['shape']}" if name in stored else "absent"
+        want = f"{target[name].dtype}{list(target[name].shape)}" if name in target else "absent"
+        if have != want:
+            lines.append(f"  {name}: the checkpoint has {have}, the run wants {want}")
+    if lines:
+        more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+        raise InputError("\n".join([f"checkpoint {path} does not fit this run:", *lines[:20], *more]))
+
+
+def problems(path: pathlib.Path) -> list[str]:
+    """Everything wrong with the checkpoint at `path`, in words. Reads it a block at a time, on the host."""
+    try:
+        table = read_meta(path)["arrays"]
+    except Damaged as damage:
+        return [str(damage)]
+    found = [f"{name}: {problem}" for name, entry in table.items() if (problem := _problem(path, name, entry))]
+    return found or _problems_of_index(path, table)
+
+
+def context(*, timeout_seconds: int = 1200) -> ocp.Context:
+    """Orbax's settings for writing."""
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name=META)
+    made = ocp.Context()
+    made.checkpointables.registry = registry
+    made.atomicity.mode = ocp.options.AtomicityMode.ATOMIC_RENAME
+    made.asynchronous.timeout_secs = timeout_seconds
+    # So that a directory that cannot be made is an error of save(), not of a thread.
+    made.asynchronous.create_directories_asynchronously = False
+    return made
+
+
+def _load(path: pathlib.Path, items: dict) -> dict:
+    reading = context()
+    reading.pytree.loading.partial_load = True
+    if jax.process_count() > 1:
+        # Orbax's own barriers would hold the others for minutes when one process meets damage; the store agrees itself.
+        reading.multiprocessing.active_processes = {jax.process_index()}
+        reading.multiprocessing.primary_host = jax.process_index()
+        reading.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+    try:
+        with reading:
+            return ocp.load_checkpointables(str(path), items)
+    except _UNREADABLE as error:
+        if _root(error).startswith(_NOT_DAMAGE):
+            raise
+        raise Damaged(f"it cannot be read: {_root(error)}") from error
+
+
+def _root(error: BaseException) -> str:
+    """The first cause in a line: what Orbax says around it is about handlers."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    text = str(error).split("[tensorstore_spec")[0].split("[source locations")[0].strip()
+    return text[:300] or type(error).__name__
+
+
+def _problems_of_index(path: pathlib.Path, table: dict[str, dict]) -> list[str]:
+    """Whether Orbax finds an array: it reads records of its own that the arrays themselves do without."""
+    if not table:
+        return []
+    name = min(table, key=lambda n: math.prod(table[n]["shape"]))
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.ShapeDtypeStruct(table[name]["shape"], table[name]["dtype"], sharding=one_device)
+    try:
+        read_arrays(path, {name: like})
+    except Damaged as damage:
+        return [str(damage)]
+    return []
+
+
+def _problem(path: pathlib.Path, name: str, entry: dict) -> str | None:
+    try:
+        require_supported(name, entry["dtype"])
+        store = tensorstore.open(
+            {
+                "driver": "zarr3",
+                "kvstore": {"driver": "ocdbt", "base": f"file://{path / ARRAYS}/", "path": f"{name}/"},
+                "open": True,
+                "recheck_cached_data": "open",
+            }
+        ).result()
+        dtype = np.dtype(store.dtype.numpy_dtype)
+        if list(store.shape) != entry["shape"] or str(dtype) != entry["dtype"]:
+            return f"is {dtype}{list(store.shape)}; expected {entry['dtype']}{entry['shape']}"
+        found = checksum_of_blocks(_blocks(store, dtype))
+    except (*_UNREADABLE, InputError) as error:
+        return f"cannot be read: {_root(error)}"
+    return None if found == entry["checksum"] else "differs from what was saved"
+
+
+def _blocks(store, dtype: np.dtype):
+    """Pieces of at most `_BLOCK_BYTES`, or one stored chunk each where chunks are larger."""
+    block = list(store.chunk_layout.read_chunk.shape or ())
+    for axis in reversed(range(len(block))):
+        room = _BLOCK_BYTES // (math.prod(block) * dtype.itemsize)
+        block[axis] = min(store.shape[axis], block[axis] * max(1, room))
+    for start in itertools.product(*[range(0, size, step) for size, step in zip(store.shape, block, strict=True)]):
+        stop = [min(first + step, size) for first, step, size in zip(start, block, store.shape, strict=True)]
+        yield start, store[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read().result()
+
+
+def _digest(meta: dict) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

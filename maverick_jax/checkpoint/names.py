@@ -1,0 +1,59 @@
+"""Names of the arrays of a pytree: its path, `/` between the parts, e.g. `model/periods/layer_0/attention/q`.
+
+Names are what a checkpoint is made of, so they say what an array is and nothing of the library that holds it: the
+`value` that an `nnx.Variable` adds below each parameter is left out.
+"""
+
+from typing import Any
+
+import jax
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from maverick_jax.errors import InputError
+
+_VARIABLE_VALUE = GetAttrKey("value")
+
+
+def flatten(tree) -> dict[str, Any]:
+    """Path name -> leaf, in the tree's order. Dicts, dataclasses, (named) tuples, lists and NNX modules have parts.
+
+    Raises ValueError when two leaves would have one name.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named: dict[str, Any] = {}
+    for path, leaf in paths:
+        name = _name(path)
+        if name in named:
+            raise ValueError(f"two leaves of the tree are both named {name!r}")
+        named[name] = leaf
+    return named
+
+
+def unflatten(target, leaves: dict[str, Any]):
+    """A tree of the structure of `target` with its leaves taken from `leaves` by name.
+
+    Raises InputError when the names differ.
+    """
+    names = list(flatten(target))
+    missing = [name for name in names if name not in leaves]
+    spare = sorted(set(leaves) - set(names))
+    if missing or spare:
+        raise InputError(f"arrays do not fit the tree: missing {missing[:5]}, unexpected {spare[:5]}")
+    return jax.tree.unflatten(jax.tree.structure(target), [leaves[name] for name in names])
+
+
+def _name(path) -> str:
+    if len(path) > 1 and path[-1] == _VARIABLE_VALUE:
+        path = path[:-1]
+    return "/".join(_part(key) for key in path)
+
+
+def _part(key) -> str:
+    match key:
+        case DictKey(key=part) | FlattenedIndexKey(key=part):
+            return str(part)
+        case GetAttrKey(name=part):
+            return part
+        case SequenceKey(idx=part):
+            return str(part)
+    raise TypeError(f"no name for the path entry {key!r}")

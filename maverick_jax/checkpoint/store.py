@@ -1,0 +1,259 @@
+"""Checkpoints on disk: a flat dict of arrays and a JSON object per step, each verified when it is read.
+
+`<directory>/<step>/` is one checkpoint, written by Orbax under another name and renamed when it is complete. A
+directory of that name therefore claims to be whole: one that does not verify was damaged, is set aside as
+`<step>.corrupt-<n>` and is never taken for a save that was cut short. (Orbax's commit file would leave an emptied
+directory and an interrupted first save looking the same.) Directory must be a file system all processes share.
+
+Every process of a job calls every method of a writable store, in the same order.
+"""
+
+import logging
+import pathlib
+import re
+import shutil
+from typing import Annotated
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+from pydantic import Field
+
+from maverick_jax.checkpoint import contents
+from maverick_jax.checkpoint.checksum import checksums
+from maverick_jax.checkpoint.contents import Damaged
+from maverick_jax.errors import InputError, MaverickError, NoRestorableCheckpoint
+from maverick_jax.section import Section
+
+log = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleting)")
+_SET_ASIDE = re.compile(r"\d+\.corrupt-\d+")
+
+
+class CheckpointConfig(Section):
+    """When state is saved and which saves are kept."""
+
+    every: Annotated[int, Field(ge=1)] = 500
+    """Steps between saves. The last step is always saved."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """The newest checkpoints that stay. One is deleted only after a newer one is complete."""
+    keep_every: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoints of steps that are multiples of this stay for ever; null: none does."""
+    timeout_seconds: Annotated[int, Field(ge=1)] = 1200
+    """Longest time a save in the background may take."""
+
+
+class SaveFailed(MaverickError):
+    """A checkpoint could not be written. Those before it are untouched."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run. `read_only` leaves the directory as it is: for readers of a run that is alive."""
+
+    def __init__(self, directory, config: CheckpointConfig | None = None, *, read_only: bool = False):
+        """Creates `directory` and removes what interrupted saves left there, unless `read_only`.
+
+        Raises InputError when the directory cannot be written.
+        """
+        self.directory = pathlib.Path(directory).absolute()
+        self.config = config or CheckpointConfig()
+        self._read_only = read_only
+        self._pending: tuple[int, ocp.AsyncResponse] | None = None
+        if not read_only:
+            self._prepare_directory()
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    def save(self, step: int, arrays: dict[str, jax.Array], meta: dict, *, wait: bool = False) -> None:
+        """Copies `arrays` to the host, then writes them in the background; `arrays` may be donated on return.
+
+        `meta` is JSON and may not use the keys `arrays` and `digest`. Raises SaveFailed when an earlier save
+        turns out to have failed or the disk has no room, InputError when the step holds something else already.
+        """
+        self.wait()
+        sealed = contents.seal(step, arrays, checksums(arrays), meta)
+        if step in self.steps():
+            self._require_same(step, sealed)
+            return
+        self._require_space(step, sum(array.nbytes for array in arrays.values()))
+        items = {contents.ARRAYS: arrays, contents.META: sealed}
+        try:
+            with contents.context(timeout_seconds=self.config.timeout_seconds):
+                response = ocp.save_checkpointables_async(str(self._path(step)), items)
+        except (OSError, ValueError) as error:
+            raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
+        self._pending = (step, response)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Blocks until the save in flight is complete, then deletes what `keep` no longer covers.
+
+        Raises SaveFailed when that save failed.
+        """
+        if self._pending is None:
+            return
+        (step, response), self._pending = self._pending, None
+        try:
+            response.result()
+        except jax.errors.JaxRuntimeError:
+            raise  # another process is gone: the entry point knows what to do
+        except Exception as error:
+            raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
+        log.info("saved checkpoint %s", self._path(step))
+        self._delete_old()
+
+    close = wait
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending. Says nothing of whether they verify."""
+        names = [p.name for p in self.directory.iterdir() if p.is_dir()] if self.directory.is_dir() else []
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)
+
+    def set_aside(self) -> list[str]:
+        """Names of the directories of checkpoints that were found damaged."""
+        names = [p.name for p in self.directory.iterdir()] if self.directory.is_dir() else []
+        return sorted(name for name in names if _SET_ASIDE.fullmatch(name))
+
+    def meta(self, step: int) -> dict:
+        """The `meta` saved with `step`, and beside it `step` and `arrays`: name -> {shape, dtype, checksum}.
+
+        Raises InputError when there is no such step, NoRestorableCheckpoint when its record is damaged.
+        """
+        self._require_exists(step)
+        try:
+            return contents.read_meta(self._path(step))
+        except Damaged as damage:
+            raise NoRestorableCheckpoint(f"checkpoint {self._path(step)}: {damage}") from damage
+
+    def verify(self, step: int) -> list[str]:
+        """What is wrong with `step`, in words; empty when it is whole. Needs no devices and little memory."""
+        self._require_exists(step)
+        return contents.problems(self._path(step))
+
+    def restore(self, target: dict[str, jax.ShapeDtypeStruct], step: int | None = None, *, subset: bool = False):
+        """`(step, arrays, meta)` of the newest checkpoint that verifies, or of `step`; None when none was ever saved.
+
+        target: name -> shape, dtype and concrete `NamedSharding`, on any mesh. `subset` allows the checkpoint to hold
+        more than the target. One that does not verify is set aside, and the next older is tried.
+
+        Raises NoRestorableCheckpoint when checkpoints exist but none verifies, and InputError when `target` does not
+        fit the checkpoint or `step` does not exist.
+        """
+        self.wait()
+        if step is not None:
+            self._require_exists(step)
+        candidates = self._candidates() if step is None else [step]
+        for candidate in reversed(candidates):
+            try:
+                arrays, meta = self._load(candidate, target, subset)
+            except Damaged as damage:
+                self._set_aside(candidate, str(damage))
+                continue
+            log.info("restored checkpoint %s", self._path(candidate))
+            return candidate, arrays, meta
+        if candidates or self.set_aside():
+            raise NoRestorableCheckpoint(
+                f"no checkpoint in {self.directory} verifies; `maverick doctor` says what is wrong with each. "
+                "To start over, choose another run.dir or move this directory away"
+            )
+        return None
+
+    # ---- how ---------------------------------------------------------------------------------------------------
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.directory / str(step)
+
+    def _prepare_directory(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                for path in self.directory.iterdir():
+                    if _TEMPORARY.fullmatch(path.name):
+                        log.warning("removing %s, left by a process that was stopped", path)
+                        shutil.rmtree(path)
+                (self.directory / ".writable").touch()
+                (self.directory / ".writable").unlink()
+        except OSError as error:
+            raise InputError(f"checkpoint directory {self.directory} cannot be written: {error}") from error
+        _barrier("checkpoint directory is ready")
+
+    def _load(self, step: int, target, subset: bool) -> tuple[dict[str, jax.Array], dict]:
+        """Raises Damaged, on every process alike, unless all arrays of `target` are as they were saved."""
+        arrays, meta, problem = {}, {}, None
+        try:
+            meta = contents.read_meta(self._path(step))
+            contents.require_fits(self._path(step), meta["arrays"], target, subset)
+            arrays = contents.read_arrays(self._path(step), target)
+        except Damaged as damage:
+            problem = str(damage)
+        if _anywhere(problem is not None):
+            raise Damaged(problem or "another process could not read its part")
+        found = checksums(arrays)
+        wrong = [name for name in arrays if found[name] != meta["arrays"][name]["checksum"]]
+        if wrong:
+            raise Damaged(f"{len(wrong)} array(s) differ from what was saved: {', '.join(wrong[:5])}")
+        return arrays, meta
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        if self._read_only:
+            log.error("checkpoint %s does not verify and is passed over: %s", self._path(step), problem)
+            return
+        taken = [p.name for p in self.directory.iterdir()]
+        n = next(n for n in range(1, len(taken) + 2) if f"{step}.corrupt-{n}" not in taken)
+        aside = self.directory / f"{step}.corrupt-{n}"
+        log.error("checkpoint %s does not verify and is set aside as %s: %s", self._path(step), aside.name, problem)
+        if jax.process_index() == 0:
+            self._path(step).rename(aside)
+        _barrier(f"checkpoint {step} is set aside")
+
+    def _candidates(self) -> list[int]:
+        """Process 0's steps, for all: a shared file system may show a rename to one process before another."""
+        steps = self.steps()
+        if jax.process_count() == 1:
+            return steps
+        count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+        mine = np.array((steps + [0] * count)[:count], np.int32)
+        return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
+
+    def _delete_old(self) -> None:
+        """A rename comes first, so that a deletion cut short does not leave half a checkpoint under its name."""
+        every, steps = self.config.keep_every, self.steps()
+        old = [s for s in steps[: -self.config.keep] if not (every and s % every == 0)]
+        for step in old if jax.process_index() == 0 else []:
+            doomed = self._path(step).rename(self.directory / f"{step}.deleting")
+            shutil.rmtree(doomed)
+            log.info("deleted checkpoint %s", self._path(step))
+
+    def _require_exists(self, step: int) -> None:
+        if step not in self.steps():
+            raise InputError(f"no checkpoint of step {step} in {self.directory}; there are {self.steps() or 'none'}")
+
+    def _require_same(self, step: int, sealed: dict) -> None:
+        if self.meta(step)["arrays"] != sealed["arrays"]:
+            raise InputError(f"{self._path(step)} already holds a checkpoint with other contents; nothing was saved")
+        log.info("checkpoint %s is saved already", self._path(step))
+
+    def _require_space(self, step: int, needed: int) -> None:
+        free = shutil.disk_usage(self.directory).free
+        if _anywhere(free < needed):
+            raise SaveFailed(
+                f"checkpoint {self._path(step)} needs {needed / 1e9:.3f} GB; the disk has {free / 1e9:.3f} GB free. "
+                "Make room, or lower checkpoint.keep"
+            )
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _anywhere(flag: bool) -> bool:
+    """Whether any process has the flag set; all learn it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

@@ -1,0 +1,221 @@
+"""What happens beside training. Give them to `fit` in the order of this file: a save comes after what it must cover."""
+
+import logging
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+from jax.experimental import multihost_utils
+
+from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.errors import NonFiniteBudgetSpent, Preempted
+from train.loop import Hook
+from train.metrics import MetricsWriter, plain
+
+log = logging.getLogger(__name__)
+
+
+class TrainingLines(Hook):
+    """Writes a training line for every `every`-th update and for the last one."""
+
+    def __init__(
+        self,
+        writer: MetricsWriter,
+        *,
+        every: int,
+        last_step: int,
+        tokens_per_step: int,
+        flops_per_token: float | None = None,
+        peak_flops: float | None = None,
+    ):
+        """tokens_per_step: of the whole job. peak_flops: of all its devices, per second. None: unknown.
+
+        Metrics: `loss`; `tokens`, the cumulative count, or else steps are multiplied; any others.
+        """
+        self.writer, self.last_step, self.tokens_per_step = writer, last_step, tokens_per_step
+        self._log_every = every
+        self._peak_tokens = peak_flops / flops_per_token if peak_flops and flops_per_token else None
+        self._seconds: list[float] = []
+        self._first = True
+
+    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        self._seconds.append(seconds)
+        if step % self._log_every and step != self.last_step:
+            return
+        # The first update of a process compiles: it counts only where there is no other.
+        timed = self._seconds[1:] if self._first and len(self._seconds) > 1 else self._seconds
+        self._first = False
+        step_seconds = sum(timed) / len(timed)
+        self._seconds = []
+        rate = self.tokens_per_step / step_seconds
+        line = {
+            "step": step,
+            "loss": metrics["loss"],
+            "tokens": _count(metrics["tokens"]) if "tokens" in metrics else step * self.tokens_per_step,
+            "tokens_per_second": rate,
+            "step_seconds": step_seconds,
+            "learning_rate": metrics.get("learning_rate"),
+            "grad_norm": metrics.get("grad_norm"),
+            "mfu": rate / self._peak_tokens if self._peak_tokens else None,
+        }
+        self.writer.write(line | {name: value for name, value in metrics.items() if name not in line})
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _count(words) -> int:
+    """A count, whole or as [high, low] words of 32 bits."""
+    return int(words) if words.ndim == 0 else int(words[0]) << 32 | int(words[1])
+
+
+class Progress(Hook):
+    """A bar on a terminal, a line per `every` updates elsewhere; process 0 only."""
+
+    def __init__(self, *, every: int, start: int, stop: int):
+        self._log_every, self._stop, self._bar = every, stop, None
+        self._shown = jax.process_index() == 0
+        if self._shown and sys.stderr.isatty():
+            columns = "[bold]step {task.completed}/{task.total}", rich.progress.BarColumn(), "{task.fields[what]}"
+            console = rich.console.Console(stderr=True)
+            self._bar = rich.progress.Progress(*columns, rich.progress.TimeRemainingColumn(), console=console)
+            self._task = self._bar.add_task("", total=stop, completed=start, what="compiling")
+            self._bar.start()
+
+    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, what=f"loss {float(metrics['loss']):.4f}")
+        elif self._shown and (step % self._log_every == 0 or step == self._stop):
+            print(f"step {step}/{self._stop}  loss {float(metrics['loss']):.4f}  {seconds:.3f} s", file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class NonFiniteBudget(Hook):
+    """Ends the run when more than `budget` updates have been refused (`metrics["skipped"]`, cumulative)."""
+
+    def __init__(self, budget: int):
+        self.budget = budget
+
+    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        skipped = int(metrics.get("skipped", 0))
+        if skipped > self.budget:
+            raise NonFiniteBudgetSpent(
+                f"step {step}: {skipped} updates were refused because loss or gradients were not finite; at most "
+                f"{self.budget} are allowed. Parameters are unharmed; look at the data of these steps or lower "
+                "optimizer.learning_rate before going on"
+            )
+
+
+class ProfilerTrace(Hook):
+    """A `jax.profiler` trace of updates `first` to `first + steps - 1`. The update before `first` must be one of the
+    process's own."""
+
+    def __init__(self, directory, *, first: int, steps: int):
+        self._directory, self._before, self._last = pathlib.Path(directory), first - 1, first + steps - 1
+        self._running = False
+
+    def due(self, step: int) -> bool:
+        return step in (self._before, self._last)
+
+    def on_state(self, step: int, state) -> None:
+        if step == self._before:
+            jax.profiler.start_trace(str(self._directory))
+            self._running = True
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            log.info("profiler trace is in %s", self._directory)
+
+
+class Evaluation(Hook):
+    """Writes a line of what `evaluate(state)` returns (`eval_loss` and others) every `every` updates and at the end."""
+
+    def __init__(self, evaluate: Callable[[Any], dict[str, Any]], writer: MetricsWriter, *, every: int, last_step: int):
+        self.evaluate, self.writer, self.every, self.last_step = evaluate, writer, every, last_step
+
+    def due(self, step: int) -> bool:
+        return super().due(step) or (self.every > 0 and step == self.last_step)
+
+    def on_state(self, step: int, state) -> None:
+        started = time.perf_counter()
+        result = jax.device_get(self.evaluate(state))
+        self.writer.write({"step": step, **result, "eval_seconds": time.perf_counter() - started})
+        if jax.process_index() == 0:
+            log.info("step %d: %s", step, plain(result))
+
+
+class Checkpoint(Hook):
+    """Saves every `store.config.every` updates and at the end."""
+
+    def __init__(self, store: CheckpointStore, contents: Callable[[int, Any], tuple[dict, dict]], *, last_step: int):
+        """contents: `(step, state) -> (arrays by name, meta)`."""
+        self.store, self.contents, self.last_step = store, contents, last_step
+        self.every = store.config.every
+
+    def due(self, step: int) -> bool:
+        return super().due(step) or step == self.last_step
+
+    def on_state(self, step: int, state) -> None:
+        self.store.save(step, *self.contents(step, state))
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class Preemption(Hook):
+    """On SIGTERM, and on the first SIGINT: finishes the update, saves, and raises Preempted.
+
+    One process has handlers of its own. In a job of several, the signal may reach any of them: JAX's coordination
+    service lets all agree on the update after which they stop, which needs JAX's own SIGTERM handler to stay in place.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        """Installs the handlers, in the main thread; `close` restores the former ones."""
+        self._checkpoint = checkpoint
+        self._signal: int | None = None
+        self._alone = jax.process_count() == 1
+        if self._alone:
+            self._former = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        else:
+            self._former = {signal.SIGINT: signal.signal(signal.SIGINT, self._forward)}
+
+    def due(self, step: int) -> bool:
+        return self._signal is not None if self._alone else multihost_utils.reached_preemption_sync_point(step)
+
+    def on_state(self, step: int, state) -> None:
+        if step == self._checkpoint.last_step:
+            return  # the run is complete and saved
+        if not self._checkpoint.due(step):
+            self._checkpoint.on_state(step, state)
+        self._checkpoint.store.wait()
+        raise Preempted(f"stopped as asked after step {step}, which is saved; the same command goes on from there")
+
+    def close(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        self._signal = number
+        self._restore_interrupt()
+
+    def _forward(self, number: int, frame) -> None:
+        self._restore_interrupt()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _restore_interrupt(self) -> None:
+        """A second Ctrl-C ends the process at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)

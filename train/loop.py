@@ -1,0 +1,109 @@
+"""The training loop: the order in which things happen, and nothing about models or data.
+
+For each update `n` from `start + 1` to `stop`, in this order:
+
+1. take a batch and dispatch the update: the host does not wait for it;
+2. ask each hook, in their order, whether it is due after update `n`;
+3. fetch the metrics of update `n - 1`, which is what the host waits for: one update is always queued on the device;
+4. only if some hook is due: fetch the metrics of update `n` too, then run the hooks that are due, in their order.
+
+So every metric up to `n` is delivered before state `n` is saved, and a run that dies at any moment and resumes from
+state `n` lacks none of them. State `n` is the state after `n` updates.
+
+When the loop ends in order, and when it ends by a MaverickError, the hooks are closed: what they have begun is
+finished. On any other exception, such as another process's death, they are not: waiting could last for ever.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from maverick_jax.errors import MaverickError
+
+
+class Hook:
+    """Something done beside training. `on_state` and `close` run on every process of the job, in the same order."""
+
+    every: int = 0
+    """Steps between two calls of `on_state`; 0: never."""
+
+    def due(self, step: int) -> bool:
+        """Whether `on_state` is wanted after update `step`. Called exactly once per update; must not block."""
+        return self.every > 0 and step % self.every == 0
+
+    def on_state(self, step: int, state) -> None:
+        """`state` is donated to the next update: copy what must stay."""
+
+    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        """`metrics` are NumPy values of update `step`; `seconds` its wall time without the time of hooks."""
+
+    def close(self) -> None:
+        """Finish what was begun."""
+
+
+def fit(step: Callable, state, batches: Iterator, *, start: int, stop: int, hooks: Sequence[Hook] = ()):
+    """The state after update `stop`, from the state after update `start`. See the module for the order.
+
+    step: jitted `(state, batch) -> (state, metrics)`, metrics a flat dict of arrays, replicated; may donate `state`.
+    batches: yields the batch of update `start + 1` first. Raises what the hooks raise.
+    """
+    try:
+        state = _run(step, state, batches, start, stop, hooks)
+    except MaverickError:
+        _close(hooks)
+        raise
+    _close(hooks)
+    return state
+
+
+def _run(step, state, batches, start: int, stop: int, hooks: Sequence[Hook]):
+    delivery = _Delivery(hooks)
+    for number in range(start + 1, stop + 1):
+        batch = next(batches, None)
+        if batch is None:
+            raise RuntimeError(f"the data ended before update {number} of {stop}")
+        state, metrics = step(state, batch)
+        due = [hook for hook in hooks if hook.due(number)]
+        delivery.put(number, metrics)
+        if due:
+            delivery.flush()
+            for hook in due:
+                hook.on_state(number, state)
+            delivery.restart_clock()
+    delivery.flush()
+    return state
+
+
+class _Delivery:
+    """Hands the metrics of each update to the hooks when the next update has been dispatched."""
+
+    def __init__(self, hooks: Sequence[Hook]):
+        self._hooks = hooks
+        self._waiting: tuple[int, dict] | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self._since = time.perf_counter()
+
+    def put(self, number: int, metrics: dict[str, jax.Array]) -> None:
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self.flush()
+        self._waiting = (number, metrics)
+
+    def flush(self) -> None:
+        if self._waiting is None:
+            return
+        (number, metrics), self._waiting = self._waiting, None
+        values = jax.device_get(metrics)
+        seconds = time.perf_counter() - self._since
+        self.restart_clock()
+        for hook in self._hooks:
+            hook.on_metrics(number, values, seconds)
+
+
+def _close(hooks: Sequence[Hook]) -> None:
+    for hook in reversed(hooks):
+        hook.close()

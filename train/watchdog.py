@@ -1,0 +1,60 @@
+"""Ends a process that hangs: JAX notices a dead peer, but not one that is alive and stuck."""
+
+import faulthandler
+import os
+import pathlib
+import threading
+import time
+from typing import Any
+
+import jax
+
+from train.loop import Hook
+
+EXIT_CODE = 77
+_FIRST = 10  # the first update compiles
+_STDERR = 2
+
+
+class Watchdog(Hook):
+    """Dumps all stacks to `run_dir/stacks-<process>.txt` and stderr and exits with code 77 when no update ends in
+    `seconds`."""
+
+    def __init__(self, seconds: float, run_dir):
+        self._seconds = seconds
+        self._path = pathlib.Path(run_dir) / f"stacks-{jax.process_index()}.txt"
+        self._last_step: int | None = None
+        self._closed = threading.Event()
+        self._arm(_FIRST * seconds)
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        self._last_step = step
+        self._arm(self._seconds)
+
+    def close(self) -> None:
+        self._closed.set()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _arm(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        # The thread below needs the interpreter's lock; should a stuck call hold that, this one ends the process.
+        faulthandler.dump_traceback_later(seconds + 60, exit=True, file=_STDERR)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._seconds / 4)):
+            if time.monotonic() > self._deadline:
+                self._end()
+
+    def _end(self) -> None:
+        after = "no update" if self._last_step is None else f"update {self._last_step}"
+        message = (
+            f"watchdog: process {jax.process_index()} made no progress for too long after {after}; stacks follow\n"
+        )
+        with self._path.open("w") as file:
+            file.write(message)
+            file.flush()
+            faulthandler.dump_traceback(file=file, all_threads=True)
+        os.write(_STDERR, message.encode())
+        faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+        os._exit(EXIT_CODE)
