@@ -1,0 +1,266 @@
+"""The command `maverick`: finds the verb, reads its arguments, and turns its outcome into an exit code.
+
+Nothing heavy is imported before a verb runs, so help and misspelt verbs answer at once.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from maverick_jax.errors import CheckFailed, InputError, MaverickError
+from maverick_jax.section import did_you_mean
+
+INTERRUPTED = 130
+CHECKPOINT_HELP = "a run directory, a checkpoint, or a Hugging Face folder"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad arguments as InputError, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.replace(", key=value", "")  # listed with what is missing, though it may be empty
+        near = ""
+        if unknown := re.search(r"unrecognized arguments: (-\S+)", message):
+            near = did_you_mean(unknown[1], [o for action in self._actions for o in action.option_strings])
+        elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            near = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        raise InputError(f"{self.prog}: {message}{near} (see {self.prog} --help)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Any]
+    """What it returns is printed: a dict or list as JSON with --json, text otherwise."""
+
+
+# ---- verbs -----------------------------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> Any:
+    from train.run import main as train
+
+    return train(args.config, args.overrides)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from launch.plan import plan, render
+    from train.config import read_config
+
+    found = plan(read_config(args.config, args.overrides))
+    _print(found if args.json else render(found), args.json)
+    if not found["fits"]:
+        held = found["bytes_per_device"]
+        raise CheckFailed(f"{found['run']} does not fit: {held['total']:,} of {held['limit']:,} bytes per device")
+
+
+def _config(args: argparse.Namespace) -> Any:
+    if args.action == "list":
+        from maverick_jax import shipped
+
+        names = {"runs": shipped.run_names(), "models": shipped.model_names()}
+        return names if args.json else "\n".join(f"{kind}: {' '.join(found)}" for kind, found in names.items())
+    from train import config
+
+    if args.action == "schema":
+        return config.schema() if args.json else json.dumps(config.schema(), indent=2)
+    if args.config is None:
+        raise InputError("maverick config show: CONFIG is missing (a path or a shipped name)")
+    found = config.resolved(config.read_config(args.config, args.overrides))
+    if args.json:
+        return found
+    from maverick_jax.strict_yaml import dump
+
+    return dump(found).rstrip()
+
+
+def _data(args: argparse.Namespace) -> Any:
+    from data import commands
+    from train.config import read_config
+
+    config = read_config(args.config, args.overrides)
+    if args.action == "inspect":
+        found = commands.inspect(config.data, config.run.seed, first=args.first, count=args.count)
+    else:
+        verb = {"prepare": commands.prepare, "stats": commands.stats}[args.action]
+        found = verb(config.data, config.run.seed)
+    return found if args.json else commands.show(found)
+
+
+def _import(args: argparse.Namespace) -> Any:
+    from maverick_jax.pretrained import import_checkpoint
+
+    return import_checkpoint(args.source, args.out)
+
+
+def _export(args: argparse.Namespace) -> Any:
+    from maverick_jax.pretrained import export
+
+    return export(args.checkpoint, args.out, dtype=args.dtype, max_shard_gb=args.max_shard_gb)
+
+
+def _generate(args: argparse.Namespace) -> Any:
+    from maverick_jax.inference import generate
+
+    return generate(args.checkpoint, args.prompt, args.max_tokens, args.temperature, args.seed)
+
+
+def _eval(args: argparse.Namespace) -> Any:
+    from train.evaluate import evaluate
+
+    return evaluate(args.checkpoint, args.config, args.overrides)
+
+
+def _doctor(args: argparse.Namespace) -> Any:
+    from launch.doctor import doctor
+
+    return doctor(args.run_dir)
+
+
+def _report(args: argparse.Namespace) -> Any:
+    from launch.report import report
+
+    return report(args.run_dir)
+
+
+# ---- their arguments -------------------------------------------------------------------------------------------------
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a file, or the name of a shipped config")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="dotted: optimizer.learning_rate=3e-4")
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list", "show", "schema"])
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="for show: a file, or the name of a shipped config")
+    parser.add_argument("overrides", metavar="key=value", nargs="*")
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["prepare", "inspect", "stats"])
+    _takes_config(parser)
+    parser.add_argument("--first", type=int, default=0, metavar="ROW", help="for inspect: first row of the stream")
+    parser.add_argument("--count", type=int, default=2, metavar="N", help="for inspect: number of rows")
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder")
+    parser.add_argument("out", metavar="OUT", help="a run directory to make")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    parser.add_argument("out", metavar="OUT", help="a folder to make")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--max-shard-gb", type=float, default=5.0, metavar="GB", help="most 10^9 bytes of a file")
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    parser.add_argument("--prompt", metavar="TEXT", required=True)
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest token each time")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    _takes_config(parser)
+
+
+def _run_dir_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="what run.dir named")
+
+
+VERBS = {
+    "train": Verb("run a config; the same command again resumes it", _takes_config, _train),
+    "plan": Verb("parameters, memory, FLOPs and whether it fits, before anything is compiled", _takes_config, _plan),
+    "config": Verb("shipped configs; a config with every default; the JSON schema", _config_arguments, _config),
+    "data": Verb("tokenise and pack ahead of time; look at examples; count", _data_arguments, _data),
+    "import": Verb("Hugging Face folder to our checkpoint", _import_arguments, _import),
+    "export": Verb("our checkpoint to a Hugging Face folder", _export_arguments, _export),
+    "generate": Verb("text from a model", _generate_arguments, _generate),
+    "eval": Verb("loss on held-out data", _eval_arguments, _eval),
+    "doctor": Verb("verify every checkpoint of a run", _run_dir_arguments, _doctor),
+    "report": Verb("one HTML file about a run", _run_dir_arguments, _report),
+}
+
+
+# ---- main ------------------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (the process's own if None) and returns the exit code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return 0
+    except MaverickError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+    elif argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("maverick-jax"))
+    elif argv[0] not in VERBS:
+        near = did_you_mean(argv[0], VERBS)
+        raise InputError(f"maverick: no verb {argv[0]!r}{near} (verbs: {', '.join(VERBS)})")
+    else:
+        _run_verb(argv[0], argv[1:])
+
+
+def _run_verb(name: str, argv: list[str]) -> None:
+    verb = VERBS[name]
+    parser = _Parser(prog=f"maverick {name}", description=verb.help, allow_abbrev=False)
+    verb.arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    try:
+        args = parser.parse_intermixed_args(argv)
+    except SystemExit:  # --help has been printed
+        return
+    result = verb.run(args)
+    if result is not None:
+        _print(result, args.json)
+
+
+def _print(result: Any, as_json: bool) -> None:
+    print(json.dumps(result) if as_json or not isinstance(result, str) else result)
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: maverick VERB ...",
+            "",
+            *lines,
+            "",
+            "maverick VERB --help tells more of each. Exit codes: 0 done, 1 the check failed, 75 and 76 start again,",
+            "77 start again elsewhere, 78 bad config or input, 79 not finite, 80 corruption, 81 no usable checkpoint.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
