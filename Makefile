@@ -1,0 +1,52 @@
+# make demo: pretrain, interrupt, resume, sample, export, report; make test: the suite. Both make their environment.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test slow lint format schema bench clean
+
+demo: .venv/installed
+	$(BIN)/python -m launch.demo
+
+test: .venv/testing
+	$(BIN)/python -m pytest
+
+slow: .venv/testing
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/testing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/testing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What editors check configs against; a test fails while it is out of date.
+schema: .venv/installed
+	$(BIN)/maverick config schema > configs/schema.json
+
+bench: .venv/testing
+	$(BIN)/python benchmarks/train_step.py --shape tiny --against transformers
+
+clean:
+	rm -rf .cache build dist *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(PIP) -e .
+	touch $@
+
+# torch first and alone: it then satisfies transformers without gigabytes of CUDA where a CPU build is to be had
+# (elsewhere: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test).
+.venv/testing: .venv/installed
+	$(PIP) torch==2.13.0
+	$(PIP) -e .[test]
+	touch $@
