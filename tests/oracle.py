@@ -4,15 +4,20 @@
 and weights that went through our own export: names, layouts and config.json are part of what parity tests.
 """
 
+import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.huggingface_config import write_config
 from maverick_jax.checkpoint.huggingface_names import table
 from maverick_jax.config import Balance, ModelConfig, RopeScaling
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.pretrained import abstract_model
+from maverick_jax.sharding import single_device_mesh
+from tests.reference.llama4_numpy import Llama4
 
 NO_TOKEN_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
@@ -30,6 +35,7 @@ MAVERICK = ModelConfig(
     attention_chunk_size=8,
     floor_scale=8,
     compute_dtype="float32",
+    remat="none",
     balance=Balance(kind="none"),
 )
 """Maverick's shape made small: 8 layers, experts in every other, a chunk and a temperature step of 8 positions."""
@@ -46,9 +52,8 @@ SCOUT = variant(interleave_moe_layer_step=1, use_qk_norm=True, rope_scaling=SCAL
 MODELS = {
     "maverick": MAVERICK,
     "scout": SCOUT,
-    "top_2": variant(num_experts_per_tok=2),
     "dense": variant(num_local_experts=0),
-    "six_layers": variant(num_hidden_layers=6),
+    "six_layers_top_2": variant(num_hidden_layers=6, num_experts_per_tok=2),
     "three_layers": variant(num_hidden_layers=3),
     "interpolated_rope": variant(
         num_hidden_layers=4,
@@ -80,6 +85,45 @@ def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict
     return {name: random_parameter(name, shape, rng) for name, shape in sorted(shapes.items())}
 
 
+def our_model(config: ModelConfig, parameters: dict[str, np.ndarray], mesh=None) -> Maverick:
+    """`Maverick` with these parameters, rounded to its param_dtype."""
+    abstract = abstract_model(config, mesh or single_device_mesh())
+    place = lambda leaf, value: jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+    leaves = names.flatten(abstract)
+    return names.unflatten(abstract, {name: place(leaf, parameters[name]) for name, leaf in leaves.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One model in all implementations, with the same random parameters."""
+
+    config: ModelConfig
+    parameters: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def ours(self) -> Maverick:
+        return our_model(self.config, self.parameters)
+
+    @functools.cached_property
+    def torch(self):
+        return torch_model(self.config, self.parameters)
+
+    def twin(self, *mutations: str) -> Llama4:
+        return Llama4(config_json(self.config), exported(self.parameters), mutations)
+
+
+@functools.cache
+def case(name: str) -> Case:
+    """The case of the model `name` of `MODELS`; made once in a test session."""
+    config = MODELS[name]
+    return Case(config, random_parameters(shapes(config)))
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    abstract = abstract_model(config, single_device_mesh())
+    return {name: leaf.shape for name, leaf in names.flatten(abstract).items()}
+
+
 def exported(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same numbers under Hugging Face names and in their layouts."""
     entries = table({name: p.shape for name, p in parameters.items()})
@@ -95,6 +139,7 @@ def torch_model(config: ModelConfig, parameters: dict[str, np.ndarray], dtype: s
     import torch
     from transformers import Llama4ForCausalLM, Llama4TextConfig
 
+    torch.set_num_threads(1)  # more only wait for each other on models of this size
     settings = Llama4TextConfig(**config_json(config))
     model = Llama4ForCausalLM._from_config(settings, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32

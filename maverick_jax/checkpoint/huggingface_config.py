@@ -67,12 +67,16 @@ def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
         for key, expected in _MUST_BE.items()
         if part.get(key) is not None and part[key] != expected
     ]
-    values = {key: text.get(key, default) for key, default in _COPIED.items()}
-    for reader in (_heads, _rope, _layer_pattern, _experts_pattern, _numbers):
+    values, wrong = _copied(text)
+    if wrong:  # nothing further can be said without them
+        raise InputError(f"{where}: {listed(problems + wrong)}")
+    for keys, reader in _READERS.items():
         try:
             values |= reader(text, values)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            problems.append(f"missing {error}" if isinstance(error, KeyError) else str(error))
+        except ValueError as error:
+            problems.append(str(error))
+        except (KeyError, TypeError, ZeroDivisionError, OverflowError) as error:
+            problems.append(f"{keys}: {type(error).__name__}: {error}")
     if problems:
         raise InputError(f"{where}: {listed(problems)}")
     try:
@@ -82,12 +86,30 @@ def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
         raise InputError(f"{where}: {listed(found)}") from None
 
 
-def _heads(text, values):
+def _copied(text) -> tuple[dict[str, Any], list[str]]:
+    """Plain values, and what is wrong with them. Old files write whole numbers as floats."""
+    values, problems = {}, []
+    for key, default in _COPIED.items():
+        value = text.get(key, default)
+        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, int | float):
+            problems.append(f"{key}: expected {type(default).__name__}, found {value!r}")
+        elif isinstance(default, int) and value != int(value):
+            problems.append(f"{key}: expected a whole number, found {value!r}")
+        else:
+            values[key] = type(default)(value)
+    for key in ("no_rope_layers", "moe_layers", "layer_types"):
+        if text.get(key) is not None and not isinstance(text[key], list):
+            problems.append(f"{key}: expected a list, found {text[key]!r}")
+    return values, problems
+
+
+def _attention(text, values):
     heads = values["num_attention_heads"]
     head_dim = text.get("head_dim", 128)
     return {
         "num_key_value_heads": text.get("num_key_value_heads", 8) or heads,
         "head_dim": values["hidden_size"] // heads if head_dim is None else head_dim,
+        "attn_temperature_tuning": bool(text.get("attn_temperature_tuning", True)),  # the integer 4 in old files
     }
 
 
@@ -158,11 +180,12 @@ def _experts_pattern(text, values):
     return {"interleave_moe_layer_step": found}
 
 
-def _numbers(text, values):
-    """Numbers that old files write in another type: temperature tuning was once the integer 4."""
-    whole = {key: _whole(values[key], key) for key in ("floor_scale",)}
-    real = {key: float(values[key]) for key in ("attn_scale", "rms_norm_eps", "initializer_range")}
-    return whole | real | {"attn_temperature_tuning": bool(text.get("attn_temperature_tuning", True))}
+_READERS = {
+    "num_key_value_heads, head_dim": _attention,
+    "rope_parameters, rope_theta, rope_scaling": _rope,
+    "no_rope_layers, no_rope_layer_interval, layer_types": _layer_pattern,
+    "moe_layers, interleave_moe_layer_step": _experts_pattern,
+}
 
 
 def _step_of(marks: list[bool]) -> int | None:

@@ -135,11 +135,13 @@ def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
         raise InputError(f"parameters under periods/ disagree on the number of periods: {sorted(depth)}")
     tail_start = period * (depth.pop() if depth else 0)
 
-    entries = []
+    entries: list[tuple[float, Entry]] = []
     for name, shape in shapes.items():
         if name not in stacked:
             theirs, layout = _lookup(WHOLE_MODEL, name, name)
-            entries.append((-1, Entry(theirs, layout.shape(shape), name, shape, None, layout)))
+            entries.append(
+                (-1 if name == "embed" else math.inf, Entry(theirs, layout.shape(shape), name, shape, None, layout))
+            )
             continue
         where, index, rest = stacked[name].groups()
         suffix, layout = _lookup(PER_LAYER, rest, name)
@@ -148,10 +150,7 @@ def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
             layer = tail_start + int(index) if p is None else p * period + int(index)
             theirs = f"model.layers.{layer}.{suffix}"
             entries.append((layer, Entry(theirs, layout.shape(ours), name, ours, p, layout)))
-    last = len(entries)
-    order = {"embed": -1, "norm": last, "head": last + 1}
-    entries.sort(key=lambda e: order.get(e[1].ours, e[0]))
-    return [entry for _, entry in entries]
+    return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
 
 
 def _lookup(part: dict[str, tuple[str, Layout]], key: str, name: str) -> tuple[str, Layout]:

@@ -185,14 +185,19 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def require_new(path: pathlib.Path) -> None:
+    """Raises InputError unless `path` is free, or an empty folder."""
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise InputError(f"{path}: exists already; choose a path that does not")
+
+
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write into that becomes `path` when the block ends well, and vanishes when it does not.
 
     Raises InputError if `path` exists already and is not an empty folder: nothing is ever written over.
     """
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise InputError(f"{path}: exists already; choose a path that does not")
+    require_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
     aside.mkdir()

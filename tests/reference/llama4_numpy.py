@@ -1,4 +1,4 @@
-"""The Llama 4 text model in NumPy float64, as slow and as plain as it can be: one token, one head, one expert at a time.
+"""The Llama 4 text model in NumPy float64, as slow and plain as can be: one token, one head, one expert at a time.
 
 Shares no code with the model under test. Works on Hugging Face tensor names and layouts. Angles of the rotary embedding
 are float32 because the public model's are; everything else is float64. `mutations` switches on one mistake each, for
@@ -114,7 +114,8 @@ class Llama4:
             for t in range(T):
                 q[t], k[t] = self.position(q[t], k[t], positions[t], rope)
             for t in range(T):
-                seen = [s for s in range(T) if segments[s] == segments[t] and self.sees(positions[t], positions[s], rope)]
+                same = [s for s in range(T) if segments[s] == segments[t]]
+                seen = [s for s in same if self.sees(positions[t], positions[s], rope)]
                 scores = np.array([q[t] @ k[s] / math.sqrt(H) for s in seen])
                 weights = np.exp(scores - scores.max())
                 weights /= weights.sum()

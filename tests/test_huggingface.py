@@ -1,0 +1,414 @@
+"""Hugging Face folders, written and read: config.json both ways, transformers on either end, hostile folders."""
+
+import json
+import logging
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from maverick_jax.checkpoint import huggingface, names
+from maverick_jax.checkpoint.huggingface_config import read_config, write_config
+from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
+from maverick_jax.sharding import make_mesh
+from maverick_jax.text.byte_level import ByteTokenizer
+from tests.oracle import (
+    MODELS,
+    NO_TOKEN_IDS,
+    SCOUT,
+    case,
+    config_json,
+    our_model,
+    random_parameters,
+    random_tokens,
+    shapes,
+    torch_logits,
+    variant,
+)
+
+
+def function_of(config: ModelConfig) -> dict:
+    """All that decides what the network computes: the layers, not the rules that give them; no training choice."""
+    left_out = {"interleave_moe_layer_step", "no_rope_layer_interval"}
+    left_out |= {"balance", "param_dtype", "compute_dtype", "router_dtype", "remat"}
+    if all(spec.moe for spec in config.layers):
+        left_out.add("intermediate_size_mlp")
+    return config.model_dump(exclude=left_out) | {"layers": [spec.model_dump() for spec in config.layers]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """An export of the small Maverick in float32. Tests that change it copy it first."""
+    path = tmp_path_factory.mktemp("export") / "maverick"
+    save_pretrained(case("maverick").ours, path, dtype="float32")
+    return path
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def edit_json(path: pathlib.Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def store_tensors(folder: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def problems(path) -> str:
+    with pytest.raises(InputError) as error:
+        load_pretrained(path)
+    return str(error.value)
+
+
+# ---- config.json ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_survives_both_ways(name):
+    again = read_config(config_json(MODELS[name]), "config.json")
+    assert function_of(again) == function_of(MODELS[name])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_survives_transformers(name):
+    from transformers import Llama4TextConfig
+
+    settings = Llama4TextConfig(**config_json(MODELS[name])).to_dict()
+    assert read_config(settings, "theirs") == read_config(config_json(MODELS[name]), "ours")
+
+
+@pytest.mark.parametrize("name", ["maverick_17b_128e", "scout_17b_16e"])
+def test_shipped_models_are_the_public_configs(name):
+    """Every number, in each spelling that a released folder has had; absent keys mean the class defaults."""
+    scout = name.startswith("scout")
+    text = {
+        "num_local_experts": 16 if scout else 128,
+        "interleave_moe_layer_step": 1 if scout else 2,
+        "use_qk_norm": scout,
+        "no_rope_layers": [],
+        "rope_theta": 500000.0,
+        "attn_temperature_tuning": 4,
+        "floor_scale": 8192.0,
+        "for_llm_compressor": False,
+    }
+    scaling = {"factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0}
+    scaling |= {"original_max_position_embeddings": 8192, "rope_type": "llama3"}
+    old = text | {"rope_scaling": scaling if scout else None, "model_type": "llama4_text"}
+    new = text | {"rope_parameters": {"rope_theta": 500000.0} | (scaling if scout else {"rope_type": "default"})}
+    del new["rope_theta"]
+    expected = function_of(ModelConfig.from_name(name))
+    assert function_of(read_config(old, "4.5x")) == expected
+    assert function_of(read_config({"model_type": "llama4", "text_config": new}, "5.x")) == expected
+    written = write_config(ModelConfig.from_name(name), "bfloat16", NO_TOKEN_IDS, 262144)
+    assert written["attn_temperature_tuning"] is True and type(written["floor_scale"]) is int
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 500000.0
+    assert (written["rope_scaling"] is None) != scout
+    assert written["dtype"] == written["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0}, "rope_scaling": None}, "yarn"),
+        ({"rope_theta": 10000.0}, "disagrees"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ({"no_rope_layers": [1, 0, 1, 1, 0, 1, 1, 1]}, "no_rope_layers"),
+        ({"no_rope_layers": [1, 1, 1, 0]}, "4 entries for 8 layers"),
+        ({"layer_types": ["full_attention"] + ["chunked_attention"] * 7}, "layer_types"),
+        ({"moe_layers": [0, 1, 5]}, "moe_layers"),
+        ({"moe_layers": [1, 3, 5, 7, 9]}, "moe_layers"),
+        ({"num_attention_heads": 5}, "multiple"),
+        ({"vocab_size": "96"}, "vocab_size"),
+        ({"floor_scale": 8.5}, "floor_scale"),
+        ({"num_hidden_layers": None}, "num_hidden_layers: expected int, found None"),
+        ({"use_qk_norm": 1}, "use_qk_norm: expected bool"),
+        ({"moe_layers": 3}, "moe_layers: expected a list"),
+        ({"moe_layers": ["a"]}, "moe_layers"),
+        ({"no_rope_layer_interval": "4", "no_rope_layers": None}, "no_rope_layer_interval"),
+    ],
+)
+def test_config_we_would_compute_differently_is_refused(changes, said):
+    with pytest.raises(InputError) as error:
+        read_config(config_json(MODELS["maverick"]) | changes, "some/config.json")
+    assert str(error.value).startswith("some/config.json: ") and said in str(error.value)
+
+
+def test_all_problems_of_a_config_are_said_at_once():
+    with pytest.raises(InputError, match=r"(?s)hidden_act.*attention_bias.*moe_layers"):
+        read_config(
+            config_json(MODELS["maverick"]) | {"hidden_act": "gelu", "attention_bias": True, "moe_layers": [0]}, "c"
+        )
+
+
+# ---- transformers reads what we write ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["maverick", "scout", "dense", "six_layers_top_2", "unchunked"])
+def test_export_loads_in_transformers(name, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    c = case(name)
+    save_pretrained(c.ours, tmp_path / "out", dtype="float32", max_shard_gb=2e-5)
+    files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    model, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    assert {key: len(value) for key, value in info.items()} == dict.fromkeys(info, 0)
+    assert type(model).__name__ == "Llama4ForCausalLM"
+    tokens = random_tokens(c.config, batch=2, length=40)
+    np.testing.assert_allclose(torch_logits(model, tokens), c.ours.logits(tokens), atol=1e-4, rtol=0)
+
+
+def test_shards_are_no_larger_than_asked(tmp_path):
+    save_pretrained(case("maverick").ours, tmp_path / "out", max_shard_gb=2e-5)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    parameters = case("maverick").parameters
+    assert index["metadata"]["total_parameters"] == sum(p.size for p in parameters.values())
+    assert index["metadata"]["total_size"] == 2 * index["metadata"]["total_parameters"]
+    for path in (tmp_path / "out").glob("*.safetensors"):
+        tensors = safetensors.numpy.load_file(path)
+        assert {index["weight_map"][name] for name in tensors} == {path.name}
+        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 20_000
+
+
+def test_bfloat16_export_is_the_nearest_bfloat16(tmp_path, folder):
+    import torch
+
+    save_pretrained(case("maverick").ours, tmp_path / "out")
+    exact = tensors_of(folder)
+    for name, value in tensors_of(tmp_path / "out").items():
+        nearest = torch.from_numpy(exact[name]).to(torch.bfloat16).float().numpy()
+        np.testing.assert_array_equal(value.astype(np.float32), nearest, err_msg=name)
+
+
+def test_importing_our_export_and_exporting_again_gives_the_same_bytes(tmp_path):
+    save_pretrained(case("maverick").ours, tmp_path / "first", max_shard_gb=2e-5)
+    save_pretrained(load_pretrained(tmp_path / "first", dtype="float32"), tmp_path / "second", max_shard_gb=2e-5)
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert [p.name for p in first] == [p.name for p in second]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+
+
+def test_export_writes_over_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        save_pretrained(case("maverick").ours, tmp_path / "taken")
+
+    def full_disk(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_pretrained(case("maverick").ours, tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_models_that_are_no_llama_4_are_not_exported(tmp_path):
+    sliding = variant(local_attention="sliding_window", num_hidden_layers=3)
+    with pytest.raises(InputError, match="sliding_window"):
+        save_pretrained(our_model(sliding, random_parameters(shapes(sliding))), tmp_path / "out")
+    too_large = ByteTokenizer()
+    with pytest.raises(InputError, match="has 265 ids; the model's vocab_size is 96"):
+        save_pretrained(case("maverick").ours, tmp_path / "out", tokenizer=too_large)
+    with pytest.raises(InputError, match=r"bfloat61.*did you mean bfloat16"):
+        save_pretrained(case("maverick").ours, tmp_path / "out", dtype="bfloat61")
+    assert not list(tmp_path.iterdir())
+
+
+def test_balance_bias_is_dropped_only_on_request(tmp_path, caplog):
+    biased = variant(balance={"kind": "loss_free_bias"}, num_hidden_layers=3)
+    parameters = random_parameters(shapes(biased))
+    path = next(name for name in parameters if name.endswith("router_bias"))
+    with pytest.raises(InputError, match="drop_router_bias"):
+        save_pretrained(our_model(biased, parameters), tmp_path / "out")
+    with caplog.at_level(logging.WARNING):
+        save_pretrained(our_model(biased, parameters), tmp_path / "dropped", drop_router_bias=True)
+    assert "dropped the balance bias" in caplog.text
+    parameters[path] *= 0
+    save_pretrained(our_model(biased, parameters), tmp_path / "zero")
+    assert tensors_of(tmp_path / "zero").keys() == tensors_of(tmp_path / "dropped").keys()
+
+
+# ---- we read what transformers writes ------------------------------------------------------------------------------
+
+
+def test_import_of_a_folder_that_transformers_wrote(tmp_path):
+    c = case("scout")
+    c.torch.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    model = load_pretrained(tmp_path / "theirs")
+    assert function_of(model.config) == function_of(SCOUT)
+    tokens = random_tokens(c.config, batch=2, length=40)
+    np.testing.assert_array_equal(model.logits(tokens), c.ours.logits(tokens))
+
+
+def test_text_of_a_multimodal_folder_is_loaded_and_said(tmp_path, caplog):
+    import torch
+    from transformers import Llama4Config, Llama4ForConditionalGeneration
+
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    vision |= {"image_size": 28, "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16}
+    vision |= {"projector_output_dim": 16}
+    settings = Llama4Config(text_config=config_json(MODELS["three_layers"]), vision_config=vision)
+    theirs = Llama4ForConditionalGeneration._from_config(settings, dtype=torch.float32)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with caplog.at_level(logging.WARNING):
+        model = load_pretrained(tmp_path / "theirs")
+    left_out = sum("language_model" not in name for name in theirs.state_dict())
+    assert f"its {left_out} vision tensors are left out" in caplog.text
+    tokens = random_tokens(model.config, batch=1, length=9)
+    np.testing.assert_allclose(model.logits(tokens), torch_logits(theirs.eval(), tokens), atol=1e-4, rtol=0)
+
+
+def test_loading_places_parameters_on_the_mesh(folder):
+    mesh = make_mesh({"fsdp": 2, "expert": 2, "tensor": 2}, jax.devices())
+    model = load_pretrained(folder, mesh, dtype="bfloat16")
+    assert model.config.param_dtype == model.config.compute_dtype == "bfloat16"
+    for name, leaf in names.flatten(model).items():
+        assert leaf.sharding.mesh == mesh and str(leaf.dtype) == "bfloat16", name
+        expected = case("maverick").parameters[name].astype(leaf.dtype)
+        np.testing.assert_array_equal(np.asarray(leaf), expected, err_msg=name)
+    experts = model.periods.layer_1.moe.experts_in[...]
+    assert experts.addressable_shards[0].data.size * 8 == experts.size
+
+
+# ---- folders that are broken or hostile ----------------------------------------------------------------------------
+
+
+def test_tensors_that_do_not_fit_are_all_listed(copy):
+    tensors = tensors_of(copy)
+    del tensors["model.norm.weight"]
+    tensors["model.layers.3.self_attn.q_prj.weight"] = tensors.pop("model.layers.3.self_attn.q_proj.weight")
+    tensors["lm_head.weight"] = np.ascontiguousarray(tensors["lm_head.weight"].T)
+    tensors["model.layers.0.input_layernorm.weight"] = np.ones(32, np.int64)
+    store_tensors(copy, tensors)
+    said = problems(copy)
+    assert said.startswith(f"{copy}: ") and "5 problem(s)" in said
+    for line in (
+        "missing: model.norm.weight [32]",
+        "missing: model.layers.3.self_attn.q_proj.weight",
+        "unexpected: model.layers.3.self_attn.q_prj.weight [32, 32]; did you mean model.layers.3.self_attn.q_proj",
+        "shape: lm_head.weight is [32, 96]; config.json implies [96, 32]",
+        "type: model.layers.0.input_layernorm.weight is I64; expected one of F32, F16, BF16",
+    ):
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    "name", ["../copy/model.safetensors", "/etc/passwd", "a/model.safetensors", "model.bin", "", 7, "x.safetensors\n"]
+)
+def test_index_may_only_name_files_of_the_folder(copy, name):
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    assert "is not a file name" in problems(copy)
+
+
+def test_links_out_of_the_folder_are_not_followed(copy, tmp_path):
+    shutil.move(copy / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    (copy / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    assert "outside the folder" in problems(copy)
+
+
+def test_the_hubs_cache_layout_is_read(copy, tmp_path):
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "abc", tmp_path / "models--x" / "blobs"
+    blobs.mkdir(parents=True)
+    snapshot.parent.mkdir()
+    shutil.move(copy, snapshot)
+    shutil.move(snapshot / "model.safetensors", blobs / "f00d")
+    (snapshot / "model.safetensors").symlink_to(blobs / "f00d")
+    np.testing.assert_array_equal(load_pretrained(snapshot).norm[...], case("maverick").parameters["norm"])
+
+
+def test_every_tensor_is_stored_exactly_once(copy):
+    tensors = tensors_of(copy)
+    halves = {"a.safetensors": dict(list(tensors.items())[:30]), "b.safetensors": dict(list(tensors.items())[29:])}
+    for name, part in halves.items():
+        safetensors.numpy.save_file(part, copy / name)
+    weight_map = {tensor: name for name, part in halves.items() for tensor in part}
+    (copy / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": weight_map | {"gone": "a.safetensors"}})
+    )
+    said = problems(copy)
+    assert "is stored in a.safetensors; the index says b.safetensors" in said
+    assert "is stored in both a.safetensors and b.safetensors" in said
+    assert "gone is not in a.safetensors" in said
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "empty"])
+def test_damaged_files_are_refused(copy, damage):
+    path = copy / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[:-1], "header": b"\xff" * 8 + data[8:], "empty": b""}[damage])
+    assert "not a readable safetensors file" in problems(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"model_type": "llama4_text", "model_type": "llama4"}', "'model_type' is given twice"),
+        ("[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_bad_json_is_refused(copy, text, said):
+    (copy / "config.json").write_text(text)
+    assert said in problems(copy)
+
+
+def test_what_is_not_a_model_is_said(tmp_path, folder):
+    assert "no such folder" in problems(tmp_path / "absent")
+    assert "not a model; expected a run directory" in problems(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert "no checkpoint" in problems(tmp_path)
+    with pytest.raises(InputError, match="dtype: 'float16'"):
+        load_pretrained(folder, dtype="float16")
+
+
+# ---- our own checkpoints -------------------------------------------------------------------------------------------
+
+
+def test_import_then_export_gives_the_same_tensors(folder, tmp_path):
+    import_checkpoint(folder, tmp_path / "run")
+    assert CheckpointStore(tmp_path / "run" / "checkpoints", read_only=True).verify(0) == []
+    for source in ("run", "run/checkpoints/0"):
+        export(tmp_path / source, tmp_path / "out", dtype="float32")
+        again, tensors = tensors_of(tmp_path / "out"), tensors_of(folder)
+        assert again.keys() == tensors.keys()
+        assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_model_is_read_from_a_training_checkpoint(tmp_path):
+    """Of all arrays of a run, only the model's; in the dtype that is asked for; the newest step."""
+    c = case("three_layers")
+    arrays = {f"model/{name}": array for name, array in names.flatten(c.ours).items()}
+    store = CheckpointStore(tmp_path / "checkpoints")
+    meta = {"model": c.config.model_dump(mode="json"), "data": "fingerprint"}
+    store.save(1, arrays, meta, wait=True)
+    newer = {name: array * 2 for name, array in arrays.items()} | {"optimizer/count": jax.numpy.ones(())}
+    store.save(2, newer, meta, wait=True)
+    newest, first = load_pretrained(tmp_path), load_pretrained(tmp_path / "checkpoints" / "1", dtype="bfloat16")
+    np.testing.assert_array_equal(newest.head[...], 2 * c.parameters["head"])
+    np.testing.assert_array_equal(first.head[...], c.parameters["head"].astype(first.head.dtype))
+    assert first.config.compute_dtype == "bfloat16"
+    assert huggingface.is_folder(tmp_path) is False
