@@ -76,9 +76,9 @@ def build_once(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> Arr
     Processes that share the disk wait for the one that builds. What an interrupted build has left is there when
     `build` is called again. Raises InputError where nothing can be written.
     """
-    with contextlib.suppress(FileNotFoundError, DamagedFolder):
-        return open_folder(path)
     try:
+        with contextlib.suppress(FileNotFoundError, DamagedFolder):
+            return open_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_name(f"{path.name}.lock")):
             return _build_locked(path, build)

@@ -213,6 +213,10 @@ def _json_text(record: bytes, where: str, field: str | None, hint: str = "") -> 
     return value[field]
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _listed(names) -> str:
     return ", ".join(str(n)[:40] for n in list(names)[:12]) or "none"
 
@@ -235,7 +239,9 @@ def _read_parquet(path: pathlib.Path, config: SourceConfig) -> Iterator[Document
                     yield Document(f"{path}: row {row}", text)
                     row += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: row {row} or later: damaged, truncated or not Parquet: {error}") from None
+        raise InputError(
+            f"{path}: row {row} or later: damaged, truncated or not Parquet: {_first_line(error)}"
+        ) from None
 
 
 def _read_array_record(path: pathlib.Path, config: SourceConfig) -> Iterator[Document]:
@@ -245,7 +251,7 @@ def _read_array_record(path: pathlib.Path, config: SourceConfig) -> Iterator[Doc
     try:
         reader = ArrayRecordReader(str(path))
         if not reader.ok() or reader.num_records() == 0:
-            raise InputError(f"{path}: no record can be read: damaged, truncated or empty")
+            raise InputError(f"{path}: no record can be read: damaged, truncated or not ArrayRecord")
         for begin in range(0, reader.num_records(), _BATCH):
             for record in reader.read(range(begin, min(begin + _BATCH, reader.num_records()))):
                 where = f"{path}: record {number}"
@@ -253,7 +259,9 @@ def _read_array_record(path: pathlib.Path, config: SourceConfig) -> Iterator[Doc
                 number += 1
         reader.close()
     except (RuntimeError, IndexError, ValueError) as error:
-        raise InputError(f"{path}: record {number} or later: damaged, truncated or not ArrayRecord: {error}") from None
+        raise InputError(
+            f"{path}: record {number} or later: damaged, truncated or not ArrayRecord: {_first_line(error)}"
+        ) from None
 
 
 def _record_text(record: bytes, where: str, field: str | None) -> str:

@@ -25,7 +25,7 @@ TRICKY = [
     "naïve café — “quotes” … 東京 🙂👩‍👩‍👧 \u00a0\u2028",
     "<|begin_of_text|><|eot|> <s></s> [CLS] <|image|>",
     "a  b   c\t\td \n e",
-    "İSTANBUL DON'T don't ſ ǅ",
+    "İSTANBUL DON'T don't \u017f \u01c5",
     "\x00\x1b[31m\x7f",
     "x" * 3000 + " " * 3000 + "é" * 3000,
     "def f(x):\n    return x // 2  # <<48/2=24>>\n",
