@@ -118,10 +118,12 @@ def _eval(args: argparse.Namespace) -> Any:
     return evaluate(args.checkpoint, args.config, args.overrides)
 
 
-def _doctor(args: argparse.Namespace) -> Any:
-    from launch.doctor import doctor
+def _doctor(args: argparse.Namespace) -> None:
+    from launch.doctor import doctor, render, require_healthy
 
-    return doctor(args.run_dir)
+    found = doctor(args.run_dir)
+    _print(found if args.json else render(found), args.json)
+    require_healthy(found)
 
 
 def _report(args: argparse.Namespace) -> Any:
