@@ -15,6 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer, load_tokenizer
 from maverick_jax.text import llama4 as llama4_module
+from maverick_jax.text.export import write_hugging_face
 from maverick_jax.text.llama4 import MAX_PIECE, MAX_RUN, NUM_RANKS, safe_pieces
 
 TRICKY = [
@@ -125,6 +126,22 @@ def test_bytes_survive(text):
     assert made.decode(made.encode(text)) == text
 
 
+def test_export_gives_other_programs_the_same_ids(tokenizer, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    write_hugging_face(tokenizer, out)
+    theirs = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+    theirs.no_truncation()
+    theirs.no_padding()
+    plain = [text for text in TRICKY if "<" not in text]
+    for text in plain:
+        assert theirs.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)
+    again = load_tokenizer(out)
+    assert again.encode_batch(TRICKY) == tokenizer.encode_batch(TRICKY)
+    assert (again.bos_id, again.eos_id, again.pad_id) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    assert (again.vocab_size, again.controls) == (tokenizer.vocab_size, tokenizer.controls)
+
+
 # ---- Llama 4 -------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +177,15 @@ def test_llama4_pieces_of_a_long_text_change_no_id(real_llama4, plain_tiktoken, 
     text = (real_data / "text" / "tinyshakespeare.txt").read_text()
     assert len(list(safe_pieces(text))) > 1
     assert real_llama4.encode(text) == plain_tiktoken.encode_ordinary(text)
+
+
+def test_llama4_export_gives_the_same_ids(real_llama4, real_data, tmp_path):
+    write_hugging_face(real_llama4, tmp_path)
+    exported = load_tokenizer(tmp_path)
+    lines = (real_data / "maths" / "gsm8k_train.jsonl").read_text().splitlines()[:300]
+    for texts in (TRICKY, lines):
+        assert exported.encode_batch(texts) == real_llama4.encode_batch(texts)
+    assert (exported.vocab_size, exported.controls) == (real_llama4.vocab_size, real_llama4.controls)
 
 
 def test_llama4_special_ids(ranks):

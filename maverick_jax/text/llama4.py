@@ -76,7 +76,7 @@ class Llama4Tokenizer(Tokenizer):
     def __init__(self, path: str | pathlib.Path):
         """Read the rank file at `path`. Raises InputError naming the first bad line."""
         self._content = pathlib.Path(path).read_bytes()
-        ranks = _parse_ranks(self._content, pathlib.Path(path))
+        self.ranks = _parse_ranks(self._content, pathlib.Path(path))
         self.name = str(path)
         self.fingerprint = digest(b"llama4", self._content)
         self._set_controls({text: NUM_RANKS + i for i, text in enumerate(_control_texts())})
@@ -84,7 +84,7 @@ class Llama4Tokenizer(Tokenizer):
         self.eos_id = self.controls["<|end_of_text|>"]
         self.pad_id = self.controls["<|finetune_right_pad|>"]
         self._encoding = tiktoken.Encoding(
-            name="llama4", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=dict(self.controls)
+            name="llama4", pat_str=SPLIT_PATTERN, mergeable_ranks=self.ranks, special_tokens=dict(self.controls)
         )
 
     def save(self, directory: str | pathlib.Path) -> None:
