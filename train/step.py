@@ -52,5 +52,5 @@ def accumulate(objective: Objective, model: Maverick, batch: dict, totals: dict)
 
 
 def eval_step(model: Maverick, batch: dict, *, objective: Objective) -> dict:
-    """Held-out sums of one batch of arrays [1, b, T]."""
-    return objective.evaluate(model, jax.tree.map(lambda x: x[0], batch))
+    """Held-out sums over a batch of arrays [A, b, T]."""
+    return jax.tree.map(jnp.sum, jax.lax.map(lambda microbatch: objective.evaluate(model, microbatch), batch))

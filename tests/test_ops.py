@@ -1,0 +1,201 @@
+"""Each fast operation against its slow twin, in value and gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+from maverick_jax.ops import attention as attention_ops
+from maverick_jax.ops.attention import Documents, Reach, attention, attention_reference
+from maverick_jax.ops.cross_entropy import cross_entropy, cross_entropy_reference
+from maverick_jax.ops.dispatch import routed_experts
+from maverick_jax.ops.grouped_matmul import grouped_swiglu, grouped_swiglu_reference, plan_tiles
+from maverick_jax.ops.linear import gated_linear, linear
+from maverick_jax.sharding import ShardingRules
+
+RULES = ShardingRules()
+
+
+def random(*shape, seed=0, scale=1.0):
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+def close(got, expected, tolerance=2e-5):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance * max(1.0, np.abs(b).max())
+        ),
+        got,
+        expected,
+    )
+
+
+def value_and_gradients(f, *args):
+    scored = lambda *args: jnp.sum(jnp.sin(f(*args)))
+    return jax.jit(f)(*args), jax.jit(jax.grad(scored, argnums=tuple(range(len(args)))))(*args)
+
+
+# ---- attention -----------------------------------------------------------------------------------------------------
+
+REACHES = [Reach(), Reach("chunked", 8), Reach("sliding_window", 8), Reach("chunked", 64), Reach("sliding_window", 5)]
+
+
+def documents(B, T):
+    """Rows of three documents and padding, at borders that are multiples of nothing."""
+    cuts = np.array([[5 + b, 23 + b, T - 3] for b in range(B)])
+    index = np.arange(T)
+    segment = 1 + (index[None, :, None] >= cuts[:, None, :]).sum(-1)
+    start = np.where(segment == 1, 0, np.take_along_axis(np.c_[np.zeros(B, int), cuts], segment - 1, 1))
+    segment = np.where(segment == 4, 0, segment)
+    return Documents(jnp.asarray(index - start, jnp.int32), jnp.asarray(segment, jnp.int32))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("reach", REACHES, ids=str)
+def test_attention_equals_reference(reach, packed, monkeypatch):
+    monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
+    B, T, N, K, H = 2, 48, 4, 2, 8
+    q, k, v = random(B, T, N, H), random(B, T, K, H, seed=1), random(B, T, K, H, seed=2)
+    places = documents(B, T) if packed else None
+    fast = value_and_gradients(lambda q, k, v: attention(q, k, v, reach, places), q, k, v)
+    slow = value_and_gradients(lambda q, k, v: attention_reference(q, k, v, reach, places), q, k, v)
+    close(fast, slow)
+
+
+@pytest.mark.parametrize("length", [1, 17, 40])
+def test_attention_of_lengths_that_divide_nothing(length, monkeypatch):
+    monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
+    q, k, v = random(1, length, 2, 4), random(1, length, 1, 4, seed=1), random(1, length, 1, 4, seed=2)
+    for reach in REACHES:
+        close(jax.jit(attention, static_argnums=3)(q, k, v, reach), attention_reference(q, k, v, reach))
+
+
+# ---- experts -------------------------------------------------------------------------------------------------------
+
+
+def experts(E, D, F):
+    return random(E, D, 2, F, seed=3, scale=0.3), random(E, F, D, seed=4, scale=0.3)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_tiles_hold_every_row_once(data):
+    E, rows = data.draw(st.sampled_from([(1, 4), (3, 4), (6, 1)]))
+    expert = np.array(data.draw(st.lists(st.integers(0, E), min_size=24, max_size=24)), np.int32)
+    tiles = jax.jit(plan_tiles, static_argnums=(1, 2))(jnp.asarray(expert), E, rows)
+    slots, row_of_slot = np.asarray(tiles.slot_of_row), np.asarray(tiles.row_of_slot)
+    for row, e in enumerate(expert):
+        if e == E:
+            assert slots[row] == len(row_of_slot)
+        else:
+            assert row_of_slot[slots[row]] == row
+            assert tiles.expert_of_tile[slots[row] // rows] == e
+            assert slots[row] // rows < int(tiles.num_used)
+    assert (row_of_slot < len(expert)).sum() == (expert < E).sum()
+
+
+@pytest.mark.parametrize("routing", ["uniform", "one expert", "none"])
+@pytest.mark.parametrize("tile", [4, 32])
+def test_grouped_swiglu_equals_reference(routing, tile):
+    M, E, D, F = 50, 5, 16, 12
+    expert = {"uniform": np.random.default_rng(5).integers(0, E + 1, M), "one expert": np.full(M, 3), "none": np.full(M, E)}
+    expert = jnp.asarray(expert[routing], jnp.int32)
+    args = random(M, D), *experts(E, D, F)
+    fast = value_and_gradients(lambda x, i, o: grouped_swiglu(x, i, o, expert, tile=tile), *args)
+    close(fast, value_and_gradients(lambda x, i, o: grouped_swiglu_reference(x, i, o, expert), *args))
+
+
+@pytest.mark.parametrize("routing", ["uniform", "one expert"])
+@pytest.mark.parametrize("sizes", [{"expert": 8}, {"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "tensor": 4}], ids=str)
+def test_expert_parallel_equals_reference(sizes, routing, mesh_of):
+    B, T, D, F, E, k = 8, 6, 16, 8, 8, 2
+    chosen = np.random.default_rng(6).integers(0, E + 1, (B, T, k)) if routing == "uniform" else np.full((B, T, k), 5)
+    chosen = chosen.astype(np.int32)
+    args = random(B, T, D), np.abs(random(B, T, k, seed=7)), *experts(E, D, F)
+
+    def reference(x, scores, w_in, w_out):
+        rows = (x[:, :, None] * scores[..., None]).reshape(-1, D)
+        return grouped_swiglu_reference(rows, w_in, w_out, jnp.asarray(chosen.reshape(-1))).reshape(B, T, k, D).sum(2)
+
+    expected = value_and_gradients(reference, *args)
+    with mesh_of(**sizes):
+        tokens = RULES("batch", "length", None)
+        specs = tokens, tokens, P(RULES.experts, None, None, RULES.expert_mlp), P(RULES.experts, RULES.expert_mlp)
+        placed = [jax.device_put(a, spec) for a, spec in zip(args, specs, strict=True)]
+        chosen = jax.device_put(chosen, tokens)
+        got = value_and_gradients(lambda x, s, i, o: routed_experts(x, s, chosen, i, o, RULES), *placed)
+        close(got, expected)
+
+
+def test_expert_parallel_moves_tokens_not_weights(mesh_of):
+    """The compiled exchange holds all-to-alls of rows and gathers no expert's weights."""
+    B, T, D, F, E = 8, 16, 8, 64, 8
+    with mesh_of(expert=8):
+        tokens = RULES("batch", "length", None)
+        x = jax.device_put(random(B, T, D), tokens)
+        scores, chosen = jax.device_put(np.ones((B, T, 1), np.float32), tokens), jnp.zeros((B, T, 1), jnp.int32)
+        specs = P(RULES.experts, None, None, RULES.expert_mlp), P(RULES.experts, RULES.expert_mlp, None)
+        w_in, w_out = (jax.device_put(w, spec) for w, spec in zip(experts(E, D, F), specs, strict=True))
+        chosen = jax.device_put(chosen, tokens)
+        f = lambda w_in, w_out: jnp.sum(routed_experts(x, scores, chosen, w_in, w_out, RULES) ** 2)
+        text = jax.jit(jax.grad(f, argnums=(0, 1))).lower(w_in, w_out).compile().as_text()
+    assert "all-to-all" in text
+    assert "all-gather" not in text
+    assert f"[{E},{D},{2 * F}]" not in text and f"[{E},{D},2,{F}]" not in text, "an array of all experts' weights"
+
+
+# ---- cross-entropy -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [{"data": 1}, {"tensor": 4, "fsdp": 2}, {"data": 2, "expert": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("chunk", [7, 64])
+def test_cross_entropy_equals_reference(sizes, chunk, mesh_of):
+    B, T, D, V = 4, 9, 8, 24
+    hidden, head = random(B, T, D), random(D, V, seed=1)
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, V, (B, T)).astype(np.int32)
+    weights = rng.uniform(0, 2, (B, T)).astype(np.float32) * (rng.uniform(size=(B, T)) > 0.3)
+
+    def reference(hidden, head):
+        return cross_entropy_reference(hidden, head, labels, weights, z_loss=0.01)
+
+    expected = reference(hidden, head), jax.grad(lambda h, w: reference(h, w)[0], argnums=(0, 1))(hidden, head)
+    with mesh_of(**sizes):
+        tokens = RULES("batch", "length")
+        h, w = jax.device_put(hidden, RULES("batch", "length", None)), jax.device_put(head, RULES.compute("embed", "vocab"))
+        y, k = jax.device_put(labels, tokens), jax.device_put(weights, tokens)
+        f = jax.jit(lambda h, w: cross_entropy(h, w, y, k, rules=RULES, z_loss=0.01, chunk=chunk))
+        gradient = jax.jit(jax.grad(lambda h, w: f(h, w)[0], argnums=(0, 1)))
+        close((f(h, w), gradient(h, w)), expected)
+
+
+def test_cross_entropy_never_holds_all_logits(mesh_of):
+    B, T, D, V = 2, 64, 8, 4096
+    with mesh_of(data=1):
+        tokens = RULES("batch", "length")
+        hidden = jax.device_put(random(B, T, D), RULES("batch", "length", None))
+        head = jax.device_put(random(D, V), RULES.compute("embed", "vocab"))
+        labels, weights = (jax.device_put(np.ones((B, T), dtype), tokens) for dtype in (np.int32, np.float32))
+        f = lambda h, w: cross_entropy(h, w, labels, weights, rules=RULES, chunk=16)[0]
+        compiled = jax.jit(jax.grad(f, argnums=(0, 1))).lower(hidden, head).compile()
+    assert f"[{B * T},{V}]" not in compiled.as_text() and f"[{B},{T},{V}]" not in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < B * T * V * 4
+
+
+# ---- linear --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wide", ["in", "out"])
+def test_linear_equals_einsum(wide):
+    x, w = (random(2, 5, 6, 4), random(6, 4, 3, seed=1)) if wide == "in" else (random(2, 5, 2, 2), random(2, 2, 9, seed=1))
+    fast = value_and_gradients(lambda x, w: linear(x, w, inputs=2), x, w)
+    close(fast, value_and_gradients(lambda x, w: jnp.einsum("BTab,abc->BTc", x, w), x, w))
+
+
+def test_gated_linear_equals_composition():
+    args = random(2, 5, 6), random(2, 5, 6, seed=1), random(6, 3, seed=2)
+    fast = value_and_gradients(gated_linear, *args)
+    close(fast, value_and_gradients(lambda g, u, d: jnp.einsum("BTF,FD->BTD", jax.nn.silu(g) * u, d), *args))

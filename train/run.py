@@ -1,0 +1,221 @@
+"""The entry of a run: reads its config, joins data and model, and trains from where the run stands."""
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import pathlib
+import platform
+import sys
+import threading
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+from maverick_jax.accounting import device_of, train_flops_per_token
+from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.errors import InputError
+from maverick_jax.sharding import make_mesh
+from maverick_jax.strict_yaml import dump
+from train import hooks
+from train.batches import Feed
+from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config, resolved
+from train.distributed import exit_code_of, initialize_from_environment, leave
+from train.evaluate import make_evaluate
+from train.loop import Hook, fit
+from train.metrics import MetricsWriter, check_sinks
+from train.state import TrainState, abstract_state, init_state
+from train.step import train_step
+from train.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+
+def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Trains the config to its last step, resuming what its run directory holds. Returns what `--json` prints.
+
+    Raises MaverickError subclasses, whose `exit_code` is the process's; in a job of several processes an error ends
+    this process at once instead, because the others may never reach the ordinary way out.
+    """
+    config = read_config(path_or_name, overrides)
+    initialize_from_environment()
+    try:
+        return _run(config)
+    except BaseException as error:
+        code = exit_code_of(error)
+        if code is not None and jax.distributed.is_initialized():
+            print(error, file=sys.stderr)
+            leave(code)
+        raise
+
+
+def _run(config: RunConfig) -> dict[str, Any]:
+    run_dir = config.run.directory
+    check_sinks(config.logging)
+    sizes = config.mesh.resolve(jax.device_count())
+    check_against_mesh(config, sizes)
+    feed = Feed.open(config)
+    check_vocabulary(config, feed.train.tokenizer.vocab_size)
+    use_compilation_cache()
+    mesh = make_mesh(sizes)
+    with jax.set_mesh(mesh):
+        parts = StateParts.of(config)
+        store = CheckpointStore(run_dir / "checkpoints", config.checkpoint)
+        _refuse_other_run(config, feed, store)
+        state = _restore(parts, store, mesh)
+        if jax.process_index() == 0:
+            _describe(config, feed, sizes, run_dir)
+        start = int(state.step)
+        if start >= config.run.steps:
+            log.info("%s is complete: %d of %d steps", run_dir, start, config.run.steps)
+            return {"run_dir": str(run_dir), "step": start}
+        step = jax.jit(
+            functools.partial(
+                train_step,
+                objective=config.objective,
+                optimizer=parts.optimizer,
+                schedule=config.optimizer.schedule_of(config.run.steps),
+            ),
+            donate_argnums=0,
+        )
+        beside = _hooks(config, feed, store, start)
+        with feed.batches(start, config.run.steps) as batches:
+            state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=beside)
+        return {"run_dir": str(run_dir), "step": int(state.step)}
+
+
+@dataclasses.dataclass(frozen=True)
+class StateParts:
+    """What decides the train state: its shapes, and its values before the first step."""
+
+    config: RunConfig
+    optimizer: Any
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "StateParts":
+        return cls(config, config.optimizer.build(config.run.steps))
+
+    def arguments(self) -> dict[str, Any]:
+        rules = self.config.mesh.sharding_rules()
+        return {"config": self.config.model, "rules": rules, "optimizer": self.optimizer}
+
+    def fresh(self) -> TrainState:
+        return jax.jit(functools.partial(init_state, **self.arguments()))(np.uint32(self.config.run.seed))
+
+
+def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
+    """The newest state that verifies, onto this mesh whatever the one it was saved from; else a fresh one."""
+    target = abstract_state(mesh, **parts.arguments())
+    found = store.restore(names.flatten(target))
+    if found is None:
+        return parts.fresh()
+    return names.unflatten(target, found[1])
+
+
+def _refuse_other_run(config: RunConfig, feed: Feed, store: CheckpointStore) -> None:
+    """Raises InputError when the run directory holds a run of another model or other data."""
+    if not store.steps():
+        return
+    meta = store.meta(store.steps()[-1])
+    changed = [
+        key
+        for key, now in (("model", config.model.model_dump(mode="json")), ("data", feed.train.fingerprint))
+        if key in meta and _identity(key, meta[key]) != _identity(key, now)
+    ]
+    if changed:
+        raise InputError(
+            f"{store.directory.parent} holds a run whose {' and '.join(changed)} differ from this config's; nothing was "
+            "changed. Give the new run its own run.name (or run.dir), or restore the config the run was started with "
+            "(its config.yaml)"
+        )
+
+
+def _identity(key: str, value: Any) -> Any:
+    """What must not change under a resumed run: how the model is computed may, what it is may not."""
+    if key != "model":
+        return value
+    return {k: v for k, v in value.items() if k not in ("remat", "compute_dtype", "balance")} | {
+        "bias": value["balance"]["kind"] == "loss_free_bias"
+    }
+
+
+def _describe(config: RunConfig, feed: Feed, sizes: dict[str, int], run_dir: pathlib.Path) -> None:
+    """`config.yaml`, `environment.json` and the tokenizer, beside what they describe."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _replace(run_dir / "config.yaml", dump(resolved(config)))
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    environment = {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "mesh": sizes,
+        "data": feed.train.fingerprint,
+        "parameters": config.model.num_parameters(),
+        "active_parameters": config.model.num_active_parameters(),
+        "train_flops_per_token": train_flops_per_token(config.model, config.data.sequence_length),
+    }
+    _replace(run_dir / "environment.json", json.dumps(environment, indent=2))
+    feed.train.tokenizer.save(run_dir)
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, start: int) -> list[Hook]:
+    """In the order in which they run after a step; a save comes after the lines it must cover."""
+    run, logging_config, run_dir = config.run, config.logging, config.run.directory
+    writer = MetricsWriter(run_dir, logging_config, step=start)
+    device = device_of(jax.devices()[0].device_kind)
+    lines = hooks.TrainingLines(
+        writer,
+        every=logging_config.every,
+        last_step=run.steps,
+        tokens_per_step=config.data.batch_size * config.data.sequence_length,
+        flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
+        peak_flops=device.peak_flops * jax.device_count() if device else None,
+    )
+    meta = {"model": config.model.model_dump(mode="json"), "data": feed.train.fingerprint, "run": run.name}
+    save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), meta), last_step=run.steps)
+    found: list[Hook] = [lines]
+    if logging_config.progress:
+        found.append(hooks.Progress(every=logging_config.every, start=start, stop=run.steps))
+    found.append(hooks.NonFiniteBudget(run.skip_budget))
+    if logging_config.profile_start:
+        first, steps = logging_config.profile_start, logging_config.profile_steps
+        found.append(hooks.ProfilerTrace(run_dir / "profile", first=first, steps=steps))
+    if logging_config.watchdog_seconds:
+        found.append(Watchdog(logging_config.watchdog_seconds, run_dir))
+    if run.eval_every:
+        evaluate = make_evaluate(config, feed)
+        found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
+    found.append(save)
+    if threading.current_thread() is threading.main_thread():
+        found.append(hooks.Preemption(save))
+    return found
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept between runs in a directory of this user's alone: they are trusted code.
+
+    `JAX_COMPILATION_CACHE_DIR` chooses another place; empty turns it off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir:
+        return
+    root = os.environ.get("MAVERICK_CACHE") or pathlib.Path.home() / ".cache" / "maverick-jax"
+    directory = pathlib.Path(root) / "compiled"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.getuid() or directory.stat().st_mode & 0o077:
+        log.warning("not using the compilation cache %s: others may write there", directory)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+
