@@ -35,9 +35,14 @@ class Layer(nnx.Module):
 
     def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, RouterStats | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, what its router did."""
-        eps = self.config.rms_norm_eps
-        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), places)
-        h = rms_norm(x, self.mlp_norm[...], eps)
+        return self.feed_forward(x + self.attention(self.attention_input(x), places), real)
+
+    def attention_input(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
+
+    def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, RouterStats | None]:
+        """The second half of the layer: x [B, T, D] after attention -> as `__call__`."""
+        h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
             h, stats = self.moe(h, real)
             return x + h, stats

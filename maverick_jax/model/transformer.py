@@ -40,7 +40,7 @@ class Maverick(nnx.Module):
         MoE layer (None for a dense model). tokens, positions, segment_ids: int32[B, T]; see `logits`."""
         places = Places.of(self.config, tokens.shape[1], positions, segment_ids)
         real = None if segment_ids is None else segment_ids > 0
-        x, stats = self._embed(tokens), []
+        x, stats = self.embed_tokens(tokens), []
         if self.config.num_periods:
             x, found = jax.lax.scan(lambda x, period: period(x, places, real), x, self.periods)
             stats.append(jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), found))
@@ -79,7 +79,7 @@ class Maverick(nnx.Module):
     def _place(self, tokens: jax.Array) -> jax.Array:
         return jax.device_put(tokens, self.rules("batch", "length"))
 
-    def _embed(self, tokens: jax.Array) -> jax.Array:
+    def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
         sequence of its group, and one all-to-all trades columns for sequences, so the table itself never moves."""
         table_axes, batch_axes = axes_tuple(self.rules.table), axes_tuple(self.rules.batch)

@@ -78,6 +78,15 @@ def attention(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
+def attention_over(q, k, v, reach: Reach, queries: Documents, keys: Documents) -> jax.Array:
+    """Attention of q [B,T,N,H] at `queries` over k and v [B,S,K,H] at `keys`, such as those of earlier tokens."""
+    B, T, N, H = q.shape
+    q = q.reshape(B, T, k.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
+    out = _attend(q, k, v, _visible(reach, queries, keys))
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
 def _scores(q, k, visible) -> jax.Array:
     """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked."""
     dots = jax.lax.dot_general(q, k, (((4,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
