@@ -1,0 +1,5 @@
+"""Text from a model, with a cache that keeps one chunk in three layers of four."""
+
+from maverick_jax.inference.sampler import Sampling, generate, sample_tokens, stream
+
+__all__ = ["Sampling", "generate", "sample_tokens", "stream"]

@@ -1,0 +1,150 @@
+"""Decoding with remembered keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
+
+A layer that attends locally never needs more than its reach: it keeps a ring of `attention_chunk_size` keys however
+long the text grows, and only the global layers (one in four) keep every key. Nothing of the network is written twice:
+layers are run through the model's own parts.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec, reshard
+
+from maverick_jax.model.attention import Attention, Places, attend
+from maverick_jax.model.layers import Period
+from maverick_jax.model.norm import rms_norm
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.attention import Documents, Reach, attention_over
+from maverick_jax.sharding import ShardingRules
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """Keys and values of one attention layer, [B, S, K, H]: position p is kept in slot p mod S."""
+
+    keys: jax.Array
+    values: jax.Array
+
+    def documents(self, last: jax.Array) -> Documents:
+        """Which positions the slots hold once position `last` int32[B] is written; empty slots are padding."""
+        held = held_positions(last, self.keys.shape[1])
+        return Documents(held, (held >= 0).astype(jnp.int32))
+
+    def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "Remembered":
+        """With k and v [B, 1, K, H] of one more token at `position` int32[B]."""
+        row, slot = jnp.arange(k.shape[0]), position % self.keys.shape[1]
+        return Remembered(self.keys.at[row, slot].set(k[:, 0]), self.values.at[row, slot].set(v[:, 0]))
+
+
+jax.tree_util.register_dataclass(Remembered)
+
+Cache = dict[str, tuple[Remembered, ...]]
+"""`periods` (leaves with a leading period axis) and `tail`, as in the model; one `Remembered` per layer."""
+
+
+def held_positions(last: jax.Array, slots: int) -> jax.Array:
+    """Position in each of `slots` ring slots when `last` int32[B] is the newest, int32[B, S]; negative: none yet."""
+    return last[:, None] - (last[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
+def prefill(model: Maverick, tokens: jax.Array, lengths: jax.Array, capacity: int) -> tuple[jax.Array, Cache]:
+    """Logits float32[B, V] after each prompt, and the cache.
+
+    tokens int32[B, T], each row a prompt of `lengths` int32[B] tokens and padding after it; `capacity`: positions that
+    prompt and answer may fill together.
+    """
+    tokens, lengths = reshard(tokens, model.rules("batch", "length")), reshard(lengths, model.rules("batch"))
+    index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    real = index < lengths[:, None]
+    positions = jnp.where(real, index, 0)
+    places = Places.of(model.config, tokens.shape[1], positions, real.astype(jnp.int32))
+
+    def remember(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, Remembered]:
+        q, k, v = attention.project(x, places)
+        y = attend(q, k, v, attention.reach, places.documents, model.rules)
+        slots = min(attention.reach.size or capacity, capacity)
+        return attention.output(y), _newest(k, v, lengths, slots, model.rules)
+
+    x, cache = _through_layers(model, tokens, real, remember, None)
+    last = index == lengths[:, None] - 1
+    return _logits(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1, keepdims=True)), cache
+
+
+@functools.partial(jax.jit, donate_argnames="cache")
+def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the cache with it."""
+    tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
+    places = Places.of(model.config, 1, positions[:, None], jnp.ones_like(positions)[:, None])
+
+    def recall(attention: Attention, x: jax.Array, remembered: Remembered) -> tuple[jax.Array, Remembered]:
+        q, k, v = attention.project(x, places)
+        y, remembered = _attend_cached(q, k, v, attention.reach, places.documents, remembered, model.rules)
+        return attention.output(y), remembered
+
+    x, cache = _through_layers(model, tokens[:, None], None, recall, cache)
+    return _logits(model, x), cache
+
+
+AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, Remembered]]
+
+
+def _through_layers(model: Maverick, tokens, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
+    """Embedding and all layers of the model, each one's attention done by `step`. Hidden states before the norm."""
+    x, new = model.embed_tokens(tokens), {}
+    if model.config.num_periods:
+        one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
+        x, new["periods"] = jax.lax.scan(one_period, x, (model.periods, cache and cache["periods"]))
+    if model.config.tail:
+        x, new["tail"] = _through_period(model.tail, x, real, step, cache and cache["tail"])
+    return x, new
+
+
+def _through_period(period: Period, x, real, step: AttentionStep, remembered):
+    new = []
+    for i, layer in enumerate(period.layers):
+        y, kept = step(layer.attention, layer.attention_input(x), remembered and remembered[i])
+        x, _ = layer.feed_forward(x + y, real)
+        new.append(kept)
+    return x, tuple(new)
+
+
+def _logits(model: Maverick, x: jax.Array) -> jax.Array:
+    """float32[B, V] of hidden states [B, 1, D], the same on every device: sampling sorts the whole vocabulary."""
+    x = rms_norm(x, model.norm[...], model.config.rms_norm_eps)
+    logits = jnp.einsum("BTD,DV->BTV", x, model.output_weight())[:, 0].astype(jnp.float32)
+    return reshard(logits, PartitionSpec(None, None))
+
+
+# ---- on each device's own sequences and heads ----------------------------------------------------------------------
+
+
+def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> Remembered:
+    """Of keys and values [B, T, K, H], what the ring holds after `lengths` positions."""
+
+    def local(k, v, lengths):
+        index = jnp.clip(held_positions(lengths - 1, slots), 0, k.shape[1] - 1)[:, :, None, None]
+        return Remembered(*(jnp.take_along_axis(x, index, axis=1) for x in (k, v)))
+
+    kept = rules("batch", None, "kv_heads", None)
+    in_specs = (rules("batch", "length", "kv_heads", None),) * 2 + (rules("batch"),)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=Remembered(kept, kept))(k, v, lengths)
+
+
+def _attend_cached(q, k, v, reach: Reach, at: Documents, remembered: Remembered, rules: ShardingRules):
+    """Attention of one token over what is remembered and itself: [B, 1, N, H], and the memory with it."""
+
+    def local(q, k, v, at, remembered):
+        position = at.positions[:, 0]
+        remembered = remembered.with_token(k, v, position)
+        y = attention_over(q, remembered.keys, remembered.values, reach, at, remembered.documents(position))
+        return y, remembered
+
+    heads, kv_heads = rules("batch", None, "heads", None), rules("batch", None, "kv_heads", None)
+    token, kept = rules("batch", None), Remembered(kv_heads, kv_heads)
+    in_specs, out_specs = (heads, kv_heads, kv_heads, Documents(token, token), kept), (heads, kept)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, remembered)

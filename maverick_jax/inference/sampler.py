@@ -1,0 +1,153 @@
+"""Text from a model: which token comes next, again and again, until the text ends."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maverick_jax.errors import InputError
+from maverick_jax.inference.cache import decode, prefill
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.sharding import axes_tuple
+from maverick_jax.text import Tokenizer
+
+TURN_ENDS = ("<|eot|>", "<|eom|>")
+"""Control tokens that end an answer in a conversation, beside the tokenizer's own end of text."""
+SMALLEST_BUCKET = 32
+"""Lengths are rounded up to powers of two from here, so that few different ones are ever compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from softmax(logits / temperature)."""
+
+    temperature: float = 1.0
+    """0 takes the likeliest token each time."""
+    top_k: int = 0
+    """Only the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability, the one that reaches it included."""
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature: {self.temperature}; expected 0 (the likeliest token) or more")
+        if self.top_k < 0:
+            raise InputError(f"top_k: {self.top_k}; expected 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p: {self.top_p}; expected more than 0 and at most 1 (all tokens)")
+
+
+def generate(
+    model: Maverick,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_tokens: int = 128,
+    temperature: float = 1.0,
+    seed: int = 0,
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> str:
+    """What the model writes after `prompt` (ordinary text), up to `max_tokens` tokens or the end of the text.
+
+    Equal arguments give equal text. Raises InputError for arguments out of range.
+    """
+    sampling = Sampling(temperature, top_k, top_p)
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return "".join(stream(model, tokenizer, start + tokenizer.encode(prompt), max_tokens, sampling, seed))
+
+
+def stream(
+    model: Maverick, tokenizer: Tokenizer, prompt: Sequence[int], max_tokens: int, sampling: Sampling, seed: int = 0
+) -> Iterator[str]:
+    """`generate` from token ids, piece by piece as it is written; no piece ends inside a character."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
+        raise InputError(f"the tokenizer has {sizes}: they do not belong together")
+    ids: list[int] = []
+    written = ""
+    stops = stop_ids(tokenizer)
+    for tokens in sample_tokens(model, [prompt], max_tokens, sampling, seed):
+        if int(tokens[0]) in stops:
+            break
+        ids.append(int(tokens[0]))
+        text = tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):
+            yield text[len(written) :]
+            written = text
+    yield tokenizer.decode(ids)[len(written) :]
+
+
+def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens after which nothing more is written."""
+    ends = [tokenizer.eos_id, *(tokenizer.controls.get(name) for name in TURN_ENDS)]
+    return frozenset(token for token in ends if token is not None)
+
+
+def sample_tokens(
+    model: Maverick, prompts: Sequence[Sequence[int]], max_tokens: int, sampling: Sampling, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """The next token of each prompt, int32[len(prompts)], `max_tokens` times. The caller stops when it has enough.
+
+    Prompts are token ids, of any lengths but 0. A row's tokens depend on its prompt, its index and the seed.
+    """
+    if max_tokens < 0 or not prompts or not all(prompts):
+        raise InputError("expected max_tokens of 0 or more, and prompts of one token or more")
+    if any(not 0 <= token < model.config.vocab_size for prompt in prompts for token in prompt):
+        raise InputError(f"a prompt has token ids outside 0..{model.config.vocab_size - 1}, the model's vocabulary")
+    with jax.set_mesh(model.embed[...].sharding.mesh):
+        tokens, lengths = _padded(model, prompts)
+        logits, cache = prefill(model, tokens, lengths, bucket(max(map(len, prompts)) + max_tokens))
+        positions = lengths
+        for step in range(max_tokens):
+            chosen = choose(logits, sampling, seed, step)
+            yield np.asarray(chosen)[: len(prompts)]
+            if step + 1 < max_tokens:
+                logits, cache = decode(model, chosen, positions, cache)
+                positions = positions + 1
+
+
+def choose(logits: jax.Array, sampling: Sampling, seed: int, step: int) -> jax.Array:
+    """One token per row, int32[B], from logits float32[B, V]."""
+    numbers = np.uint32(seed % 2**32), np.uint32(step)
+    return _choose(logits, sampling.temperature, sampling.top_k, sampling.top_p, *numbers)
+
+
+@jax.jit
+def _choose(logits, temperature, top_k, top_p, seed, step) -> jax.Array:
+    greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    kept = _restrict(logits / jnp.where(temperature > 0, temperature, 1.0), top_k, top_p)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(logits.shape[0]))
+    drawn = jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+    return jnp.where(temperature > 0, drawn, greedy)
+
+
+def _restrict(logits: jax.Array, top_k, top_p) -> jax.Array:
+    """Logits [B, V] with -inf for the tokens that top_k and top_p leave out. Of equal logits all stay."""
+    V = logits.shape[-1]
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    probabilities = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    allowed = (jnp.arange(V) < jnp.where(top_k > 0, top_k, V))[None, :] & ((before < top_p) | (top_p >= 1))
+    least = jnp.min(jnp.where(allowed, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def bucket(length: int) -> int:
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def _padded(model: Maverick, prompts: Sequence[Sequence[int]]) -> tuple[jax.Array, jax.Array]:
+    """Tokens int32[B, T] and lengths int32[B] on all devices. Rows are repeated until the batch axes divide B."""
+    mesh = model.embed[...].sharding.mesh
+    groups = int(np.prod([mesh.shape[axis] for axis in axes_tuple(model.rules.batch)]))
+    rows = [prompts[i % len(prompts)] for i in range(-(-len(prompts) // groups) * groups)]
+    tokens = np.zeros((len(rows), bucket(max(map(len, rows)))), np.int32)
+    for row, prompt in zip(tokens, rows, strict=True):
+        row[: len(prompt)] = prompt
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    return jax.device_put((tokens, np.array([len(row) for row in rows], np.int32)), everywhere)
