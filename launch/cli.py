@@ -47,7 +47,8 @@ class Verb:
 def _train(args: argparse.Namespace) -> Any:
     from train.run import main as train
 
-    return train(args.config, args.overrides)
+    done = train(args.config, args.overrides)
+    return done if args.json else f"{done['run_dir']}: step {done['step']:,}"
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -97,25 +98,33 @@ def _data(args: argparse.Namespace) -> Any:
 def _import(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import import_checkpoint
 
-    return import_checkpoint(args.source, args.out)
+    import_checkpoint(args.source, args.out, args.dtype)
+    return {"run_dir": args.out} if args.json else args.out
 
 
 def _export(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import export
 
-    return export(args.checkpoint, args.out, dtype=args.dtype, max_shard_gb=args.max_shard_gb)
+    export(args.checkpoint, args.out, args.dtype, args.max_shard_gb)
+    return {"folder": args.out} if args.json else args.out
 
 
 def _generate(args: argparse.Namespace) -> Any:
     from maverick_jax.inference import generate
+    from maverick_jax.pretrained import load_pretrained
+    from maverick_jax.text import load_tokenizer
 
-    return generate(args.checkpoint, args.prompt, args.max_tokens, args.temperature, args.seed)
+    tokenizer = load_tokenizer(args.checkpoint)
+    model = load_pretrained(args.checkpoint)
+    text = generate(model, tokenizer, args.prompt, args.max_tokens, args.temperature, args.seed)
+    return {"prompt": args.prompt, "text": text} if args.json else args.prompt + text
 
 
 def _eval(args: argparse.Namespace) -> Any:
     from train.evaluate import evaluate
 
-    return evaluate(args.checkpoint, args.config, args.overrides)
+    found = evaluate(args.checkpoint, args.config, args.overrides)
+    return found if args.json else "\n".join(f"{name} {value}" for name, value in found.items())
 
 
 def _doctor(args: argparse.Namespace) -> None:
@@ -156,6 +165,7 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder")
     parser.add_argument("out", metavar="OUT", help="a run directory to make")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of stored parameters")
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +179,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     parser.add_argument("--prompt", metavar="TEXT", required=True)
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest token each time")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token each time")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
@@ -202,6 +212,8 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (the process's own if None) and returns the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every accelerator that is not here
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain tell each step of theirs
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

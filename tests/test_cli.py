@@ -1,5 +1,7 @@
 """The command `maverick`: exit codes, one message per error, JSON on stdout, nothing heavy before it is needed."""
 
+import ast
+import importlib
 import json
 import os
 import pathlib
@@ -176,3 +178,11 @@ def test_the_console_script_is_this_main():
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"maverick": "launch.cli:main"}
+
+
+def test_no_verb_promises_what_does_not_exist():
+    tree = ast.parse(pathlib.Path(cli.__file__).read_text())
+    wanted = [(n.module, a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
+    missing = [(m, name) for m, name in wanted if not hasattr(importlib.import_module(m), name)]
+    assert len(wanted) > 15
+    assert missing == []
