@@ -72,9 +72,8 @@ def save_pretrained(
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers (`Llama4ForCausalLM`) and vLLM load.
 
-    `dtype`: float32 or bfloat16, of the files. `tokenizer` is saved with it. `max_shard_gb`: most bytes a file, in
-    units of 10^9. A tokenizer that is not in Hugging Face's format (bytes) is written in ours, which only
-    `maverick_jax.text.load_tokenizer` reads.
+    `dtype`: float32 or bfloat16, of the files. `tokenizer` is written with it, as `tokenizer.json` with the same ids.
+    `max_shard_gb`: most bytes a file, in units of 10^9; a tensor larger than that has a file of its own.
     Raises InputError if `path` exists, or for a model that is no Llama 4: sliding-window attention, or a loss-free
     balance bias that is not zero (unless `drop_router_bias`).
     """

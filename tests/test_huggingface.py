@@ -17,6 +17,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
 from maverick_jax.sharding import make_mesh
+from maverick_jax.text import load_tokenizer
 from maverick_jax.text.byte_level import ByteTokenizer
 from tests.oracle import (
     MODELS,
@@ -177,6 +178,20 @@ def test_export_loads_in_transformers(name, tmp_path):
     assert type(model).__name__ == "Llama4ForCausalLM"
     tokens = random_tokens(c.config, batch=2, length=40)
     np.testing.assert_allclose(torch_logits(model, tokens), c.ours.logits(tokens), atol=1e-4, rtol=0)
+
+
+def test_export_holds_the_tokenizer_and_its_ids(tmp_path):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    config, tokenizer = variant(vocab_size=265, num_hidden_layers=3), ByteTokenizer()
+    save_pretrained(our_model(config, random_parameters(shapes(config))), tmp_path / "out", tokenizer=tokenizer)
+    theirs, text = AutoTokenizer.from_pretrained(tmp_path / "out"), "To be → not\n"
+    assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
+    settings = GenerationConfig.from_pretrained(tmp_path / "out")
+    for ids in (settings, theirs, json.loads((tmp_path / "out" / "config.json").read_text())):
+        get = ids.get if isinstance(ids, dict) else lambda name, ids=ids: getattr(ids, name)
+        assert [get(f"{name}_token_id") for name in ("bos", "eos", "pad")] == [256, 257, 258]
+    assert load_tokenizer(tmp_path / "out").encode(text) == tokenizer.encode(text)
 
 
 def test_shards_are_no_larger_than_asked(tmp_path):

@@ -9,7 +9,7 @@ import logging
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -31,6 +31,8 @@ from maverick_jax.checkpoint.safetensors_folder import (
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.section import did_you_mean
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.export import write_hugging_face
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +42,6 @@ CHUNKS_PER_CONTEXT = 32
 
 _TEXT_PREFIX = "language_model."
 _VISION_PREFIXES = ("vision_model.", "multi_modal_projector.")
-
-
-class Tokenizer(Protocol):
-    """What an export needs of a tokenizer."""
-
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int
-    vocab_size: int
-
-    def save(self, directory: pathlib.Path) -> Any: ...
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -156,7 +147,7 @@ def write_folder(
         write_json(aside / "config.json", config_json)
         write_json(aside / "generation_config.json", _generation_config(config, ids))
         if tokenizer is not None:
-            tokenizer.save(aside)
+            write_hugging_face(tokenizer, aside)
         target = EXPORT_DTYPES[dtype]
         tensors = [_plan(entry, parameters[entry.ours], target) for entry in _entries(parameters)]
         write_tensors(aside, tensors, max_shard_gb, sum(math.prod(p.shape) for p in parameters.values()))
@@ -187,7 +178,9 @@ def _without_router_bias(parameters: Mapping[str, jax.Array], drop: bool) -> dic
 
 
 def _token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    return {f"{kind}_token_id": getattr(tokenizer, f"{kind}_id", None) for kind in ("bos", "eos", "pad")}
+    if tokenizer is None:
+        return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
 
 
 def _generation_config(config: ModelConfig, ids: dict[str, Any]) -> dict[str, Any]:
