@@ -1,11 +1,15 @@
-"""Jobs of several processes: how they find each other, and how one leaves without hanging on the others."""
+"""Jobs of several processes: how they find each other, notice that one is gone, and leave without hanging on it."""
 
+import atexit
 import logging
 import os
 import sys
-from typing import NoReturn
+import threading
+import time
+from typing import Any, NoReturn
 
 import jax
+from jax._src.distributed import global_state  # its key-value store has no public name
 
 from maverick_jax.errors import InputError, MaverickError, PeerFailed
 
@@ -15,8 +19,10 @@ log = logging.getLogger(__name__)
 _OWN_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION", "NOT_FOUND")
 
 
-def initialize_from_environment() -> None:
+def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
     """Joins the job described by the environment; does nothing when it describes none. Call before any use of JAX.
+
+    From then on this process exits with code 76 when another has been dead or frozen for `peer_timeout` seconds.
 
     MAVERICK_COORDINATOR (host:port of process 0), and MAVERICK_NUM_PROCESSES and MAVERICK_PROCESS_ID or else
     SLURM_NTASKS and SLURM_PROCID. Raises InputError when the description is incomplete.
@@ -45,6 +51,7 @@ def initialize_from_environment() -> None:
         coordinator_bind_address=coordinator,
         cluster_detection_method="deactivate",
     )
+    _PeerMonitor(process_id, num_processes, peer_timeout).start()
 
 
 def exit_code_of(error: BaseException) -> int | None:
@@ -67,6 +74,60 @@ def leave(code: int) -> NoReturn:
     if jax.distributed.is_initialized() and code not in (0, 75):
         os._exit(code)
     sys.exit(code)
+
+
+class _PeerMonitor(threading.Thread):
+    """A dead peer shows as an error of a collective only sometimes: where a process has several devices, most of their
+    collectives wait for each other instead, until JAX aborts the process after 100 s with a code that says nothing.
+
+    Each process beats, watches the next one, and tells all when that one stops: three small messages per beat.
+    """
+
+    _BEATS = 8
+    """Per timeout."""
+
+    def __init__(self, process_id: int, num_processes: int, timeout: float):
+        super().__init__(name="peer monitor", daemon=True)
+        self._me, self._next, self._timeout = process_id, (process_id + 1) % num_processes, timeout
+        self._store: Any = global_state.client
+        self._finished = threading.Event()
+        atexit.register(self._finish)
+
+    def run(self) -> None:
+        count, last, since = 0, None, time.monotonic()
+        while not self._finished.wait(self._timeout / self._BEATS):
+            count += 1
+            self._set(f"alive/{self._me}", str(count))
+            beat = self._get(f"alive/{self._next}")
+            if beat != last or beat in (None, "finished"):
+                last, since = beat, time.monotonic()
+            elif time.monotonic() - since > self._timeout:
+                self._set("failed", f"process {self._next} gives no sign of life")
+            if failed := self._get("failed"):
+                self._exit(failed)
+
+    def _finish(self) -> None:
+        """On an orderly exit, before JAX's shutdown barrier: silence is no death any more."""
+        self._finished.set()
+        self.join(self._timeout)
+        self._set(f"alive/{self._me}", "finished")
+
+    def _set(self, key: str, value: str) -> None:
+        try:
+            self._store.key_value_set(f"maverick/{key}", value, allow_overwrite=True)
+        except jax.errors.JaxRuntimeError as error:
+            self._exit(f"process 0 does not answer: {error}")
+
+    def _get(self, key: str) -> str | None:
+        try:
+            return self._store.key_value_try_get(f"maverick/{key}")
+        except jax.errors.JaxRuntimeError as error:
+            return None if "NOT_FOUND" in str(error) else self._exit(f"process 0 does not answer: {error}")
+
+    def _exit(self, reason: str) -> NoReturn:
+        log.error("%s: leaving with exit code %d, to be started again", reason, PeerFailed.exit_code)
+        logging.shutdown()
+        os._exit(PeerFailed.exit_code)
 
 
 def _number(*names: str) -> int:

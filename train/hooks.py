@@ -67,9 +67,6 @@ class TrainingLines(Hook):
         }
         self.writer.write(line | {name: value for name, value in metrics.items() if name not in line})
 
-    def close(self) -> None:
-        self.writer.close()
-
 
 def _count(words) -> int:
     """A count, whole or as [high, low] words of 32 bits."""

@@ -63,28 +63,24 @@ class MetricsWriter:
         """
         config = config or LoggingConfig()
         check_sinks(config)
-        self._file = None
+        self._path: pathlib.Path | None = None
         self._sinks: list[Sink] = []
         if jax.process_index() == 0:
-            path = pathlib.Path(run_dir) / "metrics.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drop_lines_after(path, step)
-            self._file = path.open("ab", buffering=0)
+            self._path = pathlib.Path(run_dir) / "metrics.jsonl"
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            drop_lines_after(self._path, step)
             self._sinks = _open_sinks(config, pathlib.Path(run_dir))
 
     def write(self, line: dict[str, Any]) -> None:
         """`line` has `step`; its values are numbers, None, strings, arrays, or lists and dicts of them."""
-        if self._file is None:
+        if self._path is None:
             return
         # One unbuffered call: a process that is killed leaves the whole line or none of it.
-        self._file.write((json.dumps(plain(line), allow_nan=False) + "\n").encode())
+        with self._path.open("ab", buffering=0) as file:
+            file.write((json.dumps(plain(line), allow_nan=False) + "\n").encode())
         numbers = {k: float(v) for k, v in line.items() if k != "step" and np.ndim(v) == 0 and _is_number(v)}
         for sink in self._sinks:
             sink(int(line["step"]), numbers)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:
@@ -152,6 +148,7 @@ def _tensorboard(run_dir: pathlib.Path) -> Sink:
     def write(step: int, numbers: dict[str, float]) -> None:
         for name, number in numbers.items():
             events.add_scalar(name, number, step)
+        events.flush()
 
     return write
 
