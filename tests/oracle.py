@@ -109,7 +109,7 @@ class Case:
         return torch_model(self.config, self.parameters)
 
     def twin(self, *mutations: str) -> Llama4:
-        return Llama4(config_json(self.config), exported(self.parameters), mutations)
+        return Llama4(public_config(self.config).to_dict(), exported(self.parameters), mutations)
 
 
 @functools.cache
@@ -134,14 +134,29 @@ def config_json(config: ModelConfig) -> dict:
     return write_config(config, "float32", NO_TOKEN_IDS, max_position_embeddings=4096)
 
 
+def public_config(config: ModelConfig):
+    """What transformers makes of our config.json. Which layers have experts and rotary embedding it works out by
+    itself, from the two intervals: our own idea of the pattern is under test."""
+    from transformers import Llama4TextConfig
+
+    given = config_json(config)
+    del given["no_rope_layers"]
+    if config.num_local_experts:
+        del given["moe_layers"]
+    if config.attention_chunk_size:
+        del given["layer_types"]
+    return Llama4TextConfig(**given)
+
+
 def torch_model(config: ModelConfig, parameters: dict[str, np.ndarray], dtype: str = "float32"):
     """The public model with these parameters, in evaluation mode. Never `.to(dtype)`: that rounds its buffers."""
     import torch
-    from transformers import Llama4ForCausalLM, Llama4TextConfig
+    from transformers import Llama4ForCausalLM
 
     torch.set_num_threads(1)  # more only wait for each other on models of this size
-    settings = Llama4TextConfig(**config_json(config))
-    model = Llama4ForCausalLM._from_config(settings, dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
+    model = Llama4ForCausalLM._from_config(
+        public_config(config), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    ).eval()
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
     state = {name: torch.from_numpy(value.copy()) for name, value in exported(parameters).items()}
     model.load_state_dict(state, strict=True)

@@ -197,6 +197,7 @@ def test_export_holds_the_tokenizer_and_its_ids(tmp_path):
 def test_shards_are_no_larger_than_asked(tmp_path):
     save_pretrained(case("maverick").ours, tmp_path / "out", max_shard_gb=2e-5)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     parameters = case("maverick").parameters
     assert index["metadata"]["total_parameters"] == sum(p.size for p in parameters.values())
     assert index["metadata"]["total_size"] == 2 * index["metadata"]["total_parameters"]

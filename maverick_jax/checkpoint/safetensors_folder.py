@@ -204,6 +204,8 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield aside
         for file in aside.iterdir():
+            if file.is_file():
+                file.chmod(aside.stat().st_mode & 0o666)  # the library makes files that only their owner reads
             _sync(file)
         os.rename(aside, path)
         _sync(path.parent)
