@@ -138,7 +138,8 @@ def _doctor(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> Any:
     from launch.report import report
 
-    return report(args.run_dir)
+    path = str(report(args.run_dir))
+    return {"report": path} if args.json else path
 
 
 # ---- their arguments -------------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """The command `maverick`: exit codes, one message per error, JSON on stdout, nothing heavy before it is needed."""
 
 import ast
-import importlib
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import jsonschema
 import pytest
@@ -180,9 +180,13 @@ def test_the_console_script_is_this_main():
     assert scripts == {"maverick": "launch.cli:main"}
 
 
+def _is_module(name: str) -> bool:
+    return (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
+
+
 def test_no_verb_promises_what_does_not_exist():
     tree = ast.parse(pathlib.Path(cli.__file__).read_text())
     wanted = [(n.module, a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
-    missing = [(m, name) for m, name in wanted if not hasattr(importlib.import_module(m), name)]
+    missing = [(m, name) for m, name in wanted if not (_is_module(f"{m}.{name}") or hasattr(import_module(m), name))]
     assert len(wanted) > 15
     assert missing == []
