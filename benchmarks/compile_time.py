@@ -1,0 +1,89 @@
+#!/usr/bin/env python
+"""Compares the time to trace and compile the train step of a shallow and of a deep model.
+
+    python benchmarks/compile_time.py
+
+The last line of output is one JSON object. Layers are stacked and scanned over, so depth should cost next to nothing.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import sys
+import time
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from benchmarks.shapes import SHAPES
+from benchmarks.worker import environment
+
+
+def compile_once(layers: int) -> dict[str, Any]:
+    """Seconds to lower and compile the train step of `tiny` with that many layers, in a process that never did."""
+    import jax
+
+    from benchmarks.ours import host_batch, model_config, place, step_and_init
+    from maverick_jax.sharding import make_mesh
+
+    shape = dataclasses.replace(SHAPES["tiny"], num_hidden_layers=layers)
+    with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
+        step, init = step_and_init(model_config(shape), packed=True)
+        state, batch = init(0), place(host_batch(shape))
+        jax.block_until_ready(state)
+        wall, cpu = time.perf_counter(), time.process_time()
+        lowered = step.lower(state, batch)
+        lowered_wall = time.perf_counter() - wall
+        lowered.compile()
+        return {
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "lower_seconds": lowered_wall,
+            "versions": {"jax": jax.__version__, "jaxlib": jax.lib.__version__},
+        }
+
+
+def measure(shallow: int, deep: int, times: int) -> dict[str, Any]:
+    """Each depth in turn, each time in a fresh process; medians."""
+    os.environ.update(environment())
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    found: dict[int, list[dict[str, Any]]] = {shallow: [], deep: []}
+    spawn = multiprocessing.get_context("spawn")
+    for layers in [shallow, deep] * times:
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as fresh:
+            found[layers].append(fresh.submit(compile_once, layers).result())
+    median = lambda layers, key: statistics.median(run[key] for run in found[layers])
+    return {
+        "benchmark": "compile_time",
+        "layers": [shallow, deep],
+        "ratio": median(deep, "cpu_seconds") / median(shallow, "cpu_seconds"),
+        "cpu_seconds": [median(shallow, "cpu_seconds"), median(deep, "cpu_seconds")],
+        "seconds": [median(shallow, "seconds"), median(deep, "seconds")],
+        "lower_seconds": [median(shallow, "lower_seconds"), median(deep, "lower_seconds")],
+        "times": times,
+        "load_average": os.getloadavg()[0],
+        "versions": found[shallow][0]["versions"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--layers", type=int, nargs=2, default=[8, 24], metavar=("SHALLOW", "DEEP"))
+    parser.add_argument("--times", type=int, default=3, help="processes for each depth")
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
+    args = parser.parse_args()
+    result = measure(*args.layers, args.times)
+    if not args.json:
+        (shallow, deep), cpu = result["layers"], result["cpu_seconds"]
+        print(f"compile: {cpu[0]:.1f} CPU s for {shallow} layers, {cpu[1]:.1f} for {deep}: ratio {result['ratio']:.2f}")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+#!/usr/bin/env python
+"""Measures what a step costs the host, with a model so small that the device's share is next to nothing.
+
+    python benchmarks/host_overhead.py
+
+The last line of output is one JSON object. CPU time of the main thread is what counts: XLA computes in threads of its
+own, and other work on the machine lengthens wall time only.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+from benchmarks.ours import host_batch, model_config, place, step_and_init
+from benchmarks.shapes import SHAPES
+from maverick_jax.sharding import make_mesh
+from train.hooks import NonFiniteBudget, TrainingLines
+from train.loop import fit
+from train.metrics import MetricsWriter
+
+SHAPE = SHAPES["trivial"]
+
+
+def measure(steps: int) -> dict[str, Any]:
+    """CPU and wall seconds per step of the bare call, and of the training loop with placement, metrics and lines."""
+    step, init = step_and_init(model_config(SHAPE), packed=True)
+    state, batch = init(0), place(host_batch(SHAPE))
+    for _ in range(SHAPE.warmup):
+        state, metrics = step(state, batch)
+    jax.block_until_ready(state)
+    dispatch = []
+    for _ in range(steps):
+        cpu = time.thread_time()
+        state, metrics = step(state, batch)
+        dispatch.append(time.thread_time() - cpu)
+        jax.block_until_ready((state, metrics))  # the queue is empty at each call
+    loop_cpu, loop_wall = _loop(step, state, steps)
+    return {
+        "benchmark": "host_overhead",
+        "dispatch_seconds": statistics.median(dispatch),
+        "host_seconds": loop_cpu / steps,
+        "step_seconds": loop_wall / steps,
+        "steps": steps,
+        "load_average": os.getloadavg()[0],
+        "versions": {"jax": jax.__version__, "jaxlib": jax.lib.__version__},
+    }
+
+
+def _loop(step, state, steps: int) -> tuple[float, float]:
+    """Main thread's CPU seconds and wall seconds of `steps` updates by the product's loop, a line for every one."""
+    batches = (place(local) for local in itertools.repeat(host_batch(SHAPE)))
+    with tempfile.TemporaryDirectory() as run_dir:
+        lines = TrainingLines(MetricsWriter(run_dir), every=1, last_step=steps, tokens_per_step=SHAPE.tokens)
+        cpu, wall = time.thread_time(), time.perf_counter()
+        fit(step, state, batches, start=0, stop=steps, hooks=[lines, NonFiniteBudget(steps)])
+        return time.thread_time() - cpu, time.perf_counter() - wall
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=SHAPE.steps)
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
+    args = parser.parse_args()
+    with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
+        result = measure(args.steps)
+    if not args.json:
+        print(
+            f"host: {result['host_seconds'] * 1e3:.2f} ms a step in the loop, "
+            f"{result['dispatch_seconds'] * 1e3:.2f} ms of it to dispatch the step"
+        )
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+#!/usr/bin/env python
+"""Renders the result tables in README.md from `results/*.json`.
+
+python benchmarks/render.py
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS, README = HERE / "results", HERE / "README.md"
+BEGIN, END = "<!-- results: rendered by render.py -->", "<!-- end of results -->"
+
+Result = dict[str, Any]
+Column = Callable[[Result], str]
+
+TRAIN_STEP: dict[str, Column] = {
+    "shape": lambda r: r["shape"] + (", packed" if r["packed"] else ""),
+    "dtype": lambda r: r["dtype"],
+    "remat": lambda r: r["remat"],
+    "s/step": lambda r: f"{r['step_seconds']:.3g}",
+    "CPU s/step": lambda r: f"{r['step_cpu_seconds']:.3g}",
+    "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}",
+    "of matrix rate": lambda r: f"{r['fraction_of_peak']:.0%}",
+    "GiB": lambda r: _gib(r["peak_memory_bytes"]),
+    "compile s": lambda r: f"{r['compile_seconds']:.1f}",
+    "first step CPU s": lambda r: f"{r['first_step_cpu_seconds']:.0f}",
+    "against": lambda r: "-" if r["ratio"] is None else f"{r['against']} {r['versions'][r['against']]}",
+    "its s/step": lambda r: "-" if r["ratio"] is None else f"{r['peer_step_seconds']:.3g}",
+    "its GiB": lambda r: "-" if r["ratio"] is None else _gib(r["peer_peak_memory_bytes"]),
+    "**time ratio**": lambda r: "-" if r["ratio"] is None else f"**{r['ratio']:.2f}**",
+    "**memory ratio**": lambda r: "-" if r["ratio"] is None else f"**{r['peak_memory_ratio']:.2f}**",
+    "load": lambda r: f"{r['load_average']:.1f}",
+    "when": lambda r: r["started"][:10],
+}
+COMPILE_TIME: dict[str, Column] = {
+    "layers": lambda r: " and ".join(map(str, r["layers"])),
+    "lower + compile, CPU s": lambda r: " and ".join(f"{s:.1f}" for s in r["cpu_seconds"]),
+    "wall s": lambda r: " and ".join(f"{s:.1f}" for s in r["seconds"]),
+    "**ratio**": lambda r: f"**{r['ratio']:.2f}**",
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
+HOST_OVERHEAD: dict[str, Column] = {
+    "host, ms a step": lambda r: f"**{r['host_seconds'] * 1e3:.2f}**",
+    "of it dispatch": lambda r: f"{r['dispatch_seconds'] * 1e3:.2f}",
+    "wall, ms a step": lambda r: f"{r['step_seconds'] * 1e3:.2f}",
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
+TABLES = {
+    "train_step": ("Train step", TRAIN_STEP),
+    "compile_time": ("Compile time", COMPILE_TIME),
+    "host_overhead": ("Host overhead", HOST_OVERHEAD),
+}
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+def render(results: list[Result]) -> str:
+    """Markdown: one table per kind of benchmark that has a result."""
+    parts = []
+    for kind, (title, columns) in TABLES.items():
+        rows = [[cell(result) for cell in columns.values()] for result in results if result["benchmark"] == kind]
+        if rows:
+            lines = [list(columns), ["---"] * len(columns), *rows]
+            parts.append(f"### {title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts) or "No results yet."
+
+
+def render_readme() -> None:
+    """Replaces what stands between the two markers of README.md."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    before, rest = README.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n\n{render(results)}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    render_readme()

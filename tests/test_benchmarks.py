@@ -1,0 +1,137 @@
+"""The benchmarks measure what they say they do."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import stat
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import maxtext_peer, render, run_all, train_step
+from benchmarks.ours import WholeRows, host_batch, matrix_rate, model_config, place, step_and_init
+from benchmarks.shapes import SHAPES
+from benchmarks.worker import Worker, WorkerFailed, take_cpus
+from maverick_jax.accounting import train_flops_per_token
+from maverick_jax.errors import InputError
+from train.objectives.pretrain import Pretrain
+
+FAKE_MAXTEXT = """#!/bin/sh
+if [ "$1" = -c ]; then echo /nowhere/maxtext; echo 0.2.5; exit 0; fi
+for word in "$@"; do case $word in steps=*) steps=${word#steps=};; esac; done
+i=0
+while [ $i -lt $((steps - MISSING)) ]; do
+    sleep 0.05; echo "I0101 00:00:00 completed step: $i, seconds: 9"; i=$((i+1))
+done
+echo the last words
+exit CODE
+"""
+
+
+def fake_maxtext(directory: pathlib.Path, missing: int = 0, code: int = 0) -> str:
+    path = directory / "python"
+    path.write_text(FAKE_MAXTEXT.replace("MISSING", str(missing)).replace("CODE", str(code)))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "flops", "parameters"), [("tiny", 0.131e12, 11.5e6), ("big", 1.883e12, 134e6)])
+def test_shapes_are_the_documented_ones(name, flops, parameters):
+    shape, config = SHAPES[name], model_config(SHAPES[name])
+    assert train_flops_per_token(config, shape.sequence_length) * shape.tokens == pytest.approx(flops, rel=0.005)
+    assert config.num_parameters() == pytest.approx(parameters, rel=0.005)
+
+
+def test_whole_rows_have_the_loss_and_gradient_of_one_document_a_row(mesh_of):
+    shape = dataclasses.replace(SHAPES["trivial"], num_hidden_layers=2)
+    config = model_config(shape)
+    with mesh_of():
+        _, init = step_and_init(config)
+        model, batch = init(0).model, jax.tree.map(lambda x: x[0], place(host_batch(shape)))
+        totals = {"weight": jnp.float32(shape.tokens), "tokens": jnp.float32(shape.tokens)}
+
+        def gradient(objective):
+            return jax.jit(jax.value_and_grad(lambda model: objective.loss(model, batch, totals)[0]))(model)
+
+        (loss, grads), (packed_loss, packed_grads) = gradient(WholeRows()), gradient(Pretrain())
+    np.testing.assert_allclose(loss, packed_loss, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(packed_grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_labels_follow_their_tokens():
+    shape = SHAPES["trivial"]
+    batch = host_batch(shape)
+    np.testing.assert_array_equal(batch["tokens"][..., 1:], batch["labels"][..., :-1])
+    assert batch["tokens"].shape == (1, shape.batch_size, shape.sequence_length)
+    assert batch["positions"][0, -1].tolist() == list(range(shape.sequence_length))
+
+
+def test_matrix_rate_is_that_of_a_processor(mesh_of):
+    with mesh_of():
+        assert 1e8 < matrix_rate(128) < 1e15
+
+
+def test_maxtext_steps_are_the_times_between_its_lines(tmp_path):
+    maxtext = maxtext_peer.find(fake_maxtext(tmp_path))
+    found = maxtext_peer.run(maxtext, SHAPES["tiny"], dtype="float32", steps=4)
+    assert maxtext.version == "0.2.5" and len(found.step_seconds) == 4
+    assert all(0.04 < seconds < 5 for seconds in found.step_seconds)
+    assert 0 < found.peak_bytes < 2**30
+
+
+@pytest.mark.parametrize(("missing", "code"), [(2, 0), (0, 3)])
+def test_a_maxtext_that_fails_is_no_measurement(tmp_path, missing, code):
+    maxtext = maxtext_peer.find(fake_maxtext(tmp_path, missing, code))
+    with pytest.raises(WorkerFailed, match=f"code {code} after {5 - missing} of 5 steps(.|\n)*the last words"):
+        maxtext_peer.run(maxtext, SHAPES["tiny"], dtype="float32", steps=2)
+
+
+def test_maxtext_must_be_named_and_there(tmp_path):
+    with pytest.raises(InputError, match="--maxtext-python"):
+        train_step.parse(["--against", "maxtext"])
+    with pytest.raises(InputError, match="has MaxText"):
+        maxtext_peer.find(str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="expected at least 1"):
+        train_step.parse(["--steps", "0"])
+
+
+def test_more_processors_than_there_are_is_an_error():
+    with pytest.raises(InputError, match="--threads 100000: expected 1 to"):
+        take_cpus(100_000)
+
+
+def test_a_worker_that_ends_early_is_reported():
+    with pytest.raises(WorkerFailed, match="ended with code"):
+        Worker("benchmarks.no_such_module", [])
+
+
+def test_run_all_knows_its_names():
+    assert list(run_all.choose([], None)) == list(run_all.RUNS)
+    assert run_all.choose(["tiny_maxtext"], "/usr/bin/python")["tiny_maxtext"][-1] == "/usr/bin/python"
+    with pytest.raises(InputError, match="did you mean tiny_packed"):
+        run_all.choose(["tiny_paked"], None)
+    with pytest.raises(InputError, match="needs --maxtext-python"):
+        run_all.choose(["tiny_maxtext"], None)
+
+
+def test_the_table_in_the_readme_is_rendered_from_the_results():
+    results = [json.loads(path.read_text()) for path in sorted(render.RESULTS.glob("*.json"))]
+    assert f"{render.BEGIN}\n\n{render.render(results)}\n\n{render.END}" in render.README.read_text()
+
+
+@pytest.mark.slow
+def test_the_last_line_is_the_result():
+    command = [sys.executable, train_step.__file__, "--steps", "1", "--json", "--threads", "1"]
+    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    result = json.loads(out.splitlines()[-1])
+    assert len(out.splitlines()) == 1
+    assert result["ratio"] == pytest.approx(result["step_seconds"] / result["peer_step_seconds"])
+    assert 0 < result["fraction_of_peak"] < 1 and result["peak_memory_ratio"] > 0
+    for loss in (result["first_loss"], result["peer_first_loss"]):
+        assert loss == pytest.approx(math.log(4096), abs=0.2)
