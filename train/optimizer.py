@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from pydantic import Field
 
@@ -34,7 +35,9 @@ class OptimizerConfig(Section):
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Microbatches per update; the result is that of the whole batch at once."""
     mu_dtype: Dtype = "float32"
-    """First moment's dtype; the second is kept in the parameters' dtype."""
+    """What the first moment is kept in; sums are float32."""
+    nu_dtype: Dtype = "float32"
+    """What the second moment is kept in."""
 
     def schedule_of(self, total_steps: int) -> optax.Schedule:
         return learning_rate(
@@ -46,10 +49,32 @@ class OptimizerConfig(Section):
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         return optax.chain(
             *clip,
-            optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.mu_dtype),
+            scale_by_adam(self.b1, self.b2, self.eps, self.mu_dtype, self.nu_dtype),
             decay_weights(self.weight_decay),
             optax.scale_by_learning_rate(self.schedule_of(total_steps)),
         )
+
+
+def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Dtype, nu_dtype: Dtype) -> optax.GradientTransformation:
+    """Adam's direction (arXiv 1412.6980). `optax.scale_by_adam`, but each moment is kept in a dtype of its own."""
+
+    def init(params):
+        zeros = lambda dtype: jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros(mu_dtype), zeros(nu_dtype))
+
+    def update(updates, state, params=None):
+        count = optax.safe_increment(state.count)
+        steps = count.astype(jnp.float32)
+        mean = lambda b, old, new: jax.tree.map(lambda m, g: b * m.astype(jnp.float32) + (1 - b) * g, old, new)
+        squares = jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), updates)
+        mu = mean(b1, state.mu, jax.tree.map(lambda g: g.astype(jnp.float32), updates))
+        nu = mean(b2, state.nu, squares)
+        direction = lambda m, v: (m / (1 - b1**steps)) / (jnp.sqrt(v / (1 - b2**steps)) + eps)
+        kept = lambda tree, dtype: jax.tree.map(lambda x: x.astype(dtype), tree)
+        new_state = optax.ScaleByAdamState(count, kept(mu, mu_dtype), kept(nu, nu_dtype))
+        return jax.tree.map(direction, mu, nu), new_state
+
+    return optax.GradientTransformation(init, update)
 
 
 UNDECAYED = ("norm", "attention_norm", "mlp_norm", "router_bias", "embed")

@@ -1,5 +1,6 @@
 """Learning-rate schedules: warm up linearly, then follow a named shape."""
 
+import jax.numpy as jnp
 import optax
 
 
@@ -11,6 +12,11 @@ def learning_rate(
     `constant` holds the peak; `cosine` falls from it to `min_ratio` of it at the end; `wsd` (warmup-stable-decay,
     arXiv 2404.06395) holds it and falls linearly over the last `decay_fraction` of the steps.
     """
+    schedule = _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio)
+    return lambda count: schedule(jnp.asarray(count, jnp.float32))  # optax divides integers by floats
+
+
+def _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio) -> optax.Schedule:
     warmup = optax.linear_schedule(peak / max(1, warmup_steps), peak, max(1, warmup_steps - 1))
     rest = max(1, total_steps - warmup_steps)
     if shape == "cosine":

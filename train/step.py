@@ -21,7 +21,7 @@ def train_step(
     """
     totals = objective.totals(batch)
     sums, grads = accumulate(objective, state.model, batch, totals)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     metrics = objective.metrics(state.model, sums, totals)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
