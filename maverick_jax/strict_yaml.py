@@ -215,6 +215,9 @@ class _Builder:
 
     def scalar(self, event: Any, key: str) -> bool | int | float | str | None:
         text = event.value
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.problem(event, key, "half of a surrogate pair is no character")
+            return None
         if not event.implicit[0]:  # quoted, or a block of text
             return text
         if text in _WORDS:

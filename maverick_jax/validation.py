@@ -49,6 +49,7 @@ class _Translation:
         """One problem per key. The alternatives of a union fail one by one: they are joined with "or"."""
         messages: dict[str, list[str]] = {}
         suggested: set[str] = set()
+        refused = {problem.key for problem in self.document.problems}
         details = sorted(error.errors(include_url=False), key=lambda d: d["type"] == "missing")
         for detail in details:
             key = self.key(detail)
@@ -58,6 +59,8 @@ class _Translation:
                 message = "unknown key" + "".join(f"; did you mean {n}?" for n in near)
             elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
                 continue  # said already: its misspelling, or the base that would have given it
+            elif detail["input"] is None and key in refused:
+                continue  # said already: what was written there
             else:
                 key, message = self.message(key, detail)
             if message not in messages.setdefault(key, []):
@@ -92,7 +95,7 @@ class _Translation:
             return join(key, context["discriminator"].strip("'")), "required, but not given"
         if kind in ("model_type", "model_attributes_type", "dict_type"):
             return key, f"must be a mapping, got {_shown(given)}"
-        expected = detail["msg"].replace("Input should be", "must be", 1)
+        expected = re.sub(r"^(\w+) should ", "must ", detail["msg"])
         return key, f"{expected}, got {_shown(given)}"
 
     def lost_with_a_base(self, key: str) -> bool:

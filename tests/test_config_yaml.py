@@ -76,6 +76,7 @@ def test_keys_are_text_whatever_they_look_like():
         ("a:\n  5: 6\n", 2, "a: a key must be text, got 5"),
         ("a:\n  ? [1, 2]\n  : 6\n", 2, "a: a key must be text, got a collection"),
         ("a: 1\n---\nb: 2\n", 2, "a second document"),
+        ('a: "\\ud800"', 1, "a: half of a surrogate pair"),
         ("a: " + "9" * 5000, 1, "an integer of 5000 digits"),
     ],
 )
