@@ -12,12 +12,24 @@ from maverick_jax.model.norm import rms_norm
 from maverick_jax.param import ones, param
 from maverick_jax.sharding import ShardingRules
 
+_VIEWS = frozenset(
+    "broadcast_in_dim convert_element_type name pcast pvary reshape reshard slice squeeze transpose".split()
+)
+
+
+def _save_results(primitive, *_, **__) -> bool:
+    """Save what was computed, not another view of what is there: a cast or gathered weight, above all, which would
+    otherwise be kept whole, for every layer, from the forward pass to the backward."""
+    return primitive.name not in _VIEWS
+
+
 REMAT_POLICIES = {
+    "none": _save_results,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass finds saved. `none` is absent: it saves everything."""
+"""What the backward pass finds saved, by `ModelConfig.remat`."""
 
 
 class Layer(nnx.Module):
@@ -63,9 +75,8 @@ class Period(nnx.Module):
 
     def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, RouterStats | None]:
         """x [B, T, D] -> [B, T, D] and the stacked stats of the mixture-of-experts layers, if there are any."""
-        apply = lambda layer, x, places, real: layer(x, places, real)
-        if self.config.remat != "none":
-            apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat])
+        policy = REMAT_POLICIES[self.config.remat]
+        apply = jax.checkpoint(lambda layer, x, places, real: layer(x, places, real), policy=policy)
         stats = []
         for layer in self.layers:
             x, found = apply(layer, x, places, real)
