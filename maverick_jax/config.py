@@ -144,8 +144,9 @@ class ModelConfig(Section):
     @functools.cached_property
     def period(self) -> tuple[LayerSpec, ...]:
         """The shortest repeating run of layers. A model of fewer layers than that is all tail."""
-        length = math.lcm(self.interleave_moe_layer_step if self.num_local_experts else 1,
-                          self.no_rope_layer_interval or 1)
+        length = math.lcm(
+            self.interleave_moe_layer_step if self.num_local_experts else 1, self.no_rope_layer_interval or 1
+        )
         return tuple(self.layer(i) for i in range(length))
 
     @property

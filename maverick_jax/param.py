@@ -11,7 +11,12 @@ from maverick_jax.sharding import ShardingRules
 
 
 def param(
-    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], init: Callable, rules: ShardingRules, dtype: str
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    init: Callable,
+    rules: ShardingRules,
+    dtype: str,
 ) -> nnx.Param:
     """A parameter of `shape` and `dtype`, one logical axis (or None) per dimension.
 

@@ -121,8 +121,10 @@ class MeshConfig(Section):
         rest = [axis for axis, s in sizes.items() if s == -1]
         if num_devices % known or (not rest and known != num_devices):
             listed = ", ".join(f"{axis}={s}" for axis, s in sizes.items() if s != 1)
-            raise InputError(f"mesh: {listed or 'all axes 1'} needs {'a multiple of ' if rest else ''}{known} "
-                             f"devices; this job has {num_devices}")
+            raise InputError(
+                f"mesh: {listed or 'all axes 1'} needs {'a multiple of ' if rest else ''}{known} "
+                f"devices; this job has {num_devices}"
+            )
         return sizes | {axis: num_devices // known for axis in rest}
 
 

@@ -8,13 +8,13 @@ import re
 import jax
 import numpy as np
 import pytest
-from tests import tiny
 from flax import nnx
 
 from maverick_jax.checkpoint import names
 from maverick_jax.config import Balance, ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import ShardingRules, abstract_mesh
+from tests import tiny
 from train.state import TrainState, init_state
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -83,7 +83,9 @@ def test_same_run_on_every_mesh(sizes, reference):
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 2, "expert": 2, "tensor": 2}], ids=str)
 def test_no_device_ever_holds_a_whole_sharded_parameter(sizes, mesh_of):
     """Nothing in the compiled init or step has as many elements as a stack of weights that the mesh splits."""
-    config = tiny.model_config(num_hidden_layers=8, num_local_experts=16, intermediate_size=64, intermediate_size_mlp=256)
+    config = tiny.model_config(
+        num_hidden_layers=8, num_local_experts=16, intermediate_size=64, intermediate_size_mlp=256
+    )
     with mesh_of(**sizes):
         init, step = tiny.jitted(config)
         shapes = jax.eval_shape(init, 0)

@@ -101,7 +101,11 @@ def test_tiles_hold_every_row_once(data):
 @pytest.mark.parametrize("tile", [4, 32])
 def test_grouped_swiglu_equals_reference(routing, tile):
     M, E, D, F = 50, 5, 16, 12
-    expert = {"uniform": np.random.default_rng(5).integers(0, E + 1, M), "one expert": np.full(M, 3), "none": np.full(M, E)}
+    expert = {
+        "uniform": np.random.default_rng(5).integers(0, E + 1, M),
+        "one expert": np.full(M, 3),
+        "none": np.full(M, E),
+    }
     expert = jnp.asarray(expert[routing], jnp.int32)
     args = random(M, D), *experts(E, D, F)
     fast = value_and_gradients(lambda x, i, o: grouped_swiglu(x, i, o, expert, tile=tile), *args)
@@ -109,7 +113,9 @@ def test_grouped_swiglu_equals_reference(routing, tile):
 
 
 @pytest.mark.parametrize("routing", ["uniform", "one expert"])
-@pytest.mark.parametrize("sizes", [{"expert": 8}, {"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "tensor": 4}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{"expert": 8}, {"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "tensor": 4}], ids=str
+)
 def test_expert_parallel_equals_reference(sizes, routing, mesh_of):
     B, T, D, F, E, k = 8, 6, 16, 8, 8, 2
     chosen = np.random.default_rng(6).integers(0, E + 1, (B, T, k)) if routing == "uniform" else np.full((B, T, k), 5)
@@ -150,7 +156,9 @@ def test_expert_parallel_moves_tokens_not_weights(mesh_of):
 # ---- cross-entropy -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [{"data": 1}, {"tensor": 4, "fsdp": 2}, {"data": 2, "expert": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{"data": 1}, {"tensor": 4, "fsdp": 2}, {"data": 2, "expert": 2, "tensor": 2}], ids=str
+)
 @pytest.mark.parametrize("chunk", [7, 64])
 def test_cross_entropy_equals_reference(sizes, chunk, mesh_of):
     B, T, D, V = 4, 9, 8, 24
@@ -165,7 +173,10 @@ def test_cross_entropy_equals_reference(sizes, chunk, mesh_of):
     expected = reference(hidden, head), jax.grad(lambda h, w: reference(h, w)[0], argnums=(0, 1))(hidden, head)
     with mesh_of(**sizes):
         tokens = RULES("batch", "length")
-        h, w = jax.device_put(hidden, RULES("batch", "length", None)), jax.device_put(head, RULES.compute("embed", "vocab"))
+        h, w = (
+            jax.device_put(hidden, RULES("batch", "length", None)),
+            jax.device_put(head, RULES.compute("embed", "vocab")),
+        )
         y, k = jax.device_put(labels, tokens), jax.device_put(weights, tokens)
         f = jax.jit(lambda h, w: cross_entropy(h, w, y, k, rules=RULES, z_loss=0.01, chunk=chunk))
         gradient = jax.jit(jax.grad(lambda h, w: f(h, w)[0], argnums=(0, 1)))
@@ -185,12 +196,42 @@ def test_cross_entropy_never_holds_all_logits(mesh_of):
     assert compiled.memory_analysis().temp_size_in_bytes < B * T * V * 4
 
 
+# ---- bfloat16 ---------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_stays_near_float32():
+    """Every operation takes bfloat16 and sums in float32; gradients come back in bfloat16."""
+    B, T, N, H, E, F = 2, 32, 2, 16, 3, 8
+    expert = jnp.asarray(np.random.default_rng(0).integers(0, E, B * T), jnp.int32)
+    w_in, w_out = experts(E, N * H, F)
+
+    def everything(q, w_in, w_out):
+        y = attention(q, q, q, Reach("chunked", 8))
+        y = linear(y, w_out[0].reshape(F, N, H).transpose(1, 2, 0), inputs=2)
+        y = gated_linear(y, y, w_out[0])
+        return grouped_swiglu(y.reshape(B * T, N * H), w_in, w_out, expert)
+
+    args = [jnp.asarray(x, jnp.bfloat16) for x in (random(B, T, N, H), w_in, w_out)]
+    mark = random(B * T, N * H, seed=9)
+    both = lambda *a: (
+        everything(*a),
+        jax.grad(lambda *a: jnp.sum(everything(*a).astype(jnp.float32) * mark), (0, 1, 2))(*a),
+    )
+    half, full = jax.jit(both)(*args), jax.jit(both)(*(x.astype(jnp.float32) for x in args))
+    for got, expected in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
+        assert got.dtype == jnp.bfloat16
+        error = np.linalg.norm(np.asarray(got, np.float32) - expected) / np.linalg.norm(expected)
+        assert error < 0.03
+
+
 # ---- linear --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wide", ["in", "out"])
 def test_linear_equals_einsum(wide):
-    x, w = (random(2, 5, 6, 4), random(6, 4, 3, seed=1)) if wide == "in" else (random(2, 5, 2, 2), random(2, 2, 9, seed=1))
+    x, w = (
+        (random(2, 5, 6, 4), random(6, 4, 3, seed=1)) if wide == "in" else (random(2, 5, 2, 2), random(2, 2, 9, seed=1))
+    )
     fast = value_and_gradients(lambda x, w: linear(x, w, inputs=2), x, w)
     close(fast, value_and_gradients(lambda x, w: jnp.einsum("BTab,abc->BTc", x, w), x, w))
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests import tiny
 
 from maverick_jax.checkpoint import names
 from maverick_jax.config import Balance
+from tests import tiny
 from train.optimizer import OptimizerConfig
 from train.state import add_tokens
 
@@ -76,9 +76,12 @@ def test_loss_free_bias_moves_against_the_load():
     init, step = tiny.jitted(config)
     start = init(0)
     model = start.model
-    loads, _ = jax.jit(lambda m, t, p, s: m.hidden(t, p, s)[1].load)(
-        model, *(tiny.placed(tiny.batch(config))[k][0] for k in ("tokens", "positions", "segment_ids"))
-    ), None
+    loads, _ = (
+        jax.jit(lambda m, t, p, s: m.hidden(t, p, s)[1].load)(
+            model, *(tiny.placed(tiny.batch(config))[k][0] for k in ("tokens", "positions", "segment_ids"))
+        ),
+        None,
+    )
     loads = np.asarray(loads)
     state, _ = step(start, tiny.placed(tiny.batch(config)))
     after = arrays(state.model)
@@ -138,7 +141,8 @@ def test_adam_equals_optax():
     ours, theirs = scale_by_adam(0.9, 0.95, 1e-8, "float32", "float32"), optax.scale_by_adam(0.9, 0.95, 1e-8)
     mine, other = ours.init(params), theirs.init(params)
     for i in range(5):
-        grads = jax.tree.map(lambda p: jnp.asarray(np.random.default_rng(i).normal(size=p.shape), jnp.float32), params)
+        rng = np.random.default_rng(i)
+        grads = {name: jnp.asarray(rng.normal(size=p.shape), jnp.float32) for name, p in params.items()}
         got, mine = ours.update(grads, mine)
         with jax.numpy_dtype_promotion("standard"):
             expected, other = theirs.update(grads, other)

@@ -19,23 +19,23 @@ STEPS = 10
 
 
 def model_config(**changes) -> ModelConfig:
-    base = dict(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=4,
-        intermediate_size=16,
-        intermediate_size_mlp=32,
-        num_local_experts=8,
-        interleave_moe_layer_step=2,
-        attention_chunk_size=8,
-        floor_scale=8,
-        compute_dtype="float32",
-        remat="none",
-        balance=Balance(weight=0.02, z_loss=0.002),
-    )
+    base = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 4,
+        "intermediate_size": 16,
+        "intermediate_size_mlp": 32,
+        "num_local_experts": 8,
+        "interleave_moe_layer_step": 2,
+        "attention_chunk_size": 8,
+        "floor_scale": 8,
+        "compute_dtype": "float32",
+        "remat": "none",
+        "balance": Balance(weight=0.02, z_loss=0.002),
+    }
     return ModelConfig(**(base | changes))
 
 

@@ -20,6 +20,7 @@ from maverick_jax.accounting import device_of, train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
+from maverick_jax.precision import for_backend
 from maverick_jax.sharding import make_mesh
 from maverick_jax.strict_yaml import dump
 from train import hooks
@@ -61,6 +62,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
     check_against_mesh(config, sizes)
     feed = Feed.open(config)
     check_vocabulary(config, feed.train.tokenizer.vocab_size)
+    evaluate = make_evaluate(config, feed.held_out()) if config.run.eval_every else None
     use_compilation_cache()
     mesh = make_mesh(sizes)
     with jax.set_mesh(mesh):
@@ -83,7 +85,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
             ),
             donate_argnums=0,
         )
-        beside = _hooks(config, feed, store, start)
+        beside = _hooks(config, feed, store, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:
             state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=beside)
         return {"run_dir": str(run_dir), "step": int(state.step)}
@@ -102,7 +104,7 @@ class StateParts:
 
     def arguments(self) -> dict[str, Any]:
         rules = self.config.mesh.sharding_rules()
-        return {"config": self.config.model, "rules": rules, "optimizer": self.optimizer}
+        return {"config": for_backend(self.config.model), "rules": rules, "optimizer": self.optimizer}
 
     def fresh(self) -> TrainState:
         return jax.jit(functools.partial(init_state, **self.arguments()))(np.uint32(self.config.run.seed))
@@ -171,7 +173,7 @@ def _replace(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, start: int) -> list[Hook]:
+def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, evaluate, start: int) -> list[Hook]:
     """In the order in which they run after a step; a save comes after the lines it must cover."""
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)
@@ -195,8 +197,7 @@ def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, start: int) ->
         found.append(hooks.ProfilerTrace(run_dir / "profile", first=first, steps=steps))
     if logging_config.watchdog_seconds:
         found.append(Watchdog(logging_config.watchdog_seconds, run_dir))
-    if run.eval_every:
-        evaluate = make_evaluate(config, feed)
+    if evaluate is not None:
         found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
     found.append(save)
     if threading.current_thread() is threading.main_thread():
@@ -218,4 +219,3 @@ def use_compilation_cache() -> None:
         log.warning("not using the compilation cache %s: others may write there", directory)
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
-

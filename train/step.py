@@ -27,13 +27,14 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
     model = move_router_bias(optax.apply_updates(state.model, updates), sums["router"])
-    keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
+    if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
 
-    applied = state.step - state.skipped
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
-    metrics |= {"grad_norm": grad_norm, "learning_rate": schedule(applied), "skipped": skipped, "tokens": tokens}
-    return TrainState(state.step + 1, skipped, tokens, keep(model, state.model), keep(opt_state, state.opt_state)), metrics
+    rate = schedule(state.step - state.skipped)
+    metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
+    model, opt_state = if_good(model, state.model), if_good(opt_state, state.opt_state)
+    return TrainState(state.step + 1, skipped, tokens, model, opt_state), metrics
 
 
 def accumulate(objective: Objective, model: Maverick, batch: dict, totals: dict) -> tuple[dict, Maverick]:

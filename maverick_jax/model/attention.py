@@ -26,7 +26,9 @@ class Places:
     temperature: jax.Array | None
 
     @classmethod
-    def of(cls, config: ModelConfig, length: int, positions: jax.Array | None, segment_ids: jax.Array | None) -> "Places":
+    def of(
+        cls, config: ModelConfig, length: int, positions: jax.Array | None, segment_ids: jax.Array | None
+    ) -> "Places":
         """From positions and segment_ids, int32[B, T] or None; positions default to each document's own count."""
         if segment_ids is not None and positions is None:
             positions = positions_in_documents(segment_ids)
@@ -44,9 +46,7 @@ jax.tree_util.register_dataclass(Places)
 
 def positions_in_documents(segment_ids: jax.Array) -> jax.Array:
     """Position of each token in its document, int32[B, T], from segment ids [B, T]: 0 wherever the id changes."""
-    index = jax.lax.broadcasted_iota(
-        jnp.int32, segment_ids.shape, 1, out_sharding=jax.typeof(segment_ids).sharding
-    )
+    index = jax.lax.broadcasted_iota(jnp.int32, segment_ids.shape, 1, out_sharding=jax.typeof(segment_ids).sharding)
     changed = jnp.concatenate([jnp.ones_like(segment_ids[:, :1]), jnp.diff(segment_ids, axis=1)], axis=1) != 0
     return index - jax.lax.cummax(jnp.where(changed, index, 0), axis=1)
 

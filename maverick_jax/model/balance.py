@@ -18,11 +18,11 @@ def move_router_bias(model: Maverick, stats: RouterStats | None) -> Maverick:
     stacked = model.config.num_periods * len(slots)
 
     def moved(path, leaf):
-        names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
+        run, layer, *names = (str(getattr(key, "name", key)) for key in path)
         if "router_bias" not in names:
             return leaf
-        slot = slots.index(int(names[1].removeprefix("layer_")))
-        if names[0] == "tail":
+        slot = slots.index(int(layer.removeprefix("layer_")))
+        if run == "tail":
             return leaf + step[stacked + slot]
         return leaf + step[:stacked].reshape(-1, len(slots), step.shape[-1])[:, slot]
 

@@ -13,7 +13,18 @@ from maverick_jax.param import ones, param
 from maverick_jax.sharding import ShardingRules
 
 _VIEWS = frozenset(
-    "broadcast_in_dim convert_element_type name pcast pvary reshape reshard slice squeeze transpose".split()
+    [
+        "broadcast_in_dim",
+        "convert_element_type",
+        "name",
+        "pcast",
+        "pvary",
+        "reshape",
+        "reshard",
+        "slice",
+        "squeeze",
+        "transpose",
+    ]
 )
 
 

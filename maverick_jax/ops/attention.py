@@ -9,7 +9,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from maverick_jax.ops.dot import dot
+
 MAX_BLOCKS, MIN_BLOCK = 8, 256
+HEADS = ((0, 1), (0, 1))  # sequences and key/value heads, the batch axes of every product
 MASKED = -1e30  # finite: a row that sees nothing (padding) gives a mean, not NaN
 
 
@@ -89,22 +92,18 @@ def attention_over(q, k, v, reach: Reach, queries: Documents, keys: Documents) -
 
 def _scores(q, k, visible) -> jax.Array:
     """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked."""
-    dots = jax.lax.dot_general(q, k, (((4,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
-    return jnp.where(visible[:, None, None], dots * q.shape[-1] ** -0.5, MASKED)
+    return jnp.where(visible[:, None, None], dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5, MASKED)
 
 
 def _over_keys(weights, v) -> jax.Array:
     """float32[B,K,G,T,H]: weights [B,K,G,T,S] times v [B,K,S,H]."""
-    dims = (((4,), (2,)), ((0, 1), (0, 1)))
-    return jax.lax.dot_general(weights.astype(v.dtype), v, dims, preferred_element_type=jnp.float32)
+    return dot(weights.astype(v.dtype), v, (4,), (2,), HEADS)
 
 
 def _over_queries(x, weights) -> jax.Array:
     """float32[B,K,S,H]: x [B,K,G,T,H] and weights [B,K,G,T,S] contracted over queries. The small operand comes first,
     so that the large one is not transposed in memory."""
-    dims = (((2, 3), (2, 3)), ((0, 1), (0, 1)))
-    out = jax.lax.dot_general(x, weights.astype(x.dtype), dims, preferred_element_type=jnp.float32)
-    return out.transpose(0, 1, 3, 2)
+    return dot(x, weights.astype(x.dtype), (2, 3), (2, 3), HEADS).transpose(0, 1, 3, 2)
 
 
 @jax.custom_vjp
@@ -127,8 +126,7 @@ def _attend_backward(saved, dout):
     q, k, v, visible, out, lse = saved
     weights = jnp.exp(_scores(q, k, visible) - lse)
     dv = _over_queries(dout, weights)
-    dims = (((4,), (3,)), ((0, 1), (0, 1)))
-    dweights = jax.lax.dot_general(dout, v, dims, preferred_element_type=jnp.float32)
+    dweights = dot(dout, v, (4,), (3,), HEADS)
     delta = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
     dscores = (weights * (dweights - delta) * q.shape[-1] ** -0.5).astype(q.dtype)
     dq, dk = _over_keys(dscores, k), _over_queries(q, dscores)

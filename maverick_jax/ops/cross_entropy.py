@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.dot import dot
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 22  # float32 elements: 16 MiB; measured best on CPU, small beside a layer elsewhere
@@ -26,7 +27,9 @@ def cross_entropy_reference(hidden, head, labels, weights, z_loss: float = 0.0):
     return jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll)
 
 
-def cross_entropy(hidden, head, labels, weights, *, rules: ShardingRules, z_loss: float = 0.0, chunk: int | None = None):
+def cross_entropy(
+    hidden, head, labels, weights, *, rules: ShardingRules, z_loss: float = 0.0, chunk: int | None = None
+):
     """Weighted sum over all tokens of -log p(label) + z_loss * logsumexp^2, and of its first term alone.
 
     hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T]; weights float32[B, T]; `chunk` rows at a time.
@@ -39,8 +42,9 @@ def cross_entropy(hidden, head, labels, weights, *, rules: ShardingRules, z_loss
         D, v = head.shape
         hidden, head = vary(hidden, vocab_axes), vary(head, batch_axes)
         rows = chunk or max(128, LOGITS_PER_CHUNK // v)
-        flat = (hidden.reshape(-1, D), head, labels.reshape(-1), weights.reshape(-1))
-        total, nll = _local(vocab_axes, z_loss, min(rows, flat[2].shape[0]), *flat)
+        hidden, labels, weights = hidden.reshape(-1, D), labels.reshape(-1), weights.reshape(-1)
+        sums = _local(vocab_axes, z_loss, min(rows, labels.size), hidden, head, labels, weights)
+        total, nll = sums  # pyright: ignore[reportGeneralTypeIssues] (custom_vjp hides the result's type)
         return lax.psum(total, batch_axes), lax.psum(lax.stop_gradient(nll), batch_axes)
 
     tokens = rules.storage("batch", "length")
@@ -52,7 +56,7 @@ def cross_entropy(hidden, head, labels, weights, *, rules: ShardingRules, z_loss
 def _chunk_logits(vocab_axes, hidden, head, labels):
     """Logits [c, v], their logsumexp over the whole vocabulary [c], and where the labels are [c, v]."""
     v = head.shape[1]
-    logits = jnp.dot(hidden, head, preferred_element_type=jnp.float32)
+    logits = dot(hidden, head, (1,), (0,))
     largest = lax.pmax(jnp.max(logits, axis=-1), vocab_axes)
     lse = jnp.log(lax.psum(jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1), vocab_axes)) + largest
     first = lax.axis_index(vocab_axes) * v if vocab_axes else 0
@@ -91,8 +95,8 @@ def _forward(vocab_axes, z_loss, rows, hidden, head, labels, weights):
         sums = jax.tree.map(jnp.add, sums, _chunk_loss(vocab_axes, z_loss, logits, lse, is_label, weights))
         probability = jnp.exp(logits - lse[:, None]) * (1 + 2 * z_loss * lse)[:, None]
         dlogits = (weights[:, None] * (probability - is_label.astype(jnp.float32))).astype(hidden.dtype)
-        dhead += jnp.dot(hidden.T, dlogits, preferred_element_type=jnp.float32)
-        return (sums, dhead), jnp.dot(dlogits, head.T, preferred_element_type=jnp.float32).astype(hidden.dtype)
+        dhead += dot(hidden, dlogits, (0,), (0,))
+        return (sums, dhead), dot(dlogits, head, (1,), (1,)).astype(hidden.dtype)
 
     zero = jnp.zeros_like(weights, shape=())
     init = ((zero, zero), jnp.zeros_like(head, dtype=jnp.float32))

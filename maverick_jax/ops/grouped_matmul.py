@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from maverick_jax.ops.dot import dot
+
 
 def grouped_swiglu_reference(x, w_in, w_out, expert) -> jax.Array:
     """The obvious form: every row through every expert, then the right one picked. Arguments as `grouped_swiglu`."""
@@ -85,7 +87,7 @@ def _put(x: jax.Array, tile: jax.Array, index: jax.Array) -> jax.Array:
 
 def _dot(x, w, contract=((1,), (0,))) -> jax.Array:
     """x @ w for 2-D operands (or the contraction asked for), rounded once, to x's dtype."""
-    return jax.lax.dot_general(x, w, (contract, ((), ())), preferred_element_type=jnp.float32).astype(x.dtype)
+    return dot(x, w, *contract).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

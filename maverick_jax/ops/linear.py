@@ -9,8 +9,9 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+
+from maverick_jax.ops.dot import dot
 
 
 def linear(x: jax.Array, w: jax.Array, *, inputs: int = 1, out: PartitionSpec | None = None) -> jax.Array:
@@ -28,9 +29,7 @@ def gated_linear(gate: jax.Array, up: jax.Array, down: jax.Array, *, out: Partit
 
 
 def _contract(x, w, x_axes, w_axes, sharding=None) -> jax.Array:
-    dims = ((tuple(x_axes), tuple(w_axes)), ((), ()))
-    y = jax.lax.dot_general(x, w, dims, preferred_element_type=jnp.float32, out_sharding=sharding)
-    return y.astype(x.dtype)
+    return dot(x, w, x_axes, w_axes, out=sharding).astype(x.dtype)
 
 
 def _input_gradient(dy, w, inputs: int, like) -> jax.Array:
