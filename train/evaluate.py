@@ -13,23 +13,26 @@ from train.state import TrainState
 from train.step import eval_step
 
 
-def make_evaluate(config: RunConfig, feed: Feed) -> Callable[[TrainState], dict[str, Any]]:
+def make_evaluate(config: RunConfig, held_out: Feed) -> Callable[[TrainState], dict[str, Any]]:
     """`state -> {"eval_loss": nats per label, "eval_tokens": labels}` over the first `run.eval_batches` batches of the
-    held-out rows, always the same ones; fewer if there are fewer."""
-    held_out = feed.held_out()
-    rows = held_out.train.num_rows()
-    if rows < config.data.batch_size:
-        raise InputError(
-            f"data.held_out_fraction: {rows} sequences are held out, less than one batch of {config.data.batch_size}; "
-            "raise it, lower data.batch_size, or set run.eval_every: 0"
-        )
-    batches = min(config.run.eval_batches, rows // config.data.batch_size)
+    held-out rows, always the same ones; fewer if there are fewer. Raises InputError where there is not one."""
+    batches = _num_batches(config, held_out)
     step = jax.jit(functools.partial(eval_step, objective=config.objective))
 
     def evaluate(state: TrainState) -> dict[str, Any]:
         return evaluate_model(step, state.model, held_out, batches)
 
     return evaluate
+
+
+def _num_batches(config: RunConfig, held_out: Feed) -> int:
+    rows = held_out.train.num_rows()
+    if rows < config.data.batch_size:
+        raise InputError(
+            f"data.held_out_fraction: {rows} sequences are held out, less than one batch of {config.data.batch_size}; "
+            "raise it, lower data.batch_size, or set run.eval_every: 0"
+        )
+    return min(config.run.eval_batches, rows // config.data.batch_size)
 
 
 def evaluate_model(step, model, held_out: Feed, num_batches: int) -> dict[str, Any]:
@@ -46,7 +49,8 @@ def evaluate_model(step, model, held_out: Feed, num_batches: int) -> dict[str, A
 
 def evaluate(checkpoint: str, path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, on one
-    device. Raises InputError when the config's tokenizer has more ids than the model."""
+    device. Raises InputError when the config's tokenizer has more ids than the model, and when less than a
+    batch is held out."""
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.sharding import single_device_mesh
 
@@ -56,7 +60,7 @@ def evaluate(checkpoint: str, path_or_name: str, overrides: Iterable[str] = ()) 
     config = config.model_copy(update={"model": model.config, "mesh": type(config.mesh)(data=1)})
     held_out = Feed.open(config, "eval")
     check_vocabulary(config, held_out.train.tokenizer.vocab_size)
-    batches = max(1, min(config.run.eval_batches, held_out.train.num_rows() // config.data.batch_size))
+    batches = _num_batches(config, held_out)
     with jax.set_mesh(mesh):
         return evaluate_model(
             jax.jit(functools.partial(eval_step, objective=config.objective)), model, held_out, batches
