@@ -37,3 +37,18 @@ def mesh_of():
         return jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())]))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Where the small real runs of a session are kept."""
+    from tests.small_run import Place
+
+    return Place.make(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(runs):
+    """The small run, left alone from its first step to its last: one process, one device. Not to be changed."""
+    runs.train(runs.root / "whole")
+    return runs.root / "whole"

@@ -19,7 +19,6 @@ import numpy as np
 from maverick_jax.accounting import device_of, train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.errors import InputError
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import make_mesh
 from maverick_jax.strict_yaml import dump
@@ -28,6 +27,7 @@ from train.batches import Feed
 from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config, resolved
 from train.distributed import exit_code_of, initialize_from_environment, leave
 from train.evaluate import make_evaluate
+from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
 from train.state import TrainState, abstract_state, init_state
@@ -68,7 +68,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
     with jax.set_mesh(mesh):
         parts = StateParts.of(config)
         store = CheckpointStore(run_dir / "checkpoints", config.checkpoint)
-        _refuse_other_run(config, feed, store)
+        refuse_other_run(config, feed.train.fingerprint, store)
         state = _restore(parts, store, mesh)
         if jax.process_index() == 0:
             _describe(config, feed, sizes, run_dir)
@@ -119,33 +119,6 @@ def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
     return names.unflatten(target, found[1])
 
 
-def _refuse_other_run(config: RunConfig, feed: Feed, store: CheckpointStore) -> None:
-    """Raises InputError when the run directory holds a run of another model or other data."""
-    if not store.steps():
-        return
-    meta = store.meta(store.steps()[-1])
-    changed = [
-        key
-        for key, now in (("model", config.model.model_dump(mode="json")), ("data", feed.train.fingerprint))
-        if key in meta and _identity(key, meta[key]) != _identity(key, now)
-    ]
-    if changed:
-        raise InputError(
-            f"{store.directory.parent} holds a run whose {' and '.join(changed)} differ from this config's; nothing was "
-            "changed. Give the new run its own run.name (or run.dir), or restore the config the run was started with "
-            "(its config.yaml)"
-        )
-
-
-def _identity(key: str, value: Any) -> Any:
-    """What must not change under a resumed run: how the model is computed may, what it is may not."""
-    if key != "model":
-        return value
-    return {k: v for k, v in value.items() if k not in ("remat", "compute_dtype", "balance")} | {
-        "bias": value["balance"]["kind"] == "loss_free_bias"
-    }
-
-
 def _describe(config: RunConfig, feed: Feed, sizes: dict[str, int], run_dir: pathlib.Path) -> None:
     """`config.yaml`, `environment.json` and the tokenizer, beside what they describe."""
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -186,7 +159,7 @@ def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, evaluate, star
         flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
         peak_flops=device.peak_flops * jax.device_count() if device else None,
     )
-    meta = {"model": config.model.model_dump(mode="json"), "data": feed.train.fingerprint, "run": run.name}
+    meta = metadata(config, feed.train.fingerprint)
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), meta), last_step=run.steps)
     found: list[Hook] = [lines]
     if logging_config.progress:

@@ -1,0 +1,105 @@
+"""A real run that is killed or whose checkpoints are damaged ends where the run ends that was left alone."""
+
+import json
+import pathlib
+import random
+import signal
+import subprocess
+
+import pytest
+
+from launch.cli import main
+from tests.small_run import STEPS, Place, assert_same_run, cut_back, lines, log_of, store, wait_for
+from tests.test_checkpoint import empty, flip, largest, truncate
+
+
+def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: random.Random) -> None:
+    """SIGKILL while it saves, some steps after it has saved, or at any time of its life, its start included."""
+    checkpoints = run_dir / "checkpoints"
+    names = lambda: {path.name for path in checkpoints.iterdir()} if checkpoints.is_dir() else set()
+    before = names()
+    saving = lambda: any("tmp" in name for name in names() - before)
+    saved = lambda: any(name.isdigit() for name in names() - before)
+    match moment:
+        case "save":
+            wait_for(saving, process)
+            seconds = 0.02 * luck.random()
+        case "step":
+            wait_for(saved, process)
+            seconds = 0.3 * luck.random()
+        case "any":
+            seconds = 8 * luck.random()
+    try:
+        code = process.wait(seconds)
+        pytest.fail(f"the run ended ({code}) before it could be killed:\n{log_of(run_dir)}")
+    except subprocess.TimeoutExpired:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def survive(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, moments: list[str], *options: str) -> None:
+    luck = random.Random(0)
+    for moment in moments:
+        kill(runs.start(run_dir, *options), run_dir, moment, luck)
+    assert f"restored checkpoint {run_dir}/checkpoints/" in runs.train(run_dir, *options)
+    assert log_of(run_dir).count("left by a process that was stopped") >= moments.count("save") // 2
+    assert_same_run(whole, run_dir, lines(whole)[-1]["step"])
+    assert all(path.name.isdigit() for path in (run_dir / "checkpoints").iterdir())
+
+
+def test_killed_four_times(whole_run, runs, tmp_path):
+    survive(runs, whole_run, tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=1")
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(runs, tmp_path):
+    options = ("run.steps=400", "run.eval_every=20", "checkpoint.every=2", "checkpoint.keep=2")
+    runs.train(tmp_path / "whole", *options[:2])
+    survive(runs, tmp_path / "whole", tmp_path / "run", ["any", "save", "step", "save"] * 5, *options)
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_damaged_checkpoints_are_set_aside_and_the_run_ends_the_same(whole_run, runs, tmp_path, capsys):
+    """The three newest, each in a way of its own: the run goes back to the fourth."""
+    run_dir = cut_back(whole_run, tmp_path / "run", 21)
+    folder = lambda step: run_dir / "checkpoints" / str(step)
+    empty(folder(21))
+    flip(largest(folder(18), "arrays"))
+    truncate(largest(folder(15), "arrays"))
+
+    assert main(["doctor", str(run_dir), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["restorable_step"] == 12
+    problems = {entry["step"]: entry["problems"] for entry in found["checkpoints"]}
+    assert [step for step in problems if problems[step]] == [15, 18, 21]
+
+    said = runs.train(run_dir)
+    for step in (21, 18, 15):
+        assert f"checkpoint {run_dir}/checkpoints/{step} does not verify and is set aside as {step}.corrupt-1" in said
+    assert f"restored checkpoint {run_dir}/checkpoints/12" in said
+    assert_same_run(whole_run, run_dir)
+
+    assert main(["doctor", str(run_dir)]) == 0
+    out = capsys.readouterr().out
+    assert "21.corrupt-1: set aside by an earlier run" in out and f"a run goes on from step {STEPS}" in out
+
+
+def test_nothing_restorable_is_81_and_nothing_is_lost(runs, whole_run, tmp_path, capsys):
+    run_dir = cut_back(whole_run, tmp_path / "run", 6)
+    for step in (3, 6):
+        flip(largest(run_dir / "checkpoints" / str(step), "arrays"))
+    assert main(["doctor", str(run_dir)]) == 81
+    assert "no checkpoint verifies" in capsys.readouterr().err
+    record = (run_dir / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        assert "no checkpoint in" in runs.train(run_dir, code=81)
+    assert (run_dir / "metrics.jsonl").read_bytes() == record
+    assert store(run_dir).set_aside() == ["3.corrupt-1", "6.corrupt-1"]
+
+
+def test_a_healthy_run_is_healthy(whole_run, capsys):
+    assert main(["doctor", str(whole_run)]) == 0
+    out, err = capsys.readouterr()
+    assert out.count(": whole, ") == STEPS // 3 and err == ""

@@ -1,0 +1,74 @@
+"""What must not change under a resumed run: what the model is, and which tokens stand where in its data."""
+
+from typing import Any
+
+from maverick_jax import strict_yaml
+from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.errors import InputError, NoRestorableCheckpoint
+from train.config import RunConfig, resolved
+
+_COMPUTED = ("remat", "compute_dtype", "balance")
+"""Keys of the model that say how it is computed and trained: these may change."""
+
+
+def metadata(config: RunConfig, data_fingerprint: str) -> dict[str, Any]:
+    """What a checkpoint says of the run it belongs to."""
+    return {"model": config.model.model_dump(mode="json"), "data": data_fingerprint, "run": config.run.name}
+
+
+def refuse_other_run(config: RunConfig, data_fingerprint: str, store: CheckpointStore) -> None:
+    """Raises InputError, which names the keys, when the run directory holds a run of another model or other data."""
+    there, here = _newest_metadata(store), metadata(config, data_fingerprint)
+    if there is None:
+        return
+    changed = _differences("model", _network(there["model"]), _network(here["model"]))
+    if there["data"] != here["data"]:
+        changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
+    if changed:
+        raise InputError(
+            "\n".join(
+                [
+                    f"{config.run.directory} holds a run that differs from this config; nothing was changed:",
+                    *(f"  {line}" for line in changed),
+                    "give the new run its own run.name (or run.dir), or go on with the config the run was started with",
+                ]
+            )
+        )
+
+
+def _newest_metadata(store: CheckpointStore) -> dict[str, Any] | None:
+    """Of the newest checkpoint that has any: a damaged one has nothing to say, and is dealt with when restoring."""
+    for step in reversed(store.steps()):
+        try:
+            return store.meta(step)
+        except NoRestorableCheckpoint:
+            continue
+    return None
+
+
+def _network(model: dict[str, Any]) -> dict[str, Any]:
+    bias = model["balance"]["kind"] == "loss_free_bias"  # it has parameters
+    return {key: value for key, value in model.items() if key not in _COMPUTED} | {"balance.kind": bias}
+
+
+def _changed_data(config: RunConfig) -> list[str]:
+    """Keys that differ from the config the run directory holds; none when that cannot be read."""
+    try:
+        there = strict_yaml.read(config.run.directory / "config.yaml").data
+        sections = there["data"], {"seed": there["run"]["seed"]}
+    except (InputError, KeyError, TypeError):
+        return []
+    here = resolved(config)
+    return _differences("data", sections[0], here["data"]) + _differences("run", sections[1], here["run"])
+
+
+def _differences(prefix: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """A line per key of `there` whose value is another one `here`."""
+    lines = []
+    for key in there:
+        name, old, new = f"{prefix}.{key}", there[key], here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differences(name, old, new)
+        elif old != new:
+            lines.append(f"{name}: {old} there, {new} here")
+    return lines
