@@ -28,6 +28,7 @@ model:
   intermediate_size: 32
   intermediate_size_mlp: 64
   num_local_experts: 4
+  no_rope_layer_interval: 2
   attention_chunk_size: 16
 data:
   sources: {{tinyshakespeare: {{path: "package:tinyshakespeare"}}}}

@@ -1,0 +1,93 @@
+"""A run on two processes of four devices is the run on one process of eight."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.small_run import REPOSITORY, Place, checksums, cut_back, finish, free_port, lines, log_of, losses, store
+
+MESHES = {"mixed": ("mesh.data=2", "mesh.expert=2", "mesh.tensor=2"), "fsdp": ("mesh.data=1", "mesh.fsdp=8")}
+OPTIONS = ("run.steps=10", "run.eval_every=5", "checkpoint.every=5", "optimizer.schedule=constant")
+
+
+def train_on_two(runs: Place, run_dir, *overrides, code: int = 0) -> None:
+    job = {"MAVERICK_COORDINATOR": f"127.0.0.1:{free_port()}", "MAVERICK_NUM_PROCESSES": 2}
+    processes = [
+        runs.start(run_dir, *overrides, devices=4, log=f"log-{n}", MAVERICK_PROCESS_ID=n, **job) for n in range(2)
+    ]
+    try:
+        found = [finish(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert found == [code, code], log_of(run_dir, "log-0") + log_of(run_dir, "log-1")
+
+
+def assert_close(one, other) -> None:
+    """The same data, and losses to 1e-5."""
+    assert losses(one) == pytest.approx(losses(other), abs=1e-5)
+    for name in ("step", "tokens", "eval_tokens"):
+        assert [line.get(name) for line in lines(one)] == [line.get(name) for line in lines(other)]
+
+
+@pytest.fixture(scope="module")
+def on_one(runs):
+    """`on_one("fsdp")`: the run directory of the run in one process of eight devices."""
+
+    def make(mesh: str):
+        run_dir = runs.root / f"eight-{mesh}"
+        if not run_dir.exists():
+            runs.train(run_dir, *MESHES[mesh], *OPTIONS, devices=8)
+        return run_dir
+
+    return make
+
+
+@pytest.mark.parametrize("mesh", [pytest.param("mixed"), pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_are_one(mesh, on_one, runs, tmp_path):
+    train_on_two(runs, tmp_path / "two", *MESHES[mesh], *OPTIONS)
+    one, two = on_one(mesh), tmp_path / "two"
+    assert_close(one, two)
+    assert store(two).verify(10) == []
+    assert len(losses(two)) == 10  # one process writes the record
+    # And one goes on from what two have saved, with the same result as if one had from the start.
+    run_dir = cut_back(two, tmp_path / "run", 5)
+    said = runs.train(run_dir, *MESHES[mesh], *OPTIONS, devices=8)
+    assert "restored checkpoint" in said
+    assert_close(one, run_dir)
+    assert checksums(run_dir, 5) == checksums(two, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_two_processes_go_on_from_one(mesh, on_one, runs, tmp_path):
+    run_dir = cut_back(on_one(mesh), tmp_path / "run", 5)
+    train_on_two(runs, run_dir, *MESHES[mesh], *OPTIONS)
+    assert_close(on_one(mesh), run_dir)
+    assert "restored checkpoint" in log_of(run_dir, "log-0") and "restored checkpoint" in log_of(run_dir, "log-1")
+
+
+@pytest.mark.slow
+def test_the_local_launcher_trains_and_passes_refusals_on(on_one, runs, tmp_path):
+    def launch(*overrides) -> tuple[int, str]:
+        command = [REPOSITORY / "launch" / "local.sh", "2", sys.executable, "-m", "launch.cli", "train", runs.config]
+        words = [f"run.dir={tmp_path}/run", *MESHES["mixed"], *OPTIONS, *overrides]
+        done = subprocess.run(
+            [*command, *words],
+            env=runs.environment(devices=4),
+            cwd=runs.root,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        return done.returncode, done.stderr
+
+    code, said = launch()
+    assert code == 0, said
+    assert_close(on_one("mixed"), tmp_path / "run")
+    code, said = launch("model.hidden_size=64")
+    assert code == 78 and "model.hidden_size: 32 there, 64 here" in said
+    assert "Traceback" not in said
+    code, said = launch("mesh.data=4")
+    assert code == 78 and "mesh: data=4, expert=2, tensor=2 needs 16 devices; this job has 8" in said
