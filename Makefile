@@ -30,7 +30,7 @@ schema: .venv/installed
 	$(BIN)/maverick config schema > configs/schema.json
 
 bench: .venv/testing
-	$(BIN)/python benchmarks/train_step.py --shape tiny --against transformers
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf .cache build dist *.egg-info

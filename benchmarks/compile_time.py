@@ -28,22 +28,20 @@ def compile_once(layers: int) -> dict[str, Any]:
     """Seconds to lower and compile the train step of `tiny` with that many layers, in a process that never did."""
     import jax
 
-    from benchmarks.ours import host_batch, model_config, place, step_and_init
+    from benchmarks.ours import fresh, host_batch, model_config, parts, place
     from maverick_jax.sharding import make_mesh
+    from train.program import compile_step
 
     shape = dataclasses.replace(SHAPES["tiny"], num_hidden_layers=layers)
     with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
-        step, init = step_and_init(model_config(shape), packed=True)
-        state, batch = init(0), place(host_batch(shape))
+        step_parts = parts(packed=True)
+        state, batch = fresh(model_config(shape), step_parts), place(host_batch(shape))
         jax.block_until_ready(state)
         wall, cpu = time.perf_counter(), time.process_time()
-        lowered = step.lower(state, batch)
-        lowered_wall = time.perf_counter() - wall
-        lowered.compile()
+        compile_step(state, batch, **step_parts)
         return {
             "seconds": time.perf_counter() - wall,
             "cpu_seconds": time.process_time() - cpu,
-            "lower_seconds": lowered_wall,
             "versions": {"jax": jax.__version__, "jaxlib": jax.lib.__version__},
         }
 
@@ -64,7 +62,6 @@ def measure(shallow: int, deep: int, times: int) -> dict[str, Any]:
         "ratio": median(deep, "cpu_seconds") / median(shallow, "cpu_seconds"),
         "cpu_seconds": [median(shallow, "cpu_seconds"), median(deep, "cpu_seconds")],
         "seconds": [median(shallow, "seconds"), median(deep, "seconds")],
-        "lower_seconds": [median(shallow, "lower_seconds"), median(deep, "lower_seconds")],
         "times": times,
         "load_average": os.getloadavg()[0],
         "versions": found[shallow][0]["versions"],

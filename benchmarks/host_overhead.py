@@ -23,20 +23,22 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from benchmarks.ours import host_batch, model_config, place, step_and_init
+from benchmarks.ours import fresh, host_batch, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from maverick_jax.sharding import make_mesh
 from train.hooks import NonFiniteBudget, TrainingLines
 from train.loop import fit
 from train.metrics import MetricsWriter
+from train.program import compile_step
 
 SHAPE = SHAPES["trivial"]
 
 
 def measure(steps: int) -> dict[str, Any]:
     """CPU and wall seconds per step of the bare call, and of the training loop with placement, metrics and lines."""
-    step, init = step_and_init(model_config(SHAPE), packed=True)
-    state, batch = init(0), place(host_batch(SHAPE))
+    step_parts = parts(packed=True)
+    state, batch = fresh(model_config(SHAPE), step_parts), place(host_batch(SHAPE))
+    step = compile_step(state, batch, **step_parts)
     for _ in range(SHAPE.warmup):
         state, metrics = step(state, batch)
     jax.block_until_ready(state)

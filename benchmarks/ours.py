@@ -1,7 +1,6 @@
 """Our train step, as a worker, and the parts of it that other benchmarks use."""
 
 import argparse
-import functools
 import resource
 import time
 import types
@@ -15,11 +14,12 @@ from benchmarks.shapes import B1, B2, CLIP_NORM, LEARNING_RATE, SHAPES, WEIGHT_D
 from benchmarks.worker import serve
 from maverick_jax.accounting import train_flops_per_token
 from maverick_jax.config import ModelConfig
+from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives.pretrain import Pretrain
 from train.optimizer import OptimizerConfig
-from train.state import init_state
-from train.step import train_step
+from train.program import compile_step, fresh_state
+from train.state import TrainState
 
 TOTAL_STEPS = 1000
 MATRIX_SIZE = 4096
@@ -42,20 +42,21 @@ def model_config(shape: Shape, *, dtype: str = "float32", remat: str = "none") -
     return ModelConfig(**shape.model_fields(), compute_dtype=dtype, remat=remat)
 
 
-def step_and_init(config: ModelConfig, *, packed: bool = False):
-    """The jitted train step, which donates its state, and the jitted `seed -> state`."""
+def parts(*, packed: bool = False) -> dict[str, Any]:
+    """What `train.program.compile_step` takes beside a state and a batch."""
     optimizer = OptimizerConfig(
         learning_rate=LEARNING_RATE, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM
     )
-    transformation = optimizer.build(TOTAL_STEPS)
-    init = functools.partial(init_state, config=config, rules=ShardingRules(), optimizer=transformation)
-    step = functools.partial(
-        train_step,
-        objective=Pretrain() if packed else WholeRows(),
-        optimizer=transformation,
-        schedule=optimizer.schedule_of(TOTAL_STEPS),
-    )
-    return jax.jit(step, donate_argnums=0), jax.jit(init)
+    return {
+        "objective": Pretrain() if packed else WholeRows(),
+        "optimizer": optimizer.build(TOTAL_STEPS),
+        "schedule": optimizer.schedule_of(TOTAL_STEPS),
+    }
+
+
+def fresh(config: ModelConfig, parts: dict[str, Any]) -> TrainState:
+    """The state before the first step, by the code that a run uses."""
+    return fresh_state(0, config, ShardingRules(), parts["optimizer"])
 
 
 def host_batch(shape: Shape) -> dict[str, np.ndarray]:
@@ -96,12 +97,12 @@ class TrainStep:
     """A compiled train step with its state, one step done."""
 
     def __init__(self, shape: Shape, *, dtype: str, remat: str, packed: bool):
-        config = model_config(shape, dtype=dtype, remat=remat)
-        step, init = step_and_init(config, packed=packed)
-        self._state, self._batch = init(0), place(host_batch(shape))
-        lowered = step.lower(self._state, self._batch)
+        config = for_backend(model_config(shape, dtype=dtype, remat=remat))
+        self._batch = place(host_batch(shape))
+        step_parts = parts(packed=packed)
+        self._state = fresh(config, step_parts)
         began = time.perf_counter()
-        self._step = lowered.compile()
+        self._step = compile_step(self._state, self._batch, **step_parts)
         self.facts: dict[str, Any] = {"compile_seconds": time.perf_counter() - began}
         loss = self.step()["loss"]
         self.facts |= {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import maxtext_peer, render, run_all, train_step
-from benchmarks.ours import WholeRows, host_batch, matrix_rate, model_config, place, step_and_init
+from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
 from maverick_jax.accounting import train_flops_per_token
@@ -51,8 +51,7 @@ def test_whole_rows_have_the_loss_and_gradient_of_one_document_a_row(mesh_of):
     shape = dataclasses.replace(SHAPES["trivial"], num_hidden_layers=2)
     config = model_config(shape)
     with mesh_of():
-        _, init = step_and_init(config)
-        model, batch = init(0).model, jax.tree.map(lambda x: x[0], place(host_batch(shape)))
+        model, batch = fresh(config, parts()).model, jax.tree.map(lambda x: x[0], place(host_batch(shape)))
         totals = {"weight": jnp.float32(shape.tokens), "tokens": jnp.float32(shape.tokens)}
 
         def gradient(objective):

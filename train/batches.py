@@ -33,12 +33,21 @@ class Feed:
         A = self.config.optimizer.accumulation_steps
         return A, self.config.data.batch_size // A, self.config.data.sequence_length
 
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a batch, under the mesh that is set."""
+        sharding = self._sharding()
+        row = self.train.row(0)
+        return {name: jax.ShapeDtypeStruct(self.shape, x.dtype, sharding=sharding) for name, x in row.items()}
+
     @contextlib.contextmanager
     def batches(self, start: int, stop: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
         """The batches of steps [start, stop), each a dict of global arrays [A, B/A, T]."""
-        spec = PartitionSpec(None, *self.config.mesh.sharding_rules()("batch", "length"))
-        sharding = NamedSharding(jax.sharding.get_mesh(), spec)
+        sharding = self._sharding()
         rows = placement.rows_of_process(sharding, self.shape)
         place = lambda local: placement.place(local, rows, sharding, self.shape)
         with self.train.batches(rows, self.config.data.batch_size, start, stop - start) as found:
             yield (jax.tree.map(place, local) for local in found)
+
+    def _sharding(self) -> NamedSharding:
+        spec = PartitionSpec(None, *self.config.mesh.sharding_rules()("batch", "length"))
+        return NamedSharding(jax.sharding.get_mesh(), spec)

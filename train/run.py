@@ -1,7 +1,6 @@
 """The entry of a run: reads its config, joins data and model, and trains from where the run stands."""
 
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
-import numpy as np
 
 from maverick_jax.accounting import device_of, train_flops_per_token
 from maverick_jax.checkpoint import names
@@ -30,8 +28,8 @@ from train.evaluate import make_evaluate
 from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
-from train.state import TrainState, abstract_state, init_state
-from train.step import train_step
+from train.program import compile_step, fresh_state
+from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -76,15 +74,8 @@ def _run(config: RunConfig) -> dict[str, Any]:
         if start >= config.run.steps:
             log.info("%s is complete: %d of %d steps", run_dir, start, config.run.steps)
             return {"run_dir": str(run_dir), "step": start}
-        step = jax.jit(
-            functools.partial(
-                train_step,
-                objective=config.objective,
-                optimizer=parts.optimizer,
-                schedule=config.optimizer.schedule_of(config.run.steps),
-            ),
-            donate_argnums=0,
-        )
+        schedule = config.optimizer.schedule_of(config.run.steps)
+        step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, schedule)
         beside = _hooks(config, feed, store, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:
             state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=beside)
@@ -107,7 +98,7 @@ class StateParts:
         return {"config": for_backend(self.config.model), "rules": rules, "optimizer": self.optimizer}
 
     def fresh(self) -> TrainState:
-        return jax.jit(functools.partial(init_state, **self.arguments()))(np.uint32(self.config.run.seed))
+        return fresh_state(self.config.run.seed, **self.arguments())
 
 
 def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:

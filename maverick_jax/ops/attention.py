@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from maverick_jax.ops.dot import dot
 
-MAX_BLOCKS, MIN_BLOCK = 8, 256
+MAX_BLOCKS, MIN_BLOCK = 8, 128
 HEADS = ((0, 1), (0, 1))  # sequences and key/value heads, the batch axes of every product
 MASKED = -1e30  # finite: a row that sees nothing (padding) gives a mean, not NaN
 
