@@ -41,7 +41,8 @@ def demo(run_dir: pathlib.Path) -> None:
     _say("the same command again: it resumes")
     _run(train)
     _say(f"what the model makes of {PROMPT!r}")
-    _run(["generate", str(run_dir), "--prompt", PROMPT + "\n", "--max-tokens", "240", "--temperature", "0.8"])
+    sample = ["generate", str(run_dir), "--prompt", PROMPT + "\n", "--max-tokens", "240", "--temperature", "0.8"]
+    (run_dir / "sample.txt").write_text(PROMPT + "\n" + _output(sample))  # the report shows it
     _say("export for transformers and vLLM")
     _run(["export", str(run_dir), str(run_dir / "huggingface"), "--dtype", "float32"])
     _say("report")
@@ -50,9 +51,9 @@ def demo(run_dir: pathlib.Path) -> None:
     print(f"\n{run_dir}: loss {first:.2f} -> {last:.2f} nats per byte in {time.monotonic() - began:.0f} s")
 
 
-def _start(arguments: list[str]) -> subprocess.Popen:
+def _start(arguments: list[str], stdout: int | None = None) -> subprocess.Popen:
     print("$ maverick " + " ".join(map(_quoted, arguments)), flush=True)
-    return subprocess.Popen([sys.executable, "-m", "launch.cli", *arguments])
+    return subprocess.Popen([sys.executable, "-m", "launch.cli", *arguments], stdout=stdout, text=True)
 
 
 def _quoted(word: str) -> str:
@@ -63,6 +64,16 @@ def _run(arguments: list[str]) -> None:
     code = _start(arguments).wait()
     if code:
         raise DemoFailed(f"maverick {arguments[0]} ended with exit code {code}; expected 0")
+
+
+def _output(arguments: list[str]) -> str:
+    """What a command prints, printed."""
+    process = _start(arguments, stdout=subprocess.PIPE)
+    text, _ = process.communicate()
+    print(text, end="", flush=True)
+    if process.returncode:
+        raise DemoFailed(f"maverick {arguments[0]} ended with exit code {process.returncode}; expected 0")
+    return text
 
 
 def _interrupt(process: subprocess.Popen, run_dir: pathlib.Path) -> None:
