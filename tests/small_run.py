@@ -34,7 +34,7 @@ data:
   sources: {{tinyshakespeare: {{path: "package:tinyshakespeare"}}}}
   batch_size: 8
   sequence_length: 32
-optimizer: {{learning_rate: 2e-3, warmup_steps: 2}}
+optimizer: {{learning_rate: 2e-3, warmup_steps: 2, schedule: constant, accumulation_steps: 2}}
 checkpoint: {{every: 3, keep: 30}}
 logging: {{every: 1, progress: false}}
 """

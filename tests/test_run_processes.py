@@ -8,7 +8,7 @@ import pytest
 from tests.small_run import REPOSITORY, Place, checksums, cut_back, finish, free_port, lines, log_of, losses, store
 
 MESHES = {"mixed": ("mesh.data=2", "mesh.expert=2", "mesh.tensor=2"), "fsdp": ("mesh.data=1", "mesh.fsdp=8")}
-OPTIONS = ("run.steps=10", "run.eval_every=5", "checkpoint.every=5", "optimizer.schedule=constant")
+OPTIONS = ("run.steps=10", "run.eval_every=5", "checkpoint.every=5", "optimizer.accumulation_steps=1")
 
 
 def train_on_two(runs: Place, run_dir, *overrides, code: int = 0) -> None:
@@ -51,7 +51,13 @@ def test_two_processes_are_one(mesh, on_one, runs, tmp_path):
     assert_close(one, two)
     assert store(two).verify(10) == []
     assert len(losses(two)) == 10  # one process writes the record
-    # And one goes on from what two have saved, with the same result as if one had from the start.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_one_process_goes_on_from_two(mesh, on_one, runs, tmp_path):
+    one, two = on_one(mesh), tmp_path / "two"
+    train_on_two(runs, two, *MESHES[mesh], *OPTIONS)
     run_dir = cut_back(two, tmp_path / "run", 5)
     said = runs.train(run_dir, *MESHES[mesh], *OPTIONS, devices=8)
     assert "restored checkpoint" in said
