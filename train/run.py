@@ -183,3 +183,5 @@ def use_compilation_cache() -> None:
         log.warning("not using the compilation cache %s: others may write there", directory)
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
+    # JAX's limit of 1 s leaves out the many small programs of a save and an evaluation: seconds at every start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
