@@ -68,12 +68,12 @@ def _run(config: RunConfig) -> dict[str, Any]:
         store = CheckpointStore(run_dir / "checkpoints", config.checkpoint)
         refuse_other_run(config, feed.train.fingerprint, store)
         state = _restore(parts, store, mesh)
-        if jax.process_index() == 0:
-            _describe(config, feed, sizes, run_dir)
         start = int(state.step)
         if start >= config.run.steps:
             log.info("%s is complete: %d of %d steps", run_dir, start, config.run.steps)
             return {"run_dir": str(run_dir), "step": start}
+        if jax.process_index() == 0:
+            _describe(config, feed, sizes, run_dir)
         schedule = config.optimizer.schedule_of(config.run.steps)
         step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, schedule)
         beside = _hooks(config, feed, store, evaluate, start)
