@@ -71,12 +71,13 @@ def attention(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.
     q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # heads first: every product below is a plain
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))  # matrix product per (sequence, key/value head)
     block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
+    starts = range(0, T, block)
     outputs = []
-    for start in range(0, T, block):
+    for start, queries in zip(starts, jnp.split(q, list(starts)[1:], axis=3), strict=True):
         stop = min(start + block, T)
         first = 0 if size is None else max(0, start - size + 1)  # positions never outrun indices inside a document
         visible = _visible(reach, _slice(documents, start, stop), _slice(documents, first, stop))
-        outputs.append(_attend(q[:, :, :, start:stop], k[:, :, first:stop], v[:, :, first:stop], visible))
+        outputs.append(_attend(queries, k[:, :, first:stop], v[:, :, first:stop], visible))
     out = jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0]
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -102,8 +103,9 @@ def _over_keys(weights, v) -> jax.Array:
 
 def _over_queries(x, weights) -> jax.Array:
     """float32[B,K,S,H]: x [B,K,G,T,H] and weights [B,K,G,T,S] contracted over queries. The small operand comes first,
-    so that the large one is not transposed in memory."""
-    return dot(x, weights.astype(x.dtype), (2, 3), (2, 3), HEADS).transpose(0, 1, 3, 2)
+    so that the large one is not transposed in memory; the barrier keeps XLA from turning the product around again."""
+    out = dot(x, weights.astype(x.dtype), (2, 3), (2, 3), HEADS)
+    return jax.lax.optimization_barrier(out).transpose(0, 1, 3, 2)
 
 
 @jax.custom_vjp
