@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/python -m launch.demo
 
 test: .venv/testing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: .venv/testing
 	$(BIN)/python -m pytest -m slow
