@@ -7,6 +7,8 @@ import pytest
 
 from tests.small_run import REPOSITORY, Place, checksums, cut_back, finish, free_port, lines, log_of, losses, store
 
+pytestmark = pytest.mark.slow  # on two cores: `test_distributed.py` has the fast part, with arithmetic for a model
+
 MESHES = {"mixed": ("mesh.data=2", "mesh.expert=2", "mesh.tensor=2"), "fsdp": ("mesh.data=1", "mesh.fsdp=8")}
 OPTIONS = ("run.steps=10", "run.eval_every=5", "checkpoint.every=5", "optimizer.accumulation_steps=1")
 
@@ -44,7 +46,7 @@ def on_one(runs):
     return make
 
 
-@pytest.mark.parametrize("mesh", [pytest.param("mixed"), pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mesh", MESHES)
 def test_two_processes_are_one(mesh, on_one, runs, tmp_path):
     train_on_two(runs, tmp_path / "two", *MESHES[mesh], *OPTIONS)
     one, two = on_one(mesh), tmp_path / "two"
@@ -53,7 +55,6 @@ def test_two_processes_are_one(mesh, on_one, runs, tmp_path):
     assert len(losses(two)) == 10  # one process writes the record
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_one_process_goes_on_from_two(mesh, on_one, runs, tmp_path):
     one, two = on_one(mesh), tmp_path / "two"
@@ -65,7 +66,6 @@ def test_one_process_goes_on_from_two(mesh, on_one, runs, tmp_path):
     assert checksums(run_dir, 5) == checksums(two, 5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_two_processes_go_on_from_one(mesh, on_one, runs, tmp_path):
     run_dir = cut_back(on_one(mesh), tmp_path / "run", 5)
@@ -74,7 +74,6 @@ def test_two_processes_go_on_from_one(mesh, on_one, runs, tmp_path):
     assert "restored checkpoint" in log_of(run_dir, "log-0") and "restored checkpoint" in log_of(run_dir, "log-1")
 
 
-@pytest.mark.slow
 def test_the_local_launcher_trains_and_passes_refusals_on(on_one, runs, tmp_path):
     def launch(*overrides) -> tuple[int, str]:
         command = [REPOSITORY / "launch" / "local.sh", "2", sys.executable, "-m", "launch.cli", "train", runs.config]
