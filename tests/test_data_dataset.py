@@ -35,7 +35,7 @@ def _one_text(folder: pathlib.Path, text: str, **changes) -> DataConfig:
     return _made(folder, sources={"one": {"path": str(folder / "one.txt")}}, **changes)
 
 
-def _equal(one, other) -> None:
+def check_equal(one, other) -> None:
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
@@ -65,8 +65,8 @@ def test_rows_do_not_depend_on_who_opened_the_dataset(tmp_path, config, packing)
     copy = pickle.loads(pickle.dumps(one.sources[0]))  # noqa: S301  (our own bytes: what workers get)
     assert one.fingerprint == other.fingerprint
     for index in [0, 1, 17, 999, 10**7]:
-        _equal(one.row(index), other.row(index))
-        _equal(one.sources[0].row(index), copy.row(index))
+        check_equal(one.row(index), other.row(index))
+        check_equal(one.sources[0].row(index), copy.row(index))
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
@@ -76,7 +76,7 @@ def test_hosts_read_their_rows_of_the_same_batches(config, hosts):
     for number, step in enumerate((2, 3, 4)):
         whole = _global(dataset, step)
         for h in range(hosts):
-            _equal(parts[h][number], {name: field[h::hosts] for name, field in whole.items()})
+            check_equal(parts[h][number], {name: field[h::hosts] for name, field in whole.items()})
 
 
 def test_any_step_is_where_a_resumed_run_begins(config):
@@ -84,7 +84,7 @@ def test_any_step_is_where_a_resumed_run_begins(config):
     through = _batches(dataset, [1, 5], 0, 9)
     for start in (0, 4, 8):
         for one, other in zip(through[start:], _batches(dataset, [1, 5], start, 9 - start), strict=True):
-            _equal(one, other)
+            check_equal(one, other)
 
 
 def test_workers_change_nothing(config):
@@ -92,7 +92,7 @@ def test_workers_change_nothing(config):
     with_workers = open_dataset(config.model_copy(update={"workers": 2}), "train", seed=0)
     assert with_workers.fingerprint == dataset.fingerprint
     for one, other in zip(_batches(dataset, [0, 3, 7], 5, 7), _batches(with_workers, [0, 3, 7], 5, 7), strict=True):
-        _equal(one, other)
+        check_equal(one, other)
 
 
 def test_iterators_are_endless_until_closed(config):
@@ -162,7 +162,7 @@ def test_seeds_give_other_orders_and_no_shuffling_keeps_the_files_order(tmp_path
     plain = open_dataset(_one_text(tmp_path, "abcdefgh" * 40, shuffle=False), "train", seed=0)
     first = plain.row(0)["tokens"]
     assert plain.tokenizer.decode(first) == ("abcdefgh" * 40)[: T - 1]
-    _equal(plain.row(0), plain.row(plain.num_rows()))
+    check_equal(plain.row(0), plain.row(plain.num_rows()))
 
 
 def test_labels_and_positions(tmp_path):
@@ -218,7 +218,7 @@ def test_eval_reads_every_held_out_row_once_in_order(config):
     located = [(source.name, at) for source, at in map(dataset.locate, range(rows))]
     assert located == [(s.name, at) for s in dataset.sources for at in range(s.plan.num_rows)]
     again = open_dataset(config, "eval", seed=77)
-    _equal(dataset.row(rows + 1), again.row(1))
+    check_equal(dataset.row(rows + 1), again.row(1))
 
 
 def test_split_inside_one_document_and_between_several():

@@ -59,7 +59,7 @@ def kill_at(process, run_dir, moment: str, luck: random.Random) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
-def survive(tmp_path, kills: int) -> None:
+def check_survives(tmp_path, kills: int) -> None:
     luck = random.Random(0)
     options = {"stop": 6 * kills, "every": 3, "size": 512, "delay": 0.02}
     assert finish(start(tmp_path / "whole", **options | {"delay": 0})) == 0
@@ -80,12 +80,12 @@ def survive(tmp_path, kills: int) -> None:
 
 
 def test_killed_eight_times(tmp_path):
-    survive(tmp_path, 8)
+    check_survives(tmp_path, 8)
 
 
 @pytest.mark.slow
 def test_killed_twenty_four_times(tmp_path):
-    survive(tmp_path, 24)
+    check_survives(tmp_path, 24)
 
 
 def test_sigterm_saves_and_exits_75(tmp_path):

@@ -23,7 +23,7 @@ def random(*shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
 
 
-def close(got, expected, tolerance=2e-5):
+def check_close(got, expected, tolerance=2e-5):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(
             np.asarray(a), np.asarray(b), rtol=tolerance, atol=tolerance * max(1.0, np.abs(b).max())
@@ -62,7 +62,7 @@ def test_attention_equals_reference(reach, packed, monkeypatch):
     places = documents(B, T) if packed else None
     fast = value_and_gradients(lambda q, k, v: attention(q, k, v, reach, places), q, k, v)
     slow = value_and_gradients(lambda q, k, v: attention_reference(q, k, v, reach, places), q, k, v)
-    close(fast, slow)
+    check_close(fast, slow)
 
 
 @pytest.mark.parametrize("length", [1, 17, 40])
@@ -70,7 +70,7 @@ def test_attention_of_lengths_that_divide_nothing(length, monkeypatch):
     monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
     q, k, v = random(1, length, 2, 4), random(1, length, 1, 4, seed=1), random(1, length, 1, 4, seed=2)
     for reach in REACHES:
-        close(jax.jit(attention, static_argnums=3)(q, k, v, reach), attention_reference(q, k, v, reach))
+        check_close(jax.jit(attention, static_argnums=3)(q, k, v, reach), attention_reference(q, k, v, reach))
 
 
 # ---- experts -------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_grouped_swiglu_equals_reference(routing, tile):
     expert = jnp.asarray(expert[routing], jnp.int32)
     args = random(M, D), *experts(E, D, F)
     fast = value_and_gradients(lambda x, i, o: grouped_swiglu(x, i, o, expert, tile=tile), *args)
-    close(fast, value_and_gradients(lambda x, i, o: grouped_swiglu_reference(x, i, o, expert), *args))
+    check_close(fast, value_and_gradients(lambda x, i, o: grouped_swiglu_reference(x, i, o, expert), *args))
 
 
 @pytest.mark.parametrize("routing", ["uniform", "one expert"])
@@ -133,7 +133,7 @@ def test_expert_parallel_equals_reference(sizes, routing, mesh_of):
         placed = [jax.device_put(a, spec) for a, spec in zip(args, specs, strict=True)]
         chosen = jax.device_put(chosen, tokens)
         got = value_and_gradients(lambda x, s, i, o: routed_experts(x, s, chosen, i, o, RULES), *placed)
-        close(got, expected)
+        check_close(got, expected)
 
 
 def test_expert_parallel_moves_tokens_not_weights(mesh_of):
@@ -180,7 +180,7 @@ def test_cross_entropy_equals_reference(sizes, chunk, mesh_of):
         y, k = jax.device_put(labels, tokens), jax.device_put(weights, tokens)
         f = jax.jit(lambda h, w: cross_entropy(h, w, y, k, rules=RULES, z_loss=0.01, chunk=chunk))
         gradient = jax.jit(jax.grad(lambda h, w: f(h, w)[0], argnums=(0, 1)))
-        close((f(h, w), gradient(h, w)), expected)
+        check_close((f(h, w), gradient(h, w)), expected)
 
 
 def test_cross_entropy_never_holds_all_logits(mesh_of):
@@ -233,10 +233,10 @@ def test_linear_equals_einsum(wide):
         (random(2, 5, 6, 4), random(6, 4, 3, seed=1)) if wide == "in" else (random(2, 5, 2, 2), random(2, 2, 9, seed=1))
     )
     fast = value_and_gradients(lambda x, w: linear(x, w, inputs=2), x, w)
-    close(fast, value_and_gradients(lambda x, w: jnp.einsum("BTab,abc->BTc", x, w), x, w))
+    check_close(fast, value_and_gradients(lambda x, w: jnp.einsum("BTab,abc->BTc", x, w), x, w))
 
 
 def test_gated_linear_equals_composition():
     args = random(2, 5, 6), random(2, 5, 6, seed=1), random(6, 3, seed=2)
     fast = value_and_gradients(gated_linear, *args)
-    close(fast, value_and_gradients(lambda g, u, d: jnp.einsum("BTF,FD->BTD", jax.nn.silu(g) * u, d), *args))
+    check_close(fast, value_and_gradients(lambda g, u, d: jnp.einsum("BTF,FD->BTD", jax.nn.silu(g) * u, d), *args))

@@ -37,7 +37,7 @@ def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: ra
     assert process.wait() == -signal.SIGKILL
 
 
-def survive(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, moments: list[str], *options: str) -> None:
+def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, moments: list[str], *options: str) -> None:
     luck = random.Random(0)
     for moment in moments:
         kill(runs.start(run_dir, *options), run_dir, moment, luck)
@@ -48,14 +48,14 @@ def survive(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, moments: li
 
 
 def test_killed_four_times(whole_run, runs, tmp_path):
-    survive(runs, whole_run, tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=1")
+    check_survives(runs, whole_run, tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=1")
 
 
 @pytest.mark.slow
 def test_killed_twenty_times(runs, tmp_path):
     options = ("run.steps=400", "run.eval_every=20", "checkpoint.every=2", "checkpoint.keep=2")
     runs.train(tmp_path / "whole", *options[:2])
-    survive(runs, tmp_path / "whole", tmp_path / "run", ["any", "save", "step", "save"] * 5, *options)
+    check_survives(runs, tmp_path / "whole", tmp_path / "run", ["any", "save", "step", "save"] * 5, *options)
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------------
