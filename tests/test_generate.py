@@ -14,7 +14,7 @@ from maverick_jax.text.byte_level import ByteTokenizer
 from tests.oracle import MODELS, case, our_model, random_parameters, random_tokens, shapes, torch_logits, variant
 
 SLIDING = variant(local_attention="sliding_window", num_hidden_layers=5)
-TEXT = variant(vocab_size=265, num_hidden_layers=3)
+TEXT = variant(vocab_size=271, num_hidden_layers=3)
 """A model that knows the byte tokenizer's ids."""
 
 

@@ -178,7 +178,7 @@ def nothing_compiles(monkeypatch):
             ["model.num_local_experts=8", "data.batch_size=16"],
             "model.num_local_experts: 4 there, 8 here\n  data.batch_size: 8 there, 16 here",
         ),
-        (["model.vocab_size=128"], "data.tokenizer: bytes has 265 tokens, more than model.vocab_size (128)"),
+        (["model.vocab_size=128"], "data.tokenizer: bytes has 271 tokens, more than model.vocab_size (128)"),
         (["data.batch_size=12"], "data.batch_size: 12 is not a multiple of 8"),
         (["mesh.tensor=8"], "model.num_attention_heads: 4 is not a multiple of 8"),
         (["mesh.data=4"], "mesh: data=4 needs 4 devices; this job has 8"),

@@ -15,8 +15,15 @@ CONTROLS = (
     "<|eot|>",
     "<|python_start|>",
     "<|python_end|>",
+    "<|image_start|>",
+    "<|image_end|>",
+    "<|tile_x_separator|>",
+    "<|tile_y_separator|>",
+    "<|image|>",
+    "<|patch|>",
 )
-"""Ids 256, 257, ... in this order, named as in Llama 4's tokenizer, so that its chat format can be written in bytes."""
+"""Ids 256, 257, ... in this order, named as in Llama 4's tokenizer, so that its chat format and its images can be
+written in bytes."""
 
 
 class ByteTokenizer(Tokenizer):
