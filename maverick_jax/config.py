@@ -44,6 +44,85 @@ class Balance(Section):
     """Weight of mean(logsumexp(router logits)^2) (ST-MoE, arXiv 2202.08906)."""
 
 
+class VisionConfig(Section):
+    """The image encoder of a multimodal model. The defaults are those of every released Llama 4."""
+
+    hidden_size: Positive = 1408
+    """Width of the encoder's residual stream."""
+    num_hidden_layers: Positive = 34
+    """Layers of the encoder."""
+    num_attention_heads: Positive = 16
+    """Heads of the encoder; each has its own keys and values."""
+    intermediate_size: Positive = 5632
+    """Hidden width of the encoder's feed-forward layers. Llama 4 uses the same number for what the adapter reads, so it
+    must be hidden_size / pixel_shuffle_ratio^2."""
+    image_size: Positive = 336
+    """Side of a tile, in pixels."""
+    patch_size: Positive = 14
+    """Side of a patch, in pixels."""
+    num_channels: Positive = 3
+    """Colours of a pixel."""
+    pixel_shuffle_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Side of the grid of image tokens over that of the grid of patches; its inverse is a whole number."""
+    vision_output_dim: Positive = 4096
+    """Width of the adapter."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    """Base of the rotary frequencies of rows and columns."""
+    image_token_index: Natural = 200092
+    """Id of `<|patch|>`: each token with this id stands for one row of image features."""
+    boi_token_index: Natural = 200080
+    """Id of `<|image_start|>`."""
+    eoi_token_index: Natural = 200081
+    """Id of `<|image_end|>`."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        heads, shuffle, side = self.num_attention_heads, self.shuffle, self.image_size // self.patch_size
+        if self.hidden_size % (4 * heads):
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of 4 x num_attention_heads ({4 * heads}): half "
+                "of each head turns with the column, half with the row"
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if abs(shuffle * self.pixel_shuffle_ratio - 1) > 1e-6 or side % shuffle:
+            raise ValueError(
+                f"pixel_shuffle_ratio ({self.pixel_shuffle_ratio}) must be 1/n for an n that divides the {side} "
+                "patches along a side"
+            )
+        if self.intermediate_size != self.hidden_size * shuffle**2:
+            raise ValueError(
+                f"intermediate_size ({self.intermediate_size}) must be hidden_size / pixel_shuffle_ratio^2 "
+                f"({self.hidden_size * shuffle**2}), which is what the adapter reads"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def shuffle(self) -> int:
+        """Patches along each side that become one token."""
+        return round(1 / self.pixel_shuffle_ratio)
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side of a tile."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens_per_tile(self) -> int:
+        return (self.grid // self.shuffle) ** 2
+
+    def num_parameters(self, text_hidden_size: int) -> int:
+        """Encoder, adapter and the projection to the text model's width."""
+        D, F, A = self.hidden_size, self.intermediate_size, self.vision_output_dim
+        layer = 4 * (D + 1) * D + (D + 1) * F + (F + 1) * D + 4 * D
+        patches = self.patch_size**2 * self.num_channels * D + (self.grid**2 + 2) * D
+        return patches + 4 * D + self.num_hidden_layers * layer + (F + A) * A + A * text_hidden_size
+
+
 class LayerSpec(Section):
     """What one layer is made of."""
 
@@ -52,7 +131,7 @@ class LayerSpec(Section):
 
 
 class ModelConfig(Section):
-    """One Llama 4 text model. `ModelConfig.from_name` gives the shipped ones."""
+    """One Llama 4 model. `ModelConfig.from_name` gives the shipped ones."""
 
     vocab_size: Positive
     """Token ids, V."""
@@ -93,6 +172,8 @@ class ModelConfig(Section):
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the initial weights."""
+    vision: VisionConfig | None = None
+    """The image encoder; null: a text model."""
     balance: Balance = Balance()
     param_dtype: Dtype = "float32"
     """What parameters are stored and updated in."""
@@ -120,6 +201,11 @@ class ModelConfig(Section):
             raise ValueError("intermediate_size_mlp (dense width) must be given for a model with dense layers")
         if self.local_attention == "sliding_window" and self.attention_chunk_size is None:
             raise ValueError("local_attention: sliding_window needs attention_chunk_size, the window's length")
+        if self.vision is not None and self.vision.image_token_index >= self.vocab_size:
+            raise ValueError(
+                f"vision.image_token_index ({self.vision.image_token_index}) is no token id: vocab_size is "
+                f"{self.vocab_size}"
+            )
         return self
 
     @classmethod
@@ -174,12 +260,13 @@ class ModelConfig(Section):
         return 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
 
     def num_parameters(self) -> int:
-        """All parameters of the text model, embedding and head included."""
+        """All parameters: of the text model, embedding and head included, and of the image encoder."""
         routed = self.num_moe_layers * self.num_local_experts * self.expert_parameters
-        return self._parameters_outside_routed_experts() + routed
+        vision = self.vision.num_parameters(self.hidden_size) if self.vision else 0
+        return self._parameters_outside_routed_experts() + routed + vision
 
     def num_active_parameters(self) -> int:
-        """Parameters that one token passes through, embedding table and head included."""
+        """Parameters that one text token passes through, embedding table and head included."""
         routed = self.num_moe_layers * self.num_experts_per_tok * self.expert_parameters
         return self._parameters_outside_routed_experts() + routed
 

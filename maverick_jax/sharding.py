@@ -45,10 +45,12 @@ class ShardingRules:
     """Model dimension of every parameter outside the routed experts."""
     expert_embed: Axes = "fsdp"
     """Model dimension of the routed experts' parameters."""
+    vision_embed: Axes = ("fsdp", "expert")
+    """Widths of the image encoder's parameters; its heads and hidden widths are split as the text model's."""
     table: Axes = ("fsdp", "expert", "tensor")
     """Model dimension of the embedding table, whose rows are never split: a lookup needs no other device's rows."""
 
-    GATHERED = frozenset({"embed", "expert_embed"})
+    GATHERED = frozenset({"embed", "expert_embed", "vision_embed"})
 
     def storage(self, *axes: str | None) -> PartitionSpec:
         """Spec of a stored parameter or of an activation, one logical name (or None) per dimension."""

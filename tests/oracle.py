@@ -1,7 +1,8 @@
 """The other implementations that ours is held against, and the small models they are compared on.
 
-`torch_model` builds the public `Llama4ForCausalLM` (float32 unless told, scaled-dot-product attention) from a config
-and weights that went through our own export: names, layouts and config.json are part of what parity tests.
+`torch_model` builds the public `Llama4ForCausalLM` or `Llama4ForConditionalGeneration` (float32 unless told,
+scaled-dot-product attention) from a config and weights that went through our own export: names, layouts and
+config.json are part of what parity tests.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.huggingface_config import write_config
 from maverick_jax.checkpoint.huggingface_names import table
-from maverick_jax.config import Balance, ModelConfig, RopeScaling
+from maverick_jax.config import Balance, ModelConfig, RopeScaling, VisionConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import abstract_model
 from maverick_jax.sharding import single_device_mesh
@@ -49,6 +50,20 @@ SCALING = RopeScaling(factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0, or
 SCOUT = variant(interleave_moe_layer_step=1, use_qk_norm=True, rope_scaling=SCALING.model_dump())
 """Scout's: experts in every layer, norm on queries and keys, scaled frequencies."""
 
+VISION = VisionConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=128,
+    image_size=24,
+    patch_size=4,
+    vision_output_dim=24,
+    image_token_index=95,
+    boi_token_index=93,
+    eoi_token_index=94,
+)
+"""Tiles of 6 x 6 patches, 9 tokens each."""
+
 MODELS = {
     "maverick": MAVERICK,
     "scout": SCOUT,
@@ -68,16 +83,31 @@ MODELS = {
     "unchunked": variant(num_hidden_layers=4, attention_chunk_size=None),
     "rope_everywhere": variant(num_hidden_layers=4, no_rope_layer_interval=0),
 }
+MULTIMODAL = {
+    "maverick_with_images": variant(vision=VISION.model_dump()),
+    "scout_with_images": ModelConfig(**(SCOUT.model_dump() | {"vision": VISION.model_dump()})),
+}
 
 
 def random_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Weights large enough that every part of the network matters: logits of about 5, norm gains far from one."""
+    if name.startswith("vision/"):
+        return _random_vision_parameter(name, shape, rng)
     if name.endswith("norm"):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if name == "embed":
         return rng.normal(size=shape).astype(np.float32)
     fan_in = shape[-2] if name.endswith(("experts_out", "gate", "up", "down")) else MAVERICK.hidden_size
     return (rng.normal(size=shape) * (1.6 / np.sqrt(fan_in))).astype(np.float32)
+
+
+def _random_vision_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if name.endswith("scale"):
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    if name.endswith(("bias", "class_embedding", "positions")):
+        return (0.5 * rng.normal(size=shape)).astype(np.float32)
+    fan_in = {"o": shape[-3:-1], "q": shape[-3:-2], "k": shape[-3:-2], "v": shape[-3:-2]}.get(name.split("/")[-1])
+    return (rng.normal(size=shape) * (1.4 / np.sqrt(np.prod(fan_in or shape[-2:-1])))).astype(np.float32)
 
 
 def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
@@ -114,8 +144,8 @@ class Case:
 
 @functools.cache
 def case(name: str) -> Case:
-    """The case of the model `name` of `MODELS`; made once in a test session."""
-    config = MODELS[name]
+    """The case of the model `name` of `MODELS` or `MULTIMODAL`; made once in a test session."""
+    config = (MODELS | MULTIMODAL)[name]
     return Case(config, random_parameters(shapes(config)))
 
 
@@ -137,38 +167,41 @@ def config_json(config: ModelConfig) -> dict:
 def public_config(config: ModelConfig):
     """What transformers makes of our config.json. Which layers have experts and rotary embedding it works out by
     itself, from the two intervals: our own idea of the pattern is under test."""
-    from transformers import Llama4TextConfig
+    from transformers import Llama4Config, Llama4TextConfig
 
     given = config_json(config)
-    del given["no_rope_layers"]
+    text = given["text_config"] if config.vision else given
+    del text["no_rope_layers"]
     if config.num_local_experts:
-        del given["moe_layers"]
+        del text["moe_layers"]
     if config.attention_chunk_size:
-        del given["layer_types"]
-    return Llama4TextConfig(**given)
+        del text["layer_types"]
+    return Llama4Config(**given) if config.vision else Llama4TextConfig(**given)
 
 
 def torch_model(config: ModelConfig, parameters: dict[str, np.ndarray], dtype: str = "float32"):
     """The public model with these parameters, in evaluation mode. Never `.to(dtype)`: that rounds its buffers."""
     import torch
-    from transformers import Llama4ForCausalLM
+    from transformers import Llama4ForCausalLM, Llama4ForConditionalGeneration
 
     torch.set_num_threads(1)  # more only wait for each other on models of this size
-    model = Llama4ForCausalLM._from_config(
-        public_config(config), dtype=getattr(torch, dtype), attn_implementation="sdpa"
-    ).eval()
-    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    kind = Llama4ForConditionalGeneration if config.vision else Llama4ForCausalLM
+    model = kind._from_config(public_config(config), dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
+    text = model.language_model if config.vision else model
+    assert text.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert not config.vision or model.vision_model.rotary_embedding.freqs_ci.dtype == torch.complex64
     state = {name: torch.from_numpy(value.copy()) for name, value in exported(parameters).items()}
     model.load_state_dict(state, strict=True)
     return model
 
 
-def torch_logits(model, tokens: np.ndarray) -> np.ndarray:
-    """int[B, T], each row one document -> float32[B, T, V]."""
+def torch_logits(model, tokens: np.ndarray, pixel_values: np.ndarray | None = None) -> np.ndarray:
+    """int[B, T], each row one document, and float32[N, C, S, S] -> float32[B, T, V]."""
     import torch
 
+    images = {} if pixel_values is None else {"pixel_values": torch.from_numpy(pixel_values)}
     with torch.no_grad():
-        return model(torch.from_numpy(np.asarray(tokens, np.int64))).logits.float().numpy()
+        return model(torch.from_numpy(np.asarray(tokens, np.int64)), **images).logits.float().numpy()
 
 
 def random_tokens(config: ModelConfig, batch: int, length: int, seed: int = 1) -> np.ndarray:

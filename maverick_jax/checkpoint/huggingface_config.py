@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic
 
+from maverick_jax.checkpoint.huggingface_vision_config import read_vision_config, write_vision_config
 from maverick_jax.checkpoint.safetensors_folder import listed
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
@@ -52,7 +53,7 @@ def is_multimodal(config: Mapping[str, Any]) -> bool:
 
 
 def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
-    """The text model that `config` (a whole config.json, text-only or multimodal) describes.
+    """The model that `config` (a whole config.json, text-only or multimodal) describes.
 
     `where` names the file in errors. Raises InputError that lists every key we would compute wrongly.
     """
@@ -77,6 +78,9 @@ def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
             problems.append(str(error))
         except (KeyError, TypeError, ZeroDivisionError, OverflowError) as error:
             problems.append(f"{keys}: {type(error).__name__}: {error}")
+    if is_multimodal(config):
+        values["vision"], wrong = read_vision_config(config)
+        problems += wrong
     if problems:
         raise InputError(f"{where}: {listed(problems)}")
     try:
@@ -208,7 +212,8 @@ def _whole(value, key) -> int:
 def write_config(
     config: ModelConfig, dtype: str, token_ids: Mapping[str, Any], max_position_embeddings: int
 ) -> dict[str, Any]:
-    """config.json of `Llama4ForCausalLM` (model_type llama4_text) as a dict.
+    """config.json of `Llama4ForCausalLM` (model_type llama4_text), or of `Llama4ForConditionalGeneration` (llama4) for
+    a model with an image encoder, as a dict.
 
     `token_ids`: `bos_token_id`, `eos_token_id` (int or list), `pad_token_id`; null where there is none.
     Raises InputError for a model whose function no Llama 4 config describes.
@@ -218,12 +223,26 @@ def write_config(
             f"local_attention: {config.local_attention} has no Llama 4 config, whose layers with rotary embedding "
             "attend in chunks; only a model trained with `chunked` can be exported"
         )
+    text = _text_config(config, dtype, token_ids, max_position_embeddings)
+    if config.vision is None:
+        return {"architectures": ["Llama4ForCausalLM"], **text}
+    return {
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "model_type": MULTIMODAL,
+        **write_vision_config(config.vision, dtype),
+        "text_config": text,
+        "tie_word_embeddings": False,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+
+
+def _text_config(config: ModelConfig, dtype: str, token_ids, max_position_embeddings: int) -> dict[str, Any]:
     rope, moe = [spec.rope for spec in config.layers], [spec.moe for spec in config.layers]
     chunk = config.attention_chunk_size
     scaling = config.rope_scaling and {"rope_type": "llama3", **config.rope_scaling.model_dump()}
     same = set(_COPIED) | {"num_key_value_heads", "head_dim", "attn_temperature_tuning", "rope_theta"}
     return {
-        "architectures": ["Llama4ForCausalLM"],
         "model_type": TEXT_ONLY,
         **{key: getattr(config, key) for key in sorted(same)},
         **token_ids,

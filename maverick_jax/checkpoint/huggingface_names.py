@@ -3,7 +3,8 @@
 One table, read in both directions. Ours are `[in..., out...]` with heads kept apart and the layers of a period
 stacked; theirs are one tensor a layer, linear weights `[out, in]`, routed experts `[expert, in, out]` with gate and up
 side by side on the last axis. Every relation is a transpose and a reshape, so on a memory-mapped file it is a view.
-Source of the names and shapes: the state dict of `Llama4ForCausalLM` in transformers 5.23.
+Source of the names and shapes: the state dicts of `Llama4ForCausalLM` and `Llama4ForConditionalGeneration` in
+transformers 5.23; the second's text tensors carry the prefix `language_model.`
 """
 
 import dataclasses
@@ -91,10 +92,42 @@ PER_LAYER: dict[str, tuple[str, Layout]] = {
     "moe/shared/down": ("feed_forward.shared_expert.down_proj.weight", Linear(1)),
 }
 
+VISION: dict[str, tuple[str, Layout]] = {
+    "patch": ("vision_model.patch_embedding.linear.weight", Linear(1)),
+    "class_embedding": ("vision_model.class_embedding", Same()),
+    "positions": ("vision_model.positional_embedding_vlm", Same()),
+    "norm_pre/scale": ("vision_model.layernorm_pre.weight", Same()),
+    "norm_pre/bias": ("vision_model.layernorm_pre.bias", Same()),
+    "norm_post/scale": ("vision_model.layernorm_post.weight", Same()),
+    "norm_post/bias": ("vision_model.layernorm_post.bias", Same()),
+    "adapter_in": ("vision_model.vision_adapter.mlp.fc1.weight", Linear(1)),
+    "adapter_out": ("vision_model.vision_adapter.mlp.fc2.weight", Linear(1)),
+    "projector": ("multi_modal_projector.linear_1.weight", Linear(1)),
+}
+
+PER_VISION_LAYER: dict[str, tuple[str, Layout]] = {
+    "attention_norm/scale": ("input_layernorm.weight", Same()),
+    "attention_norm/bias": ("input_layernorm.bias", Same()),
+    "mlp_norm/scale": ("post_attention_layernorm.weight", Same()),
+    "mlp_norm/bias": ("post_attention_layernorm.bias", Same()),
+    **{part: (f"self_attn.{part}_proj.weight", Linear(1)) for part in "qkv"},
+    **{f"{part}_bias": (f"self_attn.{part}_proj.bias", Same(merged=2)) for part in "qkv"},
+    "o": ("self_attn.o_proj.weight", Linear(2)),
+    "o_bias": ("self_attn.o_proj.bias", Same()),
+    "fc1": ("mlp.fc1.weight", Linear(1)),
+    "fc1_bias": ("mlp.fc1.bias", Same()),
+    "fc2": ("mlp.fc2.weight", Linear(1)),
+    "fc2_bias": ("mlp.fc2.bias", Same()),
+}
+
+TEXT_PREFIX = "language_model."
+"""Of text tensors in a folder that also holds the image encoder."""
+
 ROUTER_BIAS = "moe/router_bias"
 """Parameters whose name ends so have no counterpart: Llama 4 chooses experts by the router logits alone."""
 
 _IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
+_VISION, _VISION_LAYERS = "vision/", "vision/layers/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +135,14 @@ class Entry:
     """One Hugging Face tensor and the place of its numbers in our parameters."""
 
     theirs: str
-    """Name in a text-only folder, e.g. `model.layers.3.self_attn.q_proj.weight`."""
+    """Its name in the folder, e.g. `model.layers.3.self_attn.q_proj.weight`."""
     their_shape: tuple[int, ...]
     ours: str
     """Path of our parameter, e.g. `periods/layer_3/attention/q`."""
     our_shape: tuple[int, ...]
-    """Shape of one layer's part of it: without the period axis."""
+    """Shape of one layer's part of it: without the axis that stacks layers."""
     period: int | None
-    """Index along the period axis; None where the parameter has no such axis."""
+    """Index along the axis that stacks periods, or layers of the image encoder; None where there is no such axis."""
     layout: Layout
 
     def export(self, parameter: Any, dtype: np.dtype) -> np.ndarray:
@@ -128,6 +161,25 @@ def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     `shapes`: shape of each of our parameters by its path (`periods/layer_0/attention/q`, ...).
     Raises InputError for a parameter that Llama 4 does not have.
     """
+    vision = [entry for name, shape in shapes.items() if name.startswith(_VISION) for entry in _vision(name, shape)]
+    text = _text({name: shape for name, shape in shapes.items() if not name.startswith(_VISION)})
+    if vision:
+        text = [dataclasses.replace(entry, theirs=TEXT_PREFIX + entry.theirs) for entry in text]
+    return vision + text
+
+
+def _vision(name: str, shape: tuple[int, ...]) -> list[Entry]:
+    """The tensors of one parameter of the image encoder."""
+    if not name.startswith(_VISION_LAYERS):
+        theirs, layout = _lookup(VISION, name.removeprefix(_VISION), name)
+        return [Entry(theirs, layout.shape(shape), name, shape, None, layout)]
+    suffix, layout = _lookup(PER_VISION_LAYER, name.removeprefix(_VISION_LAYERS), name)
+    theirs = [f"vision_model.model.layers.{j}.{suffix}" for j in range(shape[0])]
+    return [Entry(t, layout.shape(shape[1:]), name, shape[1:], j, layout) for j, t in enumerate(theirs)]
+
+
+def _text(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
+    """The tensors of the text model, under their names in a text-only folder."""
     stacked = {name: m for name in shapes if (m := _IN_LAYER.fullmatch(name))}
     period = 1 + max((int(m[2]) for m in stacked.values() if m[1] == "periods"), default=-1)
     depth = {shape[0] for name, shape in shapes.items() if name in stacked and stacked[name][1] == "periods"}

@@ -1,4 +1,4 @@
-"""Root-mean-square norm."""
+"""Root-mean-square norm of the text model, layer norm of the image encoder."""
 
 import jax
 import jax.numpy as jnp
@@ -13,3 +13,11 @@ def rms_normalise(x: jax.Array, eps: float) -> jax.Array:
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """RMSNorm (arXiv 1910.07467) of `x` [B, T, D] with gain `scale` [D], rounded to x's dtype before the gain."""
     return rms_normalise(x, eps) * scale.astype(x.dtype)[None, None, :]
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """LayerNorm (arXiv 1607.06450) of `x` [N, Q, W] over its last axis, in float32, returned in the dtype of `x`."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (x32 * scale.astype(jnp.float32)[None, None] + bias.astype(jnp.float32)[None, None]).astype(x.dtype)

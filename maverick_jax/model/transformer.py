@@ -1,4 +1,4 @@
-"""The Llama 4 text model: embed, scan over periods of layers, the remaining layers, norm, head."""
+"""The Llama 4 model: embed tokens and images, scan over periods of layers, the remaining layers, norm, head."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,18 @@ from flax import nnx
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.config import ModelConfig
-from maverick_jax.errors import InputError
 from maverick_jax.model.attention import Places
 from maverick_jax.model.layers import Period
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
+from maverick_jax.model.vision import VisionTower, fitting_tiles, fuse
 from maverick_jax.param import normal, ones, param, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 
 class Maverick(nnx.Module):
-    """A Llama 4 text model of any depth. Build and call it under `jax.set_mesh`; `logits` alone also works outside."""
+    """A Llama 4 of any depth, with or without its image encoder. Build and call it under `jax.set_mesh`; `logits` alone
+    also works outside."""
 
     def __init__(self, config: ModelConfig, rules: ShardingRules | None = None, *, rngs: nnx.Rngs):
         rules = rules or ShardingRules()
@@ -32,15 +33,22 @@ class Maverick(nnx.Module):
             self.tail = Period(config, config.tail, rules, rngs=rngs)
         self.norm = param(rngs, (D,), (None,), ones, rules, dtype)
         self.head = param(rngs, (D, V), ("embed", "vocab"), init, rules, dtype)
+        if config.vision:
+            self.vision = VisionTower(config, rules, rngs=rngs)
 
     def hidden(
-        self, tokens: jax.Array, positions: jax.Array | None = None, segment_ids: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        pixel_values: jax.Array | None = None,
     ) -> tuple[jax.Array, RouterStats | None]:
         """Hidden states after the final norm, [B, T, D] in the compute dtype, and the routers' stats, one row per
-        MoE layer (None for a dense model). tokens, positions, segment_ids: int32[B, T]; see `logits`."""
+        MoE layer (None for a dense model). tokens, positions, segment_ids: int32[B, T]; pixel_values float[N, C, S, S],
+        whose N the batch axes divide; see `logits`."""
         places = Places.of(self.config, tokens.shape[1], positions, segment_ids)
         real = None if segment_ids is None else segment_ids > 0
-        x, stats = self.embed_tokens(tokens), []
+        x, stats = self.embed_inputs(tokens, pixel_values), []
         if self.config.num_periods:
             x, found = jax.lax.scan(lambda x, period: period(x, places, real), x, self.periods)
             stats.append(jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), found))
@@ -62,15 +70,16 @@ class Maverick(nnx.Module):
 
         segment_ids int32[B, T]: 0 is padding, documents count from 1, attention never crosses; positions int32[B, T]
         restart in each document and drive rotary angles, chunks and temperature. Both default to one document a row.
-        Raises InputError for pixel_values: images are not supported yet.
+        pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th `<|patch|>` token of the
+        batch, read row by row, takes the k-th row of their features. Raises InputError where the two do not fit.
         """
-        if pixel_values is not None:
-            raise InputError("pixel_values: this version has no vision tower; expected None")
         if isinstance(self.embed[...], jax.core.Tracer):
-            return _logits(self, tokens, positions, segment_ids)
+            return _logits(self, tokens, positions, segment_ids, pixel_values)
+        mesh = self.embed[...].sharding.mesh
+        pixel_values = fitting_tiles(self.config, self.rules, mesh, tokens, pixel_values)
         places = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids)]
-        with jax.set_mesh(self.embed[...].sharding.mesh):
-            return _jitted_logits(self, *(None if x is None else self._place(x) for x in places))
+        with jax.set_mesh(mesh):
+            return _jitted_logits(self, *(None if x is None else self._place(x) for x in places), pixel_values)
 
     def output_weight(self) -> jax.Array:
         """The head as it is multiplied with, [D, V]."""
@@ -78,6 +87,15 @@ class Maverick(nnx.Module):
 
     def _place(self, tokens: jax.Array) -> jax.Array:
         return jax.device_put(tokens, self.rules("batch", "length"))
+
+    def embed_inputs(self, tokens: jax.Array, pixel_values: jax.Array | None = None) -> jax.Array:
+        """What the first layer reads, [B, T, D]: rows of the table, and of images where `<|patch|>` stands."""
+        x = self.embed_tokens(tokens)
+        if pixel_values is None:
+            return x
+        assert self.config.vision is not None
+        is_image = reshard(tokens == self.config.vision.image_token_index, self.rules("batch", "length"))
+        return fuse(x, is_image, self.vision(pixel_values), self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
@@ -92,8 +110,8 @@ class Maverick(nnx.Module):
         return reshard(columns, self.rules("batch", "length", "residual"))
 
 
-def _logits(model: Maverick, tokens, positions, segment_ids) -> jax.Array:
-    hidden, _ = model.hidden(tokens, positions, segment_ids)
+def _logits(model: Maverick, tokens, positions, segment_ids, pixel_values=None) -> jax.Array:
+    hidden, _ = model.hidden(tokens, positions, segment_ids, pixel_values)
     return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
 
 

@@ -91,9 +91,16 @@ def attention_over(q, k, v, reach: Reach, queries: Documents, keys: Documents) -
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
+def attention_unmasked(q, k, v) -> jax.Array:
+    """Every query sees every key: q, k and v [B,T,N,H] -> [B,T,N,H]."""
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    return _attend(q[:, :, None], k, v, None)[:, :, 0].transpose(0, 2, 1, 3)
+
+
 def _scores(q, k, visible) -> jax.Array:
     """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked."""
-    return jnp.where(visible[:, None, None], dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5, MASKED)
+    scores = dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5
+    return scores if visible is None else jnp.where(visible[:, None, None], scores, MASKED)
 
 
 def _over_keys(weights, v) -> jax.Array:
@@ -110,7 +117,8 @@ def _over_queries(x, weights) -> jax.Array:
 
 @jax.custom_vjp
 def _attend(q, k, v, visible) -> jax.Array:
-    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], visible bool[B or 1,T,S] -> [B,K,G,T,H]."""
+    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], visible bool[B or 1,T,S], or None for everything ->
+    [B,K,G,T,H]."""
     return _attend_forward(q, k, v, visible)[0]
 
 

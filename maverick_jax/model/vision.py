@@ -1,0 +1,226 @@
+"""The image encoder of Llama 4: tiles of pixels in, rows of the text model's embedding out.
+
+A tile is cut into patches, run through a bidirectional transformer, and each 2 x 2 patches become one token (pixel
+shuffle); adapter and projector bring it to the text model's width. Early fusion: the rows take the places of the
+`<|patch|>` tokens among the embeddings (`fuse`). Tiles know nothing of each other.
+
+N tiles, S side of a tile in pixels, P image tokens a tile, Q patches and the class token, W width of the encoder.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, reshard
+
+from maverick_jax.config import ModelConfig, VisionConfig
+from maverick_jax.errors import InputError
+from maverick_jax.model.layers import REMAT_POLICIES
+from maverick_jax.model.norm import layer_norm
+from maverick_jax.model.rope import apply_rope
+from maverick_jax.ops.attention import attention_unmasked
+from maverick_jax.ops.linear import linear
+from maverick_jax.param import normal, ones, param, weight, zeros
+from maverick_jax.sharding import ShardingRules, axes_tuple
+
+NORM_EPS = 1e-5
+"""Of the layer norms; the public implementation reads it from no config."""
+
+
+class VisionTower(nnx.Module):
+    """pixels [N, C, S, S] -> rows [N, P, D] of the text model's embedding."""
+
+    def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
+        vision, dtype = config.vision, config.param_dtype
+        assert vision is not None
+        W, A = vision.hidden_size, vision.vision_output_dim
+        init = normal(config.initializer_range)
+        make = lambda shape, axes, init=init: param(rngs, shape, axes, init, rules, dtype)
+        self.config, self.rules = config, rules
+        self.patch = make((vision.num_channels * vision.patch_size**2, W), (None, "vision_embed"))
+        self.class_embedding = make((W,), (None,))
+        self.positions = make((vision.grid**2 + 1, W), (None, None))
+        self.norm_pre, self.norm_post = (LayerNorm(W, config, rules, rngs=rngs) for _ in range(2))
+        keys = jax.random.split(rngs.params(), vision.num_hidden_layers)
+        self.layers = jax.vmap(lambda key: VisionLayer(config, rules, rngs=nnx.Rngs(params=key)))(keys)
+        self.adapter_in = make((vision.intermediate_size, A), ("vision_embed", "mlp"))
+        self.adapter_out = make((A, A), ("mlp", "vision_embed"))
+        self.projector = make((A, config.hidden_size), (None, "vision_embed"))
+
+    def __call__(self, pixel_values: jax.Array) -> jax.Array:
+        """pixel_values [N, C, S, S], normalised -> [N, P, D] in the compute dtype."""
+        vision, dtype = self._vision, jnp.dtype(self.config.compute_dtype)
+        tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
+        x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
+        x = self._with_class(x) + self.positions[...].astype(dtype)[None]
+        tables = patch_rope_tables(vision)
+        encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=REMAT_POLICIES[self.config.remat])
+        x, _ = jax.lax.scan(lambda x, layer: (encode(layer, x), None), self.norm_pre(x), self.layers)
+        return self._adapt(pixel_shuffle(self.norm_post(x)[:, :-1], vision))
+
+    @property
+    def _vision(self) -> VisionConfig:
+        assert self.config.vision is not None
+        return self.config.vision
+
+    def _with_class(self, x: jax.Array) -> jax.Array:
+        """Patches [N, Q-1, W] and, as the last token, the class embedding."""
+        shape, spec = (x.shape[0], 1, x.shape[2]), jax.typeof(x).sharding.spec
+        token = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype)[None, None], shape)
+        return jnp.concatenate([x, reshard(token, spec)], axis=1)
+
+    def _adapt(self, x: jax.Array) -> jax.Array:
+        """Shuffled patches [N, P, F] -> [N, P, D]. The activation follows both layers of the adapter."""
+        first, second, last = (
+            weight(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out, self.projector)
+        )
+        x = gelu(linear(x, first))
+        x = gelu(linear(x, second, out=self.rules("batch", None, None)))
+        return linear(x, last)
+
+
+class VisionLayer(nnx.Module):
+    """x + attention(norm(x)), then + feed-forward(norm(x)); every linear map has a bias."""
+
+    def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
+        vision, dtype = config.vision, config.param_dtype
+        assert vision is not None
+        W, N, H, F = vision.hidden_size, vision.num_attention_heads, vision.head_dim, vision.intermediate_size
+        init = normal(config.initializer_range)
+        make = lambda shape, axes, init=init: param(rngs, shape, axes, init, rules, dtype)
+        self.rules = rules
+        self.attention_norm, self.mlp_norm = (LayerNorm(W, config, rules, rngs=rngs) for _ in range(2))
+        self.q, self.k, self.v = (make((W, N, H), ("vision_embed", "heads", None)) for _ in range(3))
+        self.q_bias, self.k_bias, self.v_bias = (make((N, H), ("heads", None), zeros) for _ in range(3))
+        self.o, self.o_bias = make((N, H, W), ("heads", None, "vision_embed")), make((W,), (None,), zeros)
+        self.fc1, self.fc1_bias = make((W, F), ("vision_embed", "mlp")), make((F,), ("mlp",), zeros)
+        self.fc2, self.fc2_bias = make((F, W), ("mlp", "vision_embed")), make((W,), (None,), zeros)
+
+    def __call__(self, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """x [N, Q, W] -> [N, Q, W]; `tables` from `patch_rope_tables`."""
+        x = x + self._attention(self.attention_norm(x), tables)
+        return x + self._feed_forward(self.mlp_norm(x))
+
+    def _attention(self, x, tables):
+        rules, heads = self.rules, self.rules("batch", None, "heads", None)
+        projections = ((self.q, self.q_bias), (self.k, self.k_bias), (self.v, self.v_bias))
+        q, k, v = (self._affine(x, w, b) for w, b in projections)
+        q, k = apply_rope(q, tables), apply_rope(k, tables)
+        y = jax.shard_map(attention_unmasked, in_specs=(heads,) * 3, out_specs=heads)(q, k, v)
+        return self._affine(y, self.o, self.o_bias, inputs=2, out=rules("batch", None, None))
+
+    def _feed_forward(self, x):
+        h = gelu(self._affine(x, self.fc1, self.fc1_bias))
+        return self._affine(h, self.fc2, self.fc2_bias, out=self.rules("batch", None, None))
+
+    def _affine(self, x, w, bias, **options):
+        y = linear(x, weight(w, self.rules, x.dtype), **options)
+        return y + bias[...].astype(x.dtype)[None, None]
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis."""
+
+    def __init__(self, width: int, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
+        self.scale = param(rngs, (width,), (None,), ones, rules, config.param_dtype)
+        self.bias = param(rngs, (width,), (None,), zeros, rules, config.param_dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return layer_norm(x, self.scale[...], self.bias[...], NORM_EPS)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact form, x times the normal distribution function, in float32."""
+    x32 = x.astype(jnp.float32)
+    return (0.5 * x32 * (1.0 + jax.lax.erf(x32 * np.float32(0.5**0.5)))).astype(x.dtype)
+
+
+def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
+    """[N, C, S, S] -> [N, patches, C * size * size]: patches row by row, each flattened as (channel, row, column)."""
+    N, C, S, _ = pixels.shape
+    side = S // size
+    cut = _reshape(pixels, N, C, side, size, side, size).transpose(0, 2, 4, 1, 3, 5)
+    return _reshape(cut, N, side * side, C * size * size)
+
+
+def pixel_shuffle(x: jax.Array, vision: VisionConfig) -> jax.Array:
+    """[N, patches, W] -> [N, P, n*n*W]: each n x n patches become one token, their channels side by side, row first."""
+    N, _, W = x.shape
+    n, side = vision.shuffle, vision.grid // vision.shuffle
+    corners = _reshape(x, N, side, n, side, n, W).transpose(0, 1, 3, 2, 4, 5)
+    return _reshape(corners, N, side * side, n * n * W)
+
+
+def _reshape(x: jax.Array, *shape: int) -> jax.Array:
+    """Another shape of everything but the tiles, the only axis that devices split."""
+    return jax.lax.reshape(x, shape, out_sharding=PartitionSpec(jax.typeof(x).sharding.spec[0]))
+
+
+def patch_rope_tables(vision: VisionConfig) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine, float32[1, Q, 1, H/2]: half of each head turns with the patch's column, half with its row, both
+    counted from one. The class token, last, does not turn."""
+    quarter = vision.head_dim // 4
+    frequency = np.float32(vision.rope_theta) ** -(np.arange(quarter, dtype=np.float32) / np.float32(quarter))
+    row, column = np.divmod(np.arange(vision.grid**2, dtype=np.float32), np.float32(vision.grid))
+    angles = np.concatenate([np.outer(column + 1, frequency), np.outer(row + 1, frequency)], axis=1)
+    angles = np.concatenate([angles, np.zeros((1, 2 * quarter))]).astype(np.float32)[None, :, None, :]
+    return jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles))
+
+
+def fuse(embeddings: jax.Array, is_image: jax.Array, rows: jax.Array, rules: ShardingRules) -> jax.Array:
+    """`embeddings` [B, T, D] with the rows [N, P, D] of images in the places `is_image` bool[B, T], in reading order:
+    sequence by sequence, position by position. Surplus rows (of padding tiles) are left out."""
+    count = reshard(jnp.sum(is_image, axis=1, dtype=jnp.int32), PartitionSpec(None))
+    before = reshard(jnp.cumsum(count) - count, PartitionSpec(rules.batch))
+    rows = reshard(rows, PartitionSpec(None, None, rules.residual))  # any sequence may hold any image
+    rows = rows.reshape(-1, rows.shape[-1])
+
+    def local(embeddings, is_image, before, rows):
+        index = before[:, None] + jnp.cumsum(is_image, axis=1, dtype=jnp.int32) - 1
+        found = jnp.take(rows, jnp.where(is_image, index, 0), axis=0, mode="clip")
+        return jnp.where(is_image[..., None], found.astype(embeddings.dtype), embeddings)
+
+    x, tokens = rules("batch", "length", "residual"), rules("batch", "length")
+    in_specs = (x, tokens, PartitionSpec(rules.batch), PartitionSpec(None, rules.residual))
+    return jax.shard_map(local, in_specs=in_specs, out_specs=x)(embeddings, is_image, before, rows)
+
+
+# ---- before anything is compiled -----------------------------------------------------------------------------------
+
+
+def fitting_tiles(config: ModelConfig, rules: ShardingRules, mesh: Mesh, tokens, pixel_values) -> jax.Array | None:
+    """`pixel_values` [n, C, S, S] on the devices of `mesh`, with tiles of zeros up to a number that the batch axes
+    divide and that few other calls miss; None stays None.
+
+    Raises InputError unless `tokens` int[B, T] holds one `<|patch|>` for each row of image features.
+    """
+    if pixel_values is None:
+        return None
+    vision = config.vision
+    if vision is None:
+        raise InputError("pixel_values: this model has no image encoder (model.vision is null); expected None")
+    shape = (vision.num_channels, vision.image_size, vision.image_size)
+    if np.ndim(pixel_values) != 4 or pixel_values.shape[1:] != shape:
+        raise InputError(
+            f"pixel_values: shape {np.shape(pixel_values)}; expected (tiles, {', '.join(map(str, shape))})"
+        )
+    tiles, wanted = len(pixel_values), int(np.count_nonzero(np.asarray(tokens) == vision.image_token_index))
+    if wanted != tiles * vision.tokens_per_tile:
+        raise InputError(
+            f"pixel_values: {tiles} tiles give {tiles * vision.tokens_per_tile} rows of features; tokens hold {wanted} "
+            f"ids {vision.image_token_index} (<|patch|>); expected {vision.tokens_per_tile} for each tile"
+        )
+    if not tiles:
+        return None
+    groups = math.prod(mesh.shape[axis] for axis in axes_tuple(rules.batch))
+    padding = -(-tile_bucket(tiles) // groups) * groups - tiles
+    padded = np.pad(np.asarray(pixel_values), ((0, padding), (0, 0), (0, 0), (0, 0)))
+    return jax.device_put(padded, NamedSharding(mesh, rules("batch", None, None, None)))
+
+
+def tile_bucket(tiles: int) -> int:
+    """`tiles` rounded up to 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: less than a third is padding, and few shapes compile."""
+    power = 1 << (tiles - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and tiles <= power * 3 // 4 else power
