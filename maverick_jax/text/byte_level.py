@@ -40,6 +40,9 @@ class ByteTokenizer(Tokenizer):
     def save(self, directory: str | pathlib.Path) -> None:
         (pathlib.Path(directory) / NAME_FILE).write_text(f"{BYTES}\n")
 
+    def starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        return [i for i, character in enumerate(text) for _ in character.encode("utf-8")]
+
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8")) for text in texts]
 

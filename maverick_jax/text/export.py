@@ -2,34 +2,51 @@
 
 import functools
 import itertools
-import json
 import pathlib
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from maverick_jax.text.byte_level import ByteTokenizer
-from maverick_jax.text.hugging_face import CONFIG_FILE, HuggingFaceTokenizer
+from maverick_jax.text.hugging_face import HuggingFaceTokenizer, write_config
 from maverick_jax.text.llama4 import SPLIT_PATTERN, Llama4Tokenizer
 from maverick_jax.text.tokenizer import JSON_FILE, Tokenizer
 
+INSTRUCT_END = "<|eot|>"
 
-def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json`; ids are those of `tokenizer`.
 
-    Unlike ours, other programs' default is to read control tokens out of text."""
+def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dialect: str | None = None) -> None:
+    """Write `tokenizer.json` and the files beside it; ids are those of `tokenizer`.
+
+    With `dialect` (default: the one that the tokenizer's own folder names) the folder is one of an instruct model: it
+    has that dialect's `chat_template.jinja`, and text ends with `<|eot|>` instead of `<|end_of_text|>`.
+    Unlike ours, other programs' default is to put BOS before a text, and to read control tokens out of it.
+    """
+    folder = pathlib.Path(directory)
+    dialect = dialect or tokenizer.dialect
+    written = {i: text for text, i in tokenizer.controls.items()}
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    roles = {role: written[i] for role, i in ids.items() if i in written}
+    if dialect and INSTRUCT_END in tokenizer.controls:
+        roles["eos_token"] = INSTRUCT_END
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        tokenizer.save(directory)
+        tokenizer.save(folder)
+        write_config(folder, roles, {}, dialect)
         return
     made = _as_tokenizers(tokenizer)
-    by_id = sorted(tokenizer.controls, key=tokenizer.controls.__getitem__)
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in by_id])
-    folder = pathlib.Path(directory)
+    controls = dict(sorted(tokenizer.controls.items(), key=lambda item: item[1]))
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in controls])
+    made.post_processor = _begin_with(roles["bos_token"], controls[roles["bos_token"]])
     made.save(str(folder / JSON_FILE))
-    roles = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
-    written = {i: text for text, i in tokenizer.controls.items()}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {r: written[i] for r, i in roles.items() if i in written}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_config(folder, roles, controls, dialect)
+
+
+def _begin_with(text: str, token: int) -> processors.PostProcessor:
+    """Each text, and each of a pair, begins with this control token."""
+    template = processors.TemplateProcessing(
+        single=f"{text} $A", pair=f"{text}:0 $A:0 {text}:1 $B:1", special_tokens=[(text, token)]
+    )
+    return processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
 
 
 @functools.singledispatch

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import tokenizers
 
 from maverick_jax.errors import InputError
+from maverick_jax.text.chat import template
 from maverick_jax.text.tokenizer import JSON_FILE, Tokenizer, digest
 
-CONFIG_FILE = "tokenizer_config.json"
+CONFIG_FILE, MAP_FILE = "tokenizer_config.json", "special_tokens_map.json"
 ROLES = {
     "bos_token": ("<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]"),
     "eos_token": ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]"),
@@ -39,14 +40,21 @@ class HuggingFaceTokenizer(Tokenizer):
         pad_id = controls.get(self._roles["pad_token"])
         # Padding is masked everywhere, so that any id will do where the tokenizer has none of its own.
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
+        self.dialect = template.dialect_in(path.parent)
         self.fingerprint = digest(b"tokenizer.json", self._content, json.dumps(self._roles, sort_keys=True).encode())
 
     def save(self, directory: str | pathlib.Path) -> None:
         folder = pathlib.Path(directory)
         (folder / JSON_FILE).write_bytes(self._content)
-        roles = {role: text for role, text in self._roles.items() if text}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_config(folder, {role: text for role, text in self._roles.items() if text}, {}, self.dialect)
+
+    def starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        starts = [begin for begin, _ in encoding.offsets]
+        if self._forbidden.isdisjoint(encoding.ids):
+            return starts
+        spelled = [self._as_text([token]) for token in encoding.ids]
+        return [start for start, tokens in zip(starts, spelled, strict=True) for _ in tokens]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -68,6 +76,23 @@ class HuggingFaceTokenizer(Tokenizer):
         if not self._forbidden.isdisjoint(spelled):
             raise InputError(f"{self.name}: {text!r} in a text cannot be told from the control token")
         return spelled
+
+
+def write_config(folder: pathlib.Path, roles: Mapping[str, str], added: Mapping[str, int], dialect: str | None) -> None:
+    """The files beside a `tokenizer.json`: which control tokens begin, end and pad (`roles`, by ROLES' keys), `added`
+    control tokens by their written form, and the chat template of `dialect`."""
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **roles,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "added_tokens_decoder": {str(i): {"content": text, **flags} for text, i in added.items()},
+    }
+    for name, content in ((CONFIG_FILE, config), (MAP_FILE, dict(roles))):
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if dialect is not None:
+        (folder / template.FILE).write_text(template.chat_template(dialect), "utf-8")
 
 
 def _parse_json(content: bytes, path: pathlib.Path) -> dict:

@@ -90,6 +90,9 @@ class Llama4Tokenizer(Tokenizer):
     def save(self, directory: str | pathlib.Path) -> None:
         (pathlib.Path(directory) / RANKS_FILE).write_bytes(self._content)
 
+    def starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        return self._encoding.decode_with_offsets(ids)[1]
+
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         pieces = [list(safe_pieces(text)) for text in texts]
         encoded = iter(self._encoding.encode_ordinary_batch([p for parts in pieces for p in parts], num_threads=4))

@@ -35,6 +35,8 @@ class Tokenizer(abc.ABC):
     """Fills the rest of a row; never attended to, never a label."""
     controls: Mapping[str, int]
     """Every control token, by its written form."""
+    dialect: str | None = None
+    """How its model writes tools (`maverick_jax.text.chat`), where the folder it came from says so."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as ordinary text, without begin or end. Raises InputError for text that is not Unicode."""
@@ -43,7 +45,7 @@ class Tokenizer(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on several threads where the library can."""
         for text in texts:
-            _require_unicode(text)
+            require_unicode(text)
         return self._encode_batch(texts)
 
     def decode(self, ids: Iterable[int], *, controls: bool = False) -> str:
@@ -58,6 +60,10 @@ class Tokenizer(abc.ABC):
             else:
                 parts += [UNKNOWN_ID for _ in run]
         return "".join(parts)
+
+    @abc.abstractmethod
+    def starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        """For each of `ids`, which are `encode(text)`: the index of the character that its first byte is part of."""
 
     @abc.abstractmethod
     def save(self, directory: str | pathlib.Path) -> None:
@@ -134,7 +140,7 @@ def digest(*parts: bytes) -> str:
     return whole.hexdigest()
 
 
-def _require_unicode(text: str) -> None:
+def require_unicode(text: str) -> None:
     if not isinstance(text, str):
         raise TypeError(f"expected str, got {type(text).__name__}")
     if text.isascii():

@@ -1,0 +1,62 @@
+"""Calls as JSON objects, one after the other: how they are written and read."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from maverick_jax.errors import InputError
+from maverick_jax.text.chat import values
+from maverick_jax.text.chat.conversation import MAX_CALLS, ToolCall
+from maverick_jax.text.chat.spans import Kind, Segment, Text
+
+BEGINS_CALL = re.compile(r'\s*\{\s*"(?:type|name|parameters)"\s*:')
+"""An answer that begins like this is taken for calls."""
+MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
+_BETWEEN = re.compile(r"[\s,;]*+")
+
+
+def write(calls: Sequence[ToolCall], fixed: Mapping[str, str]) -> Iterator[Segment]:
+    """The calls as segments; `fixed` is what every object begins with."""
+    begin = "{" + "".join(f"{values.write(key)}: {values.write(text)}, " for key, text in fixed.items())
+    for call in calls:
+        yield Text(Kind.CALL_SYNTAX, f'{begin}"name": "')
+        yield Text(Kind.CALL_NAME, values.write(call.name)[1:-1])
+        yield Text(Kind.CALL_SYNTAX, '", "parameters": ')
+        yield Text(Kind.CALL_ARGUMENTS, values.write(call.arguments))
+        yield Text(Kind.CALL_SYNTAX, "}")
+
+
+def read(text: str) -> list[ToolCall]:
+    """The calls in `text`: one object or several, with white space, commas or semicolons between them or nothing.
+    Raises InputError saying what in it is no call."""
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"longer than {MAX_CHARACTERS:,} characters")
+    calls: list[ToolCall] = []
+    position = 0
+    while not calls or position < len(text):
+        if len(calls) == MAX_CALLS:
+            raise InputError(f"more than {MAX_CALLS} calls")
+        where = f"call {len(calls)}"
+        value, position = values.read_prefix(text, position, where)
+        calls.append(_call(value, where))
+        position = _between(text, position)
+    return calls
+
+
+def _between(text: str, position: int) -> int:
+    found = _BETWEEN.match(text, position)
+    return found.end() if found else position
+
+
+def _call(value: object, where: str) -> ToolCall:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object with `name` and `parameters`, got {type(value).__name__}")
+    missing = [key for key in ("name", "parameters") if key not in value]
+    unknown = [key for key in value if key not in ("type", "name", "parameters")]
+    if missing or unknown:
+        problem = f"{missing[0]!r} is missing" if missing else f"unknown key {unknown[0][:80]!r}"
+        raise InputError(f"{where}: {problem}; expected an object with `name` and `parameters`")
+    if value.get("type", "function") != "function":
+        raise InputError(f"{where}: type: {value['type']!r:.80}; expected 'function'")
+    if not isinstance(value["parameters"], dict):
+        raise InputError(f"{where}: parameters: expected an object, got {type(value['parameters']).__name__}")
+    return ToolCall(value["name"], value["parameters"])

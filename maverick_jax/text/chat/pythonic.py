@@ -1,0 +1,162 @@
+"""Calls as a Python list, `[name(key="text", other=1), second()]`: how they are written and read. Nothing is evaluated.
+
+Python cannot write every name or key. A name that is no ASCII identifier (or dotted ones) stands in quotes,
+`["create-issue"(id=1)]`; the arguments of a call with such a key stand in a dictionary, `[f(**{"a-b": 1})]`.
+"""
+
+import ast
+import keyword
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from maverick_jax.errors import InputError
+from maverick_jax.text.chat import values
+from maverick_jax.text.chat.conversation import MAX_CALLS, ToolCall
+from maverick_jax.text.chat.spans import Kind, Segment, Text
+
+BEGINS_CALL = re.compile(r"""\s*\[\s*(?:[^\W\d][\w.]*+|"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+')\s*\(""")
+"""An answer that begins like this is taken for calls."""
+MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
+MAX_TOKENS = 6 * values.MAX_ITEMS
+"""The longest list of calls that is read; one call of any arguments that a ToolCall may have fits."""
+BRACKETS = 3
+"""Around an argument's value: of the list, of the call, of a dictionary of arguments."""
+NOT_NAMES = frozenset([*keyword.kwlist, "__debug__"])
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(
+    r"""\s++|(?P<open>[\[({])|(?P<close>[\])}])|[,:=]|(?P<sign>[-+](?![-+\s]))|\*\*(?=\{)
+    |\"{3}(?:[^"\\]|\\.|"(?!""))*+\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*+'{3}
+    |"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+'
+    |(?:\d[\w.]*+|\.\d\w*+)(?:(?<=[eE])[-+]\d++)?|[^\W\d]\w*+(?:\.[^\W\d]\w*+){0,256}+""",
+    re.VERBOSE | re.DOTALL,
+)
+"""What lists of calls are made of. That a text is nothing else, and how deep, is known before it is parsed."""
+
+
+def write(calls: Sequence[ToolCall]) -> Iterator[Segment]:
+    """The calls as segments."""
+    for i, call in enumerate(calls):
+        dotted = all(map(_is_identifier, call.name.split(".")))
+        name, quote = (call.name, "") if dotted else (values.write(call.name)[1:-1], '"')
+        yield Text(Kind.CALL_SYNTAX, (", " if i else "[") + quote)
+        yield Text(Kind.CALL_NAME, name)
+        yield Text(Kind.CALL_SYNTAX, f"{quote}(")
+        yield Text(Kind.CALL_ARGUMENTS, _arguments(call))
+        yield Text(Kind.CALL_SYNTAX, ")")
+    yield Text(Kind.CALL_SYNTAX, "]")
+
+
+def _is_identifier(word: str) -> bool:
+    return _IDENTIFIER.fullmatch(word) is not None and word not in NOT_NAMES
+
+
+def _arguments(call: ToolCall) -> str:
+    if all(map(_is_identifier, call.arguments)):
+        return ", ".join(f"{key}={_literal(value)}" for key, value in call.arguments.items())
+    return f"**{_literal(call.arguments)}"
+
+
+def _literal(value: Any) -> str:
+    """A Python literal. Texts are escaped as in JSON, which means the same in Python."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return str(value)
+    return values.write(value)
+
+
+def read(text: str) -> list[ToolCall]:
+    """The calls that `text` lists. Raises InputError saying what in it is no list of calls with literal arguments."""
+    _scan(text)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown escapes in texts, which stay as they are
+            tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"not a list of calls: {getattr(error, 'msg', error)}") from None
+    except (RecursionError, MemoryError):
+        raise InputError("not a list of calls: too complex") from None
+    if not isinstance(tree, ast.List) or not tree.elts:
+        raise InputError("expected a list of calls, [name(key=value), ...]")
+    if len(tree.elts) > MAX_CALLS:
+        raise InputError(f"{len(tree.elts):,} calls; expected at most {MAX_CALLS}")
+    return [_call(element) for element in tree.elts]
+
+
+def _scan(text: str) -> None:
+    """Refuse what is not made of literals, names and brackets, or nested too deeply, without parsing it."""
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"longer than {MAX_CHARACTERS:,} characters")
+    position = depth = tokens = 0
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None:
+            raise InputError(f"unexpected {text[position : position + 20]!r} at character {position}")
+        depth += (found["open"] is not None) - (found["close"] is not None)
+        tokens += not found[0].isspace()
+        if depth > values.MAX_DEPTH + BRACKETS or tokens > MAX_TOKENS:
+            raise InputError(f"nested deeper than {values.MAX_DEPTH} levels, or more than {values.MAX_ITEMS:,} items")
+        position = found.end()
+
+
+def _call(node: ast.expr) -> ToolCall:
+    if not isinstance(node, ast.Call):
+        raise InputError(f"expected a call, name(key=value), got {_shown(node)}")
+    name = _name(node.func)
+    if node.args:
+        raise InputError(f"{name}: argument {_shown(node.args[0])} has no name; expected key=value")
+    arguments: dict[str, Any] = {}
+    for word in node.keywords:
+        given = {word.arg: _value(word.value)} if word.arg is not None else _value(word.value)
+        if not isinstance(given, dict):
+            raise InputError(f"{name}: ** of something else than a dictionary")
+        for key, value in given.items():
+            if key in arguments:
+                raise InputError(f"{name}: argument {key[:80]!r} is given twice")
+            arguments[key] = value
+    return ToolCall(name, arguments)
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    raise InputError(f"expected the name of a tool, got {_shown(node)}")
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        number = node.operand.value if isinstance(node.operand, ast.Constant) else None
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return -number if isinstance(node.op, ast.USub) else number
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(element) for element in node.elts]
+    if isinstance(node, ast.Dict):
+        return _dictionary(node)
+    raise InputError(f"{_shown(node)} is no literal")
+
+
+def _dictionary(node: ast.Dict) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key_node, value_node in zip(node.keys, node.values, strict=True):
+        key = _value(key_node) if key_node is not None else None
+        if not isinstance(key, str):
+            raise InputError("a key of a dictionary is no text")
+        if key in found:
+            raise InputError(f"key {key[:80]!r} is given twice")
+        found[key] = _value(value_node)
+    return found
+
+
+def _shown(node: ast.expr) -> str:
+    kind = {ast.Name: "name", ast.JoinedStr: "f-string"}.get(type(node), type(node).__name__.lower())
+    return f"{kind} {node.id!r:.80}" if isinstance(node, ast.Name) else f"a {kind}"

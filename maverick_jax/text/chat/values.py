@@ -1,0 +1,125 @@
+"""JSON values as tools use them: read strictly, checked, bounded in size and depth."""
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from maverick_jax.errors import InputError
+from maverick_jax.text.tokenizer import require_unicode
+
+MAX_DEPTH = 64
+"""Lists and objects inside each other, in one value."""
+MAX_CHARACTERS = 1 << 20
+"""Written form of one value: the arguments of a call, the schema of a tool."""
+MAX_ITEMS = 50_000
+"""Numbers, texts, lists, objects, ... in one value."""
+MAX_INTEGER_BITS = 14_000
+"""Python writes no integer of more than 4300 digits."""
+
+
+def checked(value: Any, where: str = "value") -> Any:
+    """A copy of a JSON value: str, int, float, bool, None, list and dict with str keys.
+
+    Raises InputError, beginning with `where`, for anything else, for NaN and infinities, for text that is not Unicode
+    and for what is deeper or longer than the limits above.
+    """
+    checker = _Checker(where)
+    copy = checker.copy(value, 0)
+    if len(write(copy)) > MAX_CHARACTERS:
+        checker.refuse(f"longer than {MAX_CHARACTERS:,} characters")
+    return copy
+
+
+class _Checker:
+    def __init__(self, where: str):
+        self.where, self.characters, self.items = where, MAX_CHARACTERS, MAX_ITEMS
+
+    def copy(self, value: Any, depth: int) -> Any:
+        self.items -= 1
+        if self.items < 0:
+            self.refuse(f"more than {MAX_ITEMS:,} items")
+        if depth > MAX_DEPTH:
+            self.refuse(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            return {self.text(key, "key"): self.copy(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.copy(item, depth + 1) for item in value]
+        if isinstance(value, str):
+            return self.text(value, "text")
+        return self.scalar(value)
+
+    def scalar(self, value: Any) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            if value.bit_length() > MAX_INTEGER_BITS:
+                self.refuse(f"an integer of {value.bit_length()} bits; expected at most {MAX_INTEGER_BITS}")
+            return int(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                self.refuse(f"{value} is no JSON number")
+            return float(value)
+        kinds = "text, number, true, false, null, list, object"
+        raise InputError(f"{self.where}: expected JSON ({kinds}), got {type(value).__name__}")
+
+    def text(self, value: Any, what: str) -> str:
+        if not isinstance(value, str):
+            self.refuse(f"expected a {what} of text, got {type(value).__name__}")
+        self.characters -= len(value)
+        if self.characters < 0:
+            self.refuse(f"longer than {MAX_CHARACTERS:,} characters")
+        try:
+            require_unicode(value)
+        except InputError as error:
+            self.refuse(str(error))
+        return str(value)
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise InputError(f"{self.where}: {reason}")
+
+
+def read(text: str, where: str = "value") -> Any:
+    """The value of one JSON text, `checked`. Raises InputError, also for NaN, duplicate keys and what follows it."""
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"{where}: longer than {MAX_CHARACTERS:,} characters")
+    value, end = read_prefix(text, 0, where)
+    if text[end:].strip():
+        raise InputError(f"{where}: not JSON: more text after character {end}")
+    return value
+
+
+def read_prefix(text: str, begin: int, where: str = "value") -> tuple[Any, int]:
+    """The JSON value that begins at or, after white space, behind `begin`, and where it ends."""
+    space = _SPACE.match(text, begin)
+    try:
+        value, end = _DECODER.raw_decode(text, space.end() if space else begin)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}") from None
+    return checked(value, where), end
+
+
+def write(value: Any) -> str:
+    """JSON on one line, every character but the escaped ones as itself."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key[:80]!r} is given twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+_SPACE = re.compile(r"\s*+")
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
