@@ -4,11 +4,13 @@
 rest: a flipped bit in a number of the JSON is damage like any other.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import math
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -103,14 +105,14 @@ def context(*, timeout_seconds: int = 1200) -> ocp.Context:
     return made
 
 
-def _chunks(_, array):
-    """How an array is cut for storage, so that a part of it (a layer, an expert) can be read by itself in little memory.
+def _chunks(key, value):
+    """How an array is cut for storage, so that parts of it (a layer, an expert) can be read alone, in little memory.
 
     At most `_CHUNK_BYTES` a chunk. Leading axes are cut to single entries where those are still worth a read.
     """
     options = ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=_CHUNK_BYTES)
-    shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else np.shape(array)
-    rows = [math.prod(shape[axis + 1 :]) * array.dtype.itemsize for axis in range(len(shape))]
+    shape = value.sharding.shard_shape(value.shape) if isinstance(value, jax.Array) else np.shape(value)
+    rows = [math.prod(shape[axis + 1 :]) * value.dtype.itemsize for axis in range(len(shape))]
     if rows and rows[0] * shape[0] > _CHUNK_BYTES:
         options.shard_axes = tuple(axis for axis, size in enumerate(rows) if size >= _LEAST_ROW_BYTES)
     return options
@@ -124,13 +126,19 @@ def _load(path: pathlib.Path, items: dict) -> dict:
         reading.multiprocessing.active_processes = {jax.process_index()}
         reading.multiprocessing.primary_host = jax.process_index()
         reading.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+    with reading, named_damage():
+        return ocp.load_checkpointables(str(path), items)
+
+
+@contextlib.contextmanager
+def named_damage() -> Iterator[None]:
+    """Raises Damaged for what damage makes TensorStore and Orbax raise inside the block."""
     try:
-        with reading:
-            return ocp.load_checkpointables(str(path), items)
+        yield
     except _UNREADABLE as error:
         if _root(error).startswith(_NOT_DAMAGE):
             raise
-        raise Damaged(f"it cannot be read: {_root(error)}") from error
+        raise Damaged(f"cannot be read: {_root(error)}") from error
 
 
 def _root(error: BaseException) -> str:
@@ -159,10 +167,11 @@ def _problem(path: pathlib.Path, name: str, entry: dict) -> str | None:
     try:
         require_supported(name, entry["dtype"])
         store = open_array(path, name, entry)
-        found = checksum_of_blocks(_blocks(store, np.dtype(store.dtype.numpy_dtype)))
-    except Damaged as damage:
-        return str(damage)
-    except (*_UNREADABLE, InputError) as error:
+        with named_damage():
+            found = checksum_of_blocks(_blocks(store, np.dtype(store.dtype.numpy_dtype)))
+    except (Damaged, InputError) as problem:
+        return str(problem)
+    except _UNREADABLE as error:
         return f"cannot be read: {_root(error)}"
     return None if found == entry["checksum"] else "differs from what was saved"
 
@@ -178,12 +187,8 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
         "open": True,
         "recheck_cached_data": "open",
     }
-    try:
+    with named_damage():
         store = tensorstore.open(spec, context=cache).result()
-    except _UNREADABLE as error:
-        if _root(error).startswith(_NOT_DAMAGE):
-            raise
-        raise Damaged(f"cannot be read: {_root(error)}") from error
     dtype = np.dtype(store.dtype.numpy_dtype)
     if list(store.shape) != entry["shape"] or str(dtype) != entry["dtype"]:
         raise Damaged(f"is {dtype}{list(store.shape)}; expected {entry['dtype']}{entry['shape']}")

@@ -26,8 +26,8 @@ class Layout(Protocol):
         """Their shape, from ours."""
         ...
 
-    def export(self, ours: Any) -> Any:
-        """Their array, from ours."""
+    def axes(self, rank: int) -> tuple[int, ...]:
+        """Our axes (of `rank`) in the order in which theirs is made of them."""
         ...
 
     def read(self, theirs: Any, ours: tuple[int, ...]) -> Any:
@@ -44,8 +44,8 @@ class Linear:
     def shape(self, ours):
         return (math.prod(ours[self.inputs :]), math.prod(ours[: self.inputs]))
 
-    def export(self, ours):
-        return ours.reshape(self.shape(ours.shape)[::-1]).T
+    def axes(self, rank):
+        return (*range(self.inputs, rank), *range(self.inputs))
 
     def read(self, theirs, ours):
         return theirs.T.reshape(ours)
@@ -61,8 +61,8 @@ class Same:
         cut = len(ours) - self.merged
         return (*ours[:cut], math.prod(ours[cut:]))
 
-    def export(self, ours):
-        return ours.reshape(self.shape(ours.shape))
+    def axes(self, rank):
+        return tuple(range(rank))
 
     def read(self, theirs, ours):
         return theirs.reshape(ours)
@@ -127,7 +127,9 @@ ROUTER_BIAS = "moe/router_bias"
 """Parameters whose name ends so have no counterpart: Llama 4 chooses experts by the router logits alone."""
 
 _IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
-_VISION, _VISION_LAYERS = "vision/", "vision/layers/"
+VISION_PREFIX = "vision/"
+"""Of our parameters of the image encoder."""
+_VISION_LAYERS = "vision/layers/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +149,9 @@ class Entry:
 
     def export(self, parameter: Any, dtype: np.dtype) -> np.ndarray:
         """Their tensor, contiguous, from our whole parameter (NumPy or JAX array); rounds to nearest even."""
-        part = parameter if self.period is None else parameter[self.period]
-        return np.ascontiguousarray(self.layout.export(np.asarray(part)).astype(dtype))
+        part = np.asarray(parameter if self.period is None else parameter[self.period])
+        theirs = part.transpose(self.layout.axes(part.ndim)).reshape(self.their_shape)
+        return np.ascontiguousarray(theirs.astype(dtype))
 
     def read(self, tensor: Any) -> Any:
         """One layer's part of our parameter, from their tensor."""
@@ -161,8 +164,10 @@ def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     `shapes`: shape of each of our parameters by its path (`periods/layer_0/attention/q`, ...).
     Raises InputError for a parameter that Llama 4 does not have.
     """
-    vision = [entry for name, shape in shapes.items() if name.startswith(_VISION) for entry in _vision(name, shape)]
-    text = _text({name: shape for name, shape in shapes.items() if not name.startswith(_VISION)})
+    vision = [
+        entry for name, shape in shapes.items() if name.startswith(VISION_PREFIX) for entry in _vision(name, shape)
+    ]
+    text = _text({name: shape for name, shape in shapes.items() if not name.startswith(VISION_PREFIX)})
     if vision:
         text = [dataclasses.replace(entry, theirs=TEXT_PREFIX + entry.theirs) for entry in text]
     return vision + text
@@ -171,7 +176,7 @@ def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
 def _vision(name: str, shape: tuple[int, ...]) -> list[Entry]:
     """The tensors of one parameter of the image encoder."""
     if not name.startswith(_VISION_LAYERS):
-        theirs, layout = _lookup(VISION, name.removeprefix(_VISION), name)
+        theirs, layout = _lookup(VISION, name.removeprefix(VISION_PREFIX), name)
         return [Entry(theirs, layout.shape(shape), name, shape, None, layout)]
     suffix, layout = _lookup(PER_VISION_LAYER, name.removeprefix(_VISION_LAYERS), name)
     theirs = [f"vision_model.model.layers.{j}.{suffix}" for j in range(shape[0])]

@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from pydantic import Field
 
 from maverick_jax.checkpoint import contents
+from maverick_jax.checkpoint.array_readers import StoredArray, open_checkpoint
 from maverick_jax.checkpoint.checksum import checksums
 from maverick_jax.checkpoint.contents import Damaged
 from maverick_jax.errors import InputError, MaverickError, NoRestorableCheckpoint
@@ -162,6 +163,16 @@ class CheckpointStore:
                 "To start over, choose another run.dir or move this directory away"
             )
         return None
+
+    def readers(self, prefix: str, step: int | None = None) -> dict[str, StoredArray]:
+        """The arrays of `step` (None: the newest) whose name begins with `prefix`, by the rest of their name, to be
+        read in parts without devices. What they give is verified by `array_readers.require_undamaged`.
+
+        Raises InputError when there is no such step or an array cannot be opened, NoRestorableCheckpoint when the
+        record of the step is damaged.
+        """
+        step = max(self.steps(), default=0) if step is None else step
+        return open_checkpoint(self._path(step), self.meta(step)["arrays"], prefix)
 
     # ---- how ---------------------------------------------------------------------------------------------------
 
