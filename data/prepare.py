@@ -14,7 +14,7 @@ import numpy as np
 
 from data.array_folder import ArrayFolder, array_file, build_once, seal, write_durably
 from data.config import DataConfig, SourceConfig
-from data.progress import Progress
+from data.progress import Tokenising
 from data.sources import Document, Part, open_source
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
@@ -81,7 +81,7 @@ class _Tokenising:
         self.journal = self._resume()
 
     def run(self, parts: list[Part]) -> None:
-        with self._append("tokens") as tokens, self._append("offsets") as offsets, Progress(self.name) as progress:
+        with self._append("tokens") as tokens, self._append("offsets") as offsets, Tokenising(self.name) as progress:
             self.files = (tokens, offsets)
             for part in parts[self.journal.part :]:
                 progress.part(part.label)
@@ -91,7 +91,7 @@ class _Tokenising:
         (self.folder / JOURNAL).unlink(missing_ok=True)
         seal(self.folder, {"tokens": self.dtype, "offsets": np.dtype("<i8")}, {"empty_documents": self.journal.empty})
 
-    def _read(self, part: Part, progress: Progress) -> None:
+    def _read(self, part: Part, progress: Tokenising) -> None:
         journal, committed = self.journal, self.journal.tokens
         for batch in _batches(itertools.islice(part.documents(), journal.read, None)):
             journal.read += len(batch)

@@ -105,7 +105,16 @@ def _import(args: argparse.Namespace) -> Any:
 def _export(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import export
 
-    export(args.checkpoint, args.out, args.dtype, args.max_shard_gb)
+    export(
+        args.checkpoint,
+        args.out,
+        args.dtype,
+        args.max_shard_gb,
+        text_only=args.text_only,
+        quantize=args.quantize,
+        group_size=args.group_size,
+        dialect=args.dialect,
+    )
     return {"folder": args.out} if args.json else args.out
 
 
@@ -164,9 +173,10 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder")
+    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, a run directory or one checkpoint")
     parser.add_argument("out", metavar="OUT", help="a run directory to make")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of stored parameters")
+    choices = ["keep", "float32", "bfloat16"]
+    parser.add_argument("--dtype", choices=choices, default="keep", help="of stored parameters; keep: the source's")
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +184,10 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="a folder to make")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, metavar="GB", help="most 10^9 bytes of a file")
+    parser.add_argument("--text-only", action="store_true", help="leave out the image encoder")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="feed-forward weights (compressed-tensors)")
+    parser.add_argument("--group-size", type=int, choices=[32, 64, 128], default=128, help="inputs that share a scale")
+    parser.add_argument("--dialect", metavar="NAME", help="of tool calls: write its chat template, as instruct models")
 
 
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:

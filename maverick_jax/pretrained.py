@@ -1,10 +1,11 @@
 """Models from and to disk: a run directory, one of its checkpoints, or a Hugging Face folder; and between them."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,11 @@ import pydantic
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from maverick_jax.checkpoint import huggingface, names
+from maverick_jax.checkpoint import exporting, generation, huggingface_reader, importing, names
+from maverick_jax.checkpoint.array_readers import LiveArray, Reader
 from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS
-from maverick_jax.checkpoint.safetensors_folder import new_folder, require_new
+from maverick_jax.checkpoint.placing import place
+from maverick_jax.checkpoint.safetensors_folder import require_new, write_json
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
@@ -31,6 +34,8 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model/"
 """Prefix of the model's parameters among the arrays of a checkpoint."""
 DTYPES = ("float32", "bfloat16")
+KEEP = "keep"
+"""The dtype that a source has itself."""
 
 Target = dict[str, jax.ShapeDtypeStruct]
 """Shape, dtype and sharding that each parameter is wanted in, by its path."""
@@ -43,6 +48,10 @@ class Source:
     config: ModelConfig
     load: Callable[[Target], dict[str, jax.Array]]
     """Parameters placed directly as the target says; no device and no host holds more than its part of them."""
+    readers: Callable[[], Mapping[str, Reader]]
+    """Every parameter of the model by its path, to be read in parts: nothing is loaded."""
+    identity: Callable[[], str]
+    """Hexadecimal; the same only while the source holds the same numbers."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
@@ -52,13 +61,17 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
     `dtype`: float32 or bfloat16, of parameters and of computation.
     Raises InputError for a path that is none of these, and for files that do not fit the model they describe.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: {dtype!r}; expected {' or '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
+    _require_dtype(dtype, DTYPES)
     source = open_source(path)
     mesh = single_device_mesh() if mesh is None else mesh
     config = source.config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
     abstract = abstract_model(config, mesh)
     return names.unflatten(abstract, source.load(names.flatten(abstract)))
+
+
+def _require_dtype(dtype: str, choices: tuple[str, ...]) -> None:
+    if dtype not in choices:
+        raise InputError(f"dtype: {dtype!r}; expected {' or '.join(choices)}{did_you_mean(dtype, choices)}")
 
 
 def save_pretrained(
@@ -68,24 +81,25 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
     max_shard_gb: float = 5,
     *,
+    text_only: bool = False,
+    quantize: str | None = None,
+    group_size: int = 128,
+    dialect: str | None = None,
     drop_router_bias: bool = False,
 ) -> None:
-    """Write `model` to `path`, a new Hugging Face folder that transformers (`Llama4ForCausalLM`) and vLLM load.
+    """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
+    `Llama4ForConditionalGeneration` if the model has an image encoder and not `text_only`.
 
     `dtype`: float32 or bfloat16, of the files. `tokenizer` is written with it, as `tokenizer.json` with the same ids.
     `max_shard_gb`: most bytes a file, in units of 10^9; a tensor larger than that has a file of its own.
-    Raises InputError if `path` exists, or for a model that is no Llama 4: sliding-window attention, or a loss-free
-    balance bias that is not zero (unless `drop_router_bias`).
+    `quantize`: None, int8 or int4, of feed-forward weights, with a scale per `group_size` inputs.
+    `dialect` of tool calls: writes its chat template and the settings of an instruct model.
+    Raises InputError if `path` exists or its disk has no room, or for a model that is no Llama 4: sliding-window
+    attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`).
     """
-    huggingface.write_folder(
-        pathlib.Path(path),
-        model.config,
-        names.flatten(model),
-        dtype=dtype,
-        max_shard_gb=max_shard_gb,
-        tokenizer=tokenizer,
-        drop_router_bias=drop_router_bias,
-    )
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias)
+    readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
+    exporting.write_folder(path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer)
 
 
 def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None = None) -> Maverick:
@@ -96,13 +110,18 @@ def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None 
     return jax.tree.map(place, abstract)
 
 
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter of `Maverick(config)`, by its path."""
+    return {name: leaf.shape for name, leaf in names.flatten(abstract_model(config, _host_mesh())).items()}
+
+
 # ---- where a model is ----------------------------------------------------------------------------------------------
 
 
 def open_source(path: str | pathlib.Path) -> Source:
     """What is at `path`, opened for reading. Raises InputError if it is no model."""
     path = pathlib.Path(path).expanduser()
-    if huggingface.is_folder(path):
+    if huggingface_reader.is_folder(path):
         return _open_huggingface(path)
     if (path / CHECKPOINTS).is_dir():
         return _open_checkpoint(path / CHECKPOINTS, None)
@@ -115,18 +134,14 @@ def open_source(path: str | pathlib.Path) -> Source:
     )
 
 
-def _open_huggingface(folder: pathlib.Path) -> Source:
+def _open_huggingface(path: pathlib.Path) -> Source:
+    folder = huggingface_reader.HuggingFaceFolder.at(path)
+
     def load(target: Target) -> dict[str, jax.Array]:
-        readers = huggingface.open_parameters(folder, {name: leaf.shape for name, leaf in target.items()})
-        return {name: _place(leaf, readers[name]) for name, leaf in target.items()}
+        readers = folder.readers({name: leaf.shape for name, leaf in target.items()})
+        return {name: place(leaf, readers[name]) for name, leaf in target.items()}
 
-    return Source(huggingface.read_model_config(folder), load)
-
-
-def _place(leaf: jax.ShapeDtypeStruct, reader: huggingface.Reader) -> jax.Array:
-    """The array that `leaf` describes; each device's part is read by itself."""
-    part = lambda index: reader(index or (), leaf.dtype)
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    return Source(folder.config, load, lambda: folder.readers(shapes_of(folder.config)), folder.identity)
 
 
 def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
@@ -148,7 +163,11 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         arrays = restored[1]
         return {name: arrays.pop(MODEL + name).astype(leaf.dtype) for name, leaf in target.items()}
 
-    return Source(config, load)
+    def identity() -> str:
+        meta = json.dumps([str(directory.absolute()), store.meta(steps[-1] if step is None else step)], sort_keys=True)
+        return hashlib.sha256(meta.encode()).hexdigest()
+
+    return Source(config, load, lambda: store.readers(MODEL, step), identity)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:
@@ -171,27 +190,75 @@ def _stored_dtype(config: ModelConfig, name: str) -> np.dtype:
 # ---- from one to another -------------------------------------------------------------------------------------------
 
 
-def export(checkpoint: str | pathlib.Path, out: str | pathlib.Path, dtype: str = "bfloat16", max_shard_gb: float = 5):
-    """The model at `checkpoint` (as for `load_pretrained`) as a new Hugging Face folder `out`, with its tokenizer."""
-    require_new(pathlib.Path(out))
-    model = load_pretrained(checkpoint, _host_mesh(), dtype)
-    save_pretrained(model, out, dtype, _tokenizer_of(checkpoint), max_shard_gb)
+def export(
+    checkpoint: str | pathlib.Path,
+    out: str | pathlib.Path,
+    dtype: str = "bfloat16",
+    max_shard_gb: float = 5,
+    *,
+    text_only: bool = False,
+    quantize: str | None = None,
+    group_size: int = 128,
+    dialect: str | None = None,
+) -> None:
+    """The model at `checkpoint` (as for `load_pretrained`) as a new Hugging Face folder `out`, with its tokenizer.
 
-
-def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype: str = "float32") -> None:
-    """The model at `source` as a new run directory `out`: one checkpoint, of step 0, and its tokenizer.
-
-    `dtype` of the stored parameters. Raises InputError if `out` exists.
+    Arguments as for `save_pretrained`. The model is never loaded: a few blocks of it are in memory at a time.
+    Raises InputError, also for a checkpoint that is damaged.
     """
-    out, model = pathlib.Path(out), load_pretrained(source, _host_mesh(), dtype)
-    meta = {"model": model.config.model_dump(mode="json")}
-    with new_folder(out) as aside:
-        if tokenizer := _tokenizer_of(source):
-            tokenizer.save(aside)
-        store = CheckpointStore(aside / CHECKPOINTS)
-        store.save(0, {MODEL + name: array for name, array in names.flatten(model).items()}, meta, wait=True)
-        store.close()
-    log.info("wrote %s: %d parameters, %s", out, model.config.num_parameters(), dtype)
+    require_new(pathlib.Path(out))
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect)
+    source = open_source(checkpoint)
+    exporting.write_folder(
+        out,
+        source.config,
+        source.readers(),
+        options,
+        text_only=text_only,
+        tokenizer=_tokenizer_of(checkpoint),
+        generation=generation.read(pathlib.Path(checkpoint)),
+    )
+
+
+def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype: str = KEEP) -> None:
+    """The model at `source` (as for `load_pretrained`) as a new run directory `out`: one checkpoint, of step 0, and
+    what came with the model: tokenizer, generation_config.json.
+
+    `dtype` of the stored parameters: float32, bfloat16, or keep: the source's own. The model is never loaded: a few
+    blocks of it are in memory at a time. If it is stopped, the same call goes on where it was.
+    Raises InputError if `out` exists or its disk has no room, and for a source that does not fit or is damaged.
+    """
+    _require_dtype(dtype, (KEEP, *DTYPES))
+    opened, out = open_source(source), pathlib.Path(out)
+    config = opened.config
+    if dtype != KEEP:
+        config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
+    readers, leaves = opened.readers(), names.flatten(abstract_model(config, _host_mesh()))
+    tokenizer, generation_config = _tokenizer_of(source), generation.read(pathlib.Path(source))
+
+    def add_files(folder: pathlib.Path) -> None:
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        if generation_config is not None:
+            write_json(folder / generation.FILE, generation_config)
+
+    importing.import_arrays(
+        {
+            MODEL + name: importing.Arriving.of(readers[name], _stored_dtype(config, name), _split_axes(leaf))
+            for name, leaf in leaves.items()
+        },
+        {"model": config.model_dump(mode="json")},
+        out,
+        identity=opened.identity(),
+        checkpoint=CHECKPOINTS,
+        add_files=add_files,
+    )
+    log.info("wrote %s: %d parameters, %s", out, config.num_parameters(), config.param_dtype)
+
+
+def _split_axes(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The axes that a mesh may split."""
+    return tuple(axis for axis, names in enumerate(leaf.sharding.spec) if names is not None)
 
 
 def _host_mesh() -> Mesh:

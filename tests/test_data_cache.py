@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data import array_folder, progress
-from data.progress import Progress
+from data import array_folder
+from data.progress import Tokenising
+from maverick_jax import progress
 
 
 def test_who_comes_second_waits_and_builds_nothing(tmp_path):
@@ -61,7 +62,7 @@ def test_equal_arrays_have_equal_digests_and_others_not(tmp_path):
 def test_progress_is_told_on_stderr(monkeypatch, capsys, terminal):
     monkeypatch.setattr(progress, "Console", functools.partial(Console, force_terminal=terminal))
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with Progress("shakespeare") as told:
+    with Tokenising("shakespeare") as told:
         told.part("[red]a.txt")
         time.sleep(0.01)
         told.update(1234, 5)

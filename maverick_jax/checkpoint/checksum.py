@@ -50,6 +50,14 @@ def checksum_of_blocks(blocks: Iterable[tuple[tuple[int, ...], np.ndarray]]) -> 
     return running.hexadecimal()
 
 
+def added(parts: Iterable[str]) -> str:
+    """The checksum of an array from those of boxes that make it up, each computed at its place in the array."""
+    totals = sum(
+        (np.array([int(part[:8], 16), int(part[8:], 16)], np.uint64) for part in parts), np.zeros(2, np.uint64)
+    )
+    return _hexadecimal(totals.astype(np.uint32))
+
+
 class RunningChecksum:
     """The checksum of an array that passes by in blocks, in any order. On the host, and nothing to compile."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic
 
+from maverick_jax.checkpoint import compressed_tensors
 from maverick_jax.checkpoint.huggingface_vision_config import read_vision_config, write_vision_config
 from maverick_jax.checkpoint.safetensors_folder import listed
 from maverick_jax.config import ModelConfig
@@ -39,7 +40,6 @@ _MUST_BE = {
     "attention_dropout": 0,
     "tie_word_embeddings": False,
     "partial_rotary_factor": 1.0,
-    "quantization_config": None,
 }
 """Keys with which there is only one model that we compute."""
 
@@ -47,6 +47,13 @@ _MUST_BE = {
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether the text model's tensors carry the prefix of `Llama4ForConditionalGeneration`."""
     return config.get("model_type") == MULTIMODAL
+
+
+def quantization(config: Mapping[str, Any]) -> Any:
+    """How its weights are quantised, as the file says it; None if they are not."""
+    text = config.get("text_config")
+    inner = text.get("quantization_config") if isinstance(text, Mapping) else None
+    return config.get("quantization_config", inner)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -68,6 +75,7 @@ def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
         for key, expected in _MUST_BE.items()
         if part.get(key) is not None and part[key] != expected
     ]
+    problems += compressed_tensors.problems(quantization(config))
     values, wrong = _copied(text)
     if wrong:  # nothing further can be said without them
         raise InputError(f"{where}: {listed(problems + wrong)}")

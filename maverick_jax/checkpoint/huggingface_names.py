@@ -30,10 +30,6 @@ class Layout(Protocol):
         """Our axes (of `rank`) in the order in which theirs is made of them."""
         ...
 
-    def read(self, theirs: Any, ours: tuple[int, ...]) -> Any:
-        """Our array of shape `ours`, from theirs; a view wherever numpy can make one."""
-        ...
-
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
@@ -46,9 +42,6 @@ class Linear:
 
     def axes(self, rank):
         return (*range(self.inputs, rank), *range(self.inputs))
-
-    def read(self, theirs, ours):
-        return theirs.T.reshape(ours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +56,6 @@ class Same:
 
     def axes(self, rank):
         return tuple(range(rank))
-
-    def read(self, theirs, ours):
-        return theirs.reshape(ours)
 
 
 WHOLE_MODEL: dict[str, tuple[str, Layout]] = {
@@ -152,10 +142,6 @@ class Entry:
         part = np.asarray(parameter if self.period is None else parameter[self.period])
         theirs = part.transpose(self.layout.axes(part.ndim)).reshape(self.their_shape)
         return np.ascontiguousarray(theirs.astype(dtype))
-
-    def read(self, tensor: Any) -> Any:
-        """One layer's part of our parameter, from their tensor."""
-        return self.layout.read(tensor, self.our_shape)
 
 
 def table(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:

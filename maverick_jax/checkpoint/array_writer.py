@@ -1,0 +1,138 @@
+"""The arrays of a checkpoint written in blocks, in any order, by several threads, without ever holding one.
+
+The result is what the store saves: Zarr arrays in one OCDBT database under `arrays/`, which Orbax restores. Orbax makes
+its own records, for arrays of one element; only the shapes in them are then put right.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+from orbax.checkpoint import v1 as ocp
+
+from maverick_jax.checkpoint import contents
+
+BLOCK_BYTES = 32 * 2**20
+CHUNK_BYTES = 8 * 2**20
+
+_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
+"""Stored as they are: weights compress by a twelfth, at a third of the disk's pace."""
+_DATABASE = {
+    # A write rewrites the nodes above it: of the default size, hundreds of times what a large model's chunks need.
+    "config": {"max_decoded_node_bytes": 2**18, "max_inline_value_bytes": 1024},
+    "target_data_file_size": 4 * BLOCK_BYTES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one array is cut: into blocks, which are read and written whole, and these into stored chunks."""
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    """Axes from the one that changes slowest at the source: a block lies together there."""
+    block: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], item_bytes: int, order: Sequence[int], split: Sequence[int]) -> "Layout":
+        """`split`: the axes that meshes split. Chunks are cut along them, so that a device reads little but its own."""
+        block = _block(shape, item_bytes, order)
+        chunk, axes = list(block), itertools.cycle(split)
+        while math.prod(chunk) * item_bytes > CHUNK_BYTES and any(chunk[axis] % 2 == 0 for axis in split):
+            axis = next(axes)
+            chunk[axis] //= 2 if chunk[axis] % 2 == 0 else 1
+        return cls(tuple(shape), tuple(order), tuple(block), tuple(chunk))
+
+    def blocks(self) -> Iterator[tuple[slice, ...]]:
+        """All blocks, in the source's order. Those at an edge may be smaller."""
+        steps = [range(0, self.shape[axis], self.block[axis]) for axis in self.order]
+        for at in itertools.product(*steps):
+            first = dict(zip(self.order, at, strict=True))
+            yield tuple(
+                slice(first[a], min(first[a] + size, n))
+                for a, (size, n) in enumerate(zip(self.block, self.shape, strict=True))
+            )
+
+
+def _block(shape: Sequence[int], item_bytes: int, order: Sequence[int]) -> list[int]:
+    """The slowest axes are cut to single entries, the next into a power of two of parts where that comes out even."""
+    block = list(shape)
+    for axis in order:
+        if (total := math.prod(block) * item_bytes) <= BLOCK_BYTES:
+            break
+        parts = min(math.ceil(total / BLOCK_BYTES), block[axis])
+        even = [n for n in (2 ** (parts - 1).bit_length(), *range(parts, 2 * parts)) if block[axis] % n == 0]
+        block[axis] = block[axis] // even[0] if even else math.ceil(block[axis] / parts)
+    return block
+
+
+class ArrayWriter:
+    """The database of one checkpoint. Arrays that it holds already are opened as they are."""
+
+    def __init__(self, path: pathlib.Path):
+        """`path` of the checkpoint, which may hold a part of it."""
+        self._path = path
+        # No cache: every chunk is written once, whole.
+        self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+
+    def open(self, name: str, layout: Layout, dtype: np.dtype) -> tensorstore.TensorStore:
+        """Array `name`, to be written in blocks: `opened[block].write(values)` is a future."""
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {
+                "driver": "ocdbt",
+                "base": f"file://{self._path / contents.ARRAYS}/",
+                "path": f"{name}/",
+                **_DATABASE,
+            },
+            "metadata": {
+                "shape": layout.shape,
+                "data_type": str(dtype),
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": layout.chunk}},
+                "codecs": _CODECS,
+            },
+            "open": True,
+            "create": True,
+        }
+        # Zeros are stored like other values: a chunk that is absent is damage.
+        return tensorstore.open(spec, context=self._context, write=True, read=True).result()
+
+    def finish(self, sealed: dict[str, Any], layouts: Mapping[str, Layout], scratch: pathlib.Path) -> None:
+        """Adds what makes it a checkpoint: Orbax's records of the arrays, and the metadata `sealed`.
+
+        `scratch`: a folder of this name is made and removed. May be repeated after an interruption.
+        """
+        shutil.rmtree(scratch, ignore_errors=True)
+        ones = {name: jnp.ones([1] * len(layout.shape), jnp.int8) for name, layout in layouts.items()}
+        with contents.context():
+            ocp.save_checkpointables(str(scratch), {contents.ARRAYS: ones, contents.META: sealed})
+        _put_shapes_right(scratch / contents.ARRAYS, layouts)
+        for made in (scratch / contents.ARRAYS).iterdir():
+            if made.name == "d" or made.name.startswith(("manifest.", "ocdbt.")):  # the database of ones
+                shutil.rmtree(made) if made.is_dir() else made.unlink()
+        shutil.copytree(scratch, self._path, dirs_exist_ok=True)
+        shutil.rmtree(scratch)
+
+
+def _put_shapes_right(arrays: pathlib.Path, layouts: Mapping[str, Layout]) -> None:
+    path = arrays / "_METADATA"
+    tree = json.loads(path.read_text())
+    for entry in tree["tree_metadata"].values():
+        name = "/".join(key["key"] for key in entry["key_metadata"])
+        entry["value_metadata"]["write_shape"] = layouts[name].block
+    path.write_text(json.dumps(tree))
+    (path,) = (arrays / "array_metadatas").iterdir()
+    records = json.loads(path.read_text())
+    for record in records["array_metadatas"]:
+        layout = layouts[record["array_metadata"]["param_name"]]
+        record["array_metadata"] |= {"write_shape": layout.block, "chunk_shape": layout.chunk}
+    path.write_text(json.dumps(records))

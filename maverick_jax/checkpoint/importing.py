@@ -1,0 +1,224 @@
+"""A model from anywhere into one of our checkpoints, as a stream: a few blocks are in memory, whatever its size.
+
+Each block is read, put into our order, added to its array's checksum and written, by several threads at once. What is
+done is written to a journal, block by block, so that an import that was stopped goes on where it was; what appears
+under the final name is complete.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from maverick_jax.checkpoint import contents
+from maverick_jax.checkpoint.array_readers import Reader, StoredArray, require_undamaged
+from maverick_jax.checkpoint.array_writer import ArrayWriter, Layout
+from maverick_jax.checkpoint.checksum import RunningChecksum, added
+from maverick_jax.checkpoint.placing import order_of
+from maverick_jax.checkpoint.safetensors_folder import require_new, sync
+from maverick_jax.errors import InputError
+from maverick_jax.progress import ByteProgress
+
+log = logging.getLogger(__name__)
+
+_THREADS = 3
+_JOURNAL, _RUN, _SCRATCH = "journal.jsonl", "run", "records"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arriving:
+    """One array on its way into a checkpoint."""
+
+    reader: Reader
+    dtype: np.dtype
+    """That it is stored in."""
+    layout: Layout
+
+    @classmethod
+    def of(cls, reader: Reader, dtype: np.dtype, split: tuple[int, ...]) -> "Arriving":
+        return cls(reader, dtype, Layout.of(reader.shape, dtype.itemsize, order_of(reader), split))
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.layout.shape) * self.dtype.itemsize
+
+
+def import_arrays(
+    arrays: Mapping[str, Arriving],
+    meta: dict[str, Any],
+    out: pathlib.Path,
+    *,
+    identity: str,
+    checkpoint: str,
+    add_files: Callable[[pathlib.Path], None],
+) -> None:
+    """Writes `out`, a folder with the checkpoint of step 0 of `arrays` in it at `checkpoint`/0.
+
+    `identity`: of the source; an import that was stopped is continued only if it was of the same source, into the same
+    arrays. `add_files` puts what else belongs into the folder it is given. Raises InputError if `out` exists, if
+    another process writes it, if the disk has no room, or if the source is damaged or changes meanwhile.
+    """
+    require_new(out)
+    with _Partial.opened(out, _key(identity, arrays, meta)) as partial:
+        path = partial.folder / _RUN / checkpoint / "0"
+        writer = ArrayWriter(path)
+        _require_room(partial, arrays)
+        _stream(arrays, writer, partial)
+        checksums = {name: added(partial.sums.get(name, {}).values()) for name in arrays}
+        stored = {name: jax.ShapeDtypeStruct(a.layout.shape, a.dtype) for name, a in arrays.items()}
+        sealed = contents.seal(0, stored, checksums, meta)
+        writer.finish(sealed, {name: a.layout for name, a in arrays.items()}, partial.folder / _SCRATCH)
+        add_files(partial.folder / _RUN)
+        partial.become(out)
+
+
+def _key(identity: str, arrays: Mapping[str, Arriving], meta: dict[str, Any]) -> str:
+    plan = {name: (str(a.dtype), a.layout.shape, a.layout.block, a.layout.chunk) for name, a in arrays.items()}
+    return hashlib.sha256(json.dumps([identity, plan, meta], sort_keys=True).encode()).hexdigest()
+
+
+def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
+    needed = sum(a.num_bytes for a in arrays.values()) - partial.done_bytes(arrays)
+    free = shutil.disk_usage(partial.folder).free
+    if free < needed:
+        where, needed, free = partial.folder.parent, needed / 1e9, free / 1e9
+        raise InputError(f"{where}: the import needs {needed:.3f} GB more; the disk has {free:.3f} GB free")
+
+
+# ---- the stream ----------------------------------------------------------------------------------------------------
+
+
+def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> None:
+    total, done = sum(a.num_bytes for a in arrays.values()), partial.done_bytes(arrays)
+    with ByteProgress("importing", total, done) as progress:
+        for name, arriving in arrays.items():
+            finished = set(partial.sums.get(name, ()))
+            blocks = [(i, block) for i, block in enumerate(arriving.layout.blocks()) if i not in finished]
+            if not blocks:
+                continue
+            move = functools.partial(_move, writer.open(name, arriving.layout, arriving.dtype), arriving)
+            for number, (checksum, size) in _in_threads(move, blocks):
+                partial.record(name, number, checksum)
+                progress.advance(size)
+            if isinstance(arriving.reader, StoredArray):
+                _see_again(arriving, finished)
+                require_undamaged({name: arriving.reader})
+
+
+def _see_again(arriving: Arriving, finished: set[int]) -> None:
+    """Reads once more what an earlier attempt read, so that all of the source's array is verified."""
+    for number, block in enumerate(arriving.layout.blocks()):
+        if number in finished:
+            arriving.reader(block, arriving.dtype)
+
+
+def _move(opened, arriving: Arriving, block: tuple[slice, ...]) -> tuple[str, int]:
+    """One block from the source to the disk; its checksum and its bytes."""
+    part = arriving.reader(block, arriving.dtype)
+    values = np.asarray(jax.device_put(part, _host()))  # row-major; JAX transposes several times as fast as NumPy
+    checksum = RunningChecksum()
+    checksum.add(tuple(s.start for s in block), values)
+    opened[block].write(values).result()
+    return checksum.hexadecimal(), values.nbytes
+
+
+@functools.cache
+def _host() -> jax.Device:
+    return jax.local_devices(backend="cpu")[0]
+
+
+def _in_threads(move, blocks) -> Iterator[tuple[int, Any]]:
+    """Number and result of each block, as they finish; no more blocks are held than there are threads."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS, "import") as pool:
+        running = {}
+        try:
+            for number, block in blocks:
+                running[pool.submit(move, block)] = number
+                if len(running) == _THREADS:
+                    yield from _finished(running, concurrent.futures.FIRST_COMPLETED)
+            yield from _finished(running, concurrent.futures.ALL_COMPLETED)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _finished(running: dict, which: str) -> Iterator[tuple[int, Any]]:
+    for future in concurrent.futures.wait(running, return_when=which).done:
+        yield running.pop(future), future.result()
+
+
+# ---- what is left by an import that was stopped ----------------------------------------------------------------------
+
+
+class _Partial:
+    """The folder beside the target that an import is made in, and the journal in it: one line of JSON per block."""
+
+    def __init__(self, folder: pathlib.Path, journal, sums: dict[str, dict[int, str]]):
+        self.folder, self._journal, self.sums = folder, journal, sums
+        """`sums`: per array, checksums of the blocks that the disk has."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, out: pathlib.Path, key: str) -> Iterator["_Partial"]:
+        """Beside `out`, and always under the same name. Raises InputError if another process has it open."""
+        folder = out.absolute().parent / f".{out.name}.importing"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _JOURNAL).open("a+", encoding="utf-8") as journal:
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"{out}: another process is importing to it") from None
+            yield cls(folder, journal, _continue(folder, journal, key))
+
+    def record(self, name: str, block: int, checksum: str) -> None:
+        print(json.dumps([name, block, checksum]), file=self._journal, flush=True)
+        self.sums.setdefault(name, {})[block] = checksum
+
+    def done_bytes(self, arrays: Mapping[str, Arriving]) -> int:
+        done = 0
+        for name, finished in self.sums.items():
+            sizes = [math.prod(s.stop - s.start for s in block) for block in arrays[name].layout.blocks()]
+            done += sum(sizes[i] for i in finished) * arrays[name].dtype.itemsize
+        return done
+
+    def become(self, out: pathlib.Path) -> None:
+        run = self.folder / _RUN
+        for path in sorted(run.rglob("*"), reverse=True):
+            sync(path)
+        sync(run)
+        if out.is_dir():
+            out.rmdir()  # an empty folder may be in the way
+        run.rename(out)
+        sync(out.absolute().parent)
+        shutil.rmtree(self.folder)
+
+
+def _continue(folder: pathlib.Path, journal, key: str) -> dict[str, dict[int, str]]:
+    """What the journal says is done; begins it anew, and empties the folder, if it is of another import."""
+    journal.seek(0)
+    lines = journal.read().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+    if whole and whole[0].strip() == key:
+        journal.truncate(len("".join(whole).encode()))
+        sums: dict[str, dict[int, str]] = {}
+        for name, block, checksum in map(json.loads, whole[1:]):
+            sums.setdefault(name, {})[block] = checksum
+        log.info("goes on with an import that was stopped: %d blocks are done", len(whole) - 1)
+        return sums
+    if lines:
+        log.warning("%s: an import of another source, dtype or layout was stopped here; starting over", folder)
+    shutil.rmtree(folder / _RUN, ignore_errors=True)
+    journal.truncate(0)
+    print(key, file=journal, flush=True)
+    return {}

@@ -1,0 +1,76 @@
+"""How far long work on the host is: a live line on a terminal, a plain one now and then elsewhere (standard error)."""
+
+import sys
+import threading
+import time
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """`with Progress(title, columns) as progress: progress.update(line)`. On a terminal the columns are shown, with
+    the line as their `description`; elsewhere the line alone, every `SECONDS_BETWEEN_LINES`."""
+
+    def __init__(self, title: str, columns: tuple[ProgressColumn, ...], total: float | None = None):
+        console = Console(stderr=True)
+        self._title, self._total, self._last = title, total, time.monotonic()
+        self._bar = Bar(*columns, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self):
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, line: str, completed: float | None = None) -> None:
+        if self._bar:
+            self._bar.update(self._task, description=line, completed=completed)
+        elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+
+class ByteProgress:
+    """Progress of `total` bytes: `with ByteProgress(title, total, done) as progress: progress.advance(n)`, from any
+    thread. `done`: what an earlier attempt got through."""
+
+    def __init__(self, title: str, total: int, done: int = 0):
+        text = TextColumn(title, markup=False)
+        columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._progress = Progress(title, columns, total)
+        self._title, self._total, self._at_start, self._done = title, total, done, done
+        self._started, self._lock = time.monotonic(), threading.Lock()
+
+    def __enter__(self):
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._progress.__exit__(*error)
+
+    def advance(self, num_bytes: int) -> None:
+        with self._lock:
+            self._done += num_bytes
+            rate = (self._done - self._at_start) / max(time.monotonic() - self._started, 1e-9)
+            left = (self._total - self._done) / max(rate, 1.0)
+            self._progress.update(
+                f"{self._title}: {decimal(self._done)} of {decimal(self._total)}, {decimal(int(rate))}/s, "
+                f"{left:.0f} s left",
+                self._done,
+            )
