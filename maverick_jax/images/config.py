@@ -1,0 +1,45 @@
+"""The `images` settings: how a picture becomes tiles."""
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from maverick_jax.section import Section
+
+Positive = Annotated[int, Field(ge=1, le=4096)]
+
+
+class ImageConfig(Section):
+    """How a picture is cut into tiles. The defaults are those of every released Llama 4."""
+
+    tile_size: Positive = 336
+    """Side S of a tile, in pixels: the vision encoder's `image_size`."""
+    patch_size: Positive = 14
+    """Side of a patch, in pixels."""
+    pixel_shuffle_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Side of a tile's grid of image tokens over that of its patches; its inverse is a whole number."""
+    max_tiles: Annotated[int, Field(ge=1, le=256)] = 16
+    """Most tiles of one picture, its overview not counted."""
+    resize_to_max_canvas: bool = False
+    """Enlarge a picture as far as its tiles allow, instead of to one tile at most."""
+    normalisation: Literal["bfloat16", "float32"] = "bfloat16"
+    """How pixels become numbers. `bfloat16`: as transformers and vLLM do it, every step rounded to bfloat16, pictures
+    resized as torchvision does; `float32`: as Meta's reference does it, resized as Pillow does."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        side, shuffle = self.tile_size // self.patch_size, round(1 / self.pixel_shuffle_ratio)
+        if self.tile_size % self.patch_size:
+            raise ValueError(f"tile_size ({self.tile_size}) must be a multiple of patch_size ({self.patch_size})")
+        if abs(shuffle * self.pixel_shuffle_ratio - 1) > 1e-6 or side % shuffle:
+            raise ValueError(
+                f"pixel_shuffle_ratio ({self.pixel_shuffle_ratio}) must be 1/n for an n that divides the {side} "
+                "patches along a side"
+            )
+        return self
+
+    @property
+    def patches_per_tile(self) -> int:
+        """`<|patch|>` tokens of one tile (144)."""
+        return (self.tile_size // self.patch_size // round(1 / self.pixel_shuffle_ratio)) ** 2

@@ -1,0 +1,87 @@
+"""From a picture to the tiles that the vision encoder reads, and from many pictures' tiles to one array."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+from PIL import Image
+
+from maverick_jax.errors import InputError
+from maverick_jax.images.canvas import Size, choose_grid, fitted_size
+from maverick_jax.images.config import ImageConfig
+from maverick_jax.images.decode import to_rgb
+from maverick_jax.images.resize import resize
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiles:
+    """One picture as the model takes it."""
+
+    pixel_values: np.ndarray
+    """float32[n, 3, S, S]: the grid's tiles, row by row; then, where they are several, one of the whole picture
+    squeezed into a square."""
+    grid: Size
+    """Tiles down and across."""
+
+
+def preprocess(image: Image.Image, config: ImageConfig) -> Tiles:
+    """The tiles of a picture of any mode: laid on the grid that suits it best (`canvas.choose_grid`) from the top
+    left, black elsewhere. `normalisation: bfloat16` gives the very values of transformers' `Llama4ImageProcessor`, all
+    of them bfloat16 numbers."""
+    rgb = to_rgb(image)
+    size = rgb.height, rgb.width
+    grid, side = choose_grid(size, config), config.tile_size
+    resized = _resizer(rgb, config)
+    fitted = fitted_size(size, grid, config)
+    canvas = np.zeros((3, grid[0] * side, grid[1] * side), np.uint8)
+    canvas[:, : fitted[0], : fitted[1]] = resized(fitted)
+    pixels = canvas.reshape(3, grid[0], side, grid[1], side).transpose(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
+    if len(pixels) > 1:
+        pixels = np.concatenate([pixels, resized((side, side))[None]])
+    return Tiles(_numbers(config.normalisation)[pixels], grid)
+
+
+def _resizer(rgb: Image.Image, config: ImageConfig):
+    """A function from (height, width) to the picture in that size, uint8[3, height, width]."""
+    if config.normalisation == "bfloat16":
+        planes = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+        return lambda size: resize(planes, size)
+    bilinear = Image.Resampling.BILINEAR
+    return lambda size: np.asarray(rgb.resize((size[1], size[0]), bilinear)).transpose(2, 0, 1)
+
+
+@functools.cache
+def _numbers(normalisation: str) -> np.ndarray:
+    """float32[256]: the number that each value of a pixel becomes, `(x / 255 - 0.5) / 0.5` and its rounding."""
+    x, half = np.arange(256, dtype=np.float32), np.float32(0.5)
+    if normalisation == "float32":
+        return (x / np.float32(255) - half) / half
+
+    def rounded(values: np.ndarray) -> np.ndarray:
+        return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+    return rounded(rounded(rounded(x * np.float32(1 / 255)) - half) / half)
+
+
+def batch_tiles(images: Sequence[Tiles], bucket: int | None = None) -> np.ndarray:
+    """float32[bucket, 3, S, S]: all tiles of `images` (at least one, in reading order), then tiles of zeros, which
+    no token stands for. `bucket`: by default `bucket_of` their number. Raises InputError when they do not fit in."""
+    tiles = sum(len(image.pixel_values) for image in images)
+    bucket = bucket_of(tiles) if bucket is None else bucket
+    if tiles > bucket:
+        raise InputError(f"{len(images)} image(s) have {tiles} tiles; expected at most {bucket}, the size of the batch")
+    batch = np.zeros((bucket, *images[0].pixel_values.shape[1:]), np.float32)
+    np.concatenate([image.pixel_values for image in images], out=batch[:tiles])
+    return batch
+
+
+def bucket_of(tiles: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, ... (powers of two, and halfway between) that is not below
+    `tiles`: less than a third of a batch is padding, and the shapes to compile are two per doubling."""
+    if tiles < 1:
+        raise ValueError(f"{tiles} tiles: expected at least 1")
+    power = 1 << (tiles - 1).bit_length()
+    between = power // 4 * 3
+    return between if tiles <= between else power

@@ -1,0 +1,104 @@
+"""Bilinear resizing of 8-bit images with antialiasing, to the bit as PyTorch does it for `uint8` on a CPU.
+
+PyTorch 2.13, `aten::_upsample_bilinear2d_aa` (vectorised kernel, what torchvision calls): along each axis a pixel is a
+weighted sum of its neighbours, the weights being whole numbers of at most 15 bits with one binary point per axis, and
+the sum is rounded half up. Width first, then height, with 8 bits in between. Pillow does the same with 22 bits.
+
+Products and sums are whole numbers that the chosen float type holds exactly, so matrix products in any order give them:
+each block of outputs is one product with the part of the input that it sees.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+WEIGHT_BITS, MAX_POINT = 15, 22
+BLOCK_SPAN = 80
+"""Inputs that a block of outputs should see: fewer waste less arithmetic, more make better matrix products."""
+CHUNK_BYTES = 4 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """Along one axis: output i is `round(sum_j weights[i, j] * input[first[i] + j] / 2**point)`."""
+
+    first: np.ndarray
+    """int64[out]"""
+    weights: np.ndarray
+    """int64[out, taps]; zero where an output has fewer taps, also beyond the end of the input."""
+    point: int
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8[C, H, W] -> uint8[C, *size], corners not aligned. `size` is (height, width), each at least 1."""
+    channels, height, width = image.shape
+    if size[1] != width:
+        image = _across(image.reshape(channels * height, width), size[1]).reshape(channels, height, size[1])
+    if size[0] != height:
+        image = np.stack([_down(plane, size[0]) for plane in image])
+    return image
+
+
+@functools.lru_cache(maxsize=64)
+def taps(before: int, after: int) -> Taps:
+    """The triangle filter, as wide as two outputs (or two inputs where the image grows), sampled at the inputs."""
+    scale = before / after
+    reach, squeeze = (scale, 1 / scale) if scale >= 1 else (1.0, 1.0)
+    center = scale * (np.arange(after) + 0.5)
+    first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
+    end = np.minimum((center + reach + 0.5).astype(np.int64), before)
+    tap = np.arange(2 * int(np.ceil(reach)) + 1)
+    distance = np.abs((tap + first[:, None] - center[:, None] + 0.5) * squeeze)
+    weights = np.where(tap < (end - first)[:, None], np.maximum(1 - distance, 0), 0)
+    weights /= np.add.accumulate(weights, axis=1)[:, -1:]  # summed one by one: the last bit matters
+    point = next((p for p in range(MAX_POINT) if int(0.5 + weights.max() * 2 ** (p + 1)) >> WEIGHT_BITS), MAX_POINT)
+    return Taps(first, (0.5 + weights * 2**point).astype(np.int64), point)
+
+
+def _across(rows: np.ndarray, width: int) -> np.ndarray:
+    """uint8[R, W] -> uint8[R, width]."""
+    plan = _Plan(rows.shape[1], width)
+    out = np.empty((len(rows), width), np.uint8)
+    step = max(1, CHUNK_BYTES // (rows.shape[1] * plan.dtype.itemsize))
+    for begin in range(0, len(rows), step):
+        chunk = rows[begin : begin + step].astype(plan.dtype)
+        for outputs, inputs, matrix in plan.blocks:
+            out[begin : begin + step, outputs] = plan.rounded(chunk[:, inputs] @ matrix.T)
+    return out
+
+
+def _down(plane: np.ndarray, height: int) -> np.ndarray:
+    """uint8[H, W] -> uint8[height, W]."""
+    plan = _Plan(plane.shape[0], height)
+    out = np.empty((height, plane.shape[1]), np.uint8)
+    for outputs, inputs, matrix in plan.blocks:
+        out[outputs] = plan.rounded(matrix @ plane[inputs].astype(plan.dtype))
+    return out
+
+
+class _Plan:
+    """An axis's taps as matrices, one for each block of outputs."""
+
+    def __init__(self, before: int, after: int):
+        along = taps(before, after)
+        self.half, self.unit = 2.0 ** (along.point - 1), 2.0**-along.point
+        largest = 255 * int(along.weights.sum(axis=1).max()) + self.half
+        self.dtype = np.dtype(np.float32 if largest < 2**24 else np.float64)
+        size = max(1, round(BLOCK_SPAN * min(1.0, after / before)))
+        self.blocks = [self._block(along, begin, min(begin + size, after)) for begin in range(0, after, size)]
+
+    def _block(self, along: Taps, begin: int, end: int) -> tuple[slice, slice, np.ndarray]:
+        outputs = slice(begin, end)
+        first, weights = along.first[outputs], along.weights[outputs]
+        matrix = np.zeros((end - begin, first[-1] - first[0] + weights.shape[1]), self.dtype)
+        columns = (first - first[0])[:, None] + np.arange(weights.shape[1])
+        np.put_along_axis(matrix, columns, weights.astype(self.dtype), axis=1)
+        used = int(np.flatnonzero(matrix.any(axis=0))[-1]) + 1
+        return outputs, slice(int(first[0]), int(first[0]) + used), matrix[:, :used]
+
+    def rounded(self, sums: np.ndarray) -> np.ndarray:
+        """Sums of products, overwritten -> the pixels they stand for, still as floats with a fraction."""
+        sums += self.half
+        sums *= self.unit
+        return np.minimum(sums, 255, out=sums)
