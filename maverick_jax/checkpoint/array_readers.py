@@ -5,6 +5,7 @@ A reader is called with a slice (of step 1) per dimension and a dtype. What is l
 
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Protocol
 
 import jax
@@ -23,7 +24,8 @@ _CACHE_BYTES = 256 * 2**20
 class Reader(Protocol):
     """One of our parameters, readable in parts."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
         """The part `index`, converted to `dtype` (rounded to nearest even)."""
@@ -73,7 +75,7 @@ def open_checkpoint(path: pathlib.Path, table: dict[str, dict], prefix: str) -> 
     return {name.removeprefix(prefix): StoredArray(path, name, table[name], cache) for name in names}
 
 
-def require_undamaged(readers: dict[str, Reader]) -> None:
+def require_undamaged(readers: Mapping[str, Reader]) -> None:
     """Raises InputError if one of `readers` is of a checkpoint and gave something else than what was saved."""
     for reader in readers.values():
         if isinstance(reader, StoredArray):

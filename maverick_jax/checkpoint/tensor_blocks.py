@@ -42,7 +42,7 @@ class View:
         axes = tuple(len(lead) + axis for axis in entry.layout.axes(rank))
         return cls(entry.theirs, entry.their_shape, entry.ours, (*lead, *[None] * rank), axes)
 
-    def blocks(self, reader: Reader, dtype: np.dtype, most_bytes: int = BLOCK_BYTES) -> Iterator[np.ndarray]:
+    def blocks(self, reader: Reader, dtype: np.dtype, most_bytes: int) -> Iterator[np.ndarray]:
         """The tensor's elements in order, as contiguous arrays of the order of `most_bytes`."""
         chunks = getattr(reader, "chunks", reader.shape)
         sizes = [reader.shape[axis] for axis in self.axes]
