@@ -26,6 +26,30 @@ def real_data() -> pathlib.Path:
     return NEIGHBOUR_DATA
 
 
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory) -> pathlib.Path:
+    """A rank file of Llama 4's size that is nobody's."""
+    from tests.rank_file import write_rank_file
+
+    return write_rank_file(tmp_path_factory.mktemp("ranks") / "tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def small_llama4(ranks):
+    """Llama 4's control tokens on ranks that are nobody's."""
+    from maverick_jax.text import load_tokenizer
+
+    return load_tokenizer(ranks)
+
+
+@pytest.fixture(scope="session")
+def real_llama4(real_data):
+    """The public tokenizer, where it is."""
+    from maverick_jax.text import load_tokenizer
+
+    return load_tokenizer(real_data / "tokenizer" / "llama4_tokenizer.model")
+
+
 @pytest.fixture
 def mesh_of():
     """`mesh_of(expert=2, tensor=2)`: a context with that mesh over the first devices needed."""

@@ -16,7 +16,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer, load_tokenizer
 from maverick_jax.text import llama4 as llama4_module
 from maverick_jax.text.export import write_hugging_face
-from maverick_jax.text.llama4 import MAX_PIECE, MAX_RUN, NUM_RANKS, safe_pieces
+from maverick_jax.text.llama4 import MAX_PIECE, MAX_RUN, safe_pieces
 
 TRICKY = [
     "",
@@ -31,21 +31,6 @@ TRICKY = [
     "x" * 3000 + " " * 3000 + "é" * 3000,
     "def f(x):\n    return x // 2  # <<48/2=24>>\n",
 ]
-
-
-def _line(token: bytes, rank: int) -> bytes:
-    return base64.b64encode(token) + b" " + str(rank).encode() + b"\n"
-
-
-@pytest.fixture(scope="session")
-def ranks(tmp_path_factory) -> pathlib.Path:
-    """A rank file of the right size that is nobody's: bytes, then pairs of letters and numbers."""
-    pairs = (a + b for a, b in itertools.product([bytes([i]) for i in range(0x20, 0x7F)], repeat=2))
-    fill = (b"token %d" % i for i in itertools.count())
-    tokens = itertools.islice(itertools.chain((bytes([i]) for i in range(256)), pairs, fill), NUM_RANKS)
-    path = tmp_path_factory.mktemp("ranks") / "tokenizer.model"
-    path.write_bytes(b"".join(_line(token, rank) for rank, token in enumerate(tokens)))
-    return path
 
 
 def _byte_level_json(folder: pathlib.Path, controls=("<s>", "</s>", "<pad>"), **changes) -> pathlib.Path:
@@ -143,11 +128,6 @@ def test_export_gives_other_programs_the_same_ids(tokenizer, tmp_path):
 
 
 # ---- Llama 4 -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def real_llama4(real_data) -> Tokenizer:
-    return load_tokenizer(real_data / "tokenizer" / "llama4_tokenizer.model")
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,8 @@ class _Reader:
     def _tool(self, tool: Any) -> Tool:
         function = self._function(tool)
         self._known(function, {"name", "description", "parameters"}, "function.")
-        return Tool(**{key: value for key, value in function.items() if key not in self.ignored and value is not None})
+        given = {key: function[key] for key in ("description", "parameters") if function.get(key) is not None}
+        return Tool(function.get("name"), **given)  # pyright: ignore[reportArgumentType]
 
     def _calls(self, calls: Any) -> list[ToolCall]:
         _expect(calls, list, "tool_calls")

@@ -76,6 +76,8 @@ class _Writer:
     def add(self, segment: Segment, role: Role, message: int, *, written: bool = False, joins: bool = False) -> None:
         """One more segment; `joins`: it is a text that is tokenised together with the text before it."""
         kind, text, ids = self._known(segment)
+        if not text:
+            return
         if joins and ids is None:
             self.pieces[-1].spans.append(len(self.spans))
         else:
