@@ -50,6 +50,16 @@ def real_llama4(real_data):
     return load_tokenizer(real_data / "tokenizer" / "llama4_tokenizer.model")
 
 
+@pytest.fixture(scope="session")
+def real_llama4_folder(real_llama4, tmp_path_factory) -> pathlib.Path:
+    """Its Hugging Face form, of a base model."""
+    from maverick_jax.text.export import write_hugging_face
+
+    folder = tmp_path_factory.mktemp("real_llama4")
+    write_hugging_face(real_llama4, folder)
+    return folder
+
+
 @pytest.fixture
 def mesh_of():
     """`mesh_of(expert=2, tensor=2)`: a context with that mesh over the first devices needed."""

@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from maverick_jax.text.byte_level import ByteTokenizer
+from maverick_jax.text.chat import find_dialect
 from maverick_jax.text.hugging_face import HuggingFaceTokenizer, write_config
 from maverick_jax.text.llama4 import SPLIT_PATTERN, Llama4Tokenizer
 from maverick_jax.text.tokenizer import JSON_FILE, Tokenizer
@@ -23,7 +24,7 @@ def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dial
     Unlike ours, other programs' default is to put BOS before a text, and to read control tokens out of it.
     """
     folder = pathlib.Path(directory)
-    dialect = dialect or tokenizer.dialect
+    dialect = find_dialect(dialect).name if dialect else tokenizer.dialect
     written = {i: text for text, i in tokenizer.controls.items()}
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     roles = {role: written[i] for role, i in ids.items() if i in written}
