@@ -33,7 +33,7 @@ class WholeRows(Pretrain):
             config=model.config,
             rules=model.rules,
             output_weight=model.output_weight,
-            hidden=lambda tokens, positions, segment_ids: model.hidden(tokens),
+            hidden=lambda tokens, *_: model.hidden(tokens),
         )
         return super().loss(whole_rows, batch, totals)
 
@@ -50,7 +50,6 @@ def parts(*, packed: bool = False) -> dict[str, Any]:
     return {
         "objective": Pretrain() if packed else WholeRows(),
         "optimizer": optimizer.build(TOTAL_STEPS),
-        "schedule": optimizer.schedule_of(TOTAL_STEPS),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from maverick_jax import accounting
 from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
+from train.selection import PATHS
 
 USABLE = 0.92
 """Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""
@@ -32,7 +33,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
         accumulation_steps=config.optimizer.accumulation_steps,
         loss_chunk=config.objective.loss_chunk,
     )
-    held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config))
+    frozen = tuple(PATHS[role] for role in config.optimizer.freeze)
+    held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), frozen=frozen)
     tokens = config.data.batch_size * config.data.sequence_length
     flops = accounting.flops_per_token(model, config.data.sequence_length)
     limit = int(target["memory_bytes"] * USABLE)
@@ -110,8 +112,8 @@ def _checkpoints(config: RunConfig) -> dict[str, int]:
 
 
 def _moment_bytes(config: RunConfig) -> int:
-    """Bytes of optimizer state per parameter: the second moment has the parameters' dtype."""
-    return accounting.BYTES[config.optimizer.mu_dtype] + accounting.BYTES[config.model.param_dtype]
+    """Bytes of optimizer state per trained parameter."""
+    return accounting.BYTES[config.optimizer.mu_dtype] + accounting.BYTES[config.optimizer.nu_dtype]
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------

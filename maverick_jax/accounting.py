@@ -88,7 +88,7 @@ class Parameter:
 
 
 def parameters(config: ModelConfig) -> list[Parameter]:
-    """Every parameter of the text model; their `size`s add up to `config.num_parameters()`."""
+    """Every parameter; their `size`s add up to `config.num_parameters()`."""
     V, D = config.vocab_size, config.hidden_size
     layers: dict[LayerSpec, int] = {}
     for spec in config.layers:
@@ -97,7 +97,7 @@ def parameters(config: ModelConfig) -> list[Parameter]:
     found = [Parameter("embed", (V, D), (None, "table")), Parameter("norm", (D,), (None,))]
     for spec, copies in layers.items():
         found += [dataclasses.replace(p, copies=copies) for p in layer_parameters(config, spec)]
-    return [*found, Parameter("head", (D, V), ("embed", "vocab"))]
+    return [*found, Parameter("head", (D, V), ("embed", "vocab")), *vision_parameters(config)]
 
 
 def layer_parameters(config: ModelConfig, spec: LayerSpec) -> list[Parameter]:
@@ -131,6 +131,38 @@ def _mlp(name: str, D: int, F: int) -> list[Parameter]:
         Parameter(f"{name}/up", (D, F), ("embed", "mlp")),
         Parameter(f"{name}/down", (F, D), ("mlp", "embed")),
     ]
+
+
+def vision_parameters(config: ModelConfig) -> list[Parameter]:
+    """The image encoder's; none for a text model."""
+    if (vision := config.vision) is None:
+        return []
+    W, N, H, F, A = (
+        *(vision.hidden_size, vision.num_attention_heads, vision.head_dim),
+        *(vision.intermediate_size, vision.vision_output_dim),
+    )
+    wide, small = ("vision_embed", "mlp"), (None,)
+    layer = [Parameter(f"{norm}/{part}", (W,), small) for norm in ("attention_norm", "mlp_norm") for part in _AFFINE]
+    layer += [Parameter(name, (W, N, H), ("vision_embed", "heads", None)) for name in "qkv"]
+    layer += [Parameter(f"{name}_bias", (N, H), ("heads", None)) for name in "qkv"]
+    layer += [Parameter("o", (N, H, W), ("heads", None, "vision_embed")), Parameter("o_bias", (W,), small)]
+    layer += [Parameter("fc1", (W, F), wide), Parameter("fc1_bias", (F,), ("mlp",))]
+    layer += [Parameter("fc2", (F, W), wide[::-1]), Parameter("fc2_bias", (W,), small)]
+    layers = [dataclasses.replace(p, name=f"layers/{p.name}", copies=vision.num_hidden_layers) for p in layer]
+    found = [
+        Parameter("patch", (vision.num_channels * vision.patch_size**2, W), (None, "vision_embed")),
+        Parameter("class_embedding", (W,), small),
+        Parameter("positions", (vision.grid**2 + 1, W), (None, None)),
+        *[Parameter(f"{norm}/{part}", (W,), small) for norm in ("norm_pre", "norm_post") for part in _AFFINE],
+        *layers,
+        Parameter("adapter_in", (F, A), wide),
+        Parameter("adapter_out", (A, A), wide[::-1]),
+        Parameter("projector", (A, config.hidden_size), (None, "vision_embed")),
+    ]
+    return [dataclasses.replace(p, name=f"vision/{p.name}") for p in found]
+
+
+_AFFINE = ("scale", "bias")
 
 
 # ---- FLOPs -----------------------------------------------------------------------------------------------------------
@@ -202,13 +234,18 @@ class Layout:
         return size_of(self.sizes, getattr(self.rules, logical))
 
 
-def memory(config: ModelConfig, layout: Layout, *, optimizer_bytes_per_parameter: int = 8) -> dict[str, int]:
-    """Bytes per device at the worst moment of a step, by what they hold.
+def memory(
+    config: ModelConfig, layout: Layout, *, optimizer_bytes_per_parameter: int = 8, frozen: tuple[str, ...] = ()
+) -> dict[str, int]:
+    """Bytes per device at the worst moment of a step, by what they hold. Parameters whose names start with one of
+    `frozen` have neither gradients nor moments.
 
     Weights, optimizer moments and gradients are exact. Activations and the working set are what layers must keep by
     `config.remat`; compilers keep more, for which `compiler` allows.
     """
-    stored = sum(p.size // p.parts(layout.rules, layout.sizes) for p in parameters(config))
+    held = [(p.name, p.size // p.parts(layout.rules, layout.sizes)) for p in parameters(config)]
+    stored = sum(size for _, size in held)
+    trained = sum(size for name, size in held if not name.startswith(frozen))
     param = BYTES[config.param_dtype]
     buffers = 2 if layout.accumulation_steps > 1 else 1
     per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
@@ -217,8 +254,8 @@ def memory(config: ModelConfig, layout: Layout, *, optimizer_bytes_per_parameter
     working_set = recomputed + _gathered_bytes(config, layout) + _loss_bytes(config, layout)
     return {
         "weights": stored * param,
-        "optimizer": stored * optimizer_bytes_per_parameter,
-        "gradients": stored * param * buffers,
+        "optimizer": trained * optimizer_bytes_per_parameter,
+        "gradients": trained * param * buffers,
         "activations": sum(per_layer),
         "working_set": working_set,
         "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),
@@ -280,7 +317,7 @@ def communication(config: ModelConfig, layout: Layout) -> dict[str, int]:
     element, passes = BYTES[config.compute_dtype], layout.accumulation_steps
     gather = reduce_scatter = replicated = 0
     batch_ways = size_of(layout.sizes, BATCH_AXES)
-    for p in parameters(config):
+    for p in [p for p in parameters(config) if not p.name.startswith("vision/")]:  # no batch of text reads those
         held = p.size // p.parts(layout.rules, layout.sizes)
         n = p.gather(layout.rules, layout.sizes)
         gather += 2 * passes * (n - 1) * held * element

@@ -81,6 +81,15 @@ def test_stored_elements_per_device_are_those_of_the_real_shardings(sizes):
     assert held["optimizer"] == real * 8
 
 
+def test_frozen_parameters_have_no_gradients_and_no_moments():
+    config = ModelConfig.from_name("tiny_vision")
+    vision = config.vision.num_parameters(config.hidden_size)
+    held = accounting.memory(config, layout(), frozen=("vision/",))
+    assert held["weights"] == config.num_parameters() * 4
+    assert held["optimizer"] == (config.num_parameters() - vision) * 8
+    assert held["gradients"] == (config.num_parameters() - vision) * 4
+
+
 def _parts(spec, sizes: dict[str, int]) -> int:
     parts = 1
     for entry in spec:

@@ -124,7 +124,7 @@ def test_tokens_are_counted_beyond_32_bits():
 
 def test_only_matrices_decay():
     config = tiny.model_config()
-    decay = optax.chain(OptimizerConfig(weight_decay=0.5).build(10))
+    decay = OptimizerConfig(weight_decay=0.5).build(10).transform
     init, _ = tiny.jitted(config)
     model = init(0).model
     zeros = jax.tree.map(jnp.zeros_like, model)

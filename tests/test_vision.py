@@ -140,6 +140,39 @@ def test_every_vision_mutation_is_seen(mutation):
     assert error > 10 * 2e-5, f"{mutation} moves the features by {error:.1e} only"
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_unmasked_attention_equals_the_plain_form(backend, monkeypatch):
+    """In value and gradient, head by head (a CPU) and all heads at once."""
+    from maverick_jax.ops.attention import attention_unmasked
+
+    def plain(q, k, v):
+        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) * q.shape[-1] ** -0.5
+        return jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores), v)
+
+    qkv = jax.random.normal(jax.random.key(0), (3, 2, 7, 3, 4))
+    weights = jax.random.normal(jax.random.key(1), (2, 7, 3, 4))
+    both = lambda f: jax.value_and_grad(lambda qkv: jnp.sum(f(*qkv) * weights))(qkv)
+    expected = both(plain)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    for a, b in zip(both(attention_unmasked), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_generation_sees_the_images():
+    """Greedy tokens after prompts with images: those of the whole forward pass, over and over."""
+    from maverick_jax.inference import Sampling, sample_tokens
+
+    c, kinds = case("maverick_with_images"), ["three_images", "one_image"]
+    prompts = [list(map(int, prompt(kind, length)[0])) for kind, length in zip(kinds, (80, 30), strict=True)]
+    images = [pixels(tiles_of(kind), seed) for seed, kind in enumerate(kinds)]
+    steps = sample_tokens(c.ours, prompts, 4, Sampling(temperature=0), pixel_values=np.concatenate(images))
+    found = np.stack(list(steps), axis=1)
+    for row, own in enumerate(images):
+        tokens = prompts[row] + list(found[row])
+        logits = c.ours.logits(np.array([tokens], np.int32), pixel_values=own)[0]
+        np.testing.assert_array_equal(np.argmax(logits[len(prompts[row]) - 1 : -1], axis=-1), found[row])
+
+
 # ---- meshes, shapes, refusals --------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,5 @@ def jitted(config: ModelConfig, optimizer: OptimizerConfig = OPTIMIZER, objectiv
     """(init, step), as a run makes them."""
     tx = optimizer.build(STEPS)
     init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx))
-    step = functools.partial(
-        train_step, objective=objective or Objective(), optimizer=tx, schedule=optimizer.schedule_of(STEPS)
-    )
+    step = functools.partial(train_step, objective=objective or Objective(), optimizer=tx)
     return init, jax.jit(step, donate_argnums=0)

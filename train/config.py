@@ -179,6 +179,15 @@ def _split(config: RunConfig) -> list[tuple[str, int, str]]:
             ("model.intermediate_size", model.intermediate_size, "expert_mlp"),
             ("model.hidden_size", model.hidden_size, "expert_embed"),
         ]
+    if vision := model.vision:
+        split += [
+            ("model.vision.num_attention_heads", vision.num_attention_heads, "heads"),
+            ("model.vision.intermediate_size", vision.intermediate_size, "mlp"),
+            ("model.vision.vision_output_dim", vision.vision_output_dim, "mlp"),
+            ("model.vision.hidden_size", vision.hidden_size, "vision_embed"),
+            ("model.vision.vision_output_dim", vision.vision_output_dim, "vision_embed"),
+            ("model.hidden_size", model.hidden_size, "vision_embed"),
+        ]
     return split
 
 
@@ -187,6 +196,9 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     accumulation, batch = config.optimizer.accumulation_steps, config.data.batch_size
     if batch % accumulation:
         return [("data.batch_size", f"{batch} is not a multiple of optimizer.accumulation_steps ({accumulation})")]
+    if config.model.vision and "vision" not in config.optimizer.freeze:
+        why = "no source of `data` holds images to train the image encoder with; expected a list that holds vision"
+        return [("optimizer.freeze", why)]
     rules, misfits = config.mesh.sharding_rules(), []
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)

@@ -1,5 +1,6 @@
-"""AdamW, with decay by parameter role."""
+"""AdamW, with decay by parameter role, of the parameters that are trained."""
 
+import dataclasses
 from typing import Annotated, Literal
 
 import jax
@@ -10,6 +11,22 @@ from pydantic import Field
 from maverick_jax.config import Dtype
 from maverick_jax.section import Section
 from train.schedule import learning_rate
+from train.selection import Role, split
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """What turns gradients into updates."""
+
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    """Learning rate, by the number of updates done."""
+    freeze: tuple[Role, ...] = ()
+    """Parts of the model that are not trained."""
+
+    def init(self, model) -> optax.OptState:
+        """State before the first step, of the trained parameters only."""
+        return self.transform.init(split(model, self.freeze)[0])
 
 
 class OptimizerConfig(Section):
@@ -38,21 +55,25 @@ class OptimizerConfig(Section):
     """What the first moment is kept in; sums are float32."""
     nu_dtype: Dtype = "float32"
     """What the second moment is kept in."""
+    freeze: tuple[Role, ...] = ("vision",)
+    """Parts of the model that stay as they are, to the bit, and have no moments: `vision`, the image encoder."""
 
     def schedule_of(self, total_steps: int) -> optax.Schedule:
         return learning_rate(
             self.schedule, self.learning_rate, self.warmup_steps, total_steps, self.decay_fraction, self.min_ratio
         )
 
-    def build(self, total_steps: int) -> optax.GradientTransformation:
+    def build(self, total_steps: int) -> Optimizer:
         """AdamW (arXiv 1711.05101) after clipping, for a run of `total_steps`."""
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        return optax.chain(
+        schedule = self.schedule_of(total_steps)
+        transform = optax.chain(
             *clip,
             scale_by_adam(self.b1, self.b2, self.eps, self.mu_dtype, self.nu_dtype),
             decay_weights(self.weight_decay),
-            optax.scale_by_learning_rate(self.schedule_of(total_steps)),
+            optax.scale_by_learning_rate(schedule),
         )
+        return Optimizer(transform, schedule, self.freeze)
 
 
 def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Dtype, nu_dtype: Dtype) -> optax.GradientTransformation:
@@ -77,7 +98,11 @@ def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Dtype, nu_dtype: D
     return optax.GradientTransformation(init, update)
 
 
-UNDECAYED = ("norm", "attention_norm", "mlp_norm", "router_bias", "embed")
+UNDECAYED = (
+    *("norm", "attention_norm", "mlp_norm", "router_bias", "embed"),
+    *("norm_pre", "norm_post", "class_embedding", "positions", "q_bias", "k_bias", "v_bias", "o_bias"),
+    *("fc1_bias", "fc2_bias"),
+)
 
 
 def is_decayed(path: tuple) -> bool:

@@ -7,18 +7,16 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import optax
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective
+from train.optimizer import Optimizer
 from train.state import TrainState, init_state
 from train.step import train_step
 
 
-def fresh_state(
-    seed: int, config: ModelConfig, rules: ShardingRules, optimizer: optax.GradientTransformation
-) -> TrainState:
+def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer) -> TrainState:
     """The state before the first step, made in parts on the mesh that is set."""
     init = functools.partial(init_state, config=config, rules=rules, optimizer=optimizer)
     # it runs once: on a CPU, half the compile time is worth more than code that is a little better
@@ -29,10 +27,10 @@ def fresh_state(
 
 
 def compile_step(
-    state: TrainState, batch: dict, objective: Objective, optimizer: optax.GradientTransformation, schedule
+    state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`train_step` for states and batches like these (arrays, or their shapes), whose state is donated."""
-    step = functools.partial(train_step, objective=objective, optimizer=optimizer, schedule=schedule)
+    step = functools.partial(train_step, objective=objective, optimizer=optimizer)
     program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
     return_freed_memory()
     return program

@@ -28,6 +28,7 @@ from train.evaluate import make_evaluate
 from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
+from train.optimizer import Optimizer
 from train.program import compile_step, fresh_state
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
@@ -74,8 +75,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
             return {"run_dir": str(run_dir), "step": start}
         if jax.process_index() == 0:
             _describe(config, feed, sizes, run_dir)
-        schedule = config.optimizer.schedule_of(config.run.steps)
-        step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, schedule)
+        step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer)
         beside = _hooks(config, feed, store, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:
             state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=beside)
@@ -87,7 +87,7 @@ class StateParts:
     """What decides the train state: its shapes, and its values before the first step."""
 
     config: RunConfig
-    optimizer: Any
+    optimizer: Optimizer
 
     @classmethod
     def of(cls, config: RunConfig) -> "StateParts":

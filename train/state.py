@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import ShardingRules
+from train.optimizer import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TrainState:
 jax.tree_util.register_dataclass(TrainState)
 
 
-def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: optax.GradientTransformation):
+def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer):
     """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live."""
     model = Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
     zero = jnp.zeros((), jnp.int32)

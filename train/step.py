@@ -1,6 +1,7 @@
 """The train step: loss, gradient, update, metrics. A pure function of (state, batch)."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,39 +10,43 @@ import optax
 from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from train.objectives import Objective
+from train.optimizer import Optimizer
+from train.selection import join, split
 from train.state import TrainState, add_tokens
 
 
 def train_step(
-    state: TrainState, batch: dict, *, objective: Objective, optimizer: optax.GradientTransformation, schedule
+    state: TrainState, batch: dict, *, objective: Objective, optimizer: Optimizer
 ) -> tuple[TrainState, dict]:
     """One update from a batch of arrays [A, b, T]. Metrics are device values.
 
     A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
     """
     totals = objective.totals(batch)
-    sums, grads = accumulate(objective, state.model, batch, totals)
+    trained, frozen = split(state.model, optimizer.freeze)
+    loss = lambda trained, microbatch, totals: objective.loss(join(trained, frozen), microbatch, totals)
+    sums, grads = accumulate(loss, trained, batch, totals)
     grad_norm = optax.tree.norm(grads)
     metrics = objective.metrics(state.model, sums, totals)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
-    model = move_router_bias(optax.apply_updates(state.model, updates), sums["router"])
+    updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
+    model = move_router_bias(join(optax.apply_updates(trained, updates), frozen), sums["router"])
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
 
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
-    rate = schedule(state.step - state.skipped)
+    rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
     model, opt_state = if_good(model, state.model), if_good(opt_state, state.opt_state)
     return TrainState(state.step + 1, skipped, tokens, model, opt_state), metrics
 
 
-def accumulate(objective: Objective, model: Maverick, batch: dict, totals: dict) -> tuple[dict, Maverick]:
-    """Sums and gradients over the microbatches, leading axis A of the batch."""
+def accumulate(loss: Callable, trained: Maverick, batch: dict, totals: dict) -> tuple[dict, Maverick]:
+    """Sums and gradients of `loss` over the microbatches, leading axis A of the batch."""
 
     def gradient(microbatch):
-        (_, sums), grads = jax.value_and_grad(objective.loss, has_aux=True)(model, microbatch, totals)
+        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained, microbatch, totals)
         return sums, grads
 
     micro = lambda i: jax.tree.map(lambda x: x[i], batch)

@@ -52,11 +52,13 @@ def held_positions(last: jax.Array, slots: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="capacity")
-def prefill(model: Maverick, tokens: jax.Array, lengths: jax.Array, capacity: int) -> tuple[jax.Array, Cache]:
+def prefill(
+    model: Maverick, tokens: jax.Array, lengths: jax.Array, capacity: int, pixel_values: jax.Array | None = None
+) -> tuple[jax.Array, Cache]:
     """Logits float32[B, V] after each prompt, and the cache.
 
     tokens int32[B, T], each row a prompt of `lengths` int32[B] tokens and padding after it; `capacity`: positions that
-    prompt and answer may fill together.
+    prompt and answer may fill together; pixel_values: as in `Maverick.hidden`.
     """
     tokens, lengths = reshard(tokens, model.rules("batch", "length")), reshard(lengths, model.rules("batch"))
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
@@ -70,7 +72,7 @@ def prefill(model: Maverick, tokens: jax.Array, lengths: jax.Array, capacity: in
         slots = min(attention.reach.size or capacity, capacity)
         return attention.output(y), _newest(k, v, lengths, slots, model.rules)
 
-    x, cache = _through_layers(model, tokens, real, remember, None)
+    x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, remember, None)
     last = index == lengths[:, None] - 1
     return _logits(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1, keepdims=True)), cache
 
@@ -86,16 +88,16 @@ def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cach
         y, remembered = _attend_cached(q, k, v, attention.reach, places.documents, remembered, model.rules)
         return attention.output(y), remembered
 
-    x, cache = _through_layers(model, tokens[:, None], None, recall, cache)
+    x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, recall, cache)
     return _logits(model, x), cache
 
 
 AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, Remembered]]
 
 
-def _through_layers(model: Maverick, tokens, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
-    """Embedding and all layers of the model, each one's attention done by `step`. Hidden states before the norm."""
-    x, new = model.embed_tokens(tokens), {}
+def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
+    """All layers of the model, each one's attention done by `step`. Hidden states before the norm."""
+    new = {}
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
         x, new["periods"] = jax.lax.scan(one_period, x, (model.periods, cache and cache["periods"]))

@@ -11,6 +11,7 @@ import numpy as np
 from maverick_jax.errors import InputError
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.model.vision import fitting_tiles
 from maverick_jax.sharding import axes_tuple
 from maverick_jax.text import Tokenizer
 
@@ -61,16 +62,25 @@ def generate(
 
 
 def stream(
-    model: Maverick, tokenizer: Tokenizer, prompt: Sequence[int], max_tokens: int, sampling: Sampling, seed: int = 0
+    model: Maverick,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    pixel_values: np.ndarray | None = None,
 ) -> Iterator[str]:
-    """`generate` from token ids, piece by piece as it is written; no piece ends inside a character."""
+    """`generate` from token ids, piece by piece as it is written; no piece ends inside a character.
+
+    pixel_values float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens the prompt holds, in order.
+    """
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
         raise InputError(f"the tokenizer has {sizes}: they do not belong together")
     ids: list[int] = []
     written = ""
     stops = stop_ids(tokenizer)
-    for tokens in sample_tokens(model, [prompt], max_tokens, sampling, seed):
+    for tokens in sample_tokens(model, [prompt], max_tokens, sampling, seed, pixel_values):
         if int(tokens[0]) in stops:
             break
         ids.append(int(tokens[0]))
@@ -88,19 +98,27 @@ def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def sample_tokens(
-    model: Maverick, prompts: Sequence[Sequence[int]], max_tokens: int, sampling: Sampling, seed: int = 0
+    model: Maverick,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    pixel_values: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """The next token of each prompt, int32[len(prompts)], `max_tokens` times. The caller stops when it has enough.
 
-    Prompts are token ids, of any lengths but 0. A row's tokens depend on its prompt, its index and the seed.
+    Prompts are token ids, of any lengths but 0. A row's tokens depend on its prompt, its images, its index and the
+    seed. pixel_values: the tiles of all prompts' images in reading order, as in `Maverick.logits`.
     """
     if max_tokens < 0 or not prompts or not all(prompts):
         raise InputError("expected max_tokens of 0 or more, and prompts of one token or more")
     if any(not 0 <= token < model.config.vocab_size for prompt in prompts for token in prompt):
         raise InputError(f"a prompt has token ids outside 0..{model.config.vocab_size - 1}, the model's vocabulary")
-    with jax.set_mesh(model.embed[...].sharding.mesh):
+    mesh = model.embed[...].sharding.mesh
+    images = fitting_tiles(model.config, model.rules, mesh, np.concatenate([*map(np.asarray, prompts)]), pixel_values)
+    with jax.set_mesh(mesh):
         tokens, lengths = _padded(model, prompts)
-        logits, cache = prefill(model, tokens, lengths, bucket(max(map(len, prompts)) + max_tokens))
+        logits, cache = prefill(model, tokens, lengths, bucket(max(map(len, prompts)) + max_tokens), images)
         positions = lengths
         for step in range(max_tokens):
             chosen = choose(logits, sampling, seed, step)

@@ -92,15 +92,28 @@ def attention_over(q, k, v, reach: Reach, queries: Documents, keys: Documents) -
 
 
 def attention_unmasked(q, k, v) -> jax.Array:
-    """Every query sees every key: q, k and v [B,T,N,H] -> [B,T,N,H]."""
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    return _attend(q[:, :, None], k, v, None)[:, :, 0].transpose(0, 2, 1, 3)
+    """Every query sees every key: q, k and v [B,T,N,H] -> [B,T,N,H]. Scores are computed again in the backward pass.
+
+    A CPU goes head by head: scores of one head stay in its cache, and a plain matrix product runs at twice the rate of
+    a batch of them (measured: two thirds of the time).
+    """
+    B, T, N, H = q.shape
+    heads = tuple(x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v))
+    one_head = jax.checkpoint(lambda head: _one_head(*head))
+    out = jax.lax.map(one_head, heads) if jax.default_backend() == "cpu" else jax.vmap(one_head)(heads)
+    return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
+
+
+def _one_head(q, k, v) -> jax.Array:
+    """q, k and v [T,H] -> [T,H]."""
+    scores = dot(q, k, (1,), (1,)) * q.shape[-1] ** -0.5
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    return (dot(weights.astype(v.dtype), v, (1,), (0,)) / jnp.sum(weights, axis=-1, keepdims=True)).astype(q.dtype)
 
 
 def _scores(q, k, visible) -> jax.Array:
     """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked."""
-    scores = dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5
-    return scores if visible is None else jnp.where(visible[:, None, None], scores, MASKED)
+    return jnp.where(visible[:, None, None], dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5, MASKED)
 
 
 def _over_keys(weights, v) -> jax.Array:
@@ -117,8 +130,7 @@ def _over_queries(x, weights) -> jax.Array:
 
 @jax.custom_vjp
 def _attend(q, k, v, visible) -> jax.Array:
-    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], visible bool[B or 1,T,S], or None for everything ->
-    [B,K,G,T,H]."""
+    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], visible bool[B or 1,T,S] -> [B,K,G,T,H]."""
     return _attend_forward(q, k, v, visible)[0]
 
 

@@ -28,12 +28,12 @@ class Pretrain(Section):
 
     def totals(self, batch: Batch) -> Sums:
         """Denominators of the whole batch, arrays [A, b, T]: sum of loss weights, number of real tokens."""
-        real = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
-        return {"weight": jnp.maximum(jnp.sum(batch["loss_weights"]), 1e-9), "tokens": jnp.maximum(real, 1.0)}
+        real = jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)  # float32 stops counting at 2^24
+        return {"weight": jnp.maximum(jnp.sum(batch["loss_weights"]), 1e-9), "tokens": jnp.maximum(real, 1)}
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums) -> tuple[jax.Array, Sums]:
         """This microbatch's share (arrays [b, T]) of the loss, float32[], and sums for `metrics`."""
-        hidden, stats = model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"])
+        hidden, stats = self._hidden(model, batch)
         ce, nll = self._cross_entropy(model, hidden, batch)
         loss = ce / totals["weight"]
         if stats is not None:
@@ -49,8 +49,13 @@ class Pretrain(Section):
 
     def evaluate(self, model: Maverick, batch: Batch) -> Sums:
         """Sums over a held-out batch (arrays [b, T]): `nll` in nats over `weight` labels."""
-        hidden, _ = model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"])
+        hidden, _ = self._hidden(model, batch)
         return {"nll": self._cross_entropy(model, hidden, batch)[1], "weight": jnp.sum(batch["loss_weights"])}
+
+    def _hidden(self, model: Maverick, batch: Batch):
+        """`pixel_values` [N, C, S, S] is in batches that hold images."""
+        images = batch.get("pixel_values")
+        return model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"], images)
 
     def _cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return cross_entropy(
@@ -66,7 +71,7 @@ class Pretrain(Section):
 
 def router_loss(balance: Balance, stats: RouterStats, tokens: jax.Array, num_layers: int) -> jax.Array:
     """Balance terms, means over tokens and layers, weighted."""
-    scale = 1.0 / (tokens * num_layers)
+    scale = 1.0 / (tokens.astype(jnp.float32) * num_layers)
     loss = balance.z_loss * jnp.sum(stats.z_loss) * scale
     if balance.kind == "auxiliary_loss":
         loss += balance.weight * jnp.sum(stats.balance_loss) * scale
@@ -76,6 +81,7 @@ def router_loss(balance: Balance, stats: RouterStats, tokens: jax.Array, num_lay
 def router_metrics(stats: RouterStats, tokens: jax.Array, top_k: int) -> Sums:
     """Per MoE layer, float32[layers]: heaviest expert over the mean (1 is perfect), entropy of the router in nats,
     fraction of experts that got no token, and the auxiliary loss (1 is perfect)."""
+    tokens = tokens.astype(jnp.float32)
     share = stats.load / (tokens * top_k)
     return {
         "router_load_max": jnp.max(share, axis=-1) * stats.load.shape[-1],
