@@ -48,15 +48,30 @@ HOST_OVERHEAD: dict[str, Column] = {
     "wall, ms a step": lambda r: f"{r['step_seconds'] * 1e3:.2f}",
     "load": lambda r: f"{r['load_average']:.1f}",
 }
+IMAGES: dict[str, Column] = {
+    "pixels": lambda r: _pictures(r, lambda p: "x".join(map(str, p["size"]))),
+    "ms": lambda r: _pictures(r, lambda p: f"{p['seconds'] * 1e3:.0f}"),
+    "CPU ms": lambda r: _pictures(r, lambda p: f"{p['cpu_seconds'] * 1e3:.0f}"),
+    "against": lambda r: f"transformers {r['versions']['transformers']}",
+    "its ms": lambda r: _pictures(r, lambda p: f"{p['peer_seconds'] * 1e3:.0f}"),
+    "its CPU ms": lambda r: _pictures(r, lambda p: f"{p['peer_cpu_seconds'] * 1e3:.0f}"),
+    "**time ratio**": lambda r: _pictures(r, lambda p: f"**{p['ratio']:.2f}**"),
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
 TABLES = {
     "train_step": ("Train step", TRAIN_STEP),
     "compile_time": ("Compile time", COMPILE_TIME),
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
+    "images": ("Images", IMAGES),
 }
 
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f}"
+
+
+def _pictures(result: Result, cell: Callable[[dict[str, Any]], str]) -> str:
+    return ", ".join(cell(picture) for picture in result["pictures"].values())
 
 
 def render(results: list[Result]) -> str:

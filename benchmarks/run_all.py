@@ -35,6 +35,7 @@ RUNS = {
     "big_transformers": ["train_step.py", "--shape", "big", "--against", "transformers"],
     "compile_time": ["compile_time.py"],
     "host_overhead": ["host_overhead.py"],
+    "images": ["images.py"],
 }
 MAXTEXT_RUNS = {
     "tiny_maxtext": ["train_step.py", "--shape", "tiny", "--against", "maxtext"],

@@ -3,11 +3,8 @@
     python -m tests.image_oracle > tests/golden/llama4_image_processor.json
     python -m tests.image_oracle FOLDER < prompts.json     # with the processor that FOLDER describes
 
-The processor needs torchvision, from the environment or from `.cache/torchvision`, where it stands in the way of no
-other test (`pip install --no-deps --target .cache/torchvision torchvision==0.28.0`, the version of the torch at hand).
-Its operators for detection, which the processor does not need, do not load where it was built for CUDA and torch was
-not: they are declared here, so that the rest does. A process of its own, because of that. Ends with code 77 where
-there is no torchvision.
+A process of its own: the processor needs torchvision, and one that has imported it (`benchmarks/torchvision_import.py`
+says which and how) is unlike those of other tests. Ends with code 78 where there is none.
 """
 
 import base64
@@ -20,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from maverick_jax.errors import InputError
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "llama4_image_processor.json"
-ABSENT = 77
 NUM_SIZES = 5000
 
 
@@ -37,22 +35,6 @@ def random_sizes() -> list[tuple[int, int]]:
     spread = np.exp(rng.uniform(0, np.log(8000), (NUM_SIZES, 2))).astype(int)
     borders = rng.integers(1, 17, (NUM_SIZES, 2)) * 336 + rng.integers(-2, 3, (NUM_SIZES, 2))
     return [(int(h), int(w)) for h, w in np.where(rng.random((NUM_SIZES, 1)) < 0.7, spread, borders)]
-
-
-def _import_torchvision() -> None:
-    import torch
-
-    sys.path.append(str(ROOT / ".cache" / "torchvision"))
-    try:
-        import torchvision  # noqa: F401
-    except ModuleNotFoundError:
-        sys.exit(ABSENT)
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _import_torchvision.library = torch.library.Library("torchvision", "FRAGMENT")  # it lives as long as this
-        for operator in ("nms", "qnms"):
-            _import_torchvision.library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def golden() -> dict[str, Any]:
@@ -110,8 +92,13 @@ def processed(folder: str, prompts: list[dict[str, Any]]) -> list[dict[str, Any]
 def main() -> None:
     import torch
 
+    from benchmarks.torchvision_import import import_torchvision
+
     torch.set_num_threads(1)
-    _import_torchvision()
+    try:
+        import_torchvision()
+    except InputError as error:
+        sys.exit(error.exit_code)
     print(json.dumps(processed(sys.argv[1], json.load(sys.stdin)) if sys.argv[1:] else golden(), indent=1))
 
 

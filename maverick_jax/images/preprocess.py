@@ -40,7 +40,7 @@ def preprocess(image: Image.Image, config: ImageConfig) -> Tiles:
     pixels = canvas.reshape(3, grid[0], side, grid[1], side).transpose(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
     if len(pixels) > 1:
         pixels = np.concatenate([pixels, resized((side, side))[None]])
-    return Tiles(_numbers(config.normalisation)[pixels], grid)
+    return Tiles(_numbers(config.normalisation).take(pixels), grid)
 
 
 def _resizer(rgb: Image.Image, config: ImageConfig):

@@ -14,9 +14,11 @@ import functools
 import numpy as np
 
 WEIGHT_BITS, MAX_POINT = 15, 22
-BLOCK_SPAN = 80
+BLOCK_SPAN = 48
 """Inputs that a block of outputs should see: fewer waste less arithmetic, more make better matrix products."""
-CHUNK_BYTES = 4 << 20
+MOST_PRODUCTS = 1 << 18
+"""Of one matrix product. OpenBLAS gives larger ones to several threads, whose waiting for each other takes longer than
+the work as soon as anything else runs; images are prepared beside a training run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +62,11 @@ def _across(rows: np.ndarray, width: int) -> np.ndarray:
     """uint8[R, W] -> uint8[R, width]."""
     plan = _Plan(rows.shape[1], width)
     out = np.empty((len(rows), width), np.uint8)
-    step = max(1, CHUNK_BYTES // (rows.shape[1] * plan.dtype.itemsize))
-    for begin in range(0, len(rows), step):
-        chunk = rows[begin : begin + step].astype(plan.dtype)
+    for begin in range(0, len(rows), plan.step):
+        some = slice(begin, begin + plan.step)
+        chunk = rows[some].astype(plan.dtype)
         for outputs, inputs, matrix in plan.blocks:
-            out[begin : begin + step, outputs] = plan.rounded(chunk[:, inputs] @ matrix.T)
+            out[some, outputs] = plan.rounded(chunk[:, inputs] @ matrix.T)
     return out
 
 
@@ -72,8 +74,11 @@ def _down(plane: np.ndarray, height: int) -> np.ndarray:
     """uint8[H, W] -> uint8[height, W]."""
     plan = _Plan(plane.shape[0], height)
     out = np.empty((height, plane.shape[1]), np.uint8)
-    for outputs, inputs, matrix in plan.blocks:
-        out[outputs] = plan.rounded(matrix @ plane[inputs].astype(plan.dtype))
+    for begin in range(0, plane.shape[1], plan.step):
+        some = slice(begin, begin + plan.step)
+        chunk = plane[:, some].astype(plan.dtype)
+        for outputs, inputs, matrix in plan.blocks:
+            out[outputs, some] = plan.rounded(matrix @ chunk[inputs])
     return out
 
 
@@ -87,6 +92,7 @@ class _Plan:
         self.dtype = np.dtype(np.float32 if largest < 2**24 else np.float64)
         size = max(1, round(BLOCK_SPAN * min(1.0, after / before)))
         self.blocks = [self._block(along, begin, min(begin + size, after)) for begin in range(0, after, size)]
+        self.step = max(1, MOST_PRODUCTS // max(matrix.size for _, _, matrix in self.blocks))
 
     def _block(self, along: Taps, begin: int, end: int) -> tuple[slice, slice, np.ndarray]:
         outputs = slice(begin, end)
