@@ -17,7 +17,7 @@ from maverick_jax.checkpoint.checksum import RunningChecksum, require_supported
 from maverick_jax.checkpoint.contents import Damaged
 from maverick_jax.errors import InputError
 
-_CACHE_BYTES = 256 * 2**20
+_CACHE_BYTES = 128 * 2**20
 """Decoded chunks that are kept: neighbouring parts often share one."""
 
 

@@ -23,7 +23,7 @@ from maverick_jax.errors import InputError
 ARRAYS, META = "arrays", "meta"
 _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
-_CHUNK_BYTES, _LEAST_ROW_BYTES = 64 * 2**20, 2**20
+_CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
 # What damage raises. Not OSError or RuntimeError at large: a disk that does not answer, a file of another user or a
 # device without room damage nothing, and must not cost a checkpoint.
 _UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)

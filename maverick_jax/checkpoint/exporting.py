@@ -138,7 +138,7 @@ def _plan(readers: Mapping[str, Reader], options: ExportOptions) -> list[Planned
     plan: list[Planned] = []
     for entry in huggingface_names.table({name: tuple(reader.shape) for name, reader in readers.items()}):
         reader, quantization = readers[entry.ours], options.quantization
-        if quantization and (views := quantized_views(entry)):
+        if quantization and (views := quantized_views(entry, tuple(reader.shape))):
             quantization.require_fits(views)
             plan += [quantization.plan(view, reader, kind, dtype) for view in views]
         else:

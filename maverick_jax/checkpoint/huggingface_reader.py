@@ -8,9 +8,10 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import math
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,11 +58,23 @@ class StackedTensors:
         """The part `index` (slices of step 1) as `dtype`, rounded to nearest even; laid out in memory as on disk."""
         bounds = [part.indices(n)[:2] for part, n in zip(index, self.shape, strict=True)]
         inside, shape = [slice(*bounds[axis]) for axis in self.axes], [self.shape[axis] for axis in self.axes]
-        found = np.empty([bounds[axis][1] - bounds[axis][0] for axis in self.order], dtype)
+        found = _aligned([bounds[axis][1] - bounds[axis][0] for axis in self.order], dtype)
         rows = found.reshape(-1, *found.shape[len(self.stacked) :])
         for row, at in zip(rows, itertools.product(*[range(*bounds[axis]) for axis in self.stacked]), strict=True):
-            row[...] = self.tensors[at].read(inside, shape)
+            tensor = self.tensors[at]
+            if isinstance(tensor, Stored) and tensor.dtype == dtype:
+                tensor.read(inside, shape, row)
+            else:
+                row[...] = tensor.read(inside, shape)
         return found.transpose(np.argsort(self.order))
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An empty array that JAX can take for a buffer of the processor's without copying it."""
+    size, alignment = math.prod(shape) * np.dtype(dtype).itemsize, 64
+    memory = np.empty(size + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +130,7 @@ class HuggingFaceFolder:
         match = _FUSED.fullmatch(fused.name)
         if not match or f"{match[1]}.0.down_proj.weight" not in self.stored or fused.name in self.stored:
             return [fused]
-        return _unfused(match[1], fused, shapes[fused.ours])
+        return fused.experts(shapes[fused.ours])
 
     def _reader(self, shape: tuple[int, ...], views: list[View]) -> StackedTensors:
         stacked = tuple(axis for axis, at in enumerate(views[0].fixed) if at is not None)
@@ -156,17 +169,3 @@ class HuggingFaceFolder:
             problems.append(f"unexpected: {name} {list(self.stored[name].shape)}{hint}")
         if problems:
             raise InputError(f"{self.path}: tensors do not fit config.json: {listed(problems)}")
-
-
-def _unfused(prefix: str, fused: View, ours: tuple[int, ...]) -> Iterable[View]:
-    """Routed experts as linear layers of their own: `gate_proj`, `up_proj` and `down_proj`, each `[out, in]`."""
-    lead = tuple(at for at in fused.fixed if at is not None)
-    expert = len(lead)
-    if fused.name.endswith("down_proj"):  # ours: expert, in, out
-        parts, axes = {"down_proj": ()}, (expert + 2, expert + 1)
-    else:  # ours: expert, in, gate or up, out
-        parts, axes = {"gate_proj": (0,), "up_proj": (1,)}, (expert + 3, expert + 1)
-    shape = tuple(ours[axis] for axis in axes)
-    for e, (part, half) in itertools.product(range(ours[expert]), parts.items()):
-        fixed = (*lead, e, None, *half, None)
-        yield View(f"{prefix}.{e}.{part}.weight", shape, fused.ours, fixed, axes)

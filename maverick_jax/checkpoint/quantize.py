@@ -28,7 +28,7 @@ IGNORED = ["lm_head", "self_attn", "router", "vision_model", "multi_modal_projec
 """Parts of the names of linear layers that stay as they are: small beside the rest, and sensitive."""
 
 _FEED_FORWARD = re.compile(r"(periods|tail)/layer_\d+/(mlp|moe/shared)/(gate|up|down)")
-_EXPERTS_IN, _EXPERTS_OUT = "moe/experts_in", "moe/experts_out"
+_EXPERTS = re.compile(r"(periods|tail)/layer_\d+/moe/experts_(in|out)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,28 +89,14 @@ class Quantization:
         return Planned((packed, scale, shape), blocks)
 
 
-def quantized_views(entry: Entry) -> list[View]:
-    """The linear layers that `entry` is quantised as: itself, or its experts one by one; none if it stays as it is."""
+def quantized_views(entry: Entry, shape: tuple[int, ...]) -> list[View]:
+    """The linear layers that `entry` is quantised as: itself, or its experts one by one; none if it stays as it is.
+
+    `shape` of our whole parameter.
+    """
     if _FEED_FORWARD.fullmatch(entry.ours):
         return [View.of(entry)]
-    if not entry.ours.endswith((_EXPERTS_IN, _EXPERTS_OUT)):
-        return []
-    lead = () if entry.period is None else (entry.period,)
-    at = len(lead)  # axis of the experts
-    experts, _, *rest = entry.our_shape
-    prefix = entry.theirs.rpartition(".")[0]
-    if entry.ours.endswith(_EXPERTS_OUT):
-        F, D = entry.our_shape[1:]
-        return [
-            View(f"{prefix}.{e}.down_proj.weight", (D, F), entry.ours, (*lead, e, None, None), (at + 2, at + 1))
-            for e in range(experts)
-        ]
-    D, F = entry.our_shape[1], rest[-1]
-    return [
-        View(f"{prefix}.{e}.{part}_proj.weight", (F, D), entry.ours, (*lead, e, None, half, None), (at + 3, at + 1))
-        for e in range(experts)
-        for half, part in enumerate(("gate", "up"))
-    ]
+    return View.of(entry).experts(shape) if _EXPERTS.fullmatch(entry.ours) else []
 
 
 def quantize(x: np.ndarray, bits: int, group_size: int, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

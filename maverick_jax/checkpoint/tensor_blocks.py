@@ -14,7 +14,7 @@ import numpy as np
 from maverick_jax.checkpoint.array_readers import Reader
 from maverick_jax.checkpoint.huggingface_names import Entry
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """About how much of a tensor is held at once; up to twice that where the source is stored in larger chunks."""
 _TILE = 128
 """Side of the squares that a transpose goes by: both sides of one stay in a core's cache."""
@@ -41,6 +41,22 @@ class View:
         rank = len(entry.our_shape)
         axes = tuple(len(lead) + axis for axis in entry.layout.axes(rank))
         return cls(entry.theirs, entry.their_shape, entry.ours, (*lead, *[None] * rank), axes)
+
+    def experts(self, ours: tuple[int, ...]) -> list["View"]:
+        """Routed experts as linear layers of their own, [out, in] each, in place of their fused tensor: `gate_proj`
+        and `up_proj`, or `down_proj`, of each expert in turn. `ours`: shape of our parameter."""
+        prefix, _, fused = self.name.rpartition(".")
+        lead = tuple(at for at in self.fixed if at is not None)
+        expert = len(lead)
+        if fused == "down_proj":  # ours: expert, in, out
+            parts, axes = {"down_proj": ()}, (expert + 2, expert + 1)
+        else:  # ours: expert, in, gate or up, out
+            parts, axes = {"gate_proj": (0,), "up_proj": (1,)}, (expert + 3, expert + 1)
+        shape = tuple(ours[axis] for axis in axes)
+        return [
+            View(f"{prefix}.{e}.{part}.weight", shape, self.ours, (*lead, e, None, *half, None), axes)
+            for e, (part, half) in itertools.product(range(ours[expert]), parts.items())
+        ]
 
     def blocks(self, reader: Reader, dtype: np.dtype, most_bytes: int) -> Iterator[np.ndarray]:
         """The tensor's elements in order, as contiguous arrays of the order of `most_bytes`."""
