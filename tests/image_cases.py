@@ -186,6 +186,6 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     # a choice that is not ours to make
     "png_16_bit_grey": (
         encoded(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)),
-        "16 bits a pixel",
+        "more than 8 bits a pixel",
     ),
 }

@@ -10,7 +10,6 @@ import pytest
 from maverick_jax.checkpoint import names
 from maverick_jax.config import VisionConfig
 from maverick_jax.errors import InputError
-from maverick_jax.model.vision import tile_bucket
 from tests.oracle import (
     MULTIMODAL,
     VISION,
@@ -186,12 +185,6 @@ def test_every_mesh_gives_the_same_logits(sizes):
     assert not sharded.vision.layers.fc1[...].sharding.is_fully_replicated
     expected = c.ours.logits(tokens, pixel_values=images)
     np.testing.assert_allclose(sharded.logits(tokens, pixel_values=images), expected, atol=TOLERANCE, rtol=0)
-
-
-def test_few_numbers_of_tiles_are_compiled():
-    buckets = [tile_bucket(n) for n in range(1, 400)]
-    assert all(n <= b < 1.5 * n for n, b in enumerate(buckets, 1))
-    assert len(set(buckets)) == 18
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from maverick_jax.errors import InputError
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 1 << 26
-"""Width times height; a 64-megapixel camera passes. Decoded, such a picture takes 0.2 to 0.8 GB for a moment."""
+"""Width times height; a 64-megapixel camera passes. Decoded and laid on white, such a picture takes 1.1 GB."""
 MAX_SIDE = 1 << 16
 MAX_SCANS = 128
 """Passes over a JPEG; each costs time for every pixel, however few bytes it has. Cameras and encoders make about 10."""
@@ -37,7 +37,7 @@ def open_image(source: str | os.PathLike | bytes, *, name: str | None = None) ->
 
     PNG, JPEG or WebP; one frame (of a JPEG with several pictures, as phones make them, the first). Raises InputError,
     which calls the picture `name` (by default its path), for everything else: other formats, animations, truncated or
-    damaged data, and more than MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
+    damaged data, 16-bit greys, and more than MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -55,7 +55,8 @@ def _read(path: pathlib.Path) -> bytes:
             raise InputError(f"{path}: no such file")
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: expected an image of at most {MAX_BYTES} bytes")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
 
@@ -108,13 +109,13 @@ def _check_header(image: Image.Image) -> None:
         raise InputError(f"is {width} x {height}; expected at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side")
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise InputError(f"is an animation of {getattr(image, 'n_frames', 'several')} frames; expected a still picture")
-    if image.mode.startswith(("I", "F")):
-        # Pillow, and so the public processor, would turn all but the darkest 256 of 65,536 greys white.
-        raise InputError("has 16 bits a pixel in one channel; expected 8: which of them to drop is the author's choice")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, what is transparent on white."""
+    """The picture in RGB, what is transparent on white. Raises InputError for one channel of more than 8 bits, of which
+    Pillow, and so the public processor, turns all but the darkest 256 of 65,536 greys white."""
+    if image.mode.startswith(("I", "F")):
+        raise InputError("has more than 8 bits a pixel in one channel; expected 8: which of them to drop is not known")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

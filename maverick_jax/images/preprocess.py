@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +29,7 @@ class Tiles:
 def preprocess(image: Image.Image, config: ImageConfig) -> Tiles:
     """The tiles of a picture of any mode: laid on the grid that suits it best (`canvas.choose_grid`) from the top
     left, black elsewhere. `normalisation: bfloat16` gives the very values of transformers' `Llama4ImageProcessor`, all
-    of them bfloat16 numbers."""
+    of them bfloat16 numbers. Raises InputError for 16-bit greys."""
     rgb = to_rgb(image)
     size = rgb.height, rgb.width
     grid, side = choose_grid(size, config), config.tile_size
@@ -43,11 +43,11 @@ def preprocess(image: Image.Image, config: ImageConfig) -> Tiles:
     return Tiles(_numbers(config.normalisation).take(pixels), grid)
 
 
-def _resizer(rgb: Image.Image, config: ImageConfig):
+def _resizer(rgb: Image.Image, config: ImageConfig) -> Callable[[Size], np.ndarray]:
     """A function from (height, width) to the picture in that size, uint8[3, height, width]."""
     if config.normalisation == "bfloat16":
-        planes = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
-        return lambda size: resize(planes, size)
+        planes = [np.asarray(rgb.getchannel(channel)) for channel in range(3)]
+        return lambda size: np.stack([resize(plane, size) for plane in planes])
     bilinear = Image.Resampling.BILINEAR
     return lambda size: np.asarray(rgb.resize((size[1], size[0]), bilinear)).transpose(2, 0, 1)
 
@@ -66,13 +66,13 @@ def _numbers(normalisation: str) -> np.ndarray:
 
 
 def batch_tiles(images: Sequence[Tiles], bucket: int | None = None) -> np.ndarray:
-    """float32[bucket, 3, S, S]: all tiles of `images` (at least one, in reading order), then tiles of zeros, which
-    no token stands for. `bucket`: by default `bucket_of` their number. Raises InputError when they do not fit in."""
+    """float32[n, 3, S, S]: all tiles of `images` (at least one, in reading order), each with as many as it has. With
+    `bucket`, tiles of zeros, which no token stands for, up to that number (`bucket_of` gives one that many batches
+    share). Raises InputError when the tiles are more."""
     tiles = sum(len(image.pixel_values) for image in images)
-    bucket = bucket_of(tiles) if bucket is None else bucket
-    if tiles > bucket:
+    if bucket is not None and tiles > bucket:
         raise InputError(f"{len(images)} image(s) have {tiles} tiles; expected at most {bucket}, the size of the batch")
-    batch = np.zeros((bucket, *images[0].pixel_values.shape[1:]), np.float32)
+    batch = np.zeros((bucket or tiles, *images[0].pixel_values.shape[1:]), np.float32)
     np.concatenate([image.pixel_values for image in images], out=batch[:tiles])
     return batch
 

@@ -16,6 +16,8 @@ import numpy as np
 WEIGHT_BITS, MAX_POINT = 15, 22
 BLOCK_SPAN = 48
 """Inputs that a block of outputs should see: fewer waste less arithmetic, more make better matrix products."""
+MOST_BYTES = 4 << 20
+"""Of the floats made of a plane at a time."""
 MOST_PRODUCTS = 1 << 18
 """Of one matrix product. OpenBLAS gives larger ones to several threads, whose waiting for each other takes longer than
 the work as soon as anything else runs; images are prepared beside a training run."""
@@ -32,14 +34,13 @@ class Taps:
     point: int
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8[C, H, W] -> uint8[C, *size], corners not aligned. `size` is (height, width), each at least 1."""
-    channels, height, width = image.shape
-    if size[1] != width:
-        image = _across(image.reshape(channels * height, width), size[1]).reshape(channels, height, size[1])
-    if size[0] != height:
-        image = np.stack([_down(plane, size[0]) for plane in image])
-    return image
+def resize(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8[H, W], one channel -> uint8[*size], corners not aligned. `size` is (height, width), each at least 1."""
+    if size[1] != plane.shape[1]:
+        plane = _across(plane, size[1])
+    if size[0] != plane.shape[0]:
+        plane = _down(plane, size[0])
+    return plane
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,13 +59,13 @@ def taps(before: int, after: int) -> Taps:
     return Taps(first, (0.5 + weights * 2**point).astype(np.int64), point)
 
 
-def _across(rows: np.ndarray, width: int) -> np.ndarray:
-    """uint8[R, W] -> uint8[R, width]."""
-    plan = _Plan(rows.shape[1], width)
-    out = np.empty((len(rows), width), np.uint8)
-    for begin in range(0, len(rows), plan.step):
+def _across(plane: np.ndarray, width: int) -> np.ndarray:
+    """uint8[H, W] -> uint8[H, width]."""
+    plan = _Plan(plane.shape[1], width)
+    out = np.empty((plane.shape[0], width), np.uint8)
+    for begin in range(0, plane.shape[0], plan.step):
         some = slice(begin, begin + plan.step)
-        chunk = rows[some].astype(plan.dtype)
+        chunk = plane[some].astype(plan.dtype)
         for outputs, inputs, matrix in plan.blocks:
             out[some, outputs] = plan.rounded(chunk[:, inputs] @ matrix.T)
     return out
@@ -92,7 +93,9 @@ class _Plan:
         self.dtype = np.dtype(np.float32 if largest < 2**24 else np.float64)
         size = max(1, round(BLOCK_SPAN * min(1.0, after / before)))
         self.blocks = [self._block(along, begin, min(begin + size, after)) for begin in range(0, after, size)]
-        self.step = max(1, MOST_PRODUCTS // max(matrix.size for _, _, matrix in self.blocks))
+        largest_block = max(matrix.size for _, _, matrix in self.blocks)
+        self.step = max(1, min(MOST_PRODUCTS // largest_block, MOST_BYTES // (before * self.dtype.itemsize)))
+        """Rows (or columns) to take at a time."""
 
     def _block(self, along: Taps, begin: int, end: int) -> tuple[slice, slice, np.ndarray]:
         outputs = slice(begin, end)

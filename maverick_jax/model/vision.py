@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, reshard
 
 from maverick_jax.config import ModelConfig, VisionConfig
 from maverick_jax.errors import InputError
+from maverick_jax.images import bucket_of
 from maverick_jax.model.layers import REMAT_POLICIES
 from maverick_jax.model.norm import layer_norm
 from maverick_jax.model.rope import apply_rope
@@ -215,12 +216,6 @@ def fitting_tiles(config: ModelConfig, rules: ShardingRules, mesh: Mesh, tokens,
     if not tiles:
         return None
     groups = math.prod(mesh.shape[axis] for axis in axes_tuple(rules.batch))
-    padding = -(-tile_bucket(tiles) // groups) * groups - tiles
+    padding = -(-bucket_of(tiles) // groups) * groups - tiles
     padded = np.pad(np.asarray(pixel_values), ((0, padding), (0, 0), (0, 0), (0, 0)))
     return jax.device_put(padded, NamedSharding(mesh, rules("batch", None, None, None)))
-
-
-def tile_bucket(tiles: int) -> int:
-    """`tiles` rounded up to 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: less than a third is padding, and few shapes compile."""
-    power = 1 << (tiles - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and tiles <= power * 3 // 4 else power
