@@ -69,6 +69,17 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
     return names.unflatten(abstract, source.load(names.flatten(abstract)))
 
 
+def load_into(abstract: Maverick, path: str | pathlib.Path) -> Maverick:
+    """The model at `path` (as for `load_pretrained`) in the dtypes and shardings of `abstract`. A loss-free balance
+    bias that the source does not have starts at zero."""
+    leaves, source = names.flatten(abstract), open_source(path)
+    there = names.flatten(abstract_model(source.config, _host_mesh()))
+    new = {name: leaf for name, leaf in leaves.items() if name.endswith(ROUTER_BIAS) and name not in there}
+    arrays = source.load({name: leaf for name, leaf in leaves.items() if name not in new})
+    zeros = {n: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding) for n, leaf in new.items()}
+    return names.unflatten(abstract, arrays | zeros)
+
+
 def _require_dtype(dtype: str, choices: tuple[str, ...]) -> None:
     if dtype not in choices:
         raise InputError(f"dtype: {dtype!r}; expected {' or '.join(choices)}{did_you_mean(dtype, choices)}")

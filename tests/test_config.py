@@ -49,7 +49,7 @@ def test_a_file_its_defaults_and_its_model(write):
     config = read_config(write(SMALL))
     assert config.run.steps == 4
     assert config.run.directory == pathlib.Path("runs/small")
-    assert config.model == ModelConfig.from_name("tiny")
+    assert config.model.network == ModelConfig.from_name("tiny")
 
 
 def test_bases_by_name_and_by_path_merge_mapping_by_mapping(write):
@@ -79,13 +79,13 @@ def test_a_circle_of_bases_is_refused(write):
 
 def test_a_model_is_a_name_a_mapping_or_a_mapping_on_a_name(write):
     wide = read_config(write(SMALL.replace("tiny", "{base: tiny, hidden_size: 256}")))
-    assert wide.model == ModelConfig.from_name("tiny").model_copy(update={"hidden_size": 256})
+    assert wide.model.network == ModelConfig.from_name("tiny").model_copy(update={"hidden_size": 256})
     write("base: run.yaml\nmodel: {head_dim: 64}\n", "over.yaml")
     assert (read_config("over.yaml").model.hidden_size, read_config("over.yaml").model.head_dim) == (256, 64)
     write("base: run.yaml\nmodel: scout_17b_16e\n", "other.yaml")
-    assert read_config("other.yaml").model == ModelConfig.from_name("scout_17b_16e")
+    assert read_config("other.yaml").model.network == ModelConfig.from_name("scout_17b_16e")
     fields = json.dumps(ModelConfig.from_name("tiny").model_dump())
-    assert read_config(write(SMALL.replace("tiny", fields))).model == ModelConfig.from_name("tiny")
+    assert read_config(write(SMALL.replace("tiny", fields))).model.network == ModelConfig.from_name("tiny")
 
 
 def test_a_model_with_its_own_base_owes_nothing_to_the_model_below(write):
@@ -119,8 +119,8 @@ def test_overrides(write):
 
 def test_overriding_the_model(write):
     path = write(SMALL.replace("tiny", "{base: tiny, hidden_size: 256}"))
-    assert read_config(path, ["model=scout_17b_16e"]).model == ModelConfig.from_name("scout_17b_16e")
-    assert read_config(path, ["model.base=tiny"]).model == ModelConfig.from_name("tiny")
+    assert read_config(path, ["model=scout_17b_16e"]).model.network == ModelConfig.from_name("scout_17b_16e")
+    assert read_config(path, ["model.base=tiny"]).model.network == ModelConfig.from_name("tiny")
     deep = read_config(path, ["model=tiny", "model.num_hidden_layers=8"]).model
     assert (deep.num_hidden_layers, deep.hidden_size) == (8, 128)
 
@@ -362,7 +362,11 @@ def test_the_shipped_schema_is_current():
 
 def test_every_field_of_a_config_is_explained_or_obvious():
     """Descriptions come from the docstrings under the fields; the rest must be public names of the model."""
-    sections = [d for name, d in schema()["$defs"].items() if name not in ("ModelConfig", "RopeScaling", "Pretrain")]
+    sections = [
+        d
+        for name, d in schema()["$defs"].items()
+        if name not in ("ModelConfig", "ModelSection", "RopeScaling", "Pretrain")
+    ]
     bare = [
         key
         for section in sections

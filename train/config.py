@@ -52,11 +52,23 @@ class RunSection(Section):
         return pathlib.Path(self.dir or f"runs/{self.name}")
 
 
+class ModelSection(ModelConfig):
+    """The network, and where its first weights come from."""
+
+    init_from: str | None = None
+    """A run directory, one of its checkpoints or a Hugging Face folder whose weights the run starts from; what is not
+    given here of the network is taken from there. null: random weights."""
+
+    @property
+    def network(self) -> ModelConfig:
+        return ModelConfig.model_construct(**{key: getattr(self, key) for key in ModelConfig.model_fields})
+
+
 class RunConfig(Section):
     """Everything a run depends on."""
 
     run: RunSection
-    model: ModelConfig
+    model: ModelSection
     mesh: MeshConfig = MeshConfig()
     data: DataConfig
     objective: Objective = Objective()
@@ -82,10 +94,12 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
     for section in _SECTIONS:
         if isinstance(inner := document.data.get(section), dict):
             inner.pop("base", None)
+    source = _start(document)
     config, problems = validation.check(RunConfig, document, also=_BASES)
     if config is not None:
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
-        problems += [Problem(document.place(key), key, message) for key, message in _misfits(config, known)]
+        found = _misfits(config, known) + _other_network(config.model, source)
+        problems += [Problem(document.place(key), key, message) for key, message in found]
     strict_yaml.raise_problems(problems)
     assert config is not None
     return config
@@ -94,6 +108,37 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The config as plain data with every default written out. Read again, it gives the same config."""
     return config.model_dump(mode="json")
+
+
+COMPUTED = ("remat", "compute_dtype", "param_dtype", "balance", "router_dtype", "initializer_range")
+"""Keys of the model that say how it is computed and trained, not what its parameters are."""
+
+
+def _start(document: Document) -> ModelConfig | None:
+    """The model at `model.init_from`, whose keys are put underneath the document's own; None where none is named."""
+    model = document.data.get("model")
+    if not isinstance(model, dict) or not isinstance(path := model.get("init_from"), str):
+        return None
+    from maverick_jax.pretrained import open_source
+
+    try:
+        source = open_source(path).config
+    except InputError as error:
+        document.problems.append(Problem(document.place("model.init_from"), "model.init_from", str(error)))
+        return None
+    under = {key: value for key, value in source.model_dump(mode="json").items() if key not in COMPUTED}
+    document.data["model"] = shipped.merge(under, model)
+    return source
+
+
+def _other_network(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
+    """(key, what is wrong) for every number of the network that is not what it is at `init_from`."""
+    keys = [key for key in ModelConfig.model_fields if source is not None and key not in COMPUTED]
+    return [
+        (f"model.{key}", f"{getattr(model, key)} here, {getattr(source, key)} in {model.init_from}")
+        for key in keys
+        if getattr(model, key) != getattr(source, key)
+    ]
 
 
 def _overrides(overrides: Iterable[str]) -> Document:
@@ -130,8 +175,10 @@ def schema() -> dict[str, Any]:
         section.pop("required", None)  # a base may give it
     base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
     found["properties"] = {"base": base, **found["properties"]}
-    model = found["$defs"]["ModelConfig"]
+    model = found["$defs"]["ModelSection"]
     model["properties"] = {"base": base, **model["properties"]}
+    without = {key: value for key, value in model["properties"].items() if key != "init_from"}
+    found["$defs"]["ModelConfig"] = {**model, "title": "ModelConfig", "properties": without}  # configs/model/*.yaml
     named = {"type": "string", "description": "A shipped model's name.", "examples": shipped.model_names()}
     found["properties"]["model"] = {"anyOf": [named, found["properties"]["model"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -13,7 +13,7 @@ _COMPUTED = ("remat", "compute_dtype", "balance")
 
 def metadata(config: RunConfig, data_fingerprint: str) -> dict[str, Any]:
     """What a checkpoint says of the run it belongs to."""
-    return {"model": config.model.model_dump(mode="json"), "data": data_fingerprint, "run": config.run.name}
+    return {"model": config.model.network.model_dump(mode="json"), "data": data_fingerprint, "run": config.run.name}
 
 
 def refuse_other_run(config: RunConfig, data_fingerprint: str, store: CheckpointStore) -> None:

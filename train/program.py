@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from maverick_jax.config import ModelConfig
+from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective
 from train.optimizer import Optimizer
-from train.state import TrainState, init_state
+from train.state import TrainState, init_state, state_with
 from train.step import train_step
 
 
@@ -22,6 +23,13 @@ def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, optimizer:
     # it runs once: on a CPU, half the compile time is worth more than code that is a little better
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     state = jax.jit(init, compiler_options=options)(np.uint32(seed))
+    return_freed_memory()
+    return state
+
+
+def state_of(model: Maverick, optimizer: Optimizer) -> TrainState:
+    """The state before the first step of a model that exists, on the mesh that is set."""
+    state = jax.jit(functools.partial(state_with, optimizer=optimizer), donate_argnums=0)(model)
     return_freed_memory()
     return state
 

@@ -18,6 +18,7 @@ from maverick_jax.accounting import device_of, train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.precision import for_backend
+from maverick_jax.pretrained import load_into
 from maverick_jax.sharding import make_mesh
 from maverick_jax.strict_yaml import dump
 from train import hooks
@@ -29,7 +30,7 @@ from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
 from train.optimizer import Optimizer
-from train.program import compile_step, fresh_state
+from train.program import compile_step, fresh_state, state_of
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
@@ -95,7 +96,7 @@ class StateParts:
 
     def arguments(self) -> dict[str, Any]:
         rules = self.config.mesh.sharding_rules()
-        return {"config": for_backend(self.config.model), "rules": rules, "optimizer": self.optimizer}
+        return {"config": for_backend(self.config.model.network), "rules": rules, "optimizer": self.optimizer}
 
     def fresh(self) -> TrainState:
         return fresh_state(self.config.run.seed, **self.arguments())
@@ -105,9 +106,12 @@ def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
     """The newest state that verifies, onto this mesh whatever the one it was saved from; else a fresh one."""
     target = abstract_state(mesh, **parts.arguments())
     found = store.restore(names.flatten(target))
-    if found is None:
+    if found is not None:
+        return names.unflatten(target, found[1])
+    if (path := parts.config.model.init_from) is None:
         return parts.fresh()
-    return names.unflatten(target, found[1])
+    log.info("starting from the weights of %s", path)
+    return state_of(load_into(target.model, path), parts.optimizer)
 
 
 def _describe(config: RunConfig, feed: Feed, sizes: dict[str, int], run_dir: pathlib.Path) -> None:

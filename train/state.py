@@ -31,7 +31,11 @@ jax.tree_util.register_dataclass(TrainState)
 
 def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer):
     """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live."""
-    model = Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
+    return state_with(Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed))), optimizer)
+
+
+def state_with(model: Maverick, optimizer: Optimizer) -> TrainState:
+    """The state before the first step of `model`."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, zero, jnp.zeros((2,), jnp.uint32), model, optimizer.init(model))
 
