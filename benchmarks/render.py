@@ -58,11 +58,21 @@ IMAGES: dict[str, Column] = {
     "**time ratio**": lambda r: _pictures(r, lambda p: f"**{p['ratio']:.2f}**"),
     "load": lambda r: f"{r['load_average']:.1f}",
 }
+TOKENISE: dict[str, Column] = {
+    "characters a document": lambda r: _sizes(r, lambda s: f"{s['characters']:,}", " / "),
+    "million a second": lambda r: _sizes(r, lambda s: f"{s['ours'] / 1e6:.1f}"),
+    "against": lambda r: f"tiktoken {r['versions']['tiktoken']}",
+    "its million a second": lambda r: _sizes(r, lambda s: f"{s['tiktoken'] / 1e6:.1f}"),
+    "**rate ratio**": lambda r: _sizes(r, lambda s: f"**{s['ratio']:.2f}**"),
+    "threads": lambda r: str(r["threads"]),
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
 TABLES = {
     "train_step": ("Train step", TRAIN_STEP),
     "compile_time": ("Compile time", COMPILE_TIME),
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
     "images": ("Images", IMAGES),
+    "tokenise": ("Tokenising", TOKENISE),
 }
 
 
@@ -72,6 +82,10 @@ def _gib(size: int) -> str:
 
 def _pictures(result: Result, cell: Callable[[dict[str, Any]], str]) -> str:
     return ", ".join(cell(picture) for picture in result["pictures"].values())
+
+
+def _sizes(result: Result, cell: Callable[[dict[str, Any]], str], joint: str = ", ") -> str:
+    return joint.join(cell(size) for size in result["sizes"])
 
 
 def render(results: list[Result]) -> str:

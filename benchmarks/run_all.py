@@ -36,6 +36,7 @@ RUNS = {
     "compile_time": ["compile_time.py"],
     "host_overhead": ["host_overhead.py"],
     "images": ["images.py"],
+    "tokenise": ["tokenise.py"],
 }
 MAXTEXT_RUNS = {
     "tiny_maxtext": ["train_step.py", "--shape", "tiny", "--against", "maxtext"],

@@ -84,7 +84,7 @@ def in_transformers(real_llama4_folder):
 def test_ids_of_all_kinds_of_text(corpus, real_llama4, plain_tiktoken, as_tokenizers, in_transformers):
     texts = CORPUS[corpus](real_llama4)
     ours = real_llama4.encode_batch(texts)
-    assert max(map(max, ours)) < 200_000  # no control token
+    assert max(itertools.chain(*ours)) < 200_000  # no control token
     assert ours == plain_tiktoken.encode_ordinary_batch(texts, num_threads=2)
     assert ours == [e.ids for e in as_tokenizers.encode_batch_fast(texts, add_special_tokens=False)]
     assert ours == in_transformers(texts, add_special_tokens=False, split_special_tokens=True).input_ids

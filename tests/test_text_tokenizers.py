@@ -47,9 +47,10 @@ def _byte_level_json(folder: pathlib.Path, controls=("<s>", "</s>", "<pad>"), **
 
 
 @pytest.fixture(params=["bytes", "json", "llama4"])
-def tokenizer(request, tmp_path, ranks) -> Tokenizer:
-    source = {"bytes": lambda: "bytes", "json": lambda: _byte_level_json(tmp_path), "llama4": lambda: ranks}
-    return load_tokenizer(source[request.param]())
+def tokenizer(request, tmp_path) -> Tokenizer:
+    if request.param == "llama4":
+        return request.getfixturevalue("small_llama4")
+    return load_tokenizer("bytes" if request.param == "bytes" else _byte_level_json(tmp_path))
 
 
 @pytest.mark.parametrize("text", TRICKY)
@@ -130,8 +131,8 @@ def test_export_gives_other_programs_the_same_ids(source, tmp_path):
 # ---- Llama 4 -------------------------------------------------------------------------------------------------------
 
 
-def test_llama4_special_ids(ranks):
-    made = load_tokenizer(ranks)
+def test_llama4_special_ids(small_llama4):
+    made = small_llama4
     expected = {
         "<|begin_of_text|>": 200000, "<|end_of_text|>": 200001, "<|header_start|>": 200005, "<|eom|>": 200007,
         "<|eot|>": 200008, "<|step|>": 200009, "<|python_start|>": 200016, "<|python_end|>": 200017,
@@ -153,6 +154,17 @@ def test_llama4_pieces_are_within_tiktokens_limits(text):
     assert max(map(len, pieces)) <= MAX_PIECE
     runs = ("".join(run) for piece in pieces for _, run in itertools.groupby(piece, str.isspace))
     assert max(map(len, runs)) <= MAX_RUN
+
+
+@given(st.lists(st.tuples(st.integers(1, 3 * MAX_RUN), st.sampled_from("x \né")), max_size=4))
+def test_llama4_long_runs_are_found_wherever_they_are(lengths):
+    text = "".join(kind * length for length, kind in lengths)
+    runs = [run for _, found in itertools.groupby(text, str.isspace) if (run := "".join(found))]
+    long = max(map(len, runs), default=0) > MAX_RUN
+    assert llama4_module._may_have_long_run(text) or not long
+    pieces = safe_pieces(text)
+    assert "".join(pieces) == text
+    assert long == (len(pieces) > 1)
 
 
 @pytest.mark.parametrize(

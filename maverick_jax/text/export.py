@@ -84,12 +84,19 @@ def _byte_level(model: models.Model) -> tokenizers.Tokenizer:
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
     """The two tokens whose merge gives `token`; None for a byte, or where merges of lower rank do not lead there."""
     parts = [token[i : i + 1] for i in range(len(token))]
+    none = len(ranks)
+    merges = [ranks.get(a + b, none) for a, b in itertools.pairwise(parts)]
     while len(parts) > 2:
-        found = [(ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
-        rank, at = min(found)
+        rank = min(merges)
         if rank >= ranks[token]:
             return None
+        at = merges.index(rank)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        del merges[at]
+        if at > 0:
+            merges[at - 1] = ranks.get(parts[at - 1] + parts[at], none)
+        if at < len(merges):
+            merges[at] = ranks.get(parts[at] + parts[at + 1], none)
     return (parts[0], parts[1]) if len(parts) == 2 else None
 
 

@@ -5,9 +5,11 @@ The file holds ranks only; the split pattern, the control tokens and their ids a
 
 import base64
 import binascii
+import concurrent.futures
+import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import tiktoken
 
@@ -15,6 +17,8 @@ from maverick_jax.errors import InputError
 from maverick_jax.text.tokenizer import RANKS_FILE, Tokenizer, digest
 
 NUM_RANKS, NUM_CONTROLS = 200_000, 2_048
+MAX_GROUP = 64
+"""Texts that a thread takes at once."""
 MAX_PIECE, MAX_RUN = 400_000, 25_000
 """Characters tiktoken takes safely at once, and in one unbroken run of (non-)whitespace."""
 
@@ -72,6 +76,8 @@ class Llama4Tokenizer(Tokenizer):
     """Vocabulary of 202,048: ranks, then control tokens."""
 
     vocab_size = NUM_RANKS + NUM_CONTROLS
+    threads = os.cpu_count() or 1
+    """How many texts are tokenised at a time."""
 
     def __init__(self, path: str | pathlib.Path):
         """Read the rank file at `path`. Raises InputError naming the first bad line."""
@@ -94,37 +100,55 @@ class Llama4Tokenizer(Tokenizer):
         return self._encoding.decode_with_offsets(ids)[1]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        pieces = [list(safe_pieces(text)) for text in texts]
-        encoded = iter(self._encoding.encode_ordinary_batch([p for parts in pieces for p in parts], num_threads=4))
-        return [[i for _ in parts for i in next(encoded)] for parts in pieces]
+        pieces = [safe_pieces(text) for text in texts]
+        encoded = iter(self._encode_pieces([piece for parts in pieces for piece in parts]))
+        return [next(encoded) if len(p) == 1 else [i for _ in p for i in next(encoded)] for p in pieces]
+
+    def _encode_pieces(self, pieces: list[str]) -> list[list[int]]:
+        encode = self._encoding.encode_ordinary
+        size = max(1, min(MAX_GROUP, len(pieces) // (4 * self.threads)))
+        groups = [pieces[i : i + size] for i in range(0, len(pieces), size)]
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
+            return [ids for found in pool.map(lambda group: [encode(p) for p in group], groups) for ids in found]
 
     def _decode(self, ids: list[int]) -> str:
         return self._encoding.decode(ids)
 
 
-def safe_pieces(text: str) -> Iterator[str]:
+def safe_pieces(text: str) -> list[str]:
     """`text` in pieces of at most MAX_PIECE characters, none with a run of one kind above MAX_RUN.
 
     Cuts fall where the split pattern cuts anyway, if there is such a place, so that the ids do not change.
     """
+    pieces = []
     begin = 0
     while len(text) - begin > MAX_PIECE:
         end = begin + MAX_PIECE
         cuts = [m.end() for m in _SAFE_CUT.finditer(text, end - MAX_PIECE // 4, end)]
         end = cuts[-1] if cuts else end
-        yield from _short_runs(text[begin:end])
+        pieces += _short_runs(text[begin:end])
         begin = end
-    yield from _short_runs(text[begin:])
+    return pieces + _short_runs(text[begin:])
 
 
-def _short_runs(text: str) -> Iterator[str]:
+def _short_runs(text: str) -> list[str]:
+    if not _may_have_long_run(text):
+        return [text]
+    pieces = []
     begin = 0
-    if len(text) > MAX_RUN:
-        for run in _RUN.finditer(text):
-            for cut in range(run.start() + MAX_RUN, run.end(), MAX_RUN):
-                yield text[begin:cut]
-                begin = cut
-    yield text[begin:]
+    for run in _RUN.finditer(text):
+        for cut in range(run.start() + MAX_RUN, run.end(), MAX_RUN):
+            pieces.append(text[begin:cut])
+            begin = cut
+    return [*pieces, text[begin:]]
+
+
+def _may_have_long_run(text: str) -> bool:
+    """Whether a run of more than MAX_RUN is possible: it would hold two neighbouring multiples of half of it."""
+    half = MAX_RUN // 2
+    if len(text) <= MAX_RUN:
+        return False
+    return any(run.end() - at >= half for at in range(0, len(text), half) if (run := _RUN.match(text, at)))
 
 
 def _parse_ranks(content: bytes, path: pathlib.Path) -> dict[bytes, int]:
