@@ -119,13 +119,15 @@ def _export(args: argparse.Namespace) -> Any:
 
 
 def _generate(args: argparse.Namespace) -> Any:
+    from maverick_jax.images import open_image
     from maverick_jax.inference import generate
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.text import load_tokenizer
 
     tokenizer = load_tokenizer(args.checkpoint)
     model = load_pretrained(args.checkpoint)
-    text = generate(model, tokenizer, args.prompt, args.max_tokens, args.temperature, args.seed)
+    images = [open_image(path) for path in args.image]
+    text = generate(model, tokenizer, args.prompt, args.max_tokens, args.temperature, args.seed, images=images)
     return {"prompt": args.prompt, "text": text} if args.json else args.prompt + text
 
 
@@ -193,6 +195,9 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     parser.add_argument("--prompt", metavar="TEXT", required=True)
+    parser.add_argument(
+        "--image", metavar="FILE", action="append", default=[], help="shown before the prompt; again for more"
+    )
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token each time")
     parser.add_argument("--seed", type=int, default=0, metavar="S")

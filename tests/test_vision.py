@@ -172,6 +172,27 @@ def test_generation_sees_the_images():
         np.testing.assert_array_equal(np.argmax(logits[len(prompts[row]) - 1 : -1], axis=-1), found[row])
 
 
+def test_generate_shows_its_images(tmp_path):
+    """`maverick generate --image`: the text depends on the picture, which is as many tokens as its tiles make."""
+    from PIL import Image
+
+    from maverick_jax.config import ModelConfig
+    from maverick_jax.images import ImageConfig
+    from maverick_jax.inference import generate
+    from maverick_jax.text import load_tokenizer
+    from tests.oracle import random_parameters, shapes
+
+    config = ModelConfig.from_name("tiny_vision").model_copy(update={"num_hidden_layers": 4})
+    assert ImageConfig.of(config.vision).patches_per_tile == config.vision.tokens_per_tile
+    model = our_model(config, random_parameters(shapes(config)))
+    tokenizer = load_tokenizer("bytes")
+    red, stripes = Image.new("RGB", (90, 40), "red"), Image.effect_noise((60, 130), 90)
+    write = lambda *images: generate(model, tokenizer, "what is it?", 8, 0, images=images)
+    assert len({write(), write(red), write(stripes), write(red, stripes), write(stripes, red)}) == 5
+    with pytest.raises(InputError, match="no image encoder"):
+        generate(case("maverick").ours, tokenizer, "", images=[red])
+
+
 # ---- meshes, shapes, refusals --------------------------------------------------------------------------------------
 
 

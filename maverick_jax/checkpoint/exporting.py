@@ -19,7 +19,7 @@ from maverick_jax.checkpoint.quantize import Quantization, quantized_views
 from maverick_jax.checkpoint.safetensors_folder import new_folder, require_new, write_json
 from maverick_jax.checkpoint.safetensors_writer import Header, Planned, total_bytes, write_tensors
 from maverick_jax.checkpoint.tensor_blocks import View
-from maverick_jax.config import ModelConfig, VisionConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig, write_processor
 from maverick_jax.progress import ByteProgress
@@ -111,7 +111,7 @@ def write_folder(
         if tokenizer is not None:
             write_hugging_face(tokenizer, aside, options.dialect)
         if config.vision is not None:
-            write_processor(_images_of(config.vision), aside)
+            write_processor(ImageConfig.of(config.vision), aside)
         parameters = sum(math.prod(reader.shape) for reader in kept.values())
         with ByteProgress(f"writing {path.name}", total_bytes(plan)) as progress:
             write_tensors(aside, plan, options.max_shard_gb, parameters, progress.advance)
@@ -125,12 +125,6 @@ def _text_of(config: ModelConfig, readers: Mapping[str, Reader]) -> tuple[ModelC
         raise InputError("text_only: the model is a text model already; leave it out")
     text = {name: reader for name, reader in readers.items() if not name.startswith(huggingface_names.VISION_PREFIX)}
     return config.model_copy(update={"vision": None}), text
-
-
-def _images_of(vision: VisionConfig) -> ImageConfig:
-    return ImageConfig(
-        tile_size=vision.image_size, patch_size=vision.patch_size, pixel_shuffle_ratio=vision.pixel_shuffle_ratio
-    )
 
 
 def _plan(readers: Mapping[str, Reader], options: ExportOptions) -> list[Planned]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from maverick_jax.config import VisionConfig
 from maverick_jax.section import Section
 
 Positive = Annotated[int, Field(ge=1, le=4096)]
@@ -38,6 +39,15 @@ class ImageConfig(Section):
                 "patches along a side"
             )
         return self
+
+    @classmethod
+    def of(cls, vision: VisionConfig) -> "ImageConfig":
+        """The tiles that this image encoder reads."""
+        return cls(
+            tile_size=vision.image_size,
+            patch_size=vision.patch_size,
+            pixel_shuffle_ratio=vision.pixel_shuffle_ratio,
+        )
 
     @property
     def patches_per_tile(self) -> int:

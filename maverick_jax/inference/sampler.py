@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from maverick_jax.errors import InputError
+from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model.vision import fitting_tiles
@@ -51,14 +53,30 @@ def generate(
     *,
     top_k: int = 0,
     top_p: float = 1.0,
+    images: Sequence[Image.Image] = (),
 ) -> str:
-    """What the model writes after `prompt` (ordinary text), up to `max_tokens` tokens or the end of the text.
+    """What the model writes after `images` and `prompt` (ordinary text), up to `max_tokens` tokens or the end of the
+    text.
 
-    Equal arguments give equal text. Raises InputError for arguments out of range.
+    Equal arguments give equal text. Raises InputError for arguments out of range, and for images where the model has
+    no image encoder or the tokenizer no image tokens.
     """
     sampling = Sampling(temperature, top_k, top_p)
+    shown, pixel_values = _shown(model, tokenizer, images)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return "".join(stream(model, tokenizer, start + tokenizer.encode(prompt), max_tokens, sampling, seed))
+    prompt_ids = [*start, *shown, *tokenizer.encode(prompt)]
+    return "".join(stream(model, tokenizer, prompt_ids, max_tokens, sampling, seed, pixel_values))
+
+
+def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image]) -> tuple[list[int], np.ndarray | None]:
+    """The tokens that stand for `images`, and their tiles."""
+    if not images:
+        return [], None
+    if model.config.vision is None:
+        raise InputError("images: this model has no image encoder (model.vision is null); expected none")
+    config, ids = ImageConfig.of(model.config.vision), ImageTokenIds.of(tokenizer)
+    tiles = [preprocess(image, config) for image in images]
+    return [i for t in tiles for i in image_tokens(t.grid, ids, config.patches_per_tile)], batch_tiles(tiles)
 
 
 def stream(
