@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from maverick_jax.checkpoint import contents
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 16 * 2**20
 CHUNK_BYTES = 8 * 2**20
 
 _CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
@@ -28,7 +28,7 @@ _CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _DATABASE = {
     # A write rewrites the nodes above it: of the default size, hundreds of times what a large model's chunks need.
     "config": {"max_decoded_node_bytes": 2**18, "max_inline_value_bytes": 1024},
-    "target_data_file_size": 4 * BLOCK_BYTES,
+    "target_data_file_size": 8 * BLOCK_BYTES,
 }
 
 

@@ -5,22 +5,25 @@ done is written to a journal, block by block, so that an import that was stopped
 under the final name is complete.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import tensorstore
 
 from maverick_jax.checkpoint import contents
 from maverick_jax.checkpoint.array_readers import Reader, StoredArray, require_undamaged
@@ -34,6 +37,8 @@ from maverick_jax.progress import ByteProgress
 log = logging.getLogger(__name__)
 
 _THREADS = 3
+_WRITING = 8
+"""Blocks that may be on their way to the disk: it takes them in together."""
 _JOURNAL, _RUN, _SCRATCH = "journal.jsonl", "run", "records"
 
 
@@ -102,36 +107,61 @@ def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
 
 def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> None:
     total, done = sum(a.num_bytes for a in arrays.values()), partial.done_bytes(arrays)
+    writing: collections.deque[_Moved] = collections.deque()
     with ByteProgress("importing", total, done) as progress:
-        for name, arriving in arrays.items():
-            finished = set(partial.sums.get(name, ()))
-            blocks = [(i, block) for i, block in enumerate(arriving.layout.blocks()) if i not in finished]
-            if not blocks:
-                continue
-            move = functools.partial(_move, writer.open(name, arriving.layout, arriving.dtype), arriving)
-            for number, (checksum, size) in _in_threads(move, blocks):
-                partial.record(name, number, checksum)
-                progress.advance(size)
-            if isinstance(arriving.reader, StoredArray):
-                _see_again(arriving, finished)
-                require_undamaged({name: arriving.reader})
+
+        def settle(most: int) -> None:
+            while len(writing) > most or (writing and writing[0].written.done()):
+                moved = writing.popleft()
+                moved.written.result()
+                partial.record(moved.name, moved.number, moved.checksum)
+                progress.advance(moved.num_bytes)
+
+        for moved in _in_threads(_jobs(arrays, writer, partial)):
+            writing.append(moved)
+            settle(_WRITING)
+        settle(0)
+    for name, arriving in arrays.items():
+        if isinstance(arriving.reader, StoredArray):
+            _see_again(arriving, partial.sums_before.get(name, {}).keys())
+            require_undamaged({name: arriving.reader})
 
 
-def _see_again(arriving: Arriving, finished: set[int]) -> None:
+def _see_again(arriving: Arriving, finished: Collection[int]) -> None:
     """Reads once more what an earlier attempt read, so that all of the source's array is verified."""
     for number, block in enumerate(arriving.layout.blocks()):
         if number in finished:
             arriving.reader(block, arriving.dtype)
 
 
-def _move(opened, arriving: Arriving, block: tuple[slice, ...]) -> tuple[str, int]:
-    """One block from the source to the disk; its checksum and its bytes."""
+@dataclasses.dataclass(frozen=True)
+class _Moved:
+    """A block that was read and is being written."""
+
+    name: str
+    number: int
+    checksum: str
+    num_bytes: int
+    written: tensorstore.WriteFutures
+
+
+def _jobs(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> Iterator[Callable[[], _Moved]]:
+    for name, arriving in arrays.items():
+        finished = partial.sums_before.get(name, {})
+        todo = [(number, block) for number, block in enumerate(arriving.layout.blocks()) if number not in finished]
+        opened = writer.open(name, arriving.layout, arriving.dtype) if todo else None
+        for number, block in todo:
+            yield functools.partial(_move, opened, arriving, name, number, block)
+
+
+def _move(opened, arriving: Arriving, name: str, number: int, block: tuple[slice, ...]) -> _Moved:
     part = arriving.reader(block, arriving.dtype)
-    values = np.asarray(jax.device_put(part, _host()))  # row-major; JAX transposes several times as fast as NumPy
+    # Row-major, without a copy if it is already: JAX transposes several times as fast as NumPy.
+    values = np.asarray(jax.device_put(part, _host()))
     checksum = RunningChecksum()
     checksum.add(tuple(s.start for s in block), values)
-    opened[block].write(values).result()
-    return checksum.hexadecimal(), values.nbytes
+    written = opened[block].write(values, can_reference_source_data_indefinitely=True)
+    return _Moved(name, number, checksum.hexadecimal(), values.nbytes, written)
 
 
 @functools.cache
@@ -139,23 +169,17 @@ def _host() -> jax.Device:
     return jax.local_devices(backend="cpu")[0]
 
 
-def _in_threads(move, blocks) -> Iterator[tuple[int, Any]]:
-    """Number and result of each block, as they finish; no more blocks are held than there are threads."""
+def _in_threads(jobs: Iterator[Callable[[], _Moved]]) -> Iterator[_Moved]:
+    """What each of `jobs` returns, as they finish; no more are under way than there are threads."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "import") as pool:
-        running = {}
+        running = {pool.submit(job) for job in itertools.islice(jobs, _THREADS)}
         try:
-            for number, block in blocks:
-                running[pool.submit(move, block)] = number
-                if len(running) == _THREADS:
-                    yield from _finished(running, concurrent.futures.FIRST_COMPLETED)
-            yield from _finished(running, concurrent.futures.ALL_COMPLETED)
+            while running:
+                done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                running |= {pool.submit(job) for job in itertools.islice(jobs, len(done))}
+                yield from (future.result() for future in done)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _finished(running: dict, which: str) -> Iterator[tuple[int, Any]]:
-    for future in concurrent.futures.wait(running, return_when=which).done:
-        yield running.pop(future), future.result()
 
 
 # ---- what is left by an import that was stopped ----------------------------------------------------------------------
@@ -167,6 +191,8 @@ class _Partial:
     def __init__(self, folder: pathlib.Path, journal, sums: dict[str, dict[int, str]]):
         self.folder, self._journal, self.sums = folder, journal, sums
         """`sums`: per array, checksums of the blocks that the disk has."""
+        self.sums_before = {name: dict(finished) for name, finished in sums.items()}
+        """Those of earlier attempts."""
 
     @classmethod
     @contextlib.contextmanager

@@ -113,8 +113,13 @@ class Stored:
     def dtype(self) -> np.dtype:
         return DTYPES[self.type]
 
-    def read(self, index: Sequence[slice] | None = None, shape: Sequence[int] | None = None) -> np.ndarray:
-        """The part `index` (slices of step 1; None: all), in row-major order.
+    def read(
+        self,
+        index: Sequence[slice] | None = None,
+        shape: Sequence[int] | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The part `index` (slices of step 1; None: all), in row-major order; in `out` if that is given.
 
         `shape`: another one of the same size, to read the tensor as if it had been reshaped to it.
         Memory beyond the result: a few MiB. Raises InputError if the file has changed.
@@ -122,7 +127,7 @@ class Stored:
         shape = list(self.shape if shape is None else shape)
         index = [slice(None)] * len(shape) if index is None else index
         bounds = [part.indices(n)[:2] for part, n in zip(index, shape, strict=True)]
-        found = np.empty([stop - start for start, stop in bounds], self.dtype)
+        found = np.empty([stop - start for start, stop in bounds], self.dtype) if out is None else out
         # The last axis that is cut makes rows of bytes, with all that follow it; those before it number the rows.
         cut = max((axis for axis, n in enumerate(shape) if found.shape[axis] < n), default=0)
         item = math.prod(shape[cut + 1 :]) * self.dtype.itemsize
