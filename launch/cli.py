@@ -131,6 +131,19 @@ def _generate(args: argparse.Namespace) -> Any:
     return {"prompt": args.prompt, "text": text} if args.json else args.prompt + text
 
 
+def _chat(args: argparse.Namespace) -> Any:
+    from launch.chat import Chat, converse
+    from maverick_jax.inference import Sampling
+    from maverick_jax.pretrained import load_pretrained
+    from maverick_jax.text import load_tokenizer
+
+    tokenizer = load_tokenizer(args.checkpoint)
+    chat = Chat(tokenizer, args.dialect, args.system, args.max_tokens, Sampling(args.temperature), args.seed)
+    model = load_pretrained(args.checkpoint)
+    turns = converse(model, chat, sys.stdin, None if args.json else sys.stdout)
+    return {"turns": turns} if args.json else None
+
+
 def _eval(args: argparse.Namespace) -> Any:
     from train.evaluate import evaluate
 
@@ -203,6 +216,16 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
+def _chat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    parser.add_argument("--dialect", metavar="NAME", help="how tools are written; default: as the folder says, or "
+                        "meta_pythonic")  # fmt: skip
+    parser.add_argument("--system", metavar="TEXT", default="", help="what the model is told first")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="most tokens of an answer")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token each time")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+
+
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     _takes_config(parser)
@@ -220,6 +243,7 @@ VERBS = {
     "import": Verb("Hugging Face folder to our checkpoint", _import_arguments, _import),
     "export": Verb("our checkpoint to a Hugging Face folder", _export_arguments, _export),
     "generate": Verb("text from a model", _generate_arguments, _generate),
+    "chat": Verb("a conversation with a model, in the terminal", _chat_arguments, _chat),
     "eval": Verb("loss on held-out data", _eval_arguments, _eval),
     "doctor": Verb("verify every checkpoint of a run", _run_dir_arguments, _doctor),
     "report": Verb("one HTML file about a run", _run_dir_arguments, _report),

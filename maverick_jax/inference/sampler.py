@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -92,16 +92,37 @@ def stream(
 
     pixel_values float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens the prompt holds, in order.
     """
+    stops = stop_ids(tokenizer)
+    ids = stream_ids(model, tokenizer, prompt, max_tokens, sampling, seed, pixel_values)
+    return text_of(tokenizer, (token for token in ids if token not in stops))
+
+
+def stream_ids(
+    model: Maverick,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    pixel_values: np.ndarray | None = None,
+) -> Iterator[int]:
+    """The tokens that `stream` writes, the one that ends the text included."""
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
         raise InputError(f"the tokenizer has {sizes}: they do not belong together")
-    ids: list[int] = []
-    written = ""
     stops = stop_ids(tokenizer)
     for tokens in sample_tokens(model, [prompt], max_tokens, sampling, seed, pixel_values):
+        yield int(tokens[0])
         if int(tokens[0]) in stops:
-            break
-        ids.append(int(tokens[0]))
+            return
+
+
+def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Text of tokens as they come; no piece ends inside a character."""
+    ids: list[int] = []
+    written = ""
+    for token in tokens:
+        ids.append(token)
         text = tokenizer.decode(ids)
         if not text.endswith("\ufffd"):
             yield text[len(written) :]

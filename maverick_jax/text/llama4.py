@@ -6,6 +6,7 @@ The file holds ranks only; the split pattern, the control tokens and their ids a
 import base64
 import binascii
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import re
@@ -102,7 +103,8 @@ class Llama4Tokenizer(Tokenizer):
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         pieces = [safe_pieces(text) for text in texts]
         encoded = iter(self._encode_pieces([piece for parts in pieces for piece in parts]))
-        return [next(encoded) if len(p) == 1 else [i for _ in p for i in next(encoded)] for p in pieces]
+        joined = lambda count: list(itertools.chain.from_iterable(itertools.islice(encoded, count)))
+        return [next(encoded) if len(parts) == 1 else joined(len(parts)) for parts in pieces]
 
     def _encode_pieces(self, pieces: list[str]) -> list[list[int]]:
         encode = self._encoding.encode_ordinary

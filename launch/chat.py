@@ -1,0 +1,132 @@
+"""`maverick chat`: a conversation in the terminal, or with whatever is piped in, one message a line."""
+
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+from maverick_jax.errors import InputError
+from maverick_jax.inference import Sampling, stop_ids, stream_ids, text_of
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import (
+    DEFAULT,
+    CallError,
+    Conversation,
+    Message,
+    Reply,
+    Role,
+    ToolCall,
+    find_dialect,
+    render,
+)
+
+HELP = "/reset begins anew, /exit ends"
+SHOWN = {i: f"\\x{i:02x}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}
+"""Characters that would steer a terminal are shown by their number."""
+
+
+class Chat:
+    """A conversation so far, as token ids. What the model wrote is kept as it wrote it, never tokenised again."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dialect: str | None = None,
+        system: str = "",
+        max_tokens: int = 512,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ):
+        """Raises InputError for a dialect that there is not and a tokenizer without the chat format's tokens."""
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.dialect = find_dialect(dialect or tokenizer.dialect or DEFAULT)
+        self.sampling, self.seed = sampling or Sampling(), seed
+        self.system = [Message(Role.SYSTEM, system)] if system else []
+        self.reset()
+        self._rendered("")
+
+    def reset(self) -> None:
+        self.ids: list[int] = []
+        self.turns = 0
+
+    def say(self, model: Maverick, text: str) -> Iterator[int]:
+        """The model's answer to `text`, token by token, the one that ends it included."""
+        prompt = [*self.ids, *self._rendered(text)]
+        written: list[int] = []
+        seed = self.seed + self.turns
+        for token in stream_ids(model, self.tokenizer, prompt, self.max_tokens, self.sampling, seed):
+            written.append(token)
+            yield token
+        ends = written and written[-1] in stop_ids(self.tokenizer)
+        self.ids = [*prompt, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
+        self.turns += 1
+
+    def parse(self, written: list[int]) -> Reply | CallError:
+        return self.dialect.parse_calls(written, self.tokenizer)
+
+    def _rendered(self, text: str) -> list[int]:
+        """The user's message and the header of the answer, after what is there."""
+        said = [*([] if self.ids else self.system), Message(Role.USER, text)]
+        ids = render(Conversation(said), self.tokenizer, self.dialect.name, add_generation_prompt=True).ids.tolist()
+        return ids[1:] if self.ids else ids
+
+
+def converse(model: Maverick, chat: Chat, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
+    """Answer every line until /exit or the end, written to `out` as it comes; returns the turns as JSON values."""
+    asks = out is not None and lines.isatty()
+    show = lambda text, end="": out.write(text.translate(SHOWN) + end) and out.flush() if out else None
+    if asks:
+        show(HELP, "\n")
+    turns = []
+    for line in _read(lines, lambda: show("you> ") if asks else None):
+        if not asks:
+            show(f"you> {line}", "\n")
+        if line.startswith("/"):
+            chat.reset() if line == "/reset" else show(f"no command {line!r}: {HELP}", "\n")
+            continue
+        turns.append(_answer(model, chat, line, show))
+    return turns
+
+
+def _read(lines: IO[str], ask: Callable[[], Any]) -> Iterator[str]:
+    while True:
+        ask()
+        try:
+            line = lines.readline()
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input: not {error.encoding}: {error.reason}") from None
+        if not line or line.strip() == "/exit":
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _answer(model: Maverick, chat: Chat, line: str, show: Callable[..., Any]) -> dict[str, Any]:
+    show("model> ")
+    written: list[int] = []
+    stops = stop_ids(chat.tokenizer)
+
+    def said() -> Iterator[int]:
+        for token in chat.say(model, line):
+            written.append(token)
+            if token not in stops:
+                yield token
+
+    for piece in text_of(chat.tokenizer, said()):
+        show(piece)
+    show("\n")
+    found = chat.parse(written)
+    names = {i: name for name, i in chat.tokenizer.controls.items()}
+    stop = names.get(written[-1]) if written and written[-1] in stops else None
+    if stop is None:
+        show(f"  (cut after {chat.max_tokens} tokens)", "\n")
+    if isinstance(found, CallError):
+        show(f"  {found}", "\n")
+        return {"user": line, "text": found.text, "calls": [], "error": found.reason, "stop": stop}
+    for call in found.calls:
+        show(f"  call {_shown(call)}", "\n")
+    calls = [{"name": call.name, "arguments": call.arguments} for call in found.calls]
+    return {"user": line, "text": found.text, "calls": calls, "error": None, "stop": stop}
+
+
+def _shown(call: ToolCall) -> str:
+    return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
