@@ -84,8 +84,8 @@ class ArrayWriter:
         # No cache: every chunk is written once, whole.
         self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
 
-    def open(self, name: str, layout: Layout, dtype: np.dtype) -> tensorstore.TensorStore:
-        """Array `name`, to be written in blocks: `opened[block].write(values)` is a future."""
+    def open(self, name: str, layout: Layout, dtype: np.dtype) -> tensorstore.Future:
+        """A future of array `name`, to be written in blocks: `opened[block].write(values)` is a future too."""
         spec = {
             "driver": "zarr3",
             "kvstore": {
@@ -100,11 +100,11 @@ class ArrayWriter:
                 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": layout.chunk}},
                 "codecs": _CODECS,
             },
+            "store_data_equal_to_fill_value": True,  # zeros too: an absent chunk is damage
             "open": True,
             "create": True,
         }
-        # Zeros are stored like other values: a chunk that is absent is damage.
-        return tensorstore.open(spec, context=self._context, write=True, read=True).result()
+        return tensorstore.open(spec, context=self._context, write=True, read=True)
 
     def finish(self, sealed: dict[str, Any], layouts: Mapping[str, Layout], scratch: pathlib.Path) -> None:
         """Adds what makes it a checkpoint: Orbax's records of the arrays, and the metadata `sealed`.

@@ -44,6 +44,11 @@ _MUST_BE = {
 """Keys with which there is only one model that we compute."""
 
 
+_MOST = {"num_hidden_layers": 1024}
+_MOST_OF_ANY = 2**24
+"""A file may claim any number; what it costs to look at the claim is bounded."""
+
+
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether the text model's tensors carry the prefix of `Llama4ForConditionalGeneration`."""
     return config.get("model_type") == MULTIMODAL
@@ -104,7 +109,9 @@ def _copied(text) -> tuple[dict[str, Any], list[str]]:
     for key, default in _COPIED.items():
         value = text.get(key, default)
         if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, int | float):
-            problems.append(f"{key}: expected {type(default).__name__}, found {value!r}")
+            problems.append(f"{key}: expected {type(default).__name__}, found {value!r:.80}")
+        elif not 0 <= value <= _MOST.get(key, _MOST_OF_ANY):
+            problems.append(f"{key}: expected 0 to {_MOST.get(key, _MOST_OF_ANY)}, found {value!r:.80}")
         elif isinstance(default, int) and value != int(value):
             problems.append(f"{key}: expected a whole number, found {value!r}")
         else:

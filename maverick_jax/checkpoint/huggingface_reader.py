@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 2**20
 PLAIN_TYPES = ("F32", "F16", "BF16")
-_MOST_HINTS = 20
+_MOST_HINTS, _LEAST_IN_A_LAYER = 20, 9
 _FUSED = re.compile(r"(.+\.feed_forward\.experts)\.(gate_up_proj|down_proj)")
 
 
@@ -96,6 +96,10 @@ class HuggingFaceFolder:
         config = huggingface_config.read_config(given, str(path / CONFIG_FILE))
         quantised = huggingface_config.quantization(given) is not None
         stored, problems = read_folder(path)
+        if len(stored) < _LEAST_IN_A_LAYER * config.num_hidden_layers:  # before anything of the model's size is made
+            raise InputError(
+                f"{path}: holds {len(stored)} tensors, too few for the {config.num_hidden_layers} layers of config.json"
+            )
         scales = {compressed_tensors.scale_name(name) for name in stored}
         types = {tensor.type for name, tensor in stored.items() if name not in scales}
         dtype = "bfloat16" if types <= {"BF16", compressed_tensors.QUANTISED} else "float32"

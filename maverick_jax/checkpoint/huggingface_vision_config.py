@@ -33,6 +33,8 @@ _MUST_BE = {
     "norm_eps": 1e-5,
 }
 """Keys with which there is only one encoder that we compute; the public one reads none of them."""
+_MOST, _MOST_OF_ANY = {"num_hidden_layers": 1024}, 2**24
+"""A file may claim any number; what it costs to look at the claim is bounded."""
 _TOKENS = {"image_token_index": 200092, "boi_token_index": 200080, "eoi_token_index": 200081}
 
 
@@ -51,7 +53,9 @@ def read_vision_config(config: Mapping[str, Any]) -> tuple[VisionConfig | None, 
         for key, default in keys.items():
             value = part.get(key, default)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                problems.append(f"{place}{key}: expected {type(default).__name__}, found {value!r}")
+                problems.append(f"{place}{key}: expected {type(default).__name__}, found {value!r:.80}")
+            elif not 0 <= value <= _MOST.get(key, _MOST_OF_ANY):
+                problems.append(f"{place}{key}: expected 0 to {_MOST.get(key, _MOST_OF_ANY)}, found {value!r:.80}")
             elif isinstance(default, int) and value != int(value):
                 problems.append(f"{place}{key}: expected a whole number, found {value!r}")
             else:

@@ -146,12 +146,13 @@ class _Moved:
 
 
 def _jobs(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> Iterator[Callable[[], _Moved]]:
+    # All at once: each is a small write of its own, which the disk takes its time for.
+    opening = {name: writer.open(name, a.layout, a.dtype) for name, a in arrays.items()}
     for name, arriving in arrays.items():
-        finished = partial.sums_before.get(name, {})
-        todo = [(number, block) for number, block in enumerate(arriving.layout.blocks()) if number not in finished]
-        opened = writer.open(name, arriving.layout, arriving.dtype) if todo else None
-        for number, block in todo:
-            yield functools.partial(_move, opened, arriving, name, number, block)
+        finished, opened = partial.sums_before.get(name, {}), opening.pop(name).result()
+        for number, block in enumerate(arriving.layout.blocks()):
+            if number not in finished:
+                yield functools.partial(_move, opened, arriving, name, number, block)
 
 
 def _move(opened, arriving: Arriving, name: str, number: int, block: tuple[slice, ...]) -> _Moved:

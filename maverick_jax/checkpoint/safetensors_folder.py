@@ -3,6 +3,7 @@
 Writing happens in a folder beside the target that takes the target's name only when it is complete.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -29,8 +30,8 @@ def read_json(path: pathlib.Path, most_bytes: int = _MAX_JSON_BYTES) -> dict[str
     def once(pairs):
         seen = dict(pairs)
         if len(seen) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise InputError(f"{path}: key {next(k for k in keys if keys.count(k) > 1)!r} is given twice")
+            twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise InputError(f"{path}: key {twice!r:.80} is given twice")
         return seen
 
     if not path.is_file():
@@ -38,12 +39,16 @@ def read_json(path: pathlib.Path, most_bytes: int = _MAX_JSON_BYTES) -> dict[str
     if path.stat().st_size > most_bytes:
         raise InputError(f"{path}: {path.stat().st_size} bytes is too much; at most {most_bytes} are read")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _no_number(constant: str):
+    raise ValueError(f"{constant} is not JSON")
 
 
 def listed(problems: list[str], most: int = 20) -> str:

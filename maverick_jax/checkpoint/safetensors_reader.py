@@ -6,6 +6,7 @@ and never paths; names of files come from an index that may be hostile, so they 
 inside the folder. Format: https://huggingface.co/docs/safetensors
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -202,8 +203,8 @@ def _header_text(file: File, descriptor: int) -> bytes:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(k for k in found if keys.count(k) > 1)!r:.80} is given twice")
+        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twice!r:.80} is given twice")
     return found
 
 
