@@ -1,6 +1,7 @@
 """Calls: what is written is read back the same, in every dialect; what is none is told with its text."""
 
 import json
+import pathlib
 import re
 import time
 
@@ -246,6 +247,16 @@ def test_any_text_is_a_reply_or_an_error(dialect, text):
 def test_no_dialect_of_that_name():
     with pytest.raises(InputError, match=r"did you mean meta_json"):
         find_dialect("meta-json")
+
+
+@dialects
+def test_the_documents_example_is_what_is_written(dialect):
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "chat.md").read_text("utf-8").replace("\\|", "|")
+    calls = [ToolCall("f", {"a": 1, "b": "x"}), ToolCall("g")]
+    text = render(Conversation([Message(Role.ASSISTANT, "", calls)]), BYTES, dialect).text
+    written = text.split("<|header_end|>\n\n")[1].removesuffix("<|eot|>").removesuffix("<|eom|>")
+    shown = written if dialect == "meta_pythonic" else written[: written.index("}{") + 2]
+    assert shown in page
 
 
 def test_json_of_calls_is_json():

@@ -38,7 +38,7 @@ class CallError:
     reason: str
 
     def __str__(self) -> str:
-        return f"not a call: {self.reason}"
+        return f"not understood: {self.reason}"
 
 
 def pieces_of(body: str | Sequence[int], tokenizer: Tokenizer) -> list[Piece]:
