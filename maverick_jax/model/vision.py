@@ -52,6 +52,11 @@ class VisionTower(nnx.Module):
 
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         """pixel_values [N, C, S, S], normalised -> [N, P, D] in the compute dtype."""
+        x = self.features(pixel_values)
+        return linear(x, weight(self.projector, self.rules, x.dtype))
+
+    def features(self, pixel_values: jax.Array) -> jax.Array:
+        """pixel_values [N, C, S, S] -> [N, P, A], the adapter's output."""
         vision, dtype = self._vision, jnp.dtype(self.config.compute_dtype)
         tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
         x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
@@ -73,13 +78,9 @@ class VisionTower(nnx.Module):
         return jnp.concatenate([x, reshard(token, spec)], axis=1)
 
     def _adapt(self, x: jax.Array) -> jax.Array:
-        """Shuffled patches [N, P, F] -> [N, P, D]. The activation follows both layers of the adapter."""
-        first, second, last = (
-            weight(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out, self.projector)
-        )
-        x = gelu(linear(x, first))
-        x = gelu(linear(x, second, out=self.rules("batch", None, None)))
-        return linear(x, last)
+        """Shuffled patches [N, P, F] -> [N, P, A]. The activation follows both layers."""
+        first, second = (weight(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out))
+        return gelu(linear(gelu(linear(x, first)), second, out=self.rules("batch", None, None)))
 
 
 class VisionLayer(nnx.Module):
