@@ -143,6 +143,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     # sizes that only the header knows
     "png_bomb": (png(30_000, 30_000, idat(100_000), depth=1, color=0), _HUGE),
     "png_bomb_within_pillows_limit": (png(10_000, 10_000, idat(1000), depth=1, color=0), _HUGE),
+    "png_barely_too_large": (png(8200, 8200, idat(1000), depth=1, color=0), "is 8200 x 8200; " + _HUGE),
     "png_of_2_31": (png(2**31 - 1, 2**31 - 1, idat(10)), _HUGE),
     "png_long_side": (png(100_000, 1, idat(300_001)), "100000 x 1; expected .* 65536 along a side"),
     "png_no_width": (png(0, 10, idat(10)), "begins like a PNG"),

@@ -176,8 +176,8 @@ def test_resizing_is_that_of_torch():
 
 def test_resizing_leaves_a_uniform_image_uniform():
     for value in (0, 1, 254, 255):
-        image = np.full((50, 6000), value, np.uint8)
-        assert (resize(image, (336, 336)) == value).all()
+        for width in (2, 335, 337, 673, 1000, 6000, 65_536):
+            assert (resize(np.full((50, width), value, np.uint8), (336, 336)) == value).all()
 
 
 def plain_float32_tiles(image: Image.Image, config: ImageConfig) -> np.ndarray:

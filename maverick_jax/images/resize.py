@@ -54,7 +54,7 @@ def taps(before: int, after: int) -> Taps:
     tap = np.arange(2 * int(np.ceil(reach)) + 1)
     distance = np.abs((tap + first[:, None] - center[:, None] + 0.5) * squeeze)
     weights = np.where(tap < (end - first)[:, None], np.maximum(1 - distance, 0), 0)
-    weights /= np.add.accumulate(weights, axis=1)[:, -1:]  # summed one by one: the last bit matters
+    weights /= np.add.accumulate(weights, axis=1)[:, -1:]  # one by one, as there
     point = next((p for p in range(MAX_POINT) if int(0.5 + weights.max() * 2 ** (p + 1)) >> WEIGHT_BITS), MAX_POINT)
     return Taps(first, (0.5 + weights * 2**point).astype(np.int64), point)
 
@@ -107,7 +107,8 @@ class _Plan:
         return outputs, slice(int(first[0]), int(first[0]) + used), matrix[:, :used]
 
     def rounded(self, sums: np.ndarray) -> np.ndarray:
-        """Sums of products, overwritten -> the pixels they stand for, still as floats with a fraction."""
+        """Sums of products, overwritten -> the pixels they stand for, still with a fraction. Weights add up to one and
+        half a unit a tap at most, which leaves white below 256."""
         sums += self.half
         sums *= self.unit
-        return np.minimum(sums, 255, out=sums)
+        return sums
