@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Measures how fast a Hugging Face folder goes into a checkpoint, against a plain copy of the same files.
+"""Measures how fast a Hugging Face folder goes into a checkpoint and out again, against a plain copy of the same files.
 
-    python benchmarks/interchange.py import [--experts 4] [--rounds 3] [--scratch FOLDER]
+    python benchmarks/interchange.py import|export [--experts 4] [--rounds 3] [--scratch FOLDER]
 
 The last line of output is one JSON object. The model has Maverick's real widths and random bfloat16 weights; the copy
 and the conversion take turns on the same disk, each starts with its source out of the page cache and ends when the
@@ -125,7 +125,13 @@ def _import(source: str, out: str) -> None:
     import_checkpoint(source, out)
 
 
-CONVERSIONS: dict[str, Callable[[str, str], None]] = {"import": _import}
+def _export(source: str, out: str) -> None:
+    from maverick_jax.pretrained import export
+
+    export(source, out)
+
+
+CONVERSIONS: dict[str, Callable[[str, str], None]] = {"import": _import, "export": _export}
 
 
 def alone(which: str, source: str, out: str) -> dict[str, float]:
@@ -140,11 +146,14 @@ def alone(which: str, source: str, out: str) -> dict[str, float]:
 
 
 def measure(which: str, experts: int, rounds: int, scratch: pathlib.Path) -> dict[str, Any]:
-    source = scratch / "folder"
-    size = write_folder(source, experts)
+    folder = source = scratch / "folder"
+    size = write_folder(folder, experts)
+    if which == "export":
+        source = scratch / "checkpoint"
+        convert("import", folder, source)
     copies, conversions = [], []
     for _ in range(rounds):
-        copies.append(copy(source, scratch / "copy"))
+        copies.append(copy(folder, scratch / "copy"))
         shutil.rmtree(scratch / "copy")
         conversions.append(convert(which, source, scratch / "out"))
         shutil.rmtree(scratch / "out")

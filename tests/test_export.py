@@ -282,7 +282,7 @@ def test_blocks_of_a_tensor_are_the_tensor(most_bytes):
         parameter = parameters[entry.ours]
         for chunks in (parameter.shape, tuple(1 + size // 3 for size in parameter.shape)):
             reader, dtype = Recorded(parameter, chunks), np.dtype(np.float32)
-            blocks = list(View.of(entry).blocks(reader, dtype, most_bytes))
+            blocks = [block() for block in View.of(entry).blocks(reader, dtype, most_bytes)]
             assert all(block.flags.c_contiguous for block in blocks)
             whole = entry.export(parameter, dtype)
             np.testing.assert_array_equal(np.concatenate([b.ravel() for b in blocks]), whole.ravel(), entry.theirs)

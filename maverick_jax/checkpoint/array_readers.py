@@ -4,7 +4,9 @@ A reader is called with a slice (of step 1) per dimension and a dtype. What is l
 """
 
 import functools
+import math
 import pathlib
+import threading
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -13,7 +15,7 @@ import numpy as np
 import tensorstore
 
 from maverick_jax.checkpoint import contents
-from maverick_jax.checkpoint.checksum import RunningChecksum, require_supported
+from maverick_jax.checkpoint.checksum import RunningChecksum, added, require_supported
 from maverick_jax.checkpoint.contents import Damaged
 from maverick_jax.errors import InputError
 
@@ -43,7 +45,7 @@ class StoredArray:
             self._store = contents.open_array(path, name, entry, cache)
         except Damaged as damage:
             raise InputError(f"{self._name}: {damage}") from damage
-        self._seen = RunningChecksum()
+        self._seen, self._elements, self._lock = added(()), 0, threading.Lock()
         self.shape = tuple(entry["shape"])
         self.chunks = tuple(self._store.chunk_layout.read_chunk.shape or self.shape)
         """Shape of what is read at once from the disk."""
@@ -54,14 +56,18 @@ class StoredArray:
                 part = self._store[index].read().result()
         except Damaged as damage:
             raise InputError(f"{self._name}: {damage}") from damage
-        self._seen.add(tuple(s.start or 0 for s in index), part)
+        checksum = RunningChecksum()
+        checksum.add(tuple(s.start or 0 for s in index), part)
+        with self._lock:  # parts are read by several threads
+            self._seen = added((self._seen, checksum.hexadecimal()))
+            self._elements += part.size
         return part.astype(dtype, copy=False)
 
     def require_undamaged(self) -> None:
         """Raises InputError if what was read differs from what was saved. Nothing may have been read twice."""
-        if self._seen.elements not in (0, np.prod(self.shape, dtype=int)):
-            raise ValueError(f"{self._name}: {self._seen.elements} elements were read of an array of {self.shape}")
-        if self._seen.elements and self._seen.hexadecimal() != self._expected:
+        if self._elements not in (0, math.prod(self.shape)):
+            raise ValueError(f"{self._name}: {self._elements} elements were read of an array of {self.shape}")
+        if self._elements and self._seen != self._expected:
             raise InputError(f"{self._name} differs from what was saved; `maverick doctor` looks at every checkpoint")
 
 

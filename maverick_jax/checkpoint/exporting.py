@@ -5,7 +5,7 @@ import logging
 import math
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -17,7 +17,7 @@ from maverick_jax.checkpoint.generation import generation_config, token_ids
 from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS, Entry
 from maverick_jax.checkpoint.quantize import Quantization, quantized_views
 from maverick_jax.checkpoint.safetensors_folder import new_folder, require_new, write_json
-from maverick_jax.checkpoint.safetensors_writer import Header, Planned, total_bytes, write_tensors
+from maverick_jax.checkpoint.safetensors_writer import Header, Made, Planned, total_bytes, write_tensors
 from maverick_jax.checkpoint.tensor_blocks import View
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
@@ -142,8 +142,12 @@ def _plan(readers: Mapping[str, Reader], options: ExportOptions) -> list[Planned
 
 def _plain(entry: Entry, reader: Reader, kind: str, dtype: np.dtype) -> Planned:
     view = View.of(entry)
-    blocks = lambda: ((view.name, block) for block in view.blocks(reader, dtype, tensor_blocks.BLOCK_BYTES))
-    return Planned((Header(view.name, kind, view.shape),), blocks)
+
+    def parts() -> Iterator[Callable[[], Made]]:
+        for block in view.blocks(reader, dtype, tensor_blocks.BLOCK_BYTES):
+            yield lambda block=block: [(view.name, block())]
+
+    return Planned((Header(view.name, kind, view.shape),), parts)
 
 
 def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:

@@ -7,8 +7,9 @@ experts are stored one by one as linear layers, as in the public FP8 folders.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from maverick_jax.checkpoint import tensor_blocks
 from maverick_jax.checkpoint.array_readers import Reader
 from maverick_jax.checkpoint.huggingface_names import Entry
-from maverick_jax.checkpoint.safetensors_writer import Header, Planned
+from maverick_jax.checkpoint.safetensors_writer import Header, Made, Planned
 from maverick_jax.checkpoint.tensor_blocks import View
 from maverick_jax.errors import InputError
 from maverick_jax.section import did_you_mean
@@ -79,14 +80,16 @@ class Quantization:
         scale = Header(f"{view.name}_scale", scale_type, (out, inputs // self.group_size))
         shape = Header(f"{view.name}_shape", "I64", (2,))
 
-        def blocks() -> Iterator[tuple[str, np.ndarray]]:
-            yield shape.name, np.array(view.shape, np.int64)
-            for block in view.blocks(reader, np.dtype(np.float32), tensor_blocks.BLOCK_BYTES):
-                values, scales = quantize(block.reshape(-1, inputs), self.bits, self.group_size, scale_dtype)
-                yield packed.name, pack(values, self.bits)
-                yield scale.name, scales
+        def quantized(block: Callable[[], np.ndarray]) -> Made:
+            values, scales = quantize(block().reshape(-1, inputs), self.bits, self.group_size, scale_dtype)
+            return [(packed.name, pack(values, self.bits)), (scale.name, scales)]
 
-        return Planned((packed, scale, shape), blocks)
+        def parts() -> Iterator[Callable[[], Made]]:
+            yield lambda: [(shape.name, np.array(view.shape, np.int64))]
+            for block in view.blocks(reader, np.dtype(np.float32), tensor_blocks.BLOCK_BYTES):
+                yield functools.partial(quantized, block)
+
+        return Planned((packed, scale, shape), parts)
 
 
 def quantized_views(entry: Entry, shape: tuple[int, ...]) -> list[View]:

@@ -5,6 +5,7 @@ The format (safetensors' own documentation): 8 bytes length of the header, littl
 before the first byte, so the header is written first and each tensor has its place.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import json
@@ -13,7 +14,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,11 @@ ITEM_BYTES = {"I64": 8, "F32": 4, "I32": 4, "BF16": 2}
 _GB = 10**9
 _AUDIT_BYTES = 256 * 2**20
 """What is written before the disk is asked to have it and it is read back, while more is written."""
-_READ_BYTES = 16 * 2**20
+_READ_BYTES = 4 * 2**20
+_THREADS = 3
 
-T = TypeVar("T")
+Made = list[tuple[str, np.ndarray]]
+"""Names of tensors and the next bytes of each, as contiguous arrays."""
 
 
 class ExportFailed(MaverickError):
@@ -53,8 +56,8 @@ class Planned:
     """Tensors that are made together and go into one file."""
 
     headers: tuple[Header, ...]
-    blocks: Callable[[], Iterator[tuple[str, np.ndarray]]]
-    """Name of a tensor and the next of its bytes, as a contiguous array. Called once."""
+    parts: Callable[[], Iterator[Callable[[], Made]]]
+    """Each, called once and in any thread, makes the next bytes of some of the tensors."""
 
     @property
     def num_bytes(self) -> int:
@@ -100,7 +103,7 @@ def _write_file(path: pathlib.Path, shard: list[Planned], wrote: Callable[[int],
     cursors = {name: start for name, (start, _) in places.items()}
     with path.open("wb", buffering=0) as file, _Audit(path) as audit:
         audit.expect(0, header, _write_at(file.fileno(), header, 0))
-        for name, block in _ahead(item for planned in shard for item in planned.blocks()):
+        for name, block in _made(part for planned in shard for part in planned.parts()):
             view = memoryview(block.reshape(-1).view(np.uint8))
             audit.expect(cursors[name], view, _write_at(file.fileno(), view, cursors[name]))
             cursors[name] += len(view)
@@ -137,14 +140,20 @@ def _write_at(handle: int, data: bytes | memoryview, start: int) -> int:
     return zlib.crc32(data)
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """`items`, each made in another thread while the one before is used."""
-    end = object()
-    with concurrent.futures.ThreadPoolExecutor(1, "export") as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # pyright: ignore[reportReturnType]
+def _made(parts: Iterator[Callable[[], Made]]) -> Iterator[tuple[str, np.ndarray]]:
+    """What `parts` make, in their order; `_THREADS` of them are made while others are written."""
+    coming: collections.deque[concurrent.futures.Future[Made]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(_THREADS, "export") as pool:
+        try:
+            for part in parts:
+                coming.append(pool.submit(part))
+                if len(coming) > _THREADS:
+                    yield from coming.popleft().result()
+            while coming:
+                yield from coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()
 
 
 class _Audit:

@@ -5,9 +5,10 @@ another order. A block is a run of their rows, so a file is written from front t
 """
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -58,8 +59,8 @@ class View:
             for e, (part, half) in itertools.product(range(ours[expert]), parts.items())
         ]
 
-    def blocks(self, reader: Reader, dtype: np.dtype, most_bytes: int) -> Iterator[np.ndarray]:
-        """The tensor's elements in order, as contiguous arrays of the order of `most_bytes`."""
+    def blocks(self, reader: Reader, dtype: np.dtype, most_bytes: int) -> Iterator[Callable[[], np.ndarray]]:
+        """The tensor's elements in order, as contiguous arrays of the order of `most_bytes`, each made when called."""
         chunks = getattr(reader, "chunks", reader.shape)
         sizes = [reader.shape[axis] for axis in self.axes]
         steps = _steps(sizes, [chunks[axis] for axis in self.axes], dtype.itemsize, most_bytes)
@@ -67,7 +68,10 @@ class View:
             index = [slice(at, at + 1) if at is not None else slice(None) for at in self.fixed]
             for axis, first, step, size in zip(self.axes, start, steps, sizes, strict=True):
                 index[axis] = slice(first, min(first + step, size))
-            yield self._in_their_order(reader(tuple(index), dtype))
+            yield functools.partial(self._block, reader, tuple(index), dtype)
+
+    def _block(self, reader: Reader, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+        return self._in_their_order(reader(index, dtype))
 
     def _in_their_order(self, part: np.ndarray) -> np.ndarray:
         held = [axis for axis, at in enumerate(self.fixed) if at is not None]
