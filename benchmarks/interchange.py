@@ -146,6 +146,7 @@ def alone(which: str, source: str, out: str) -> dict[str, float]:
 
 
 def measure(which: str, experts: int, rounds: int, scratch: pathlib.Path) -> dict[str, Any]:
+    started = time.strftime("%Y-%m-%d")
     folder = source = scratch / "folder"
     size = write_folder(folder, experts)
     if which == "export":
@@ -162,7 +163,8 @@ def measure(which: str, experts: int, rounds: int, scratch: pathlib.Path) -> dic
         print(f"copy {rates[0]:.0f} MB/s, {which} {rates[1]:.0f} MB/s, {peak:.0f} MiB", file=sys.stderr, flush=True)
     seconds = [c["seconds"] for c in conversions]
     return {
-        "benchmark": f"interchange_{which}",
+        "benchmark": "interchange",
+        "which": which,
         "ratio": statistics.median(a / b for a, b in zip(copies, seconds, strict=True)),
         "bytes": size,
         "copy_bytes_per_second": size / statistics.median(copies),
@@ -171,6 +173,7 @@ def measure(which: str, experts: int, rounds: int, scratch: pathlib.Path) -> dic
         "process_seconds": statistics.median(c["process_seconds"] for c in conversions),
         "peak_bytes": max(c["peak_bytes"] for c in conversions),
         "experts": experts,
+        "started": started,
         "load_average": os.getloadavg()[0],
     }
 
@@ -180,9 +183,8 @@ def main() -> None:
     parser.add_argument("which", choices=sorted(CONVERSIONS))
     parser.add_argument("--experts", type=int, default=4, help="of each of two layers: 0.5 GB each (4: 4.4 GB in all)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--scratch", type=pathlib.Path, help="a folder on the disk to measure"
-    )
+    parser.add_argument("--json", action="store_true", help="as the others have it: only the result is ever printed")
+    parser.add_argument("--scratch", type=pathlib.Path, help="a folder on the disk to measure")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         print(json.dumps(measure(args.which, args.experts, args.rounds, pathlib.Path(scratch))))

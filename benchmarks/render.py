@@ -67,12 +67,24 @@ TOKENISE: dict[str, Column] = {
     "threads": lambda r: str(r["threads"]),
     "load": lambda r: f"{r['load_average']:.1f}",
 }
+INTERCHANGE: dict[str, Column] = {
+    "": lambda r: r["which"],
+    "GB": lambda r: f"{r['bytes'] / 1e9:.1f}",
+    "s": lambda r: f"{r['seconds']:.1f}",
+    "MB/s": lambda r: f"{r['bytes_per_second'] / 1e6:.0f}",
+    "a copy's MB/s": lambda r: f"{r['copy_bytes_per_second'] / 1e6:.0f}",
+    "**rate ratio**": lambda r: f"**{r['ratio']:.2f}**",
+    "peak GiB": lambda r: _gib(r["peak_bytes"]),
+    "load": lambda r: f"{r['load_average']:.1f}",
+    "when": lambda r: r["started"],
+}
 TABLES = {
     "train_step": ("Train step", TRAIN_STEP),
     "compile_time": ("Compile time", COMPILE_TIME),
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
     "images": ("Images", IMAGES),
     "tokenise": ("Tokenising", TOKENISE),
+    "interchange": ("Import and export", INTERCHANGE),
 }
 
 

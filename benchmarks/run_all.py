@@ -37,6 +37,8 @@ RUNS = {
     "host_overhead": ["host_overhead.py"],
     "images": ["images.py"],
     "tokenise": ["tokenise.py"],
+    "import": ["interchange.py", "import"],
+    "export": ["interchange.py", "export"],
 }
 MAXTEXT_RUNS = {
     "tiny_maxtext": ["train_step.py", "--shape", "tiny", "--against", "maxtext"],

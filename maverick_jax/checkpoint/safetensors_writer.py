@@ -104,7 +104,7 @@ def _write_file(path: pathlib.Path, shard: list[Planned], wrote: Callable[[int],
     with path.open("wb", buffering=0) as file, _Audit(path) as audit:
         audit.expect(0, header, _write_at(file.fileno(), header, 0))
         for name, block in _made(part for planned in shard for part in planned.parts()):
-            view = memoryview(block.reshape(-1).view(np.uint8))
+            view = block.reshape(-1).view(np.uint8).data
             audit.expect(cursors[name], view, _write_at(file.fileno(), view, cursors[name]))
             cursors[name] += len(view)
             wrote(len(view))
