@@ -1,5 +1,6 @@
 """Conversations as token ids: Llama 4's format, control tokens from nowhere but the code, what each token is."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -363,7 +364,7 @@ MALFORMED = [
     (calling({"name": "f", "arguments": '{"a": 1, "a": 2}'}), r"key 'a' is given twice"),
     (calling({"name": "f", "arguments": '{"a": ' + "[" * 100_000}), r"nested deeper than 64 levels"),
     (calling({"name": "f", "arguments": '{"a": "' + "x" * 10_000_000 + '"}'}), r"longer than 1,048,576 characters"),
-    (calling({"name": "f", "arguments": {"a": float("inf")}}), r"tool_calls\[0\]\.f: arguments: inf is no JSON number"),
+    (calling({"name": "f", "arguments": {"a": float("inf")}}), r"\[0\]\.'f': arguments: inf is no JSON number"),
     (calling({"name": "f", "arguments": {"a": {1: 2}}}), r"expected a key of text, got int"),
     (calling({"name": "f", "arguments": {"a": object()}}), r"expected JSON .* got object"),
     (calling({"name": "f", "arguments": {"a": SURROGATE}}), r"half a character"),
@@ -413,6 +414,51 @@ def test_malformed_conversations_are_refused(messages, reason):
 @pytest.mark.parametrize(("tools", "reason"), MALFORMED_TOOLS, ids=[reason[:50] for _, reason in MALFORMED_TOOLS])
 def test_malformed_tools_are_refused(tools, reason):
     _refused([USER_SAYS], tools, reason)
+
+
+KEYS = st.sampled_from([
+    "role", "content", "tool_calls", "tool_call_id", "name", "function", "arguments", "type", "text", "id",
+    "parameters", "description", "reasoning_content", "image_url", "x", "a\nb", SURROGATE,
+])  # fmt: skip
+WORDS = st.sampled_from(
+    ["system", "user", "assistant", "tool", "function", "text", "image", "{}", '{"a": 1}', "[", "", "f"]
+)
+LEAVES = st.one_of(WORDS, st.text(max_size=3), st.none(), st.booleans(), st.integers(), st.floats(), st.just(SURROGATE))
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=5)),
+    max_leaves=20,
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": WORDS, "content": ANYTHING},
+    optional={
+        "tool_calls": st.lists(st.fixed_dictionaries({"function": st.dictionaries(KEYS, ANYTHING)}), max_size=2),
+        "tool_call_id": ANYTHING,
+        "reasoning_content": ANYTHING,
+    },
+)
+
+
+@pytest.mark.parametrize("examples", [200, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_any_json_is_a_conversation_or_refused(examples):
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(messages=st.one_of(ANYTHING, st.lists(MESSAGE, max_size=4)), tools=st.one_of(st.none(), ANYTHING))
+    def check(messages, tools):
+        try:
+            conversation = from_openai(messages, tools)
+        except InputError as error:
+            said = str(error)
+        else:
+            said = ""
+            assert_rendered(conversation)
+        assert len(said) < 500 and "\n" not in said and said.isprintable()
+
+    def assert_rendered(conversation):
+        for dialect in DIALECTS:
+            with contextlib.suppress(InputError):
+                assert_consistent(render(conversation, BYTES, dialect), BYTES)
+
+    check()
 
 
 def test_surplus_images_are_refused():

@@ -130,7 +130,7 @@ PYTHONIC = [
     ("[f(", r"not a list of calls"),
     ("[f(a=1)", r"never closed"),
     ("[f(a=1)] then more", r"not a list of calls"),
-    ("[f(1)]", r"f: argument a constant has no name"),
+    ("[f(1)]", r"'f': argument a constant has no name"),
     ("[f(*a)]", r"unexpected '\*a\)\]'"),
     ("[f(**a)]", r"unexpected '\*\*a\)\]'"),
     ("[f(a=1, a=2)]", r"argument 'a' is given twice"),

@@ -60,7 +60,7 @@ class Tool:
         _check_name(self.name)
         _check_text(self.description, "description")
         _check_object(self.parameters, "parameters")
-        _set(self, "parameters", values.checked(dict(self.parameters), f"{self.name[:80]}: parameters"))
+        _set(self, "parameters", values.checked(dict(self.parameters), f"{self.name[:80]!r}: parameters"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,8 @@ class ToolCall:
 
     def __post_init__(self):
         _check_name(self.name)
-        _check_object(self.arguments, f"{self.name[:80]}: arguments")
-        _set(self, "arguments", values.checked(dict(self.arguments), f"{self.name[:80]}: arguments"))
+        _check_object(self.arguments, f"{self.name[:80]!r}: arguments")
+        _set(self, "arguments", values.checked(dict(self.arguments), f"{self.name[:80]!r}: arguments"))
         _check_id(self.id)
 
 

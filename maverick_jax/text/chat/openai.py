@@ -131,7 +131,7 @@ class _Reader:
         for key in found:
             if key not in known and key not in self.ignored:
                 near = did_you_mean(key, known) if len(str(key)) < MAX_NAME else ""
-                raise InputError(f"{prefix}{key!s:.80}: unknown field; expected {', '.join(sorted(known))}{near}")
+                raise InputError(f"{prefix}{_name(key)}: unknown field; expected {', '.join(sorted(known))}{near}")
 
 
 def _check_names(raw: Sequence[Mapping[str, Any]], messages: Sequence[Message]) -> None:
@@ -146,6 +146,11 @@ def _check_names(raw: Sequence[Mapping[str, Any]], messages: Sequence[Message]) 
                 raise InputError(
                     f"message {i}: name: {given['name']!r:.80}; expected {called[:80]!r}, which was called"
                 )
+
+
+def _name(key: Any) -> str:
+    """A field's name on one line, with quotes if it is not a plain word."""
+    return key if isinstance(key, str) and key.isidentifier() and len(key) < MAX_NAME else f"{key!r:.80}"
 
 
 def _at(where: str, read: Callable, value: Any) -> Any:

@@ -108,15 +108,15 @@ def _call(node: ast.expr) -> ToolCall:
         raise InputError(f"expected a call, name(key=value), got {_shown(node)}")
     name = _name(node.func)
     if node.args:
-        raise InputError(f"{name}: argument {_shown(node.args[0])} has no name; expected key=value")
+        raise InputError(f"{name[:80]!r}: argument {_shown(node.args[0])} has no name; expected key=value")
     arguments: dict[str, Any] = {}
     for word in node.keywords:
         given = {word.arg: _value(word.value)} if word.arg is not None else _value(word.value)
         if not isinstance(given, dict):
-            raise InputError(f"{name}: ** of something else than a dictionary")
+            raise InputError(f"{name[:80]!r}: ** of something else than a dictionary")
         for key, value in given.items():
             if key in arguments:
-                raise InputError(f"{name}: argument {key[:80]!r} is given twice")
+                raise InputError(f"{name[:80]!r}: argument {key[:80]!r} is given twice")
             arguments[key] = value
     return ToolCall(name, arguments)
 
