@@ -52,7 +52,7 @@ def write_folder(folder: pathlib.Path, experts: int, shard_bytes: int = GB) -> i
 
     config = model_config(experts)
     folder.mkdir(parents=True)
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    ids: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     (folder / "config.json").write_text(json.dumps(write_config(config, "bfloat16", ids, 262144)))
     shards: list[list] = [[]]
     for entry in table(shapes_of(config)):

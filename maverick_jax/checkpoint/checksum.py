@@ -71,9 +71,9 @@ class RunningChecksum:
         block = np.asarray(block, order="C")
         rows, columns = _positions(block.shape, start)
         bits = block.view(f"uint{8 * block.dtype.itemsize}").reshape(len(rows), len(columns))
-        host = _host()
-        if host is not None and block.nbytes >= _WORTH_COMPILING:
-            self._totals += np.asarray(_sums_of_rows(*jax.device_put((bits, rows, columns), host)))
+        device = host()
+        if device is not None and block.nbytes >= _WORTH_COMPILING:
+            self._totals += np.asarray(_sums_of_rows(*jax.device_put((bits, rows, columns), device)))
         else:
             height = max(1, _AT_A_TIME // max(1, len(columns)))
             for r in range(0, len(rows), height):
@@ -93,7 +93,7 @@ _WORTH_COMPILING = 2**20
 
 
 @functools.cache
-def _host() -> jax.Device | None:
+def host():
     """The processor as a JAX device; None where JAX was told to do without."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -34,7 +34,9 @@ class Damaged(Exception):
     """A checkpoint is not what was saved."""
 
 
-def seal(step: int, arrays: dict[str, jax.Array], checksums: dict[str, str], meta: dict) -> dict:
+def seal(
+    step: int, arrays: Mapping[str, jax.Array | jax.ShapeDtypeStruct], checksums: dict[str, str], meta: dict
+) -> dict:
     """The JSON object stored with `arrays`. Raises InputError for an array that cannot be stored."""
     taken = [key for key in _OURS if key in meta]
     if taken or meta.get("step", step) != step:

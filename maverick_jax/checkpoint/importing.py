@@ -28,7 +28,7 @@ import tensorstore
 from maverick_jax.checkpoint import contents
 from maverick_jax.checkpoint.array_readers import Reader, StoredArray, require_undamaged
 from maverick_jax.checkpoint.array_writer import ArrayWriter, Layout
-from maverick_jax.checkpoint.checksum import RunningChecksum, added
+from maverick_jax.checkpoint.checksum import RunningChecksum, added, host
 from maverick_jax.checkpoint.placing import order_of
 from maverick_jax.checkpoint.safetensors_folder import require_new, sync
 from maverick_jax.errors import InputError
@@ -158,16 +158,11 @@ def _jobs(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partia
 def _move(opened, arriving: Arriving, name: str, number: int, block: tuple[slice, ...]) -> _Moved:
     part = arriving.reader(block, arriving.dtype)
     # Row-major, without a copy if it is already: JAX transposes several times as fast as NumPy.
-    values = np.asarray(jax.device_put(part, _host()))
+    values = np.asarray(jax.device_put(part, host()))
     checksum = RunningChecksum()
     checksum.add(tuple(s.start for s in block), values)
     written = opened[block].write(values, can_reference_source_data_indefinitely=True)
     return _Moved(name, number, checksum.hexadecimal(), values.nbytes, written)
-
-
-@functools.cache
-def _host() -> jax.Device:
-    return jax.local_devices(backend="cpu")[0]
 
 
 def _in_threads(jobs: Iterator[Callable[[], _Moved]]) -> Iterator[_Moved]:

@@ -28,12 +28,12 @@ def place(leaf: jax.ShapeDtypeStruct, reader: Reader) -> jax.Array:
 
     Of an array that processes share, each reads what its own devices hold.
     """
-    devices: dict[Box, list[jax.Device]] = {}
+    devices: dict[Box, list] = {}
     for device, index in leaf.sharding.addressable_devices_indices_map(leaf.shape).items():
         box = tuple(part.indices(n)[:2] for part, n in zip(index or (), leaf.shape, strict=True))
         devices.setdefault(box, []).append(device)
     hull = tuple((min(a for a, _ in axis), max(b for _, b in axis)) for axis in zip(*devices, strict=True))
-    shards: dict[jax.Device, jax.Array] = {}
+    shards: dict = {}
     wanted = (b for b in _blocks(hull, order_of(reader), leaf.dtype.itemsize) if any(_meet(b, box) for box in devices))
     for block, part in ahead(wanted, lambda b: reader(tuple(slice(*span) for span in b), leaf.dtype)):
         for box in [box for box in devices if _meet(block, box)]:
@@ -62,7 +62,7 @@ def ahead(items: Iterable[T], make: Callable[[T], np.ndarray]) -> Iterator[tuple
             yield coming[0], coming[1].result()
 
 
-def _with(shard: jax.Array | None, piece: np.ndarray, where: Box, box: Box, device: jax.Device) -> jax.Array:
+def _with(shard: jax.Array | None, piece: np.ndarray, where: Box, box: Box, device) -> jax.Array:
     """A device's part `box` of the array with `piece` of it written, in place."""
     placed = jax.device_put(piece, device)
     if where == box:

@@ -88,7 +88,7 @@ class File:
 
     def read_into(self, descriptor: int, buffer: np.ndarray, offset: int) -> None:
         """Fills `buffer` (contiguous uint8) with the bytes from `offset` on."""
-        left = memoryview(buffer.reshape(-1))
+        left = memoryview(buffer.reshape(-1))  # pyright: ignore[reportArgumentType]
         while left:
             try:
                 count = os.preadv(descriptor, [left], offset)
