@@ -3,29 +3,21 @@
 import errno
 import json
 import logging
-import math
 import os
 import pathlib
 import shutil
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from maverick_jax.checkpoint import contents, exporting, names, safetensors_writer, tensor_blocks
-from maverick_jax.checkpoint.array_readers import LiveArray, require_undamaged
-from maverick_jax.checkpoint.huggingface_names import table
+from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.safetensors_writer import ExportFailed
-from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.checkpoint.tensor_blocks import View
-from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.pretrained import export, load_pretrained, save_pretrained
-from maverick_jax.sharding import make_mesh
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.byte_level import ByteTokenizer
+from tests.folders import files_of, mesh_of_8, read_json, store_run, tensors_of
 from tests.oracle import (
     MULTIMODAL,
     case,
@@ -40,32 +32,6 @@ from tests.oracle import (
 
 SMALL_FILES = 2e-5
 """Shards of 20 kB, so that a small model has several."""
-
-
-def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in safetensors.numpy.load_file(path).items()}
-
-
-def files_of(folder: pathlib.Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def read_json(path: pathlib.Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def mesh_of_8():
-    return make_mesh({"fsdp": 2, "expert": 2, "tensor": 2}, jax.devices())
-
-
-def store_run(directory: pathlib.Path, config: ModelConfig, parameters, dtype=np.float32, mesh=None) -> pathlib.Path:
-    """A run directory whose one checkpoint is this model."""
-    model = our_model(config.model_copy(update={"param_dtype": str(np.dtype(dtype))}), parameters, mesh)
-    store = CheckpointStore(directory / "checkpoints")
-    arrays = {f"model/{name}": array for name, array in names.flatten(model).items()}
-    arrays["optimizer/count"] = jnp.ones(())
-    store.save(7, arrays, {"model": model.config.model_dump(mode="json")}, wait=True)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +50,11 @@ def copy(run, tmp_path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("name", ["maverick", "scout", "dense", "six_layers_top_2", "unchunked", *MULTIMODAL])
-def test_export_loads_in_transformers(name, tmp_path):
+def test_export_loads_in_transformers(name, tmp_path, caplog, monkeypatch):
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     c = case(name)
     save_pretrained(c.ours, tmp_path / "out", dtype="float32", max_shard_gb=SMALL_FILES)
     files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
@@ -97,6 +64,10 @@ def test_export_loads_in_transformers(name, tmp_path):
         tmp_path / "out", output_loading_info=True, dtype=torch.float32, attn_implementation="sdpa"
     )
     assert {key: len(value) for key, value in info.items()} == dict.fromkeys(info, 0)
+    warnings = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
+    if name.startswith("scout"):  # which it says of the public Scout too
+        warnings = {said for said in warnings if "high_freq_factor=1.0 and low_freq_factor=1.0" not in said}
+    assert warnings == set()
     assert type(model).__name__ == ("Llama4ForConditionalGeneration" if c.config.vision else "Llama4ForCausalLM")
     tokens, pixels = random_tokens(c.config, batch=2, length=40), None
     if vision := c.config.vision:
@@ -256,81 +227,6 @@ def test_text_of_a_multimodal_model_is_the_text_model(run, tmp_path):
     export(tmp_path / "of_model", tmp_path / "of_folder")
     for name in ("of_run", "of_model", "of_folder"):
         assert files_of(tmp_path / name) == files_of(tmp_path / "text")
-
-
-# ---- block by block ------------------------------------------------------------------------------------------------
-
-
-class Recorded:
-    """A reader of an array in memory that remembers the most it was asked for."""
-
-    def __init__(self, array: np.ndarray, chunks: tuple[int, ...]):
-        self.array, self.shape, self.chunks, self.most = array, array.shape, chunks, 0
-
-    def __call__(self, index, dtype):
-        assert len(index) == self.array.ndim
-        part = self.array[index].astype(dtype)
-        self.most = max(self.most, part.nbytes)
-        return part
-
-
-@pytest.mark.parametrize("most_bytes", [1, 300, 2000, 10**9])
-def test_blocks_of_a_tensor_are_the_tensor(most_bytes):
-    """Every layout, against the whole tensor made at once."""
-    parameters = case("maverick_with_images").parameters
-    for entry in table({name: p.shape for name, p in parameters.items()}):
-        parameter = parameters[entry.ours]
-        for chunks in (parameter.shape, tuple(1 + size // 3 for size in parameter.shape)):
-            reader, dtype = Recorded(parameter, chunks), np.dtype(np.float32)
-            blocks = [block() for block in View.of(entry).blocks(reader, dtype, most_bytes)]
-            assert all(block.flags.c_contiguous for block in blocks)
-            whole = entry.export(parameter, dtype)
-            np.testing.assert_array_equal(np.concatenate([b.ravel() for b in blocks]), whole.ravel(), entry.theirs)
-            row = math.prod(parameter.shape[1:]) * 4  # a tensor's row is at least as small
-            assert reader.most <= max(2 * most_bytes, row)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_live_array_is_read_in_parts_from_any_mesh(dtype):
-    c = case("maverick")
-    for name, array in names.flatten(our_model(c.config, c.parameters, mesh_of_8())).items():
-        reader, expected = LiveArray(name, array), c.parameters[name]
-        for low, high in ((0, 1), (0.2, 0.7), (0.5, 1)):
-            index = tuple(slice(int(low * n), max(int(high * n), 1 + int(low * n))) for n in expected.shape)
-            found = reader(index, jnp.dtype(dtype))
-            assert found.dtype == dtype
-            np.testing.assert_array_equal(found, expected[index].astype(dtype))
-
-
-def test_a_checkpoint_is_cut_so_that_layers_and_experts_are_read_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(contents, "_CHUNK_BYTES", 4096)
-    monkeypatch.setattr(contents, "_LEAST_ROW_BYTES", 1024)
-    c = case("maverick")
-    run = store_run(tmp_path / "run", c.config, c.parameters)
-    readers = CheckpointStore(run / "checkpoints", read_only=True).readers("model/")
-    assert readers.keys() == c.parameters.keys()
-    for name, reader in readers.items():
-        assert math.prod(reader.chunks) * 4 <= 4096, name
-        expected = c.parameters[name]
-        np.testing.assert_array_equal(reader(tuple(slice(0, n) for n in expected.shape), np.dtype("float32")), expected)
-    assert readers["periods/layer_1/moe/experts_in"].chunks[:2] == (1, 1)
-    require_undamaged(readers)
-    readers["norm"]((slice(0, 3),), np.dtype("float32"))
-    with pytest.raises(ValueError, match="35 elements were read"):
-        require_undamaged(readers)
-
-
-def test_no_more_than_a_few_blocks_are_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(tensor_blocks, "BLOCK_BYTES", 1024)
-    monkeypatch.setattr(safetensors_writer, "_AUDIT_BYTES", 4096)
-    c, readers = case("maverick"), {}
-    for name, parameter in c.parameters.items():
-        readers[name] = Recorded(parameter, parameter.shape)
-    exporting.write_folder(tmp_path / "out", c.config, readers, exporting.ExportOptions("float32"))
-    assert max(reader.most for reader in readers.values()) <= 2048
-    found = tensors_of(tmp_path / "out")
-    for name, tensor in exported(c.parameters).items():
-        np.testing.assert_array_equal(found[name], tensor, name)
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------------------------

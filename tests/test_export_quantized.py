@@ -6,7 +6,6 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from maverick_jax.checkpoint.huggingface_names import table
 from maverick_jax.checkpoint.quantize import (
@@ -21,6 +20,7 @@ from maverick_jax.checkpoint.quantize import (
 )
 from maverick_jax.errors import InputError
 from maverick_jax.pretrained import export, load_pretrained, save_pretrained
+from tests.folders import tensors_of
 from tests.oracle import VISION, our_model, random_parameters, random_tokens, shapes, torch_logits, variant
 
 CONFIG = variant(
@@ -99,10 +99,6 @@ def test_the_library_decompresses_to_our_values(kind, group_size, dtype):
 
 
 # ---- folders -------------------------------------------------------------------------------------------------------
-
-
-def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in safetensors.numpy.load_file(path).items()}
 
 
 def dequantized_parameters(folder: pathlib.Path, parameters: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
