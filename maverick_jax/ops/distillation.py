@@ -154,7 +154,7 @@ def _chunk(static: _Static, student, teacher, labels, controls) -> tuple[Terms, 
     """Terms of a chunk, and gradients of its nll and of its divergence with respect to the student's logits [c, v]."""
     axes, divergence = static.vocab_axes, static.divergence
     over_vocabulary = lambda x: lax.psum(jnp.sum(x, axis=-1), axes)
-    s, t = dot(*student, (1,), (0,)), dot(*teacher, (1,), (0,))
+    s, t = (dot(hidden, head, (1,), (0,)) for hidden, head in (student, teacher))
     log_s, log_t = _log_softmax(axes, s), _log_softmax(axes, t)
     first = lax.axis_index(axes) * s.shape[1] if axes else 0
     is_label = (labels - first)[:, None] == jnp.arange(s.shape[1], dtype=labels.dtype)[None, :]
