@@ -68,7 +68,8 @@ class StoredArray:
         if self._elements not in (0, math.prod(self.shape)):
             raise ValueError(f"{self._name}: {self._elements} elements were read of an array of {self.shape}")
         if self._elements and self._seen != self._expected:
-            raise InputError(f"{self._name} differs from what was saved; `maverick doctor` looks at every checkpoint")
+            hint = "`maverick doctor` tells which checkpoints are whole"
+            raise InputError(f"{self._name} differs from what was saved; {hint}")
 
 
 def open_checkpoint(path: pathlib.Path, table: dict[str, dict], prefix: str) -> dict[str, StoredArray]:

@@ -27,7 +27,8 @@ _GB = 10**9
 _AUDIT_BYTES = 256 * 2**20
 """What is written before the disk is asked to have it and it is read back, while more is written."""
 _READ_BYTES = 4 * 2**20
-_THREADS = 3
+_THREADS = min(8, 1 + len(os.sched_getaffinity(0)))
+"""That make blocks: what they wait for (disk, checksums, transposes, rounding) differs."""
 
 Made = list[tuple[str, np.ndarray]]
 """Names of tensors and the next bytes of each, as contiguous arrays."""
