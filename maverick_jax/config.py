@@ -15,6 +15,16 @@ from maverick_jax.section import Section
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+MAX_LAYERS = 4096
+
+
+def _few(layers: int) -> int:
+    if layers > MAX_LAYERS:  # each is looked at by itself, before anything is built
+        raise ValueError(f"at most {MAX_LAYERS} layers, got {layers}")
+    return layers
+
+
+Depth = Annotated[int, Field(ge=1), pydantic.AfterValidator(_few)]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -49,7 +59,7 @@ class VisionConfig(Section):
 
     hidden_size: Positive = 1408
     """Width of the encoder's residual stream."""
-    num_hidden_layers: Positive = 34
+    num_hidden_layers: Depth = 34
     """Layers of the encoder."""
     num_attention_heads: Positive = 16
     """Heads of the encoder; each has its own keys and values."""
@@ -137,7 +147,7 @@ class ModelConfig(Section):
     """Token ids, V."""
     hidden_size: Positive
     """Width of the residual stream, D."""
-    num_hidden_layers: Positive
+    num_hidden_layers: Depth
     num_attention_heads: Positive
     """Query heads, N."""
     num_key_value_heads: Positive
@@ -229,11 +239,12 @@ class ModelConfig(Section):
 
     @functools.cached_property
     def period(self) -> tuple[LayerSpec, ...]:
-        """The shortest repeating run of layers. A model of fewer layers than that is all tail."""
+        """The shortest repeating run of layers. A model of fewer layers than that is all tail; no more than one layer
+        beyond it is then listed, for two intervals may only meet again after millions."""
         length = math.lcm(
             self.interleave_moe_layer_step if self.num_local_experts else 1, self.no_rope_layer_interval or 1
         )
-        return tuple(self.layer(i) for i in range(length))
+        return tuple(self.layer(i) for i in range(min(length, self.num_hidden_layers + 1)))
 
     @property
     def num_periods(self) -> int:

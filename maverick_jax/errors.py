@@ -4,11 +4,25 @@ Raise one of these with a message that names the file, line or key, says what wa
 there is one, the nearest valid choice. Anything else that escapes is a bug and shows its traceback.
 """
 
+import re
+
+MAX_MESSAGE = 16_000
+"""Characters of a message that are shown."""
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal acts on, and what cannot be written as UTF-8."""
+
 
 class MaverickError(Exception):
     """Base of all errors that are reported without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message, safe to print: it may quote data that was made to harm."""
+        text = super().__str__()
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[:MAX_MESSAGE]}... ({len(text):,} characters)"
+        return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class CheckFailed(MaverickError):

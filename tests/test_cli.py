@@ -86,6 +86,12 @@ def test_bad_arguments_are_one_message_and_exit_code_78(maverick, argv, said):
     assert "Traceback" not in err
 
 
+def test_a_message_cannot_act_on_a_terminal():
+    told = str(errors.InputError("a\tb\nc \x1b]0;x\x07 \x9b \u202e \ud800 é東"))
+    assert told == "a\tb\nc \\x1b]0;x\\x07 \\x9b \\u202e \\ud800 é東"
+    assert len(str(errors.InputError("x" * 10**6))) < 17_000
+
+
 def test_every_outcome_has_its_exit_code(maverick, monkeypatch):
     """Each error of the contract reaches the shell as its own code; what is none of them shows a traceback."""
     codes = {e.__name__: e.exit_code for e in (*_subclasses(errors.MaverickError), errors.MaverickError)}

@@ -204,6 +204,17 @@ def test_a_config_that_is_not_there(write, name):
     assert "did you mean" in line or name.startswith("nowhere")
 
 
+@pytest.mark.parametrize("key", ["num_hidden_layers", "interleave_moe_layer_step", "no_rope_layer_interval"])
+def test_the_size_of_a_number_costs_no_memory(write, key):
+    write(SMALL)
+    override = f"model.{key}={10**12 + 1}"
+    if key == "num_hidden_layers":
+        assert errors(write(SMALL), override) == [f"command line: model.{key}: at most 4096 layers, got {10**12 + 1}"]
+    else:
+        config = read_config(write(SMALL), [override, "model.num_local_experts=2"]).model
+        assert len(config.period) <= config.num_hidden_layers + 1
+
+
 @pytest.mark.parametrize("text", ["- a\n", "text\n", "", "run:\n", "run: 3\nmodel: []\ndata: x\nmesh: null\n"])
 def test_files_of_the_wrong_shape(write, text):
     assert errors(write(text))

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from maverick_jax.errors import InputError
 from maverick_jax.pretrained import import_checkpoint, save_pretrained
-from tests.oracle import case
+from tests.oracle import case, config_json
 
 SECONDS, BYTES = 2, 200 * 2**20
 MODEL, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -76,6 +76,16 @@ def config(**changes) -> Damage:
     def damage(folder):
         path = folder / CONFIG
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
+def vision(changes: dict) -> Damage:
+    """A multimodal config.json with these changes to its image encoder."""
+
+    def damage(folder):
+        given = config_json(case("maverick_with_images").config)
+        (folder / CONFIG).write_text(json.dumps(given | {"vision_config": given["vision_config"] | changes}))
 
     return damage
 
@@ -270,6 +280,20 @@ CASES: dict[str, tuple[Damage, str]] = {
     "config: layers as text": (config(num_hidden_layers="3"), "num_hidden_layers: expected int"),
     "config: experts in a layer that is not there": (config(moe_layers=[1, 3, 99]), "moe_layers"),
     "config: no text model": (config(model_type="llama4", text_config=None), "text_config"),
+    "config: an encoder's frequencies as text": (
+        vision({"rope_parameters": "none"}),
+        "rope_parameters: expected a map",
+    ),
+    "config: an encoder's frequencies as a list": (vision({"rope_parameters": [1]}), "rope_parameters: expected a map"),
+    "config: an encoder's base of 400 digits": (
+        vision({"rope_theta": 10**400, "rope_parameters": None}),
+        "vision_config: int too large",
+    ),
+    "config: an encoder that is none": (
+        config(model_type="llama4", text_config={}, vision_config=3),
+        "vision_config: exp",
+    ),
+    "config: what a terminal acts on": (config(model_type="\x1b]0;x\x07\u202e"), "model_type '\\x1b]0;x"),
     # quantised weights
     "quantised: another method": (quantised(quant_method="fbgemm_fp8"), "quant_method: 'fbgemm_fp8'"),
     "quantised: another format": (quantised(format="pack-quantized"), "format: 'pack-quantized'"),

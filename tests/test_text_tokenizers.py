@@ -238,9 +238,11 @@ def test_json_added_tokens_not_marked_special_are_control_too(tmp_path):
         (b'{"model":\n {"type" "BPE"}}', r"line 2: not JSON"),
         (b"", r"line 1: not JSON"),
         (b'{"a":\n\n"\xff"}', r"line 3: not UTF-8"),
-        (b"[1]", r"line 1: expected a JSON object with `model`"),
+        (b"[1]", r"line 1: expected a JSON object"),
+        (b'{"model": 1}', r"line 1: expected an object `model`"),
         (b'{"model": {"type": "BPE"}}', r"not a tokenizer"),
         (b"[" * 100_000, r"line 1: JSON nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", r"not JSON: Exceeds the limit"),
     ],
 )
 def test_bad_json_files(tmp_path, content, message):
@@ -249,6 +251,59 @@ def test_bad_json_files(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         load_tokenizer(path)
     assert str(path) in str(caught.value)
+
+
+def test_json_files_that_are_too_large(tmp_path, monkeypatch):
+    path = _byte_level_json(tmp_path)
+    monkeypatch.setattr("maverick_jax.text.hugging_face.MAX_LISTS", 3)
+    with pytest.raises(InputError, match="more than 3 lists and objects"):
+        load_tokenizer(path)
+    monkeypatch.setattr("maverick_jax.text.tokenizer.MAX_BYTES", 1000)
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer.txt"):
+        with pytest.raises(InputError, match="larger than 0 MiB"):
+            load_tokenizer(path := path.rename(tmp_path / name))
+
+
+_DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [_DOUBLE] * 30}}, "more than 1024 times as long"),
+        ({"decoder": {"type": "Sequence", "decoders": [{"type": "Sequence", "decoders": [_DOUBLE] * 7}]}}, "1024"),
+        ({"normalizer": {**_DOUBLE, "content": "a" * 2000}}, "more than 1024 times as long"),
+        ({"added_tokens": [{"id": 256, "content": "x" * 70_000, "special": True, "single_word": False, "lstrip": False,
+                            "rstrip": False, "normalized": False}]}, "a token of 70,000 characters"),
+        ({"added_tokens": [{"id": "1"}]}, "not a tokenizer"),
+    ],
+)  # fmt: skip
+def test_json_files_that_would_take_all_memory_or_are_no_tokenizer(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(_byte_level_json(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("content", ['{"bos_token": ["<s>"]}', '{"bos_token": {"content": {}}}', '{"bos_token": 3}'])
+def test_roles_that_are_no_text_are_refused(tmp_path, content):
+    _byte_level_json(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"bos_token: .* is not an added token"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_unknown_id_that_is_none_is_ignored(tmp_path):
+    data = json.loads(_byte_level_json(tmp_path).read_text())
+    data["model"]["unk_id"] = [1]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    assert load_tokenizer(tmp_path).encode("hell") == [258]
+
+
+def test_a_pattern_that_never_ends_is_an_error(tmp_path):
+    """The library panics, with no Exception, once its regular expressions give up."""
+    slow = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    made = load_tokenizer(_byte_level_json(tmp_path, pre_tokenizer=slow))
+    with pytest.raises(InputError, match=r"cannot take this text: .*retry-limit"):
+        made.encode("x" * 60)
 
 
 def test_what_is_no_tokenizer(tmp_path):

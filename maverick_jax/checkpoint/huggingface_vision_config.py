@@ -68,7 +68,7 @@ def read_vision_config(config: Mapping[str, Any]) -> tuple[VisionConfig | None, 
         return (None, problems) if problems else (VisionConfig(**values), [])
     except pydantic.ValidationError as error:
         problems += [f"vision_config.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         problems.append(f"vision_config: {error}")
     return None, problems
 
@@ -76,6 +76,8 @@ def read_vision_config(config: Mapping[str, Any]) -> tuple[VisionConfig | None, 
 def _theta(vision: Mapping[str, Any]) -> float:
     """Base of the rotary frequencies, in either spelling."""
     new = vision.get("rope_parameters") or {}
+    if not isinstance(new, Mapping):
+        raise TypeError(f"rope_parameters: expected a mapping, found {type(new).__name__}")
     if new.get("rope_type", "default") != "default" or new.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError(f"rope_parameters: {new!r} is not supported; expected rope_type default")
     old, theta = vision.get("rope_theta"), new.get("rope_theta", vision.get("rope_theta"))

@@ -1,14 +1,16 @@
 """Tokenizers in Hugging Face's `tokenizer.json`."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import template
-from maverick_jax.text.tokenizer import JSON_FILE, Tokenizer, digest
+from maverick_jax.text.tokenizer import JSON_FILE, Tokenizer, digest, read_file
 
 CONFIG_FILE, MAP_FILE = "tokenizer_config.json", "special_tokens_map.json"
 ROLES = {
@@ -17,6 +19,9 @@ ROLES = {
     "pad_token": ("<|finetune_right_pad|>", "<|finetune_right_pad_id|>", "<pad>", "[PAD]"),
 }
 """Usual names of each role's token, for a `tokenizer.json` without the `tokenizer_config.json` that says them."""
+MAX_LISTS, MAX_TOKEN, MAX_GROWTH = 4_000_000, 1 << 16, 1024
+"""Lists and objects in a `tokenizer.json` (a merge may be a list); characters of a token; how many times as long its
+replacements may make a text: without a limit, few lines of a file would fill any memory."""
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -25,13 +30,18 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, path: str | pathlib.Path):
         """Read the file at `path`. Raises InputError naming file and line."""
         path = pathlib.Path(path)
-        self._content = path.read_bytes()
+        self._content = read_file(path)
         data = _parse_json(self._content, path)
+        if not isinstance(data.get("model"), dict):
+            raise InputError(f"{path}: line 1: expected an object `model`, as the tokenizers library writes it")
         self._tokenizer = _build(self._content, data, path)
         self.name = str(path)
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values(), default=-1)
         if self.vocab_size == 0:
             raise InputError(f"{path}: the vocabulary is empty")
+        if (longest := max(map(len, vocab))) > MAX_TOKEN:
+            raise InputError(f"{path}: a token of {longest:,} characters; expected at most {MAX_TOKEN:,}")
         controls = {token["content"]: token["id"] for token in data.get("added_tokens") or () if _is_control(token)}
         self._set_controls(controls)
         self._forbidden = frozenset(controls.values()) - {_unknown_id(data["model"])}
@@ -49,7 +59,8 @@ class HuggingFaceTokenizer(Tokenizer):
         write_config(folder, {role: text for role, text in self._roles.items() if text}, {}, self.dialect)
 
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        with _named_failure(self.name):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
         starts = [begin for begin, _ in encoding.offsets]
         if self._forbidden.isdisjoint(encoding.ids):
             return starts
@@ -57,11 +68,13 @@ class HuggingFaceTokenizer(Tokenizer):
         return [start for start, tokens in zip(starts, spelled, strict=True) for _ in tokens]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _named_failure(self.name):
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._as_text(encoding.ids) for encoding in encodings]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        with _named_failure(self.name):
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def _as_text(self, ids: list[int]) -> list[int]:
         """`ids` with every control token spelled out. Models that look whole words up (Unigram, WordLevel) hold
@@ -96,6 +109,8 @@ def write_config(folder: pathlib.Path, roles: Mapping[str, str], added: Mapping[
 
 
 def _parse_json(content: bytes, path: pathlib.Path) -> dict:
+    if content.count(b"[") + content.count(b"{") > MAX_LISTS:
+        raise InputError(f"{path}: more than {MAX_LISTS:,} lists and objects, which no tokenizer has")
     try:
         data = json.loads(content)
     except json.JSONDecodeError as error:
@@ -105,27 +120,55 @@ def _parse_json(content: bytes, path: pathlib.Path) -> dict:
         raise InputError(f"{path}: line {line}: not UTF-8: {error.reason}") from None
     except RecursionError:
         raise InputError(f"{path}: line 1: JSON nested too deeply") from None
-    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
-        raise InputError(f"{path}: line 1: expected a JSON object with `model`, the format of the tokenizers library")
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: line 1: expected a JSON object")
     return data
 
 
 def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokenizer:
-    try:
+    growth = max(_growth(data.get(part)) for part in ("normalizer", "pre_tokenizer", "decoder"))
+    if growth > MAX_GROWTH:
+        raise InputError(f"{path}: its replacements make a text more than {MAX_GROWTH} times as long")
+    with _named_failure(str(path), "not a tokenizer"):
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         # The library lets through added tokens that are not marked special; to us they are control tokens too.
         unmarked = [t for t in data.get("added_tokens") or () if _is_control(t) and not t.get("special")]
         if unmarked:
             added = [{**t, "special": True} if _is_control(t) else t for t in data["added_tokens"]]
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**data, "added_tokens": added}))
-    except BaseException as error:  # the library panics (no Exception) on some malformed files
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise InputError(f"{path}: not a tokenizer: {error}") from None
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+@contextlib.contextmanager
+def _named_failure(name: str, what: str = "cannot take this text") -> Iterator[None]:
+    """Raises InputError for what the library raises inside the block: on some malformed files it panics, which is no
+    Exception, and on some it does so only when it meets a text."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{name}: {what}: {error}") from None
+
+
+def _growth(part: Any) -> int:
+    """How many times as long a text may become by the replacements in `part` of a tokenizer, one after the other; no
+    more than one beyond MAX_GROWTH."""
+    grown = 1
+    if isinstance(part, dict):
+        content = part.get("content")
+        grown = 1 + len(content) if isinstance(content, str) else 1
+        part = [part.get(inner) for inner in ("normalizers", "pretokenizers", "decoders")]
+    for inner in part if isinstance(part, list) else ():
+        grown = min(grown * _growth(inner), MAX_GROWTH + 1)
+    return min(grown, MAX_GROWTH + 1)
 
 
 def _is_control(token: dict) -> bool:
@@ -135,27 +178,22 @@ def _is_control(token: dict) -> bool:
 
 def _unknown_id(model: Mapping) -> int | None:
     """What the model gives for text it has no token for: allowed, for it says nothing."""
-    if model.get("unk_id") is not None:
+    if isinstance(model.get("unk_id"), int):
         return model["unk_id"]
-    vocab = model.get("vocab")
-    return vocab.get(model.get("unk_token")) if isinstance(vocab, dict) else None
+    vocab, token = model.get("vocab"), model.get("unk_token")
+    return vocab.get(token) if isinstance(vocab, dict) and isinstance(token, str) else None
 
 
 def _roles(controls: Mapping[str, int], config_path: pathlib.Path) -> dict[str, str | None]:
     """Which control token begins, ends and pads."""
     if not config_path.is_file():
         return {role: next((n for n in names if n in controls), None) for role, names in ROLES.items()}
-    try:
-        config = json.loads(config_path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{config_path}: line {getattr(error, 'lineno', 1)}: not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{config_path}: line 1: expected a JSON object")
+    config = _parse_json(read_file(config_path), config_path)
     roles = {}
     for role in ROLES:
         text = config.get(role)
         text = text.get("content") if isinstance(text, dict) else text
-        if text is not None and text not in controls:
-            raise InputError(f"{config_path}: {role}: {text!r} is not an added token of {JSON_FILE}")
+        if text is not None and (not isinstance(text, str) or text not in controls):
+            raise InputError(f"{config_path}: {role}: {text!r:.80} is not an added token of {JSON_FILE}")
         roles[role] = text
     return roles

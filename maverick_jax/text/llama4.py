@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import tiktoken
 
 from maverick_jax.errors import InputError
-from maverick_jax.text.tokenizer import RANKS_FILE, Tokenizer, digest
+from maverick_jax.text.tokenizer import RANKS_FILE, Tokenizer, digest, read_file
 
 NUM_RANKS, NUM_CONTROLS = 200_000, 2_048
 MAX_GROUP = 64
@@ -82,7 +82,7 @@ class Llama4Tokenizer(Tokenizer):
 
     def __init__(self, path: str | pathlib.Path):
         """Read the rank file at `path`. Raises InputError naming the first bad line."""
-        self._content = pathlib.Path(path).read_bytes()
+        self._content = read_file(pathlib.Path(path))
         self.ranks = _parse_ranks(self._content, pathlib.Path(path))
         self.name = str(path)
         self.fingerprint = digest(b"llama4", self._content)

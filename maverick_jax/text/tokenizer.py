@@ -16,6 +16,8 @@ from maverick_jax.section import did_you_mean
 BYTES = "bytes"
 NAME_FILE, JSON_FILE, RANKS_FILE = "tokenizer.txt", "tokenizer.json", "tokenizer.model"
 UNKNOWN_ID = "\ufffd"
+MAX_BYTES = 64 << 20
+"""Of a tokenizer's file; Llama 4's `tokenizer.json` has 28 MB."""
 
 
 class Tokenizer(abc.ABC):
@@ -100,7 +102,7 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
         raise InputError(f"tokenizer {source}: no such file or folder; expected `{BYTES}`, a {JSON_FILE}, "
                          f"a {RANKS_FILE} or a folder that holds one{hint}")  # fmt: skip
     if path.name == NAME_FILE:
-        return _named(path.read_text("utf-8", "replace").strip(), path)
+        return _named(read_file(path).decode("utf-8", "replace").strip(), path)
     if path.suffix == ".json":
         from maverick_jax.text.hugging_face import HuggingFaceTokenizer
 
@@ -130,6 +132,18 @@ def _inside(folder: pathlib.Path) -> pathlib.Path:
             if (place / name).is_file():
                 return place / name
     raise InputError(f"tokenizer {folder}: the folder holds none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """What a tokenizer's file holds. Raises InputError for one that is too large or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no tokenizer's file is")
+    return content
 
 
 def digest(*parts: bytes) -> str:
