@@ -178,19 +178,30 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         meta = json.dumps([str(directory.absolute()), store.meta(steps[-1] if step is None else step)], sort_keys=True)
         return hashlib.sha256(meta.encode()).hexdigest()
 
-    return Source(config, load, lambda: store.readers(MODEL, step), identity)
+    def readers() -> Mapping[str, Reader]:
+        found, shapes = store.readers(MODEL, step), shapes_of(config)
+        wrong = [n for n in {**shapes, **found} if n not in found or found[n].shape != shapes.get(n)]
+        if wrong:
+            raise InputError(f"{directory}: {len(wrong)} array(s) are not those of its model: {', '.join(wrong[:5])}")
+        return found
+
+    return Source(config, load, readers, identity)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:
     try:
         # As JSON, where a list may stand for a tuple; strict otherwise.
-        return ModelConfig.model_validate_json(json.dumps(meta["model"]))
+        config = ModelConfig.model_validate_json(json.dumps(meta["model"]))
     except KeyError:
         raise InputError(f"{where}: its metadata does not hold the model's config (`model`)") from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("model", *first["loc"])))
         raise InputError(f"{where}: metadata: {key}: {first['msg']} ({error.error_count()} problem(s))") from None
+    layers = len(config.period) * min(config.num_periods, 1) + len(config.tail)
+    if len(meta["arrays"]) < layers:  # before anything of the model's size is made
+        raise InputError(f"{where}: holds {len(meta['arrays'])} arrays, too few for the model in its metadata")
+    return config
 
 
 def _stored_dtype(config: ModelConfig, name: str) -> np.dtype:

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ ARRAYS, META = "arrays", "meta"
 _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
 _CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
+MAX_CHUNK_BYTES = 2**30
 # What damage raises. Not OSError or RuntimeError at large: a disk that does not answer, a file of another user or a
 # device without room damage nothing, and must not cost a checkpoint.
 _UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
@@ -58,9 +60,20 @@ def read_meta(path: pathlib.Path) -> dict:
     digest = meta.pop("digest", None)
     if digest != _digest(meta):
         raise Damaged("its metadata differs from what was saved")
-    if str(meta["step"]) != path.name:
-        raise Damaged(f"it was saved as step {meta['step']}")
+    if wrong := [name for name, entry in meta["arrays"].items() if not _is_entry(entry)]:
+        raise Damaged(f"its metadata is not what the store writes: {wrong[0]!r:.80}")
+    if str(meta.get("step")) != path.name:
+        raise Damaged(f"it was saved as step {meta.get('step')!r:.80}")
     return meta
+
+
+def _is_entry(entry: Any) -> bool:
+    """The digest tells accidents; that an entry is well-formed, whoever wrote it, is a check of its own."""
+    if not isinstance(entry, dict) or entry.keys() != {"shape", "dtype", "checksum"}:
+        return False
+    shape = entry["shape"]
+    well_shaped = isinstance(shape, list) and all(type(size) is int and 0 < size < 2**62 for size in shape)
+    return well_shaped and isinstance(entry["dtype"], str) and isinstance(entry["checksum"], str)
 
 
 def read_arrays(path: pathlib.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -79,6 +92,13 @@ def require_fits(path: pathlib.Path, stored: dict[str, dict], target: dict, subs
     if lines:
         more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
         raise InputError("\n".join([f"checkpoint {path} does not fit this run:", *lines[:20], *more]))
+
+
+def require_readable(path: pathlib.Path, table: dict[str, dict]) -> None:
+    """Raises Damaged unless each array is stored as `table` says, in chunks that can be held: Orbax would not look."""
+    cache = tensorstore.Context()
+    for name, entry in table.items():
+        open_array(path, name, entry, cache)
 
 
 def problems(path: pathlib.Path) -> list[str]:
@@ -194,6 +214,9 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
     dtype = np.dtype(store.dtype.numpy_dtype)
     if list(store.shape) != entry["shape"] or str(dtype) != entry["dtype"]:
         raise Damaged(f"is {dtype}{list(store.shape)}; expected {entry['dtype']}{entry['shape']}")
+    # A chunk is held whole, and TensorStore ends the process where there is no memory for it.
+    if (size := math.prod(store.chunk_layout.read_chunk.shape or ()) * dtype.itemsize) > MAX_CHUNK_BYTES:
+        raise Damaged(f"is stored in chunks of {size} bytes; expected at most {MAX_CHUNK_BYTES}")
     return store
 
 

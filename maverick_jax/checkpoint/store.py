@@ -199,6 +199,7 @@ class CheckpointStore:
         try:
             meta = contents.read_meta(self._path(step))
             contents.require_fits(self._path(step), meta["arrays"], target, subset)
+            contents.require_readable(self._path(step), {name: meta["arrays"][name] for name in target})
             arrays = contents.read_arrays(self._path(step), target)
         except Damaged as damage:
             problem = str(damage)
