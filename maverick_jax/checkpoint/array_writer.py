@@ -19,6 +19,7 @@ import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from maverick_jax.checkpoint import contents
+from maverick_jax.checkpoint.safetensors_folder import sync
 
 BLOCK_BYTES = 16 * 2**20
 CHUNK_BYTES = 8 * 2**20
@@ -80,9 +81,10 @@ class ArrayWriter:
 
     def __init__(self, path: pathlib.Path):
         """`path` of the checkpoint, which may hold a part of it."""
-        self._path = path
-        # No cache: every chunk is written once, whole.
-        self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+        self._path, self._flushed = path, set()
+        # No cache: every chunk is written once, whole. No waiting for the disk at each of many small steps: the files
+        # must be flushed before the checkpoint is used.
+        self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}, "file_io_sync": False})
 
     def open(self, name: str, layout: Layout, dtype: np.dtype) -> tensorstore.Future:
         """A future of array `name`, to be written in blocks: `opened[block].write(values)` is a future too."""
@@ -105,6 +107,13 @@ class ArrayWriter:
             "create": True,
         }
         return tensorstore.open(spec, context=self._context, write=True, read=True)
+
+    def flush(self) -> None:
+        """Waits until the disk has the values written so far. From one thread at a time."""
+        for path in (self._path / contents.ARRAYS / "d").iterdir():
+            if path.suffix != ".__lock" and path not in self._flushed:  # that is one being written
+                sync(path)
+                self._flushed.add(path)
 
     def finish(self, sealed: dict[str, Any], layouts: Mapping[str, Layout], scratch: pathlib.Path) -> None:
         """Adds what makes it a checkpoint: Orbax's records of the arrays, and the metadata `sealed`.

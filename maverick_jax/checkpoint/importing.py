@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 _THREADS = 3
 _WRITING = 8
-"""Blocks that may be on their way to the disk: it takes them in together."""
+"""Blocks that may be on their way to the database: it takes them in together."""
+_FLUSH_BYTES = 256 * 2**20
+_BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _JOURNAL, _RUN, _SCRATCH = "journal.jsonl", "run", "records"
 
 
@@ -90,8 +92,10 @@ def import_arrays(
 
 
 def _key(identity: str, arrays: Mapping[str, Arriving], meta: dict[str, Any]) -> str:
+    """Of what is imported, into what, since when this machine runs: what was not flushed is gone when it restarts."""
     plan = {name: (str(a.dtype), a.layout.shape, a.layout.block, a.layout.chunk) for name, a in arrays.items()}
-    return hashlib.sha256(json.dumps([identity, plan, meta], sort_keys=True).encode()).hexdigest()
+    boot = _BOOT.read_text() if _BOOT.exists() else ""
+    return hashlib.sha256(json.dumps([identity, plan, meta, boot], sort_keys=True).encode()).hexdigest()
 
 
 def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
@@ -108,7 +112,7 @@ def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
 def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> None:
     total, done = sum(a.num_bytes for a in arrays.values()), partial.done_bytes(arrays)
     writing: collections.deque[_Moved] = collections.deque()
-    with ByteProgress("importing", total, done) as progress:
+    with ByteProgress("importing", total, done) as progress, _Flushing(writer) as flushing:
 
         def settle(most: int) -> None:
             while len(writing) > most or (writing and writing[0].written.done()):
@@ -116,6 +120,7 @@ def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Part
                 moved.written.result()
                 partial.record(moved.name, moved.number, moved.checksum)
                 progress.advance(moved.num_bytes)
+                flushing.advance(moved.num_bytes)
 
         for moved in _in_threads(_jobs(arrays, writer, partial)):
             writing.append(moved)
@@ -125,6 +130,29 @@ def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Part
         if isinstance(arriving.reader, StoredArray):
             _see_again(arriving, partial.sums_before.get(name, {}).keys())
             require_undamaged({name: arriving.reader})
+
+
+class _Flushing:
+    """Keeps the disk at work meanwhile: left alone, the system would let gigabytes gather first."""
+
+    def __init__(self, writer: ArrayWriter):
+        self._writer, self._bytes, self._flush = writer, 0, None
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "flush")
+
+    def advance(self, num_bytes: int) -> None:
+        self._bytes += num_bytes
+        if self._bytes >= _FLUSH_BYTES and (self._flush is None or self._flush.done()):
+            if self._flush:
+                self._flush.result()
+            self._flush, self._bytes = self._pool.submit(self._writer.flush), 0
+
+    def __enter__(self) -> "_Flushing":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._pool.shutdown()
+        if self._flush and kind is None:
+            self._flush.result()
 
 
 def _see_again(arriving: Arriving, finished: Collection[int]) -> None:
@@ -239,7 +267,7 @@ def _continue(folder: pathlib.Path, journal, key: str) -> dict[str, dict[int, st
         log.info("goes on with an import that was stopped: %d blocks are done", len(whole) - 1)
         return sums
     if lines:
-        log.warning("%s: an import of another source, dtype or layout was stopped here; starting over", folder)
+        log.warning("%s: another import was stopped here, or before this machine restarted; starting over", folder)
     shutil.rmtree(folder / _RUN, ignore_errors=True)
     journal.truncate(0)
     print(key, file=journal, flush=True)
