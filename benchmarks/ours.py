@@ -28,14 +28,14 @@ MATRIX_SIZE = 4096
 class WholeRows(Pretrain):
     """Pretraining on rows that are one document each and known to be: no segments, which is how the peers run."""
 
-    def loss(self, model, batch, totals):
+    def loss(self, model, batch, totals, context):
         whole_rows = types.SimpleNamespace(
             config=model.config,
             rules=model.rules,
             output_weight=model.output_weight,
             hidden=lambda tokens, *_: model.hidden(tokens),
         )
-        return super().loss(whole_rows, batch, totals)
+        return super().loss(whole_rows, batch, totals, context)
 
 
 def model_config(shape: Shape, *, dtype: str = "float32", remat: str = "none") -> ModelConfig:
@@ -50,12 +50,13 @@ def parts(*, packed: bool = False) -> dict[str, Any]:
     return {
         "objective": Pretrain() if packed else WholeRows(),
         "optimizer": optimizer.build(TOTAL_STEPS),
+        "references": {},
     }
 
 
 def fresh(config: ModelConfig, parts: dict[str, Any]) -> TrainState:
     """The state before the first step, by the code that a run uses."""
-    return fresh_state(0, config, ShardingRules(), parts["optimizer"])
+    return fresh_state(0, config, ShardingRules(), parts["optimizer"], parts["objective"])
 
 
 def host_batch(shape: Shape) -> dict[str, np.ndarray]:

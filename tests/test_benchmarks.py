@@ -56,7 +56,7 @@ def test_whole_rows_have_the_loss_and_gradient_of_one_document_a_row(mesh_of):
         totals = {"weight": jnp.float32(shape.tokens), "tokens": jnp.float32(shape.tokens)}
 
         def gradient(objective):
-            return jax.jit(jax.value_and_grad(lambda model: objective.loss(model, batch, totals)[0]))(model)
+            return jax.jit(jax.value_and_grad(lambda model: objective.loss(model, batch, totals, None)[0]))(model)
 
         (loss, grads), (packed_loss, packed_grads) = gradient(WholeRows()), gradient(Pretrain())
     np.testing.assert_allclose(loss, packed_loss, rtol=1e-6)

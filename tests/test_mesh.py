@@ -34,7 +34,7 @@ def to_one_expert(state: TrainState) -> TrainState:
         return leaf * 0 if "router" in jax.tree_util.keystr(path) else leaf
 
     model = jax.tree_util.tree_map_with_path(zeroed, state.model)
-    return TrainState(state.step, state.skipped, state.tokens, model, state.opt_state)
+    return TrainState(state.step, state.skipped, state.tokens, model, state.opt_state, state.objective)
 
 
 def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]]:
@@ -138,8 +138,12 @@ def test_state_made_anew_is_the_restore_target(mesh_of):
     config = tiny.model_config()
     with mesh_of(expert=2, tensor=2):
         tx = tiny.OPTIMIZER.build(tiny.STEPS)
-        state = jax.jit(functools.partial(init_state, config=config, rules=tiny.RULES, optimizer=tx))(0)
-        target = abstract_state(jax.sharding.get_mesh(), config=config, rules=tiny.RULES, optimizer=tx)
+        state = jax.jit(
+            functools.partial(init_state, config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN)
+        )(0)
+        target = abstract_state(
+            jax.sharding.get_mesh(), config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN
+        )
     for name, x in names.flatten(state).items():
         wanted = names.flatten(target)[name]
         assert x.shape == wanted.shape and x.dtype == wanted.dtype, name

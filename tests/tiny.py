@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from maverick_jax.config import Balance, ModelConfig
 from maverick_jax.sharding import ShardingRules
-from train.objectives import Objective
+from train.objectives import Objective, Pretrain
 from train.optimizer import OptimizerConfig
 from train.state import init_state
 from train.step import train_step
@@ -16,6 +16,7 @@ from train.step import train_step
 RULES = ShardingRules()
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, schedule="constant")
 STEPS = 10
+PRETRAIN = Pretrain()
 
 
 def model_config(**changes) -> ModelConfig:
@@ -64,9 +65,9 @@ def placed(arrays: dict) -> dict:
     return {name: jax.device_put(x, spec) for name, x in arrays.items()}
 
 
-def jitted(config: ModelConfig, optimizer: OptimizerConfig = OPTIMIZER, objective: Objective | None = None):
+def jitted(config: ModelConfig, optimizer: OptimizerConfig = OPTIMIZER, objective: Objective = PRETRAIN):
     """(init, step), as a run makes them."""
     tx = optimizer.build(STEPS)
-    init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx))
-    step = functools.partial(train_step, objective=objective or Objective(), optimizer=tx)
+    init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx, objective=objective))
+    step = functools.partial(train_step, references={}, objective=objective, optimizer=tx)
     return init, jax.jit(step, donate_argnums=0)

@@ -16,7 +16,7 @@ from maverick_jax.section import Section
 from maverick_jax.sharding import MeshConfig, axes_tuple, size_of
 from maverick_jax.strict_yaml import Document, Place, Problem, join
 from train.metrics import LoggingConfig
-from train.objectives import Objective
+from train.objectives import Objective, Pretrain
 from train.optimizer import OptimizerConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -71,7 +71,7 @@ class RunConfig(Section):
     model: ModelSection
     mesh: MeshConfig = MeshConfig()
     data: DataConfig
-    objective: Objective = Objective()
+    objective: Objective = Pretrain()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()

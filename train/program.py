@@ -17,9 +17,11 @@ from train.state import TrainState, init_state, state_with
 from train.step import train_step
 
 
-def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer) -> TrainState:
+def fresh_state(
+    seed: int, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer, objective: Objective
+) -> TrainState:
     """The state before the first step, made in parts on the mesh that is set."""
-    init = functools.partial(init_state, config=config, rules=rules, optimizer=optimizer)
+    init = functools.partial(init_state, config=config, rules=rules, optimizer=optimizer, objective=objective)
     # it runs once: on a CPU, half the compile time is worth more than code that is a little better
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     state = jax.jit(init, compiler_options=options)(np.uint32(seed))
@@ -27,21 +29,22 @@ def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, optimizer:
     return state
 
 
-def state_of(model: Maverick, optimizer: Optimizer) -> TrainState:
+def state_of(model: Maverick, optimizer: Optimizer, objective: Objective) -> TrainState:
     """The state before the first step of a model that exists, on the mesh that is set."""
-    state = jax.jit(functools.partial(state_with, optimizer=optimizer), donate_argnums=0)(model)
+    state = jax.jit(functools.partial(state_with, optimizer=optimizer, objective=objective), donate_argnums=0)(model)
     return_freed_memory()
     return state
 
 
 def compile_step(
-    state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer
+    state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer, references: dict[str, Maverick]
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """`train_step` for states and batches like these (arrays, or their shapes), whose state is donated."""
+    """`train_step` for states and batches like these (arrays, or their shapes), whose state is donated, beside the
+    frozen models `references`."""
     step = functools.partial(train_step, objective=objective, optimizer=optimizer)
-    program = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    program = jax.jit(step, donate_argnums=0).lower(state, batch, references).compile()
     return_freed_memory()
-    return program
+    return lambda state, batch: program(state, batch, references)
 
 
 def return_freed_memory() -> None:

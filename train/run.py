@@ -31,6 +31,7 @@ from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
 from train.optimizer import Optimizer
 from train.program import compile_step, fresh_state, state_of
+from train.references import load_references
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
@@ -76,7 +77,8 @@ def _run(config: RunConfig) -> dict[str, Any]:
             return {"run_dir": str(run_dir), "step": start}
         if jax.process_index() == 0:
             _describe(config, feed, sizes, run_dir)
-        step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer)
+        references = load_references(config, mesh)
+        step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, references)
         beside = _hooks(config, feed, store, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:
             state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=beside)
@@ -96,7 +98,10 @@ class StateParts:
 
     def arguments(self) -> dict[str, Any]:
         rules = self.config.mesh.sharding_rules()
-        return {"config": for_backend(self.config.model.network), "rules": rules, "optimizer": self.optimizer}
+        return {"config": for_backend(self.config.model.network), "rules": rules, **self.beside()}
+
+    def beside(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer, "objective": self.config.objective}
 
     def fresh(self) -> TrainState:
         return fresh_state(self.config.run.seed, **self.arguments())
@@ -111,7 +116,7 @@ def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
     if (path := parts.config.model.init_from) is None:
         return parts.fresh()
     log.info("starting from the weights of %s", path)
-    return state_of(load_into(target.model, path), parts.optimizer)
+    return state_of(load_into(target.model, path), **parts.beside())
 
 
 def _describe(config: RunConfig, feed: Feed, sizes: dict[str, int], run_dir: pathlib.Path) -> None:

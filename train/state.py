@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import ShardingRules
+from train.objectives import Objective
 from train.optimizer import Optimizer
 
 
@@ -24,20 +25,23 @@ class TrainState:
     tokens: jax.Array  # uint32[2]
     model: Maverick
     opt_state: optax.OptState
+    objective: dict[str, jax.Array]
+    """Scalars that the objective carries, float32[]; none for pretraining."""
 
 
 jax.tree_util.register_dataclass(TrainState)
 
 
-def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer):
+def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer, objective: Objective):
     """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live."""
-    return state_with(Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed))), optimizer)
+    model = Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
+    return state_with(model, optimizer=optimizer, objective=objective)
 
 
-def state_with(model: Maverick, optimizer: Optimizer) -> TrainState:
+def state_with(model: Maverick, *, optimizer: Optimizer, objective: Objective) -> TrainState:
     """The state before the first step of `model`."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, zero, jnp.zeros((2,), jnp.uint32), model, optimizer.init(model))
+    return TrainState(zero, zero, jnp.zeros((2,), jnp.uint32), model, optimizer.init(model), objective.init())
 
 
 def abstract_state(mesh: Mesh, **parts) -> TrainState:

@@ -10,24 +10,26 @@ import optax
 from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from train.objectives import Objective
+from train.objectives.next_token import Context
 from train.optimizer import Optimizer
 from train.selection import join, split
 from train.state import TrainState, add_tokens
 
 
 def train_step(
-    state: TrainState, batch: dict, *, objective: Objective, optimizer: Optimizer
+    state: TrainState, batch: dict, references: dict[str, Maverick], *, objective: Objective, optimizer: Optimizer
 ) -> tuple[TrainState, dict]:
-    """One update from a batch of arrays [A, b, T]. Metrics are device values.
+    """One update from a batch of arrays [A, b, T] and the frozen models the objective asks for. Metrics are device
+    values.
 
     A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
     """
-    totals = objective.totals(batch)
+    totals, context = objective.totals(batch), Context(state.step, state.objective, references)
     trained, frozen = split(state.model, optimizer.freeze)
-    loss = lambda trained, microbatch, totals: objective.loss(join(trained, frozen), microbatch, totals)
+    loss = lambda trained, microbatch, totals: objective.loss(join(trained, frozen), microbatch, totals, context)
     sums, grads = accumulate(loss, trained, batch, totals)
     grad_norm = optax.tree.norm(grads)
-    metrics = objective.metrics(state.model, sums, totals)
+    metrics = objective.metrics(state.model, sums, totals, context)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
     updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
@@ -39,7 +41,8 @@ def train_step(
     rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
     model, opt_state = if_good(model, state.model), if_good(opt_state, state.opt_state)
-    return TrainState(state.step + 1, skipped, tokens, model, opt_state), metrics
+    carried = if_good(objective.advance(state.objective, sums, totals), state.objective)
+    return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried), metrics
 
 
 def accumulate(loss: Callable, trained: Maverick, batch: dict, totals: dict) -> tuple[dict, Maverick]:

@@ -1,5 +1,16 @@
 """What a run optimises: one file each, batch -> (loss, metrics), chosen by `objective.kind`."""
 
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from train.objectives.distill import Distill
 from train.objectives.pretrain import Pretrain
 
-Objective = Pretrain
+
+def _with_kind(section: Any) -> Any:
+    """A section that does not say its kind is about pretraining."""
+    return {"kind": "pretrain", **section} if isinstance(section, dict) else section
+
+
+Objective = Annotated[Pretrain | Distill, Field(discriminator="kind"), BeforeValidator(_with_kind)]

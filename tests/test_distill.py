@@ -1,0 +1,154 @@
+"""The distillation objective: what it computes, on any mesh and in any microbatches, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from maverick_jax.checkpoint import names
+from maverick_jax.errors import InputError
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.pretrained import save_pretrained
+from maverick_jax.sharding import make_mesh, single_device_mesh
+from tests import tiny
+from train.config import read_config
+from train.objectives import Distill
+from train.objectives.distill import Schedule
+from train.objectives.next_token import Context
+from train.references import load_references
+
+TEACHER = tiny.model_config(hidden_size=48, num_hidden_layers=8)
+STUDENT = tiny.model_config()
+OBJECTIVE = Distill(teacher="anywhere", temperature=2.0, weighting=Schedule(shape="linear", start=1, end=0.5, steps=4))
+
+
+def made(config, seed: int) -> Maverick:
+    return jax.jit(lambda: Maverick(config, tiny.RULES, rngs=nnx.Rngs(seed)))()
+
+
+def gradients(sizes: dict[str, int], mesh_of, microbatches: int = 1):
+    """Loss, metrics and gradient of the student on a mesh, as NumPy, at step 2."""
+    with mesh_of(**sizes):
+        student, batch = made(STUDENT, 1), tiny.placed(tiny.batch(STUDENT, microbatches=microbatches))
+        context = Context(jnp.int32(2), {}, {"teacher": made(TEACHER, 2)})
+        totals = OBJECTIVE.totals(batch)
+
+        @jax.jit
+        def whole(student, batch, totals, context):
+            def one(i):
+                microbatch = jax.tree.map(lambda x: x[i], batch)
+                return jax.value_and_grad(OBJECTIVE.loss, has_aux=True)(student, microbatch, totals, context)
+
+            found = [one(i) for i in range(microbatches)]
+            (loss, sums), grads = jax.tree.map(lambda *x: sum(x[1:], x[0]), *found)
+            return loss, OBJECTIVE.metrics(student, sums, totals, context), grads
+
+        loss, metrics, grads = whole(student, batch, totals, context)
+        flat = {name: np.asarray(x) for name, x in names.flatten(grads).items()}
+        return float(loss), jax.tree.map(np.asarray, metrics), flat
+
+
+@pytest.fixture(scope="module")
+def expected(request):
+    from maverick_jax.sharding import make_mesh
+
+    mesh_of = lambda **sizes: jax.set_mesh(make_mesh(sizes, jax.devices()[:1]))
+    return gradients({"data": 1}, mesh_of)
+
+
+def assert_same(found, expected):
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for name, value in expected[1].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    for name, grad in expected[2].items():
+        np.testing.assert_allclose(found[2][name], grad, atol=1e-5 * max(1, np.abs(grad).max()), err_msg=name)
+
+
+def test_the_loss_is_the_weighted_sum_of_what_it_reports(expected):
+    loss, metrics, _ = expected
+    share = 0.75  # half of the way from 1 to 0.5
+    np.testing.assert_allclose([metrics["soft_weight"], metrics["hard_weight"]], [share, 1 - share], rtol=1e-6)
+    balance = STUDENT.balance.weight * metrics["router_balance"].mean()
+    assert 0 < loss - share * metrics["divergence"] - (1 - share) * metrics["loss"] - balance < 0.1  # z-loss
+    assert metrics["teacher_loss"] > metrics["teacher_entropy"] > 3  # a teacher that knows nothing, of 64 tokens
+
+
+def test_microbatches_add_up(expected, mesh_of):
+    assert_same(gradients({"data": 1}, mesh_of, microbatches=2), expected)
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}])
+def test_every_mesh_gives_the_same(sizes, expected, mesh_of):
+    assert_same(gradients(sizes, mesh_of), expected)
+
+
+def test_the_share_follows_its_schedule():
+    at = lambda shape, step: float(Schedule(shape=shape, start=1, end=0.2, steps=10).share(jnp.int32(step)))
+    assert [at("constant", 7), at("linear", 5), at("step", 9), at("step", 10), at("linear", 99)] == pytest.approx(
+        [1, 0.6, 1, 0.2, 0.2]
+    )
+    assert at("cosine", 5) == pytest.approx(0.6) and at("cosine", 1) > at("linear", 1)
+
+
+def test_a_student_comes_nearer_to_its_teacher(mesh_of):
+    objective = Distill(teacher="anywhere", weighting=Schedule(start=1.0))
+    with mesh_of(data=1):
+        init, _ = tiny.jitted(STUDENT, objective=objective)
+        from train.step import train_step
+
+        step = jax.jit(
+            lambda state, batch, references: train_step(
+                state, batch, references, objective=objective, optimizer=tiny.OPTIMIZER.build(tiny.STEPS)
+            )
+        )
+        state, teacher = init(0), {"teacher": jax.tree.map(lambda x: 3 * x, made(TEACHER, 2))}
+        batch, found = tiny.placed(tiny.batch(STUDENT)), []
+        for _ in range(16):
+            state, metrics = step(state, batch, teacher)
+            found.append(float(metrics["divergence"]))
+    assert found[-1] < 0.7 * found[0]
+
+
+# ---- from a config ---------------------------------------------------------------------------------------------------
+
+
+def run_config(teacher, *overrides):
+    model = f"model={STUDENT.model_dump(mode='json')}".replace("'", '"').replace("None", "null")
+    model = model.replace("True", "true").replace("False", "false")
+    objective = f"objective={{kind: distill, teacher: {teacher}}}"
+    return read_config("pretrain_tiny", [model, objective, "data.sequence_length=16", *overrides])
+
+
+def test_a_teacher_is_loaded_onto_the_mesh(tmp_path):
+    with jax.set_mesh(single_device_mesh()):
+        teacher = made(TEACHER, 5)
+    save_pretrained(teacher, tmp_path / "teacher", dtype="float32")
+    mesh = make_mesh({"fsdp": 2, "expert": 2, "tensor": 2})
+    with jax.set_mesh(mesh):
+        found = load_references(run_config(tmp_path / "teacher"), mesh)["teacher"]
+    assert not found.head[...].sharding.is_fully_replicated
+    for name, value in names.flatten(teacher).items():
+        np.testing.assert_array_equal(names.flatten(found)[name], value, err_msg=name)
+
+
+def test_another_vocabulary_is_refused(tmp_path):
+    with jax.set_mesh(single_device_mesh()):
+        save_pretrained(made(tiny.model_config(vocab_size=96), 5), tmp_path / "teacher")
+    with pytest.raises(InputError, match=r"objective.teacher: .* has a vocabulary of 96; model.vocab_size is 64"):
+        load_references(run_config(tmp_path / "teacher"), single_device_mesh())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective={kind: distil}", "'distil' is not one of pretrain, distill; did you mean distill"),
+        ("objective={kind: distill}", "objective.teacher: required"),
+        ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
+        ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
+        ("objective={kind: distill, teacher: x, weighting: {shape: cos}}", "did you mean cosine"),
+    ],
+)
+def test_a_bad_objective_is_refused(override, message):
+    with pytest.raises(InputError, match=message):
+        read_config("pretrain_tiny", [override])

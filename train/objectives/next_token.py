@@ -1,0 +1,110 @@
+"""What objectives that predict the next token have in common.
+
+Everything an objective returns is a sum over tokens, or is divided by a total of the whole batch, so that microbatches
+add up to exactly the large batch.
+"""
+
+import dataclasses
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from maverick_jax.config import Balance
+from maverick_jax.model.moe import RouterStats
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.cross_entropy import cross_entropy
+from maverick_jax.section import Section
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, Any]
+State = dict[str, jax.Array]
+"""What an objective carries from step to step: scalars by name, saved with the train state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an objective may look at beside the model and the batch."""
+
+    step: jax.Array
+    """int32[]: updates done."""
+    state: State
+    references: dict[str, Maverick]
+    """Frozen models, by the names that `NextToken.references` gives them."""
+
+
+jax.tree_util.register_dataclass(Context)
+
+
+class NextToken(Section):
+    """The base of the objectives: `loss` and `metrics` are theirs."""
+
+    loss_chunk: Annotated[int, Field(ge=1)] | None = None
+    """Tokens per device whose logits exist at a time; null: chosen from the vocabulary."""
+
+    def references(self) -> dict[str, str]:
+        """Models that are needed beside the trained one: where each is, by a name."""
+        return {}
+
+    def init(self) -> State:
+        """The state before the first step."""
+        return {}
+
+    def advance(self, state: State, sums: Sums, totals: Sums) -> State:
+        """The state after a step whose sums these are."""
+        return state
+
+    def totals(self, batch: Batch) -> Sums:
+        """Denominators of the whole batch, arrays [A, b, T]: sum of loss weights, number of real tokens."""
+        real = jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)  # float32 stops counting at 2^24
+        return {"weight": jnp.maximum(jnp.sum(batch["loss_weights"]), 1e-9), "tokens": jnp.maximum(real, 1)}
+
+    def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
+        """This microbatch's share (arrays [b, T]) of the loss, float32[], and sums for `metrics`."""
+        raise NotImplementedError
+
+    def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
+        """Metrics of the whole batch: `loss` is the mean cross-entropy in nats, without the regularisers."""
+        out = {"loss": sums["nll"] / totals["weight"]}
+        if sums["router"] is not None:
+            out |= router_metrics(sums["router"], totals["tokens"], model.config.num_experts_per_tok)
+        return out
+
+    def evaluate(self, model: Maverick, batch: Batch) -> Sums:
+        """Sums over a held-out batch (arrays [b, T]): `nll` in nats over `weight` labels."""
+        hidden, _ = hidden_states(model, batch)
+        return {"nll": self.cross_entropy(model, hidden, batch)[1], "weight": jnp.sum(batch["loss_weights"])}
+
+    def cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch, z_loss: float = 0.0):
+        """Sums over the batch: with and without the z-loss."""
+        labels, weights = batch["labels"], batch["loss_weights"]
+        head, chunk = model.output_weight(), self.loss_chunk
+        return cross_entropy(hidden, head, labels, weights, rules=model.rules, z_loss=z_loss, chunk=chunk)
+
+
+def hidden_states(model: Maverick, batch: Batch) -> tuple[jax.Array, RouterStats | None]:
+    """As `Maverick.hidden`. `pixel_values` [N, C, S, S] is in batches that hold images."""
+    return model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("pixel_values"))
+
+
+def router_loss(balance: Balance, stats: RouterStats, tokens: jax.Array, num_layers: int) -> jax.Array:
+    """Balance terms, means over tokens and layers, weighted."""
+    scale = 1.0 / (tokens.astype(jnp.float32) * num_layers)
+    loss = balance.z_loss * jnp.sum(stats.z_loss) * scale
+    if balance.kind == "auxiliary_loss":
+        loss += balance.weight * jnp.sum(stats.balance_loss) * scale
+    return loss
+
+
+def router_metrics(stats: RouterStats, tokens: jax.Array, top_k: int) -> Sums:
+    """Per MoE layer, float32[layers]: heaviest expert over the mean (1 is perfect), entropy of the router in nats,
+    fraction of experts that got no token, and the auxiliary loss (1 is perfect)."""
+    tokens = tokens.astype(jnp.float32)
+    share = stats.load / (tokens * top_k)
+    return {
+        "router_load_max": jnp.max(share, axis=-1) * stats.load.shape[-1],
+        "router_entropy": stats.entropy / tokens,
+        "router_idle": jnp.mean((stats.load == 0).astype(jnp.float32), axis=-1),
+        "router_balance": stats.balance_loss / tokens,
+    }
