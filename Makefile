@@ -4,8 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow lint format schema bench clean
+.PHONY: demo test slow fuzz lint format schema bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -15,6 +16,10 @@ test: .venv/testing
 
 slow: .venv/testing
 	$(BIN)/python -m pytest -m slow
+
+# What reads foreign data, on malformed data (docs/safety.md). FUZZ="SEED TARGET ..." repeats one.
+fuzz: .venv/testing
+	$(BIN)/python -m tests.fuzzing $(FUZZ_SECONDS) $(FUZZ)
 
 lint: .venv/testing
 	$(BIN)/ruff check .

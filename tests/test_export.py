@@ -190,6 +190,8 @@ def test_base_and_instruct_models_stop_and_sample_differently(tmp_path):
         ({"bos_token_id": [1]}, "bos_token_id: expected an id"),
         ({"pad_token_id": 96}, "pad_token_id: expected an id below 96, found 96"),
         ({"temperature": True}, "temperature: expected float, found True"),
+        ({"temperature": 10**400}, "temperature: expected float"),
+        ({"top_k": float("1e300")}, "top_k: expected int"),
         ({"do_sample": 1}, "do_sample: expected bool, found 1"),
     ],
 )

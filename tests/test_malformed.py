@@ -319,6 +319,8 @@ CASES: dict[str, tuple[Damage, str]] = {
         "q_proj.weight_scale is I32",
     ),
     # beside them
+    "tokenizer: no JSON": (text("tokenizer.json", "{"), "tokenizer.json"),
+    "tokenizer: no tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json"),
     "generation config: a list": (text("generation_config.json", "[]"), "expected a JSON object"),
 }
 

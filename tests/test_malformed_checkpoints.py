@@ -1,5 +1,5 @@
-"""Checkpoints of ours that no run wrote: each is refused with a typed error, in bounded memory, whatever its digest says
-(the digest tells accidents; it is no signature). One line of `CASES` each."""
+"""Checkpoints of ours that no run wrote: each is refused with a typed error, in bounded memory, whatever its digest
+says (it tells accidents; it is no signature). One line of `CASES` each."""
 
 import json
 import pathlib

@@ -84,8 +84,8 @@ def _carried(source: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     for key, kind in _CARRIED.items():
         if (value := source.get(key)) is None:
             continue
-        if isinstance(value, bool) != (kind is bool) or not isinstance(value, int | float):
-            raise InputError(f"{FILE}: {key}: expected {kind.__name__}, found {value!r}")
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, int | float) or not abs(value) < 2**53:
+            raise InputError(f"{FILE}: {key}: expected {kind.__name__}, found {value!r:.80}")
         found[key] = kind(value)
     if unknown := sorted(set(source) - _UNSAID):
         log.warning("%s: not carried over: %s", FILE, ", ".join(unknown))

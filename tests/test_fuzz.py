@@ -1,0 +1,87 @@
+"""The fuzzing of `make fuzz`, a few examples of each kind; and that it would see what it is there to see."""
+
+import time
+
+import pytest
+from hypothesis import strategies as st
+
+from maverick_jax.errors import InputError, MaverickError
+from tests.fuzzing.harness import Target, fuzz
+from tests.fuzzing.targets import MAKERS, WEIGHTS, make
+
+QUICK = ("config", "generation", "image", "chat", "calls", "tokenizer")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_few_examples_of_each(name, tmp_path):
+    report = fuzz(make(name, tmp_path), seconds=0.4, seed=1)
+    assert not report.findings
+    assert report.taken and report.refused
+
+
+def test_every_target_has_its_time():
+    assert WEIGHTS.keys() == MAKERS.keys() >= set(QUICK)
+
+
+class Panic(BaseException):
+    pass
+
+
+class Colored(MaverickError):
+    def __str__(self) -> str:
+        return "\x1b[31m"
+
+
+def _raise(error: BaseException):
+    raise error
+
+
+BAD = {
+    "another error": (lambda example: {}[example], "KeyError"),
+    "a panic": (lambda example: _raise(Panic()), "Panic"),
+    "an endless loop": (lambda example: [None for _ in iter(int, 1)], "TooSlow"),
+    "a loop that ignores errors": (lambda example: _spin(), "TooSlow"),
+    "a slow one": (lambda example: _burn(0.3), "TooSlow"),
+    "a large one": (lambda example: len(bytearray(b"x") * (64 << 20)), "TooLarge"),
+    "a message for terminals": (lambda example: _raise(Colored()), "BadMessage"),
+}
+
+
+def _burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def _spin() -> None:
+    while True:
+        try:
+            _burn(10)
+        except Exception:
+            continue
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_found(name):
+    read, kind = BAD[name]
+    report = fuzz(Target("bad", st.just(1), read, seconds=0.1, megabytes=32), seconds=0.05, seed=0)
+    assert [cause[0] for cause in report.findings] == [kind]
+
+
+def test_what_is_right_is_no_finding():
+    refuse = Target("good", st.just(1), lambda example: _raise(InputError("no")))
+    report = fuzz(refuse, seconds=0.05, seed=0)
+    assert report.refused and not report.taken and not report.findings
+
+
+def test_there_are_enough_malformed_cases():
+    """The tables of inputs that must be refused, all together."""
+    from tests import image_cases, test_chat_template, test_malformed, test_malformed_checkpoints
+
+    tables = (
+        test_malformed.CASES,
+        test_malformed_checkpoints.CASES,
+        image_cases.MALFORMED,
+        test_chat_template.HOSTILE,
+    )
+    assert sum(map(len, tables)) >= 60
