@@ -3,7 +3,11 @@
 import os
 import pathlib
 
+# Most of a test's time would be LLVM's. Set and empty, as `make slow` has it, programs are compiled as users' are.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 
 import jax
 import pytest

@@ -64,7 +64,6 @@ class Place:
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "jax-runs"),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "MAVERICK_CACHE": str(self.root / "cache"),
             **{key: str(value) for key, value in more.items()},

@@ -1,5 +1,7 @@
 """The train step: accumulation, the gate on finite values, balance, schedules."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,10 +33,12 @@ def one_step(config, batch, optimizer=tiny.OPTIMIZER):
 def test_accumulation_equals_the_large_batch():
     """Uneven documents and padding: a mean of means would differ."""
     config = tiny.model_config()
-    whole, whole_metrics = one_step(config, tiny.batch(config))
-    parts, parts_metrics = one_step(config, tiny.batch(config, microbatches=4))
+    smooth = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5})  # else rounding decides where a gradient is almost zero
+    whole, whole_metrics = one_step(config, tiny.batch(config), smooth)
+    parts, parts_metrics = one_step(config, tiny.batch(config, microbatches=4), smooth)
+    found = arrays(parts)
     for name, expected in arrays(whole).items():
-        np.testing.assert_allclose(arrays(parts)[name], expected, atol=2e-6, rtol=2e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], expected, atol=2e-6, rtol=2e-5, err_msg=name)
     for name, expected in whole_metrics.items():
         np.testing.assert_allclose(parts_metrics[name], expected, rtol=1e-5, err_msg=name)
 
@@ -76,14 +80,10 @@ def test_loss_free_bias_moves_against_the_load():
     init, step = tiny.jitted(config)
     start = init(0)
     model = start.model
-    loads, _ = (
-        jax.jit(lambda m, t, p, s: m.hidden(t, p, s)[1].load)(
-            model, *(tiny.placed(tiny.batch(config))[k][0] for k in ("tokens", "positions", "segment_ids"))
-        ),
-        None,
-    )
-    loads = np.asarray(loads)
-    state, _ = step(start, tiny.placed(tiny.batch(config)))
+    batch = tiny.placed(tiny.batch(config))
+    tokens = (batch[name][0] for name in ("tokens", "positions", "segment_ids"))
+    loads = np.asarray(jax.jit(lambda model, *tokens: model.hidden(*tokens)[1].load)(model, *tokens))
+    state, _ = step(start, batch)
     after = arrays(state.model)
     biases = [after["periods/layer_1/moe/router_bias"][0], after["periods/layer_3/moe/router_bias"][0]]
     biases.append(after["tail/layer_1/moe/router_bias"])
@@ -92,20 +92,21 @@ def test_loss_free_bias_moves_against_the_load():
         np.testing.assert_allclose(bias, 0.1 * np.sign(load.mean() - load), atol=1e-7)
 
 
+@functools.cache
+def spread(kind: str) -> float:
+    """The largest load of an expert, relative to the mean, after 60 steps."""
+    config = tiny.model_config(balance=Balance(kind=kind, weight=0.1, bias_rate=0.05, z_loss=0.0))
+    init, step = tiny.jitted(config, OptimizerConfig(learning_rate=3e-3, schedule="constant"))
+    state = init(3)
+    for i in range(60):
+        state, metrics = step(state, tiny.placed(tiny.batch(config, i, rows=4)))
+    return float(np.mean(metrics["router_load_max"]))
+
+
 @pytest.mark.parametrize("kind", ["auxiliary_loss", "loss_free_bias"])
 def test_balance_balances(kind):
     """From a router that sends everything to few experts, either kind spreads the load; without it nothing does."""
-
-    def spread(balance):
-        config = tiny.model_config(balance=balance)
-        init, step = tiny.jitted(config, OptimizerConfig(learning_rate=3e-3, schedule="constant"))
-        state = init(3)
-        for i in range(60):
-            state, metrics = step(state, tiny.placed(tiny.batch(config, i, rows=4)))
-        return float(np.mean(metrics["router_load_max"]))
-
-    strong = Balance(kind=kind, weight=0.1, bias_rate=0.05, z_loss=0.0)
-    assert spread(strong) < 0.8 * spread(Balance(kind="none", z_loss=0.0))
+    assert spread(kind) < 0.8 * spread("none")
 
 
 def test_auxiliary_loss_is_one_when_balanced():
@@ -127,8 +128,8 @@ def test_only_matrices_decay():
     decay = OptimizerConfig(weight_decay=0.5).build(10).transform
     init, _ = tiny.jitted(config)
     model = init(0).model
-    zeros = jax.tree.map(jnp.zeros_like, model)
-    updates, _ = decay.update(zeros, decay.init(model), model)
+    zeros = lambda model: jax.tree.map(jnp.zeros_like, model)
+    updates = jax.jit(lambda model: decay.update(zeros(model), decay.init(model), model)[0])(model)
     moved = {name for name, x in arrays(updates).items() if np.abs(x).max() > 0}
     kept = set(arrays(model)) - moved
     assert {name.rpartition("/")[2] for name in kept} == {"embed", "norm", "attention_norm", "mlp_norm"}
@@ -151,8 +152,10 @@ def test_adam_equals_optax():
 
 def test_moments_keep_their_dtypes():
     config = tiny.model_config()
-    state, _ = one_step(config, tiny.batch(config), OptimizerConfig(mu_dtype="bfloat16", nu_dtype="bfloat16"))
-    moments = {name: x.dtype for name, x in arrays(state.opt_state).items() if "/mu/" in name or "/nu/" in name}
+    init, step = tiny.jitted(config, OptimizerConfig(mu_dtype="bfloat16", nu_dtype="bfloat16"))
+    state, _ = jax.eval_shape(step, jax.eval_shape(init, 0), tiny.placed(tiny.batch(config)))
+    flat = names.flatten(state.opt_state)
+    moments = {name: x.dtype for name, x in flat.items() if "/mu/" in name or "/nu/" in name}
     assert moments and all(dtype == jnp.bfloat16 for dtype in moments.values())
 
 
