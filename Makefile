@@ -14,8 +14,9 @@ demo: .venv/installed
 test: .venv/testing
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+# Compiled as users' programs are; `make test` compiles quickly (tests/conftest.py).
 slow: .venv/testing
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
 # What reads foreign data, on malformed data (docs/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing
