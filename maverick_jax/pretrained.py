@@ -25,7 +25,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.section import did_you_mean
 from maverick_jax.sharding import ShardingRules, single_device_mesh
-from maverick_jax.text import Tokenizer, load_tokenizer
+from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -289,8 +289,9 @@ def _host_mesh() -> Mesh:
 
 
 def _tokenizer_of(path: str | pathlib.Path) -> Tokenizer | None:
-    try:
-        return load_tokenizer(path)
-    except InputError as error:
-        log.warning("no tokenizer is written: %s", error)
+    """None where there is none. Raises InputError for one that cannot be read: a model must not lose its tokenizer."""
+    path = pathlib.Path(path).expanduser()
+    if find_tokenizer(path) is None:
+        log.warning("%s: holds no tokenizer; none is written", path)
         return None
+    return load_tokenizer(path)

@@ -229,7 +229,11 @@ class _Partial:
                 fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise InputError(f"{out}: another process is importing to it") from None
-            yield cls(folder, journal, _continue(folder, journal, key))
+            try:
+                yield cls(folder, journal, _continue(folder, journal, key))
+            finally:
+                if folder.exists() and not (folder / _RUN).exists():  # refused before anything was written
+                    shutil.rmtree(folder)
 
     def record(self, name: str, block: int, checksum: str) -> None:
         print(json.dumps([name, block, checksum]), file=self._journal, flush=True)

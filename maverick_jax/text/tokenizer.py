@@ -96,7 +96,10 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
         return _named(BYTES)
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
-        path = _inside(path)
+        found = find_tokenizer(path)
+        if found is None:
+            raise InputError(f"tokenizer {path}: the folder holds none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
+        path = found
     if not path.is_file():
         hint = did_you_mean(str(source), [BYTES])
         raise InputError(f"tokenizer {source}: no such file or folder; expected `{BYTES}`, a {JSON_FILE}, "
@@ -123,15 +126,15 @@ def _named(name: str, origin: pathlib.Path | None = None) -> Tokenizer:
     return ByteTokenizer()
 
 
-def _inside(folder: pathlib.Path) -> pathlib.Path:
-    """The tokenizer's file in `folder`, or in the run directory that `folder` is a checkpoint of."""
+def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
+    """The tokenizer's file in `folder`, or in the run directory that `folder` is a checkpoint of; None without one."""
     absolute = folder.resolve()
     folders = [folder, *[p.parent for p in (absolute, absolute.parent) if p.name == "checkpoints"]]
     for place in folders:
         for name in (JSON_FILE, RANKS_FILE, NAME_FILE):
             if (place / name).is_file():
                 return place / name
-    raise InputError(f"tokenizer {folder}: the folder holds none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
+    return None
 
 
 def read_file(path: pathlib.Path) -> bytes:
