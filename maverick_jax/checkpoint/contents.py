@@ -215,7 +215,8 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
     if list(store.shape) != entry["shape"] or str(dtype) != entry["dtype"]:
         raise Damaged(f"is {dtype}{list(store.shape)}; expected {entry['dtype']}{entry['shape']}")
     # A chunk is held whole, and TensorStore ends the process where there is no memory for it.
-    if (size := math.prod(store.chunk_layout.read_chunk.shape or ()) * dtype.itemsize) > MAX_CHUNK_BYTES:
+    chunk = [int(n) for n in store.chunk_layout.read_chunk.shape or ()]
+    if (size := math.prod(chunk) * dtype.itemsize) > MAX_CHUNK_BYTES:
         raise Damaged(f"is stored in chunks of {size} bytes; expected at most {MAX_CHUNK_BYTES}")
     return store
 
