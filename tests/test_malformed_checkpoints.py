@@ -104,6 +104,12 @@ CASES: dict[str, tuple[Damage, str]] = {
     "arrays' index cut off": (content(MANIFEST, b"\0" * 40), "cannot be read"),
     "arrays' index gone": (lambda step: (step / MANIFEST).unlink(), "cannot be read"),
     "a record that is no JSON": (record(lambda found: b"{"), "cannot be read"),
+    "a record nested deeply": (record(lambda found: b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "cannot be read"),
+    "a record nested deeply in its grid": (
+        record(lambda found: json.dumps(found)[:-1].encode() + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "cannot be read",
+    ),
+    "a record of 2 MB": (record(lambda found: json.dumps(found).encode() + b" " * 2**21), "its record has"),
     "a record of another format": (record(lambda found: {"zarr_format": 2}), "cannot be read"),
     "a record with a codec nobody knows": (record(lambda found: found | {"codecs": [{"name": "x"}]}), "cannot be read"),
     "a chunk of 2^50 numbers": (record(chunks(2**50)), "in chunks of"),

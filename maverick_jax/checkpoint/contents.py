@@ -25,7 +25,7 @@ ARRAYS, META = "arrays", "meta"
 _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
 _CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
-MAX_CHUNK_BYTES = 2**30
+MAX_CHUNK_BYTES, MAX_RECORD_BYTES = 2**30, 2**20
 # What damage raises. Not OSError or RuntimeError at large: a disk that does not answer, a file of another user or a
 # device without room damage nothing, and must not cost a checkpoint.
 _UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
@@ -203,13 +203,11 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
 
     `entry`: what the metadata says of it. Raises Damaged if that is not what is stored.
     """
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "ocdbt", "base": f"file://{path / ARRAYS}/", "path": f"{name}/"},
-        "open": True,
-        "recheck_cached_data": "open",
-    }
+    database = {"driver": "ocdbt", "base": f"file://{path / ARRAYS}/", "path": f"{name}/"}
+    spec = {"driver": "zarr3", "kvstore": database, "open": True, "recheck_cached_data": "open"}
     with named_damage():
+        record = tensorstore.KvStore.open(database, context=cache).result().read("zarr.json").result()
+        _require_shallow(record.value)
         store = tensorstore.open(spec, context=cache).result()
     dtype = np.dtype(store.dtype.numpy_dtype)
     if list(store.shape) != entry["shape"] or str(dtype) != entry["dtype"]:
@@ -219,6 +217,16 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
     if (size := math.prod(chunk) * dtype.itemsize) > MAX_CHUNK_BYTES:
         raise Damaged(f"is stored in chunks of {size} bytes; expected at most {MAX_CHUNK_BYTES}")
     return store
+
+
+def _require_shallow(record: bytes) -> None:
+    """Raises ValueError for JSON that TensorStore would end the process over: it has no limit to nesting."""
+    if len(record) > MAX_RECORD_BYTES:
+        raise ValueError(f"its record has {len(record)} bytes; expected at most {MAX_RECORD_BYTES}")
+    try:
+        json.loads(record or b"null")
+    except RecursionError:
+        raise ValueError("its record is nested too deeply") from None
 
 
 def _blocks(store, dtype: np.dtype):

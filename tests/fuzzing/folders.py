@@ -1,5 +1,6 @@
 """Models on disk as targets: Hugging Face folders, their configs alone, and checkpoints of our own."""
 
+import functools
 import hashlib
 import json
 import math
@@ -12,11 +13,13 @@ import numpy as np
 import tensorstore
 from hypothesis import strategies as st
 
+from maverick_jax import pretrained
 from maverick_jax.checkpoint import contents, generation, huggingface_config, importing
 from maverick_jax.checkpoint.array_readers import require_undamaged
 from maverick_jax.checkpoint.safetensors_folder import read_json
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.pretrained import CHECKPOINTS, MODEL, import_checkpoint, open_source, save_pretrained
+from maverick_jax.config import ModelConfig
+from maverick_jax.pretrained import CHECKPOINTS, MODEL, import_checkpoint, load_pretrained, open_source, save_pretrained
 from maverick_jax.text import load_tokenizer
 from tests.fuzzing.harness import Target
 from tests.fuzzing.mutations import changed, damaged, dumps, json_files
@@ -30,6 +33,21 @@ QUANTIZATION = QUANTISED | {
 }
 GENERATION = {"bos_token_id": 3, "eos_token_id": [1, 2], "pad_token_id": 4, "do_sample": True, "temperature": 0.6,
               "top_p": 0.9, "top_k": 5, "max_new_tokens": 9}  # fmt: skip
+
+
+_trace = pretrained.abstract_model
+
+
+@functools.lru_cache(maxsize=512)
+def _traced(config: str, mesh, rules):
+    return _trace(ModelConfig.model_validate_json(config), mesh, rules)
+
+
+def _shapes_once():
+    """Tracing a model to know its shapes is nearly all of the time, and nearly all examples are of one model."""
+    return mock.patch.object(
+        pretrained, "abstract_model", lambda config, mesh, rules=None: _traced(config.model_dump_json(), mesh, rules)
+    )
 
 
 # ---- Hugging Face folders ----------------------------------------------------------------------------------------
@@ -83,23 +101,22 @@ def _read_folder(good: pathlib.Path, damage: list[tuple[str, bytes | str]], fold
     shutil.copytree(good, folder)
     for name, what in damage:
         _apply(folder / name, what)
-    source = open_source(folder)
-    for reader in source.readers().values():
-        reader(tuple(slice(0, 1) for _ in reader.shape), np.dtype(np.float32))
-    with mock.patch.object(importing, "import_arrays") as taken:
+    with _shapes_once(), mock.patch.object(importing, "import_arrays") as taken:
+        for reader in open_source(folder).readers().values():
+            reader(tuple(slice(0, 1) for _ in reader.shape), np.dtype(np.float32))
         import_checkpoint(folder, folder.parent / "never")
     assert taken.call_count == 1
 
 
 def _apply(path: pathlib.Path, what: bytes | str) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
     if isinstance(what, bytes):
         path.unlink(missing_ok=True)
         path.write_bytes(what)
         return
     if what == "copy":
-        shutil.copy(path, path.with_name("other.safetensors")) if path.exists() else None
-        return
-    if path.is_dir() and not path.is_symlink():
+        shutil.copy(path, path.with_name("other.safetensors")) if path.is_file() else None
         return
     outside = path.parent.parent / "text" / path.name
     path.unlink(missing_ok=True)
@@ -219,8 +236,9 @@ def _read_checkpoint(good: pathlib.Path, what: str, damage, run: pathlib.Path, t
     claimed = sum(math.prod(entry["shape"]) for entry in store.meta(0)["arrays"].values())
     if claimed < 10**8:  # it takes the time that the model it claims to be takes
         assert all(isinstance(problem, str) for problem in store.verify(0))
-    numbers = [hashlib.sha256(a.tobytes()).hexdigest() for a in _numbers(run)]
-    with mock.patch.object(importing, "import_arrays"):
+    with _shapes_once(), mock.patch.object(importing, "import_arrays"):
+        numbers = [hashlib.sha256(a.tobytes()).hexdigest() for a in _numbers(run)]
+        load_pretrained(run)
         import_checkpoint(run, run.parent / "never")
     assert numbers == taken or what in ("meta", "model"), "damage was read as if it were none"
     return True

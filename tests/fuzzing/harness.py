@@ -118,7 +118,7 @@ def _examine(target: Target, example: Any, report: Report, seed: int) -> None:
         raise
     except BaseException as found:  # a panic of a library in Rust is no Exception
         cause = (type(found).__name__, *_where(found))
-        shown = f"{example!r:.20000}"
+        shown = f"{example!r:.5000}"
         if cause not in report.findings or len(shown) < len(report.findings[cause][1]):
             report.findings[cause] = ("".join(traceback.format_exception(found)), shown, seed)
         gc.collect()
