@@ -263,6 +263,11 @@ CASES: dict[str, tuple[Damage, str]] = {
     "config: a list": (text(CONFIG, "[]"), "expected a JSON object"),
     "config: no text": (text(CONFIG, b"\xff\xfe{}"), "not valid JSON"),
     "config: nested deeply": (text(CONFIG, "[" * 100_000), "not valid JSON"),
+    "config: nested 33 deep": (text(CONFIG, '{"a":' + "[" * 32 + "]" * 32 + "}"), "nested deeper than 32 levels"),
+    "config: nested as deep as can be parsed": (
+        text(CONFIG, '{"a":' + "[" * 700 + "]" * 700 + "}"),
+        "nested deeper than",
+    ),
     "config: a key twice": (text(CONFIG, '{"model_type": "llama4_text", "model_type": "llama4"}'), "given twice"),
     "config: 2 MB": (text(CONFIG, b"{}" + b" " * 2**21), "is too much"),
     "config: a number of 5000 digits": (config_number("vocab_size", "9" * 5000), "not valid JSON"),

@@ -5,6 +5,7 @@ Writing happens in a folder beside the target that takes the target's name only 
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from maverick_jax.errors import InputError
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_MAX_JSON_BYTES = 4 * 2**20
+_MAX_JSON_BYTES, _MAX_DEPTH = 4 * 2**20, 32
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -42,9 +43,19 @@ def read_json(path: pathlib.Path, most_bytes: int = _MAX_JSON_BYTES) -> dict[str
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
+    if _deeper_than(_MAX_DEPTH, value):  # what is deep cannot even be quoted: that takes a call a level
+        raise InputError(f"{path}: nested deeper than {_MAX_DEPTH} levels")
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _deeper_than(depth: int, value: Any) -> bool:
+    level = [value]
+    for _ in range(depth):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = list(itertools.chain.from_iterable(inner))
+    return any(isinstance(v, dict | list) for v in level)
 
 
 def _no_number(constant: str):

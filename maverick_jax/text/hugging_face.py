@@ -128,9 +128,6 @@ def _parse_json(content: bytes, path: pathlib.Path) -> dict:
 
 
 def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokenizer:
-    growth = max(_growth(data.get(part)) for part in ("normalizer", "pre_tokenizer", "decoder"))
-    if growth > MAX_GROWTH:
-        raise InputError(f"{path}: its replacements make a text more than {MAX_GROWTH} times as long")
     with _named_failure(str(path), "not a tokenizer"):
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         # The library lets through added tokens that are not marked special; to us they are control tokens too.
@@ -138,6 +135,9 @@ def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokeniz
         if unmarked:
             added = [{**t, "special": True} if _is_control(t) else t for t in data["added_tokens"]]
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**data, "added_tokens": added}))
+    growth = max(_growth(data.get(part)) for part in ("normalizer", "pre_tokenizer", "decoder"))
+    if growth > MAX_GROWTH:
+        raise InputError(f"{path}: its replacements make a text more than {MAX_GROWTH} times as long")
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -193,7 +193,9 @@ def _roles(controls: Mapping[str, int], config_path: pathlib.Path) -> dict[str, 
     for role in ROLES:
         text = config.get(role)
         text = text.get("content") if isinstance(text, dict) else text
-        if text is not None and (not isinstance(text, str) or text not in controls):
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{config_path}: {role}: expected text, got {type(text).__name__}")
+        if text is not None and text not in controls:
             raise InputError(f"{config_path}: {role}: {text!r:.80} is not an added token of {JSON_FILE}")
         roles[role] = text
     return roles

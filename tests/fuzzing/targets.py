@@ -19,7 +19,7 @@ MAKERS = {
     "yaml": texts.yaml_target,
 }
 
-WEIGHTS = dict(zip(MAKERS, (4, 3, 1, 2, 3, 1, 3, 3, 2, 3), strict=True))
+WEIGHTS = dict(zip(MAKERS, (4, 2, 1, 4, 2, 1, 2, 3, 2, 3), strict=True))
 """Shares of the time."""
 
 
