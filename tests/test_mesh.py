@@ -13,17 +13,21 @@ from flax import nnx
 from maverick_jax.checkpoint import names
 from maverick_jax.config import Balance, ModelConfig
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.sharding import ShardingRules, abstract_mesh
+from maverick_jax.sharding import ShardingRules, abstract_mesh, single_device_mesh
 from tests import tiny
 from train.state import TrainState, init_state
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-MESHES = [
-    {"data": 8},
-    {"fsdp": 8},
-    {"expert": 8},
-    {"tensor": 4, "fsdp": 2},
-    {"data": 2, "expert": 2, "tensor": 2},
+MIXED = {"data": 2, "expert": 2, "tensor": 2}
+RUNS = [
+    ("balanced", {"expert": 8}),
+    ("balanced", {"tensor": 4, "fsdp": 2}),
+    ("balanced", MIXED),
+    ("one expert", MIXED),
+    *(
+        pytest.param(*run, marks=pytest.mark.slow)
+        for run in (("balanced", {"data": 8}), ("balanced", {"fsdp": 8}), ("one expert", {"expert": 8}))
+    ),
 ]
 
 
@@ -50,27 +54,19 @@ def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]
     return losses, {name: np.asarray(x, np.float64) for name, x in names.flatten(state).items()}
 
 
-@pytest.fixture(scope="module", params=["balanced", "one expert"])
-def reference(request):
+@functools.cache
+def reference(routing: str):
     """The run on one device. `one expert` has no balance terms, which would spread the tokens again."""
-    one = request.param == "one expert"
+    one = routing == "one expert"
     config = tiny.model_config(balance=Balance(kind="none", z_loss=0.0)) if one else tiny.model_config()
-    with jax.set_mesh(tiny_mesh({})):
+    with jax.set_mesh(single_device_mesh()):
         return config, one, run(config, one_expert=one)
 
 
-def tiny_mesh(sizes):
-    from maverick_jax.sharding import make_mesh
-
-    return make_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values()) or [1]))])
-
-
-@pytest.mark.parametrize("sizes", MESHES, ids=str)
-def test_same_run_on_every_mesh(sizes, reference):
-    config, one_expert, (losses, arrays) = reference
-    if one_expert and "expert" not in sizes:
-        pytest.skip("the routing is only seen where experts are split")
-    with jax.set_mesh(tiny_mesh(sizes)):
+@pytest.mark.parametrize(("routing", "sizes"), RUNS, ids=str)
+def test_same_run_on_every_mesh(routing, sizes, mesh_of):
+    config, one_expert, (losses, arrays) = reference(routing)
+    with mesh_of(**sizes):
         got_losses, got = run(config, one_expert=one_expert)
     np.testing.assert_allclose(got_losses, losses, atol=1e-5, rtol=0)
     for name, expected in arrays.items():
@@ -93,7 +89,7 @@ def test_no_device_ever_holds_a_whole_sharded_parameter(sizes, mesh_of):
             name: x for name, x in names.flatten(shapes.model).items() if "periods" in name and any(x.sharding.spec)
         }
         compiled_init = init.lower(0).compile()
-        compiled_step = step.lower(init(0), tiny.placed(tiny.batch(config))).compile()
+        compiled_step = step.lower(compiled_init(0), tiny.placed(tiny.batch(config))).compile()
     largest = max(int(np.prod(x.shape)) for x in stacks.values())
     for compiled in (compiled_init, compiled_step):
         seen = set(re.findall(r"f32\[([\d,]+)\]", compiled.as_text()))
@@ -122,7 +118,7 @@ def test_parameter_specs_of_maverick_are_golden():
 
 def test_one_compilation(mesh_of):
     config = tiny.model_config()
-    with mesh_of(fsdp=2, expert=2):
+    with mesh_of(**MIXED):
         init, step = tiny.jitted(config)
         state = init(0)
         for i in range(3):
@@ -136,7 +132,7 @@ def test_state_made_anew_is_the_restore_target(mesh_of):
     from train.state import abstract_state
 
     config = tiny.model_config()
-    with mesh_of(expert=2, tensor=2):
+    with mesh_of(**MIXED):
         tx = tiny.OPTIMIZER.build(tiny.STEPS)
         state = jax.jit(
             functools.partial(init_state, config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN)

@@ -38,11 +38,11 @@ def image(tiles: int) -> list[int]:
 PROMPTS = {
     "no_image": [],
     "one_image": [1],
-    "one_image_of_many_tiles": [4],
+    "one_image_of_many_tiles": [6],
     "three_images": [1, 3, 2],
     "adjacent_images": [2, -1, -3],
 }
-"""Tiles of each image, in order; negative: no text between it and the one before."""
+"""Tiles of each image, in order; negative: no text between it and the one before. Equal sums share a program."""
 
 
 def prompt(name: str, length: int = 100) -> np.ndarray:
