@@ -20,7 +20,7 @@ SECONDS, BYTES = 2, 200 * 2**20
 MODEL, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 NORM = "model.norm.weight"
 
-Damage = Callable[[pathlib.Path], None]
+Damage = Callable[[pathlib.Path], object]
 
 
 # ---- how a good folder is damaged ----------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def quantised(weights: dict | None = None, group: dict | None = None, **changes)
 
 
 def both(*damages: Damage) -> Damage:
-    return lambda folder: [damage(folder) for damage in damages] and None
+    return lambda folder: [damage(folder) for damage in damages]
 
 
 def rewrite_header(change: Callable[[dict], None]) -> Damage:

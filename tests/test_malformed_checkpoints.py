@@ -16,7 +16,7 @@ from tests.oracle import case
 
 META, MANIFEST = "meta/data.json", "arrays/manifest.ocdbt"
 NORM = "model/norm"
-Damage = Callable[[pathlib.Path], None]
+Damage = Callable[[pathlib.Path], object]
 
 
 def meta(change: Callable[[dict], object]) -> Damage:
@@ -57,7 +57,7 @@ def chunks(*size: int) -> Callable[[dict], dict]:
 
 
 def content(name: str, data: bytes) -> Damage:
-    return lambda step: (step / name).write_bytes(data) and None
+    return lambda step: (step / name).write_bytes(data)
 
 
 CASES: dict[str, tuple[Damage, str]] = {

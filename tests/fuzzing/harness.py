@@ -11,6 +11,7 @@ import gc
 import pathlib
 import random
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -76,8 +77,10 @@ class Report:
         return self.taken + self.refused + len(self.findings)
 
 
-def fuzz(target: Target, seconds: float, seed: int, before: Callable[[Any], object] = id) -> Report:
-    """Examples of `target` for about `seconds`, the first round made from `seed`, the others from what follows it.
+def fuzz(
+    target: Target, seconds: float, seed: int, *, before: Callable[[Any], object] = id, rounds: int = sys.maxsize
+) -> Report:
+    """Examples of `target` for about `seconds` or `rounds`; the first is made from `seed`, others from what follows it.
     `before` is told each example before it is read."""
     report, begun = Report(target.name), time.monotonic()
     seeds = random.Random(seed)
@@ -96,7 +99,7 @@ def fuzz(target: Target, seconds: float, seed: int, before: Callable[[Any], obje
             _examine(target, example, report, at)
 
     at = seed
-    while time.monotonic() - begun < seconds:
+    while time.monotonic() - begun < seconds and (rounds := rounds - 1) >= 0:
         hypothesis.seed(at)(examine)()
         at = seeds.getrandbits(32)
     report.seconds = time.monotonic() - begun
