@@ -67,7 +67,7 @@ def test_twenty_adamw_steps_follow_torch(name):
 
     model, losses, expected = c.ours, [], []
     with jax.set_mesh(model.embed[...].sharding.mesh):
-        state = optimizer.init(model)
+        state = jax.jit(optimizer.init)(model)
         for i in range(20):
             tokens = random_tokens(c.config, batch=4, length=24, seed=100 + i % 4)
             model, state, loss = step(model, state, jnp.asarray(tokens))

@@ -1,7 +1,8 @@
 """Frozen parts of the model: unchanged to the bit, free of moments, and the rest trained as if they were not there."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -9,6 +10,7 @@ from jax.sharding import PartitionSpec
 from maverick_jax.checkpoint import names
 from maverick_jax.config import VisionConfig
 from maverick_jax.errors import InputError
+from maverick_jax.sharding import single_device_mesh
 from tests import tiny
 from train.config import read_config
 
@@ -36,48 +38,45 @@ def batch_with_images(step: int) -> dict[str, np.ndarray]:
     return fields | {"pixel_values": tiles}  # the second tile is padding
 
 
-def trained(freeze, steps: int):
+@functools.cache
+def trained(*freeze: str) -> list[dict[str, np.ndarray]]:
+    """The states before and after each of three steps."""
     optimizer = tiny.OPTIMIZER.model_copy(update={"freeze": freeze})
-    init, step = tiny.jitted(CONFIG, optimizer)
-    state = init(0)
-    before = {name: np.asarray(x) for name, x in names.flatten(state.model).items()}
-    for i in range(steps):
-        fields = batch_with_images(i)
-        images = jax.device_put(fields.pop("pixel_values"), PartitionSpec())
-        state, metrics = step(state, tiny.placed(fields) | {"pixel_values": images})
-        assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 0
-    return before, state
+    arrays = lambda state: {name: np.array(x) for name, x in names.flatten(state).items()}
+    with jax.set_mesh(single_device_mesh()):
+        init, step = tiny.jitted(CONFIG, optimizer)
+        state = init(0)
+        states = [arrays(state)]
+        for i in range(3):
+            fields = batch_with_images(i)
+            images = jax.device_put(fields.pop("pixel_values"), PartitionSpec())
+            state, metrics = step(state, tiny.placed(fields) | {"pixel_values": images})
+            assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 0
+            states.append(arrays(state))
+    return states
 
 
-def test_a_frozen_encoder_is_unchanged_and_costs_no_moments(mesh_of):
-    with mesh_of(data=1):
-        before, state = trained(("vision",), 3)
-    after = names.flatten(state)
+def test_a_frozen_encoder_is_unchanged_and_costs_no_moments():
+    before, *_, after = trained("vision")
     assert not [name for name in after if name.startswith("opt_state/") and "/vision/" in name]
-    for name, value in before.items():
-        changed = not np.array_equal(after["model/" + name], value)
-        assert changed != name.startswith("vision/"), name
+    for name in (n for n in before if n.startswith("model/")):
+        changed = not np.array_equal(after[name], before[name])
+        assert changed != name.startswith("model/vision/"), name
 
 
-def test_an_encoder_that_is_not_frozen_is_trained(mesh_of):
-    with mesh_of(data=1):
-        before, state = trained((), 3)
-    after = names.flatten(state)
+def test_an_encoder_that_is_not_frozen_is_trained():
+    before, *_, after = trained()
     moments = [name for name in after if "/mu/vision/" in name]
-    vision = [name for name in before if name.startswith("vision/")]
+    vision = [name for name in before if name.startswith("model/vision/")]
     assert len(moments) == len(vision) > 20
-    unchanged = [name for name in vision if np.array_equal(after["model/" + name], before[name])]
-    assert unchanged == []
+    assert [name for name in vision if np.array_equal(after[name], before[name])] == []
 
 
-def test_freezing_does_not_change_the_first_update_of_the_rest(mesh_of):
-    with mesh_of(data=1):
-        _, frozen = trained(("vision",), 1)
-        _, free = trained((), 1)
-    frozen, free = names.flatten(frozen.model), names.flatten(free.model)
-    for name in [n for n in frozen if not n.startswith("vision/")]:
+def test_freezing_does_not_change_the_first_update_of_the_rest():
+    frozen, free = trained("vision")[1], trained()[1]
+    for name in [n for n in frozen if n.startswith("model/") and not n.startswith("model/vision/")]:
         # clipping sees the gradients of what is trained, so that steps differ by its factor: Adam's first does not
-        np.testing.assert_allclose(jnp.asarray(frozen[name]), free[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(frozen[name], free[name], atol=1e-5, err_msg=name)
 
 
 def test_training_the_encoder_without_images_is_refused():
