@@ -10,6 +10,7 @@ import pytest
 import tensorstore
 
 from maverick_jax.checkpoint import contents
+from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import MaverickError, NoRestorableCheckpoint
 from maverick_jax.pretrained import import_checkpoint, load_pretrained, save_pretrained
 from tests.oracle import case
@@ -138,6 +139,15 @@ def test_malformed_checkpoint_is_refused(name, good, tmp_path):
         import_checkpoint(run, tmp_path / "out")
     assert said in str(error.value) and len(str(error.value)) < 10_000
     assert not (tmp_path / "out").exists()
+
+
+def test_arrays_that_orbax_would_skip_are_missed(good, tmp_path):
+    run = pathlib.Path(shutil.copytree(good, tmp_path / "run"))
+    records = run / "checkpoints" / "0" / "arrays" / "_METADATA"
+    records.write_text(records.read_text().replace('"skip_deserialize": false', '"skip_deserialize": true', 1))
+    assert CheckpointStore(run / "checkpoints", read_only=True).verify(0) == []  # no other reader minds
+    with pytest.raises(NoRestorableCheckpoint):
+        load_pretrained(run)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("a chunk", "a record"))])

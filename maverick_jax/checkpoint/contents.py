@@ -78,7 +78,11 @@ def _is_entry(entry: Any) -> bool:
 
 def read_arrays(path: pathlib.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """The arrays named in `target`, placed as it says; their contents are not verified. Raises Damaged."""
-    return _load(path, {ARRAYS: dict(target)})[ARRAYS]
+    arrays = _load(path, {ARRAYS: dict(target)})[ARRAYS]
+    # Orbax hands back what it was given for an array that its own records leave out.
+    if left := [name for name in target if not isinstance(arrays.get(name), jax.Array)]:
+        raise Damaged(f"its records leave out {len(left)} array(s): {', '.join(left[:5])}")
+    return arrays
 
 
 def require_fits(path: pathlib.Path, stored: dict[str, dict], target: dict, subset: bool) -> None:
