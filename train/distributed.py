@@ -99,7 +99,7 @@ class _PeerMonitor(threading.Thread):
             count += 1
             self._set(f"alive/{self._me}", str(count))
             beat = self._get(f"alive/{self._next}")
-            if beat != last or beat in (None, "finished"):
+            if beat != last or beat == "finished":  # one that never beat counts as silent from the start
                 last, since = beat, time.monotonic()
             elif time.monotonic() - since > self._timeout:
                 self._set("failed", f"process {self._next} gives no sign of life")
