@@ -399,7 +399,7 @@ MALFORMED_TOOLS = [
 ]
 
 
-def _refused(messages, tools, reason) -> None:
+def assert_refused(messages, tools, reason) -> None:
     with pytest.raises(InputError) as caught:
         from_openai(messages, tools)
     assert re.search(reason, str(caught.value)), str(caught.value)[:300]
@@ -408,12 +408,12 @@ def _refused(messages, tools, reason) -> None:
 
 @pytest.mark.parametrize(("messages", "reason"), MALFORMED, ids=[reason[:50] for _, reason in MALFORMED])
 def test_malformed_conversations_are_refused(messages, reason):
-    _refused(messages, None, reason)
+    assert_refused(messages, None, reason)
 
 
 @pytest.mark.parametrize(("tools", "reason"), MALFORMED_TOOLS, ids=[reason[:50] for _, reason in MALFORMED_TOOLS])
 def test_malformed_tools_are_refused(tools, reason):
-    _refused([USER_SAYS], tools, reason)
+    assert_refused([USER_SAYS], tools, reason)
 
 
 KEYS = st.sampled_from([

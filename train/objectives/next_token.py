@@ -4,6 +4,7 @@ Everything an objective returns is a sum over tokens, or is divided by a total o
 add up to exactly the large batch.
 """
 
+import abc
 import dataclasses
 from typing import Annotated, Any
 
@@ -37,7 +38,7 @@ class Context:
 jax.tree_util.register_dataclass(Context)
 
 
-class NextToken(Section):
+class NextToken(Section, abc.ABC):
     """The base of the objectives: `loss` and `metrics` are theirs."""
 
     loss_chunk: Annotated[int, Field(ge=1)] | None = None
@@ -60,9 +61,9 @@ class NextToken(Section):
         real = jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)  # float32 stops counting at 2^24
         return {"weight": jnp.maximum(jnp.sum(batch["loss_weights"]), 1e-9), "tokens": jnp.maximum(real, 1)}
 
+    @abc.abstractmethod
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         """This microbatch's share (arrays [b, T]) of the loss, float32[], and sums for `metrics`."""
-        raise NotImplementedError
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
         """Metrics of the whole batch: `loss` is the mean cross-entropy in nats, without the regularisers."""
