@@ -225,6 +225,8 @@ def test_images_that_do_not_fit_the_tokens_are_refused(tokens, images, message):
 def test_a_text_model_refuses_images():
     with pytest.raises(InputError, match="no image encoder"):
         case("maverick").ours.logits(prompt("one_image"), pixel_values=pixels(1))
+    with pytest.raises(InputError, match="no image encoder"):  # inside a program of the caller's too, as it is traced
+        jax.eval_shape(case("maverick").ours.logits, prompt("one_image"), pixel_values=pixels(1))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.model.vision import fitting_tiles
+from maverick_jax.model.vision import encoder_of, fitting_tiles
 from maverick_jax.sharding import axes_tuple
 from maverick_jax.text import Tokenizer
 
@@ -72,9 +72,7 @@ def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image])
     """The tokens that stand for `images`, and their tiles."""
     if not images:
         return [], None
-    if model.config.vision is None:
-        raise InputError("images: this model has no image encoder (model.vision is null); expected none")
-    config, ids = ImageConfig.of(model.config.vision), ImageTokenIds.of(tokenizer)
+    config, ids = ImageConfig.of(encoder_of(model.config)), ImageTokenIds.of(tokenizer)
     tiles = [preprocess(image, config) for image in images]
     return [i for t in tiles for i in image_tokens(t.grid, ids, config.patches_per_tile)], batch_tiles(tiles)
 

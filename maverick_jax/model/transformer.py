@@ -10,7 +10,7 @@ from maverick_jax.model.attention import Places
 from maverick_jax.model.layers import Period
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
-from maverick_jax.model.vision import VisionTower, fitting_tiles, fuse
+from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.param import normal, ones, param, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
@@ -93,8 +93,7 @@ class Maverick(nnx.Module):
         x = self.embed_tokens(tokens)
         if pixel_values is None:
             return x
-        assert self.config.vision is not None
-        is_image = reshard(tokens == self.config.vision.image_token_index, self.rules("batch", "length"))
+        is_image = reshard(tokens == encoder_of(self.config).image_token_index, self.rules("batch", "length"))
         return fuse(x, is_image, self.vision(pixel_values), self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:

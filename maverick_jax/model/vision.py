@@ -30,12 +30,18 @@ NORM_EPS = 1e-5
 """Of the layer norms; the public implementation reads it from no config."""
 
 
+def encoder_of(config: ModelConfig) -> VisionConfig:
+    """The image encoder's part of the config. Raises InputError for a text model."""
+    if config.vision is None:
+        raise InputError("pixel_values: this model has no image encoder (model.vision is null); expected no images")
+    return config.vision
+
+
 class VisionTower(nnx.Module):
     """pixels [N, C, S, S] -> rows [N, P, D] of the text model's embedding."""
 
     def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
-        vision, dtype = config.vision, config.param_dtype
-        assert vision is not None
+        vision, dtype = encoder_of(config), config.param_dtype
         W, A = vision.hidden_size, vision.vision_output_dim
         init = normal(config.initializer_range)
         make = lambda shape, axes, init=init: param(rngs, shape, axes, init, rules, dtype)
@@ -57,7 +63,7 @@ class VisionTower(nnx.Module):
 
     def features(self, pixel_values: jax.Array) -> jax.Array:
         """pixel_values [N, C, S, S] -> [N, P, A], the adapter's output."""
-        vision, dtype = self._vision, jnp.dtype(self.config.compute_dtype)
+        vision, dtype = encoder_of(self.config), jnp.dtype(self.config.compute_dtype)
         tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
         x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
         x = self._with_class(x) + self.positions[...].astype(dtype)[None]
@@ -65,11 +71,6 @@ class VisionTower(nnx.Module):
         encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=REMAT_POLICIES[self.config.remat])
         x, _ = jax.lax.scan(lambda x, layer: (encode(layer, x), None), self.norm_pre(x), self.layers)
         return self._adapt(pixel_shuffle(self.norm_post(x)[:, :-1], vision))
-
-    @property
-    def _vision(self) -> VisionConfig:
-        assert self.config.vision is not None
-        return self.config.vision
 
     def _with_class(self, x: jax.Array) -> jax.Array:
         """Patches [N, Q-1, W] and, as the last token, the class embedding."""
@@ -87,8 +88,7 @@ class VisionLayer(nnx.Module):
     """x + attention(norm(x)), then + feed-forward(norm(x)); every linear map has a bias."""
 
     def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
-        vision, dtype = config.vision, config.param_dtype
-        assert vision is not None
+        vision, dtype = encoder_of(config), config.param_dtype
         W, N, H, F = vision.hidden_size, vision.num_attention_heads, vision.head_dim, vision.intermediate_size
         init = normal(config.initializer_range)
         make = lambda shape, axes, init=init: param(rngs, shape, axes, init, rules, dtype)
@@ -200,9 +200,7 @@ def fitting_tiles(config: ModelConfig, rules: ShardingRules, mesh: Mesh, tokens,
     """
     if pixel_values is None:
         return None
-    vision = config.vision
-    if vision is None:
-        raise InputError("pixel_values: this model has no image encoder (model.vision is null); expected None")
+    vision = encoder_of(config)
     shape = (vision.num_channels, vision.image_size, vision.image_size)
     if np.ndim(pixel_values) != 4 or pixel_values.shape[1:] != shape:
         raise InputError(
