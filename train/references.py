@@ -24,7 +24,7 @@ def load_references(config: RunConfig, mesh: Mesh) -> dict[str, Maverick]:
                 f"objective.{name}: {path} has a vocabulary of {there.vocab_size}; model.vocab_size is "
                 f"{config.model.vocab_size}, and both must be of one tokenizer"
             )
-        network = there.model_copy(update={"compute_dtype": config.model.compute_dtype, "vision": None})
+        network = there.model_copy(update={"compute_dtype": config.model.compute_dtype})
         found[name] = load_into(abstract_model(for_backend(network), mesh, config.mesh.sharding_rules()), path)
         log.info("%s: %s, %d parameters, frozen", name, path, network.num_parameters())
     return found
