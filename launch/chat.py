@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from maverick_jax.errors import InputError
+from maverick_jax.errors import InputError, harmless
 from maverick_jax.inference import Sampling, stop_ids, stream_ids, text_of
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.text import Tokenizer
@@ -20,8 +20,6 @@ from maverick_jax.text.chat import (
 )
 
 HELP = "/reset begins anew, /exit ends"
-SHOWN = {i: f"\\x{i:02x}" for i in (*range(0x20), *range(0x7F, 0xA0)) if chr(i) not in "\n\t"}
-"""Characters that would steer a terminal are shown by their number."""
 
 
 class Chat:
@@ -73,7 +71,7 @@ class Chat:
 def converse(model: Maverick, chat: Chat, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
     """Answer every line until /exit or the end, written to `out` as it comes; returns the turns as JSON values."""
     asks = out is not None and lines.isatty()
-    show = lambda text, end="": out.write(text.translate(SHOWN) + end) and out.flush() if out else None
+    show = lambda text, end="": out.write(harmless(text) + end) and out.flush() if out else None
     if asks:
         show(HELP, "\n")
     turns = []

@@ -12,6 +12,11 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud8
 """What a terminal acts on, and what cannot be written as UTF-8."""
 
 
+def harmless(text: str) -> str:
+    """`text` that a terminal shows and does not act on; line breaks and tabs stay."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class MaverickError(Exception):
     """Base of all errors that are reported without a traceback."""
 
@@ -22,7 +27,7 @@ class MaverickError(Exception):
         text = super().__str__()
         if len(text) > MAX_MESSAGE:
             text = f"{text[:MAX_MESSAGE]}... ({len(text):,} characters)"
-        return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+        return harmless(text)
 
 
 class CheckFailed(MaverickError):
