@@ -85,9 +85,8 @@ def test_every_mesh_gives_the_same(sizes, expected, mesh_of):
 
 def test_the_share_follows_its_schedule():
     at = lambda shape, step: float(Schedule(shape=shape, start=1, end=0.2, steps=10).share(jnp.int32(step)))
-    assert [at("constant", 7), at("linear", 5), at("step", 9), at("step", 10), at("linear", 99)] == pytest.approx(
-        [1, 0.6, 1, 0.2, 0.2]
-    )
+    assert [at("linear", 5), at("step", 9), at("step", 10), at("linear", 99)] == pytest.approx([0.6, 1, 0.2, 0.2])
+    assert float(Schedule(start=0.7).share(jnp.int32(7))) == pytest.approx(0.7)
     assert at("cosine", 5) == pytest.approx(0.6) and at("cosine", 1) > at("linear", 1)
 
 
@@ -147,6 +146,8 @@ def test_another_vocabulary_is_refused(tmp_path):
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
         ("objective={kind: distill, teacher: x, weighting: {shape: cos}}", "did you mean cosine"),
+        ("objective={kind: distill, teacher: x, weighting: {end: 0.1}}", "weighting: shape constant has no end"),
+        ("objective={kind: distill, teacher: x, weighting: {shape: cosine}}", "weighting: shape cosine needs an end"),
     ],
 )
 def test_a_bad_objective_is_refused(override, message):

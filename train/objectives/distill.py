@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from pydantic import Field
 
 from maverick_jax.model.transformer import Maverick
@@ -19,21 +20,27 @@ class Schedule(Section):
 
     kind: Literal["schedule"] = "schedule"
     shape: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """From `start` to `end` over `steps` updates: along a line, half a cosine, or at once after them. `constant` stays
-    at `start`."""
+    """From `start` to `end` over `steps` updates: along a line, half a cosine, or at once after them; or `start` all
+    the time."""
     start: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share before the first update."""
-    end: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share after the last of `steps`; without meaning for `constant`."""
+    end: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share after the last of `steps`; null for `constant`."""
     steps: Annotated[int, Field(ge=1)] = 1000
     """Updates over which the share changes."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if (self.end is None) != (self.shape == "constant"):
+            raise ValueError(f"shape {self.shape} {'has no' if self.shape == 'constant' else 'needs an'} end")
+        return self
 
     def share(self, step: jax.Array) -> jax.Array:
         """alpha, float32[], when `step` updates are done."""
         part = jnp.minimum(step.astype(jnp.float32) / self.steps, 1.0)
-        if self.shape == "constant":
-            part = jnp.zeros_like(part)
-        elif self.shape == "cosine":
+        if self.end is None:
+            return jnp.full_like(part, self.start)
+        if self.shape == "cosine":
             part = 0.5 - 0.5 * jnp.cos(jnp.pi * part)
         elif self.shape == "step":
             part = jnp.floor(part)
