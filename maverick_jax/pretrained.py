@@ -16,9 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from maverick_jax.checkpoint import exporting, generation, huggingface_reader, importing, names
 from maverick_jax.checkpoint.array_readers import LiveArray, Reader
+from maverick_jax.checkpoint.folders import require_new, write_json
 from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS
 from maverick_jax.checkpoint.placing import place
-from maverick_jax.checkpoint.safetensors_folder import require_new, write_json
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError

@@ -28,8 +28,8 @@ FLOORS = {
     "launch": 7,
 }
 FLOOR_ZERO = {
-    "config", "errors", "images", "param", "precision", "progress", "section", "sharding", "shipped", "strict_yaml",
-    "text", "validation",
+    "config", "errors", "images", "param", "precision", "progress", "section", "sharding", "shipped", "strict_json",
+    "strict_yaml",     "text", "validation",
 }  # fmt: skip
 JOINED_IN = ("train.run", "train.evaluate")
 

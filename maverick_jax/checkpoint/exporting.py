@@ -13,10 +13,10 @@ import numpy as np
 
 from maverick_jax.checkpoint import huggingface_config, huggingface_names, tensor_blocks
 from maverick_jax.checkpoint.array_readers import Reader, require_undamaged
+from maverick_jax.checkpoint.folders import new_folder, require_new, write_json
 from maverick_jax.checkpoint.generation import generation_config, token_ids
 from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS, Entry
 from maverick_jax.checkpoint.quantize import Quantization, quantized_views
-from maverick_jax.checkpoint.safetensors_folder import new_folder, require_new, write_json
 from maverick_jax.checkpoint.safetensors_writer import Header, Made, Planned, total_bytes, write_tensors
 from maverick_jax.checkpoint.tensor_blocks import View
 from maverick_jax.config import ModelConfig

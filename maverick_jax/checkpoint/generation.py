@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from maverick_jax.checkpoint.safetensors_folder import read_json
+from maverick_jax.checkpoint.folders import read_json
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer

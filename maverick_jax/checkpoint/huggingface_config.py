@@ -10,8 +10,8 @@ from typing import Any
 import pydantic
 
 from maverick_jax.checkpoint import compressed_tensors
+from maverick_jax.checkpoint.folders import listed
 from maverick_jax.checkpoint.huggingface_vision_config import read_vision_config, write_vision_config
-from maverick_jax.checkpoint.safetensors_folder import listed
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 

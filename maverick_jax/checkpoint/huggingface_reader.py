@@ -17,7 +17,7 @@ import numpy as np
 
 from maverick_jax.checkpoint import compressed_tensors, huggingface_config, huggingface_names
 from maverick_jax.checkpoint.compressed_tensors import Dequantised
-from maverick_jax.checkpoint.safetensors_folder import listed, read_json
+from maverick_jax.checkpoint.folders import listed, read_json
 from maverick_jax.checkpoint.safetensors_reader import Stored, read_folder
 from maverick_jax.checkpoint.tensor_blocks import View
 from maverick_jax.config import ModelConfig

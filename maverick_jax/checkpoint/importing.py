@@ -29,8 +29,8 @@ from maverick_jax.checkpoint import contents
 from maverick_jax.checkpoint.array_readers import Reader, StoredArray, require_undamaged
 from maverick_jax.checkpoint.array_writer import ArrayWriter, Layout
 from maverick_jax.checkpoint.checksum import RunningChecksum, added, host
+from maverick_jax.checkpoint.folders import require_new, sync
 from maverick_jax.checkpoint.placing import order_of
-from maverick_jax.checkpoint.safetensors_folder import require_new, sync
 from maverick_jax.errors import InputError
 from maverick_jax.progress import ByteProgress
 

@@ -6,7 +6,6 @@ and never paths; names of files come from an index that may be hostile, so they 
 inside the folder. Format: https://huggingface.co/docs/safetensors
 """
 
-import collections
 import contextlib
 import dataclasses
 import itertools
@@ -21,9 +20,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from maverick_jax.checkpoint.safetensors_folder import INDEX_FILE, SINGLE_FILE, read_json
+from maverick_jax.checkpoint.folders import read_json
 from maverick_jax.errors import InputError
+from maverick_jax.strict_json import no_constant, once
 
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -176,7 +178,7 @@ def read_header(path: pathlib.Path) -> dict[str, Stored]:
         file = File.at(path)
         with file.opened() as descriptor:
             text = _header_text(file, descriptor)
-        header = json.loads(text, object_pairs_hook=_once)
+        header = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
         return _tensors(header, file, 8 + len(text))
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file: {error}") from None
@@ -198,14 +200,6 @@ def _header_text(file: File, descriptor: int) -> bytes:
     if np.count_nonzero(text == ord("{")) + np.count_nonzero(text == ord("[")) > 3 * MAX_TENSORS:
         raise ValueError("its header lists too much")
     return text.tobytes()
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{twice!r:.80} is given twice")
-    return found
 
 
 def _tensors(header: dict[str, Any], file: File, data: int) -> dict[str, Stored]:

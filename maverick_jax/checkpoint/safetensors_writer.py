@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from maverick_jax.checkpoint.safetensors_folder import INDEX_FILE, SINGLE_FILE, write_json
-from maverick_jax.checkpoint.safetensors_reader import read_header
+from maverick_jax.checkpoint.folders import write_json
+from maverick_jax.checkpoint.safetensors_reader import INDEX_FILE, SINGLE_FILE, read_header
 from maverick_jax.errors import MaverickError
 
 ITEM_BYTES = {"I64": 8, "F32": 4, "I32": 4, "BF16": 2}

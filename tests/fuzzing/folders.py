@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from maverick_jax import pretrained
 from maverick_jax.checkpoint import contents, generation, huggingface_config, importing
 from maverick_jax.checkpoint.array_readers import require_undamaged
-from maverick_jax.checkpoint.safetensors_folder import read_json
+from maverick_jax.checkpoint.folders import read_json
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.pretrained import CHECKPOINTS, MODEL, import_checkpoint, load_pretrained, open_source, save_pretrained

@@ -6,6 +6,7 @@ import re
 from typing import Any, NoReturn
 
 from maverick_jax.errors import InputError
+from maverick_jax.strict_json import no_constant, once
 from maverick_jax.text.tokenizer import require_unicode
 
 MAX_DEPTH = 64
@@ -108,18 +109,5 @@ def write(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"key {key[:80]!r} is given twice")
-        found[key] = value
-    return found
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
-
-
 _SPACE = re.compile(r"\s*+")
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=no_constant)

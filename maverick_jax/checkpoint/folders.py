@@ -1,9 +1,8 @@
-"""What folders of safetensors files have beside their tensors: JSON, read safely, and folders that appear whole.
+"""Files and folders beside arrays: JSON, read safely, and folders that appear whole.
 
 Writing happens in a folder beside the target that takes the target's name only when it is complete.
 """
 
-import collections
 import contextlib
 import itertools
 import json
@@ -15,9 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from maverick_jax.errors import InputError
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+from maverick_jax.strict_json import no_constant, once
 
 _MAX_JSON_BYTES, _MAX_DEPTH = 4 * 2**20, 32
 
@@ -28,19 +25,12 @@ _MAX_JSON_BYTES, _MAX_DEPTH = 4 * 2**20, 32
 def read_json(path: pathlib.Path, most_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object from a file. Raises InputError if it is absent, huge, not JSON, or says a key twice."""
 
-    def once(pairs):
-        seen = dict(pairs)
-        if len(seen) != len(pairs):
-            twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise InputError(f"{path}: key {twice!r:.80} is given twice")
-        return seen
-
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size > most_bytes:
         raise InputError(f"{path}: {path.stat().st_size} bytes is too much; at most {most_bytes} are read")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=_no_number)
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if _deeper_than(_MAX_DEPTH, value):  # what is deep cannot even be quoted: that takes a call a level
@@ -56,10 +46,6 @@ def _deeper_than(depth: int, value: Any) -> bool:
         inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
         level = list(itertools.chain.from_iterable(inner))
     return any(isinstance(v, dict | list) for v in level)
-
-
-def _no_number(constant: str):
-    raise ValueError(f"{constant} is not JSON")
 
 
 def listed(problems: list[str], most: int = 20) -> str:
