@@ -54,6 +54,18 @@ class Balance(Section):
     """Weight of mean(logsumexp(router logits)^2) (ST-MoE, arXiv 2202.08906)."""
 
 
+def require_whole_tokens(name: str, side: int, patch_size: int, pixel_shuffle_ratio: float) -> None:
+    """Raises ValueError unless a tile of `side` pixels (the key `name`) is whole patches, and these whole tokens."""
+    if side % patch_size:
+        raise ValueError(f"{name} ({side}) must be a multiple of patch_size ({patch_size})")
+    patches, shuffle = side // patch_size, round(1 / pixel_shuffle_ratio)
+    if abs(shuffle * pixel_shuffle_ratio - 1) > 1e-6 or patches % shuffle:
+        raise ValueError(
+            f"pixel_shuffle_ratio ({pixel_shuffle_ratio}) must be 1/n for an n that divides the {patches} patches "
+            "along a side"
+        )
+
+
 class VisionConfig(Section):
     """The image encoder of a multimodal model. The defaults are those of every released Llama 4."""
 
@@ -87,19 +99,13 @@ class VisionConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        heads, shuffle, side = self.num_attention_heads, self.shuffle, self.image_size // self.patch_size
+        heads, shuffle = self.num_attention_heads, self.shuffle
         if self.hidden_size % (4 * heads):
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of 4 x num_attention_heads ({4 * heads}): half "
                 "of each head turns with the column, half with the row"
             )
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
-        if abs(shuffle * self.pixel_shuffle_ratio - 1) > 1e-6 or side % shuffle:
-            raise ValueError(
-                f"pixel_shuffle_ratio ({self.pixel_shuffle_ratio}) must be 1/n for an n that divides the {side} "
-                "patches along a side"
-            )
+        require_whole_tokens("image_size", self.image_size, self.patch_size, self.pixel_shuffle_ratio)
         if self.intermediate_size != self.hidden_size * shuffle**2:
             raise ValueError(
                 f"intermediate_size ({self.intermediate_size}) must be hidden_size / pixel_shuffle_ratio^2 "

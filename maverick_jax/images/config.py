@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from maverick_jax.config import VisionConfig
+from maverick_jax.config import VisionConfig, require_whole_tokens
 from maverick_jax.section import Section
 
 Positive = Annotated[int, Field(ge=1, le=4096)]
@@ -30,14 +30,7 @@ class ImageConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        side, shuffle = self.tile_size // self.patch_size, round(1 / self.pixel_shuffle_ratio)
-        if self.tile_size % self.patch_size:
-            raise ValueError(f"tile_size ({self.tile_size}) must be a multiple of patch_size ({self.patch_size})")
-        if abs(shuffle * self.pixel_shuffle_ratio - 1) > 1e-6 or side % shuffle:
-            raise ValueError(
-                f"pixel_shuffle_ratio ({self.pixel_shuffle_ratio}) must be 1/n for an n that divides the {side} "
-                "patches along a side"
-            )
+        require_whole_tokens("tile_size", self.tile_size, self.patch_size, self.pixel_shuffle_ratio)
         return self
 
     @classmethod
