@@ -8,6 +8,7 @@ from typing import Any
 from maverick_jax import accounting
 from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
+from train.references import reference_models
 from train.selection import PATHS
 
 USABLE = 0.92
@@ -35,6 +36,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
     )
     frozen = tuple(PATHS[role] for role in config.optimizer.freeze)
     held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), frozen=frozen)
+    if models := reference_models(config):
+        held["references"] = sum(accounting.weight_bytes(model, layout) for model in models.values())
     tokens = config.data.batch_size * config.data.sequence_length
     flops = accounting.flops_per_token(model, config.data.sequence_length)
     limit = int(target["memory_bytes"] * USABLE)

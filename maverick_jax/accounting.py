@@ -243,9 +243,7 @@ def memory(
     Weights, optimizer moments and gradients are exact. Activations and the working set are what layers must keep by
     `config.remat`; compilers keep more, for which `compiler` allows.
     """
-    held = [(p.name, p.size // p.parts(layout.rules, layout.sizes)) for p in parameters(config)]
-    stored = sum(size for _, size in held)
-    trained = sum(size for name, size in held if not name.startswith(frozen))
+    trained = sum(size for name, size in _stored(config, layout) if not name.startswith(frozen))
     param = BYTES[config.param_dtype]
     buffers = 2 if layout.accumulation_steps > 1 else 1
     per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
@@ -253,13 +251,23 @@ def memory(
     recomputed = 0 if config.remat == "none" else max(whole)
     working_set = recomputed + _gathered_bytes(config, layout) + _loss_bytes(config, layout)
     return {
-        "weights": stored * param,
+        "weights": weight_bytes(config, layout),
         "optimizer": trained * optimizer_bytes_per_parameter,
         "gradients": trained * param * buffers,
         "activations": sum(per_layer),
         "working_set": working_set,
         "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),
     }
+
+
+def weight_bytes(config: ModelConfig, layout: Layout) -> int:
+    """Of the parameters that one device stores."""
+    return sum(size for _, size in _stored(config, layout)) * BYTES[config.param_dtype]
+
+
+def _stored(config: ModelConfig, layout: Layout) -> list[tuple[str, int]]:
+    """Name and elements on one device of each parameter."""
+    return [(p.name, p.size // p.parts(layout.rules, layout.sizes)) for p in parameters(config)]
 
 
 def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:

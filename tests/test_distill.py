@@ -124,8 +124,13 @@ def test_a_teacher_is_loaded_onto_the_mesh(tmp_path):
         teacher = made(TEACHER, 5)
     save_pretrained(teacher, tmp_path / "teacher", dtype="float32")
     mesh = make_mesh({"fsdp": 2, "expert": 2, "tensor": 2})
+    from launch.plan import plan
+
+    held = plan(run_config(tmp_path / "teacher", "mesh={fsdp: 2, expert: 2, tensor: 2, data: 1}"))["bytes_per_device"]
     with jax.set_mesh(mesh):
         found = load_references(run_config(tmp_path / "teacher"), mesh)["teacher"]
+        sizes = [shard.data.nbytes for x in jax.tree.leaves(found) for shard in x.addressable_shards[:1]]
+    assert held["references"] == sum(sizes)
     assert not found.head[...].sharding.is_fully_replicated
     for name, value in names.flatten(teacher).items():
         np.testing.assert_array_equal(names.flatten(found)[name], value, err_msg=name)
