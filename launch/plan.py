@@ -1,5 +1,6 @@
 """What a run will cost and whether it fits, from its config alone: nothing is built, compiled or read."""
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -8,7 +9,7 @@ from typing import Any
 from maverick_jax import accounting
 from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
-from train.references import reference_models
+from train.references import find_references
 from train.selection import PATHS
 
 USABLE = 0.92
@@ -36,10 +37,15 @@ def plan(config: RunConfig) -> dict[str, Any]:
     )
     frozen = tuple(PATHS[role] for role in config.optimizer.freeze)
     held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), frozen=frozen)
-    if models := reference_models(config):
-        held["references"] = sum(accounting.weight_bytes(model, layout) for model in models.values())
+    references = find_references(config).values()
+    if references:
+        own = lambda found: dataclasses.replace(layout, rules=found.rules)
+        held["references"] = sum(accounting.weight_bytes(found.config, own(found)) for found in references)
     tokens = config.data.batch_size * config.data.sequence_length
     flops = accounting.flops_per_token(model, config.data.sequence_length)
+    if references:
+        train_flops = lambda model: accounting.train_flops_per_token(model, config.data.sequence_length)
+        flops["references"] = sum(train_flops(found.config) / 3 for found in references)  # forward only
     limit = int(target["memory_bytes"] * USABLE)
     return {
         "run": run.name,

@@ -52,6 +52,20 @@ class Source:
     """Every parameter of the model by its path, to be read in parts: nothing is loaded."""
     identity: Callable[[], str]
     """Hexadecimal; the same only while the source holds the same numbers."""
+    require_undamaged: Callable[[], None]
+    """Raises InputError if the parameters are not those that were saved, for readers that do not read all of them. It
+    reads all of them; processes of a job share the work, and all of them call it."""
+
+    def fingerprint(self) -> str:
+        """Hexadecimal, of the network and the first numbers of each parameter: the same wherever and in whichever
+        format a model is kept, another after any training. Little is read."""
+        network = self.config.model_dump(mode="json", exclude={"param_dtype", "compute_dtype", "remat", "balance"})
+        whole = hashlib.sha256(json.dumps(network, sort_keys=True).encode())
+        for name, reader in sorted(self.readers().items()):
+            most = (*[1] * (len(reader.shape) - 1), 256)
+            first = tuple(slice(0, min(size, some)) for size, some in zip(reader.shape, most, strict=True))
+            whole.update(name.encode() + np.ascontiguousarray(reader(first, np.dtype(np.float32)), "<f4").tobytes())
+        return whole.hexdigest()
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
@@ -70,14 +84,8 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
 
 
 def load_into(abstract: Maverick, path: str | pathlib.Path) -> Maverick:
-    """The model at `path` (as for `load_pretrained`) in the dtypes and shardings of `abstract`. A loss-free balance
-    bias that the source does not have starts at zero."""
-    leaves, source = names.flatten(abstract), open_source(path)
-    there = names.flatten(abstract_model(source.config, _host_mesh()))
-    new = {name: leaf for name, leaf in leaves.items() if name.endswith(ROUTER_BIAS) and name not in there}
-    arrays = source.load({name: leaf for name, leaf in leaves.items() if name not in new})
-    zeros = {n: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding) for n, leaf in new.items()}
-    return names.unflatten(abstract, arrays | zeros)
+    """The model at `path` (as for `load_pretrained`) in the dtypes and shardings of `abstract`, which is that model."""
+    return names.unflatten(abstract, open_source(path).load(names.flatten(abstract)))
 
 
 def _require_dtype(dtype: str, choices: tuple[str, ...]) -> None:
@@ -152,7 +160,7 @@ def _open_huggingface(path: pathlib.Path) -> Source:
         readers = folder.readers({name: leaf.shape for name, leaf in target.items()})
         return {name: place(leaf, readers[name]) for name, leaf in target.items()}
 
-    return Source(folder.config, load, lambda: folder.readers(shapes_of(folder.config)), folder.identity)
+    return Source(folder.config, load, lambda: folder.readers(shapes_of(folder.config)), folder.identity, lambda: None)
 
 
 def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
@@ -161,7 +169,8 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
     steps = store.steps()
     if not steps:
         raise InputError(f"{directory}: holds no checkpoint yet")
-    config = _config_of(store.meta(steps[-1] if step is None else step), directory)
+    newest = steps[-1] if step is None else step
+    config = _config_of(store.meta(newest), directory)
 
     def load(target: Target) -> dict[str, jax.Array]:
         stored = {
@@ -175,17 +184,17 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         return {name: arrays.pop(MODEL + name).astype(leaf.dtype) for name, leaf in target.items()}
 
     def identity() -> str:
-        meta = json.dumps([str(directory.absolute()), store.meta(steps[-1] if step is None else step)], sort_keys=True)
+        meta = json.dumps([str(directory.absolute()), store.meta(newest)], sort_keys=True)
         return hashlib.sha256(meta.encode()).hexdigest()
 
     def readers() -> Mapping[str, Reader]:
-        found, shapes = store.readers(MODEL, step), shapes_of(config)
+        found, shapes = store.readers(MODEL, newest), shapes_of(config)
         wrong = [n for n in {**shapes, **found} if n not in found or found[n].shape != shapes.get(n)]
         if wrong:
             raise InputError(f"{directory}: {len(wrong)} array(s) are not those of its model: {', '.join(wrong[:5])}")
         return found
 
-    return Source(config, load, readers, identity)
+    return Source(config, load, readers, identity, lambda: store.require_undamaged(newest, MODEL))
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:

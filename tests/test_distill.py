@@ -11,12 +11,13 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh, single_device_mesh
+from maverick_jax.text import load_tokenizer
 from tests import tiny
 from train.config import read_config
 from train.objectives import Distill
-from train.objectives.distill import Schedule
 from train.objectives.next_token import Context
-from train.references import load_references
+from train.objectives.weighting import Schedule
+from train.references import check_references, find_references, load_references
 
 TEACHER = tiny.model_config(hidden_size=48, num_hidden_layers=8)
 STUDENT = tiny.model_config()
@@ -84,9 +85,9 @@ def test_every_mesh_gives_the_same(sizes, expected, mesh_of):
 
 
 def test_the_share_follows_its_schedule():
-    at = lambda shape, step: float(Schedule(shape=shape, start=1, end=0.2, steps=10).share(jnp.int32(step)))
+    at = lambda shape, step: float(Schedule(shape=shape, start=1, end=0.2, steps=10).at(jnp.int32(step)))
     assert [at("linear", 5), at("step", 9), at("step", 10), at("linear", 99)] == pytest.approx([0.6, 1, 0.2, 0.2])
-    assert float(Schedule(start=0.7).share(jnp.int32(7))) == pytest.approx(0.7)
+    assert float(Schedule(start=0.7).at(jnp.int32(7))) == pytest.approx(0.7)
     assert at("cosine", 5) == pytest.approx(0.6) and at("cosine", 1) > at("linear", 1)
 
 
@@ -128,7 +129,7 @@ def test_a_teacher_is_loaded_onto_the_mesh(tmp_path):
 
     held = plan(run_config(tmp_path / "teacher", "mesh={fsdp: 2, expert: 2, tensor: 2, data: 1}"))["bytes_per_device"]
     with jax.set_mesh(mesh):
-        found = load_references(run_config(tmp_path / "teacher"), mesh)["teacher"]
+        found = load_references(find_references(run_config(tmp_path / "teacher")), mesh)["teacher"]
         sizes = [shard.data.nbytes for x in jax.tree.leaves(found) for shard in x.addressable_shards[:1]]
     assert held["references"] == sum(sizes)
     assert not found.head[...].sharding.is_fully_replicated
@@ -140,7 +141,38 @@ def test_another_vocabulary_is_refused(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         save_pretrained(made(tiny.model_config(vocab_size=96), 5), tmp_path / "teacher")
     with pytest.raises(InputError, match=r"objective.teacher: .* has a vocabulary of 96; model.vocab_size is 64"):
-        load_references(run_config(tmp_path / "teacher"), single_device_mesh())
+        find_references(run_config(tmp_path / "teacher"))
+
+
+def test_a_teacher_has_a_layout_and_a_dtype_of_its_own(tmp_path):
+    with jax.set_mesh(single_device_mesh()):
+        save_pretrained(made(TEACHER, 5), tmp_path / "teacher", dtype="float32")
+    mesh = make_mesh({"fsdp": 2, "expert": 2, "tensor": 2})
+    own = f"objective={{kind: distill, teacher: {tmp_path / 'teacher'}, teacher_rules: {{embed: null}}, "
+    config = run_config(tmp_path / "teacher", own + "teacher_dtype: bfloat16}")
+    found = find_references(config)
+    with jax.set_mesh(mesh):
+        head = load_references(found, mesh)["teacher"].head[...]
+    assert head.dtype == jnp.bfloat16 and tuple(head.sharding.spec) == (None, "tensor")
+
+
+def test_a_teacher_of_another_tokenizer_is_refused(tmp_path, small_llama4):
+    with jax.set_mesh(single_device_mesh()):
+        save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
+    found, sizes = find_references(run_config(tmp_path / "teacher")), {"tensor": 1}
+    check_references(found, load_tokenizer("bytes"), sizes)  # nobody knows its tokenizer
+    load_tokenizer("bytes").save(tmp_path / "teacher")
+    check_references(found, load_tokenizer("bytes"), sizes)
+    with pytest.raises(InputError, match=r"objective.teacher: .* was trained with another tokenizer \(.*271 ids\)"):
+        check_references(found, small_llama4, sizes)
+
+
+def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
+    with jax.set_mesh(single_device_mesh()):
+        save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
+    found = find_references(run_config(tmp_path / "teacher"))
+    with pytest.raises(InputError, match=r"objective.teacher: its model.num_attention_heads, 8, .* multiple of 16"):
+        check_references(found, load_tokenizer("bytes"), {"tensor": 16})
 
 
 @pytest.mark.parametrize(
@@ -148,6 +180,7 @@ def test_another_vocabulary_is_refused(tmp_path):
     [
         ("objective={kind: distil}", "'distil' is not one of pretrain, distill; did you mean distill"),
         ("objective={kind: distill}", "objective.teacher: required"),
+        ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
         ("objective={kind: distill, teacher: x, weighting: {shape: cos}}", "did you mean cosine"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maverick_jax.ops.distillation import Divergence, distillation, distillation_reference
+from maverick_jax.ops.distillation import Divergence, Weighed, distillation, distillation_reference
 from maverick_jax.sharding import ShardingRules
 
 B, T, V, RULES = 4, 6, 40, ShardingRules()
@@ -27,17 +27,19 @@ def inputs(seed: int = 0, student_width: int = 12, teacher_width: int = 20):
     pair = lambda D: (normal(B, T, D), normal(D, V) * np.float32(2 / np.sqrt(D)))
     weights = rng.uniform(0.2, 2, (B, T)) * (rng.uniform(size=(B, T)) < 0.7)
     labels = rng.integers(0, V, (B, T)).astype(np.int32)
+    labels = np.where(rng.uniform(size=(B, T)) < 0.25, ~labels, labels)  # some that nobody wrote
     return pair(student_width), pair(teacher_width), labels, weights.astype(np.float32)
 
 
 def fixed(terms, weights, controls):
-    return (1 - controls["alpha"]) * weights, controls["alpha"] * weights
+    return Weighed((1 - controls["alpha"]) * weights, controls["alpha"] * weights, {})
 
 
 def confident(terms, weights, controls):
     """Weights that depend on every term: no gradient may pass through them."""
     soft = weights * controls["alpha"] * jnp.exp(-terms.teacher_nll) / (1 + terms.teacher_entropy)
-    return weights * jax.nn.sigmoid(terms.nll - terms.divergence), soft
+    hard = weights * jax.nn.sigmoid(terms.nll - terms.divergence)
+    return Weighed(hard, soft, {"confidence": jnp.exp(-terms.teacher_nll)})
 
 
 CONTROLS = {"alpha": np.float32(0.6)}
@@ -106,7 +108,7 @@ def on_mesh(pair, tokens):
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(name, mesh_of):
-    soft_only = lambda terms, weights, controls: (0 * weights, weights)
+    soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
     options = {"weigh": soft_only, "divergence": DIVERGENCES[name], "rules": RULES}
     with mesh_of(data=1):
         student, tokens = on_mesh(inputs()[0], inputs()[2:])
@@ -120,7 +122,7 @@ def test_rows_without_weight_take_no_part(mesh_of):
     """Padding may hold anything: its logits reach neither the sums nor the gradient."""
     student, teacher, labels, weights = inputs()
     other = student[0] + 5 * (weights == 0)[..., None].astype(np.float32)
-    always = lambda terms, weights, controls: (jnp.ones_like(weights), jnp.ones_like(weights))
+    always = lambda terms, weights, controls: Weighed(jnp.ones_like(weights), jnp.ones_like(weights), {})
     options = {"weigh": always, "divergence": Divergence(), "rules": RULES}
 
     def run(hidden):

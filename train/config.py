@@ -13,8 +13,9 @@ from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.section import Section
-from maverick_jax.sharding import MeshConfig, axes_tuple, size_of
+from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
 from maverick_jax.strict_yaml import Document, Place, Problem, join
+from maverick_jax.surgery.choice import COMPUTED, Start, findings
 from train.metrics import LoggingConfig
 from train.objectives import Objective, Pretrain
 from train.optimizer import OptimizerConfig
@@ -58,6 +59,17 @@ class ModelSection(ModelConfig):
     init_from: str | None = None
     """A run directory, one of its checkpoints or a Hugging Face folder whose weights the run starts from; what is not
     given here of the network is taken from there. null: random weights."""
+    init_layers: Annotated[tuple[Natural, ...], Field(min_length=1)] | None = None
+    """The layers of the model at `init_from`, from 0, that the layers of this one begin as, in order; a layer may be
+    taken twice. null: all, in order."""
+    init_upcycle: bool = False
+    """Whether a mixture of experts may begin as a dense layer: its shared expert is that layer, its routed experts add
+    nothing yet."""
+
+    @property
+    def start(self) -> Start | None:
+        """Where the first weights come from; None: nowhere."""
+        return None if self.init_from is None else Start(self.init_from, self.init_layers, self.init_upcycle)
 
     @property
     def network(self) -> ModelConfig:
@@ -98,7 +110,7 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
     config, problems = validation.check(RunConfig, document, also=_BASES)
     if config is not None:
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
-        found = _misfits(config, known) + _other_network(config.model, source)
+        found = _misfits(config, known) + _unfit_start(config.model, source)
         problems += [Problem(document.place(key), key, message) for key, message in found]
     strict_yaml.raise_problems(problems)
     assert config is not None
@@ -108,10 +120,6 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The config as plain data with every default written out. Read again, it gives the same config."""
     return config.model_dump(mode="json")
-
-
-COMPUTED = ("remat", "compute_dtype", "param_dtype", "balance", "router_dtype", "initializer_range")
-"""Keys of the model that say how it is computed and trained, not what its parameters are."""
 
 
 def _start(document: Document) -> ModelConfig | None:
@@ -127,18 +135,18 @@ def _start(document: Document) -> ModelConfig | None:
         document.problems.append(Problem(document.place("model.init_from"), "model.init_from", str(error)))
         return None
     under = {key: value for key, value in source.model_dump(mode="json").items() if key not in COMPUTED}
+    if isinstance(layers := model.get("init_layers"), list):
+        under["num_hidden_layers"] = len(layers)
     document.data["model"] = shipped.merge(under, model)
     return source
 
 
-def _other_network(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
-    """(key, what is wrong) for every number of the network that is not what it is at `init_from`."""
-    keys = [key for key in ModelConfig.model_fields if source is not None and key not in COMPUTED]
-    return [
-        (f"model.{key}", f"{getattr(model, key)} here, {getattr(source, key)} in {model.init_from}")
-        for key in keys
-        if getattr(model, key) != getattr(source, key)
-    ]
+def _unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
+    """(key, what is wrong) for everything that keeps the model from beginning as the one at `init_from`."""
+    if model.start is None:
+        given = [key for key in ("init_layers", "init_upcycle") if getattr(model, key)]
+        return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]
+    return [] if source is None else findings(model.network, source, model.start)
 
 
 def _overrides(overrides: Iterable[str]) -> Document:
@@ -177,7 +185,9 @@ def schema() -> dict[str, Any]:
     found["properties"] = {"base": base, **found["properties"]}
     model = found["$defs"]["ModelSection"]
     model["properties"] = {"base": base, **model["properties"]}
-    without = {key: value for key, value in model["properties"].items() if key != "init_from"}
+    without = {
+        key: value for key, value in model["properties"].items() if key in ModelConfig.model_fields or key == "base"
+    }
     found["$defs"]["ModelConfig"] = {**model, "title": "ModelConfig", "properties": without}  # configs/model/*.yaml
     named = {"type": "string", "description": "A shipped model's name.", "examples": shipped.model_names()}
     found["properties"]["model"] = {"anyOf": [named, found["properties"]["model"]]}
@@ -194,6 +204,16 @@ def check_against_mesh(config: RunConfig, sizes: dict[str, int]) -> None:
     )
 
 
+def check_split(what: str, model: ModelConfig, rules: ShardingRules, sizes: dict[str, int]) -> None:
+    """Raises InputError, which begins with `what`, unless mesh axes of these sizes split a model evenly."""
+    for key, number, axis in _model_split(model):
+        if number % (ways := size_of(sizes, getattr(rules, axis))):
+            over = _listed({a: sizes.get(a, 1) for a in axes_tuple(getattr(rules, axis))}, "mesh.")
+            raise InputError(
+                f"{what}: its {key}, {number}, is not a multiple of {ways}, over which {over} split it ({axis})"
+            )
+
+
 def check_vocabulary(config: RunConfig, tokenizer_size: int) -> None:
     """Raises InputError when the tokenizer has ids that the model's embedding table has no row for."""
     if tokenizer_size > config.model.vocab_size:
@@ -205,11 +225,17 @@ def check_vocabulary(config: RunConfig, tokenizer_size: int) -> None:
 
 def _split(config: RunConfig) -> list[tuple[str, int, str]]:
     """What is split: (key, its number, the logical axis that splits it)."""
-    model, data = config.model, config.data
-    moe, dense = model.num_moe_layers > 0, model.num_moe_layers < model.num_hidden_layers
-    split = [
+    data = config.data
+    return [
         ("data.batch_size", data.batch_size // config.optimizer.accumulation_steps, "batch"),
         ("data.sequence_length", data.sequence_length, "length"),
+        *_model_split(config.model),
+    ]
+
+
+def _model_split(model: ModelConfig) -> list[tuple[str, int, str]]:
+    moe, dense = model.num_moe_layers > 0, model.num_moe_layers < model.num_hidden_layers
+    split = [
         ("model.num_attention_heads", model.num_attention_heads, "heads"),
         ("model.num_key_value_heads", model.num_key_value_heads, "kv_heads"),
         ("model.vocab_size", model.vocab_size, "vocab"),

@@ -1,5 +1,6 @@
 """Held-out loss."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,22 +8,44 @@ from typing import Any
 import jax
 
 from maverick_jax.errors import InputError
+from maverick_jax.model.transformer import Maverick
 from train.batches import Feed
 from train.config import RunConfig, check_vocabulary, read_config
-from train.state import TrainState
+from train.objectives import Objective
+from train.references import check_references, find_references, load_references
 from train.step import eval_step
 
 
-def make_evaluate(config: RunConfig, held_out: Feed) -> Callable[[TrainState], dict[str, Any]]:
-    """`state -> {"eval_loss": nats per label, "eval_tokens": labels}` over the first `run.eval_batches` batches of the
-    held-out rows, always the same ones; fewer if there are fewer. Raises InputError where there is not one."""
-    batches = _num_batches(config, held_out)
-    step = jax.jit(functools.partial(eval_step, objective=config.objective))
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The first `run.eval_batches` batches of the held-out rows, always the same ones; fewer if there are fewer."""
 
-    def evaluate(state: TrainState) -> dict[str, Any]:
-        return evaluate_model(step, state.model, held_out, batches)
+    feed: Feed
+    num_batches: int
 
-    return evaluate
+    @classmethod
+    def of(cls, config: RunConfig) -> "HeldOut":
+        """Raises InputError where there is not one batch."""
+        feed = Feed.open(config, "eval")
+        return cls(feed, _num_batches(config, feed))
+
+    def measure(self, objective: Objective, references: dict[str, Maverick]) -> Callable[[Maverick], dict[str, Any]]:
+        """`model -> {"eval_loss": nats per label, ..., "eval_tokens": labels}`."""
+        step = jax.jit(functools.partial(eval_step, objective=objective))
+
+        def measured(model: Maverick) -> dict[str, Any]:
+            totals: dict[str, jax.Array] | None = None
+            with self.feed.batches(0, self.num_batches) as batches:
+                for batch in batches:
+                    sums = step(model, batch, references)
+                    totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
+            assert totals is not None
+            # sums over batches, then one division: the mean over labels, not over batches
+            weight = float(totals.pop("weight"))
+            means = {f"eval_{name}": float(total) / max(weight, 1e-9) for name, total in totals.items()}
+            return {**means, "eval_tokens": int(weight)}
+
+        return measured
 
 
 def _num_batches(config: RunConfig, held_out: Feed) -> int:
@@ -35,22 +58,10 @@ def _num_batches(config: RunConfig, held_out: Feed) -> int:
     return min(config.run.eval_batches, rows // config.data.batch_size)
 
 
-def evaluate_model(step, model, held_out: Feed, num_batches: int) -> dict[str, Any]:
-    """Sums over batches, then one division: the mean over labels, not over batches."""
-    totals: dict[str, jax.Array] | None = None
-    with held_out.batches(0, num_batches) as batches:
-        for batch in batches:
-            sums = step(model, batch)
-            totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
-    assert totals is not None
-    nll, weight = (float(totals[key]) for key in ("nll", "weight"))
-    return {"eval_loss": nll / max(weight, 1e-9), "eval_tokens": int(weight)}
-
-
 def evaluate(checkpoint: str, path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, on one
-    device. Raises InputError when the config's tokenizer has more ids than the model, and when less than a
-    batch is held out."""
+    """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, and
+    what the config's objective measures beside it, on one device. Raises InputError when the config's tokenizer has
+    more ids than the model, and when less than a batch is held out."""
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.sharding import single_device_mesh
 
@@ -58,10 +69,9 @@ def evaluate(checkpoint: str, path_or_name: str, overrides: Iterable[str] = ()) 
     mesh = single_device_mesh()
     model = load_pretrained(checkpoint, mesh=mesh, dtype=config.model.param_dtype)
     config = config.model_copy(update={"model": model.config, "mesh": type(config.mesh)(data=1)})
-    held_out = Feed.open(config, "eval")
-    check_vocabulary(config, held_out.train.tokenizer.vocab_size)
-    batches = _num_batches(config, held_out)
+    held_out = HeldOut.of(config)
+    check_vocabulary(config, held_out.feed.train.tokenizer.vocab_size)
+    references = find_references(config)
+    check_references(references, held_out.feed.train.tokenizer, dict(mesh.shape))
     with jax.set_mesh(mesh):
-        return evaluate_model(
-            jax.jit(functools.partial(eval_step, objective=config.objective)), model, held_out, batches
-        )
+        return held_out.measure(config.objective, load_references(references, mesh))(model)

@@ -1,4 +1,4 @@
-"""What must not change under a resumed run: what the model is, and which tokens stand where in its data."""
+"""What must not change under a resumed run: the model, what it learns from, which tokens stand where in its data."""
 
 from typing import Any
 
@@ -11,17 +11,29 @@ _COMPUTED = ("remat", "compute_dtype", "balance")
 """Keys of the model that say how it is computed and trained: these may change."""
 
 
-def metadata(config: RunConfig, data_fingerprint: str) -> dict[str, Any]:
-    """What a checkpoint says of the run it belongs to."""
-    return {"model": config.model.network.model_dump(mode="json"), "data": data_fingerprint, "run": config.run.name}
+def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str]) -> dict[str, Any]:
+    """What a checkpoint says of the run it belongs to. `references`: fingerprints of the frozen models beside it."""
+    return {
+        "model": config.model.network.model_dump(mode="json"),
+        "data": data_fingerprint,
+        "run": config.run.name,
+        "objective": config.objective.pinned(),
+        "references": references,
+    }
 
 
-def refuse_other_run(config: RunConfig, data_fingerprint: str, store: CheckpointStore) -> None:
-    """Raises InputError, which names the keys, when the run directory holds a run of another model or other data."""
-    there, here = _newest_metadata(store), metadata(config, data_fingerprint)
+def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointStore) -> None:
+    """Raises InputError, which names the keys, when the run directory holds a run of another model, other data, another
+    objective or another teacher than the `metadata` here say."""
+    there = _newest_metadata(store)
     if there is None:
         return
     changed = _differences("model", _network(there["model"]), _network(here["model"]))
+    changed += _differences("objective", there.get("objective", {}), here["objective"])
+    for name, fingerprint in there.get("references", {}).items():
+        if name in here["references"] and here["references"][name] != fingerprint:
+            path = config.objective.references()[name].path
+            changed.append(f"objective.{name}: {path} holds other numbers than the model this run has learned from")
     if there["data"] != here["data"]:
         changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
     if changed:

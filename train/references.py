@@ -1,6 +1,9 @@
 """The frozen models an objective needs beside the one it trains: a teacher, say."""
 
+import dataclasses
 import logging
+import pathlib
+from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
@@ -9,32 +12,67 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_backend
 from maverick_jax.pretrained import abstract_model, load_into, open_source
-from train.config import RunConfig
+from maverick_jax.sharding import ShardingRules
+from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
+from train.config import RunConfig, check_split
 
 log = logging.getLogger(__name__)
 
 
-def load_references(config: RunConfig, mesh: Mesh) -> dict[str, Maverick]:
-    """The models that `config.objective` names, split over `mesh` by the run's own rules, in the dtype they are stored
-    in. Raises InputError for a path that is no model and for one whose vocabulary is another."""
-    found = {}
-    for name, network in reference_models(config).items():
-        path = config.objective.references()[name]
-        abstract = abstract_model(for_backend(network), mesh, config.mesh.sharding_rules())
-        found[name] = load_into(abstract, path)
-        log.info("%s: %s, %d parameters, frozen", name, path, network.num_parameters())
-    return found
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A reference model on disk; nothing of it is loaded yet."""
+
+    path: str
+    config: ModelConfig
+    """As it is run: in the dtype asked for, computing as the trained model does."""
+    rules: ShardingRules
 
 
-def reference_models(config: RunConfig) -> dict[str, ModelConfig]:
-    """What those models are, by name; nothing is loaded. Raises InputError as `load_references` does."""
+def find_references(config: RunConfig) -> dict[str, Found]:
+    """The models that `config.objective` names, by name. Raises InputError for a path that is no model and for one
+    whose vocabulary is another."""
     found = {}
-    for name, path in config.objective.references().items():
-        there = open_source(path).config
+    for name, reference in config.objective.references().items():
+        there = open_source(reference.path).config
         if there.vocab_size != config.model.vocab_size:
             raise InputError(
-                f"objective.{name}: {path} has a vocabulary of {there.vocab_size}; model.vocab_size is "
+                f"objective.{name}: {reference.path} has a vocabulary of {there.vocab_size}; model.vocab_size is "
                 f"{config.model.vocab_size}, and both must be of one tokenizer"
             )
-        found[name] = there.model_copy(update={"compute_dtype": config.model.compute_dtype})
+        changes = {"compute_dtype": config.model.compute_dtype}
+        if reference.dtype != "keep":
+            changes["param_dtype"] = reference.dtype
+        mesh = config.mesh.model_copy(update={"rules": {**config.mesh.rules, **reference.rules}})
+        found[name] = Found(reference.path, there.model_copy(update=changes), mesh.sharding_rules())
     return found
+
+
+def check_references(found: Mapping[str, Found], tokenizer: Tokenizer, sizes: dict[str, int]) -> None:
+    """Raises InputError for a model whose tokenizer is another one than the data's, and for one that mesh axes of these
+    sizes do not split evenly."""
+    for name, model in found.items():
+        check_split(f"objective.{name}", model.config, model.rules, sizes)
+        if find_tokenizer(pathlib.Path(model.path).expanduser()) is None:
+            log.warning("objective.%s: %s has no tokenizer: whether its ids mean what the data's do is not checked",
+                        name, model.path)  # fmt: skip
+        elif (theirs := load_tokenizer(model.path)).fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"objective.{name}: {model.path} was trained with another tokenizer ({theirs.name}, "
+                f"{theirs.vocab_size} ids) than data.tokenizer ({tokenizer.name}, {tokenizer.vocab_size} ids): its "
+                "probabilities are of other tokens"
+            )
+
+
+def fingerprints(found: Mapping[str, Found]) -> dict[str, str]:
+    """Of each model's numbers, by name."""
+    return {name: open_source(model.path).fingerprint() for name, model in found.items()}
+
+
+def load_references(found: Mapping[str, Found], mesh: Mesh) -> dict[str, Maverick]:
+    """The models, each split over `mesh` by its own rules."""
+    loaded = {}
+    for name, model in found.items():
+        loaded[name] = load_into(abstract_model(for_backend(model.config), mesh, model.rules), model.path)
+        log.info("%s: %s, %d parameters, frozen", name, model.path, model.config.num_parameters())
+    return loaded

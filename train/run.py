@@ -18,20 +18,20 @@ from maverick_jax.accounting import device_of, train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.precision import for_backend
-from maverick_jax.pretrained import load_into
 from maverick_jax.sharding import make_mesh
 from maverick_jax.strict_yaml import dump
+from maverick_jax.surgery.weights import initial_weights
 from train import hooks
 from train.batches import Feed
 from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config, resolved
 from train.distributed import exit_code_of, initialize_from_environment, leave
-from train.evaluate import make_evaluate
+from train.evaluate import HeldOut
 from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
 from train.optimizer import Optimizer
 from train.program import compile_step, fresh_state, state_of
-from train.references import load_references
+from train.references import check_references, find_references, fingerprints, load_references
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
@@ -63,13 +63,16 @@ def _run(config: RunConfig) -> dict[str, Any]:
     check_against_mesh(config, sizes)
     feed = Feed.open(config)
     check_vocabulary(config, feed.train.tokenizer.vocab_size)
-    evaluate = make_evaluate(config, feed.held_out()) if config.run.eval_every else None
+    held_out = HeldOut.of(config) if config.run.eval_every else None
+    beside = find_references(config)
+    check_references(beside, feed.train.tokenizer, sizes)
+    about = metadata(config, feed.train.fingerprint, fingerprints(beside))
     use_compilation_cache()
     mesh = make_mesh(sizes)
     with jax.set_mesh(mesh):
         parts = StateParts.of(config)
         store = CheckpointStore(run_dir / "checkpoints", config.checkpoint)
-        refuse_other_run(config, feed.train.fingerprint, store)
+        refuse_other_run(config, about, store)
         state = _restore(parts, store, mesh)
         start = int(state.step)
         if start >= config.run.steps:
@@ -77,11 +80,12 @@ def _run(config: RunConfig) -> dict[str, Any]:
             return {"run_dir": str(run_dir), "step": start}
         if jax.process_index() == 0:
             _describe(config, feed, sizes, run_dir)
-        references = load_references(config, mesh)
+        references = load_references(beside, mesh)
         step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, references)
-        beside = _hooks(config, feed, store, evaluate, start)
+        evaluate = held_out and held_out.measure(config.objective, references)
+        alongside = _hooks(config, store, about, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:
-            state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=beside)
+            state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=alongside)
         return {"run_dir": str(run_dir), "step": int(state.step)}
 
 
@@ -113,10 +117,10 @@ def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
     found = store.restore(names.flatten(target))
     if found is not None:
         return names.unflatten(target, found[1])
-    if (path := parts.config.model.init_from) is None:
+    if (start := parts.config.model.start) is None:
         return parts.fresh()
-    log.info("starting from the weights of %s", path)
-    return state_of(load_into(target.model, path), **parts.beside())
+    log.info("starting from the weights of %s", start.path)
+    return state_of(initial_weights(target.model, start, parts.config.run.seed), **parts.beside())
 
 
 def _describe(config: RunConfig, feed: Feed, sizes: dict[str, int], run_dir: pathlib.Path) -> None:
@@ -146,7 +150,7 @@ def _replace(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, evaluate, start: int) -> list[Hook]:
+def _hooks(config: RunConfig, store: CheckpointStore, about: dict[str, Any], evaluate, start: int) -> list[Hook]:
     """In the order in which they run after a step; a save comes after the lines it must cover."""
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)
@@ -159,8 +163,7 @@ def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, evaluate, star
         flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
         peak_flops=device.peak_flops * jax.device_count() if device else None,
     )
-    meta = metadata(config, feed.train.fingerprint)
-    save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), meta), last_step=run.steps)
+    save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), about), last_step=run.steps)
     found: list[Hook] = [lines]
     if logging_config.progress:
         found.append(hooks.Progress(every=logging_config.every, start=start, stop=run.steps))
@@ -171,7 +174,8 @@ def _hooks(config: RunConfig, feed: Feed, store: CheckpointStore, evaluate, star
     if logging_config.watchdog_seconds:
         found.append(Watchdog(logging_config.watchdog_seconds, run_dir))
     if evaluate is not None:
-        found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
+        measure = lambda state: evaluate(state.model)
+        found.append(hooks.Evaluation(measure, writer, every=run.eval_every, last_step=run.steps))
     found.append(save)
     if threading.current_thread() is threading.main_thread():
         found.append(hooks.Preemption(save))

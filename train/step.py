@@ -60,6 +60,7 @@ def accumulate(loss: Callable, trained: Maverick, batch: dict, totals: dict) -> 
     return jax.lax.scan(lambda total, mb: (jax.tree.map(jnp.add, total, gradient(mb)), None), start, batch)[0]
 
 
-def eval_step(model: Maverick, batch: dict, *, objective: Objective) -> dict:
+def eval_step(model: Maverick, batch: dict, references: dict[str, Maverick], *, objective: Objective) -> dict:
     """Held-out sums over a batch of arrays [A, b, T]."""
-    return jax.tree.map(jnp.sum, jax.lax.map(lambda microbatch: objective.evaluate(model, microbatch), batch))
+    evaluate = lambda microbatch: objective.evaluate(model, microbatch, references)
+    return jax.tree.map(jnp.sum, jax.lax.map(evaluate, batch))

@@ -48,9 +48,20 @@ class Terms(NamedTuple):
     teacher_entropy: jax.Array
 
 
-Weigh = Callable[[Terms, jax.Array, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
-"""(terms, weights of the rows [c], controls) -> weights of the hard and of the soft target, float32[c]. No gradient
-passes through it, and rows of weight 0 have none. `controls` are scalars; `distillation` says what they may hold."""
+class Weighed(NamedTuple):
+    """What a row counts for, float32[c]."""
+
+    hard: jax.Array
+    """Of its cross-entropy."""
+    soft: jax.Array
+    """Of its divergence."""
+    parts: dict[str, jax.Array]
+    """What the two were made of, by name: metrics."""
+
+
+Weigh = Callable[[Terms, jax.Array, dict[str, jax.Array]], Weighed]
+"""(terms, weights of the rows [c], controls) -> Weighed. No gradient passes through it, and rows of weight 0 have none.
+`controls` are scalars; `distillation` says what they may hold."""
 
 
 class Sums(NamedTuple):
@@ -60,8 +71,8 @@ class Sums(NamedTuple):
     """hard * nll + soft * divergence: the loss."""
     terms: Terms
     """Each times the row's own weight."""
-    hard: jax.Array
-    soft: jax.Array
+    weighed: Weighed
+    """Its parts times the row's own weight."""
 
 
 def distillation(
@@ -78,10 +89,11 @@ def distillation(
 ) -> Sums:
     """Sums over all tokens of hard_i * nll_i + soft_i * divergence_i, hard and soft chosen per token by `weigh`.
 
-    student, teacher: (hidden [B, T, D], head [D, V]), each pair in one dtype; widths may differ. labels int32[B, T];
-    weights float32[B, T]; controls: float32 scalars by name. If `interpolation` t is among them, the target's logits
-    are (1 - t) of the student's (as a constant) and t of the teacher's (TAID, arXiv 2501.16937). Gradients reach the
-    student's pair alone.
+    student, teacher: (hidden [B, T, D], head [D, V]), each pair in one dtype; widths may differ. labels int32[B, T], of
+    which ~t stands for token t without a hard target (a sample, which nobody wrote): its terms are those of t, its hard
+    weight is 0; weights float32[B, T]; controls: float32 scalars by name. If `interpolation` t is among them, the
+    target's logits are (1 - t) of the student's (as a constant) and t of the teacher's (TAID, arXiv 2501.16937).
+    Gradients reach the student's pair alone.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
@@ -98,7 +110,7 @@ def distillation(
     pair = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"))
     teacher = jax.tree.map(lax.stop_gradient, teacher)
     specs = (pair, pair, tokens, tokens, jax.tree.map(lambda _: nothing, controls))
-    out = Sums(nothing, Terms(*[nothing] * 4), nothing, nothing)
+    out = jax.tree.map(lambda _: nothing, _shapes(weigh, controls))
     return jax.shard_map(local, in_specs=specs, out_specs=out)(student, teacher, labels, weights, controls)
 
 
@@ -108,7 +120,8 @@ def distillation_reference(
     """The obvious form, on whole logits and probabilities. Arguments and result as `distillation`."""
     s, t = (jnp.einsum("BTD,DV->BTV", *pair, preferred_element_type=jnp.float32) for pair in (student, teacher))
     log_s, log_t = jax.nn.log_softmax(s), lax.stop_gradient(jax.nn.log_softmax(t))
-    of_label = lambda logp: jnp.take_along_axis(logp, labels[..., None], axis=-1)[..., 0]
+    token = jnp.where(labels < 0, ~labels, labels)
+    of_label = lambda logp: jnp.take_along_axis(logp, token[..., None], axis=-1)[..., 0]
     mix = controls.get("interpolation", 1.0)
     target = lax.stop_gradient((1 - mix) * s + mix * t)
     terms = Terms(
@@ -117,9 +130,8 @@ def distillation_reference(
         -of_label(log_t),
         -jnp.sum(jnp.exp(log_t) * log_t, axis=-1),
     )
-    hard, soft = (jnp.where(weights > 0, lax.stop_gradient(x), 0) for x in weigh(terms, weights, controls))
-    total = jnp.sum(hard * terms.nll + soft * terms.divergence)
-    return Sums(total, Terms(*[jnp.sum(weights * x) for x in terms]), jnp.sum(hard), jnp.sum(soft))
+    weighed = _counted(lax.stop_gradient(weigh(terms, weights, controls)), labels, weights)
+    return _summed(terms, weighed, weights)
 
 
 def _whole_divergence(divergence: Divergence, s, t):
@@ -132,6 +144,18 @@ def _whole_divergence(divergence: Divergence, s, t):
         log_m = jnp.logaddexp(log_t + jnp.log(beta), log_s + jnp.log1p(-beta))
         found = beta * kl(log_t, log_m) + (1 - beta) * kl(log_s, log_m)
     return found * tau**2 if divergence.tau_squared else found
+
+
+def _counted(weighed: Weighed, labels, weights) -> Weighed:
+    """Padding counts for nothing, and a label nobody wrote for no cross-entropy."""
+    soft = jnp.where(weights > 0, weighed.soft, 0)
+    return Weighed(jnp.where((weights > 0) & (labels >= 0), weighed.hard, 0), soft, weighed.parts)
+
+
+def _summed(terms: Terms, weighed: Weighed, weights) -> Sums:
+    own = lambda tree: jax.tree.map(lambda x: jnp.sum(weights * x), tree)
+    total = jnp.sum(weighed.hard * terms.nll + weighed.soft * terms.divergence)
+    return Sums(total, own(terms), Weighed(jnp.sum(weighed.hard), jnp.sum(weighed.soft), own(weighed.parts)))
 
 
 # ---- a chunk of rows on one device's part of the vocabulary --------------------------------------------------------
@@ -157,6 +181,7 @@ def _chunk(static: _Static, student, teacher, labels, controls) -> tuple[Terms, 
     s, t = (dot(hidden, head, (1,), (0,)) for hidden, head in (student, teacher))
     log_s, log_t = _log_softmax(axes, s), _log_softmax(axes, t)
     first = lax.axis_index(axes) * s.shape[1] if axes else 0
+    labels = jnp.where(labels < 0, ~labels, labels)
     is_label = (labels - first)[:, None] == jnp.arange(s.shape[1], dtype=labels.dtype)[None, :]
     of_label = lambda logp: over_vocabulary(jnp.where(is_label, logp, 0))
     nll, teacher_nll = -of_label(log_s), -of_label(log_t)
@@ -191,10 +216,9 @@ def _divergence(divergence: Divergence, over_vocabulary, log_s, log_t):
 def _weighed(static: _Static, student, teacher, labels, weights, controls):
     """Sums of a chunk, and d total / d logits [c, v]."""
     terms, dnll, ddivergence = _chunk(static, student, teacher, labels, controls)
-    hard, soft = (jnp.where(weights > 0, x, 0) for x in static.weigh(terms, weights, controls))
-    total = jnp.sum(hard * terms.nll + soft * terms.divergence)
-    own = Terms(*[jnp.sum(weights * x) for x in terms])
-    return Sums(total, own, jnp.sum(hard), jnp.sum(soft)), hard[:, None] * dnll + soft[:, None] * ddivergence
+    weighed = _counted(static.weigh(terms, weights, controls), labels, weights)
+    dlogits = weighed.hard[:, None] * dnll + weighed.soft[:, None] * ddivergence
+    return _summed(terms, weighed, weights), dlogits
 
 
 def _cut(rows, *arrays):
@@ -204,9 +228,16 @@ def _cut(rows, *arrays):
     return tuple(pad(x).reshape(-1, rows, *x.shape[1:]) for x in arrays)
 
 
-def _zero_sums(weights) -> Sums:
-    zero = jnp.zeros_like(weights, shape=())
-    return Sums(zero, Terms(zero, zero, zero, zero), zero, zero)
+def _shapes(weigh: Weigh, controls) -> Sums:
+    """Shapes of the sums, which differ by what `weigh` reports."""
+    row = jax.ShapeDtypeStruct((1,), jnp.float32)
+    terms, scalars = Terms(row, row, row, row), jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), controls)
+    found = jax.eval_shape(weigh, terms, row, scalars)
+    return jax.eval_shape(_summed, terms, found, row)
+
+
+def _zero_sums(static: _Static, weights, controls) -> Sums:
+    return jax.tree.map(lambda _: jnp.zeros_like(weights, shape=()), _shapes(static.weigh, controls))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -216,7 +247,9 @@ def _local(static, student, teacher, labels, weights, controls) -> Sums:
         found, _ = _weighed(static, (x, student[1]), (y, teacher[1]), labels, weights, controls)
         return jax.tree.map(jnp.add, sums, found), None
 
-    return lax.scan(one, _zero_sums(weights), _cut(static.rows, student[0], teacher[0], labels, weights))[0]
+    return lax.scan(
+        one, _zero_sums(static, weights, controls), _cut(static.rows, student[0], teacher[0], labels, weights)
+    )[0]
 
 
 def _forward(static, student, teacher, labels, weights, controls):
@@ -230,7 +263,7 @@ def _forward(static, student, teacher, labels, weights, controls):
         dhead += dot(x, dlogits, (0,), (0,))
         return (jax.tree.map(jnp.add, sums, found), dhead), dot(dlogits, head, (1,), (1,)).astype(x.dtype)
 
-    init = (_zero_sums(weights), jnp.zeros_like(head, dtype=jnp.float32))
+    init = (_zero_sums(static, weights, controls), jnp.zeros_like(head, dtype=jnp.float32))
     (sums, dhead), dhidden = lax.scan(one, init, _cut(static.rows, hidden, their_hidden, labels, weights))
     dhidden = dhidden.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
     return sums, ((dhidden, dhead.astype(head.dtype)), teacher, weights, controls)

@@ -5,101 +5,128 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 import pydantic
+from jax.sharding import reshard
 from pydantic import Field
 
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.distillation import Divergence, Terms, distillation
-from maverick_jax.section import Section
-from train.objectives.next_token import Batch, Context, NextToken, Sums, hidden_states, router_loss
+from maverick_jax.ops.distillation import Divergence, Terms, Weighed, distillation
+from maverick_jax.ops.distillation import Sums as Distilled
+from maverick_jax.sharding import MeshConfig, ShardingRules
+from train.objectives.next_token import Batch, Context, NextToken, Reference, State, Sums, hidden_states, router_loss
+from train.objectives.weighting import AnyWeighting, Schedule
 
 TEACHER = "teacher"
 
 
-class Schedule(Section):
-    """The share alpha of the soft target, by the step alone: alpha * divergence + (1 - alpha) * cross-entropy."""
-
-    kind: Literal["schedule"] = "schedule"
-    shape: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """From `start` to `end` over `steps` updates: along a line, half a cosine, or at once after them; or `start` all
-    the time."""
-    start: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share before the first update."""
-    end: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share after the last of `steps`; null for `constant`."""
-    steps: Annotated[int, Field(ge=1)] = 1000
-    """Updates over which the share changes."""
-
-    @pydantic.model_validator(mode="after")
-    def _consistent(self):
-        if (self.end is None) != (self.shape == "constant"):
-            raise ValueError(f"shape {self.shape} {'has no' if self.shape == 'constant' else 'needs an'} end")
-        return self
-
-    def share(self, step: jax.Array) -> jax.Array:
-        """alpha, float32[], when `step` updates are done."""
-        part = jnp.minimum(step.astype(jnp.float32) / self.steps, 1.0)
-        if self.end is None:
-            return jnp.full_like(part, self.start)
-        if self.shape == "cosine":
-            part = 0.5 - 0.5 * jnp.cos(jnp.pi * part)
-        elif self.shape == "step":
-            part = jnp.floor(part)
-        return self.start + (self.end - self.start) * part
-
-
 class Distill(NextToken):
-    """`objective: {kind: distill, teacher: ...}`: per token, alpha * divergence(teacher, student) + (1 - alpha) *
-    cross-entropy with the label (Hinton et al., arXiv 1503.02531), and the student's balance terms."""
+    """`objective: {kind: distill, teacher: ...}`: per token, hard * cross-entropy with the label + soft *
+    divergence(teacher, student) (Hinton et al., arXiv 1503.02531), and the student's balance terms."""
 
     kind: Literal["distill"] = "distill"
     teacher: Annotated[str, Field(min_length=1)]
     """A run directory, one of its checkpoints or a Hugging Face folder, of the same vocabulary. Its model is frozen."""
+    teacher_dtype: Literal["keep", "float32", "bfloat16"] = "keep"
+    """What the teacher's parameters are held in; keep: as they are stored."""
+    teacher_rules: dict[str, str | list[str] | None] = {}
+    """Overrides, for the teacher alone, of the run's sharding table (as `mesh.rules`): its own layout of the mesh."""
     beta: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence (arXiv 2306.13649)."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Both models' logits are divided by it in the divergence."""
     tau_squared: bool = False
     """Multiply the divergence by temperature^2, so that its gradient keeps its size."""
-    weighting: Schedule = Schedule()
+    weighting: AnyWeighting = Schedule()
     """How soft and hard targets are weighed against each other."""
 
-    def references(self) -> dict[str, str]:
-        return {TEACHER: self.teacher}
+    @pydantic.field_validator("teacher_rules")
+    @classmethod
+    def _known_axes(cls, rules):
+        MeshConfig(rules=rules)
+        return rules
+
+    @property
+    def divergence(self) -> Divergence:
+        return Divergence(self.beta, self.temperature, self.tau_squared)
+
+    def references(self) -> dict[str, Reference]:
+        return {TEACHER: Reference(self.teacher, self.teacher_dtype, self.teacher_rules)}
+
+    def pinned(self) -> dict[str, str]:
+        return {**super().pinned(), "weighting.kind": self.weighting.kind}
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def init(self) -> State:
+        return self.weighting.init()
+
+    def advance(self, state: State, sums: Sums, totals: Sums) -> State:
+        return self.weighting.advance(state, _means(sums["distilled"], totals["weight"]))
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
-        teacher = context.references[TEACHER]
         hidden, stats = hidden_states(model, batch)
-        theirs = jax.lax.stop_gradient(hidden_states(teacher, batch)[0])
+        controls = self.weighting.controls(context.step, context.state)
         sums = distillation(
             (hidden, model.output_weight()),
-            (theirs, teacher.output_weight()),
+            teacher_pair(context.references[TEACHER], batch, model.rules),
             batch["labels"],
             batch["loss_weights"],
-            {"share": self.weighting.share(context.step)},
-            weigh=_shared,
-            divergence=Divergence(self.beta, self.temperature, self.tau_squared),
+            controls,
+            weigh=self.weighting.weigh,
+            divergence=self.divergence,
             rules=model.rules,
             chunk=self.loss_chunk,
         )
         loss = sums.total / totals["weight"]
         if stats is not None:
             loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
-        found = {"terms": sums.terms, "hard": sums.hard, "soft": sums.soft, "nll": sums.terms.nll, "router": stats}
-        return loss, jax.lax.stop_gradient(found)
+        return loss, jax.lax.stop_gradient({"distilled": sums, "nll": sums.terms.nll, "router": stats})
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
-        """As for pretraining, and means over tokens: `divergence`, the teacher's own loss and entropy, and the weights
-        of hard and soft targets."""
-        out, terms = super().metrics(model, sums, totals, context), sums["terms"]
-        named = {
-            "divergence": terms.divergence,
-            "teacher_loss": terms.teacher_nll,
-            "teacher_entropy": terms.teacher_entropy,
-            "hard_weight": sums["hard"],
-            "soft_weight": sums["soft"],
-        }
-        return out | {name: value / totals["weight"] for name, value in named.items()}
+        """As for pretraining, and means over tokens: `divergence`, the teacher's own loss and entropy, the weights of
+        hard and soft targets and what these are made of."""
+        out = super().metrics(model, sums, totals, context) | _means(sums["distilled"], totals["weight"])
+        return out | self.weighting.controls(context.step, context.state)
+
+    # ---- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
+        """As for pretraining, and the divergence from the teacher and its own loss."""
+        sums = distillation(
+            (hidden_states(model, batch)[0], model.output_weight()),
+            teacher_pair(references[TEACHER], batch, model.rules),
+            batch["labels"],
+            batch["loss_weights"],
+            {},
+            weigh=_measured,
+            divergence=self.divergence,
+            rules=model.rules,
+            chunk=self.loss_chunk,
+        )
+        named = {"loss": sums.terms.nll, "divergence": sums.terms.divergence, "teacher_loss": sums.terms.teacher_nll}
+        return {**named, "weight": jnp.sum(batch["loss_weights"])}
 
 
-def _shared(terms: Terms, weights: jax.Array, controls: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return (1 - controls["share"]) * weights, controls["share"] * weights
+def teacher_pair(teacher: Maverick, batch: Batch, rules: ShardingRules) -> tuple[jax.Array, jax.Array]:
+    """The teacher's hidden states [B, T, D] and head [D, V], laid out as the student's are; no gradient."""
+    hidden, head = hidden_states(teacher, batch)[0], teacher.output_weight()
+    pair = reshard(hidden, rules("batch", "length", None)), reshard(head, rules.compute("embed", "vocab"))
+    return jax.lax.stop_gradient(pair)
+
+
+def _measured(terms: Terms, weights: jax.Array, controls: dict[str, jax.Array]) -> Weighed:
+    return Weighed(0 * weights, 0 * weights, {})
+
+
+def _means(sums: Distilled, weight: jax.Array) -> Sums:
+    """Means over tokens, by their names as metrics."""
+    terms, weighed = sums.terms, sums.weighed
+    named = {
+        "loss": terms.nll,
+        "divergence": terms.divergence,
+        "teacher_loss": terms.teacher_nll,
+        "teacher_entropy": terms.teacher_entropy,
+        "hard_weight": weighed.hard,
+        "soft_weight": weighed.soft,
+        **weighed.parts,
+    }
+    return {name: value / weight for name, value in named.items()}

@@ -38,15 +38,33 @@ class Context:
 jax.tree_util.register_dataclass(Context)
 
 
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A frozen model that an objective looks at."""
+
+    path: str
+    """As for `load_pretrained`."""
+    dtype: str = "keep"
+    """Of its parameters: keep (as they are stored), float32 or bfloat16."""
+    rules: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What its layout has otherwise than the run's sharding table."""
+
+
 class NextToken(Section, abc.ABC):
     """The base of the objectives: `loss` and `metrics` are theirs."""
 
     loss_chunk: Annotated[int, Field(ge=1)] | None = None
     """Tokens per device whose logits exist at a time; null: chosen from the vocabulary."""
 
-    def references(self) -> dict[str, str]:
-        """Models that are needed beside the trained one: where each is, by a name."""
+    kind: str
+
+    def references(self) -> dict[str, Reference]:
+        """Models that are needed beside the trained one, by a name."""
         return {}
+
+    def pinned(self) -> dict[str, str]:
+        """What of this section a run keeps from its first step to its last, by key."""
+        return {"kind": self.kind}
 
     def init(self) -> State:
         """The state before the first step."""
@@ -72,10 +90,10 @@ class NextToken(Section, abc.ABC):
             out |= router_metrics(sums["router"], totals["tokens"], model.config.num_experts_per_tok)
         return out
 
-    def evaluate(self, model: Maverick, batch: Batch) -> Sums:
-        """Sums over a held-out batch (arrays [b, T]): `nll` in nats over `weight` labels."""
+    def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
+        """Sums over a held-out batch (arrays [b, T]): `loss` in nats, and others, over `weight` labels."""
         hidden, _ = hidden_states(model, batch)
-        return {"nll": self.cross_entropy(model, hidden, batch)[1], "weight": jnp.sum(batch["loss_weights"])}
+        return {"loss": self.cross_entropy(model, hidden, batch)[1], "weight": jnp.sum(batch["loss_weights"])}
 
     def cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch, z_loss: float = 0.0):
         """Sums over the batch: with and without the z-loss."""
