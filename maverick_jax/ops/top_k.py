@@ -1,0 +1,179 @@
+"""The top of a model's distribution and what is left of it, straight from hidden states and head, in chunks of rows.
+
+The vocabulary may be split over the tensor axis: each part's own top k travels, never logits, and no array of [rows, V]
+ever exists.
+
+c rows per chunk, D model, v vocabulary entries on this device, n parts of the vocabulary.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.dot import dot
+from maverick_jax.sharding import ShardingRules, axes_tuple
+
+LOGITS_PER_CHUNK = 1 << 21  # float32 elements; a chunk holds a few arrays of this size
+
+
+class Top(NamedTuple):
+    """Of each token, at the temperature asked for unless another is said."""
+
+    ids: jax.Array
+    """int32[B, T, k]: the likeliest tokens, in falling order; of equals the smaller id comes first."""
+    log_probs: jax.Array
+    """float32[B, T, k]"""
+    log_tail: jax.Array
+    """float32[B, T]: log of the mass of all other tokens, summed over them; -inf if there are none."""
+    log_normaliser: jax.Array
+    """float32[B, T]: logsumexp of logits / temperature."""
+    label_log_prob: jax.Array
+    """float32[B, T], at temperature 1."""
+    entropy: jax.Array
+    """float32[B, T], nats, at temperature 1."""
+    sample_ids: jax.Array
+    """int32[B, T, s]: drawn from the others in proportion to their mass, with replacement."""
+    sample_log_probs: jax.Array
+    """float32[B, T, s]: in the whole distribution."""
+
+
+def top_k(
+    hidden, head, labels, uniforms, *, k: int, temperature: float, rules: ShardingRules, chunk: int | None = None
+) -> Top:
+    """The `k` likeliest of V tokens, and s samples of the others.
+
+    hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T], where ~t means t; uniforms float32[B, T, s] in
+    [0, 1): the samples are where these fall in the cumulative distribution of the tail, so that equal numbers draw
+    equal tokens on every mesh, up to rounding. With s > 0 there must be a tail: k < V.
+    """
+    batch_axes, vocab_axes = axes_tuple(rules.batch) + axes_tuple(rules.length), axes_tuple(rules.vocab)
+
+    def local(hidden, head, labels, uniforms):
+        v, shape = head.shape[1], labels.shape
+        hidden, head = vary(hidden, vocab_axes), vary(head, batch_axes)
+        rows = min(chunk or max(64, LOGITS_PER_CHUNK // v), labels.size)
+        cut = functools.partial(_cut, rows, labels.size)
+        found = lax.map(
+            lambda chunk: _chunk(vocab_axes, k, temperature, head, *chunk), (cut(hidden), cut(labels), cut(uniforms))
+        )
+        whole = lambda x: x.reshape(x.shape[0] * rows, *x.shape[2:])[: labels.size].reshape(*shape, *x.shape[2:])
+        return jax.tree.map(whole, found)
+
+    tokens = rules.storage("batch", "length")
+    specs = (tokens, rules.compute("embed", "vocab"), tokens, tokens)
+    return jax.shard_map(local, in_specs=specs, out_specs=tokens)(hidden, head, labels, uniforms)
+
+
+def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: float) -> Top:
+    """The obvious form, on whole logits. Arguments and result as `top_k`."""
+    logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
+    plain, log_probs = jax.nn.log_softmax(logits), jax.nn.log_softmax(logits / temperature)
+    top, ids = lax.top_k(log_probs, k)
+    is_top = jnp.any(jax.nn.one_hot(ids, logits.shape[-1], dtype=bool), axis=-2)
+    tail = jnp.where(is_top, 0, jnp.exp(log_probs))
+    reached = jnp.cumsum(tail, axis=-1)
+    samples = jnp.sum(reached[..., None, :] <= (uniforms * reached[..., -1:])[..., None], axis=-1, dtype=jnp.int32)
+    of = lambda logp, ids: jnp.take_along_axis(logp, ids, axis=-1)
+    return Top(
+        ids,
+        top,
+        jnp.log(jnp.sum(tail, axis=-1)),
+        jax.nn.logsumexp(logits / temperature, axis=-1),
+        of(plain, jnp.where(labels < 0, ~labels, labels)[..., None])[..., 0],
+        -jnp.sum(jnp.exp(plain) * plain, axis=-1),
+        samples,
+        of(log_probs, samples),
+    )
+
+
+# ---- a chunk of rows on one device's part of the vocabulary --------------------------------------------------------
+
+
+def log_sum_exp(axes, logits):
+    """[c] of [c, v] over the whole vocabulary. Rows of nothing but -inf give -inf."""
+    largest = lax.pmax(jnp.max(logits, axis=-1), axes)
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    return jnp.log(lax.psum(jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1), axes)) + largest
+
+
+def part_of_vocabulary(axes, v: int):
+    """First token of this device's part."""
+    return lax.axis_index(axes) * v if axes else 0
+
+
+def gather_tokens(axes, values, ids):
+    """[c, m] out of this device's [c, v] and all others', for ids int32[c, m] of the whole vocabulary."""
+    at = ids - part_of_vocabulary(axes, values.shape[1])
+    here = (at >= 0) & (at < values.shape[1])
+    found = jnp.take_along_axis(values, jnp.where(here, at, 0), axis=1)
+    return lax.psum(jnp.where(here, found, 0), axes)
+
+
+def scatter_tokens(axes, values, ids, new, *, add: bool = False):
+    """[c, v] with `new` [c, m], or a scalar, in the places of ids int32[c, m] that this device holds."""
+    v = values.shape[1]
+    at = ids - part_of_vocabulary(axes, v)
+    at = jnp.where((at >= 0) & (at < v), at, v)  # a negative index would count from the end
+    where = values.at[jnp.arange(at.shape[0])[:, None], at]
+    return where.add(new, mode="drop") if add else where.set(new, mode="drop")
+
+
+def _cut(rows, size, x):
+    """[B, T, ...] as [chunks, rows, ...]; the last chunk is filled up with zeros."""
+    flat, fill = x.reshape(size, *x.shape[2:]), -size % rows
+    flat = jnp.concatenate([flat, jnp.zeros_like(flat, shape=(fill, *flat.shape[1:]))])
+    return flat.reshape((size + fill) // rows, rows, *flat.shape[1:])
+
+
+def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> Top:
+    logits = dot(hidden, head, (1,), (0,))
+    plain = logits - log_sum_exp(axes, logits)[:, None]
+    label_log_prob = gather_tokens(axes, plain, jnp.where(labels < 0, ~labels, labels)[:, None])[:, 0]
+    entropy = -lax.psum(jnp.sum(jnp.exp(plain) * plain, axis=-1), axes)
+    logits = logits * (1 / temperature)
+    normaliser = log_sum_exp(axes, logits)
+    log_probs = logits - normaliser[:, None]
+    top, ids = _top(axes, k, log_probs)
+    rest = scatter_tokens(axes, log_probs, ids, -jnp.inf)
+    tail = log_sum_exp(axes, rest)
+    samples = _samples(axes, jnp.exp(rest - jnp.where(jnp.isfinite(tail), tail, 0)[:, None]), uniforms)
+    sampled = gather_tokens(axes, log_probs, samples)
+    return Top(ids, top, tail, normaliser, label_log_prob, entropy, samples, sampled)
+
+
+def _top(axes, k, log_probs):
+    """Largest k of the whole vocabulary: (values, ids), each [c, k]."""
+    c, v = log_probs.shape
+    values, ids = lax.top_k(log_probs, min(k, v))
+    ids = ids + part_of_vocabulary(axes, v)
+    listed = lambda x: jnp.moveaxis(_gathered(axes, x), 0, 1).reshape(c, -1)  # by part, so by id among equals
+    top, at = lax.top_k(listed(values), k)
+    return top, jnp.take_along_axis(listed(ids), at, axis=1)
+
+
+def _gathered(axes, x):
+    """[n, ...]: everybody's x, known to be the same on every device of `axes` (an all-gather's result is not)."""
+    if not axes:
+        return x[None]
+    mine = jnp.arange(lax.axis_size(axes)) == lax.axis_index(axes)
+    return lax.psum(jnp.where(mine.reshape(-1, *[1] * x.ndim), x[None], jnp.zeros_like(x)[None]), axes)
+
+
+def _samples(axes, tail, uniforms):
+    """Tokens [c, s] where `uniforms` [c, s] fall in the cumulative sum of the unnormalised masses `tail` [c, v]."""
+    v = tail.shape[1]
+    reached = jnp.cumsum(tail, axis=1)
+    until = jnp.cumsum(_gathered(axes, reached[:, -1]), axis=0)  # [n, c]: mass up to the end of each part
+    below = lambda x: jnp.nextafter(x, jnp.zeros_like(x))
+    target = jnp.minimum(uniforms * until[-1][:, None], below(until[-1])[:, None])
+    part = jnp.sum(until[:, :, None] <= target[None], axis=0, dtype=jnp.int32)
+    before = jnp.where(part > 0, jnp.take_along_axis(until.T, jnp.maximum(part - 1, 0), axis=1), 0)
+    # rounding must lead to no token of mass 0: the last one's border is never reached
+    target = jnp.minimum(target - before, below(reached[:, -1])[:, None])
+    at = jax.vmap(lambda sums, x: jnp.searchsorted(sums, x, side="right"))(reached, target).astype(jnp.int32)
+    mine = part == (lax.axis_index(axes) if axes else 0)
+    return lax.psum(jnp.where(mine, jnp.minimum(at, v - 1) + part_of_vocabulary(axes, v), 0), axes)
