@@ -1,6 +1,7 @@
 """The chunked, vocabulary-sharded divergences against plain ones on whole logits, in value and gradient."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import pytest
 
 from maverick_jax.ops.distillation import Divergence, Weighed, distillation, distillation_reference
 from maverick_jax.sharding import ShardingRules
+from tests import jsd_oracle
 
 B, T, V, RULES = 4, 6, 40, ShardingRules()
+TRL = json.loads(jsd_oracle.GOLDEN.read_text())
 DIVERGENCES = {
     "forward": Divergence(),
     "reverse": Divergence(beta=1.0),
@@ -134,3 +137,28 @@ def test_rows_without_weight_take_no_part(mesh_of):
     with mesh_of(data=1):
         (a, da), (b, db) = run(student[0]), run(other)
     assert a == b and not any(np.any(np.asarray(grad)[weights == 0]) for grad in (da, db))
+
+
+@pytest.mark.parametrize(
+    "case", TRL["cases"], ids=lambda case: f"beta {case['beta']}, temperature {case['temperature']}"
+)
+def test_divergences_are_those_of_trl(case, mesh_of):
+    student, teacher, counts = jsd_oracle.logits()
+    head = np.eye(student.shape[-1], dtype=np.float32)  # hidden states that are the logits
+    weights = (counts / counts.sum()).astype(np.float32)
+    soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
+    options = {"weigh": soft_only, "divergence": Divergence(case["beta"], case["temperature"]), "rules": RULES}
+    with mesh_of(data=1):
+        mine, tokens = on_mesh((student, head), (np.zeros(counts.shape, np.int32), weights))
+        theirs, _ = on_mesh((teacher, head), ())
+        loss = lambda hidden: distillation((hidden, mine[1]), theirs, *tokens, {}, **options, chunk=3).total
+        total, gradient = jax.jit(jax.value_and_grad(loss))(mine[0])
+    np.testing.assert_allclose(total, case["loss"], rtol=1e-5)
+    np.testing.assert_allclose(gradient, case["gradient"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_golden_divergences_are_those_of_trl_today():
+    pytest.importorskip("trl")
+    found = jsd_oracle.golden()
+    assert found["cases"] == TRL["cases"]
