@@ -23,6 +23,7 @@ FLOORS = {
     "maverick_jax.checkpoint": 3,
     "maverick_jax.inference": 4,
     "maverick_jax.pretrained": 4,
+    "maverick_jax.surgery": 4,
     "data": 5,
     "train": 6,
     "launch": 7,

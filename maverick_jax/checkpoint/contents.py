@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -105,12 +105,14 @@ def require_readable(path: pathlib.Path, table: dict[str, dict]) -> None:
         open_array(path, name, entry, cache)
 
 
-def problems(path: pathlib.Path) -> list[str]:
-    """Everything wrong with the checkpoint at `path`, in words. Reads it a block at a time, on the host."""
+def problems(path: pathlib.Path, wanted: Collection[str] | None = None) -> list[str]:
+    """Everything wrong with the checkpoint at `path`, or with the arrays `wanted` of it, in words. Reads a block at a time,
+    on the host."""
     try:
         table = read_meta(path)["arrays"]
     except Damaged as damage:
         return [str(damage)]
+    table = table if wanted is None else {name: table[name] for name in wanted}
     found = [f"{name}: {problem}" for name, entry in table.items() if (problem := _problem(path, name, entry))]
     return found or _problems_of_index(path, table)
 

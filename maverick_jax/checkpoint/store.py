@@ -136,6 +136,15 @@ class CheckpointStore:
         self._require_exists(step)
         return contents.problems(self._path(step))
 
+    def require_undamaged(self, step: int, prefix: str) -> None:
+        """Raises InputError unless the arrays of `step` whose name begins with `prefix` are as they were saved. The
+        processes of a job, all of which call it, read a share of them each."""
+        wanted = sorted(name for name in self.meta(step)["arrays"] if name.startswith(prefix))
+        found = contents.problems(self._path(step), wanted[jax.process_index() :: jax.process_count()])
+        if _anywhere(bool(found)):
+            said = found[0] if found else "another process found it damaged"
+            raise InputError(f"{self._path(step)}: {said}; `maverick doctor` tells which checkpoints are whole")
+
     def restore(self, target: dict[str, jax.ShapeDtypeStruct], step: int | None = None, *, subset: bool = False):
         """`(step, arrays, meta)` of the newest checkpoint that verifies, or of `step`; None when none was ever saved.
 
