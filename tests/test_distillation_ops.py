@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maverick_jax.ops.distillation import Divergence, Weighed, distillation, distillation_reference
+from maverick_jax.ops.distillation import Divergence, Weighed, distillation, distillation_reference, whole_target
 from maverick_jax.sharding import ShardingRules
 from tests import jsd_oracle
 
@@ -56,7 +56,7 @@ def evaluated(function, controls, seed=0):
     placed = function.func is distillation  # the plain form knows of no mesh
     place = jax.device_put if placed else lambda x, spec: jnp.asarray(x)
     student, teacher = (tuple(map(place, x, pair)) for x in (student, teacher))
-    arguments = teacher, place(labels, rows), place(weights, rows), jax.tree.map(jnp.asarray, controls)
+    arguments = whole_target(*teacher), place(labels, rows), place(weights, rows), jax.tree.map(jnp.asarray, controls)
 
     def loss(student):
         sums = function(student, *arguments)
@@ -115,7 +115,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(name, mesh_of):
     options = {"weigh": soft_only, "divergence": DIVERGENCES[name], "rules": RULES}
     with mesh_of(data=1):
         student, tokens = on_mesh(inputs()[0], inputs()[2:])
-        loss = lambda pair: distillation(pair, student, *tokens, {}, **options).total
+        loss = lambda pair: distillation(pair, whole_target(*student), *tokens, {}, **options).total
         total, grads = jax.jit(jax.value_and_grad(loss))(student)
     assert abs(float(total)) < 1e-4
     assert max(float(jnp.abs(g).max()) for g in grads) < 1e-4
@@ -131,7 +131,7 @@ def test_rows_without_weight_take_no_part(mesh_of):
     def run(hidden):
         mine, tokens = on_mesh((hidden, student[1]), (labels, weights))
         theirs, _ = on_mesh(teacher, ())
-        loss = lambda x: distillation((x, mine[1]), theirs, *tokens, {}, **options).total
+        loss = lambda x: distillation((x, mine[1]), whole_target(*theirs), *tokens, {}, **options).total
         return jax.jit(jax.value_and_grad(loss))(mine[0])
 
     with mesh_of(data=1):
@@ -151,7 +151,9 @@ def test_divergences_are_those_of_trl(case, mesh_of):
     with mesh_of(data=1):
         mine, tokens = on_mesh((student, head), (np.zeros(counts.shape, np.int32), weights))
         theirs, _ = on_mesh((teacher, head), ())
-        loss = lambda hidden: distillation((hidden, mine[1]), theirs, *tokens, {}, **options, chunk=3).total
+        loss = lambda hidden: (
+            distillation((hidden, mine[1]), whole_target(*theirs), *tokens, {}, **options, chunk=3).total
+        )
         total, gradient = jax.jit(jax.value_and_grad(loss))(mine[0])
     np.testing.assert_allclose(total, case["loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, case["gradient"], atol=1e-5)

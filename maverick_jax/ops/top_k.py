@@ -15,6 +15,7 @@ from jax import lax
 
 from maverick_jax.ops.dispatch import vary
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.vocabulary import first_token, gather, log_sum_exp, places
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 21  # float32 elements; a chunk holds a few arrays of this size
@@ -93,35 +94,6 @@ def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: floa
 # ---- a chunk of rows on one device's part of the vocabulary --------------------------------------------------------
 
 
-def log_sum_exp(axes, logits):
-    """[c] of [c, v] over the whole vocabulary. Rows of nothing but -inf give -inf."""
-    largest = lax.pmax(jnp.max(logits, axis=-1), axes)
-    largest = jnp.where(jnp.isfinite(largest), largest, 0)
-    return jnp.log(lax.psum(jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1), axes)) + largest
-
-
-def part_of_vocabulary(axes, v: int):
-    """First token of this device's part."""
-    return lax.axis_index(axes) * v if axes else 0
-
-
-def gather_tokens(axes, values, ids):
-    """[c, m] out of this device's [c, v] and all others', for ids int32[c, m] of the whole vocabulary."""
-    at = ids - part_of_vocabulary(axes, values.shape[1])
-    here = (at >= 0) & (at < values.shape[1])
-    found = jnp.take_along_axis(values, jnp.where(here, at, 0), axis=1)
-    return lax.psum(jnp.where(here, found, 0), axes)
-
-
-def scatter_tokens(axes, values, ids, new, *, add: bool = False):
-    """[c, v] with `new` [c, m], or a scalar, in the places of ids int32[c, m] that this device holds."""
-    v = values.shape[1]
-    at = ids - part_of_vocabulary(axes, v)
-    at = jnp.where((at >= 0) & (at < v), at, v)  # a negative index would count from the end
-    where = values.at[jnp.arange(at.shape[0])[:, None], at]
-    return where.add(new, mode="drop") if add else where.set(new, mode="drop")
-
-
 def _cut(rows, size, x):
     """[B, T, ...] as [chunks, rows, ...]; the last chunk is filled up with zeros."""
     flat, fill = x.reshape(size, *x.shape[2:]), -size % rows
@@ -132,16 +104,16 @@ def _cut(rows, size, x):
 def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> Top:
     logits = dot(hidden, head, (1,), (0,))
     plain = logits - log_sum_exp(axes, logits)[:, None]
-    label_log_prob = gather_tokens(axes, plain, jnp.where(labels < 0, ~labels, labels)[:, None])[:, 0]
+    label_log_prob = gather(axes, plain, jnp.where(labels < 0, ~labels, labels)[:, None])[:, 0]
     entropy = -lax.psum(jnp.sum(jnp.exp(plain) * plain, axis=-1), axes)
     logits = logits * (1 / temperature)
     normaliser = log_sum_exp(axes, logits)
     log_probs = logits - normaliser[:, None]
     top, ids = _top(axes, k, log_probs)
-    rest = scatter_tokens(axes, log_probs, ids, -jnp.inf)
+    rest = places(axes, log_probs, ids).set(-jnp.inf, mode="drop")
     tail = log_sum_exp(axes, rest)
     samples = _samples(axes, jnp.exp(rest - jnp.where(jnp.isfinite(tail), tail, 0)[:, None]), uniforms)
-    sampled = gather_tokens(axes, log_probs, samples)
+    sampled = gather(axes, log_probs, samples)
     return Top(ids, top, tail, normaliser, label_log_prob, entropy, samples, sampled)
 
 
@@ -149,7 +121,7 @@ def _top(axes, k, log_probs):
     """Largest k of the whole vocabulary: (values, ids), each [c, k]."""
     c, v = log_probs.shape
     values, ids = lax.top_k(log_probs, min(k, v))
-    ids = ids + part_of_vocabulary(axes, v)
+    ids = ids + first_token(axes, v)
     listed = lambda x: jnp.moveaxis(_gathered(axes, x), 0, 1).reshape(c, -1)  # by part, so by id among equals
     top, at = lax.top_k(listed(values), k)
     return top, jnp.take_along_axis(listed(ids), at, axis=1)
@@ -176,4 +148,4 @@ def _samples(axes, tail, uniforms):
     target = jnp.minimum(target - before, below(reached[:, -1])[:, None])
     at = jax.vmap(lambda sums, x: jnp.searchsorted(sums, x, side="right"))(reached, target).astype(jnp.int32)
     mine = part == (lax.axis_index(axes) if axes else 0)
-    return lax.psum(jnp.where(mine, jnp.minimum(at, v - 1) + part_of_vocabulary(axes, v), 0), axes)
+    return lax.psum(jnp.where(mine, jnp.minimum(at, v - 1) + first_token(axes, v), 0), axes)

@@ -9,11 +9,11 @@ from jax.sharding import reshard
 from pydantic import Field
 
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.distillation import Divergence, Terms, Weighed, distillation
+from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, distillation, whole_target
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
 from train.objectives.next_token import Batch, Context, NextToken, Reference, State, Sums, hidden_states, router_loss
-from train.objectives.weighting import AnyWeighting, Schedule
+from train.objectives.weighting import AnyWeighting, Codistill
 
 TEACHER = "teacher"
 
@@ -35,7 +35,7 @@ class Distill(NextToken):
     """Both models' logits are divided by it in the divergence."""
     tau_squared: bool = False
     """Multiply the divergence by temperature^2, so that its gradient keeps its size."""
-    weighting: AnyWeighting = Schedule()
+    weighting: AnyWeighting = Codistill()
     """How soft and hard targets are weighed against each other."""
 
     @pydantic.field_validator("teacher_rules")
@@ -59,15 +59,16 @@ class Distill(NextToken):
     def init(self) -> State:
         return self.weighting.init()
 
-    def advance(self, state: State, sums: Sums, totals: Sums) -> State:
-        return self.weighting.advance(state, _means(sums["distilled"], totals["weight"]))
+    def advance(self, state: State, metrics: Sums) -> State:
+        return self.weighting.advance(state, metrics)
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         hidden, stats = hidden_states(model, batch)
         controls = self.weighting.controls(context.step, context.state)
+        controls["max_entropy"] = jnp.log(jnp.float32(model.config.vocab_size))
         sums = distillation(
             (hidden, model.output_weight()),
-            teacher_pair(context.references[TEACHER], batch, model.rules),
+            teacher_target(context.references[TEACHER], batch, model.rules),
             batch["labels"],
             batch["loss_weights"],
             controls,
@@ -93,7 +94,7 @@ class Distill(NextToken):
         """As for pretraining, and the divergence from the teacher and its own loss."""
         sums = distillation(
             (hidden_states(model, batch)[0], model.output_weight()),
-            teacher_pair(references[TEACHER], batch, model.rules),
+            teacher_target(references[TEACHER], batch, model.rules),
             batch["labels"],
             batch["loss_weights"],
             {},
@@ -106,11 +107,11 @@ class Distill(NextToken):
         return {**named, "weight": jnp.sum(batch["loss_weights"])}
 
 
-def teacher_pair(teacher: Maverick, batch: Batch, rules: ShardingRules) -> tuple[jax.Array, jax.Array]:
-    """The teacher's hidden states [B, T, D] and head [D, V], laid out as the student's are; no gradient."""
+def teacher_target(teacher: Maverick, batch: Batch, rules: ShardingRules) -> Target:
+    """The teacher's hidden states and head, laid out as the student's are; no gradient."""
     hidden, head = hidden_states(teacher, batch)[0], teacher.output_weight()
     pair = reshard(hidden, rules("batch", "length", None)), reshard(head, rules.compute("embed", "vocab"))
-    return jax.lax.stop_gradient(pair)
+    return whole_target(*jax.lax.stop_gradient(pair))
 
 
 def _measured(terms: Terms, weights: jax.Array, controls: dict[str, jax.Array]) -> Weighed:
@@ -127,6 +128,7 @@ def _means(sums: Distilled, weight: jax.Array) -> Sums:
         "teacher_entropy": terms.teacher_entropy,
         "hard_weight": weighed.hard,
         "soft_weight": weighed.soft,
+        **terms.beside,
         **weighed.parts,
     }
     return {name: value / weight for name, value in named.items()}
