@@ -95,6 +95,14 @@ def _data(args: argparse.Namespace) -> Any:
     return found if args.json else commands.show(found)
 
 
+def _convert(args: argparse.Namespace) -> Any:
+    from data.trajectories import convert
+
+    options = {"format": args.format, "unknown": args.unknown, "malformed": args.malformed, "tools": args.tools}
+    found = convert.convert(args.source, args.out, **options)
+    return found if args.json else convert.show(found)
+
+
 def _import(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import import_checkpoint
 
@@ -187,6 +195,16 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=2, metavar="N", help="for inspect: number of rows")
 
 
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a file of agent runs, or a folder of such files")
+    parser.add_argument("out", metavar="OUT", help="a file to make: our form, one JSON object a line")
+    parser.add_argument("--format", metavar="NAME", help="of SOURCE; default: each file's first record tells")
+    choices = ["keep", "refuse"]
+    parser.add_argument("--unknown", choices=choices, default="keep", help="fields of no known meaning; keep: in extra")
+    parser.add_argument("--malformed", choices=["stop", "skip"], default="stop", help="records; skip: and count them")
+    parser.add_argument("--tools", metavar="FILE", help="JSON of the tools that runs had which declare none")
+
+
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, a run directory or one checkpoint")
     parser.add_argument("out", metavar="OUT", help="a run directory to make")
@@ -240,6 +258,7 @@ VERBS = {
     "plan": Verb("parameters, memory, FLOPs and whether it fits, before anything is compiled", _takes_config, _plan),
     "config": Verb("shipped configs; a config with every default; the JSON schema", _config_arguments, _config),
     "data": Verb("tokenise and pack ahead of time; look at examples; count", _data_arguments, _data),
+    "data convert": Verb("agent runs of any known format to ours", _convert_arguments, _convert),
     "import": Verb("Hugging Face folder to our checkpoint", _import_arguments, _import),
     "export": Verb("our checkpoint to a Hugging Face folder", _export_arguments, _export),
     "generate": Verb("text from a model", _generate_arguments, _generate),
@@ -280,6 +299,8 @@ def _dispatch(argv: list[str]) -> None:
         from importlib.metadata import version
 
         print(version("maverick-jax"))
+    elif " ".join(argv[:2]) in VERBS:
+        _run_verb(" ".join(argv[:2]), argv[2:])
     elif argv[0] not in VERBS:
         near = did_you_mean(argv[0], VERBS)
         raise InputError(f"maverick: no verb {argv[0]!r}{near} (verbs: {', '.join(VERBS)})")

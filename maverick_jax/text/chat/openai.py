@@ -54,6 +54,16 @@ def from_openai(
     return Conversation(read, reader.tools(tools))
 
 
+def message_from_openai(message: Mapping[str, Any]) -> Message:
+    """One message on its own, as `from_openai` reads it; its links to other messages are not looked at."""
+    return _Reader(iter(()), frozenset()).message(message)
+
+
+def tools_from_openai(tools: Sequence[Mapping[str, Any]] | str | None) -> tuple[Tool, ...]:
+    """Declared tools (a list, or JSON of one), as `from_openai` reads them."""
+    return tuple(_Reader(iter(()), frozenset()).tools(tools))
+
+
 class _Reader:
     def __init__(self, images: Iterator[Image], ignored: frozenset[str]):
         self.images, self.ignored = images, ignored

@@ -19,27 +19,30 @@ MAX_INTEGER_BITS = 14_000
 """Python writes no integer of more than 4300 digits."""
 
 
-def checked(value: Any, where: str = "value") -> Any:
+def checked(
+    value: Any, where: str = "value", *, max_characters: int = MAX_CHARACTERS, max_items: int = MAX_ITEMS
+) -> Any:
     """A copy of a JSON value: str, int, float, bool, None, list and dict with str keys.
 
     Raises InputError, beginning with `where`, for anything else, for NaN and infinities, for text that is not Unicode
     and for what is deeper or longer than the limits above.
     """
-    checker = _Checker(where)
+    checker = _Checker(where, max_characters, max_items)
     copy = checker.copy(value, 0)
-    if len(write(copy)) > MAX_CHARACTERS:
-        checker.refuse(f"longer than {MAX_CHARACTERS:,} characters")
+    if len(write(copy)) > max_characters:
+        checker.refuse(f"longer than {max_characters:,} characters")
     return copy
 
 
 class _Checker:
-    def __init__(self, where: str):
-        self.where, self.characters, self.items = where, MAX_CHARACTERS, MAX_ITEMS
+    def __init__(self, where: str, max_characters: int, max_items: int):
+        self.where, self.max_characters, self.max_items = where, max_characters, max_items
+        self.characters, self.items = max_characters, max_items
 
     def copy(self, value: Any, depth: int) -> Any:
         self.items -= 1
         if self.items < 0:
-            self.refuse(f"more than {MAX_ITEMS:,} items")
+            self.refuse(f"more than {self.max_items:,} items")
         if depth > MAX_DEPTH:
             self.refuse(f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(value, dict):
@@ -69,7 +72,7 @@ class _Checker:
             self.refuse(f"expected a {what} of text, got {type(value).__name__}")
         self.characters -= len(value)
         if self.characters < 0:
-            self.refuse(f"longer than {MAX_CHARACTERS:,} characters")
+            self.refuse(f"longer than {self.max_characters:,} characters")
         try:
             require_unicode(value)
         except InputError as error:

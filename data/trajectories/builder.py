@@ -1,0 +1,116 @@
+"""Messages put together into a run: results find their calls, and what does not fit is refused where it stands."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data.trajectories.trajectory import Step
+from maverick_jax.errors import InputError
+from maverick_jax.text.chat import Image, Message, Role, ToolCall, values
+
+
+@dataclasses.dataclass
+class _Open:
+    """The calls of one message, and their results as they come in."""
+
+    where: str
+    calls: list[ToolCall]
+    results: list[Step | None]
+
+
+class Builder:
+    """Collects steps. Results of parallel calls may come in any order when they name their calls; they are put into
+    the order of the calls, for no chat format writes which call a result answers."""
+
+    def __init__(self):
+        self.steps: list[Step] = []
+        self._open: _Open | None = None
+
+    def waiting(self) -> int:
+        """How many calls have no result yet."""
+        return self._open.results.count(None) if self._open else 0
+
+    def add(self, where: str, message: Message, *, called: str | None = None, **notes: Any) -> None:
+        """One more message; `notes` are fields of `Step`, `called` is the tool that a result says it is of."""
+        step = at(where, lambda: Step(message, **notes))
+        if message.role is Role.TOOL:
+            self._answer(where, step, called)
+            return
+        if not message.calls and not message.thought and not any(map(_says_something, message.parts)):
+            raise InputError(f"{where}: an empty turn: no text and no call")
+        if message.role is Role.SYSTEM and (self.steps or self._open):
+            raise InputError(f"{where}: role: a system message is the first or there is none")
+        self._close(where)
+        self.steps.append(step)
+        if message.calls:
+            _different_ids(where, message)
+            self._open = _Open(where, list(message.calls), [None] * len(message.calls))
+
+    def finish(self) -> list[Step]:
+        """All steps. The last calls of a run may be without results: it ended there."""
+        self._close(None)
+        if not any(step.message.role is Role.ASSISTANT for step in self.steps):
+            raise InputError("messages: none is the assistant's" if self.steps else "messages: there is none")
+        return self.steps
+
+    def _answer(self, where: str, step: Step, called: str | None) -> None:
+        if not self.waiting() or self._open is None:
+            raise InputError(f"{where}: a tool's result, but no call before it waits for one")
+        at_call = self._call_of(where, step.message.call_id)
+        name = self._open.calls[at_call].name
+        if called is not None and called != name:
+            raise InputError(f"{where}: name: {called!r:.80}; expected {name!r:.80}, which was called")
+        self._open.results[at_call] = step
+
+    def _call_of(self, where: str, call_id: str | None) -> int:
+        assert self._open is not None
+        empty = [i for i, result in enumerate(self._open.results) if result is None]
+        ids = [self._open.calls[i].id for i in empty]
+        if call_id is None or all(known is None for known in ids):
+            return empty[0]
+        if call_id not in ids:
+            waiting = ", ".join(f"{known!r:.80}" for known in ids[:4])
+            raise InputError(f"{where}: tool_call_id: {call_id!r:.80}; expected a call without a result ({waiting})")
+        return empty[ids.index(call_id)]
+
+    def _close(self, where: str | None) -> None:
+        """Results into the run. `where`: what comes after them, None at the end."""
+        if self._open is None:
+            return
+        found = [result for result in self._open.results if result is not None]
+        complete = len(found) == len(self._open.calls)
+        ended = where is None and self._open.results[: len(found)] == found
+        if not complete and not ended:
+            missing = self._open.results.index(None)
+            after = f" before {where}" if where else ""
+            raise InputError(f"{self._open.where}: call {missing} ({self._open.calls[missing].name!r:.80}) has no "
+                             f"result{after}")  # fmt: skip
+        self.steps += found
+        self._open = None
+
+
+def at(where: str, make: Callable[[], Any]) -> Any:
+    """`make()`, with `where` before what it refuses."""
+    try:
+        return make()
+    except InputError as error:
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
+
+
+def tool_call(name: Any, arguments: Any, call_id: str | None = None) -> ToolCall:
+    """A call whose arguments are an object, or JSON text of one. Raises InputError beginning with `arguments`."""
+    if isinstance(arguments, str):
+        arguments = values.read(arguments, "arguments")
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise InputError(f"arguments: expected an object, got {type(arguments).__name__}")
+    return ToolCall(name, arguments or {}, call_id)
+
+
+def _says_something(part: str | Image) -> bool:
+    return not isinstance(part, str) or bool(part.strip())
+
+
+def _different_ids(where: str, message: Message) -> None:
+    ids = [call.id for call in message.calls if call.id is not None]
+    if len(set(ids)) < len(ids):
+        raise InputError(f"{where}: tool_calls: two calls of one message have the same id")

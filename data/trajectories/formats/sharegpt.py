@@ -1,0 +1,97 @@
+"""ShareGPT: `conversations` of `from` and `value`; calls are JSON in the value of a `function_call`."""
+
+import itertools
+from typing import Any
+
+from data.trajectories import failures
+from data.trajectories.builder import Builder, at, tool_call
+from data.trajectories.fields import Fields
+from data.trajectories.formats import openai
+from data.trajectories.trajectory import Outcome, Provenance, Trajectory
+from maverick_jax.errors import InputError
+from maverick_jax.section import did_you_mean
+from maverick_jax.text.chat import Message, Role, ToolCall, values
+
+NEEDS = "`conversations`, a list of objects with `from` and `value`"
+SPEAKERS = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "chatgpt": "assistant", "function_call": "call", "tool_call": "call", "observation": "result", "tool": "result",
+    "function_response": "result", "tool_response": "result",
+}  # fmt: skip
+ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "result": Role.TOOL}
+
+
+def matches(record: dict[str, Any]) -> bool:
+    turns = record.get("conversations")
+    return isinstance(turns, list) and (not turns or (isinstance(turns[0], dict) and "from" in turns[0]))
+
+
+def read(record: Fields) -> Trajectory:
+    """A record of `conversations`, and maybe `system`, `tools`, `id`. Calls one after the other are parallel calls."""
+    builder = Builder()
+    if system := record.take("system", str, default=""):
+        builder.add("system", at("system", lambda: Message(Role.SYSTEM, system)))
+    turns = ((_speaker(turn), turn) for turn in record.objects("conversations"))
+    for kind, group in itertools.groupby(turns, key=lambda turn: turn[0]):
+        same = [turn for _, turn in group]
+        if kind == "call":
+            _add_calls(builder, same)
+            continue
+        for turn in same:
+            _add(builder, turn, ROLES[kind])
+    tools = openai.take_tools(record)
+    outcome = Outcome(reward=record.take("reward", float, default=None))
+    return Trajectory(builder.finish(), tools, outcome, Provenance(id=record.take_label("id")), record.rest())
+
+
+def _speaker(turn: Fields) -> str:
+    name = turn.take("from", str)
+    if name not in SPEAKERS:
+        near = did_you_mean(name, SPEAKERS) if len(name) < 80 else ""
+        raise InputError(f"{turn.path('from')}: {name!r:.80}; expected one of {', '.join(SPEAKERS)}{near}")
+    return SPEAKERS[name]
+
+
+def _add(builder: Builder, turn: Fields, role: Role) -> None:
+    text = turn.take("value", str)
+    notes: dict[str, Any] = {"weight": turn.take("weight", float, default=None)}
+    if role is Role.TOOL:
+        notes["error"] = failures.is_error(turn, text, failures.said)
+    message = at(turn.path("value"), lambda: Message(role, text))
+    builder.add(turn.where, message, **notes, extra=turn.rest())
+
+
+def _add_calls(builder: Builder, turns: list[Fields]) -> None:
+    calls: list[ToolCall] = []
+    extra: dict[str, Any] = {}
+    weights: set[float | None] = set()
+    for turn in turns:
+        calls += _calls(turn)
+        weights.add(turn.take("weight", float, default=None))
+        for name, value in turn.rest().items():
+            extra[name if len(turns) == 1 else f"{turn.where}.{name}"] = value
+    if len(weights) > 1:
+        raise InputError(f"{turns[0].where}: weight: parallel calls are one message and have one weight")
+    message = at(turns[0].where, lambda: Message(Role.ASSISTANT, "", calls))
+    builder.add(turns[0].where, message, weight=weights.pop(), extra=extra)
+
+
+def _calls(turn: Fields) -> list[ToolCall]:
+    value = turn.take("value", str, dict, list)
+    if isinstance(value, str):
+        value = at(turn.path("value"), lambda: values.read(value, "call"))
+    found = value if isinstance(value, list) else [value]
+    if not found:
+        raise InputError(f"{turn.path('value')}: no call in it")
+    return [_call(Fields(call, f"{turn.path('value')}[{i}]", turn.seen), turn, i) for i, call in enumerate(found)]
+
+
+def _call(fields: Fields, turn: Fields, index: int) -> ToolCall:
+    name = fields.take("name", str)
+    arguments = fields.take("arguments", dict, str, default=None)
+    if arguments is None:
+        arguments = fields.take("parameters", dict, str, default={})
+    call = at(fields.where, lambda: tool_call(name, arguments, fields.take_label("id")))
+    for key, left in fields.rest().items():
+        turn.add(f"value[{index}].{key}", left)
+    return call
