@@ -41,7 +41,7 @@ def train_step(
     rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
     model, opt_state = if_good(model, state.model), if_good(opt_state, state.opt_state)
-    carried = if_good(objective.advance(state.objective, sums, totals), state.objective)
+    carried = if_good(objective.advance(state.objective, metrics), state.objective)
     return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried), metrics
 
 

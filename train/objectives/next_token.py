@@ -70,8 +70,8 @@ class NextToken(Section, abc.ABC):
         """The state before the first step."""
         return {}
 
-    def advance(self, state: State, sums: Sums, totals: Sums) -> State:
-        """The state after a step whose sums these are."""
+    def advance(self, state: State, metrics: Sums) -> State:
+        """The state after a step whose metrics these are."""
         return state
 
     def totals(self, batch: Batch) -> Sums:

@@ -1,5 +1,4 @@
-"""How a soft target (the teacher's distribution) and a hard one (the label) are weighed against each other: per token,
-by the step, by what teacher and student say, or by how training goes. One class each, chosen by `weighting.kind`."""
+"""What all weightings have in common, and the plain one: a share that depends on the step alone."""
 
 import abc
 from typing import Annotated, Literal
@@ -17,7 +16,7 @@ Scalars = dict[str, jax.Array]
 
 
 class Weighting(Section, abc.ABC):
-    """The base of the ways to weigh. Everything it returns is a metric too."""
+    """The base of the ways to weigh. Its controls and the parts of what it weighs are metrics of the step."""
 
     def init(self) -> State:
         """Scalars before the first step, float32[], by name; saved with the train state."""
@@ -29,10 +28,11 @@ class Weighting(Section, abc.ABC):
 
     @abc.abstractmethod
     def weigh(self, terms: Terms, weights: jax.Array, controls: Scalars) -> Weighed:
-        """Per row, arrays [c]; see `ops.distillation.Weigh`."""
+        """Per row, arrays [c]; see `ops.distillation.Weigh`. `controls` also hold `max_entropy`, the logarithm of the
+        vocabulary's size."""
 
-    def advance(self, state: State, means: Scalars) -> State:
-        """The state after a step whose means over tokens these are: `loss`, `divergence`, `teacher_loss`, ..."""
+    def advance(self, state: State, metrics: Scalars) -> State:
+        """The state after a step with these metrics: `loss`, `divergence`, `teacher_loss`, the controls, ..."""
         return state
 
 
@@ -77,7 +77,9 @@ class Schedule(Ramp, Weighting):
         return {"share": self.at(step)}
 
     def weigh(self, terms: Terms, weights: jax.Array, controls: Scalars) -> Weighed:
-        return Weighed((1 - controls["share"]) * weights, controls["share"] * weights, {})
+        return split(controls["share"], weights, {})
 
 
-AnyWeighting = Schedule
+def split(share: jax.Array, weights: jax.Array, parts: Scalars) -> Weighed:
+    """`share` of the soft target and the rest of the hard one."""
+    return Weighed((1 - share) * weights, share * weights, parts)

@@ -1,0 +1,34 @@
+"""Learning from the teacher where it is sure."""
+
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from maverick_jax.ops.distillation import Terms, Weighed
+from train.objectives.next_token import State
+from train.objectives.weighting.base import Ramp, Scalars, Weighting, split
+
+
+class Confidence(Ramp, Weighting):
+    """`weighting: {kind: confidence}`: per token, the soft target's share is share * confidence, the hard one's the
+    rest."""
+
+    kind: Literal["confidence"] = "confidence"
+    by: Literal["label", "entropy"] = "label"
+    """label: the teacher's probability of the label; entropy: 1 - entropy of the teacher / log of the vocabulary's
+    size."""
+    power: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Of that; 0: every token alike."""
+
+    def controls(self, step: jax.Array, state: State) -> Scalars:
+        return {"share": self.at(step)}
+
+    def weigh(self, terms: Terms, weights: jax.Array, controls: Scalars) -> Weighed:
+        if self.by == "label":
+            confidence = jnp.exp(-self.power * terms.teacher_nll)
+        else:
+            # rounding may take the entropy of a teacher that knows nothing past its maximum
+            confidence = jnp.maximum(1 - terms.teacher_entropy / controls["max_entropy"], 0.0) ** self.power
+        return split(controls["share"] * confidence, weights, {"confidence": confidence})
