@@ -16,7 +16,7 @@ from data.trajectories.fields import Fields, Seen, Unknown
 from data.trajectories.files import Record, find_files, parse, read_records
 from data.trajectories.formats import FORMATS, Format, detect, find_format
 from data.trajectories.trajectory import Trajectory
-from maverick_jax.errors import InputError
+from maverick_jax.errors import InputError, harmless
 from maverick_jax.text.chat import Tool
 from maverick_jax.text.chat.openai import tools_from_openai
 
@@ -63,7 +63,7 @@ class Tally:
 
     def refuse(self, problem: Problem) -> None:
         self.malformed += 1
-        log.warning("skipped: %s", problem)
+        log.warning("skipped: %s", harmless(str(problem)))
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
