@@ -1,11 +1,21 @@
 """Top k, tail and samples of a vocabulary in parts, and the loss on them, against plain forms on whole logits."""
 
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maverick_jax.ops.distillation import (
+    Divergence,
+    Weighed,
+    distillation,
+    distillation_reference,
+    whole_target,
+)
+from maverick_jax.ops.sparse_targets import Kept, sparse_target
 from maverick_jax.ops.top_k import top_k, top_k_reference
 from maverick_jax.sharding import ShardingRules
 
@@ -75,3 +85,158 @@ def test_samples_follow_the_tail(mesh_of):
     error = np.sqrt(draws * mass * (1 - mass)) + 1e-9
     assert (np.abs(counts - draws * mass) / error).max() < 4
     assert counts[found.ids.ravel()].sum() == 0
+
+
+# ---- the loss on what was kept ---------------------------------------------------------------------------------------
+
+
+def kept_of(teacher, labels, k, temperature, samples=0, seed=3) -> Kept:
+    uniforms = np.random.default_rng(seed).uniform(size=(B, T, samples)).astype(np.float32)
+    top = top_k_reference(*teacher, labels, uniforms, k=k, temperature=temperature)
+    drawn = {"sample_ids": top.sample_ids, "sample_log_probs": top.sample_log_probs} if samples else {}
+    return Kept(top.ids.astype(np.uint16), top.log_probs, top.log_tail, top.label_log_prob, top.entropy, **drawn)
+
+
+def weigh(terms, weights, controls):
+    """By everything that is known of a row: no gradient may pass through it."""
+    soft = weights * jnp.exp(-terms.teacher_nll) / (1 + terms.teacher_entropy)
+    return Weighed(0.3 * weights, soft, {"confidence": jnp.exp(-terms.teacher_nll)})
+
+
+def evaluated(function, student, target, labels, weights, controls, place, **options):
+    """(sums, gradient of the total with respect to the student's pair), as NumPy."""
+    spec = RULES("batch", "length"), RULES.compute("embed", "vocab")
+    student = tuple(map(place, student, spec))
+    target = dataclasses.replace(target, rows=jax.tree.map(lambda x: place(x, spec[0]), target.rows))
+    if jax.tree.leaves(target.fixed):
+        target = dataclasses.replace(target, fixed=place(target.fixed, spec[1]))
+    arguments = target, place(labels, spec[0]), place(weights, spec[0]), jax.tree.map(jnp.asarray, controls)
+
+    def loss(student):
+        sums = function(student, *arguments, weigh=weigh, **options)
+        return sums.total, sums
+
+    (_, sums), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(student)
+    return jax.tree.map(np.asarray, (sums, grads))
+
+
+def problem():
+    hidden, head, labels, _ = inputs(seed=4)
+    teacher = inputs(seed=5)[:2]
+    rng = np.random.default_rng(6)
+    weights = (rng.uniform(0.2, 2, (B, T)) * (rng.uniform(size=(B, T)) < 0.7)).astype(np.float32)
+    return (hidden, head), teacher, labels, weights
+
+
+def plainly(target, controls=None, **options):
+    student, _, labels, weights = problem()
+    place = lambda x, spec: jnp.asarray(x)
+    return evaluated(distillation_reference, student, target, labels, weights, controls or {}, place, **options)
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    leaves = [jax.tree_util.tree_leaves_with_path(x) for x in (found, expected)]
+    for (path, a), (_, b) in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance, err_msg=str(path))
+
+
+CASES = [
+    ("tail", Divergence(), {}),
+    ("tail", Divergence(beta=1.0, temperature=2.0, tau_squared=True), {}),
+    ("tail", Divergence(beta=0.3), {"interpolation": np.float32(0.4)}),
+    ("renormalised", Divergence(temperature=2.0), {}),
+    ("renormalised", Divergence(beta=1.0), {}),
+    ("renormalised", Divergence(beta=0.7, temperature=0.6), {}),
+    ("sampled", Divergence(), {}),
+    ("sampled", Divergence(temperature=3.0, tau_squared=True), {}),
+]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_sparse_targets_equal_whole_logits_on_any_mesh(case, mesh_of):
+    mode, divergence, controls = CASES[case]
+    sizes, chunk = MESHES[case % len(MESHES)], (5, None, 3)[case % 3]
+    student, teacher, labels, weights = problem()
+    kept = kept_of(teacher, labels, 6, divergence.temperature, samples=5)
+    target = sparse_target(kept, mode)
+    expected = plainly(target, controls, divergence=divergence)
+    assert np.abs(expected[1][0]).max() > 0.01
+    with mesh_of(**sizes):
+        options = {"divergence": divergence, "rules": RULES, "chunk": chunk}
+        found = evaluated(distillation, student, target, labels, weights, controls, jax.device_put, **options)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize(
+    "divergence", [Divergence(), Divergence(beta=1.0, temperature=2.0), Divergence(beta=0.4, tau_squared=True)]
+)
+def test_the_whole_vocabulary_gives_the_whole_divergence(divergence, mesh_of):
+    student, teacher, labels, weights = problem()
+    expected = plainly(whole_target(*teacher), divergence=divergence)
+    kept = kept_of(teacher, labels, V, divergence.temperature)
+    assert np.isneginf(kept.log_tail).all()
+    with mesh_of(tensor=2):
+        options = {"divergence": divergence, "rules": RULES, "chunk": 5}
+        found = evaluated(
+            distillation, student, sparse_target(kept, "tail"), labels, weights, {}, jax.device_put, **options
+        )
+    assert_same(found[1], expected[1])
+    assert_same(found[0]._replace(terms=found[0].terms._replace(beside={})), expected[0])
+    np.testing.assert_allclose(found[0].terms.beside["student_mass"], weights.sum(), rtol=1e-5)
+
+
+def test_a_tail_loses_no_more_than_it_must():
+    """Never above the whole KL, and the nearer the more is kept; the renormalised reading may be anywhere."""
+    _, teacher, labels, _ = problem()
+    of = lambda target: float(plainly(target, divergence=Divergence())[0].terms.divergence)
+    whole = of(whole_target(*teacher))
+    found = [of(sparse_target(kept_of(teacher, labels, k, 1.0), "tail")) for k in (1, 4, 16, 32)]
+    assert found == sorted(found) and found[-1] < whole < 1.1 * found[-1]
+    assert found[0] < 0.8 * whole
+
+
+def test_samples_of_the_tail_are_unbiased():
+    """Mean of value and gradient over many draws, within their standard error; the tail bucket's is not."""
+    student, teacher, labels, weights = problem()
+    draws, samples = 200, 20
+    kept = kept_of(teacher, labels, 4, 1.0, samples=draws * samples)
+    divided = lambda x: jnp.moveaxis(x.reshape(B, T, draws, samples), 2, 0)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    @functools.partial(jax.value_and_grad, argnums=0)
+    def of_draw(student, sample_ids, sample_log_probs):
+        target = sparse_target(kept._replace(sample_ids=sample_ids, sample_log_probs=sample_log_probs), "sampled")
+        return total(student, target)
+
+    def total(student, target):
+        soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
+        options = {"weigh": soft_only, "divergence": Divergence()}
+        return distillation_reference(student, target, labels, weights, {}, **options).total
+
+    student = jax.tree.map(jnp.asarray, student)
+    exact, (_, exact_head) = jax.value_and_grad(total)(student, whole_target(*teacher))
+    values, (_, heads) = of_draw(student, divided(kept.sample_ids), divided(kept.sample_log_probs))
+    error = values.std(ddof=1) / np.sqrt(draws)
+    assert 0 < abs(values.mean() - exact) < 3 * error
+    assert abs(total(student, sparse_target(kept, "tail")) - exact) > 10 * error  # which the samples put right
+    away = np.abs(heads.mean(0) - exact_head) / (heads.std(0, ddof=1) / np.sqrt(draws) + 1e-6)
+    assert (away < 3).mean() > 0.98
+    assert away.max() < 5
+
+
+def test_half_precision_keeps_the_divergence():
+    """float16 log-probabilities, made a distribution again, stay as near as their rounding."""
+    _, teacher, labels, _ = problem()
+    kept = kept_of(teacher, labels, 8, 1.0)
+    half = kept._replace(log_probs=kept.log_probs.astype(np.float16))
+    exact, found = (
+        plainly(sparse_target(x, "tail"), divergence=Divergence())[0].terms.divergence for x in (kept, half)
+    )
+    assert found == pytest.approx(exact, rel=2e-3) and found != exact
+
+
+def test_samples_are_for_the_forward_kl_alone():
+    _, teacher, labels, _ = problem()
+    with pytest.raises(ValueError, match="needs samples of the tail"):
+        sparse_target(kept_of(teacher, labels, 4, 1.0), "sampled")

@@ -135,10 +135,10 @@ def distillation(
 ) -> Sums:
     """Sums over all tokens of hard_i * nll_i + soft_i * divergence_i, hard and soft chosen per token by `weigh`.
 
-    student: (hidden [B, T, D], head [D, V]) in one dtype. labels int32[B, T], of which ~t stands for token t without a hard target (a sample, which nobody wrote): its terms are those of t, its hard
-    weight is 0; weights float32[B, T]; controls: float32 scalars by name. If `interpolation` t is among them, the
-    target's logits are (1 - t) of the student's (as a constant) and t of the teacher's (TAID, arXiv 2501.16937).
-    Gradients reach the student's pair alone.
+    student: (hidden [B, T, D], head [D, V]) in one dtype. labels int32[B, T], of which ~t stands for token t without a
+    hard target (a sample, which nobody wrote): its terms are those of t, its hard weight is 0. weights float32[B, T];
+    controls: float32 scalars by name. If `interpolation` t is among them, the target's logits are (1 - t) of the
+    student's (as a constant) and t of the teacher's (TAID, arXiv 2501.16937). Gradients reach the student's pair alone.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
@@ -224,7 +224,8 @@ class _Static(NamedTuple):
 def _chunk(static: _Static, student, rows, fixed, labels, controls) -> tuple[Terms, jax.Array, jax.Array]:
     """Terms of a chunk, and gradients of its nll and of its divergence with respect to the student's logits [c, v]."""
     axes = static.vocab_axes
-    s, labels = dot(*student, (1,), (0,)), jnp.where(labels < 0, ~labels, labels)
+    hidden, head = student
+    s, labels = dot(hidden, head, (1,), (0,)), jnp.where(labels < 0, ~labels, labels)
     chunk = Student(s, log_softmax(axes, s), labels)
     is_label, nll = _of_label(axes, chunk.log_probs, labels)
     found = static.compare(static.divergence, axes, chunk, rows, fixed, controls)
@@ -249,7 +250,8 @@ def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head,
         t = (1 - controls["interpolation"]) * s + controls["interpolation"] * t
     if divergence.temperature != 1 or "interpolation" in controls:
         log_s, log_t = (log_softmax(axes, x * (1 / divergence.temperature)) for x in (s, t))
-    return Compared(*divergence_of(divergence, over_vocabulary, log_s, log_t), nll, entropy, {})
+    value, gradient = divergence_of(divergence, over_vocabulary, log_s, log_t)
+    return Compared(value, gradient, nll, entropy, {})
 
 
 def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tuple[jax.Array, jax.Array]:
@@ -291,11 +293,13 @@ def _cut(c, *trees):
 
 def _zero_sums(static: _Static, weights, controls) -> Sums:
     """Of the sums' shape, which differs by what `weigh` and the target report."""
-    row = jax.ShapeDtypeStruct((1,), jnp.float32)
-    terms = Terms(row, row, row, row, dict.fromkeys(static.beside, row))
+
+    def of_a_row(row, controls):
+        terms = Terms(row, row, row, row, {name: row for name in static.beside})
+        return _summed(terms, static.weigh(terms, row, controls), row)
+
     scalars = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), controls)
-    found = jax.eval_shape(static.weigh, terms, row, scalars)
-    shapes = jax.eval_shape(_summed, terms, found, row)
+    shapes = jax.eval_shape(of_a_row, jax.ShapeDtypeStruct((1,), jnp.float32), scalars)
     return jax.tree.map(lambda _: jnp.zeros_like(weights, shape=()), shapes)
 
 

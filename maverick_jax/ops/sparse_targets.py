@@ -1,0 +1,142 @@
+"""A teacher of whom the top k tokens of each position were kept, and the exact mass of all others, as a target of
+`ops.distillation`. `ops.top_k` makes them.
+
+Three readings, each of a distribution that is a little different:
+
+- tail: k + 1 buckets, the last one holding all tokens outside the teacher's top k, on both sides. Never more than the
+  whole divergence (merging buckets loses information), and equal to it where student and teacher share the tail out in
+  the same proportions. The student is told how much mass belongs outside, not where.
+- renormalised: both sides over the top k alone, each divided by its own mass there. The student is not told anything of
+  the mass outside: any amount costs nothing, and where the top k hold little the target is far too sure of itself.
+- sampled: the forward KL's own sum over the top k, and the tail's mass times the mean over tokens drawn from the
+  teacher's tail. Over draws its mean, and that of its gradient, is the whole KL's.
+
+c rows per chunk, v vocabulary entries on this device, s samples.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from maverick_jax.ops.distillation import Compared, Divergence, Student, Target, divergence_of, plain_divergence
+from maverick_jax.ops.vocabulary import gather, log_softmax, log_sum_exp, places
+
+Mode = Literal["tail", "renormalised", "sampled"]
+LEAST = -1e30
+"""Log of no mass: finite, so that no mass on both sides is no difference."""
+MASSES = ("teacher_mass", "student_mass")
+"""Reported beside: each side's mass on the teacher's top k, at the divergence's temperature."""
+
+
+class Kept(NamedTuple):
+    """What was kept of the teacher, at the divergence's temperature but for the last two fields of the first six."""
+
+    ids: jax.Array
+    """uint16 or uint32 or int32 [B, T, k], all different."""
+    log_probs: jax.Array
+    """float16 or float32 [B, T, k]"""
+    log_tail: jax.Array
+    """float32[B, T]: -inf for no tail."""
+    label_log_prob: jax.Array
+    """float32[B, T], at temperature 1."""
+    entropy: jax.Array
+    """float32[B, T], nats, at temperature 1."""
+    sample_ids: jax.Array | None = None
+    """As ids, [B, T, s]: drawn from the tail with replacement. For `sampled` alone."""
+    sample_log_probs: jax.Array | None = None
+
+
+def sparse_target(kept: Kept, mode: Mode) -> Target:
+    """Raises ValueError for `sampled` without samples."""
+    if mode == "sampled":
+        if kept.sample_ids is None:
+            raise ValueError("the mode `sampled` needs samples of the tail")
+        return Target(kept, (), _compare_sampled, _plain_sampled, MASSES)
+    tail = mode == "tail"
+    kept = kept._replace(sample_ids=None, sample_log_probs=None)
+    return Target(kept, (), functools.partial(_compare_buckets, tail), functools.partial(_plain_buckets, tail), MASSES)
+
+
+def _compare_buckets(tail: bool, divergence, axes, student: Student, kept: Kept, fixed, controls) -> Compared:
+    log_s, ids = _at_temperature(divergence, axes, student), kept.ids.astype(jnp.int32)
+    there = gather(axes, log_s, ids)
+    rest = places(axes, log_s, ids).set(-jnp.inf, mode="drop")
+    log_rest = jnp.maximum(log_sum_exp(axes, rest), LEAST)
+    mine, theirs = _buckets(tail, there, log_rest, kept)
+    if "interpolation" in controls:
+        theirs = jax.nn.log_softmax((1 - controls["interpolation"]) * mine + controls["interpolation"] * theirs)
+    value, of_buckets = divergence_of(divergence, functools.partial(jnp.sum, axis=-1), mine, theirs)
+    # the logit of the last bucket is the logsumexp of its tokens' logits: each has its share of what that one gets
+    of_rest = jnp.exp(rest - log_rest[:, None]) * of_buckets[:, -1:] if tail else jnp.zeros_like(rest)
+    gradient = places(axes, of_rest, ids).set(of_buckets[:, : ids.shape[1]], mode="drop")
+    return _compared(kept, value, gradient, there)
+
+
+def _buckets(tail: bool, there, log_rest, kept: Kept) -> tuple[jax.Array, jax.Array]:
+    """Log-masses [..., k + 1], or [..., k], of student and teacher, each of sum 1: what was rounded no longer is."""
+    mine, theirs = there, kept.log_probs.astype(jnp.float32)
+    if tail:
+        mine = jnp.concatenate([mine, log_rest[..., None]], axis=-1)
+        theirs = jnp.concatenate([theirs, jnp.maximum(kept.log_tail, LEAST)[..., None]], axis=-1)
+    return jax.nn.log_softmax(mine), jax.nn.log_softmax(theirs)
+
+
+def _compare_sampled(divergence: Divergence, axes, student: Student, kept: Kept, fixed, controls) -> Compared:
+    if divergence.beta or "interpolation" in controls:
+        raise ValueError("samples of the teacher's tail give the forward KL alone")
+    log_s, tau = _at_temperature(divergence, axes, student), divergence.temperature
+    ids, log_t, shares = _listed(kept)
+    listed = gather(axes, log_s, ids)
+    value = jnp.sum(shares * (log_t - listed), axis=-1)
+    gradient = places(axes, jnp.exp(log_s), ids).add(-shares, mode="drop")
+    scale = tau**2 if divergence.tau_squared else 1.0
+    return _compared(kept, value * scale, gradient * (scale / tau), listed[:, : kept.ids.shape[1]])
+
+
+def _listed(kept: Kept) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Top k and samples: ids, the teacher's log-probabilities, and what each counts for (sum 1), [..., k + s]."""
+    assert kept.sample_ids is not None and kept.sample_log_probs is not None
+    top, s = kept.log_probs.astype(jnp.float32), kept.sample_ids.shape[-1]
+    whole = jax.nn.logsumexp(jnp.concatenate([top, kept.log_tail[..., None]], axis=-1), axis=-1, keepdims=True)
+    each = jnp.broadcast_to(jnp.exp(kept.log_tail[..., None] - whole) / s, kept.sample_ids.shape)
+    ids = jnp.concatenate([kept.ids.astype(jnp.int32), kept.sample_ids.astype(jnp.int32)], axis=-1)
+    log_t = jnp.concatenate([top, kept.sample_log_probs.astype(jnp.float32)], axis=-1) - whole
+    return ids, log_t, jnp.concatenate([jnp.exp(top - whole), each], axis=-1)
+
+
+def _at_temperature(divergence: Divergence, axes, student: Student):
+    if divergence.temperature == 1:
+        return student.log_probs
+    return log_softmax(axes, student.logits * (1 / divergence.temperature))
+
+
+def _compared(kept: Kept, value, gradient, there) -> Compared:
+    masses = 1 - jnp.exp(kept.log_tail), jnp.sum(jnp.exp(there), axis=-1)
+    return Compared(value, gradient, -kept.label_log_prob, kept.entropy, dict(zip(MASSES, masses, strict=True)))
+
+
+# ---- the obvious forms, on whole logits [B, T, V] ------------------------------------------------------------------
+
+
+def _plain_buckets(tail: bool, divergence: Divergence, s, token, kept: Kept, fixed, controls) -> Compared:
+    log_s, ids = jax.nn.log_softmax(s / divergence.temperature), kept.ids.astype(jnp.int32)
+    there = jnp.take_along_axis(log_s, ids, axis=-1)
+    outside = ~jnp.any(jax.nn.one_hot(ids, s.shape[-1], dtype=bool), axis=-2)
+    log_rest = jnp.log(jnp.sum(jnp.where(outside, jnp.exp(log_s), 0), axis=-1) + 1e-35)
+    kept = kept._replace(log_tail=jnp.maximum(kept.log_tail, jnp.log(1e-35)))
+    mine, theirs = _buckets(tail, there, log_rest, kept)
+    mix = controls.get("interpolation", 1.0)
+    target = lax.stop_gradient((1 - mix) * mine + mix * theirs)
+    return _compared(kept, plain_divergence(divergence, mine, target), jnp.zeros_like(s), there)
+
+
+def _plain_sampled(divergence: Divergence, s, token, kept: Kept, fixed, controls) -> Compared:
+    log_s = jax.nn.log_softmax(s / divergence.temperature)
+    ids, log_t, shares = _listed(kept)
+    listed = jnp.take_along_axis(log_s, ids, axis=-1)
+    value = jnp.sum(shares * (log_t - listed), axis=-1)
+    value = value * divergence.temperature**2 if divergence.tau_squared else value
+    return _compared(kept, value, jnp.zeros_like(s), listed[..., : kept.ids.shape[-1]])
