@@ -56,7 +56,7 @@ def parts(*, packed: bool = False) -> dict[str, Any]:
 
 def fresh(config: ModelConfig, parts: dict[str, Any]) -> TrainState:
     """The state before the first step, by the code that a run uses."""
-    return fresh_state(0, config, ShardingRules(), parts["optimizer"], parts["objective"])
+    return fresh_state(0, config, ShardingRules(), optimizer=parts["optimizer"], objective=parts["objective"])
 
 
 def host_batch(shape: Shape) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The mesh is an implementation detail: the same run on any of them, parameters born and kept in parts."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -33,7 +34,7 @@ def to_one_expert(state: TrainState) -> TrainState:
         return leaf * 0 if "router" in jax.tree_util.keystr(path) else leaf
 
     model = jax.tree_util.tree_map_with_path(zeroed, state.model)
-    return TrainState(state.step, state.skipped, state.tokens, model, state.opt_state, state.objective)
+    return dataclasses.replace(state, model=model)
 
 
 def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]]:

@@ -1,7 +1,7 @@
 """AdamW, with decay by parameter role, of the parameters that are trained."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from pydantic import Field
 from maverick_jax.config import Dtype
 from maverick_jax.section import Section
 from train.schedule import learning_rate
-from train.selection import Role, split
+from train.selection import Role, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Optimizer:
     freeze: tuple[Role, ...] = ()
     """Parts of the model that are not trained."""
 
-    def init(self, model) -> optax.OptState:
+    def init(self, model, heads: dict[str, Any]) -> optax.OptState:
         """State before the first step, of the trained parameters only."""
-        return self.transform.init(split(model, self.freeze)[0])
+        return self.transform.init(select(model, heads, self.freeze))
 
 
 class OptimizerConfig(Section):
@@ -107,8 +107,8 @@ UNDECAYED = (
 
 def is_decayed(path: tuple) -> bool:
     """Whether the parameter at this tree path is decayed, by the name the model gives it."""
-    names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
-    return not any(name in UNDECAYED for name in names)
+    parts = [part for key in path for part in str(getattr(key, "name", getattr(key, "key", ""))).split("/")]
+    return not any(part in UNDECAYED for part in parts)
 
 
 def decay_weights(rate: float) -> optax.GradientTransformation:

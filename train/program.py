@@ -17,11 +17,9 @@ from train.state import TrainState, init_state, state_with
 from train.step import train_step
 
 
-def fresh_state(
-    seed: int, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer, objective: Objective
-) -> TrainState:
-    """The state before the first step, made in parts on the mesh that is set."""
-    init = functools.partial(init_state, config=config, rules=rules, optimizer=optimizer, objective=objective)
+def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, **parts) -> TrainState:
+    """The state before the first step, made in parts on the mesh that is set; `parts` as of `state_with`."""
+    init = functools.partial(init_state, config=config, rules=rules, **parts)
     # it runs once: on a CPU, half the compile time is worth more than code that is a little better
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     state = jax.jit(init, compiler_options=options)(np.uint32(seed))
@@ -29,9 +27,9 @@ def fresh_state(
     return state
 
 
-def state_of(model: Maverick, optimizer: Optimizer, objective: Objective) -> TrainState:
-    """The state before the first step of a model that exists, on the mesh that is set."""
-    state = jax.jit(functools.partial(state_with, optimizer=optimizer, objective=objective), donate_argnums=0)(model)
+def state_of(model: Maverick, seed: int, **parts) -> TrainState:
+    """The state before the first step of a model that exists, on the mesh that is set; `parts` as of `state_with`."""
+    state = jax.jit(functools.partial(state_with, **parts), donate_argnums=0)(model, np.uint32(seed))
     return_freed_memory()
     return state
 

@@ -30,8 +30,8 @@ class Found:
 
 
 def find_references(config: RunConfig) -> dict[str, Found]:
-    """The models that `config.objective` names, by name. Raises InputError for a path that is no model and for one
-    whose vocabulary is another."""
+    """The models that `config.objective` names, by name. Raises InputError for a path that is no model, for one whose
+    vocabulary is another, and for one that the objective cannot use."""
     found = {}
     for name, reference in config.objective.references().items():
         there = open_source(reference.path).config
@@ -45,6 +45,9 @@ def find_references(config: RunConfig) -> dict[str, Found]:
             changes["param_dtype"] = reference.dtype
         mesh = config.mesh.model_copy(update={"rules": {**config.mesh.rules, **reference.rules}})
         found[name] = Found(reference.path, there.model_copy(update=changes), mesh.sharding_rules())
+    configs = {name: model.config for name, model in found.items()}
+    if problems := config.objective.unfit(config.model.network, configs):
+        raise InputError("\n".join(f"objective.{problem}" for problem in problems))
     return found
 
 

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -29,9 +29,10 @@ from train.evaluate import HeldOut
 from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
+from train.objectives.next_token import Head
 from train.optimizer import Optimizer
 from train.program import compile_step, fresh_state, state_of
-from train.references import check_references, find_references, fingerprints, load_references
+from train.references import Found, check_references, find_references, fingerprints, load_references
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
@@ -66,11 +67,11 @@ def _run(config: RunConfig) -> dict[str, Any]:
     held_out = HeldOut.of(config) if config.run.eval_every else None
     beside = find_references(config)
     check_references(beside, feed.train.tokenizer, sizes)
-    about = metadata(config, feed.train.fingerprint, fingerprints(beside))
+    about = metadata(config, feed.train.fingerprint, fingerprints(beside) | feed.beside)
     use_compilation_cache()
     mesh = make_mesh(sizes)
     with jax.set_mesh(mesh):
-        parts = StateParts.of(config)
+        parts = StateParts.of(config, beside)
         store = CheckpointStore(run_dir / "checkpoints", config.checkpoint)
         refuse_other_run(config, about, store)
         state = _restore(parts, store, mesh)
@@ -95,17 +96,20 @@ class StateParts:
 
     config: RunConfig
     optimizer: Optimizer
+    heads: tuple[Head, ...]
 
     @classmethod
-    def of(cls, config: RunConfig) -> "StateParts":
-        return cls(config, config.optimizer.build(config.run.steps))
+    def of(cls, config: RunConfig, references: Mapping[str, Found]) -> "StateParts":
+        beside = {name: found.config for name, found in references.items()}
+        heads = config.objective.heads(config.model.network, beside)
+        return cls(config, config.optimizer.build(config.run.steps), heads)
 
     def arguments(self) -> dict[str, Any]:
         rules = self.config.mesh.sharding_rules()
         return {"config": for_backend(self.config.model.network), "rules": rules, **self.beside()}
 
     def beside(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "objective": self.config.objective}
+        return {"optimizer": self.optimizer, "objective": self.config.objective, "heads": self.heads}
 
     def fresh(self) -> TrainState:
         return fresh_state(self.config.run.seed, **self.arguments())
@@ -120,7 +124,8 @@ def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
     if (start := parts.config.model.start) is None:
         return parts.fresh()
     log.info("starting from the weights of %s", start.path)
-    return state_of(initial_weights(target.model, start, parts.config.run.seed), **parts.beside())
+    seed = parts.config.run.seed
+    return state_of(initial_weights(target.model, start, seed), seed, **parts.beside())
 
 
 def _describe(config: RunConfig, feed: Feed, sizes: dict[str, int], run_dir: pathlib.Path) -> None:

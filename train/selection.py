@@ -6,25 +6,30 @@ from typing import Any, Literal
 
 import jax
 
+from maverick_jax.checkpoint import names
+
 Role = Literal["vision"]
 """A part of the model, by what it is for. `vision`: the image encoder with its adapter and projector."""
 
 PATHS: dict[Role, str] = {"vision": "vision/"}
 """How the names of a role's parameters start."""
 
+HEADS = "heads/"
+"""How the names of an objective's own parameters start among the trained ones."""
 
-def split(model, frozen: Iterable[Role]) -> tuple[Any, Any]:
-    """(trained, frozen): two trees of the model's structure, None in the places that the other holds."""
+Trained = dict[str, jax.Array]
+"""Parameters by name: the model's as it names them, the heads' after `HEADS`."""
+
+
+def select(model, heads: dict[str, Any], frozen: Iterable[Role] = ()) -> Trained:
+    """All parameters but those of the roles that are frozen."""
     prefixes = tuple(PATHS[role] for role in frozen)
-    is_frozen = lambda path: _name(path).startswith(prefixes)
-    pick = lambda wanted: jax.tree_util.tree_map_with_path(lambda p, x: x if is_frozen(p) == wanted else None, model)
-    return pick(False), pick(True)
+    of_model = {name: x for name, x in names.flatten(model).items() if not name.startswith(prefixes)}
+    return of_model | {HEADS + name: x for name, x in names.flatten(heads).items()}
 
 
-def join(trained, frozen):
-    """The whole model again."""
-    return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda x: x is None)
-
-
-def _name(path) -> str:
-    return "/".join(str(getattr(key, "name", getattr(key, "key", key))) for key in path) + "/"
+def put(trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model and the heads with these parameters in place of their own."""
+    own = {name.removeprefix(HEADS): x for name, x in trained.items() if name.startswith(HEADS)}
+    changed = {name: trained.get(name, x) for name, x in names.flatten(model).items()}
+    return names.unflatten(model, changed), names.unflatten(heads, own)

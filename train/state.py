@@ -11,8 +11,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective
+from train.objectives.next_token import Head
 from train.optimizer import Optimizer
 
 
@@ -27,21 +29,31 @@ class TrainState:
     opt_state: optax.OptState
     objective: dict[str, jax.Array]
     """Scalars that the objective carries, float32[]; none for pretraining."""
+    heads: dict[str, nnx.Param]
+    """Parameters that the objective trains beside the model; none for pretraining."""
 
 
 jax.tree_util.register_dataclass(TrainState)
 
+_HEADS = 0x68656164
+"""Folded into the seed: the heads' numbers are not the model's."""
 
-def init_state(seed, *, config: ModelConfig, rules: ShardingRules, optimizer: Optimizer, objective: Objective):
-    """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live."""
+
+def init_state(seed, *, config: ModelConfig, rules: ShardingRules, **parts) -> TrainState:
+    """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live. `parts`: as of
+    `state_with`."""
     model = Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
-    return state_with(model, optimizer=optimizer, objective=objective)
+    return state_with(model, seed, **parts)
 
 
-def state_with(model: Maverick, *, optimizer: Optimizer, objective: Objective) -> TrainState:
-    """The state before the first step of `model`."""
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, zero, jnp.zeros((2,), jnp.uint32), model, optimizer.init(model), objective.init())
+def state_with(
+    model: Maverick, seed, *, optimizer: Optimizer, objective: Objective, heads: tuple[Head, ...] = ()
+) -> TrainState:
+    """The state before the first step of `model`; `seed` is that of the heads."""
+    rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), _HEADS))
+    made = {h.name: param(rngs, h.shape, h.axes, normal(h.std), model.rules, model.config.param_dtype) for h in heads}
+    zero, tokens = jnp.zeros((), jnp.int32), jnp.zeros((2,), jnp.uint32)
+    return TrainState(zero, zero, tokens, model, optimizer.init(model, made), objective.init(), made)
 
 
 def abstract_state(mesh: Mesh, **parts) -> TrainState:

@@ -1,5 +1,6 @@
 """The train step: loss, gradient, update, metrics. A pure function of (state, batch)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from maverick_jax.model.transformer import Maverick
 from train.objectives import Objective
 from train.objectives.next_token import Context
 from train.optimizer import Optimizer
-from train.selection import join, split
+from train.selection import Trained, put, select
 from train.state import TrainState, add_tokens
 
 
@@ -25,27 +26,32 @@ def train_step(
     A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
     """
     totals, context = objective.totals(batch), Context(state.step, state.objective, references)
-    trained, frozen = split(state.model, optimizer.freeze)
-    loss = lambda trained, microbatch, totals: objective.loss(join(trained, frozen), microbatch, totals, context)
+    trained = select(state.model, state.heads, optimizer.freeze)
+
+    def loss(trained, microbatch, totals):
+        model, heads = put(trained, state.model, state.heads)
+        return objective.loss(model, microbatch, totals, dataclasses.replace(context, heads=heads))
+
     sums, grads = accumulate(loss, trained, batch, totals)
     grad_norm = optax.tree.norm(grads)
     metrics = objective.metrics(state.model, sums, totals, context)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
     updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
-    model = move_router_bias(join(optax.apply_updates(trained, updates), frozen), sums["router"])
+    model, heads = put(optax.apply_updates(trained, updates), state.model, state.heads)
+    model = move_router_bias(model, sums["router"])
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
 
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
     rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
-    model, opt_state = if_good(model, state.model), if_good(opt_state, state.opt_state)
-    carried = if_good(objective.advance(state.objective, metrics), state.objective)
-    return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried), metrics
+    new = model, opt_state, objective.advance(state.objective, metrics), heads
+    kept = if_good(new, (state.model, state.opt_state, state.objective, state.heads))
+    return TrainState(state.step + 1, skipped, tokens, *kept), metrics
 
 
-def accumulate(loss: Callable, trained: Maverick, batch: dict, totals: dict) -> tuple[dict, Maverick]:
+def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> tuple[dict, Trained]:
     """Sums and gradients of `loss` over the microbatches, leading axis A of the batch."""
 
     def gradient(microbatch):

@@ -1,5 +1,8 @@
 """One transformer layer, and a run of them."""
 
+import dataclasses
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,7 +10,7 @@ from flax import nnx
 from maverick_jax.config import LayerSpec, ModelConfig
 from maverick_jax.model.attention import Attention, Places
 from maverick_jax.model.mlp import Mlp
-from maverick_jax.model.moe import Moe, RouterStats
+from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.param import ones, param
 from maverick_jax.sharding import ShardingRules
@@ -56,20 +59,46 @@ class Layer(nnx.Module):
         else:
             self.mlp = Mlp(config, config.intermediate_size_mlp, rules, rngs=rngs)
 
-    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, RouterStats | None]:
+    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, what its router did."""
         return self.feed_forward(x + self.attention(self.attention_input(x), places), real)
 
     def attention_input(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
 
-    def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, RouterStats | None]:
+    def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """The second half of the layer: x [B, T, D] after attention -> as `__call__`."""
         h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
-            h, stats = self.moe(h, real)
-            return x + h, stats
+            h, routed = self.moe(h, real)
+            return x + h, routed
         return x + self.mlp(h), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """Layers whose insides are wanted beside the result, counted from 0."""
+
+    hidden: tuple[int, ...] = ()
+    """Whose output is."""
+    router: tuple[int, ...] = ()
+    """Whose router logits are; each a mixture of experts."""
+
+    def within(self, layers: range, period: int) -> "Taps":
+        """Those among `layers`, as their places in a run of `period` layers that begins at the first of these."""
+        places = lambda chosen: tuple(sorted({(i - layers.start) % period for i in chosen if i in layers}))
+        return Taps(places(self.hidden), places(self.router))
+
+
+class Seen(NamedTuple):
+    """What a run of layers shows of itself, by a layer's place in it; of a scan, with a leading axis of periods."""
+
+    stats: RouterStats | None
+    """Of its mixture-of-experts layers, stacked; None where there are none."""
+    hidden: dict[int, jax.Array]
+    """[B, T, D] in the compute dtype."""
+    router: dict[int, jax.Array]
+    """float32[B, T, E]."""
 
 
 class Period(nnx.Module):
@@ -84,12 +113,15 @@ class Period(nnx.Module):
     def layers(self) -> list[Layer]:
         return [getattr(self, f"layer_{i}") for i in range(self.depth)]
 
-    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, RouterStats | None]:
-        """x [B, T, D] -> [B, T, D] and the stacked stats of the mixture-of-experts layers, if there are any."""
+    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None, taps: Taps) -> tuple[jax.Array, Seen]:
+        """x [B, T, D] -> [B, T, D], and what `taps` ask for by place in this run."""
         policy = REMAT_POLICIES[self.config.remat]
         apply = jax.checkpoint(lambda layer, x, places, real: layer(x, places, real), policy=policy)
-        stats = []
+        outputs, routed = [], []
         for layer in self.layers:
             x, found = apply(layer, x, places, real)
-            stats += [found] if found is not None else []
-        return x, jax.tree.map(lambda *s: jnp.stack(s), *stats) if stats else None
+            outputs.append(x)
+            routed.append(found)
+        stats = [found.stats for found in routed if found is not None]
+        stats = jax.tree.map(lambda *s: jnp.stack(s), *stats) if stats else None
+        return x, Seen(stats, {i: outputs[i] for i in taps.hidden}, {i: routed[i].logits for i in taps.router})

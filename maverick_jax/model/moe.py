@@ -1,6 +1,7 @@
 """Mixture of experts: a sigmoid router, the chosen experts on score-scaled input, and a shared expert."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,14 @@ class RouterStats:
 jax.tree_util.register_dataclass(RouterStats)
 
 
+class Routed(NamedTuple):
+    """What one router did."""
+
+    stats: RouterStats
+    logits: jax.Array
+    """float32[B, T, E]."""
+
+
 class Moe(nnx.Module):
     """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router.
 
@@ -50,7 +59,7 @@ class Moe(nnx.Module):
         if config.balance.kind == "loss_free_bias":
             self.router_bias = param(rngs, (E,), (None,), zeros, rules, "float32")
 
-    def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, RouterStats]:
+    def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed]:
         """x [B, T, D], normalised; real bool[B, T], False for padding, which no expert sees. Returns [B, T, D]."""
         logits = self.route(x)
         chosen = self.choose(logits)  # k of int32[B, T]
@@ -60,7 +69,7 @@ class Moe(nnx.Module):
         if real is not None:
             experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
         w_in, w_out = weight(self.experts_in, self.rules, x.dtype), weight(self.experts_out, self.rules, x.dtype)
-        return self.shared(x) + routed_experts(x, scores, experts, w_in, w_out, self.rules), stats
+        return self.shared(x) + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)
 
     def route(self, x: jax.Array) -> jax.Array:
         """Router logits float32[B, T, E]."""

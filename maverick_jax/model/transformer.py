@@ -1,5 +1,7 @@
 """The Llama 4 model: embed tokens and images, scan over periods of layers, the remaining layers, norm, head."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,12 +9,27 @@ from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.attention import Places
-from maverick_jax.model.layers import Period
+from maverick_jax.model.layers import Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.param import normal, ones, param, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
+
+NO_TAPS = Taps()
+
+
+class Tapped(NamedTuple):
+    """What `Maverick.tapped` returns."""
+
+    hidden: jax.Array
+    """After the final norm, [B, T, D] in the compute dtype."""
+    stats: RouterStats | None
+    """One row per MoE layer; None for a dense model."""
+    layers: tuple[jax.Array, ...]
+    """Outputs of the layers `Taps.hidden`, in its order, [B, T, D] each, before any norm."""
+    routers: tuple[jax.Array, ...]
+    """Router logits of the layers `Taps.router`, in its order, float32[B, T, E] each."""
 
 
 class Maverick(nnx.Module):
@@ -46,18 +63,36 @@ class Maverick(nnx.Module):
         """Hidden states after the final norm, [B, T, D] in the compute dtype, and the routers' stats, one row per
         MoE layer (None for a dense model). tokens, positions, segment_ids: int32[B, T]; pixel_values float[N, C, S, S],
         whose N the batch axes divide; see `logits`."""
+        found = self.tapped(tokens, positions, segment_ids, pixel_values)
+        return found.hidden, found.stats
+
+    def tapped(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        pixel_values: jax.Array | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> Tapped:
+        """As `hidden`, with the insides of the layers `taps` (from 0 over the whole depth). A tapped layer costs its
+        output once for every period, because a scan keeps the same of all."""
         places = Places.of(self.config, tokens.shape[1], positions, segment_ids)
         real = None if segment_ids is None else segment_ids > 0
-        x, stats = self.embed_inputs(tokens, pixel_values), []
+        depth, length = self.config.num_hidden_layers, len(self.config.period)
+        stacked = self.config.num_periods * length
+        x, scanned, rest = self.embed_inputs(tokens, pixel_values), None, None
         if self.config.num_periods:
-            x, found = jax.lax.scan(lambda x, period: period(x, places, real), x, self.periods)
-            stats.append(jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), found))
+            inside = taps.within(range(stacked), length)
+            x, scanned = jax.lax.scan(lambda x, period: period(x, places, real, inside), x, self.periods)
         if self.config.tail:
-            x, found = self.tail(x, places, real)
-            stats.append(found)
-        stats = [s for s in stats if s is not None]
-        stats = jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
-        return rms_norm(x, self.norm[...], self.config.rms_norm_eps), stats
+            x, rest = self.tail(x, places, real, taps.within(range(stacked, depth), length))
+        of = lambda name, i: _of_layer(getattr(scanned if i < stacked else rest, name), i, stacked, length)
+        return Tapped(
+            rms_norm(x, self.norm[...], self.config.rms_norm_eps),
+            _all_stats(scanned, rest),
+            tuple(of("hidden", i) for i in taps.hidden),
+            tuple(of("router", i) for i in taps.router),
+        )
 
     def logits(
         self,
@@ -107,6 +142,21 @@ class Maverick(nnx.Module):
         columns = table.at[reshard(tokens, PartitionSpec(*spread[:2]))].get(out_sharding=spread)
         columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # an all-gather over axes of no sequence
         return reshard(columns, self.rules("batch", "length", "residual"))
+
+
+def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
+    """One row per MoE layer, of the periods and of the layers after them."""
+    stats = []
+    if scanned is not None and scanned.stats is not None:
+        stats.append(jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), scanned.stats))
+    if rest is not None and rest.stats is not None:
+        stats.append(rest.stats)
+    return jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
+
+
+def _of_layer(seen: dict[int, jax.Array], layer: int, stacked: int, length: int) -> jax.Array:
+    """What was seen of a layer: `stacked` layers lie in periods of `length`, the others after these."""
+    return seen[layer % length][layer // length] if layer < stacked else seen[layer - stacked]
 
 
 def _logits(model: Maverick, tokens, positions, segment_ids, pixel_values=None) -> jax.Array:

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from pydantic import Field
 
-from maverick_jax.config import Balance
+from maverick_jax.config import Balance, ModelConfig
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.cross_entropy import cross_entropy
 from maverick_jax.section import Section
+from train.objectives.offline import OfflineTargets
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, Any]
@@ -33,6 +35,8 @@ class Context:
     state: State
     references: dict[str, Maverick]
     """Frozen models, by the names that `NextToken.references` gives them."""
+    heads: dict[str, nnx.Param] = dataclasses.field(default_factory=dict)
+    """Trained beside the model, by the names that `NextToken.heads` gives them."""
 
 
 jax.tree_util.register_dataclass(Context)
@@ -50,6 +54,18 @@ class Reference:
     """What its layout has otherwise than the run's sharding table."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A parameter that an objective trains beside the model: of the train state and its checkpoints, of no export."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    """Logical axis per dimension, as of the model's parameters."""
+    std: float
+    """Of its first values, which are normal; 0: zeros."""
+
+
 class NextToken(Section, abc.ABC):
     """The base of the objectives: `loss` and `metrics` are theirs."""
 
@@ -61,6 +77,18 @@ class NextToken(Section, abc.ABC):
     def references(self) -> dict[str, Reference]:
         """Models that are needed beside the trained one, by a name."""
         return {}
+
+    def unfit(self, model: ModelConfig, references: dict[str, ModelConfig]) -> list[str]:
+        """What of this section does not fit the trained model and the frozen ones, a line each."""
+        return []
+
+    def heads(self, model: ModelConfig, references: dict[str, ModelConfig]) -> tuple[Head, ...]:
+        """Parameters that are trained beside the model."""
+        return ()
+
+    def offline(self) -> OfflineTargets | None:
+        """Targets on disk that the rows to train on carry, where it learns from such."""
+        return None
 
     def pinned(self) -> dict[str, str]:
         """What of this section a run keeps from its first step to its last, by key."""
