@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint import names, placing
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
@@ -158,6 +158,14 @@ CHOICES = [
     ("three_layers", "run", (2, 1, 0)),
     ("three_layers", "run", (2, 1)),
 ]
+
+
+def test_the_size_of_the_blocks_that_are_read_does_not_matter(sources, monkeypatch):
+    config, start = variant(intermediate_size=56, num_hidden_layers=2), Start(sources("dense", "folder"), (0, 5), True)
+    whole = names.flatten(begun(config, start))
+    monkeypatch.setattr(placing, "BLOCK_BYTES", 4096)
+    for name, array in names.flatten(begun(config, start)).items():
+        np.testing.assert_array_equal(array, whole[name], err_msg=name)
 
 
 @pytest.mark.parametrize("mesh", ["one_device", "eight"])

@@ -116,7 +116,8 @@ TEXT_PREFIX = "language_model."
 ROUTER_BIAS = "moe/router_bias"
 """Parameters whose name ends so have no counterpart: Llama 4 chooses experts by the router logits alone."""
 
-_IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
+IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
+"""Our name of a parameter of a layer of the text model."""
 VISION_PREFIX = "vision/"
 """Of our parameters of the image encoder."""
 _VISION_LAYERS = "vision/layers/"
@@ -171,7 +172,7 @@ def _vision(name: str, shape: tuple[int, ...]) -> list[Entry]:
 
 def _text(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     """The tensors of the text model, under their names in a text-only folder."""
-    stacked = {name: m for name in shapes if (m := _IN_LAYER.fullmatch(name))}
+    stacked = {name: m for name in shapes if (m := IN_LAYER.fullmatch(name))}
     period = 1 + max((int(m[2]) for m in stacked.values() if m[1] == "periods"), default=-1)
     depth = {shape[0] for name, shape in shapes.items() if name in stacked and stacked[name][1] == "periods"}
     if len(depth) > 1:

@@ -121,9 +121,9 @@ def _key_of(model: ModelConfig, source: ModelConfig, start: Start, here: LayerSp
 def _such_as(model: ModelConfig, source: ModelConfig, start: Start) -> str:
     """`, such as [...]`: layers that fit, spread evenly over the source; empty if there are none."""
     stretch = (source.num_hidden_layers - 1) / max(1, model.num_hidden_layers - 1)
-    chosen = []
+    chosen, layers = [], source.layers
     for t, here in enumerate(model.layers):
-        fitting = [s for s, there in enumerate(source.layers) if _fits(here, there, start.upcycle)]
+        fitting = [s for s, there in enumerate(layers) if _fits(here, there, start.upcycle)]
         if not fitting:
             return ""
         chosen.append(min(fitting, key=lambda s: abs(s - t * stretch)))

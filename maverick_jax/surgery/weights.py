@@ -16,7 +16,6 @@ zeros, for the same reasons.
 
 import dataclasses
 import logging
-import re
 from collections.abc import Callable, Mapping
 
 import jax
@@ -26,7 +25,7 @@ from flax import nnx
 
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.array_readers import Reader
-from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS
+from maverick_jax.checkpoint.huggingface_names import IN_LAYER, ROUTER_BIAS
 from maverick_jax.checkpoint.placing import place
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
@@ -39,7 +38,6 @@ log = logging.getLogger(__name__)
 
 DISTURBANCE = 0.1
 """Of the copies in routed experts, in standard deviations of fresh weights."""
-_IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +65,14 @@ def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
         arrays = source.load({name: leaf for name, leaf in leaves.items() if name in there})
         origins = {name: _nothing(leaf.shape) for name, leaf in leaves.items() if name not in there}
     else:
+        log.info("%s: the layers are its layers %s", start.path, ", ".join(map(str, start.sources(abstract.config))))
         source.require_undamaged()
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
         origins = describe(abstract.config, shapes, source.config, source.readers(), start)
     arrays |= {name: place(leaves[name], origin.reader) for name, origin in origins.items()}
     amounts = {name: origin.fresh for name, origin in origins.items() if origin.fresh.any()}
-    return names.unflatten(abstract, arrays | _with_fresh(abstract, {n: arrays.pop(n) for n in amounts}, amounts, seed))
+    drawn = _with_fresh(abstract, {name: arrays.pop(name) for name in amounts}, amounts, seed)
+    return names.unflatten(abstract, arrays | drawn)
 
 
 def _with_fresh(abstract: Maverick, arrays: dict, amounts: dict[str, np.ndarray], seed: int) -> dict[str, jax.Array]:
@@ -103,7 +103,7 @@ def describe(
     """The origin of each parameter of `model` (`shapes`: its shape by its path) in the `readers` of `source`."""
     chosen, found = start.sources(model), {}
     for name, shape in shapes.items():
-        match = _IN_LAYER.fullmatch(name)
+        match = IN_LAYER.fullmatch(name)
         if match is None:
             found[name] = _copy(readers[name])
             continue
