@@ -272,7 +272,8 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     if config.model.vision and "vision" not in config.optimizer.freeze:
         why = "no source of `data` holds images to train the image encoder with; expected a list that holds vision"
         return [("optimizer.freeze", why)]
-    rules, misfits = config.mesh.sharding_rules(), []
+    rules = config.mesh.sharding_rules()
+    misfits = config.objective.misfits(config.model.network, config.data.sequence_length)
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)

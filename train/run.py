@@ -83,6 +83,9 @@ def _run(config: RunConfig) -> dict[str, Any]:
             _describe(config, feed, sizes, run_dir)
         references = load_references(beside, mesh)
         step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, references)
+        if (own := config.objective.own_samples()) is not None:
+            about_run = {"seed": config.run.seed, "start": start, "end": feed.train.tokenizer.eos_id}
+            step = with_own_samples(step, own, state.model, feed.abstract_batch(), **about_run)
         evaluate = held_out and held_out.measure(config.objective, references)
         alongside = _hooks(config, store, about, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:

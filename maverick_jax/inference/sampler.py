@@ -165,18 +165,22 @@ def sample_tokens(
                 positions = positions + 1
 
 
-def choose(logits: jax.Array, sampling: Sampling, seed: int, step: int) -> jax.Array:
-    """One token per row, int32[B], from logits float32[B, V]."""
-    numbers = np.uint32(seed % 2**32), np.uint32(step)
+def choose(
+    logits: jax.Array, sampling: Sampling, seed: int | jax.Array, step: int | jax.Array, first: int | jax.Array = 0
+) -> jax.Array:
+    """One token per row, int32[B], from logits float32[B, V]; row i draws by (seed, step, first + i). Inside a program
+    the numbers may be uint32[]."""
+    numbers = (x if isinstance(x, jax.Array) else np.uint32(x % 2**32) for x in (seed, step, first))
     return _choose(logits, sampling.temperature, sampling.top_k, sampling.top_p, *numbers)
 
 
 @jax.jit
-def _choose(logits, temperature, top_k, top_p, seed, step) -> jax.Array:
+def _choose(logits, temperature, top_k, top_p, seed, step, first) -> jax.Array:
     greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     kept = _restrict(logits / jnp.where(temperature > 0, temperature, 1.0), top_k, top_p)
     key = jax.random.fold_in(jax.random.key(seed), step)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(logits.shape[0]))
+    rows = first + jnp.arange(logits.shape[0], dtype=jnp.uint32)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
     drawn = jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
     return jnp.where(temperature > 0, drawn, greedy)
 

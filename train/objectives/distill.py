@@ -8,14 +8,16 @@ import pydantic
 from jax.sharding import reshard
 from pydantic import Field
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, distillation, whole_target
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
 from train.objectives.next_token import Batch, Context, NextToken, Reference, State, Sums, hidden_states, router_loss
 from train.objectives.weighting import AnyWeighting, Codistill
+from train.on_policy import OnPolicy
 
-TEACHER = "teacher"
+TEACHER, ON_POLICY = "teacher", "on_policy"
 
 
 class Distill(NextToken):
@@ -37,6 +39,8 @@ class Distill(NextToken):
     """Multiply the divergence by temperature^2, so that its gradient keeps its size."""
     weighting: AnyWeighting = Codistill()
     """How soft and hard targets are weighed against each other."""
+    on_policy: OnPolicy | None = None
+    """Some updates learn from the student's own samples, as the teacher judges them; null: none."""
 
     @pydantic.field_validator("teacher_rules")
     @classmethod
@@ -54,13 +58,32 @@ class Distill(NextToken):
     def pinned(self) -> dict[str, str]:
         return {**super().pinned(), "weighting.kind": self.weighting.kind}
 
+    def own_samples(self) -> OnPolicy | None:
+        return self.on_policy
+
+    def misfits(self, model: ModelConfig, sequence_length: int) -> list[tuple[str, str]]:
+        found = super().misfits(model, sequence_length)
+        if self.on_policy and model.vision:
+            found.append(("objective.on_policy", "a model with an image encoder writes no samples; expected null"))
+        return found + (self.on_policy.misfits(sequence_length) if self.on_policy else [])
+
     # ---- training ------------------------------------------------------------------------------------------------
 
     def init(self) -> State:
         return self.weighting.init()
 
+    def totals(self, batch: Batch) -> Sums:
+        """As for pretraining, and whether the batch is of the student's own samples, if such are made: 1 or 0."""
+        if self.on_policy is None:
+            return super().totals(batch)
+        return super().totals(batch) | {ON_POLICY: jnp.any(batch["labels"] < 0).astype(jnp.int32)}
+
     def advance(self, state: State, metrics: Sums) -> State:
-        return self.weighting.advance(state, metrics)
+        """What the weighting remembers is of the text: an update on the student's own samples leaves it as it was."""
+        new = self.weighting.advance(state, metrics)
+        if self.on_policy is None:
+            return new
+        return jax.tree.map(lambda new, old: jnp.where(metrics[ON_POLICY] > 0, old, new), new, state)
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         hidden, stats = hidden_states(model, batch)
@@ -84,8 +107,10 @@ class Distill(NextToken):
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
         """As for pretraining, and means over tokens: `divergence`, the teacher's own loss and entropy, the weights of
-        hard and soft targets and what these are made of."""
+        hard and soft targets and what these are made of; `on_policy`, where some updates are: whether this one is."""
         out = super().metrics(model, sums, totals, context) | _means(sums["distilled"], totals["weight"])
+        if self.on_policy is not None:
+            out[ON_POLICY] = totals[ON_POLICY]
         return out | self.weighting.controls(context.step, context.state)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------

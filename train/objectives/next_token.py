@@ -94,6 +94,14 @@ class NextToken(Section, abc.ABC):
         """What of this section a run keeps from its first step to its last, by key."""
         return {"kind": self.kind}
 
+    def own_samples(self) -> OnPolicy | None:
+        """How batches of the trained model's own samples are made, where it learns from such."""
+        return None
+
+    def misfits(self, model: ModelConfig, sequence_length: int) -> list[tuple[str, str]]:
+        """(key, what is wrong) where it cannot train such a model on sequences of this many tokens."""
+        return []
+
     def init(self) -> State:
         """The state before the first step."""
         return {}
