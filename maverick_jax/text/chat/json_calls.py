@@ -17,12 +17,12 @@ _BETWEEN = re.compile(r"[\s,;]*+")
 def write(calls: Sequence[ToolCall], fixed: Mapping[str, str]) -> Iterator[Segment]:
     """The calls as segments; `fixed` is what every object begins with."""
     begin = "{" + "".join(f"{values.write(key)}: {values.write(text)}, " for key, text in fixed.items())
-    for call in calls:
-        yield Text(Kind.CALL_SYNTAX, f'{begin}"name": "')
-        yield Text(Kind.CALL_NAME, values.write(call.name)[1:-1])
-        yield Text(Kind.CALL_SYNTAX, '", "parameters": ')
-        yield Text(Kind.CALL_ARGUMENTS, values.write(call.arguments))
-        yield Text(Kind.CALL_SYNTAX, "}")
+    for i, call in enumerate(calls):
+        yield Text(Kind.CALL_SYNTAX, f'{begin}"name": "', i)
+        yield Text(Kind.CALL_NAME, values.write(call.name)[1:-1], i)
+        yield Text(Kind.CALL_SYNTAX, '", "parameters": ', i)
+        yield Text(Kind.CALL_ARGUMENTS, values.write(call.arguments), i)
+        yield Text(Kind.CALL_SYNTAX, "}", i)
 
 
 def read(text: str) -> list[ToolCall]:

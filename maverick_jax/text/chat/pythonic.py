@@ -40,11 +40,11 @@ def write(calls: Sequence[ToolCall]) -> Iterator[Segment]:
     for i, call in enumerate(calls):
         dotted = all(map(_is_identifier, call.name.split(".")))
         name, quote = (call.name, "") if dotted else (values.write(call.name)[1:-1], '"')
-        yield Text(Kind.CALL_SYNTAX, (", " if i else "[") + quote)
-        yield Text(Kind.CALL_NAME, name)
-        yield Text(Kind.CALL_SYNTAX, f"{quote}(")
-        yield Text(Kind.CALL_ARGUMENTS, _arguments(call))
-        yield Text(Kind.CALL_SYNTAX, ")")
+        yield Text(Kind.CALL_SYNTAX, (", " if i else "[") + quote, i)
+        yield Text(Kind.CALL_NAME, name, i)
+        yield Text(Kind.CALL_SYNTAX, f"{quote}(", i)
+        yield Text(Kind.CALL_ARGUMENTS, _arguments(call), i)
+        yield Text(Kind.CALL_SYNTAX, ")", i)
     yield Text(Kind.CALL_SYNTAX, "]")
 
 

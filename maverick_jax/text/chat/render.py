@@ -76,18 +76,19 @@ class _Writer:
     def add(self, segment: Segment, role: Role, message: int, *, written: bool = False, joins: bool = False) -> None:
         """One more segment; `joins`: it is a text that is tokenised together with the text before it."""
         kind, text, ids = self._known(segment)
+        call = segment.call if isinstance(segment, Text) else -1
         if not text:
             return
         if joins and ids is None:
             self.pieces[-1].spans.append(len(self.spans))
         else:
             self.pieces.append(_Piece([len(self.spans)], ids))
-        self.spans.append(Span(kind, role, message, text, 0, 0))
+        self.spans.append(Span(kind, role, message, text, 0, 0, call))
         self.written.append(written)
 
     def _known(self, segment: Segment) -> tuple[Kind, str, Sequence[int] | None]:
         match segment:
-            case Text(kind, text):
+            case Text(kind, text, _):
                 return kind, text, None
             case Control(name):
                 return Kind.CONTROL, name, [self._control(name)]

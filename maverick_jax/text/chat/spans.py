@@ -40,6 +40,8 @@ class Text:
 
     kind: Kind
     text: str
+    call: int = -1
+    """Which of its message's calls it writes; -1: none, or what they share."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Span:
     text: str
     begin: int
     end: int
+    call: int = -1
+    """Which of its message's calls it writes; -1: none, or what they share."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
