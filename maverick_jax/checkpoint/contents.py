@@ -106,7 +106,7 @@ def require_readable(path: pathlib.Path, table: dict[str, dict]) -> None:
 
 
 def problems(path: pathlib.Path, wanted: Collection[str] | None = None) -> list[str]:
-    """Everything wrong with the checkpoint at `path`, or with its arrays `wanted`, in words. Reads a block at a time, on
+    """Everything wrong with the checkpoint at `path`, or with its arrays `wanted`, in words. Reads in blocks, on
     the host."""
     try:
         table = read_meta(path)["arrays"]
