@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer, load_tokenizer
 
 Split = Literal["train", "eval"]
+Beside = Callable[[int, Row], Row]
+"""(number of a stream row, its fields) -> more fields, each [T, ...]. Pure, and cheap to pickle."""
 ORDER = 1
 """Changes when the same config would give other rows."""
 
@@ -58,6 +60,7 @@ class Dataset:
         self.sources, self.tokenizer, self.fingerprint = list(sources), tokenizer, fingerprint
         self.config = config
         self._mixture = mixture
+        self._beside: Beside | None = None
 
     def num_rows(self, epoch: int = 0) -> int:
         """Rows of all sources' epochs together. (With unequal weights a stream of that many rows reads some sources
@@ -78,13 +81,19 @@ class Dataset:
 
     def row(self, index: int) -> Row:
         """Stream row `index`: the fields of a batch, each [T]. Pure."""
-        source, at = self.locate(index)
-        return source.row(at)
+        self.locate(index)
+        return _RowReader(self)(index)
+
+    def with_fields(self, beside: Beside) -> "Dataset":
+        """The same rows, with what `beside` tells of each."""
+        found = Dataset(self.sources, self._mixture, self.config, self.tokenizer, self.fingerprint)
+        found._beside = beside
+        return found
 
     def batches(self, rows: Sequence[int], batch_size: int, start_step: int = 0, num_steps: int | None = None
                 ) -> BatchIterator:  # fmt: skip
-        """The rows `rows` of the batches from `start_step` on, each field [len(rows), T]: row g of step s is stream
-        row s * batch_size + g. Endless without `num_steps`. Close it, or use it in a `with`."""
+        """The rows `rows` of the batches from `start_step` on, each field [len(rows), T, ...]: row g of step s is
+        stream row s * batch_size + g. Endless without `num_steps`. Close it, or use it in a `with`."""
         return BatchIterator(_RowReader(self), rows, batch_size, start_step, num_steps,
                              workers=self.config.workers, prefetch=self.config.prefetch)  # fmt: skip
 
@@ -93,11 +102,12 @@ class _RowReader:
     """`Dataset.row` without the tokenizer, which worker processes do not need and some of which do not pickle."""
 
     def __init__(self, dataset: Dataset):
-        self._sources, self._mixture = dataset.sources, dataset._mixture
+        self._sources, self._mixture, self._beside = dataset.sources, dataset._mixture, dataset._beside
 
     def __call__(self, index: int) -> Row:
         source, at = self._mixture.locate(index)
-        return self._sources[source].row(at)
+        row = self._sources[source].row(at)
+        return row if self._beside is None else row | self._beside(index, row)
 
 
 def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:

@@ -22,11 +22,12 @@ def rows_of_process(sharding: jax.sharding.Sharding, global_shape: Sequence[int]
 def place(
     local: np.ndarray, rows: Sequence[int], sharding: jax.sharding.Sharding, global_shape: Sequence[int]
 ) -> jax.Array:
-    """The global array [A, B/A, T] whose flattened row `rows[i]` is `local[i]`, from each process's own rows.
-    Raises ValueError where `local` lacks a row that this process's devices hold, or has another shape."""
+    """The global array [A, B/A, T, ...] whose flattened row `rows[i]` is `local[i]`, from each process's own rows.
+    `global_shape` [A, B/A, T] and `sharding` are of its first axes; the others are whole everywhere. Raises ValueError
+    where `local` lacks a row that this process's devices hold, or has another shape."""
     A, B, T = global_shape
-    if local.shape != (len(rows), T):
-        raise ValueError(f"local rows have shape {local.shape}; expected {(len(rows), T)}")
+    if local.shape[:2] != (len(rows), T):
+        raise ValueError(f"local rows have shape {local.shape}; expected {(len(rows), T)} and more")
     where = np.full(A * B, -1)
     where[np.asarray(rows)] = np.arange(len(rows))
     where = where.reshape(A, B)
@@ -36,6 +37,6 @@ def place(
         at = where[index[:2]]
         if (at < 0).any():
             raise ValueError("this process's devices hold rows that it was not given; see rows_of_process")
-        return local[at][..., index[2]]
+        return local[at][:, :, *index[2:]]
 
-    return jax.make_array_from_callback(tuple(global_shape), sharding, part)
+    return jax.make_array_from_callback((A, B, T, *local.shape[2:]), sharding, part)

@@ -260,7 +260,7 @@ class Targets:
         return Targets.open, (self.path,)
 
 
-def how_to_go_on(path: pathlib.Path) -> str:
+def how_to_go_on(path: pathlib.Path | str) -> str:
     return f"`maverick data targets CONFIG --out {path}`"
 
 

@@ -103,6 +103,13 @@ def _convert(args: argparse.Namespace) -> Any:
     return found if args.json else convert.show(found)
 
 
+def _targets(args: argparse.Namespace) -> Any:
+    from train.make_targets import make_targets, show
+
+    found = make_targets(args.config, args.overrides, out=args.out, shard=args.shard)
+    return found if args.json else show(found)
+
+
 def _import(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import import_checkpoint
 
@@ -205,6 +212,21 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", metavar="FILE", help="JSON of the tools that runs had which declare none")
 
 
+def _targets_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_config(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", help="the folder to make or go on with; default: objective.targets.path"
+    )
+    parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="i/n", help="the i-th of n jobs, from 0")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard; expected i/n with i from 0 to n - 1, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, a run directory or one checkpoint")
     parser.add_argument("out", metavar="OUT", help="a run directory to make")
@@ -259,6 +281,7 @@ VERBS = {
     "config": Verb("shipped configs; a config with every default; the JSON schema", _config_arguments, _config),
     "data": Verb("tokenise and pack ahead of time; look at examples; count", _data_arguments, _data),
     "data convert": Verb("agent runs of any known format to ours", _convert_arguments, _convert),
+    "data targets": Verb("what a teacher says of a run's data, on disk", _targets_arguments, _targets),
     "import": Verb("Hugging Face folder to our checkpoint", _import_arguments, _import),
     "export": Verb("our checkpoint to a Hugging Face folder", _export_arguments, _export),
     "generate": Verb("text from a model", _generate_arguments, _generate),

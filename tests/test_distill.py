@@ -179,7 +179,7 @@ def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
     ("override", "message"),
     [
         ("objective={kind: distil}", "'distil' is not one of pretrain, distill; did you mean distill"),
-        ("objective={kind: distill}", "objective.teacher: required"),
+        ("objective={kind: distill}", "objective: needs a `teacher`, or `targets` that one has left"),
         ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),

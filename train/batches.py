@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from data import placement
 from data.dataset import Dataset, Split, open_dataset
 from train.config import RunConfig
+from train.targets import TargetsOf, open_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,14 +19,20 @@ class Feed:
 
     config: RunConfig
     train: Dataset
+    beside: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Digests of what the rows carry beside the data, by its key of the objective."""
 
     @classmethod
     def open(cls, config: RunConfig, split: Split = "train") -> "Feed":
-        """Tokenises and packs what is not cached. In a job of several processes each waits for or does the same."""
-        return cls(config, open_dataset(config.data, split, seed=config.run.seed))
-
-    def held_out(self) -> "Feed":
-        return Feed.open(self.config, "eval")
+        """Tokenises and packs what is not cached. In a job of several processes each waits for or does the same.
+        Where the objective learns from a teacher's targets on disk, rows to train on carry them; raises InputError for
+        targets that are not of this run."""
+        data = open_dataset(config.data, split, seed=config.run.seed)
+        kept = config.objective.offline()
+        if split != "train" or kept is None:
+            return cls(config, data)
+        targets = open_targets(config, data)
+        return cls(config, data.with_fields(TargetsOf(targets, kept.fields)), {"targets": targets.digest})
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -37,11 +44,12 @@ class Feed:
         """Shapes, dtypes and shardings of a batch, under the mesh that is set."""
         sharding = self._sharding()
         row = self.train.row(0)
-        return {name: jax.ShapeDtypeStruct(self.shape, x.dtype, sharding=sharding) for name, x in row.items()}
+        shape = lambda x: (*self.shape, *x.shape[1:])
+        return {name: jax.ShapeDtypeStruct(shape(x), x.dtype, sharding=sharding) for name, x in row.items()}
 
     @contextlib.contextmanager
     def batches(self, start: int, stop: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
-        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, T]."""
+        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, T, ...]."""
         sharding = self._sharding()
         rows = placement.rows_of_process(sharding, self.shape)
         place = lambda local: placement.place(local, rows, sharding, self.shape)

@@ -30,10 +30,14 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
         return
     changed = _differences("model", _network(there["model"]), _network(here["model"]))
     changed += _differences("objective", there.get("objective", {}), here["objective"])
+    paths = {name: reference.path for name, reference in config.objective.references().items()}
+    if (kept := config.objective.offline()) is not None:
+        paths["targets"] = kept.path
     for name, fingerprint in there.get("references", {}).items():
         if name in here["references"] and here["references"][name] != fingerprint:
-            path = config.objective.references()[name].path
-            changed.append(f"objective.{name}: {path} holds other numbers than the model this run has learned from")
+            changed.append(
+                f"objective.{name}: {paths[name]} holds other numbers than the model this run has learned from"
+            )
     if there["data"] != here["data"]:
         changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
     if changed:
