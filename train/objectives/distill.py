@@ -14,7 +14,8 @@ from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, di
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
 from train.objectives.next_token import Batch, Context, NextToken, Reference, State, Sums, hidden_states, router_loss
-from train.objectives.weighting import AnyWeighting, Codistill
+from train.objectives.offline import OfflineTargets
+from train.objectives.weighting import AnyWeighting, Codistill, Taid
 from train.on_policy import OnPolicy
 
 TEACHER, ON_POLICY = "teacher", "on_policy"
@@ -25,12 +26,16 @@ class Distill(NextToken):
     divergence(teacher, student) (Hinton et al., arXiv 1503.02531), and the student's balance terms."""
 
     kind: Literal["distill"] = "distill"
-    teacher: Annotated[str, Field(min_length=1)]
-    """A run directory, one of its checkpoints or a Hugging Face folder, of the same vocabulary. Its model is frozen."""
+    teacher: Annotated[str, Field(min_length=1)] | None = None
+    """A run directory, one of its checkpoints or a Hugging Face folder, of the same vocabulary. Its model is frozen.
+    null: none is at hand, only what it has said (`targets`)."""
     teacher_dtype: Literal["keep", "float32", "bfloat16"] = "keep"
     """What the teacher's parameters are held in; keep: as they are stored."""
     teacher_rules: dict[str, str | list[str] | None] = {}
     """Overrides, for the teacher alone, of the run's sharding table (as `mesh.rules`): its own layout of the mesh."""
+    targets: OfflineTargets | None = None
+    """What the teacher has said of the data, on disk: training reads that and loads no teacher. null: the teacher is
+    asked while training."""
     beta: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence (arXiv 2306.13649)."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -48,12 +53,32 @@ class Distill(NextToken):
         MeshConfig(rules=rules)
         return rules
 
+    @pydantic.model_validator(mode="after")
+    def _taught(self):
+        if self.targets is None:
+            if self.teacher is None:
+                raise ValueError("needs a `teacher`, or `targets` that one has left")
+        elif self.on_policy is not None:
+            raise ValueError("on_policy: only a teacher at hand judges new samples; expected targets: null")
+        elif self.targets.mode == "sampled" and (self.beta or isinstance(self.weighting, Taid)):
+            raise ValueError("targets.mode: sampled is of the forward KL alone (beta 0, not taid); expected tail")
+        return self
+
     @property
     def divergence(self) -> Divergence:
         return Divergence(self.beta, self.temperature, self.tau_squared)
 
     def references(self) -> dict[str, Reference]:
+        if self.teacher is None or self.targets is not None:
+            return {}
         return {TEACHER: Reference(self.teacher, self.teacher_dtype, self.teacher_rules)}
+
+    def offline(self) -> OfflineTargets | None:
+        return self.targets
+
+    def at_hand(self) -> "Distill":
+        """The same with the teacher itself, who is asked for what `targets` will hold."""
+        return self.model_copy(update={"targets": None})
 
     def pinned(self) -> dict[str, str]:
         return {**super().pinned(), "weighting.kind": self.weighting.kind}
@@ -91,7 +116,7 @@ class Distill(NextToken):
         controls["max_entropy"] = jnp.log(jnp.float32(model.config.vocab_size))
         sums = distillation(
             (hidden, model.output_weight()),
-            teacher_target(context.references[TEACHER], batch, model.rules),
+            self._target(context.references, batch, model.rules),
             batch["labels"],
             batch["loss_weights"],
             controls,
@@ -116,10 +141,12 @@ class Distill(NextToken):
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
-        """As for pretraining, and the divergence from the teacher and its own loss."""
+        """As for pretraining, and, where the teacher is at hand, the divergence from it and its own loss."""
+        if self.targets is not None:
+            return super().evaluate(model, batch, references)
         sums = distillation(
             (hidden_states(model, batch)[0], model.output_weight()),
-            teacher_target(references[TEACHER], batch, model.rules),
+            self._target(references, batch, model.rules),
             batch["labels"],
             batch["loss_weights"],
             {},
@@ -130,6 +157,9 @@ class Distill(NextToken):
         )
         named = {"loss": sums.terms.nll, "divergence": sums.terms.divergence, "teacher_loss": sums.terms.teacher_nll}
         return {**named, "weight": jnp.sum(batch["loss_weights"])}
+
+    def _target(self, references: dict[str, Maverick], batch: Batch, rules: ShardingRules) -> Target:
+        return self.targets.target(batch) if self.targets else teacher_target(references[TEACHER], batch, rules)
 
 
 def teacher_target(teacher: Maverick, batch: Batch, rules: ShardingRules) -> Target:
