@@ -192,7 +192,7 @@ def _read_chat(example) -> bool:
 
 
 def _require_own_controls(conversation: chat.Conversation, dialect: str) -> None:
-    tokenizer = _bytes_with_thoughts()
+    tokenizer = bytes_with_thoughts()
     rendered = render(conversation, tokenizer, dialect, add_generation_prompt=True)
     controls = set(tokenizer.controls.values())
     for kind, token in zip(rendered.kinds.tolist(), rendered.ids.tolist(), strict=True):
@@ -203,7 +203,7 @@ def _require_own_controls(conversation: chat.Conversation, dialect: str) -> None
 
 
 @functools.cache
-def _bytes_with_thoughts():
+def bytes_with_thoughts():
     """The bytes tokenizer has no tokens for thoughts."""
     made = load_tokenizer("bytes")
     names = ("<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>")
@@ -219,7 +219,7 @@ CALL_FRAGMENTS = [
 
 def calls_target() -> Target:
     """What a model wrote, as text and as ids: a Reply or a CallError, and a Reply says the same when written again."""
-    tokenizer = _bytes_with_thoughts()
+    tokenizer = bytes_with_thoughts()
     controls = list(tokenizer.controls.values())
     good = st.builds(_written, st.lists(CALLS, min_size=1, max_size=3), st.sampled_from(list(DIALECTS)))
     begins = st.sampled_from(["[f(a=", '{"name": "f", "parameters": ', "["])
@@ -247,7 +247,7 @@ def _written(calls, dialect: str) -> str:
 
 def _read_calls(example) -> bool:
     dialect, written = example
-    found = DIALECTS[dialect].parse_calls(written, _bytes_with_thoughts())
+    found = DIALECTS[dialect].parse_calls(written, bytes_with_thoughts())
     if isinstance(found, CallError):
         str(found).encode("utf-8")
         return False
@@ -256,12 +256,12 @@ def _read_calls(example) -> bool:
         message = found.message()
         again = DIALECTS[dialect]._turn(message, 0).content
         ids = [i for s in again for i in _ids(s)]
-        assert DIALECTS[dialect].parse_calls(ids, _bytes_with_thoughts()) == found
+        assert DIALECTS[dialect].parse_calls(ids, bytes_with_thoughts()) == found
     return True
 
 
 def _ids(segment) -> list[int]:
-    tokenizer = _bytes_with_thoughts()
+    tokenizer = bytes_with_thoughts()
     return tokenizer.encode(segment.text) if isinstance(segment, Text) else [tokenizer.controls[segment.name]]
 
 
