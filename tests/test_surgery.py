@@ -258,29 +258,61 @@ def nll(model, batch) -> float:
     return float(np.average(log_sum - of_label, weights=np.asarray(batch["loss_weights"][0])))
 
 
-def test_a_run_begins_with_the_loss_of_the_layers_it_is_made_of_and_goes_on_from_its_checkpoints(tmp_path, monkeypatch):
+LAYERS = [0, 2, 5, 7]
+
+
+@pytest.fixture(scope="module")
+def bytes_run(tmp_path_factory):
+    """(a dense model of 8 layers whose vocabulary is the bytes', its parameters, overrides of a run of 4 of them with
+    experts in every other)."""
     source = ModelConfig(**DENSE.model_dump() | {"vocab_size": 512})
     parameters = random_parameters(shapes(source))
-    path, layers = store_run(tmp_path / "source", source, parameters), [0, 2, 5, 7]
+    path = store_run(tmp_path_factory.mktemp("bytes") / "dense", source, parameters)
     keys = "num_local_experts: 4, intermediate_size: 40, interleave_moe_layer_step: 2, init_upcycle: true"
     computed = "compute_dtype: float32, balance: {kind: none}"
     words = [
-        f"model={{init_from: {path}, init_layers: {layers}, {keys}, {computed}}}",
+        f"model={{init_from: {path}, init_layers: {LAYERS}, {keys}, {computed}}}",
         *("run.steps=2", "run.eval_every=0", "checkpoint.every=1", "data.sequence_length=16", "logging.every=1"),
     ]
-    config = read_config("pretrain_tiny", words)
-    assert config.model.num_hidden_layers == 4 and config.model.num_moe_layers == 2
-    assert resolved(config)["model"]["init_layers"] == layers
-    run.main("pretrain_tiny", [*words, f"run.dir={tmp_path / 'whole'}"])
+    return source, parameters, words
 
-    cut = [layer_of(source, parameters, layer) for layer in layers]
+
+@pytest.fixture(scope="module")
+def first_loss(bytes_run) -> float:
+    """Of the four layers, cut out by hand, on the first batch."""
+    source, parameters, words = bytes_run
+    cut = [layer_of(source, parameters, layer) for layer in LAYERS]
     pruned = {f"periods/layer_{i}/{rest}": x[None] for i, layer in enumerate(cut) for rest, x in layer.items()}
     pruned |= {name: parameters[name] for name in ("embed", "norm", "head")}
-    with jax.set_mesh(single_device_mesh()), Feed.open(config).batches(0, 1) as batches:
-        expected = nll(our_model(source.model_copy(update={"num_hidden_layers": 4}), pruned), next(iter(batches)))
-    assert losses(tmp_path / "whole")[0] == pytest.approx(expected, rel=1e-6)
+    model = our_model(source.model_copy(update={"num_hidden_layers": 4}), pruned)
+    return nll(model, first_batch(read_config("pretrain_tiny", words)))
 
+
+def first_batch(config):
+    with jax.set_mesh(single_device_mesh()), Feed.open(config).batches(0, 1) as batches:
+        return next(iter(batches))
+
+
+def test_a_run_begins_as_the_layers_it_is_made_of_and_goes_on_from_its_checkpoints(
+    bytes_run, first_loss, tmp_path, monkeypatch
+):
+    config = read_config("pretrain_tiny", bytes_run[2])
+    assert config.model.num_hidden_layers == 4 and config.model.num_moe_layers == 2
+    assert resolved(config)["model"]["init_layers"] == LAYERS
+    mesh, store = single_device_mesh(), CheckpointStore(tmp_path / "checkpoints")
+    with jax.set_mesh(mesh):
+        state = run._restore(run.StateParts.of(config, {}), store, mesh)
+        store.save(1, names.flatten(state), {}, wait=True)
+        monkeypatch.setattr(run, "initial_weights", lambda *_: pytest.fail("a run that goes on began again"))
+        again = run._restore(run.StateParts.of(config, {}), store, mesh)
+    assert nll(state.model, first_batch(config)) == pytest.approx(first_loss, rel=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, again.model, state.model)
+
+
+@pytest.mark.slow
+def test_the_first_loss_of_a_run_is_that_of_the_layers_and_killed_it_ends_the_same(bytes_run, first_loss, tmp_path):
+    run.main("pretrain_tiny", [*bytes_run[2], f"run.dir={tmp_path / 'whole'}"])
+    assert losses(tmp_path / "whole")[0] == pytest.approx(first_loss, rel=1e-6)
     killed = cut_back(tmp_path / "whole", tmp_path / "killed", 1)
-    monkeypatch.setattr(run, "initial_weights", lambda *_: pytest.fail("a run that goes on began again"))
-    run.main("pretrain_tiny", [*words, f"run.dir={killed}"])
+    run.main("pretrain_tiny", [*bytes_run[2], f"run.dir={killed}"])
     assert_same_run(tmp_path / "whole", killed, step=2)
