@@ -8,6 +8,7 @@ from pydantic import Field
 
 from maverick_jax.ops.distillation import Terms, Weighed
 from train.objectives.next_token import State
+from train.objectives.weighting.averages import TINY
 from train.objectives.weighting.base import Ramp, Scalars, Weighting, split
 
 
@@ -40,7 +41,7 @@ class Taid(Ramp, Weighting):
 
     def advance(self, state: State, metrics: Scalars) -> State:
         last, now, t = state["last_divergence"], metrics["divergence"], metrics["interpolation"]
-        relative = jnp.where(last > 0, (last - now) / jnp.maximum(last, jnp.finfo(jnp.float32).tiny), 0.0)
+        relative = jnp.where(last > 0, (last - now) / jnp.maximum(last, TINY), 0.0)
         improvement = self.momentum * state["improvement"] + (1 - self.momentum) * relative
         t = t + self.interpolation_rate * jax.nn.sigmoid(improvement) * (1 - t)
         return {"interpolation": t, "improvement": improvement, "last_divergence": now}
