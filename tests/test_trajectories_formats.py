@@ -204,6 +204,46 @@ def test_parallel_calls_of_adp_and_sharegpt_are_one_message(read):
         assert [step.error for step in found.steps[3:5]] == [False, True]
 
 
+def test_adp_of_older_files_and_code(read):
+    """Observations without a link are results while calls wait, though the user is named as their source."""
+    record = {
+        "id": "old",
+        "content": [
+            {"class_": "text_observation", "content": "How many?", "source": "user"},
+            {"class_": "code_action", "language": "bash", "content": "ls -1 | wc -l", "description": "I count."},
+            {"class_": "text_observation", "content": "3", "source": "user", "name": None},
+            {"class_": "code_action", "language": "python", "content": "print(3)", "description": None},
+            {"class_": "web_observation", "html": "<p>3</p>", "axtree": "3", "url": "u", "viewport_size": [1, 2]},
+            {"class_": "message_action", "content": "3", "description": None},
+        ],
+    }
+    (found,) = read(record, unknown="refuse")
+    assert said(found) == [
+        ("USER", "How many?", []),
+        ("ASSISTANT", "I count.", [("bash", {"command": "ls -1 | wc -l"})]),
+        ("TOOL", "3", []),
+        ("ASSISTANT", "", [("python", {"code": "print(3)"})]),
+        ("TOOL", "3", []),
+        ("ASSISTANT", "3", []),
+    ]
+    assert found.steps[4].extra == {"url": "u", "viewport_size": [1, 2], "html": "<p>3</p>"}
+
+
+def test_atif_observations_without_calls_and_later_system_steps_are_a_users(read):
+    record = samples.atif()
+    record["steps"][2] = {
+        "step_id": 3,
+        "source": "system",
+        "message": "Context was cut.",
+        "observation": {
+            "results": [{"content": [{"type": "text", "text": "state: "}, {"type": "text", "text": "ok"}]}]
+        },
+    }
+    (found,) = read(record, unknown="refuse")
+    assert said(found)[2:4] == [("USER", "Context was cut.", []), ("USER", "state: ok", [])]
+    assert [step.extra for step in found.steps[2:4]] == [{"source": "system"}, {"source": "environment"}]
+
+
 def test_a_run_may_end_in_a_call(read):
     record = samples.openai()
     del record["messages"][7:]

@@ -14,6 +14,7 @@ from maverick_jax.text.chat import Message, Role, ToolCall
 
 NEEDS = "`content`, a list of objects with `class_`"
 CALLS = ("api_action", "code_action")
+SHELLS = ("bash", "sh", "shell")
 CLASSES = (*CALLS, "message_action", "text_observation", "web_observation", "json_observation", "image_observation")
 
 
@@ -74,7 +75,8 @@ def _call(name: str, item: Fields) -> ToolCall:
     if name == "api_action":
         function, arguments = item.take("function", str), item.take("kwargs", dict, default={})
     else:
-        function, arguments = item.take("language", str), {"code": item.take("content", str)}
+        function = item.take("language", str)
+        arguments = {"command" if function in SHELLS else "code": item.take("content", str)}
     return at(item.where, lambda: tool_call(function, arguments, call_id))
 
 
@@ -90,11 +92,11 @@ def _add_said(builder: Builder, name: str, item: Fields) -> None:
 
 def _add_observation(builder: Builder, name: str, item: Fields) -> None:
     """What a tool gave back, or what somebody says. With `tool_call_id` it is a result; without it, it is one if calls
-    wait and it is not the user who speaks."""
+    wait, whoever is named as its source: older files name the user there."""
     text = _observed(name, item)
     call_id, source = item.take("tool_call_id", str, default=None), item.take("source", str, default="environment")
     notes: dict[str, Any] = {}
-    if call_id is not None or (source != "user" and builder.waiting()):
+    if call_id is not None or builder.waiting():
         message = at(item.where, lambda: Message(Role.TOOL, text, call_id=call_id))
         notes["error"] = failures.is_error(item, text, failures.said)
     else:
