@@ -115,7 +115,7 @@ def headline(record: RunRecord, config: dict[str, Any]) -> str:
     if not record.lines:
         return "No metrics yet" + (f"; {total:,} steps planned" if type(total) is int else "")
     parts = [f"Step {record.lines[-1]['step']:,}" + (f" of {total:,}" if type(total) is int else "")]
-    for name, lines, key in (("loss", record.training, "loss"), ("held-out loss", record.evaluations, "eval_loss")):
+    for name, lines, key in (("loss", record.of_text, "loss"), ("held-out loss", record.evaluations, "eval_loss")):
         if lines:
             parts.append(f"{name} {_number(lines[-1].get(key))}")
     _, rates = series(record.training, "tokens_per_second")
@@ -141,10 +141,12 @@ def notes(record: RunRecord) -> list[str]:
 def facts(record: RunRecord, environment: Any) -> dict[str, tuple[str, str]]:
     """Name -> (value, remark) of what one wants to know first."""
     found: dict[str, tuple[str, str]] = {}
-    if record.training:
-        first, last = record.training[0], record.training[-1]
+    if record.of_text:
+        first, last = record.of_text[0], record.of_text[-1]
         start = f"from {_number(first.get('loss'))} at step {first['step']:,}"
         found["Training loss"] = (_number(last.get("loss")), start)
+    if record.training:
+        last = record.training[-1]
         found["Tokens"] = (_number(last.get("tokens")), "")
         found["Updates refused"] = (_number(last.get("skipped")), "")
     steps, losses = series(record.evaluations, "eval_loss")

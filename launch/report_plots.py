@@ -117,24 +117,19 @@ def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
 
 
 def _draw_curve(axes: Axes, plot: Plot, record: RunRecord) -> list[str] | None:
-    steps, values = series(record.training, plot.key)
-    if not np.isfinite(values).any() or (plot.only_if_positive and not np.nanmax(values) > 0):
+    lines = record.of_text if plot.held_out else record.training
+    steps, values = series(lines, plot.key)
+    eval_steps, eval_values = series(record.evaluations if plot.held_out else [], plot.held_out or "")
+    drawn = np.concatenate([values, eval_values])
+    if not np.isfinite(drawn).any() or (plot.only_if_positive and not np.nanmax(drawn) > 0):
         return None
     notes = _line(axes, steps, values, BLUE, "training" if plot.held_out else None)
-    if plot.held_out:
-        eval_steps, eval_values = series(record.evaluations, plot.held_out)
-        if np.isfinite(eval_values).any():
-            axes.plot(
-                eval_steps,
-                eval_values,
-                color=ORANGE,
-                marker="o",
-                markersize=3,
-                linewidth=0.9,
-                zorder=1.9,
-                label="held out",
-            )
-            axes.legend()
+    if left_out := len(record.training) - len(lines):
+        notes.append(f"without {left_out} line{'s' * (left_out > 1)} of the model's own samples")
+    if np.isfinite(eval_values).any():
+        style: dict[str, Any] = {"color": ORANGE, "marker": "o", "markersize": 3, "linewidth": 0.9, "zorder": 1.9}
+        axes.plot(eval_steps, eval_values, label="held out", **style)
+        axes.legend()
     if lost := int(np.isnan(values).sum()):
         notes.append(f"{lost} value{'s' * (lost > 1)} not finite")
     positive = values[np.isfinite(values)]

@@ -48,6 +48,11 @@ class RunRecord:
         return self.directory.resolve().name
 
     @property
+    def of_text(self) -> list[Line]:
+        """Training lines whose loss is that of text, and not of what the model wrote itself (`on_policy`)."""
+        return [line for line in self.training if not line.get("on_policy")]
+
+    @property
     def lines(self) -> list[Line]:
         return sorted([*self.training, *self.evaluations], key=lambda line: line["step"])
 

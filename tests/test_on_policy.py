@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.inference import Sampling, sample_tokens
 from maverick_jax.model.transformer import Maverick
@@ -33,10 +34,11 @@ def made(config, seed: int, scale: float = 3) -> Maverick:
     return jax.jit(scaled)()
 
 
-def sampled(model, batch: dict, settings: OnPolicy, seed: int = 5, end: int | None = None) -> dict[str, np.ndarray]:
-    make = jax.jit(functools.partial(own_samples, settings=settings, end=end))
-    found = make(model, batch["tokens"], batch["segment_ids"], np.uint32(seed))
-    return jax.tree.map(np.asarray, found)
+@pytest.fixture(scope="module")
+def student() -> Maverick:
+    """On one device."""
+    with jax.set_mesh(single_device_mesh()):
+        return made(STUDENT, 1)
 
 
 def by_hand(model, batch: dict, settings: OnPolicy, seed: int, end: int | None) -> dict[str, np.ndarray]:
@@ -86,78 +88,73 @@ def test_every_update_of_share_1_draws_anew():
     ("changes", "end"),
     [({}, None), ({"max_tokens": 1, "prompt_tokens": 20}, None), ({"temperature": 1.2, "top_p": 0.8}, 11)],
 )
-def test_samples_are_those_of_the_sampler(changes, end):
-    """Packed rows, two microbatches; a document that is nothing but its end, and a row of padding, teach nothing."""
+def test_samples_are_those_of_the_sampler(changes, end, student):
+    """Packed rows, two microbatches, two updates; a document that is nothing but its end, and a row of padding, teach
+    nothing."""
     settings = GREEDY.model_copy(update=changes)
     batch = tiny.batch(STUDENT, microbatches=2, rows=24)
     batch["segment_ids"][0, 1] = 0
     if end is not None:
         batch["tokens"][1, 2, 0], batch["tokens"][1, 3, 2] = end, end
+    make = jax.jit(functools.partial(own_samples, settings=settings, end=end))
     with jax.set_mesh(single_device_mesh()):
-        model = made(STUDENT, 1)
-        found, expected = sampled(model, batch, settings, 5, end), by_hand(model, batch, settings, 5, end)
-        for name, x in expected.items():
-            np.testing.assert_array_equal(found[name], x, err_msg=name)
-            assert found[name].dtype == x.dtype
-    lengths = found["loss_weights"].sum(-1)
+        other, found = (make(student, batch["tokens"], batch["segment_ids"], np.uint32(seed)) for seed in (6, 5))
+        expected = by_hand(student, batch, settings, 5, end)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(found[name], x, err_msg=name)
+        assert found[name].dtype == x.dtype
+    assert (other["tokens"] == found["tokens"]).all() == (settings.temperature == 0)
+    lengths = expected["loss_weights"].sum(-1)
     assert lengths[0, 1] == 0 and lengths.max() == settings.max_tokens
     if end is not None:
-        assert lengths[1, 2] == 0 and found["segment_ids"][1, 3].sum() == 2 + lengths[1, 3]
+        assert lengths[1, 2] == 0 and expected["segment_ids"][1, 3].sum() == 2 + lengths[1, 3]
         ended = (lengths > 0) & (lengths < settings.max_tokens)
-        assert ended.any() and (found["labels"] == ~end).any(-1)[ended].all()
-
-
-def test_the_next_update_draws_other_samples():
-    settings, batch = GREEDY.model_copy(update={"temperature": 1.0}), tiny.batch(STUDENT)
-    with jax.set_mesh(single_device_mesh()):
-        model = made(STUDENT, 1)
-        draws = [sampled(model, batch, settings, seed)["tokens"] for seed in (5, 5, 6)]
-    assert (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
+        assert ended.any() and (expected["labels"] == ~end).any(-1)[ended].all()
 
 
 # ---- training on them ------------------------------------------------------------------------------------------------
 
 
-def updates(settings: OnPolicy, steps: int, batches, rate: float = 3e-3, **objective):
+def updates(steps: int):
     """The batches that the first `steps` updates learned from and their metrics, on the mesh that is set, through a
-    step compiled ahead of them."""
-    optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=2, schedule="constant").build(steps)
-    parts = {"objective": Distill(teacher="anywhere", on_policy=settings, **objective), "optimizer": optimizer}
-    state = jax.jit(functools.partial(state_with, **parts))(made(STUDENT, 1))
-    references, like, learned = {"teacher": made(TEACHER, 2)}, tiny.placed(batches(0)), []
+    step compiled ahead of them: reverse KL on the student's likeliest tokens."""
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, schedule="constant").build(tiny.STEPS)
+    parts = {"objective": Distill(teacher="anywhere", on_policy=GREEDY, beta=1.0), "optimizer": optimizer}
+    state = jax.jit(functools.partial(state_with, seed=0, **parts))(made(STUDENT, 1))
+    references, like, learned = {"teacher": made(TEACHER, 2)}, tiny.placed(tiny.batch(STUDENT)), []
     program = jax.jit(functools.partial(train_step, **parts)).lower(state, like, references).compile()
 
     def step(state, batch):
         learned.append(jax.tree.map(np.asarray, batch))
         return program(state, batch, references)
 
-    step = with_own_samples(step, settings, state.model, like, seed=3, start=0, end=None)
+    step = with_own_samples(step, GREEDY, state.model, like, seed=3, start=0, end=None)
     found = []
     for i in range(steps):
-        state, metrics = step(state, tiny.placed(batches(i)))
+        state, metrics = step(state, tiny.placed(tiny.batch(STUDENT, i % 2)))
         found.append(jax.tree.map(np.asarray, metrics))
     return learned, found
 
 
-def test_every_mesh_gives_the_same_update(mesh_of):
-    def one(**sizes):
-        with mesh_of(**sizes):
-            batches, metrics = updates(GREEDY, 1, lambda i: tiny.batch(STUDENT, i))
-        return batches[0], metrics[0]
+@pytest.fixture(scope="module")
+def thirty():
+    """On one device."""
+    with jax.set_mesh(single_device_mesh()):
+        return updates(30)
 
-    (batch, metrics), (their_batch, their_metrics) = one(fsdp=2, expert=2, tensor=2), one(data=1)
-    for name, x in their_batch.items():
+
+def test_every_mesh_gives_the_same_update(thirty, mesh_of):
+    with mesh_of(fsdp=2, expert=2, tensor=2):
+        [batch], [metrics] = updates(1)
+    for name, x in thirty[0][0].items():
         np.testing.assert_array_equal(batch[name], x, err_msg=name)
     for name in ("loss", "divergence", "teacher_loss", "grad_norm", "tokens"):
-        np.testing.assert_allclose(metrics[name], their_metrics[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(metrics[name], thirty[1][0][name], rtol=1e-5, err_msg=name)
     assert metrics["on_policy"] == 1 and metrics["hard_weight"] == 0 < metrics["soft_weight"]
 
 
-def test_a_student_comes_nearer_to_its_teacher_where_it_goes(mesh_of):
-    settings = GREEDY.model_copy(update={"temperature": 1.0})
-    with mesh_of(data=1):
-        _, found = updates(settings, 30, lambda i: tiny.batch(STUDENT, i % 2), rate=1e-2, beta=1.0)
-    divergence = [float(metrics["divergence"]) for metrics in found]
+def test_a_student_comes_nearer_to_its_teacher_where_it_goes(thirty):
+    divergence = [float(metrics["divergence"]) for metrics in thirty[1]]
     assert np.mean(divergence[-4:]) < 0.7 * np.mean(divergence[:4]), divergence
 
 
@@ -232,10 +229,6 @@ def test_settings_that_cannot_be_are_refused(config_of, words, said):
 
 def test_a_student_with_an_image_encoder_is_refused():
     objective = Distill(teacher="anywhere", on_policy=GREEDY)
-    from maverick_jax.config import ModelConfig
-
-    config = ModelConfig.from_name("maverick_17b_128e")
-    assert objective.misfits(config.model_copy(update={"vision": None}), 64) == []
-    if config.vision is None:
-        config = config.model_copy(update={"vision": object()})
-    assert [key for key, _ in objective.misfits(config, 64)] == ["objective.on_policy"]
+    assert objective.misfits(STUDENT, 16) == []
+    seeing = ModelConfig.from_name("maverick_17b_128e_vision")
+    assert [key for key, _ in objective.misfits(seeing, 16)] == ["objective.on_policy"]

@@ -1,5 +1,6 @@
 """The report of a run: what it says, and that nothing in a run's files can act in it."""
 
+import dataclasses
 import html.parser
 import json
 import math
@@ -96,6 +97,18 @@ def test_a_run_that_has_just_started_has_a_report(run):
 def test_a_metric_of_the_objective_gets_a_curve_of_its_own(run):
     drawn = draw_all(read_run(run(line(1, kl=2.0, note="x"), line(2, kl=1.0, note="y"))))
     assert [plot.title for plot in drawn][-1] == "kl"
+
+
+def test_the_loss_of_the_models_own_samples_is_no_training_loss(run):
+    """It is not in the curve, nor in the figures; a run of nothing else has its held-out loss only."""
+    sampled = [line(s, loss=9.0, on_policy=1) for s in (1, 4)]
+    mixed = read_run(run(*sampled, line(2, on_policy=0), line(3, on_policy=0)))
+    assert draw_all(mixed)[0].notes == ("without 2 lines of the model's own samples",)
+    assert facts(mixed, {})["Training loss"] == ("4.7000", "from 4.8000 at step 2") and "loss 4.7" in headline(mixed, {})
+    held_out = {"step": 4, "eval_loss": 2.5}
+    alone = dataclasses.replace(mixed, training=sampled, evaluations=[held_out])
+    assert draw_all(alone)[0].title == draw_all(mixed)[0].title and "Training loss" not in facts(alone, {})
+    assert headline(alone, {}).startswith("Step 4, held-out loss 2.5")
 
 
 def test_refused_updates_are_drawn_and_noted_only_when_there_are_any(run, tmp_path):
