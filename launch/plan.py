@@ -9,7 +9,8 @@ from typing import Any
 from maverick_jax import accounting
 from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
-from train.references import find_references
+from train.objectives.next_token import Head
+from train.references import find_references, heads_of
 from train.selection import PATHS
 
 USABLE = 0.92
@@ -37,7 +38,12 @@ def plan(config: RunConfig) -> dict[str, Any]:
     )
     frozen = tuple(PATHS[role] for role in config.optimizer.freeze)
     held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), frozen=frozen)
-    references = find_references(config).values()
+    found = find_references(config)
+    references, heads = found.values(), _heads(heads_of(config, found))
+    if heads:
+        buffers = 2 if layout.accumulation_steps > 1 else 1
+        each = accounting.BYTES[model.param_dtype] * (1 + buffers) + _moment_bytes(config)
+        held["heads"] = each * sum(head.size // head.parts(layout.rules, sizes) for head in heads)
     if references:
         own = lambda found: dataclasses.replace(layout, rules=found.rules)
         held["references"] = sum(accounting.weight_bytes(found.config, own(found)) for found in references)
@@ -60,7 +66,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
         "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
-        "checkpoints": _checkpoints(config),
+        "checkpoints": _checkpoints(config, sum(head.size for head in heads)),
         "communication_bytes_per_step": accounting.communication(model, layout),
         "fits": sum(held.values()) <= limit,
     }
@@ -112,12 +118,22 @@ def _days(flops: float, peak: float | None, devices: int) -> float | None:
     return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
 
 
-def _checkpoints(config: RunConfig) -> dict[str, int]:
-    """Checkpoints that a run writes and keeps, and the bytes of one: weights and moments."""
+def _heads(heads: tuple[Head, ...]) -> list[accounting.Parameter]:
+    """What the objective trains beside the model, as what is counted."""
+    return [accounting.Parameter(head.name, head.shape, head.axes) for head in heads]
+
+
+def _checkpoints(config: RunConfig, beside: int) -> dict[str, int]:
+    """Checkpoints that a run writes and keeps, and the bytes of one: weights and moments, also of the `beside` numbers
+    that are trained beside the model."""
     per_parameter = accounting.BYTES[config.model.param_dtype] + _moment_bytes(config)
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = math.ceil(config.run.steps / every) if every else 1
-    return {"bytes": config.model.num_parameters() * per_parameter, "written": written, "kept": min(written, keep)}
+    return {
+        "bytes": (config.model.num_parameters() + beside) * per_parameter,
+        "written": written,
+        "kept": min(written, keep),
+    }
 
 
 def _moment_bytes(config: RunConfig) -> int:

@@ -15,6 +15,7 @@ from maverick_jax.pretrained import abstract_model, load_into, open_source
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
 from train.config import RunConfig, check_split
+from train.objectives.next_token import Head
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,11 @@ def find_references(config: RunConfig) -> dict[str, Found]:
     if problems := config.objective.unfit(config.model.network, configs):
         raise InputError("\n".join(f"objective.{problem}" for problem in problems))
     return found
+
+
+def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:
+    """The parameters that the objective trains beside the model, given the models `find_references` has found."""
+    return config.objective.heads(config.model.network, {name: model.config for name, model in found.items()})
 
 
 def check_references(found: Mapping[str, Found], tokenizer: Tokenizer, sizes: dict[str, int]) -> None:

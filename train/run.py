@@ -30,9 +30,10 @@ from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
 from train.metrics import MetricsWriter, check_sinks
 from train.objectives.next_token import Head
+from train.on_policy import with_own_samples
 from train.optimizer import Optimizer
 from train.program import compile_step, fresh_state, state_of
-from train.references import Found, check_references, find_references, fingerprints, load_references
+from train.references import Found, check_references, find_references, fingerprints, heads_of, load_references
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
@@ -103,9 +104,7 @@ class StateParts:
 
     @classmethod
     def of(cls, config: RunConfig, references: Mapping[str, Found]) -> "StateParts":
-        beside = {name: found.config for name, found in references.items()}
-        heads = config.objective.heads(config.model.network, beside)
-        return cls(config, config.optimizer.build(config.run.steps), heads)
+        return cls(config, config.optimizer.build(config.run.steps), heads_of(config, references))
 
     def arguments(self) -> dict[str, Any]:
         rules = self.config.mesh.sharding_rules()

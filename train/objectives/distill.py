@@ -9,11 +9,23 @@ from jax.sharding import reshard
 from pydantic import Field
 
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.transformer import Maverick
+from maverick_jax.model.transformer import Maverick, Tapped
 from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, distillation, whole_target
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
-from train.objectives.next_token import Batch, Context, NextToken, Reference, State, Sums, hidden_states, router_loss
+from train.objectives.matching import HiddenMatching, Matching, RouterMatching
+from train.objectives.next_token import (
+    Batch,
+    Context,
+    Head,
+    NextToken,
+    Reference,
+    State,
+    Sums,
+    hidden_states,
+    router_loss,
+    tapped_states,
+)
 from train.objectives.offline import OfflineTargets
 from train.objectives.weighting import AnyWeighting, Codistill, Taid
 from train.on_policy import OnPolicy
@@ -44,6 +56,10 @@ class Distill(NextToken):
     """Multiply the divergence by temperature^2, so that its gradient keeps its size."""
     weighting: AnyWeighting = Codistill()
     """How soft and hard targets are weighed against each other."""
+    hidden: HiddenMatching | None = None
+    """Match the outputs of chosen layers too; null: do not."""
+    router: RouterMatching | None = None
+    """Match the distributions of routers too; null: do not."""
     on_policy: OnPolicy | None = None
     """Some updates learn from the student's own samples, as the teacher judges them; null: none."""
 
@@ -58,6 +74,8 @@ class Distill(NextToken):
         if self.targets is None:
             if self.teacher is None:
                 raise ValueError("needs a `teacher`, or `targets` that one has left")
+        elif self.hidden or self.router:
+            raise ValueError(f"{'hidden' if self.hidden else 'router'}: only a teacher at hand has any; expected null")
         elif self.on_policy is not None:
             raise ValueError("on_policy: only a teacher at hand judges new samples; expected targets: null")
         elif self.targets.mode == "sampled" and (self.beta or isinstance(self.weighting, Taid)):
@@ -80,8 +98,20 @@ class Distill(NextToken):
         """The same with the teacher itself, who is asked for what `targets` will hold."""
         return self.model_copy(update={"targets": None})
 
+    @property
+    def matching(self) -> Matching:
+        return Matching(self.hidden, self.router)
+
+    def unfit(self, model: ModelConfig, references: dict[str, ModelConfig]) -> list[str]:
+        return self.matching.unfit(model, references[TEACHER]) if TEACHER in references else []
+
+    def heads(self, model: ModelConfig, references: dict[str, ModelConfig]) -> tuple[Head, ...]:
+        return self.matching.heads(model, references[TEACHER]) if TEACHER in references else ()
+
     def pinned(self) -> dict[str, str]:
-        return {**super().pinned(), "weighting.kind": self.weighting.kind}
+        projected = self.hidden.layers if self.hidden and self.hidden.projection else ()
+        kept = {"weighting.kind": self.weighting.kind, "hidden.layers (with projections)": str([*map(list, projected)])}
+        return {**super().pinned(), **kept}
 
     def own_samples(self) -> OnPolicy | None:
         return self.on_policy
@@ -111,12 +141,12 @@ class Distill(NextToken):
         return jax.tree.map(lambda new, old: jnp.where(metrics[ON_POLICY] > 0, old, new), new, state)
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
-        hidden, stats = hidden_states(model, batch)
+        student, target, matched = self._side_by_side(model, batch, context)
         controls = self.weighting.controls(context.step, context.state)
         controls["max_entropy"] = jnp.log(jnp.float32(model.config.vocab_size))
         sums = distillation(
-            (hidden, model.output_weight()),
-            self._target(context.references, batch, model.rules),
+            (student.hidden, model.output_weight()),
+            target,
             batch["labels"],
             batch["loss_weights"],
             controls,
@@ -126,14 +156,29 @@ class Distill(NextToken):
             chunk=self.loss_chunk,
         )
         loss = sums.total / totals["weight"]
-        if stats is not None:
+        for name, share in self.matching.weights().items():
+            loss += share * matched[name] / totals["weight"]
+        if (stats := student.stats) is not None:
             loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
-        return loss, jax.lax.stop_gradient({"distilled": sums, "nll": sums.terms.nll, "router": stats})
+        found = {"distilled": sums, "matched": matched, "nll": sums.terms.nll, "router": stats}
+        return loss, jax.lax.stop_gradient(found)
+
+    def _side_by_side(self, model: Maverick, batch: Batch, context: Context) -> tuple[Tapped, Target, Sums]:
+        """What the student makes of a batch, what it should make of it, and how far apart the insides of both are."""
+        if self.targets is not None:
+            return tapped_states(model, batch), self.targets.target(batch), {}
+        teacher = context.references[TEACHER]
+        taps = self.matching.taps(model.config, teacher.config)
+        student, theirs = (tapped_states(*pair) for pair in ((model, batch, taps[0]), (teacher, batch, taps[1])))
+        matched = self.matching.distances(student, theirs, context.heads, batch["loss_weights"], model.rules)
+        return student, teacher_target(teacher, theirs.hidden, model.rules), matched
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
         """As for pretraining, and means over tokens: `divergence`, the teacher's own loss and entropy, the weights of
-        hard and soft targets and what these are made of; `on_policy`, where some updates are: whether this one is."""
+        hard and soft targets and what these are made of; `hidden_loss` and `router_divergence`, where asked for;
+        `on_policy`, where some updates are: whether this one is."""
         out = super().metrics(model, sums, totals, context) | _means(sums["distilled"], totals["weight"])
+        out |= {name: value / totals["weight"] for name, value in sums["matched"].items()}
         if self.on_policy is not None:
             out[ON_POLICY] = totals[ON_POLICY]
         return out | self.weighting.controls(context.step, context.state)
@@ -144,9 +189,10 @@ class Distill(NextToken):
         """As for pretraining, and, where the teacher is at hand, the divergence from it and its own loss."""
         if self.targets is not None:
             return super().evaluate(model, batch, references)
+        teacher = references[TEACHER]
         sums = distillation(
             (hidden_states(model, batch)[0], model.output_weight()),
-            self._target(references, batch, model.rules),
+            teacher_target(teacher, hidden_states(teacher, batch)[0], model.rules),
             batch["labels"],
             batch["loss_weights"],
             {},
@@ -158,14 +204,11 @@ class Distill(NextToken):
         named = {"loss": sums.terms.nll, "divergence": sums.terms.divergence, "teacher_loss": sums.terms.teacher_nll}
         return {**named, "weight": jnp.sum(batch["loss_weights"])}
 
-    def _target(self, references: dict[str, Maverick], batch: Batch, rules: ShardingRules) -> Target:
-        return self.targets.target(batch) if self.targets else teacher_target(references[TEACHER], batch, rules)
 
-
-def teacher_target(teacher: Maverick, batch: Batch, rules: ShardingRules) -> Target:
-    """The teacher's hidden states and head, laid out as the student's are; no gradient."""
-    hidden, head = hidden_states(teacher, batch)[0], teacher.output_weight()
-    pair = reshard(hidden, rules("batch", "length", None)), reshard(head, rules.compute("embed", "vocab"))
+def teacher_target(teacher: Maverick, hidden: jax.Array, rules: ShardingRules) -> Target:
+    """The teacher's hidden states [B, T, D] and head, laid out as the student's are; no gradient."""
+    head = reshard(teacher.output_weight(), rules.compute("embed", "vocab"))
+    pair = reshard(hidden, rules("batch", "length", None)), head
     return whole_target(*jax.lax.stop_gradient(pair))
 
 

@@ -1,4 +1,4 @@
-"""Learning from a teacher's insides: the residual stream after chosen layers, and the distributions of chosen routers."""
+"""Learning from a teacher's insides: the outputs of chosen layers, and the distributions of chosen routers."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ from maverick_jax.sharding import ShardingRules
 from train.objectives.next_token import Head
 
 Natural = Annotated[int, Field(ge=0)]
-Pair = tuple[Natural, Natural]
+Pair = Annotated[tuple[Natural, Natural], Field(strict=False)]  # of a list: so it is written
 _LEAST_MEAN_SQUARE = 1e-12
 """Added to the mean square of a vector that is divided by: only one of zeros notices."""
 
@@ -31,7 +31,7 @@ def _once(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
     return pairs
 
 
-Pairs = Annotated[tuple[Pair, ...], Field(min_length=1), pydantic.AfterValidator(_once)]
+Pairs = Annotated[tuple[Pair, ...], Field(min_length=1, strict=False), pydantic.AfterValidator(_once)]
 
 
 class HiddenMatching(Section):
@@ -45,8 +45,8 @@ class HiddenMatching(Section):
     layers: Pairs
     """[student's, teacher's] layers, each counted from 0, whose outputs are compared."""
     projection: bool = False
-    """Whether the student's vector is first multiplied with a matrix that is trained beside the model, one for each pair;
-    needed where the models' widths differ."""
+    """Whether the student's vector is first multiplied with a matrix that is trained beside the model, one for each
+    pair; needed where the models' widths differ."""
 
     def distance(self, s: jax.Array, t: jax.Array) -> jax.Array:
         """Per token, float32[B, T], of vectors [B, T, D]."""
@@ -59,8 +59,8 @@ class HiddenMatching(Section):
 
 
 class RouterMatching(Section):
-    """`objective.router`: the student's routers are drawn to the teacher's. Expert k of the one is taken for expert k of
-    the other."""
+    """`objective.router`: the student's routers are drawn to the teacher's. Expert k of the one is taken for expert k
+    of the other."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Of its mean over tokens and pairs of layers, in the loss."""
@@ -139,8 +139,8 @@ class Matching:
             widths = student.hidden_size, teacher.hidden_size
             if not self.hidden.projection and widths[0] != widths[1]:
                 lines.append(
-                    f"hidden.projection: the student is {widths[0]} wide, the teacher {widths[1]}: set it to true to learn "
-                    "what makes one of the other"
+                    f"hidden.projection: the student is {widths[0]} wide, the teacher {widths[1]}: set it to true "
+                    "to learn what makes one of the other"
                 )
         return lines + (self._unfit_router(student, teacher) if self.router else [])
 
@@ -152,14 +152,13 @@ class Matching:
             return [f"router: the {who} has no mixture of experts; expected null"]
         lines = []
         if experts[0] != experts[1]:
-            lines.append(
-                f"router: the student has {experts[0]} experts, the teacher {experts[1]}; they must be as many"
-            )
+            lines.append(f"router: the student has {experts[0]} experts, the teacher {experts[1]}; expected as many")
         if self.router.layers is None:
             if len(routed[0]) != len(routed[1]):
+                named = [_listed(layers) for layers in routed]
                 lines.append(
-                    f"router.layers: the student has {len(routed[0])} mixtures of experts, the teacher {len(routed[1])}: "
-                    "name the [student's, teacher's] layers to compare"
+                    f"router.layers: mixtures of experts are layers {named[0]} of the student, layers {named[1]} of "
+                    "the teacher; expected a list of the [student's, teacher's] layers to compare"
                 )
             return lines
         lines += _out_of_range("router", self.router.layers, student, teacher)

@@ -14,11 +14,13 @@ from flax import nnx
 from pydantic import Field
 
 from maverick_jax.config import Balance, ModelConfig
+from maverick_jax.model.layers import Taps
 from maverick_jax.model.moe import RouterStats
-from maverick_jax.model.transformer import Maverick
+from maverick_jax.model.transformer import NO_TAPS, Maverick, Tapped
 from maverick_jax.ops.cross_entropy import cross_entropy
 from maverick_jax.section import Section
 from train.objectives.offline import OfflineTargets
+from train.on_policy import OnPolicy
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, Any]
@@ -141,6 +143,11 @@ class NextToken(Section, abc.ABC):
 def hidden_states(model: Maverick, batch: Batch) -> tuple[jax.Array, RouterStats | None]:
     """As `Maverick.hidden`. `pixel_values` [N, C, S, S] is in batches that hold images."""
     return model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("pixel_values"))
+
+
+def tapped_states(model: Maverick, batch: Batch, taps: Taps = NO_TAPS) -> Tapped:
+    """As `hidden_states`, with what `taps` ask for: see `Maverick.tapped`."""
+    return model.tapped(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("pixel_values"), taps)
 
 
 def router_loss(balance: Balance, stats: RouterStats, tokens: jax.Array, num_layers: int) -> jax.Array:
