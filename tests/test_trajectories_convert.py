@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from data.trajectories import read_trajectories
+from data.trajectories import convert, read_trajectories
 from launch.cli import main
+from maverick_jax.errors import InputError
 from tests import trajectory_samples as samples
 
 
@@ -54,6 +55,19 @@ def test_overwrites_nothing(source, tmp_path, capsys):
     assert out.read_text() == "mine"
     assert main(["data", "convert", str(source), str(tmp_path / "no" / "out")]) == 78
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_what_appears_while_it_works_is_not_overwritten(source, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+
+    def read_slowly(*args, **options):
+        yield from read_trajectories(*args, **options)
+        out.write_text("mine")
+
+    monkeypatch.setattr(convert, "read_trajectories", read_slowly)
+    with pytest.raises(InputError, match="is there already"):
+        convert.convert(str(source), str(out), malformed="skip")
+    assert out.read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "runs"]
 
 
 def test_nothing_but_malformed_makes_no_file(tmp_path, capsys):

@@ -238,6 +238,15 @@ def test_a_message_may_have_its_own_weight_and_a_run_too(small_llama4):
             loss_weights(trajectory, rendered, None, bad)
 
 
+def test_a_weight_of_the_policy_is_none_of_the_tools(small_llama4):
+    trajectory = run_with()
+    steps = [dataclasses.replace(trajectory.steps[0], weight=2.0), *trajectory.steps[1:]]
+    rendered = render(trajectory.conversation, small_llama4)
+    weights = loss_weights(dataclasses.replace(trajectory, steps=steps), rendered)
+    kinds = token_kinds(trajectory, rendered)
+    assert set(weights[kinds == TokenKind.SYSTEM]) == {2.0} and set(weights[kinds == TokenKind.TOOLS]) == {0.0}
+
+
 @pytest.mark.parametrize(
     ("outcome", "weight"),
     [

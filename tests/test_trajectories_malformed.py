@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from data.trajectories import Tally, read_trajectories
+from data.trajectories import Tally, find_actions, read_trajectories
 from data.trajectories import files as files_module
 from maverick_jax.errors import InputError, harmless
 from tests import trajectory_samples as samples
@@ -149,6 +149,31 @@ def test_each_kind_stops_or_is_skipped_and_counted(tmp_path, kind, caplog):
     (problem,) = tally.problems
     assert (problem.file, problem.record, problem.line) == ("runs.jsonl", 1, 3)
     assert harmless(str(problem)) in caplog.text
+
+
+def test_of_the_last_calls_the_last_may_have_no_result(tmp_path):
+    """No format writes which call a result answers: a hole before the end cannot be said."""
+    path = tmp_path / "runs.jsonl"
+    record = samples.openai()
+    calls = [samples.openai_call("find", {"to": i}, i) for i in "ab"]
+    for answered, taken in (("a", True), ("b", False)):
+        result = {"role": "tool", "tool_call_id": answered, "content": "x"}
+        record["messages"][2:] = [{"role": "assistant", "tool_calls": calls}, result]
+        path.write_text(json.dumps(record))
+        if taken:
+            assert len(next(read_trajectories(path)).steps) == 4
+        else:
+            with pytest.raises(InputError, match=r"messages\[2\]: call 0 \('find'\) has no result"):
+                list(read_trajectories(path))
+
+
+def test_a_call_of_an_undeclared_tool_that_was_refused_is_a_failure_of_the_run(tmp_path):
+    record = samples.openai()
+    record["messages"][4]["tool_calls"][0]["function"]["name"] = "walk"
+    record["messages"][5] = {"role": "tool", "content": "Error: no such tool"}
+    (tmp_path / "runs.jsonl").write_text(json.dumps(record))
+    (found,) = read_trajectories(tmp_path)
+    assert [(a.call.name, a.failed) for a in find_actions(found)][1] == ("walk", True)
 
 
 def test_bytes_that_are_no_text_and_lines_that_are_too_long(tmp_path, monkeypatch):
