@@ -42,8 +42,9 @@ class Codistill(Ramp, Confident, Averages, Weighting):
     gap_power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """How suddenly the gap closes."""
     low: Unit = 0.0
+    """The least share of a token's soft target."""
     high: Unit = 1.0
-    """The share of every token is kept between the two."""
+    """The largest."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):

@@ -21,8 +21,9 @@ class Magnitude(Ramp, Averages, Weighting):
 
     kind: Literal["magnitude"] = "magnitude"
     ratio_low: Positive = 0.01
+    """The least ratio."""
     ratio_high: Positive = 100.0
-    """The ratio is kept between the two."""
+    """The largest."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):
