@@ -93,8 +93,10 @@ class Compared(NamedTuple):
 
     divergence: jax.Array
     """float32[c], and so those without a comment."""
-    gradient: jax.Array
-    """float32[c, v]: of the divergence with respect to the student's logits."""
+    gradient: Callable[[jax.Array, jax.Array], jax.Array] | None
+    """(hard, soft), float32[c] each -> hard * p + soft * (gradient of the divergence with respect to the student's
+    logits), float32[c, v], p the student's probabilities: together, because that is fewer passes over [c, v]. None in
+    plain forms."""
     teacher_nll: jax.Array
     teacher_entropy: jax.Array
     beside: dict[str, jax.Array]
@@ -181,7 +183,7 @@ def _plain_whole(divergence: Divergence, s, token, hidden, head, controls) -> Co
     target = lax.stop_gradient((1 - mix) * s + mix * t)
     value = plain_divergence(divergence, s / divergence.temperature, target / divergence.temperature)
     nll = -jnp.take_along_axis(log_t, token[..., None], axis=-1)[..., 0]
-    return Compared(value, jnp.zeros_like(s), nll, -jnp.sum(jnp.exp(log_t) * log_t, axis=-1), {})
+    return Compared(value, None, nll, -jnp.sum(jnp.exp(log_t) * log_t, axis=-1), {})
 
 
 def plain_divergence(divergence: Divergence, s, t):
@@ -221,16 +223,19 @@ class _Static(NamedTuple):
     beside: tuple[str, ...]
 
 
-def _chunk(static: _Static, student, rows, fixed, labels, controls) -> tuple[Terms, jax.Array, jax.Array]:
-    """Terms of a chunk, and gradients of its nll and of its divergence with respect to the student's logits [c, v]."""
+def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
+    """Sums of a chunk, and d total / d logits [c, v]."""
     axes = static.vocab_axes
     hidden, head = student
-    s, labels = dot(hidden, head, (1,), (0,)), jnp.where(labels < 0, ~labels, labels)
-    chunk = Student(s, log_softmax(axes, s), labels)
-    is_label, nll = _of_label(axes, chunk.log_probs, labels)
+    s, token = dot(hidden, head, (1,), (0,)), jnp.where(labels < 0, ~labels, labels)
+    chunk = Student(s, log_softmax(axes, s), token)
+    is_label, nll = _of_label(axes, chunk.log_probs, token)
     found = static.compare(static.divergence, axes, chunk, rows, fixed, controls)
-    dnll = jnp.exp(chunk.log_probs) - is_label.astype(jnp.float32)
-    return Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.beside), dnll, found.gradient
+    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.beside)
+    weighed = _counted(static.weigh(terms, weights, controls), labels, weights)
+    assert found.gradient is not None
+    dlogits = found.gradient(weighed.hard, weighed.soft) - jnp.where(is_label, weighed.hard[:, None], 0)
+    return _summed(terms, weighed, weights), dlogits
 
 
 def _of_label(axes, log_probs, labels):
@@ -251,7 +256,8 @@ def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head,
     if divergence.temperature != 1 or "interpolation" in controls:
         log_s, log_t = (log_softmax(axes, x * (1 / divergence.temperature)) for x in (s, t))
     value, gradient = divergence_of(divergence, over_vocabulary, log_s, log_t)
-    return Compared(value, gradient, nll, entropy, {})
+    both = lambda hard, soft: hard[:, None] * jnp.exp(student.log_probs) + soft[:, None] * gradient
+    return Compared(value, both, nll, entropy, {})
 
 
 def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tuple[jax.Array, jax.Array]:
@@ -270,14 +276,6 @@ def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tupl
         value, gradient = from_teacher + mean, p_s * (slope - mean[:, None])
     scale = tau**2 if divergence.tau_squared else 1.0
     return value * scale, gradient * (scale / tau)
-
-
-def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
-    """Sums of a chunk, and d total / d logits [c, v]."""
-    terms, dnll, ddivergence = _chunk(static, student, rows, fixed, labels, controls)
-    weighed = _counted(static.weigh(terms, weights, controls), labels, weights)
-    dlogits = weighed.hard[:, None] * dnll + weighed.soft[:, None] * ddivergence
-    return _summed(terms, weighed, weights), dlogits
 
 
 def _cut(c, *trees):

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from maverick_jax.ops.distillation import Compared, Divergence, Student, Target, divergence_of, plain_divergence
-from maverick_jax.ops.vocabulary import gather, log_softmax, log_sum_exp, places
+from maverick_jax.ops.vocabulary import gather, log_softmax, places
 
 Mode = Literal["tail", "renormalised", "sampled"]
-LEAST = -1e30
-"""Log of no mass: finite, so that no mass on both sides is no difference."""
+LEAST = 1e-35
+"""Mass of no tail: on both sides, so that none is no difference."""
 MASSES = ("teacher_mass", "student_mass")
 """Reported beside: each side's mass on the teacher's top k, at the divergence's temperature."""
 
@@ -61,17 +61,25 @@ def sparse_target(kept: Kept, mode: Mode) -> Target:
 
 
 def _compare_buckets(tail: bool, divergence, axes, student: Student, kept: Kept, fixed, controls) -> Compared:
-    log_s, ids = _at_temperature(divergence, axes, student), kept.ids.astype(jnp.int32)
+    log_s, ids, k = _at_temperature(divergence, axes, student), kept.ids.astype(jnp.int32), kept.ids.shape[1]
     there = gather(axes, log_s, ids)
-    rest = places(axes, log_s, ids).set(-jnp.inf, mode="drop")
-    log_rest = jnp.maximum(log_sum_exp(axes, rest), LEAST)
-    mine, theirs = _buckets(tail, there, log_rest, kept)
+    rest = places(axes, jnp.exp(log_s), ids).set(0, mode="drop")
+    mass = jnp.maximum(lax.psum(jnp.sum(rest, axis=-1), axes), LEAST)
+    mine, theirs = _buckets(tail, there, jnp.log(mass), kept)
     if "interpolation" in controls:
         theirs = jax.nn.log_softmax((1 - controls["interpolation"]) * mine + controls["interpolation"] * theirs)
     value, of_buckets = divergence_of(divergence, functools.partial(jnp.sum, axis=-1), mine, theirs)
     # the logit of the last bucket is the logsumexp of its tokens' logits: each has its share of what that one gets
-    of_rest = jnp.exp(rest - log_rest[:, None]) * of_buckets[:, -1:] if tail else jnp.zeros_like(rest)
-    gradient = places(axes, of_rest, ids).set(of_buckets[:, : ids.shape[1]], mode="drop")
+    of_rest = of_buckets[:, -1] / mass if tail else jnp.zeros_like(mass)
+
+    def gradient(hard, soft):
+        at_top = soft[:, None] * of_buckets[:, :k]
+        if divergence.temperature == 1:  # then `rest` is the student's distribution but for the top k
+            both, at_top = (hard + soft * of_rest)[:, None] * rest, hard[:, None] * jnp.exp(there) + at_top
+        else:
+            both = hard[:, None] * jnp.exp(student.log_probs) + (soft * of_rest)[:, None] * rest
+        return places(axes, both, ids).add(at_top, mode="drop")
+
     return _compared(kept, value, gradient, there)
 
 
@@ -80,7 +88,7 @@ def _buckets(tail: bool, there, log_rest, kept: Kept) -> tuple[jax.Array, jax.Ar
     mine, theirs = there, kept.log_probs.astype(jnp.float32)
     if tail:
         mine = jnp.concatenate([mine, log_rest[..., None]], axis=-1)
-        theirs = jnp.concatenate([theirs, jnp.maximum(kept.log_tail, LEAST)[..., None]], axis=-1)
+        theirs = jnp.concatenate([theirs, jnp.maximum(kept.log_tail, jnp.log(LEAST))[..., None]], axis=-1)
     return jax.nn.log_softmax(mine), jax.nn.log_softmax(theirs)
 
 
@@ -91,9 +99,15 @@ def _compare_sampled(divergence: Divergence, axes, student: Student, kept: Kept,
     ids, log_t, shares = _listed(kept)
     listed = gather(axes, log_s, ids)
     value = jnp.sum(shares * (log_t - listed), axis=-1)
-    gradient = places(axes, jnp.exp(log_s), ids).add(-shares, mode="drop")
     scale = tau**2 if divergence.tau_squared else 1.0
-    return _compared(kept, value * scale, gradient * (scale / tau), listed[:, : kept.ids.shape[1]])
+
+    def gradient(hard, soft):
+        soft = soft * (scale / tau)
+        p = jnp.exp(student.log_probs)
+        both = (hard + soft)[:, None] * p if tau == 1 else hard[:, None] * p + soft[:, None] * jnp.exp(log_s)
+        return places(axes, both, ids).add(-soft[:, None] * shares, mode="drop")
+
+    return _compared(kept, value * scale, gradient, listed[:, : kept.ids.shape[1]])
 
 
 def _listed(kept: Kept) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -125,12 +139,11 @@ def _plain_buckets(tail: bool, divergence: Divergence, s, token, kept: Kept, fix
     log_s, ids = jax.nn.log_softmax(s / divergence.temperature), kept.ids.astype(jnp.int32)
     there = jnp.take_along_axis(log_s, ids, axis=-1)
     outside = ~jnp.any(jax.nn.one_hot(ids, s.shape[-1], dtype=bool), axis=-2)
-    log_rest = jnp.log(jnp.sum(jnp.where(outside, jnp.exp(log_s), 0), axis=-1) + 1e-35)
-    kept = kept._replace(log_tail=jnp.maximum(kept.log_tail, jnp.log(1e-35)))
+    log_rest = jnp.log(jnp.sum(jnp.where(outside, jnp.exp(log_s), 0), axis=-1) + LEAST)
     mine, theirs = _buckets(tail, there, log_rest, kept)
     mix = controls.get("interpolation", 1.0)
     target = lax.stop_gradient((1 - mix) * mine + mix * theirs)
-    return _compared(kept, plain_divergence(divergence, mine, target), jnp.zeros_like(s), there)
+    return _compared(kept, plain_divergence(divergence, mine, target), None, there)
 
 
 def _plain_sampled(divergence: Divergence, s, token, kept: Kept, fixed, controls) -> Compared:
@@ -139,4 +152,4 @@ def _plain_sampled(divergence: Divergence, s, token, kept: Kept, fixed, controls
     listed = jnp.take_along_axis(log_s, ids, axis=-1)
     value = jnp.sum(shares * (log_t - listed), axis=-1)
     value = value * divergence.temperature**2 if divergence.tau_squared else value
-    return _compared(kept, value, jnp.zeros_like(s), listed[..., : kept.ids.shape[-1]])
+    return _compared(kept, value, None, listed[..., : kept.ids.shape[-1]])
