@@ -12,12 +12,13 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from maverick_jax.text import load_tokenizer
-from tests import tiny
+from tests import small_run, tiny
+from tests.small_run import contents, store
 from train.config import read_config
 from train.objectives import Distill
 from train.objectives.next_token import Context
 from train.objectives.weighting import Schedule
-from train.references import check_references, find_references, load_references
+from train.references import check_references, find_references, load_references, missing_references
 
 TEACHER = tiny.model_config(hidden_size=48, num_hidden_layers=8)
 STUDENT = tiny.model_config()
@@ -79,7 +80,7 @@ def test_microbatches_add_up(expected, mesh_of):
     assert_same(gradients({"data": 1}, mesh_of, microbatches=2), expected)
 
 
-@pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}])
+@pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"data": 2, "tensor": 4}, {"expert": 8}])
 def test_every_mesh_gives_the_same(sizes, expected, mesh_of):
     assert_same(gradients(sizes, mesh_of), expected)
 
@@ -191,3 +192,27 @@ def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
 def test_a_bad_objective_is_refused(override, message):
     with pytest.raises(InputError, match=message):
         read_config("pretrain_tiny", [override])
+
+
+# ---- a teacher that is made on the way -------------------------------------------------------------------------------
+
+
+def test_a_teacher_that_is_not_there_yet_is_made_first(runs):
+    teacher, student = runs.root / "made_teacher", runs.root / "its_student"
+    runs.train(teacher, "run.steps=6")  # interrupted, say
+    distill = f"objective={{kind: distill, teacher: {teacher}, teacher_config: {runs.config}}}"
+    said = runs.train(student, "run.steps=2", distill)
+    assert f"{teacher} is at step 6 of {small_run.STEPS}: making it first" in said
+    assert store(teacher).steps()[-1] == small_run.STEPS and store(student).steps() == [2]
+    before = contents(teacher)
+    assert "making it first" not in runs.train(student, "run.steps=3", distill)
+    assert contents(teacher) == before
+
+
+def test_a_teacher_of_somebody_else_is_left_alone(tmp_path):
+    with jax.set_mesh(single_device_mesh()):
+        save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
+    objective = f"objective={{kind: distill, teacher: {tmp_path / 'teacher'}, teacher_config: pretrain_teacher_tiny}}"
+    assert missing_references(run_config(tmp_path / "teacher", objective)) == []
+    absent = missing_references(run_config("x", objective.replace("/teacher,", "/none,")))
+    assert [str(found.run.directory) for found in absent] == [str(tmp_path / "none")]

@@ -1,21 +1,24 @@
 """The frozen models an objective needs beside the one it trains: a teacher, say."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
+from maverick_jax import strict_yaml
+from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_backend
-from maverick_jax.pretrained import abstract_model, load_into, open_source
+from maverick_jax.pretrained import CHECKPOINTS, abstract_model, load_into, open_source
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
-from train.config import RunConfig, check_split
-from train.objectives.next_token import Head
+from train.config import RunConfig, check_split, read_config
+from train.objectives.next_token import Head, Reference
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ def find_references(config: RunConfig) -> dict[str, Found]:
     vocabulary is another, and for one that the objective cannot use."""
     found = {}
     for name, reference in config.objective.references().items():
-        there = open_source(reference.path).config
+        there = _network(reference)
         if there.vocab_size != config.model.vocab_size:
             raise InputError(
                 f"objective.{name}: {reference.path} has a vocabulary of {there.vocab_size}; model.vocab_size is "
@@ -50,6 +53,47 @@ def find_references(config: RunConfig) -> dict[str, Found]:
     if problems := config.objective.unfit(config.model, configs):
         raise InputError("\n".join(f"objective.{problem}" for problem in problems))
     return found
+
+
+def _network(reference: Reference) -> ModelConfig:
+    """Of what is there, or of what will be made."""
+    if reference.made_by is not None and not pathlib.Path(reference.path).expanduser().exists():
+        return read_config(reference.made_by).model.network
+    return open_source(reference.path).config
+
+
+def missing_references(config: RunConfig) -> list[RunConfig]:
+    """The runs that make what `config.objective` names and what is not there yet, or not to its end. What somebody else
+    has put there is taken as it is."""
+    missing = []
+    for name, reference in config.objective.references().items():
+        if reference.made_by is None:
+            continue
+        making = read_config(
+            reference.made_by, [f"run.dir={json.dumps(str(pathlib.Path(reference.path).expanduser()))}"]
+        )
+        if (step := _steps_done(making)) is None or step >= making.run.steps:
+            continue
+        log.info("objective.%s: %s is at step %d of %d: making it first, by %s", name, reference.path, step,
+                 making.run.steps, reference.made_by)  # fmt: skip
+        missing.append(making)
+    return missing
+
+
+def _steps_done(config: RunConfig) -> int | None:
+    """None where something else than a run of this config is."""
+    directory = config.run.directory
+    if not directory.exists():
+        return 0
+    try:
+        name = strict_yaml.read(directory / "config.yaml").data["run"]["name"]
+    except (InputError, KeyError, TypeError):
+        return None
+    return (
+        max(CheckpointStore(directory / CHECKPOINTS, read_only=True).steps(), default=0)
+        if name == config.run.name
+        else None
+    )
 
 
 def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:

@@ -33,7 +33,15 @@ from train.objectives.next_token import Head
 from train.on_policy import with_own_samples
 from train.optimizer import Optimizer
 from train.program import compile_step, fresh_state, state_of
-from train.references import Found, check_references, find_references, fingerprints, heads_of, load_references
+from train.references import (
+    Found,
+    check_references,
+    find_references,
+    fingerprints,
+    heads_of,
+    load_references,
+    missing_references,
+)
 from train.state import TrainState, abstract_state
 from train.watchdog import Watchdog
 
@@ -49,6 +57,8 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     config = read_config(path_or_name, overrides)
     initialize_from_environment()
     try:
+        for making in missing_references(config):
+            _run(making)
         return _run(config)
     except BaseException as error:
         code = exit_code_of(error)

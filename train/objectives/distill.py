@@ -41,6 +41,9 @@ class Distill(NextToken):
     teacher: Annotated[str, Field(min_length=1)] | None = None
     """A run directory, one of its checkpoints or a Hugging Face folder, of the same vocabulary. Its model is frozen.
     null: none is at hand, only what it has said (`targets`)."""
+    teacher_config: Annotated[str, Field(min_length=1)] | None = None
+    """A run config, by path or shipped name, that is trained first, in `teacher`, while there is no finished run of it;
+    null: the teacher has to be there."""
     teacher_dtype: Literal["keep", "float32", "bfloat16"] = "keep"
     """What the teacher's parameters are held in; keep: as they are stored."""
     teacher_rules: dict[str, str | list[str] | None] = {}
@@ -89,7 +92,7 @@ class Distill(NextToken):
     def references(self) -> dict[str, Reference]:
         if self.teacher is None or self.targets is not None:
             return {}
-        return {TEACHER: Reference(self.teacher, self.teacher_dtype, self.teacher_rules)}
+        return {TEACHER: Reference(self.teacher, self.teacher_dtype, self.teacher_rules, self.teacher_config)}
 
     def offline(self) -> OfflineTargets | None:
         return self.targets

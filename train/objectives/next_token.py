@@ -54,6 +54,8 @@ class Reference:
     """Of its parameters: keep (as they are stored), float32 or bfloat16."""
     rules: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What its layout has otherwise than the run's sharding table."""
+    made_by: str | None = None
+    """The run config that makes it where it is not there yet."""
 
 
 @dataclasses.dataclass(frozen=True)
