@@ -28,7 +28,7 @@ VARIANTS: dict[str, str | None] = {
     "linear 1 to 0": "{kind: schedule, shape: linear, start: 1, end: 0, steps: STEPS}",
     "magnitude": "{kind: magnitude}",
     "confidence": "{kind: confidence}",
-    "taid": "{kind: taid}",
+    "taid": "{kind: taid, start: 1, interpolation_steps: STEPS}",
     OURS: "{kind: codistill}",
 }
 
