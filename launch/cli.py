@@ -103,6 +103,16 @@ def _convert(args: argparse.Namespace) -> Any:
     return found if args.json else convert.show(found)
 
 
+def _filter(args: argparse.Namespace) -> Any:
+    from data.trajectories.filters import commands
+
+    options = {"format": args.format, "unknown": args.unknown, "malformed": args.malformed, "tools": args.tools}
+    options |= {"report_file": args.report, "tokenizer": args.tokenizer}
+    config = commands.read_config(args.config, args.overrides)
+    found = commands.filter_runs(args.source, args.out, config, **options)
+    return found if args.json else commands.show(found)
+
+
 def _targets(args: argparse.Namespace) -> Any:
     from train.make_targets import make_targets, show
 
@@ -212,6 +222,14 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", metavar="FILE", help="JSON of the tools that runs had which declare none")
 
 
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    _convert_arguments(parser)
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="dotted: filter.loops=4")
+    parser.add_argument("--config", metavar="FILE", help="YAML with `filter` and `scrub`")
+    parser.add_argument("--report", metavar="FILE", help="a file to make: what was dropped and why, as JSON")
+    parser.add_argument("--tokenizer", metavar="PATH", help="for filter.max_tokens")
+
+
 def _targets_arguments(parser: argparse.ArgumentParser) -> None:
     _takes_config(parser)
     parser.add_argument(
@@ -281,6 +299,7 @@ VERBS = {
     "config": Verb("shipped configs; a config with every default; the JSON schema", _config_arguments, _config),
     "data": Verb("tokenise and pack ahead of time; look at examples; count", _data_arguments, _data),
     "data convert": Verb("agent runs of any known format to ours", _convert_arguments, _convert),
+    "data filter": Verb("the agent runs to learn from, and why not the others", _filter_arguments, _filter),
     "data targets": Verb("what a teacher says of a run's data, on disk", _targets_arguments, _targets),
     "import": Verb("Hugging Face folder to our checkpoint", _import_arguments, _import),
     "export": Verb("our checkpoint to a Hugging Face folder", _export_arguments, _export),

@@ -1,6 +1,5 @@
 """`maverick data convert`: runs of any known format into ours, one JSON object a line."""
 
-import os
 import pathlib
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 from data.trajectories.fields import Unknown
 from data.trajectories.formats import ours
 from data.trajectories.reading import Malformed, Tally, read_tools, read_trajectories
+from data.trajectories.writing import new_file, require_new
 from maverick_jax.errors import InputError, harmless
 
 SHOWN = 20
@@ -32,32 +32,22 @@ def convert(
     `read_trajectories` refuses, and where no run is left.
     """
     target = pathlib.Path(out).expanduser()
-    _require_new(target)
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: no such folder: {target.parent}")
+    require_new(target)
     declared = read_tools(tools) if tools is not None else ()
     tally = Tally()
     runs = read_trajectories(source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally)
-    unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
-    try:
-        with unfinished.open("x", encoding="utf-8") as file:
-            for trajectory in runs:
-                file.write(ours.write(trajectory) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    with new_file(target) as file:
+        for trajectory in runs:
+            file.write(ours.write(trajectory) + "\n")
         if tally.trajectories == 0:
-            first = f"; the first: {tally.problems[0]}" if tally.problems else ""
-            raise InputError(f"{source}: no run can be read of {tally.records:,} records{first}")
-        _require_new(target)
-        os.rename(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            raise InputError(nothing_read(source, tally))
     return {"out": str(target), **tally.as_dict()}
 
 
-def _require_new(target: pathlib.Path) -> None:
-    if target.exists() or target.is_symlink():
-        raise InputError(f"{target}: is there already; nothing is overwritten")
+def nothing_read(source: str, tally: Tally) -> str:
+    """What to say where no record of `source` is a run."""
+    first = f"; the first: {tally.problems[0]}" if tally.problems else ""
+    return f"{source}: no run can be read of {tally.records:,} records{first}"
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:

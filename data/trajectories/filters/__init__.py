@@ -1,0 +1,10 @@
+"""Choosing what to learn from: which runs are left out and why, how much is in the others, and whose data is replaced
+(docs/trajectories.md)."""
+
+from data.trajectories.filters.apply import apply
+from data.trajectories.filters.config import CurationConfig, FilterConfig, ScrubConfig
+from data.trajectories.filters.report import Report, show
+from data.trajectories.filters.score import score
+from data.trajectories.filters.scrub import Scrubber
+
+__all__ = ["CurationConfig", "FilterConfig", "Report", "ScrubConfig", "Scrubber", "apply", "score", "show"]

@@ -1,0 +1,112 @@
+"""`maverick data filter`: the runs of a file or folder that are worth learning from, in our form, and a report."""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+
+from data.trajectories.convert import nothing_read
+from data.trajectories.fields import Unknown
+from data.trajectories.filters import report
+from data.trajectories.filters.apply import apply
+from data.trajectories.filters.config import CurationConfig
+from data.trajectories.formats import ours
+from data.trajectories.reading import Malformed, Tally, read_tools, read_trajectories
+from data.trajectories.writing import new_file, require_new
+from maverick_jax import strict_yaml, validation
+from maverick_jax.errors import InputError
+from maverick_jax.strict_yaml import Document, Place, Problem, join
+from maverick_jax.text import load_tokenizer
+
+COMMAND_LINE = Place("command line")
+
+
+def filter_runs(
+    source: str,
+    out: str,
+    config: CurationConfig,
+    *,
+    report_file: str | None = None,
+    format: str | None = None,
+    unknown: Unknown = "keep",
+    malformed: Malformed = "stop",
+    tools: str | None = None,
+    tokenizer: str | None = None,
+) -> dict[str, Any]:
+    """Write the runs of `source` that `config` keeps to the new file `out`, and what became of the others to the new
+    file `report_file`; each whole or not at all. Returns what the report holds.
+
+    Raises InputError as `convert` does, and where no run is kept, saying how many each rule took; nothing is written
+    then.
+    """
+    target = pathlib.Path(out).expanduser()
+    require_new(target)
+    declared = read_tools(tools) if tools is not None else ()
+    tally = Tally()
+    runs = read_trajectories(source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally)
+    words = load_tokenizer(tokenizer) if tokenizer is not None else None
+    if report_file is None:
+        return _write(target, runs, config, words, tally, source)
+    if pathlib.Path(report_file).expanduser().absolute() == target.absolute():
+        raise InputError(f"{report_file}: is the file of the runs too")
+    with new_file(report_file) as file:
+        found = _write(target, runs, config, words, tally, source)
+        file.write(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _write(target, runs, config: CurationConfig, tokenizer, tally: Tally, source: str) -> dict[str, Any]:
+    kept, done = apply(runs, config, tokenizer=tokenizer)
+    with new_file(target) as file:
+        for run in kept:
+            file.write(ours.write(run) + "\n")
+        if not done.read:
+            raise InputError(nothing_read(source, tally))
+        if not done.kept:
+            counts = ", ".join(f"{rule} {count:,}" for rule, count in done.dropped_by.items())
+            raise InputError(f"{source}: no run is kept of {done.read:,} ({counts}); relax the filter")
+    return {"out": str(target), **done.as_dict(), "malformed": tally.malformed, "problems": _problems(tally)}
+
+
+def _problems(tally: Tally) -> list[dict[str, Any]]:
+    return tally.as_dict()["problems"]
+
+
+def show(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `filter_runs` has returned, for a person."""
+    console = console or Console()
+    report.show(found, console)
+    if found["malformed"]:
+        console.print(f"malformed records, skipped: {found['malformed']:,}", highlight=False)
+    console.print(f"written: {found['out']}", markup=False, highlight=False)
+
+
+# ---- its config ----------------------------------------------------------------------------------------------------
+
+
+def read_config(path: str | None, overrides: Iterable[str] = ()) -> CurationConfig:
+    """The config in a YAML file with `filter` and `scrub`, with words such as `filter.loops=4` on top; the defaults
+    where there is no file. Raises InputError with a line per problem."""
+    found = strict_yaml.read(pathlib.Path(path).expanduser()) if path is not None else Document({}, {}, [])
+    found.places.setdefault("", COMMAND_LINE)
+    if found.data is None:
+        found.data = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not all(key.split(".")) or not isinstance(found.data, dict):
+            found.problems.append(Problem(COMMAND_LINE, word, "expected key=value, such as filter.loops=4"))
+            continue
+        value = strict_yaml.parse_value(text, COMMAND_LINE, key)
+        found.problems += value.problems
+        found.places |= {join(key, inner).rstrip("."): place for inner, place in value.places.items()}
+        *above, last = key.split(".")
+        section = found.data
+        for name in above:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+                found.places.setdefault(name, COMMAND_LINE)
+            section = section[name]
+        section[last] = value.data
+    return validation.validate(CurationConfig, found)

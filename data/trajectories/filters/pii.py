@@ -1,0 +1,274 @@
+"""Rules for personal data: how it is found, and what stands in its place.
+
+What stands in its place has the same shape and passes the same checksum, and is of a range that is given to nobody, so
+that it harms nobody and is known again: a text that was scrubbed holds nothing to scrub.
+
+| kind | range | source |
+|---|---|---|
+| email | ends in `.invalid` | RFC 6761 |
+| IBAN | country XX | ISO 3166-1, user-assigned |
+| credit card | begins with 9999 | ISO/IEC 7812: country 999 is assigned to none |
+| US SSN | 9xx-0x to 9xx-4x | Social Security Administration: area 9xx is not issued, ITINs begin at group 50 |
+| phone | +999...; in North America xxx-555-01xx | ITU-T E.164: unassigned; NANPA: for fiction |
+| IP | 240.0.0.0/4 (not 255); 2001:db8::/32 | RFC 1112; RFC 3849 |
+"""
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Protocol
+
+from data.trajectories.filters.draw import Source
+
+MANY_ATTEMPTS = 20
+# A value begins where no word does, or after an escape that was written out (`\n`).
+_START = r"(?:(?<=\\[nrt])|(?<!\w))"
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """One place of a text."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
+    """What is meant, however it is written: without separators, in small letters."""
+    real: bool
+    """False: it is a replacement already."""
+
+
+class Rule(Protocol):
+    """One kind of personal data."""
+
+    kind: str
+
+    def find(self, text: str) -> Iterator[Match]:
+        """Places of values and of replacements; they may overlap those of other rules."""
+        ...
+
+    def surrogate(self, value: str, source: Source) -> str:
+        """A replacement of `value`, as a `Match.value`, made of the numbers of `source`."""
+        ...
+
+    def write(self, surrogate: str, original: str) -> str:
+        """The replacement, written as `original` is."""
+        ...
+
+
+def reshaped(characters: str, original: str) -> str:
+    """`characters` in the places of the letters and digits of `original`; its case and separators stay."""
+    others = iter(characters)
+    return "".join(_cased(next(others), old) if old.isalnum() else old for old in original)
+
+
+def _cased(new: str, old: str) -> str:
+    return new.upper() if old.isupper() else new.lower()
+
+
+def _compact(text: str) -> str:
+    return "".join(c for c in text if c.isalnum())
+
+
+class Email:
+    """Letter case does not count. One domain becomes one domain."""
+
+    kind = "email"
+    _PATTERN = re.compile(
+        r"(?:(?<=\\[nrt])|(?<![\w.%+\\-]))[\w%+-][\w.%+'-]{0,63}@(?:\w(?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?!\w)"
+    )
+
+    def find(self, text: str) -> Iterator[Match]:
+        for found in self._PATTERN.finditer(text) if "@" in text else ():
+            value = found[0].lower()
+            yield Match(found.start(), found.end(), self.kind, value, not value.endswith(".invalid"))
+
+    def surrogate(self, value: str, source: Source) -> str:
+        local, _, domain = value.partition("@")
+        own = source.own()
+        longer = "aaaa" if source.attempt > MANY_ATTEMPTS else ""  # short names may all be taken
+        return f"{own.like(local + longer)}@{source.of(domain).like(domain.rpartition('.')[0])}.invalid"
+
+    def write(self, surrogate: str, original: str) -> str:
+        if len(surrogate.partition("@")[0]) != len(original.partition("@")[0]):
+            return surrogate
+        kept = len(original.rpartition(".")[0])
+        return "".join(map(_cased, surrogate[:kept], original)) + surrogate[kept:]
+
+
+class Iban:
+    """Of a known country, of its length, with the check digits of ISO 13616 (mod 97)."""
+
+    kind = "iban"
+    _BEGIN = re.compile(rf"{_START}[A-Za-z]{{2}}\d\d(?=[ -]?[A-Za-z0-9])")
+    LENGTHS = {
+        "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
+        "BY": 28, "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29,
+        "ES": 24, "FI": 18, "FK": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28,
+        "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28,
+        "LC": 32, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "LY": 25, "MC": 27, "MD": 24, "ME": 22, "MK": 19, "MN": 20,
+        "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PS": 29, "PT": 25,
+        "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24, "SM": 27,
+        "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20, "YE": 30,
+    }  # fmt: skip
+    """Characters, by country (the registry of ISO 13616)."""
+    NOBODYS = "xx"
+
+    def find(self, text: str) -> Iterator[Match]:
+        for begin in self._BEGIN.finditer(text):
+            country = begin[0][:2].upper()
+            real = country != self.NOBODYS.upper()
+            lengths = [self.LENGTHS[country]] if country in self.LENGTHS else range(34, 14, -1) if not real else []
+            for length in lengths:
+                end = _walk(text, begin.start(), length)
+                if end and mod97(value := _compact(text[begin.start() : end]).lower()) == 1:
+                    yield Match(begin.start(), end, self.kind, value, real)
+                    break
+
+    def surrogate(self, value: str, source: Source) -> str:
+        account = source.own().like(value[4:])
+        return f"{self.NOBODYS}{98 - mod97(f'{self.NOBODYS}00{account}'):02}{account}"
+
+    def write(self, surrogate: str, original: str) -> str:
+        return reshaped(surrogate, original)
+
+
+def mod97(iban: str) -> int:
+    """The remainder of ISO 7064; 1 for an IBAN."""
+    return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97
+
+
+def _walk(text: str, start: int, count: int) -> int | None:
+    """Where `count` letters and digits with at most one blank or dash between end, if the word ends there too."""
+    i = start
+    for n in range(count):
+        if n and i < len(text) and text[i] in " -":
+            i += 1
+        if i >= len(text) or not (text[i].isascii() and text[i].isalnum()):
+            return None
+        i += 1
+    return None if i < len(text) and (text[i].isalnum() or text[i] == "_") else i
+
+
+class CreditCard:
+    """13 to 19 digits of a network's range with the check digit of Luhn, in one piece or in the usual groups."""
+
+    kind = "credit_card"
+    _PATTERN = re.compile(
+        rf"{_START}(?<![0-9]\.)(?=((?:[0-9]{{13,19}}|[0-9]{{4}}([ -])[0-9]{{4}}\2[0-9]{{4}}\2[0-9]{{1,4}}"
+        r"|[0-9]{4}([ -])[0-9]{6}\3[0-9]{4,5}))(?!\w))"
+    )
+    # Visa; Mastercard; American Express; Diners; Discover; JCB; UnionPay; Maestro
+    _NETWORKS = re.compile(r"4|5[0-9]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|3(?:0[0-5]|[689])|35(?:2[89]|[3-8])|6")
+    NOBODYS = "9999"
+
+    def find(self, text: str) -> Iterator[Match]:
+        for found in self._PATTERN.finditer(text):
+            value = _compact(found[1])
+            real = self._NETWORKS.match(value) is not None
+            if (real or value.startswith(self.NOBODYS)) and luhn(value):
+                yield Match(found.start(1), found.end(1), self.kind, value, real)
+
+    def surrogate(self, value: str, source: Source) -> str:
+        digits = self.NOBODYS + source.own().digits(len(value) - 5)
+        return next(found for check in range(10) if luhn(found := f"{digits}{check}"))
+
+    def write(self, surrogate: str, original: str) -> str:
+        return reshaped(surrogate, original)
+
+
+def luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    doubled = (divmod(2 * int(d), 10) for d in digits[-2::-2])
+    return (sum(map(int, digits[::-2])) + sum(map(sum, doubled))) % 10 == 0
+
+
+class SocialSecurity:
+    """Three, two and four digits with dashes between, of a range that is issued."""
+
+    kind = "us_ssn"
+    _PATTERN = re.compile(rf"{_START}(?<!\w-)[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}(?!-?\w)")
+    _ISSUED = re.compile(r"(?!000|666|9)...(?!00)..(?!0000)....")
+    _NOBODYS = re.compile(r"9..[0-4]")
+
+    def find(self, text: str) -> Iterator[Match]:
+        for found in self._PATTERN.finditer(text):
+            value = _compact(found[0])
+            real = self._ISSUED.match(value) is not None
+            if real or self._NOBODYS.match(value):
+                yield Match(found.start(), found.end(), self.kind, value, real)
+
+    def surrogate(self, value: str, source: Source) -> str:
+        own = source.own()
+        return f"9{own.digits(2)}{own.below(5)}{own.digits(5)}"
+
+    def write(self, surrogate: str, original: str) -> str:
+        return reshaped(surrogate, original)
+
+
+class Phone:
+    """Numbers of North America with dashes, dots or brackets, and of any country with `+`. A value is the number with
+    its country; `+1 212 ...` and `212-...` are one."""
+
+    kind = "phone"
+    _PATTERN = re.compile(
+        r"(?:(?<=\\[nrt])|(?<![\w+]))(?<!\d[.-])(?:"
+        r"(?:\+?1[ .-]?)?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}"
+        r"|\+1[ .-]?[2-9][0-9]{2}[ .-]?[2-9][0-9]{2}[ .-]?[0-9]{4}"
+        r"|\+(?!1)[1-9](?:[ .-]?\(?[0-9]\)?){6,14})(?!\w|-\d)"
+    )
+    _NOBODYS = re.compile(r"999|1...55501..$")
+
+    def find(self, text: str) -> Iterator[Match]:
+        for found in self._PATTERN.finditer(text):
+            digits = _compact(found[0])
+            value = digits if digits.startswith("1") or "+" in found[0] else f"1{digits}"
+            yield Match(found.start(), found.end(), self.kind, value, self._NOBODYS.match(value) is None)
+
+    def surrogate(self, value: str, source: Source) -> str:
+        own = source.own()
+        if value.startswith("1"):
+            return f"1{2 + own.below(8)}{own.digits(2)}55501{own.digits(2)}"
+        return f"999{own.digits(len(value) - 3)}"
+
+    def write(self, surrogate: str, original: str) -> str:
+        return reshaped(surrogate[-len(_compact(original)) :], original)
+
+
+class InternetAddress:
+    """Addresses that anybody can reach; private, local and documentation addresses stay. A version number of four
+    parts looks like one."""
+
+    kind = "ip"
+    _PATTERN = re.compile(
+        r"(?:(?<=\\[nrt])|(?<![\w.]))(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w]|\.\w)"
+        r"|(?:(?<=\\[nrt])|(?<![\w:]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{1,38}(?<!:)(?!:?\w)"
+        r"|(?:(?<=\\[nrt])|(?<![\w:]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{1,37}::(?![\w:])"
+    )
+    _REACHED, _DOCUMENTATION = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("2001:db8::/32")
+    _NOBODYS = ipaddress.ip_network("240.0.0.0/4")
+
+    def find(self, text: str) -> Iterator[Match]:
+        for found in self._PATTERN.finditer(text):
+            try:
+                address = ipaddress.ip_address(found[0])
+            except ValueError:
+                continue
+            real = address.is_global and not address.is_multicast and (address.version == 4 or address in self._REACHED)
+            if real or address in (self._NOBODYS if address.version == 4 else self._DOCUMENTATION):
+                yield Match(found.start(), found.end(), self.kind, str(address), real)
+
+    def surrogate(self, value: str, source: Source) -> str:
+        if ipaddress.ip_address(value).version == 4:
+            return str(ipaddress.IPv4Address((240 << 24) + source.own().below(15 << 24)))
+        return str(ipaddress.IPv6Address((0x20010DB8 << 96) + source.own().below(1 << 96)))
+
+    def write(self, surrogate: str, original: str) -> str:
+        return surrogate.upper() if original.isupper() else surrogate
+
+
+RULES: dict[str, Rule] = {
+    rule.kind: rule for rule in (Email(), Iban(), CreditCard(), SocialSecurity(), Phone(), InternetAddress())
+}
+"""By kind; of two that find as much in one place the earlier one has it."""
