@@ -11,7 +11,6 @@ from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
 from train.objectives.next_token import Head
 from train.references import find_references, heads_of
-from train.selection import PATHS
 
 USABLE = 0.92
 """Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""
@@ -36,8 +35,11 @@ def plan(config: RunConfig) -> dict[str, Any]:
         accumulation_steps=config.optimizer.accumulation_steps,
         loss_chunk=config.objective.loss_chunk,
     )
-    frozen = tuple(PATHS[role] for role in config.optimizer.freeze)
-    held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), frozen=frozen)
+    chosen = config.optimizer.selection()
+    trained = chosen.parameters(model.network)
+    held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), trained=trained)
+    if beside := chosen.beside(model.network):
+        held["chosen_experts"] = accounting.elements(beside, layout) * accounting.BYTES[model.param_dtype]
     found = find_references(config)
     references, heads = found.values(), _heads(heads_of(config, found))
     if heads:
@@ -66,7 +68,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
         "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
-        "checkpoints": _checkpoints(config, sum(head.size for head in heads)),
+        "checkpoints": _checkpoints(config, sum(p.size for p in trained), sum(head.size for head in heads)),
         "communication_bytes_per_step": accounting.communication(model, layout),
         "fits": sum(held.values()) <= limit,
     }
@@ -123,14 +125,14 @@ def _heads(heads: tuple[Head, ...]) -> list[accounting.Parameter]:
     return [accounting.Parameter(head.name, head.shape, head.axes) for head in heads]
 
 
-def _checkpoints(config: RunConfig, beside: int) -> dict[str, int]:
-    """Checkpoints that a run writes and keeps, and the bytes of one: weights and moments, also of the `beside` numbers
-    that are trained beside the model."""
-    per_parameter = accounting.BYTES[config.model.param_dtype] + _moment_bytes(config)
+def _checkpoints(config: RunConfig, trained: int, beside: int) -> dict[str, int]:
+    """Checkpoints that a run writes and keeps, and the bytes of one: weights, and moments of the `trained` numbers;
+    both of the `beside` numbers that are trained beside the model."""
+    weights = (config.model.num_parameters() + beside) * accounting.BYTES[config.model.param_dtype]
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = math.ceil(config.run.steps / every) if every else 1
     return {
-        "bytes": (config.model.num_parameters() + beside) * per_parameter,
+        "bytes": weights + (trained + beside) * _moment_bytes(config),
         "written": written,
         "kept": min(written, keep),
     }

@@ -8,6 +8,7 @@ backward pass recomputes is not counted.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 from maverick_jax.config import LayerSpec, ModelConfig
@@ -235,15 +236,19 @@ class Layout:
 
 
 def memory(
-    config: ModelConfig, layout: Layout, *, optimizer_bytes_per_parameter: int = 8, frozen: tuple[str, ...] = ()
+    config: ModelConfig,
+    layout: Layout,
+    *,
+    optimizer_bytes_per_parameter: int = 8,
+    trained: Iterable[Parameter] | None = None,
 ) -> dict[str, int]:
-    """Bytes per device at the worst moment of a step, by what they hold. Parameters whose names start with one of
-    `frozen` have neither gradients nor moments.
+    """Bytes per device at the worst moment of a step, by what they hold. What is not `trained` (None: all is) has
+    neither gradients nor moments.
 
     Weights, optimizer moments and gradients are exact. Activations and the working set are what layers must keep by
     `config.remat`; compilers keep more, for which `compiler` allows.
     """
-    trained = sum(size for name, size in _stored(config, layout) if not name.startswith(frozen))
+    trained_size = elements(parameters(config) if trained is None else trained, layout)
     param = BYTES[config.param_dtype]
     buffers = 2 if layout.accumulation_steps > 1 else 1
     per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
@@ -252,8 +257,8 @@ def memory(
     working_set = recomputed + _gathered_bytes(config, layout) + _loss_bytes(config, layout)
     return {
         "weights": weight_bytes(config, layout),
-        "optimizer": trained * optimizer_bytes_per_parameter,
-        "gradients": trained * param * buffers,
+        "optimizer": trained_size * optimizer_bytes_per_parameter,
+        "gradients": trained_size * param * buffers,
         "activations": sum(per_layer),
         "working_set": working_set,
         "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),
@@ -262,12 +267,12 @@ def memory(
 
 def weight_bytes(config: ModelConfig, layout: Layout) -> int:
     """Of the parameters that one device stores."""
-    return sum(size for _, size in _stored(config, layout)) * BYTES[config.param_dtype]
+    return elements(parameters(config), layout) * BYTES[config.param_dtype]
 
 
-def _stored(config: ModelConfig, layout: Layout) -> list[tuple[str, int]]:
-    """Name and elements on one device of each parameter."""
-    return [(p.name, p.size // p.parts(layout.rules, layout.sizes)) for p in parameters(config)]
+def elements(found: Iterable[Parameter], layout: Layout) -> int:
+    """Of these parameters, on one device."""
+    return sum(p.size // p.parts(layout.rules, layout.sizes) for p in found)
 
 
 def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:

@@ -1,5 +1,6 @@
 """Parameters that are born sharded, and the one place where a stored parameter becomes one that is multiplied with."""
 
+import abc
 from collections.abc import Callable
 
 import jax
@@ -26,12 +27,22 @@ def param(
     return nnx.Param(value, axes=axes)
 
 
-def weight(parameter: nnx.Param, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
+class Overlay(abc.ABC):
+    """What may stand in a parameter's place, as a node of the model's tree; see `maverick_jax.model.overlays`."""
+
+    @abc.abstractmethod
+    def weight(self, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
+        """What the parameter would be multiplied as; see `weight`."""
+
+
+def weight(parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
     """The parameter as it is multiplied with: in `dtype`, gathered over the axes that only storage splits.
 
     The cast comes first, so that the gather moves bytes of the compute type; its transpose is the reduce-scatter
     of the gradient.
     """
+    if isinstance(parameter, Overlay):
+        return parameter.weight(rules, dtype)
     return reshard(parameter[...].astype(jnp.dtype(dtype)), rules.compute(*parameter.get_metadata("axes")))
 
 

@@ -13,6 +13,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.sharding import single_device_mesh
 from tests import tiny
 from train.config import read_config
+from train.selection import ROLES, TEXT
 
 VISION = VisionConfig(
     hidden_size=16,
@@ -39,9 +40,9 @@ def batch_with_images(step: int) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def trained(*freeze: str) -> list[dict[str, np.ndarray]]:
+def trained(*roles: str) -> list[dict[str, np.ndarray]]:
     """The states before and after each of three steps."""
-    optimizer = tiny.OPTIMIZER.model_copy(update={"freeze": freeze})
+    optimizer = tiny.OPTIMIZER.model_copy(update={"train": roles})
     arrays = lambda state: {name: np.array(x) for name, x in names.flatten(state).items()}
     with jax.set_mesh(single_device_mesh()):
         init, step = tiny.jitted(CONFIG, optimizer)
@@ -57,7 +58,7 @@ def trained(*freeze: str) -> list[dict[str, np.ndarray]]:
 
 
 def test_a_frozen_encoder_is_unchanged_and_costs_no_moments():
-    before, *_, after = trained("vision")
+    before, *_, after = trained(*TEXT)
     assert not [name for name in after if name.startswith("opt_state/") and "/vision/" in name]
     for name in (n for n in before if n.startswith("model/")):
         changed = not np.array_equal(after[name], before[name])
@@ -65,7 +66,7 @@ def test_a_frozen_encoder_is_unchanged_and_costs_no_moments():
 
 
 def test_an_encoder_that_is_not_frozen_is_trained():
-    before, *_, after = trained()
+    before, *_, after = trained(*ROLES)
     moments = [name for name in after if "/mu/vision/" in name]
     vision = [name for name in before if name.startswith("model/vision/")]
     assert len(moments) == len(vision) > 20
@@ -73,13 +74,13 @@ def test_an_encoder_that_is_not_frozen_is_trained():
 
 
 def test_freezing_does_not_change_the_first_update_of_the_rest():
-    frozen, free = trained("vision")[1], trained()[1]
+    frozen, free = trained(*TEXT)[1], trained(*ROLES)[1]
     for name in [n for n in frozen if n.startswith("model/") and not n.startswith("model/vision/")]:
         # clipping sees the gradients of what is trained, so that steps differ by its factor: Adam's first does not
         np.testing.assert_allclose(frozen[name], free[name], atol=1e-5, err_msg=name)
 
 
 def test_training_the_encoder_without_images_is_refused():
-    with pytest.raises(InputError, match=r"optimizer.freeze: no source of `data` holds images"):
-        read_config("pretrain_tiny", ["model=tiny_vision", "optimizer.freeze=[]"])
-    assert read_config("pretrain_tiny", ["model=tiny_vision"]).optimizer.freeze == ("vision",)
+    with pytest.raises(InputError, match=r"optimizer.train: no source of `data` holds images"):
+        read_config("pretrain_tiny", ["model=tiny_vision", "optimizer.train=[vision]"])
+    assert "vision" not in read_config("pretrain_tiny", ["model=tiny_vision"]).optimizer.selection().roles

@@ -106,6 +106,7 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
     for section in _SECTIONS:
         if isinstance(inner := document.data.get(section), dict):
             inner.pop("base", None)
+    _read_experts(document)
     source = _start(document)
     config, problems = validation.check(RunConfig, document, also=_BASES)
     if config is not None:
@@ -139,6 +140,22 @@ def _start(document: Document) -> ModelConfig | None:
         under["num_hidden_layers"] = len(layers)
     document.data["model"] = shipped.merge(under, model)
     return source
+
+
+def _read_experts(document: Document) -> None:
+    """Puts what a file that `optimizer.experts` names says in its place: a run keeps its choice, not a path."""
+    section, key = document.data.get("optimizer"), "optimizer.experts"
+    if not isinstance(section, dict) or not isinstance(path := section.get("experts"), str):
+        return
+    try:
+        found = strict_yaml.read(pathlib.Path(path).expanduser())
+        strict_yaml.raise_problems(found.problems)
+        if not isinstance(found.data, dict) or not isinstance(found.data.get("experts"), dict):
+            raise InputError(f"{path}: holds no mapping `experts`, of layers to lists of experts")
+        section["experts"] = found.data["experts"]
+    except InputError as error:
+        document.problems.append(Problem(document.place(key), key, str(error)))
+        section["experts"] = None
 
 
 def _unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
@@ -189,6 +206,8 @@ def schema() -> dict[str, Any]:
         key: value for key, value in model["properties"].items() if key in ModelConfig.model_fields or key == "base"
     }
     found["$defs"]["ModelConfig"] = {**model, "title": "ModelConfig", "properties": without}  # configs/model/*.yaml
+    experts = found["$defs"]["OptimizerConfig"]["properties"]["experts"]
+    experts["anyOf"].append({"type": "string", "description": "A file that `maverick data experts` made."})
     named = {"type": "string", "description": "A shipped model's name.", "examples": shipped.model_names()}
     found["properties"]["model"] = {"anyOf": [named, found["properties"]["model"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
@@ -269,9 +288,11 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     accumulation, batch = config.optimizer.accumulation_steps, config.data.batch_size
     if batch % accumulation:
         return [("data.batch_size", f"{batch} is not a multiple of optimizer.accumulation_steps ({accumulation})")]
-    if config.model.vision and "vision" not in config.optimizer.freeze:
-        why = "no source of `data` holds images to train the image encoder with; expected a list that holds vision"
-        return [("optimizer.freeze", why)]
+    if found := config.optimizer.misfits(config.model.network):
+        return found
+    if "vision" in config.optimizer.selection().roles:
+        why = "no source of `data` holds images to train the image encoder with; expected a list without vision"
+        return [("optimizer.train", why)]
     rules = config.mesh.sharding_rules()
     misfits = config.objective.misfits(config.model.network, config.data.sequence_length)
     for key, number, axis in _split(config):

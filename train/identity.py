@@ -1,4 +1,5 @@
-"""What must not change under a resumed run: the model, what it learns from, which tokens stand where in its data."""
+"""What must not change under a resumed run: the model, what of it is trained, what it learns from, which tokens stand
+where in its data."""
 
 from typing import Any
 
@@ -18,18 +19,20 @@ def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str
         "data": data_fingerprint,
         "run": config.run.name,
         "objective": config.objective.pinned(),
+        "optimizer": config.optimizer.pinned(config.model.network),
         "references": references,
     }
 
 
 def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointStore) -> None:
     """Raises InputError, which names the keys, when the run directory holds a run of another model, other data, another
-    objective or another teacher than the `metadata` here say."""
+    objective, another choice of what is trained or another teacher than the `metadata` here say."""
     there = _newest_metadata(store)
     if there is None:
         return
     changed = _differences("model", _network(there["model"]), _network(here["model"]))
     changed += _differences("objective", there.get("objective", {}), here["objective"])
+    changed += _differences("optimizer", there.get("optimizer", {}), here["optimizer"])
     paths = {name: reference.path for name, reference in config.objective.references().items()}
     if (kept := config.objective.offline()) is not None:
         paths["targets"] = kept.path

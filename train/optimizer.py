@@ -6,12 +6,25 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+import pydantic
 from pydantic import Field
 
-from maverick_jax.config import Dtype
+from maverick_jax.accounting import parameters
+from maverick_jax.config import Dtype, ModelConfig
 from maverick_jax.section import Section
 from train.schedule import learning_rate
-from train.selection import Role, select
+from train.selection import ROLES, TEXT, Role, Selection, role_of
+
+
+def _once(ids: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := [i for place, i in enumerate(ids) if i in ids[:place]]:
+        raise ValueError(f"{twice[0]} is there twice")
+    return ids
+
+
+LayerNumber = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
+Chosen = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), pydantic.AfterValidator(_once)]
+"""Experts of a layer, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +34,12 @@ class Optimizer:
     transform: optax.GradientTransformation
     schedule: optax.Schedule
     """Learning rate, by the number of updates done."""
-    freeze: tuple[Role, ...] = ()
-    """Parts of the model that are not trained."""
+    selection: Selection
+    """What they are of."""
 
     def init(self, model, heads: dict[str, Any]) -> optax.OptState:
         """State before the first step, of the trained parameters only."""
-        return self.transform.init(select(model, heads, self.freeze))
+        return self.transform.init(self.selection.select(model, heads))
 
 
 class OptimizerConfig(Section):
@@ -55,8 +68,12 @@ class OptimizerConfig(Section):
     """What the first moment is kept in; sums are float32."""
     nu_dtype: Dtype = "float32"
     """What the second moment is kept in."""
-    freeze: tuple[Role, ...] = ("vision",)
-    """Parts of the model that stay as they are, to the bit, and have no moments: `vision`, the image encoder."""
+    train: tuple[Role, ...] | None = None
+    """The parts of the model that are trained, by role; all others stay as they are, to the bit, and have no moments.
+    null: all but `vision`, the image encoder."""
+    experts: Annotated[dict[LayerNumber, Chosen], Field(min_length=1)] | None = None
+    """Of the routed experts, those that are trained: a list for each layer that has any, by its number, from 0; or the
+    file that `maverick data experts` made. null: all, if `train` says so."""
 
     def schedule_of(self, total_steps: int) -> optax.Schedule:
         return learning_rate(
@@ -73,7 +90,47 @@ class OptimizerConfig(Section):
             decay_weights(self.weight_decay),
             optax.scale_by_learning_rate(schedule),
         )
-        return Optimizer(transform, schedule, self.freeze)
+        return Optimizer(transform, schedule, self.selection())
+
+    def selection(self) -> Selection:
+        """What of the model is trained."""
+        roles = TEXT if self.train is None else self.train
+        chosen = None if self.experts is None else {int(layer): ids for layer, ids in self.experts.items()}
+        return Selection(roles, chosen)
+
+    def pinned(self, model: ModelConfig) -> dict[str, Any]:
+        """What of this section a run keeps from its first step to its last, by key."""
+        chosen = self.selection().experts
+        moe = [i for i, spec in enumerate(model.layers) if spec.moe]
+        return {
+            "train": sorted(self.selection().roles),
+            "experts": chosen and {str(layer): sorted(chosen.get(layer, ())) for layer in moe},
+        }
+
+    def misfits(self, model: ModelConfig) -> list[tuple[str, str]]:
+        """(key, what is wrong) where such a model has not what is to be trained."""
+        chosen = self.selection()
+        if self.train is not None:
+            there = {role_of(p.name) for p in parameters(model)}
+            for role in [role for role in self.train if role not in there]:
+                said = f"the model has no parameters of {role}; it has {', '.join(sorted(there))}"
+                return [("optimizer.train", said)]
+        if not chosen.parameters(model):
+            return [("optimizer.train", f"nothing is trained; expected some of {', '.join(ROLES)}")]
+        if chosen.experts is None:
+            return []
+        if "experts" not in chosen.roles:
+            return [("optimizer.experts", "are chosen, but optimizer.train leaves routed experts out: add experts")]
+        moe, count = {i for i, spec in enumerate(model.layers) if spec.moe}, model.num_local_experts
+        found = []
+        for layer, ids in chosen.experts.items():
+            key = f"optimizer.experts.{layer}"
+            if layer not in moe:
+                near = f"; the nearest that is one is {min(moe, key=lambda i: abs(i - layer))}" if moe else ""
+                found.append((key, f"layer {layer} is no mixture of experts{near}"))
+            elif max(ids) >= count:
+                found.append((key, f"no expert {max(ids)}: the layer's experts are 0 to {count - 1}"))
+        return found
 
 
 def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Dtype, nu_dtype: Dtype) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ from maverick_jax.model.transformer import Maverick
 from train.objectives import Objective
 from train.objectives.next_token import Context
 from train.optimizer import Optimizer
-from train.selection import Trained, put, select
+from train.selection import Trained
 from train.state import TrainState, add_tokens
 
 
@@ -26,10 +26,11 @@ def train_step(
     A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
     """
     totals, context = objective.totals(batch), Context(state.step, state.objective, references)
-    trained = select(state.model, state.heads, optimizer.freeze)
+    chosen = optimizer.selection
+    trained = chosen.select(state.model, state.heads)
 
     def loss(trained, microbatch, totals):
-        model, heads = put(trained, state.model, state.heads)
+        model, heads = chosen.view(trained, state.model, state.heads)
         return objective.loss(model, microbatch, totals, dataclasses.replace(context, heads=heads))
 
     sums, grads = accumulate(loss, trained, batch, totals)
@@ -38,17 +39,18 @@ def train_step(
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
     updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
-    model, heads = put(optax.apply_updates(trained, updates), state.model, state.heads)
-    model = move_router_bias(model, sums["router"])
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
+    new = optax.apply_updates(trained, updates), opt_state, objective.advance(state.objective, metrics)
+    trained, *kept = if_good(new, (trained, state.opt_state, state.objective))
+    model, heads = chosen.put(trained, state.model, state.heads)
+    if "router" in chosen.roles:
+        model = if_good(move_router_bias(model, sums["router"]), model)
 
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
     rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
-    new = model, opt_state, objective.advance(state.objective, metrics), heads
-    kept = if_good(new, (state.model, state.opt_state, state.objective, state.heads))
-    return TrainState(state.step + 1, skipped, tokens, *kept), metrics
+    return TrainState(state.step + 1, skipped, tokens, model, *kept, heads), metrics
 
 
 def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> tuple[dict, Trained]:

@@ -4,6 +4,7 @@ Names are what a checkpoint is made of, so they say what an array is and nothing
 `value` that an `nnx.Variable` adds below each parameter is left out.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ from maverick_jax.errors import InputError
 _VARIABLE_VALUE = GetAttrKey("value")
 
 
-def flatten(tree) -> dict[str, Any]:
-    """Path name -> leaf, in the tree's order. Dicts, dataclasses, (named) tuples, lists and NNX modules have parts.
+def flatten(tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Path name -> leaf, in the tree's order. Dicts, dataclasses, (named) tuples, lists and NNX modules have parts,
+    unless they are leaves to `is_leaf`.
 
     Raises ValueError when two leaves would have one name.
     """
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     named: dict[str, Any] = {}
     for path, leaf in paths:
         name = _name(path)
