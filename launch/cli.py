@@ -120,6 +120,14 @@ def _targets(args: argparse.Namespace) -> Any:
     return found if args.json else show(found)
 
 
+def _experts(args: argparse.Namespace) -> Any:
+    from train.expert_scores import choose_experts, show
+
+    options = {"checkpoint": args.checkpoint, "score": args.score, "share": args.share, "tokens": args.tokens}
+    found = choose_experts(args.config, args.overrides, out=args.out, **options)
+    return found if args.json else show(found)
+
+
 def _import(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import import_checkpoint
 
@@ -245,6 +253,15 @@ def _shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def _experts_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_config(parser)
+    parser.add_argument("--checkpoint", metavar="PATH", help="the model to look at; default: model.init_from")
+    parser.add_argument("--score", choices=["gate", "token"], default="gate", help="what an expert is chosen by")
+    parser.add_argument("--share", type=float, metavar="P", help="of a layer's scores; default: 0.1 gate, 0.2 token")
+    parser.add_argument("--tokens", type=int, default=131_072, metavar="N", help="how many to look at")
+    parser.add_argument("--out", metavar="FILE", help="a file to make: what optimizer.experts reads")
+
+
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, a run directory or one checkpoint")
     parser.add_argument("out", metavar="OUT", help="a run directory to make")
@@ -301,6 +318,7 @@ VERBS = {
     "data convert": Verb("agent runs of any known format to ours", _convert_arguments, _convert),
     "data filter": Verb("the agent runs to learn from, and why not the others", _filter_arguments, _filter),
     "data targets": Verb("what a teacher says of a run's data, on disk", _targets_arguments, _targets),
+    "data experts": Verb("the experts that a run's data uses most, to train them alone", _experts_arguments, _experts),
     "import": Verb("Hugging Face folder to our checkpoint", _import_arguments, _import),
     "export": Verb("our checkpoint to a Hugging Face folder", _export_arguments, _export),
     "generate": Verb("text from a model", _generate_arguments, _generate),

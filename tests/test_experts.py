@@ -1,6 +1,7 @@
 """Single experts are trained: they alone change, they alone have moments, and they learn as among all others."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -8,15 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from data.dataset import open_dataset
 from launch.plan import plan
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
+from maverick_jax.model.layers import Taps
+from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows, with_rows
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests import tiny
 from train.config import read_config
+from train.expert_scores import choose_experts, pick, show
 from train.objectives.next_token import Context
 from train.selection import Selection
 
@@ -215,3 +222,75 @@ def test_experts_of_a_file(tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(InputError, match=r"optimizer.experts: .*experts.json: holds no mapping `experts`"):
         read_config("pretrain_tiny", [*WORDS, f"optimizer.experts={path}"])
+
+
+# ---- choosing by use -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.75, 1.0])
+def test_the_fewest_experts_that_reach_a_share(share):
+    parts = np.array([0.25, 0.0, 0.5, 0.125, 0.125])
+    sets = [ids for n in range(1, 6) for ids in itertools.combinations(range(5), n) if parts[list(ids)].sum() >= share]
+    found = pick(parts, share)
+    assert tuple(found) in sets and len(found) == len(sets[0])
+
+
+@pytest.fixture(scope="module")
+def model_of_run(tmp_path_factory):
+    """A run directory with fresh weights whose routers have opinions, and its config's words."""
+    folder = tmp_path_factory.mktemp("experts")
+    words = [*WORDS, "model.vocab_size=512", "data.batch_size=8", "data.sequence_length=16",
+             f"data.cache_dir={folder / 'cache'}", "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2"]  # fmt: skip
+    config = read_config("pretrain_tiny", words).model.network
+    with jax.set_mesh(single_device_mesh()):
+        model = jax.jit(lambda: Maverick(config, tiny.RULES, rngs=nnx.Rngs(1)))()
+        strong = {n: x * 20 if n.endswith("/router") else x for n, x in names.flatten(model).items()}
+        model = names.unflatten(model, strong)
+        store = CheckpointStore(folder / "run" / "checkpoints", CheckpointConfig())
+        about = {"model": config.model_dump(mode="json")}
+        store.save(0, {f"model/{n}": x for n, x in names.flatten(model).items()}, about, wait=True)
+    return folder, words, model
+
+
+def test_scores_are_those_of_counting_token_by_token(model_of_run, tmp_path):
+    folder, words, model = model_of_run
+    out = tmp_path / "chosen.yaml"
+    found = choose_experts("pretrain_tiny", words, checkpoint=str(folder / "run"), tokens=200, share=0.5, out=str(out))
+    data = read_config("pretrain_tiny", words).data
+    dataset = open_dataset(data, "train", seed=0)
+    rows = [dataset.row(i) for i in range(16)]  # two batches of 128 tokens
+    fields = [jnp.stack([row[key] for row in rows]) for key in ("tokens", "positions", "segment_ids")]
+    with jax.set_mesh(single_device_mesh()):
+        fields = [jax.device_put(x, tiny.RULES("batch", "length")) for x in fields]
+        routers = jax.jit(lambda model, *fields: model.tapped(*fields, taps=Taps(router=range(5))).routers)(
+            model, *fields
+        )
+    for layer, logits in enumerate(routers):
+        gate, token = np.zeros(8), np.zeros(8)
+        for row, segments in zip(np.array(logits), np.array(fields[2]), strict=True):
+            for scores in row[segments > 0]:
+                gate[scores.argmax()] += 1 / (1 + np.exp(-np.float64(scores.max())))
+                token[scores.argmax()] += 1
+        np.testing.assert_allclose(found["scores"]["gate"][layer], gate / gate.sum(), rtol=1e-5)
+        np.testing.assert_allclose(found["scores"]["token"][layer], token / token.sum(), rtol=1e-6)
+        assert found["experts"][str(layer)] == pick(gate / gate.sum(), 0.5)
+    assert found["tokens"] == int(np.sum(np.array(fields[2]) > 0))
+    assert any(len(ids) < 5 for ids in found["experts"].values())
+    chosen = read_config("pretrain_tiny", [*words, f"optimizer.experts={out}"]).optimizer.experts
+    assert chosen == {layer: tuple(ids) for layer, ids in found["experts"].items()}
+    show(found)
+
+
+def test_what_cannot_be_scored(model_of_run, tmp_path):
+    folder, words, _ = model_of_run
+    run = str(folder / "run")
+    for how, said in [
+        ({"share": 0.0, "checkpoint": run}, "--share: 0.0; expected a part of 1"),
+        ({}, "the config names no weights: give --checkpoint, or model.init_from"),
+        ({"out": str(tmp_path), "checkpoint": run}, "exists; name a file to make"),
+        ({"tokens": 0, "checkpoint": run}, "--tokens: 0; expected at least 1"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            choose_experts("pretrain_tiny", words, **how)
+    with pytest.raises(InputError, match=r"--checkpoint: .*num_local_experts"):
+        choose_experts("pretrain_tiny", [*words, "model.num_local_experts=16"], checkpoint=run)
