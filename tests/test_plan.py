@@ -242,6 +242,18 @@ def test_what_does_not_fit():
     assert "DOES NOT FIT" in render(found)
 
 
+def test_a_teacher_that_does_not_fit():
+    """One that is not there yet is planned by the config that will make it."""
+    student = ["model.vocab_size=202048", "run.hardware=h200"]
+    teacher = "objective={kind: distill, teacher: nowhere, teacher_config: pretrain_maverick_h200x512}"
+    alone, found = (plan(read_config("pretrain_tiny", words)) for words in (student, [*student, teacher]))
+    maverick = ModelConfig.from_name("maverick_17b_128e")
+    assert alone["fits"] and not found["fits"]
+    assert found["bytes_per_device"]["references"] == 4 * maverick.num_parameters()
+    assert found["flops_per_token"]["references"] > 2 * (maverick.num_active_parameters() - 202048 * 5120)
+    assert "references" in render(found) and "DOES NOT FIT" in render(found)
+
+
 def test_the_rest_of_the_devices_is_this_machine():
     found = plan(read_config("pretrain_tiny", ["mesh.fsdp=2"]))
     assert found["mesh"] == {"data": jax.device_count() // 2, "fsdp": 2}
