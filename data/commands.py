@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,10 +15,32 @@ from rich.text import Text
 from data.config import DataConfig
 from data.dataset import Dataset, SourceRows, open_dataset
 from data.packing import Row
+from data.trajectories.kinds import TokenKind
+from data.trajectories.reading import Problem
+from data.weighing import KINDS, NO_KIND
+from data.windows import Windowed
+from maverick_jax.errors import harmless
 from maverick_jax.text import Tokenizer
 
 SEGMENT_STYLES = ("cyan", "green", "yellow", "magenta", "blue")
 # Text from files may hold terminal commands: control characters are shown as pictures, never sent.
+KIND_STYLES = {
+    **dict.fromkeys(("header", "system", "tools", "image"), "white"),
+    "user": "blue",
+    "observation": "cyan",
+    "observation_error": "red",
+    "thought": "magenta",
+    "decision": "bold yellow",
+    "text": "green",
+    "final_answer": "bold green",
+    "call_syntax": "yellow",
+    "call_name": "bold bright_yellow",
+    "call_arguments": "bright_yellow",
+    "failed_action": "bold red",
+    "recovery": "bold bright_green",
+    "control": "bright_magenta",
+    "document": "default",
+}
 _PICTURES = {c: chr(0x2400 + c) for c in range(0x20) if c not in (0x09, 0x0A)}
 _PICTURES |= {0x7F: "\u2421"} | {c: "\ufffd" for c in range(0x80, 0xA0)}
 
@@ -28,7 +51,8 @@ def prepare(config: DataConfig, seed: int) -> dict[str, Any]:
 
 
 def stats(config: DataConfig, seed: int) -> dict[str, Any]:
-    """Counts by split and source: documents, tokens, rows of one epoch, how full rows are, share of the stream."""
+    """Counts by split and source: documents, tokens, rows of one epoch, how full rows are, share of the stream; of
+    agent runs also what was read, what was cut, and tokens and weights by kind (every row is read for these)."""
     datasets = {"train": open_dataset(config, "train", seed=seed)}
     if config.held_out_fraction:
         datasets["eval"] = open_dataset(config, "eval", seed=seed)
@@ -51,7 +75,7 @@ def _split_stats(dataset: Dataset) -> dict[str, Any]:
         "documents": sum(s["documents"] for s in sources.values()),
         "tokens": tokens,
         "rows": rows,
-        "fill": tokens / (rows * dataset.config.sequence_length),
+        "fill": sum(s["fill"] * s["rows"] for s in sources.values()) / rows,
         "steps_per_epoch": rows / dataset.config.batch_size,
         "sources": sources,
     }
@@ -59,14 +83,31 @@ def _split_stats(dataset: Dataset) -> dict[str, Any]:
 
 def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
     plan = source.plan
-    return {
+    cuts = plan.cuts if isinstance(plan, Windowed) else {}
+    counts = {
         "documents": source.num_documents,
         "empty_documents": source.store.meta["empty_documents"],
         "tokens": plan.num_tokens,
         "rows": plan.num_rows,
-        "fill": plan.num_tokens / (plan.num_rows * source.length),
+        "fill": (plan.num_tokens + cuts.get("repeated_tokens", 0)) / (plan.num_rows * source.length),
         "share": share,
     }
+    if not cuts:
+        return counts
+    return counts | {"read": source.store.meta["runs"], "cut": cuts, "kinds": _kinds(source)}
+
+
+def _kinds(source: SourceRows) -> dict[str, dict[str, float]]:
+    """Of each kind: tokens of one epoch, each where it counts, and the sum of their weights."""
+    tokens, weights = np.zeros(len(TokenKind), np.int64), np.zeros(len(TokenKind))
+    for index in range(source.plan.num_rows):
+        row = source.row(index)
+        there = row[KINDS] != NO_KIND
+        kinds = row[KINDS][there]
+        tokens += np.bincount(kinds, minlength=tokens.size)
+        weights += np.bincount(kinds, row["loss_weights"][there], minlength=tokens.size)
+    found = zip(TokenKind, tokens.tolist(), weights.tolist(), strict=True)
+    return {kind.name.lower(): {"tokens": count, "weight": weight} for kind, count, weight in found if count}
 
 
 def inspect(config: DataConfig, seed: int, *, first: int = 0, count: int = 2) -> dict[str, Any]:
@@ -90,19 +131,31 @@ def _row_found(dataset: Dataset, index: int) -> dict[str, Any]:
 
 
 def _runs(row: Row, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """Runs of tokens of one segment, loss weight and kind (text or control), padding left out."""
+    """Runs of tokens of one segment, loss weight, role (text or control) and, of agent runs, kind; padding left out."""
     controls = set(tokenizer.controls.values())
-    columns = zip(*[row[key].tolist() for key in ("segment_ids", "loss_weights", "tokens")], strict=True)
-    kinds = ((segment, weight, token in controls, token) for segment, weight, token in columns if segment)
-    for (segment, weight, control), run in itertools.groupby(kinds, key=lambda k: k[:3]):
+    columns = [row[key].tolist() for key in ("segment_ids", "loss_weights", "tokens")]
+    columns.append(_own_kinds(row) if KINDS in row else [None] * len(columns[0]))
+    if KINDS in row:  # said of tokens, as kinds are, and not of the places before them
+        columns[1] = [0.0, *columns[1][:-1]]
+    places = ((segment, weight, token in controls, kind, token) for segment, weight, token, kind
+              in zip(*columns, strict=True) if segment)  # fmt: skip
+    for (segment, weight, control, kind), run in itertools.groupby(places, key=lambda k: k[:4]):
         ids = [token for *_, token in run]
-        yield {
+        found = {
             "segment": segment,
             "loss_weight": weight,
             "role": "control" if control else "text",
             "tokens": len(ids),
             "text": tokenizer.decode(ids, controls=True),
         }
+        yield found | ({"kind": kind} if KINDS in row else {})
+
+
+def _own_kinds(row: Row) -> list[str | None]:
+    """The kind of each token, by name: that of the label before it. None: it is no label here, but read again, or the
+    first of its run."""
+    labels = [NO_KIND, *row[KINDS][:-1].tolist()]
+    return [None if kind == NO_KIND else TokenKind(kind).name.lower() for kind in labels]
 
 
 # ---- for a person --------------------------------------------------------------------------------------------------
@@ -118,11 +171,31 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         console.print(f"cache: {found['cache']}", markup=False, highlight=False)
     for split, counts in found["splits"].items():
         console.print(_table(split, counts))
+        for name, source in counts["sources"].items():
+            if "kinds" in source:
+                _show_kinds(f"{name}, {split}", source, console)
+
+
+def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
+    table = Table("kind", title=Text(title))
+    for column in ("tokens", "share", "weight"):
+        table.add_column(column, justify="right")
+    total = sum(kind["tokens"] for kind in source["kinds"].values())
+    for name, kind in source["kinds"].items():
+        table.add_row(name, f"{kind['tokens']:,}", f"{kind['tokens'] / total:.2%}", f"{kind['weight']:,.1f}")
+    console.print(table)
+    for what in ("read", "cut"):
+        said = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[what].items() if isinstance(n, int))
+        console.print(f"{what}: {said}", markup=False, highlight=False)
+    for problem in source["read"]["problems"]:
+        console.print(harmless(f"malformed: {Problem(**problem)}"), markup=False, highlight=False)
 
 
 def _show_rows(found: dict[str, Any], console: Console) -> None:
     legend = Text("one colour per segment; ").append("control token", "reverse").append("; ")
-    console.print(legend.append("no loss", "strike").append(" (the token has no label)"))
+    kinds = any("kind" in run for row in found["rows"] for run in row["runs"])
+    legend.append("no loss", "strike").append(" (the token has no label)")
+    console.print(_kinds_legend(found["rows"]) if kinds else legend)
     for row in found["rows"]:
         console.rule(Text(f"row {row['row']} of {row['source']}, epoch {row['epoch']}: {row['tokens']}/{row['length']} "
                           f"tokens, {row['trained']:g} trained"))  # fmt: skip
@@ -132,11 +205,32 @@ def _show_rows(found: dict[str, Any], console: Console) -> None:
 def _coloured(runs: list[dict[str, Any]]) -> Text:
     text = Text()
     for run in runs:
-        style = SEGMENT_STYLES[(run["segment"] - 1) % len(SEGMENT_STYLES)]
-        style += " reverse" if run["role"] == "control" else ""
-        style += " strike" if run["loss_weight"] == 0 else ""
+        style = _style(run) + (" reverse" if run["role"] == "control" else "")
         text.append(run["text"].translate(_PICTURES), style)
     return text
+
+
+def _style(run: dict[str, Any]) -> str:
+    """The colour of a segment, struck out where nothing is learnt; in agent runs that of a kind, dim there."""
+    if "kind" in run:
+        return KIND_STYLES.get(run["kind"], "default") + (" dim" if run["loss_weight"] == 0 else "")
+    style = SEGMENT_STYLES[(run["segment"] - 1) % len(SEGMENT_STYLES)]
+    return style + (" strike" if run["loss_weight"] == 0 else "")
+
+
+def _kinds_legend(rows: list[dict[str, Any]]) -> Text:
+    """Kinds in their colours, with the weights that they have here."""
+    runs = [run for row in rows for run in row["runs"] if run.get("kind")]
+    weights: dict[str, set[float]] = {}
+    for run in runs:
+        weights.setdefault(run["kind"], set()).add(run["loss_weight"])
+    text = Text("one colour per kind, with its weights: ")
+    for name, found in weights.items():
+        text.append(
+            f"{name} {', '.join(f'{w:g}' for w in sorted(found))}", _style({"kind": name, "loss_weight": max(found)})
+        )
+        text.append("; ")
+    return text.append("dim", "dim").append(": not learnt")
 
 
 def _table(split: str, counts: dict[str, Any]) -> Table:

@@ -7,11 +7,33 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from data.trajectories.weights import KindWeights, OutcomeWeights
 from maverick_jax.section import Section
 
 CACHE_VARIABLE = "MAVERICK_CACHE"
 Positive = Annotated[int, Field(ge=1)]
-Format = Literal["text", "jsonl", "parquet", "array_record", "synthetic"]
+RUNS = "trajectories"
+Format = Literal["text", "jsonl", "parquet", "array_record", "trajectories", "synthetic"]
+
+
+class TrajectoriesConfig(Section):
+    """How agent runs are read, written and cut."""
+
+    format: Literal["ours", "openai", "tau_bench", "swe_agent", "sharegpt", "atif", "adp"] | None = None
+    """Of the files; null: each file's first record tells."""
+    dialect: Literal["meta_pythonic", "meta_json", "hugging_face"] | None = None
+    """How tools are written; null: as the tokenizer's model does, or else meta_pythonic."""
+    tools: str | None = None
+    """A JSON file that declares the tools, for runs that do not."""
+    unknown: Literal["keep", "refuse"] = "keep"
+    """Whether fields without a meaning here make a record malformed."""
+    malformed: Literal["stop", "skip"] = "stop"
+    """What a malformed record does: `stop` ends with an error; `skip` leaves it out, logged and counted."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
+    """Of runs longer than a row: part of a window, beside system message and tools, for turns before the cut, which are
+    read again and not learnt again."""
+    outcomes: OutcomeWeights = OutcomeWeights()
+    """Weights of whole runs by how they ended."""
 
 
 class SourceConfig(Section):
@@ -24,7 +46,8 @@ class SourceConfig(Section):
     maverick-jax, such as `package:tinyshakespeare`."""
     format: Format | None = None
     """How the files are written; null: by suffix. `text`: one document per file; `jsonl`: one JSON object per line;
-    `parquet`: one document per row; `array_record`: one per record; `synthetic`: the same as `kind: synthetic`."""
+    `parquet`: one document per row; `array_record`: one per record; `trajectories`: agent runs; `synthetic`: the same
+    as `kind: synthetic`."""
     field: str | None = "text"
     """Key (jsonl, array_record) or column (parquet) that holds a document's text. null: the record itself is the
     text (array_record only)."""
@@ -43,10 +66,16 @@ class SourceConfig(Section):
     """For `synthetic`: number of different tokens, ids 0 to symbols - 1."""
     corpus_seed: Annotated[int, Field(ge=0)] = 0
     """For `synthetic`: which documents are made up; the order they are read in follows the run's seed."""
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    """For `trajectories`."""
 
     @property
     def synthetic(self) -> bool:
         return self.kind == "synthetic" or self.format == "synthetic"
+
+    @property
+    def runs(self) -> bool:
+        return self.format == RUNS
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -62,6 +91,8 @@ class SourceConfig(Section):
             raise ValueError(f"split_on is for format text; this source is {self.format}")
         if self.field is None and self.format != "array_record":
             raise ValueError("field: null (the record itself is the text) needs format: array_record")
+        if self.trajectories != TrajectoriesConfig() and not self.runs:
+            raise ValueError(f"trajectories: is for format: {RUNS}; this source's is {self.format or 'told by suffix'}")
         return self
 
 
@@ -78,7 +109,10 @@ class DataConfig(Section):
     """`bytes`, or the path of a `tokenizer.json`, of a tiktoken `tokenizer.model`, or of a folder with one of them."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """`concatenate`: documents end to end, cut every `sequence_length` tokens, no padding; `best_fit`: documents kept
-    whole where they fit, placed in the row they fill best, the rest padding."""
+    whole where they fit, placed in the row they fill best, the rest padding. Of texts: agent runs are always best
+    fitted, and cut at turn borders where they do not fit."""
+    kind_weights: KindWeights = KindWeights()
+    """Loss weight of each token of agent runs, by what it is."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Part of each source's tokens, from its end, that is kept for evaluation and never trained on. A source of
     several documents is cut between two of them."""
@@ -101,6 +135,17 @@ class DataConfig(Section):
             if not name.strip():
                 raise ValueError("a source's name must not be empty")
         return sources
+
+    @pydantic.model_validator(mode="after")
+    def _weighs_something(self):
+        if self.kind_weights != KindWeights() and not self.runs:
+            raise ValueError(f"kind_weights: are of agent runs, and no source has format: {RUNS}")
+        return self
+
+    @property
+    def runs(self) -> bool:
+        """Whether some source is of agent runs."""
+        return any(source.runs for source in self.sources.values())
 
     @property
     def cache(self) -> pathlib.Path:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from data import packing
+from data import packing, windows
 from data.array_folder import ArrayFolder, build_once, seal, write_array
 from data.config import DataConfig
 from data.mixture import InTurn, Mixture, Weighted
@@ -18,6 +18,9 @@ from data.order import MAX_ROWS, derive, permuted
 from data.packing import Documents, Plan, Row
 from data.pipeline import BatchIterator
 from data.prepare import tokenised
+from data.runs import tokenised_runs
+from data.weighing import OfRuns, OfTexts, Weighing
+from data.windows import Windowed
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer, load_tokenizer
 
@@ -41,9 +44,13 @@ class SourceRows:
     length: int
     seed: int | None
     """Of the rows' order; None: as packed."""
+    weighing: Weighing | None = None
+    """Of labels by what they are; None: all alike."""
 
     def row(self, index: int) -> Row:
-        return packing.row_of(self.store["tokens"], self.pieces(index), self.length)
+        places = packing.places_of(self.pieces(index))
+        row = packing.row_of(self.store["tokens"], places, self.length)
+        return row if self.weighing is None else row | self.weighing.fields(self.store, places, self.length)
 
     def pieces(self, index: int) -> packing.Pieces:
         epoch, at = divmod(index, self.plan.num_rows)
@@ -130,29 +137,60 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
 
 
 def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
-    store = tokenised(name, config, tokenizer)
+    source = config.sources[name]
+    store = (tokenised_runs if source.runs else tokenised)(name, config, tokenizer)
+    if source.runs and config.held_out_fraction and store["offsets"].size == 2:
+        raise InputError(f"data.sources.{name}: holds one run, which is not split; set data.held_out_fraction: 0")
     train, held_out = split_documents(store["offsets"], config.held_out_fraction, name)
     documents = train if split == "train" else held_out
-    plan = _plan(store, documents, config, split, seed)
+    if source.runs:
+        plan = _window_plan(store, documents, config, source.trajectories.overlap, split, seed)
+        weighing = OfRuns(config.kind_weights, source.trajectories.outcomes)
+    else:
+        plan = _plan(store, documents, config, split, seed)
+        weighing = OfTexts(config.kind_weights) if config.runs else None
     if plan.num_rows > MAX_ROWS:
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
-    return SourceRows(name, store, plan, documents.begin.size, config.sequence_length, seed)
+    return SourceRows(name, store, plan, documents.begin.size, config.sequence_length, seed, weighing)
+
+
+def _window_plan(
+    store: ArrayFolder, documents: Documents, config: DataConfig, overlap: float, split: Split, seed: int | None
+) -> Windowed:
+    T = config.sequence_length
+    identity = ["windows", windows.LAYOUT, store.digest, split, config.held_out_fraction, seed, T, overlap]
+
+    def arrange() -> tuple[dict[str, np.ndarray], dict]:
+        arrays, cuts = windows.window_arrays(packing.document_order(documents, seed), store, T, overlap)
+        return arrays, {"cuts": dataclasses.asdict(cuts)}
+
+    return Windowed(_arranged_once(config, identity, arrange))
 
 
 def _plan(store: ArrayFolder, documents: Documents, config: DataConfig, split: Split, seed: int | None) -> Plan:
-    """Packed once: the arrays are kept beside the tokens."""
     T, concatenate = config.sequence_length, config.packing == "concatenate"
     # Concatenation cuts rows when they are read: its arrays serve every length.
     identity = [ORDER, store.digest, split, config.held_out_fraction, seed, config.packing, None if concatenate else T]
+
+    def arrange() -> tuple[dict[str, np.ndarray], dict]:
+        ordered = packing.document_order(documents, seed)
+        return packing.concatenate_arrays(ordered) if concatenate else packing.best_fit_arrays(ordered, T), {}
+
+    arrays = _arranged_once(config, identity, arrange)
+    return packing.Concatenated(arrays, T, seed) if concatenate else packing.BestFitted(arrays)
+
+
+def _arranged_once(
+    config: DataConfig, identity: list, arrange: Callable[[], tuple[dict[str, np.ndarray], dict]]
+) -> ArrayFolder:
+    """What `arrange` gives, arrays and what is to be remembered with them, kept beside the tokens."""
     path = config.cache / "packing" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
     def build(folder: pathlib.Path) -> None:
-        ordered = packing.document_order(documents, seed)
-        arrays = packing.concatenate_arrays(ordered) if concatenate else packing.best_fit_arrays(ordered, T)
-        seal(folder, {name: write_array(folder, name, array) for name, array in arrays.items()}, {})
+        arrays, meta = arrange()
+        seal(folder, {name: write_array(folder, name, array) for name, array in arrays.items()}, meta)
 
-    arrays = build_once(path, build)
-    return packing.Concatenated(arrays, T, seed) if concatenate else packing.BestFitted(arrays)
+    return build_once(path, build)
 
 
 def split_documents(offsets: np.ndarray, fraction: float, name: str = "") -> tuple[Documents, Documents]:
@@ -191,4 +229,9 @@ def _fingerprint(
         "sources": [[s.name, s.store.digest, str(config.sources[s.name].weight)] for s in sources],
         **config.model_dump(include={"batch_size", "sequence_length", "packing", "held_out_fraction", "shuffle"}),
     }
+    if config.runs:
+        options = {name: source.trajectories for name, source in config.sources.items() if source.runs}
+        decides["overlap"] = {name: option.overlap for name, option in options.items()}
+        decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}
+        decides["kind_weights"] = config.kind_weights.model_dump()
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """Documents into rows: which piece of which document stands where, and a row's arrays from its pieces.
 
-A piece is a run of consecutive tokens of one document inside one row, and is a segment of its own there: positions
-restart with it. A token's label is the next token of its document, also when that stands in the next row, so that
-every token but a document's last is trained on exactly once per epoch, whichever way documents are packed.
+A piece is a run of consecutive tokens of one document inside one row. It is a segment of its own there, so that
+positions restart with it, or goes on with the segment of the piece before it. A token's label is the next token of its
+document, also when that stands in the next row, so that every token but a document's first is a label that counts
+exactly once per epoch, whichever way documents are packed.
 """
 
 import bisect
@@ -44,6 +45,31 @@ class Pieces(NamedTuple):
     """int64 [pieces]"""
     continued: np.ndarray
     """bool [pieces]: the document has a token after the piece, which is the last token's label."""
+    joins: np.ndarray
+    """bool [pieces]: it goes on with the segment of the piece before it."""
+    repeated: np.ndarray
+    """bool [pieces]: its tokens are labels that count elsewhere; here they are context alone."""
+
+    @classmethod
+    def apart(cls, begin: np.ndarray, length: np.ndarray, continued: np.ndarray) -> "Pieces":
+        """Pieces that are all segments of their own, and stand nowhere else."""
+        none = np.zeros(begin.size, np.bool_)
+        return cls(begin, length, continued.astype(np.bool_), none, none)
+
+
+class Places(NamedTuple):
+    """The places of a row that hold tokens, each [n]."""
+
+    token: np.ndarray
+    """int64: index of the token."""
+    label: np.ndarray
+    """int64: index of the token that is its label; -1 where there is none."""
+    counts: np.ndarray
+    """bool: there is a label, and this is where it counts."""
+    position: np.ndarray
+    """int64: inside the segment, from 0."""
+    segment: np.ndarray
+    """int64: from 1."""
 
 
 class Plan(Protocol):
@@ -55,23 +81,33 @@ class Plan(Protocol):
     def pieces(self, epoch: int, row: int) -> Pieces: ...
 
 
-def row_of(tokens: np.ndarray, pieces: Pieces, length: int) -> Row:
-    """A row of `length` from its pieces of the token array: the fields of a batch, each [length]."""
-    row = {name: np.zeros(length, dtype) for name, dtype in FIELDS.items()}
+def places_of(pieces: Pieces) -> Places:
+    """Where the tokens of a row and their labels are."""
     ends = np.cumsum(pieces.length)
-    filled, last = int(ends[-1]), ends - 1
-    place = np.arange(filled)
+    starts, last = ends - pieces.length, ends - 1
+    place = np.arange(int(ends[-1]))
+    over = lambda of_piece: np.repeat(of_piece, pieces.length)
     # In piece p, place t of the row holds token t + shift[p].
-    ids = tokens[place + np.repeat(pieces.begin - (ends - pieces.length), pieces.length)]
-    row["tokens"][:filled] = ids
-    row["labels"][: filled - 1] = ids[1:]
-    row["labels"][last] = 0
-    going_on = pieces.continued.astype(bool)
-    row["labels"][last[going_on]] = tokens[(pieces.begin + pieces.length)[going_on]]
-    row["loss_weights"][:filled] = 1
-    row["loss_weights"][last] = going_on
-    row["positions"][:filled] = place - np.repeat(ends - pieces.length, pieces.length)
-    row["segment_ids"][:filled] = np.repeat(np.arange(1, ends.size + 1), pieces.length)
+    token = place + over(pieces.begin - starts)
+    label = np.append(token[1:], -1)
+    counts = np.append(~over(pieces.repeated)[1:], False)
+    ending = ~np.append(pieces.joins[1:], False)  # the pieces that are the last of their segment
+    going_on = pieces.continued[ending]
+    label[last[ending]] = np.where(going_on, (pieces.begin + pieces.length)[ending], -1)
+    counts[last[ending]] = going_on
+    segment = np.cumsum(~pieces.joins)
+    return Places(token, label, counts, place - over(starts[~pieces.joins][segment - 1]), over(segment))
+
+
+def row_of(tokens: np.ndarray, places: Places, length: int) -> Row:
+    """A row of `length`: the fields of a batch, each [length]."""
+    row = {name: np.zeros(length, dtype) for name, dtype in FIELDS.items()}
+    filled = places.token.size
+    row["tokens"][:filled] = tokens[places.token]
+    row["labels"][:filled] = np.where(places.label < 0, 0, tokens[places.label])
+    row["loss_weights"][:filled] = places.counts
+    row["positions"][:filled] = places.position
+    row["segment_ids"][:filled] = places.segment
     return row
 
 
@@ -126,7 +162,7 @@ class Concatenated:
         edges = self._stream[first : last + 1]
         begins, ends = np.maximum(edges[:-1], low), np.minimum(edges[1:], high)
         begin = self._begin[first:last] + (begins - edges[:-1])
-        return Pieces(begin, ends - begins, ends < edges[1:])
+        return Pieces.apart(begin, ends - begins, ends < edges[1:])
 
 
 # ---- best fit ------------------------------------------------------------------------------------------------------
@@ -139,12 +175,7 @@ def best_fit_arrays(documents: Documents, length: int) -> dict[str, np.ndarray]:
     document = np.repeat(np.arange(sizes.size), counts)
     offset = (np.arange(document.size) - np.repeat(np.cumsum(counts) - counts, counts)) * length
     piece_length = np.minimum(sizes[document] - offset, length)
-    rows = np.empty(document.size, np.int64)
-    num_rows = 0
-    for low in range(0, document.size, LOOKAHEAD):
-        window = slice(low, low + LOOKAHEAD)
-        rows[window] = num_rows + best_fit_decreasing(piece_length[window], length)
-        num_rows = int(rows[window].max()) + 1
+    rows, num_rows = placed(piece_length, length)
     order = np.argsort(rows, kind="stable")
     return {
         "begin": (documents.begin[document] + offset)[order],
@@ -152,6 +183,17 @@ def best_fit_arrays(documents: Documents, length: int) -> dict[str, np.ndarray]:
         "continued": (offset + piece_length < sizes[document])[order],
         "row": np.searchsorted(rows[order], np.arange(num_rows + 1)),
     }
+
+
+def placed(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
+    """int64 [items]: the row that each item stands in, LOOKAHEAD of them placed together; and how many rows that is."""
+    rows = np.empty(lengths.size, np.int64)
+    num_rows = 0
+    for low in range(0, lengths.size, LOOKAHEAD):
+        some = slice(low, low + LOOKAHEAD)
+        rows[some] = num_rows + best_fit_decreasing(lengths[some], capacity)
+        num_rows = int(rows[some].max()) + 1
+    return rows, num_rows
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -191,4 +233,4 @@ class BestFitted:
 
     def pieces(self, epoch: int, row: int) -> Pieces:
         of_row = slice(int(self._row[row]), int(self._row[row + 1]))
-        return Pieces(self._begin[of_row], self._length[of_row], self._continued[of_row])
+        return Pieces.apart(self._begin[of_row], self._length[of_row], self._continued[of_row])

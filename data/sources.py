@@ -13,6 +13,7 @@ import numpy as np
 
 from data.config import SourceConfig
 from data.order import derive
+from data.trajectories.files import DOCUMENTS, LINES
 from maverick_jax.errors import InputError
 from maverick_jax.section import did_you_mean
 from maverick_jax.text import Tokenizer
@@ -27,6 +28,7 @@ SUFFIXES = {
     ".array_record": "array_record",
     ".arrayrecord": "array_record",
 }
+RUN_SUFFIXES = (*LINES, *DOCUMENTS)
 ASSETS = pathlib.Path(__file__).resolve().parent / "assets"
 PACKAGE = "package:"
 _BATCH = 1024
@@ -57,7 +59,7 @@ def open_source(name: str, config: SourceConfig, tokenizer: Tokenizer) -> list[P
     """The parts of source `name`, in the order they are read. Raises InputError for a path that leads nowhere."""
     if config.synthetic:
         return [SyntheticPart(name, config, tokenizer)]
-    return [FilePart(path, config) for given in config.paths for path in _files(name, given, config)]
+    return [FilePart(path, config) for given in config.paths for path in files_of(name, given, config)]
 
 
 class FilePart:
@@ -122,7 +124,7 @@ class SyntheticPart:
 # ---- which files ---------------------------------------------------------------------------------------------------
 
 
-def _files(name: str, given: str, config: SourceConfig) -> list[pathlib.Path]:
+def files_of(name: str, given: str, config: SourceConfig) -> list[pathlib.Path]:
     """The files that `given` (file, folder, glob or package:NAME) means, sorted."""
     if given.startswith(PACKAGE):
         return [_shipped(given.removeprefix(PACKAGE))]
@@ -131,7 +133,9 @@ def _files(name: str, given: str, config: SourceConfig) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        wanted = {s for s, f in SUFFIXES.items() if config.format in (None, f)}
+        wanted = {s for s, f in SUFFIXES.items() if config.format in (None, f)} | set(
+            RUN_SUFFIXES if config.runs else ()
+        )
         found = sorted(
             p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file() and not _hidden(p, path)
         )
@@ -153,7 +157,7 @@ def _hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
 
 
 def _shipped(name: str) -> pathlib.Path:
-    names = {path.stem: path for path in ASSETS.glob("*.txt")}
+    names = {path.stem: path for path in ASSETS.iterdir() if path.suffix in SUFFIXES and path.name != "README.md"}
     if name not in names:
         raise InputError(f"{PACKAGE}{name}: no such text is shipped{did_you_mean(name, names)} "
                          f"(known: {', '.join(sorted(names))})")  # fmt: skip

@@ -207,7 +207,7 @@ def _tokens_read(source) -> set[int]:
     """Where in the token file the inputs and labels of three epochs stand."""
     read = set()
     for index in range(3 * source.plan.num_rows):
-        for begin, length, continued in zip(*source.pieces(index), strict=True):
+        for begin, length, continued in zip(*source.pieces(index)[:3], strict=True):
             read |= set(range(begin, begin + length + bool(continued)))
     return read
 

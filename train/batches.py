@@ -9,6 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data import placement
 from data.dataset import Dataset, Split, open_dataset
+from data.packing import Row
+from data.weighing import KINDS
 from train.config import RunConfig
 from train.targets import TargetsOf, open_targets
 
@@ -43,7 +45,7 @@ class Feed:
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, dtypes and shardings of a batch, under the mesh that is set."""
         sharding = self._sharding()
-        row = self.train.row(0)
+        row = self._wanted(self.train.row(0))
         shape = lambda x: (*self.shape, *x.shape[1:])
         return {name: jax.ShapeDtypeStruct(shape(x), x.dtype, sharding=sharding) for name, x in row.items()}
 
@@ -54,7 +56,11 @@ class Feed:
         rows = placement.rows_of_process(sharding, self.shape)
         place = lambda local: placement.place(local, rows, sharding, self.shape)
         with self.train.batches(rows, self.config.data.batch_size, start, stop - start) as found:
-            yield (jax.tree.map(place, local) for local in found)
+            yield (jax.tree.map(place, self._wanted(local)) for local in found)
+
+    def _wanted(self, fields: Row) -> Row:
+        """Without what labels are, unless the objective asks."""
+        return {name: x for name, x in fields.items() if name != KINDS or self.config.objective.reads_kinds}
 
     def _sharding(self) -> NamedSharding:
         spec = PartitionSpec(None, *self.config.mesh.sharding_rules()("batch", "length"))

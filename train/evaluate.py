@@ -41,9 +41,8 @@ class HeldOut:
                     totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
             assert totals is not None
             # sums over batches, then one division: the mean over labels, not over batches
-            weight = float(totals.pop("weight"))
-            means = {f"eval_{name}": float(total) / max(weight, 1e-9) for name, total in totals.items()}
-            return {**means, "eval_tokens": int(weight)}
+            means = {f"eval_{name}": mean for name, mean in objective.means(totals).items()}
+            return {**means, "eval_tokens": int(totals["weight"])}
 
         return measured
 

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import jax
@@ -78,9 +78,18 @@ class MetricsWriter:
         # One unbuffered call: a process that is killed leaves the whole line or none of it.
         with self._path.open("ab", buffering=0) as file:
             file.write((json.dumps(plain(line), allow_nan=False) + "\n").encode())
-        numbers = {k: float(v) for k, v in line.items() if k != "step" and np.ndim(v) == 0 and _is_number(v)}
+        numbers = {k: float(v) for k, v in _flat(line) if k != "step" and np.ndim(v) == 0 and _is_number(v)}
         for sink in self._sinks:
             sink(int(line["step"]), numbers)
+
+
+def _flat(line: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of all that is no dict; of what is in one, `name/inner name`."""
+    for key, value in line.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:

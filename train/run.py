@@ -179,6 +179,7 @@ def _hooks(config: RunConfig, store: CheckpointStore, about: dict[str, Any], eva
         tokens_per_step=config.data.batch_size * config.data.sequence_length,
         flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
         peak_flops=device.peak_flops * jax.device_count() if device else None,
+        told=config.objective.line,
     )
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), about), last_step=run.steps)
     found: list[Hook] = [lines]

@@ -71,4 +71,4 @@ def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> t
 def eval_step(model: Maverick, batch: dict, references: dict[str, Maverick], *, objective: Objective) -> dict:
     """Held-out sums over a batch of arrays [A, b, T]."""
     evaluate = lambda microbatch: objective.evaluate(model, microbatch, references)
-    return jax.tree.map(jnp.sum, jax.lax.map(evaluate, batch))
+    return jax.tree.map(functools.partial(jnp.sum, axis=0), jax.lax.map(evaluate, batch))

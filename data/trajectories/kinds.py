@@ -46,6 +46,8 @@ class TokenKind(enum.IntEnum):
     """The same of a call that makes good a failed one."""
     CONTROL = 16
     """Control tokens that the assistant writes: around thoughts and calls, and the one that ends its turn."""
+    DOCUMENT = 17
+    """Of a text that is no run, where data has both."""
 
 
 CONTEXT = (TokenKind.HEADER, TokenKind.SYSTEM, TokenKind.TOOLS, TokenKind.USER, TokenKind.IMAGE, TokenKind.OBSERVATION,

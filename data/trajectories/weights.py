@@ -21,25 +21,39 @@ class KindWeights(Section):
     header: Weight = 0.0
     """Of control tokens that no assistant writes, and names of roles."""
     system: Weight = 0.0
+    """Of the policy."""
     tools: Weight = 0.0
+    """Of the declaration of the tools."""
     user: Weight = 0.0
+    """Of what users say."""
     image: Weight = 0.0
+    """Of images."""
     observation: Weight = 0.0
+    """Of results."""
     observation_error: Weight = 0.0
+    """Of results that are errors."""
     thought: Weight = 1.0
+    """Of what the assistant thinks, and says before calls."""
     decision: Weight = 1.0
     """Of the first token of an assistant's turn, after its thought."""
     text: Weight = 1.0
+    """Of what the assistant says without calling."""
     final_answer: Weight = 1.0
+    """Of that in its last message."""
     call_syntax: Weight = 1.0
+    """Of brackets, quotes and fixed words of calls."""
     call_name: Weight = 1.0
+    """Of names of tools in calls."""
     call_arguments: Weight = 1.0
+    """Of their arguments."""
     failed_action: Weight = 0.0
     """Of calls whose result is an error."""
     recovery: Weight = 1.5
     """Of the next call with the same intent that succeeds."""
     control: Weight = 1.0
     """Of control tokens that the assistant writes, its stop tokens included."""
+    document: Weight = 1.0
+    """Of texts that are no runs, in data that has both."""
 
     def table(self) -> np.ndarray:
         """float32[kinds]: the weight of each TokenKind, by its number."""
@@ -52,9 +66,11 @@ class OutcomeWeights(Section):
     success: Weight = 1.0
     """Of runs that say so, or whose reward reaches `threshold`."""
     failure: Weight = 1.0
+    """Of runs that say they failed, or whose reward is less."""
     unknown: Weight = 1.0
     """Of runs with neither."""
-    threshold: float = 1.0
+    threshold: Annotated[float, pydantic.Field(allow_inf_nan=False)] = 1.0
+    """The least reward of a success."""
 
     def of(self, outcome: Outcome) -> float:
         if outcome.success is not None:
@@ -62,6 +78,12 @@ class OutcomeWeights(Section):
         if outcome.reward is None:
             return self.unknown
         return self.success if outcome.reward >= self.threshold else self.failure
+
+    def of_many(self, success: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """float32[n]: `of` outcomes given as success int8[n] (1, 0; -1: not said) and reward float64[n] (NaN: none)."""
+        rewarded = np.where(np.isnan(reward), -1, reward >= self.threshold)
+        found = np.where(success < 0, rewarded, success)
+        return np.array([self.failure, self.success, self.unknown], np.float32)[found.astype(np.int64)]
 
 
 def loss_weights(
@@ -75,9 +97,20 @@ def loss_weights(
     if not (math.isfinite(run_weight) and run_weight >= 0):
         raise InputError(f"run_weight: {run_weight}; expected a finite number of 0 or more")
     found = token_kinds(trajectory, rendered)
-    weights = (kinds or KindWeights()).table()[found]
-    said = (found != TokenKind.HEADER) & (found != TokenKind.TOOLS)
+    own = own_weights(trajectory, rendered, found)
+    return weigh((kinds or KindWeights()).table(), found, own) * np.float32(run_weight)
+
+
+def own_weights(trajectory: Trajectory, rendered: Rendered, kinds: np.ndarray) -> np.ndarray:
+    """float32[T]: of each token the weight of its message, where that has one and it holds for the token; else NaN."""
+    own = np.full(kinds.size, np.nan, np.float32)
+    said = (kinds != TokenKind.HEADER) & (kinds != TokenKind.TOOLS)
     for i, step in enumerate(trajectory.steps):
         if step.weight is not None:
-            weights[said & (rendered.messages == i)] = step.weight
-    return weights * np.float32(run_weight)
+            own[said & (rendered.messages == i)] = step.weight
+    return own
+
+
+def weigh(table: np.ndarray, kinds: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """float32[T]: weight of each token by its kind, or its message's own where that is not NaN."""
+    return np.where(np.isnan(own), table[kinds], own)

@@ -7,6 +7,7 @@ n rows on this device, c rows per chunk, D model, v vocabulary entries on this d
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,38 +20,51 @@ from maverick_jax.sharding import ShardingRules, axes_tuple
 LOGITS_PER_CHUNK = 1 << 22  # float32 elements: 16 MiB; measured best on CPU, small beside a layer elsewhere
 
 
+class CrossEntropy(NamedTuple):
+    """Of a batch of B sequences of T tokens."""
+
+    total: jax.Array
+    """float32[]: weighted sum, z-loss included."""
+    nll: jax.Array
+    """float32[]: weighted sum of -log p(label); no gradient."""
+    per_token: jax.Array
+    """float32[B, T]: -log p(label) of each token, whatever its weight; no gradient."""
+
+
 def cross_entropy_reference(hidden, head, labels, weights, z_loss: float = 0.0):
     """The obvious form, on whole logits. Arguments and result as `cross_entropy`."""
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     lse = jax.nn.logsumexp(logits, axis=-1)
     nll = lse - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll)
+    return CrossEntropy(jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll), nll)
 
 
 def cross_entropy(
     hidden, head, labels, weights, *, rules: ShardingRules, z_loss: float = 0.0, chunk: int | None = None
-):
-    """Weighted sum over all tokens of -log p(label) + z_loss * logsumexp^2, and of its first term alone.
+) -> CrossEntropy:
+    """Weighted sum over all tokens of -log p(label) + z_loss * logsumexp^2, its first term alone, and that per token.
 
     hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T]; weights float32[B, T]; `chunk` rows at a time.
-    Returns two float32 scalars in nats; only the first carries a gradient. z-loss: PaLM, arXiv 2204.02311.
+    Float32, in nats; only the first carries a gradient. z-loss: PaLM, arXiv 2204.02311.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
 
     def local(hidden, head, labels, weights):
-        D, v = head.shape
+        (D, v), shape = head.shape, labels.shape
         hidden, head = vary(hidden, vocab_axes), vary(head, batch_axes)
         rows = chunk or max(128, LOGITS_PER_CHUNK // v)
         hidden, labels, weights = hidden.reshape(-1, D), labels.reshape(-1), weights.reshape(-1)
-        sums = _local(vocab_axes, z_loss, min(rows, labels.size), hidden, head, labels, weights)
-        total, nll = sums  # pyright: ignore[reportGeneralTypeIssues] (custom_vjp hides the result's type)
-        return lax.psum(total, batch_axes), lax.psum(lax.stop_gradient(nll), batch_axes)
+        found = _local(vocab_axes, z_loss, min(rows, labels.size), hidden, head, labels, weights)
+        (total, nll), per_token = found  # pyright: ignore[reportGeneralTypeIssues] (custom_vjp hides the result's type)
+        nll, per_token = lax.stop_gradient((nll, per_token.reshape(shape)))
+        return CrossEntropy(lax.psum(total, batch_axes), lax.psum(nll, batch_axes), per_token)
 
     tokens = rules.storage("batch", "length")
     specs = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"), tokens, tokens)
     nothing = rules.storage()
-    return jax.shard_map(local, in_specs=specs, out_specs=(nothing, nothing))(hidden, head, labels, weights)
+    out_specs = CrossEntropy(nothing, nothing, tokens)
+    return jax.shard_map(local, in_specs=specs, out_specs=out_specs)(hidden, head, labels, weights)
 
 
 def _chunk_logits(vocab_axes, hidden, head, labels):
@@ -66,7 +80,7 @@ def _chunk_logits(vocab_axes, hidden, head, labels):
 
 def _chunk_loss(vocab_axes, z_loss, logits, lse, is_label, weights):
     nll = lse - lax.psum(jnp.sum(jnp.where(is_label, logits, 0), axis=-1), vocab_axes)
-    return jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll)
+    return (jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll)), nll
 
 
 def _chunks(rows, hidden, labels, weights):
@@ -81,10 +95,12 @@ def _local(vocab_axes, z_loss, rows, hidden, head, labels, weights):
     def one(sums, chunk):
         hidden, labels, weights = chunk
         found = _chunk_logits(vocab_axes, hidden, head, labels)
-        return jax.tree.map(jnp.add, sums, _chunk_loss(vocab_axes, z_loss, *found, weights)), None
+        more, nll = _chunk_loss(vocab_axes, z_loss, *found, weights)
+        return jax.tree.map(jnp.add, sums, more), nll
 
     zero = jnp.zeros_like(weights, shape=())
-    return lax.scan(one, (zero, zero), _chunks(rows, hidden, labels, weights))[0]
+    sums, nll = lax.scan(one, (zero, zero), _chunks(rows, hidden, labels, weights))
+    return sums, nll.reshape(-1)[: labels.size]
 
 
 def _forward(vocab_axes, z_loss, rows, hidden, head, labels, weights):
@@ -92,22 +108,23 @@ def _forward(vocab_axes, z_loss, rows, hidden, head, labels, weights):
         sums, dhead = carry
         hidden, labels, weights = chunk
         logits, lse, is_label = _chunk_logits(vocab_axes, hidden, head, labels)
-        sums = jax.tree.map(jnp.add, sums, _chunk_loss(vocab_axes, z_loss, logits, lse, is_label, weights))
+        more, nll = _chunk_loss(vocab_axes, z_loss, logits, lse, is_label, weights)
+        sums = jax.tree.map(jnp.add, sums, more)
         probability = jnp.exp(logits - lse[:, None]) * (1 + 2 * z_loss * lse)[:, None]
         dlogits = (weights[:, None] * (probability - is_label.astype(jnp.float32))).astype(hidden.dtype)
         dhead += dot(hidden, dlogits, (0,), (0,))
-        return (sums, dhead), dot(dlogits, head, (1,), (1,)).astype(hidden.dtype)
+        return (sums, dhead), (dot(dlogits, head, (1,), (1,)).astype(hidden.dtype), nll)
 
     zero = jnp.zeros_like(weights, shape=())
     init = ((zero, zero), jnp.zeros_like(head, dtype=jnp.float32))
-    (sums, dhead), dhidden = lax.scan(one, init, _chunks(rows, hidden, labels, weights))
+    (sums, dhead), (dhidden, nll) = lax.scan(one, init, _chunks(rows, hidden, labels, weights))
     dhidden = dhidden.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
-    return sums, (dhidden, dhead.astype(head.dtype))
+    return (sums, nll.reshape(-1)[: labels.size]), (dhidden, dhead.astype(head.dtype))
 
 
 def _backward(vocab_axes, z_loss, rows, saved, cotangents):
     dhidden, dhead = saved
-    scale = cotangents[0]  # the second output is a metric
+    scale = cotangents[0][0]  # the other outputs are metrics
     return dhidden * scale.astype(dhidden.dtype), dhead * scale.astype(dhead.dtype), None, None
 
 

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from train.objectives.distill import Distill
 from train.objectives.pretrain import Pretrain
+from train.objectives.trajectory import TrajectoryTuning
 
 
 def _with_kind(section: Any) -> Any:
@@ -13,4 +14,4 @@ def _with_kind(section: Any) -> Any:
     return {"kind": "pretrain", **section} if isinstance(section, dict) else section
 
 
-Objective = Annotated[Pretrain | Distill, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+Objective = Annotated[Pretrain | Distill | TrajectoryTuning, Field(discriminator="kind"), BeforeValidator(_with_kind)]

@@ -6,7 +6,7 @@ add up to exactly the large batch.
 
 import abc
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from maverick_jax.config import Balance, ModelConfig
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import NO_TAPS, Maverick, Tapped
-from maverick_jax.ops.cross_entropy import cross_entropy
+from maverick_jax.ops.cross_entropy import CrossEntropy, cross_entropy
 from maverick_jax.section import Section
 from train.objectives.offline import OfflineTargets
 from train.on_policy import OnPolicy
@@ -77,6 +77,8 @@ class NextToken(Section, abc.ABC):
     """Tokens per device whose logits exist at a time; null: chosen from the vocabulary."""
 
     kind: str
+    reads_kinds: ClassVar[bool] = False
+    """Whether batches have `kinds` uint8[A, b, T]: what each label is (`data.weighing`)."""
 
     def references(self) -> dict[str, Reference]:
         """Models that are needed beside the trained one, by a name."""
@@ -133,10 +135,19 @@ class NextToken(Section, abc.ABC):
     def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
         """Sums over a held-out batch (arrays [b, T]): `loss` in nats, and others, over `weight` labels."""
         hidden, _ = hidden_states(model, batch)
-        return {"loss": self.cross_entropy(model, hidden, batch)[1], "weight": jnp.sum(batch["loss_weights"])}
+        return {"loss": self.cross_entropy(model, hidden, batch).nll, "weight": jnp.sum(batch["loss_weights"])}
 
-    def cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch, z_loss: float = 0.0):
-        """Sums over the batch: with and without the z-loss."""
+    def line(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """What a training line says of `metrics`, on the host."""
+        return metrics
+
+    def means(self, sums: dict[str, Any]) -> dict[str, Any]:
+        """What an evaluation says, from the sums over its batches, on the host: means over labels, by name."""
+        weight = max(float(sums["weight"]), 1e-9)
+        return {name: float(total) / weight for name, total in sums.items() if name != "weight"}
+
+    def cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch, z_loss: float = 0.0) -> CrossEntropy:
+        """Sums over the batch, with and without the z-loss, and of each token."""
         labels, weights = batch["labels"], batch["loss_weights"]
         head, chunk = model.output_weight(), self.loss_chunk
         return cross_entropy(hidden, head, labels, weights, rules=model.rules, z_loss=z_loss, chunk=chunk)

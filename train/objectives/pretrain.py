@@ -18,8 +18,8 @@ class Pretrain(NextToken):
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         hidden, stats = hidden_states(model, batch)
-        ce, nll = self.cross_entropy(model, hidden, batch, self.z_loss)
-        loss = ce / totals["weight"]
+        sums = self.cross_entropy(model, hidden, batch, self.z_loss)
+        loss = sums.total / totals["weight"]
         if stats is not None:
             loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
-        return loss, {"nll": nll, "router": jax.lax.stop_gradient(stats)}
+        return loss, {"nll": sums.nll, "router": jax.lax.stop_gradient(stats)}

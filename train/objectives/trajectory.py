@@ -1,0 +1,78 @@
+"""Learning from whole agent runs: each token counts as much as the data says, and what each kind costs is told."""
+
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field
+
+from maverick_jax.model.transformer import Maverick
+from train.kinds import NAMES
+from train.objectives.next_token import Batch, Context, NextToken, Sums, hidden_states, router_loss
+
+BY_KIND, TOKENS_BY_KIND = "kind_loss", "kind_tokens"
+
+
+class TrajectoryTuning(NextToken):
+    """`objective: {kind: trajectory}`: cross-entropy weighted by `data.kind_weights` and what the runs say, and the
+    router's balance terms."""
+
+    kind: Literal["trajectory"] = "trajectory"
+    reads_kinds: ClassVar[bool] = True
+    normalise: Literal["weights", "count"] = "weights"
+    """What the weighted sum is divided by, over the whole batch: `weights`, their sum, so that only their ratios
+    matter; `count`, the number of tokens with a weight, so that a weight scales the learning rate too."""
+    z_loss: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of mean(logsumexp(logits)^2), which keeps logits from drifting (PaLM, arXiv 2204.02311)."""
+
+    def totals(self, batch: Batch) -> Sums:
+        """As of every objective, and `norm`, what the loss is divided by, and tokens by kind."""
+        found = super().totals(batch)
+        counted = jnp.maximum(jnp.sum(batch["loss_weights"] > 0, dtype=jnp.int32), 1).astype(jnp.float32)
+        norm = found["weight"] if self.normalise == "weights" else counted
+        return found | {"norm": norm, "kinds": _by_kind(batch["kinds"], jnp.ones_like(batch["labels"]))}
+
+    def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
+        hidden, stats = hidden_states(model, batch)
+        sums = self.cross_entropy(model, hidden, batch, self.z_loss)
+        loss = sums.total / totals["norm"]
+        if stats is not None:
+            loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
+        by_kind = _by_kind(batch["kinds"], sums.per_token)
+        return loss, {"nll": sums.nll, "kinds": by_kind, "router": jax.lax.stop_gradient(stats)}
+
+    def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
+        """As for pretraining, `loss` being the weighted mean, and sums and counts by kind."""
+        by_kind = {BY_KIND: sums["kinds"], TOKENS_BY_KIND: totals["kinds"]}
+        return super().metrics(model, sums, totals, context) | by_kind
+
+    def line(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """As they are, but by name of kind, of those that the batch has: `kind_loss`, the mean cross-entropy in nats
+        whatever the weights, and `kind_tokens`, of how many labels."""
+        return metrics | _told(metrics)
+
+    def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
+        """As for pretraining, with sums and counts by kind."""
+        sums = self.cross_entropy(model, hidden_states(model, batch)[0], batch)
+        counts = _by_kind(batch["kinds"], jnp.ones_like(batch["labels"]))
+        by_kind = {BY_KIND: _by_kind(batch["kinds"], sums.per_token), TOKENS_BY_KIND: counts}
+        return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), **by_kind}
+
+    def means(self, sums: dict[str, Any]) -> dict[str, Any]:
+        """As for pretraining, and by kind as in `line`."""
+        rest = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND)}
+        return super().means(rest) | _told(sums)
+
+
+def _told(sums: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Mean losses and counts by name of kind, of the kinds that there are."""
+    losses, counts = (np.asarray(sums[name]).tolist() for name in (BY_KIND, TOKENS_BY_KIND))
+    there = [(name, loss, count) for name, loss, count in zip(NAMES, losses, counts, strict=True) if count]
+    return {BY_KIND: {name: loss / n for name, loss, n in there}, TOKENS_BY_KIND: {name: n for name, _, n in there}}
+
+
+def _by_kind(kinds: jax.Array, values: jax.Array) -> jax.Array:
+    """[kinds] in the dtype of `values`, which is [..., T] as `kinds` uint8 is: sums over the tokens of each kind."""
+    of_kind = lambda kind: jnp.sum(jnp.where(kinds == kind, values, 0), dtype=values.dtype)
+    return jnp.stack([of_kind(kind) for kind in range(len(NAMES))])
