@@ -30,6 +30,7 @@ def apply(
     what is not there, before anything is read.
     """
     report = Report()
+    report.matched.update(dict.fromkeys(config.filter.active if config.filter is not None else (), 0))
     if config.filter is not None and config.filter.max_tokens is not None and tokenizer is None:
         raise InputError("filter.max_tokens needs a tokenizer; give one, or max_characters instead")
     scrubber = Scrubber(config.scrub, report) if config.scrub is not None else None

@@ -53,6 +53,23 @@ class FilterConfig(Section):
             raise ValueError(f"max_turns ({self.max_turns}) is less than min_turns ({self.min_turns})")
         return self
 
+    @property
+    def active(self) -> list[str]:
+        """Names of the rules that are on, in the order they are asked."""
+        on = {
+            "reward": self.min_reward is not None,
+            "turns": self.min_turns > 1 or self.max_turns is not None,
+            "length": self.max_characters is not None or self.max_tokens is not None,
+            "empty_final": self.empty_final,
+            "malformed_calls": self.malformed_calls,
+            "loops": self.loops is not None,
+            "unrecovered_failures": self.unrecovered_failures is not None,
+            "exact_duplicates": self.exact_duplicates,
+            "near_duplicates": self.near_duplicates is not None,
+            "keep_best": self.keep_best < 1,
+        }
+        return [name for name, is_on in on.items() if is_on]
+
 
 class ScrubConfig(Section):
     """What personal data is replaced by made-up data of the same shape, the same value always by the same."""

@@ -16,7 +16,7 @@ that it harms nobody and is known again: a text that was scrubbed holds nothing 
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from data.trajectories.filters.draw import Source
@@ -113,18 +113,18 @@ class Iban:
         "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20, "YE": 30,
     }  # fmt: skip
     """Characters, by country (the registry of ISO 13616)."""
+    _ALL = frozenset(LENGTHS.values())
     NOBODYS = "xx"
 
     def find(self, text: str) -> Iterator[Match]:
         for begin in self._BEGIN.finditer(text):
             country = begin[0][:2].upper()
-            real = country != self.NOBODYS.upper()
-            lengths = [self.LENGTHS[country]] if country in self.LENGTHS else range(34, 14, -1) if not real else []
-            for length in lengths:
-                end = _walk(text, begin.start(), length)
-                if end and mod97(value := _compact(text[begin.start() : end]).lower()) == 1:
-                    yield Match(begin.start(), end, self.kind, value, real)
-                    break
+            real = country in self.LENGTHS
+            if not real and country != self.NOBODYS.upper():
+                continue
+            lengths = {self.LENGTHS[country]} if real else self._ALL
+            if end := _end(text, begin.start(), lengths):
+                yield Match(begin.start(), end, self.kind, _compact(text[begin.start() : end]).lower(), real)
 
     def surrogate(self, value: str, source: Source) -> str:
         account = source.own().like(value[4:])
@@ -139,16 +139,22 @@ def mod97(iban: str) -> int:
     return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97
 
 
-def _walk(text: str, start: int, count: int) -> int | None:
-    """Where `count` letters and digits with at most one blank or dash between end, if the word ends there too."""
-    i = start
-    for n in range(count):
-        if n and i < len(text) and text[i] in " -":
-            i += 1
+def _end(text: str, start: int, lengths: Collection[int]) -> int | None:
+    """Where the longest IBAN of one of `lengths` ends that begins at `start`, single blanks or dashes left out; the
+    word must end there too. In one pass: the remainder grows with every character."""
+    head = int("".join(str(int(c, 36)) for c in text[start : start + 4]))
+    i, remainder, found = start + 4, 0, None
+    for length in range(5, max(lengths) + 1):
+        i += i < len(text) and text[i] in " -"
         if i >= len(text) or not (text[i].isascii() and text[i].isalnum()):
-            return None
+            break
+        digit = int(text[i], 36)
+        remainder = (remainder * (10 if digit < 10 else 100) + digit) % 97
         i += 1
-    return None if i < len(text) and (text[i].isalnum() or text[i] == "_") else i
+        ends = i >= len(text) or not (text[i].isalnum() or text[i] == "_")
+        if length in lengths and ends and (remainder * 10**6 + head) % 97 == 1:
+            found = i
+    return found
 
 
 class CreditCard:
@@ -243,8 +249,8 @@ class InternetAddress:
     kind = "ip"
     _PATTERN = re.compile(
         r"(?:(?<=\\[nrt])|(?<![\w.]))(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w]|\.\w)"
-        r"|(?:(?<=\\[nrt])|(?<![\w:]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{1,38}(?<!:)(?!:?\w)"
         r"|(?:(?<=\\[nrt])|(?<![\w:]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{1,37}::(?![\w:])"
+        r"|(?:(?<=\\[nrt])|(?<![\w:]))[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{1,38}(?<!:)(?!:?\w)"
     )
     _REACHED, _DOCUMENTATION = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("2001:db8::/32")
     _NOBODYS = ipaddress.ip_network("240.0.0.0/4")

@@ -44,7 +44,8 @@ class Report:
     kept: int = 0
     dropped: int = 0
     matched: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Runs that a rule applies to. Rules that compare runs are asked of those only that pass the others."""
+    """Runs that a rule applies to. Rules that compare runs are asked of those only that pass the others.
+    Those that are on and apply to none are here with 0."""
     dropped_by: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """Runs by the first rule that applies to them."""
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)

@@ -28,9 +28,9 @@ class Case:
 
 
 def reasons(run: Trajectory, config: FilterConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
-    """By rule, in the order of `RULES`: why `run` is to be left out. Empty: it passes."""
+    """By rule, in the order they are asked: why `run` is to be left out. Empty: it passes."""
     case = Case(run, find_actions(run), config, tokenizer)
-    found = {name: rule(case) for name, rule in RULES.items()}
+    found = {name: RULES[name](case) for name in config.active if name in RULES}
     return {name: reason for name, reason in found.items() if reason is not None}
 
 
@@ -100,8 +100,6 @@ def _length(case: Case) -> str | None:
 
 
 def _empty_final(case: Case) -> str | None:
-    if not case.config.empty_final:
-        return None
     if any(action.result is None for action in case.actions):
         return "it ends in a call without a result"
     last = case.turns[-1].message
@@ -111,7 +109,7 @@ def _empty_final(case: Case) -> str | None:
 
 
 def _malformed_calls(case: Case) -> str | None:
-    if not case.config.malformed_calls or not case.run.tools:
+    if not case.run.tools:  # none is declared: nothing to hold a call against
         return None
     tools = {tool.name: tool for tool in case.run.tools}
     for action in case.actions:
@@ -121,11 +119,10 @@ def _malformed_calls(case: Case) -> str | None:
 
 
 def _loops(case: Case) -> str | None:
-    if case.config.loops is None:
-        return None
+    most = case.config.loops
     for _, repeated in itertools.groupby(_answered(case), key=lambda pair: pair[1:]):
         first, *more = repeated
-        if len(more) + 1 >= case.config.loops:
+        if most is not None and len(more) + 1 >= most:
             action = first[0]
             return (f"messages[{action.step}]: {action.call.name[:80]!r} is called {len(more) + 1} times in a row "
                     "with the same result")  # fmt: skip
@@ -156,4 +153,3 @@ RULES: dict[str, Callable[[Case], str | None]] = {
     "loops": _loops,
     "unrecovered_failures": _unrecovered_failures,
 }
-"""In the order they are asked; the first that applies is the one a run is left out for."""
