@@ -7,11 +7,13 @@ import random
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.trajectories import Outcome, Provenance, Step, Trajectory, read_tools, read_trajectories
 from data.trajectories.filters import CurationConfig, FilterConfig, Report, ScrubConfig, apply, duplicates, score, show
 from data.trajectories.filters.commands import read_config
-from data.trajectories.filters.rules import RULES, reasons
+from data.trajectories.filters.rules import RULES, find_loop, reasons
 from data.trajectories.filters.score import WEIGHTS, parts
 from data.trajectories.formats import ours
 from launch.cli import main
@@ -52,17 +54,18 @@ def kept(runs, config=OFF, **options):
 
 # ---- rules of one run ----------------------------------------------------------------------------------------------
 
+STRICT = FilterConfig(unrecovered_failures=0)
 GOOD = run_of((FIND, "A1"), (BOOK, "ok"))
 FAILED = run_of((BOOK, "Error", True))
 BREAKS = {
-    "loops": (FilterConfig(loops=3), run_of(*[(FIND, "A1")] * 3), "messages[2]: 'find' is called 3 times in a row"),
+    "loops": (FilterConfig(loops=3), run_of(*[(FIND, "A1")] * 3), "messages[2]: 'find' is repeated: 3 times"),
     "malformed_calls": (FilterConfig(), run_of((ToolCall("find", {"day": 1}), "A1"), tools=TOOLS),
                         "messages[2]: 'find': to: missing"),
     "empty_final": (FilterConfig(), run_of((FIND, None), final=None), "it ends in a call without a result"),
     "reward": (FilterConfig(min_reward=0.5), run_of(outcome=Outcome(0.25)), "reward 0.25 is less than 0.5"),
     "turns": (FilterConfig(max_turns=2), GOOD, "3 turns, more than 2"),
     "length": (FilterConfig(max_characters=20), GOOD, "characters, more than 20"),
-    "unrecovered_failures": (FilterConfig(), FAILED, "1 failed calls that nothing made good, more than 0"),
+    "unrecovered_failures": (STRICT, FAILED, "1 failed calls that nothing made good, more than 0"),
 }  # fmt: skip
 
 
@@ -74,6 +77,22 @@ def test_each_rule_drops_what_breaks_it_and_nothing_else(rule):
     found, report = kept([bad, fine], config)
     assert found == [fine] and report.dropped_by == {rule: 1} and reason in report.runs[0]["reason"]
     assert kept([bad], OFF)[0] == [bad]
+
+
+@given(st.text("abc", max_size=14), st.integers(2, 4))
+def test_loops_are_those_of_the_slow_way(done, times):
+    """Every beginning and every period, by comparing lists."""
+    found = find_loop(done, times)
+    slow = [(p, i) for p in range(1, 5) for i in range(len(done)) if done[i : i + p] * times == done[i : i + p * times]]
+    slow = [(p, i) for p, i in slow if i + p * times <= len(done)]
+    assert found == ((min(slow)[1], min(slow)[0]) if slow else None)
+
+
+def test_rounds_are_loops():
+    acts = [(ToolCall("think"), ""), (BOOK, "Error", True)] * 3
+    assert reasons(run_of(*acts), OFF.model_copy(update={"loops": 3})) == {
+        "loops": "messages[2]: a round of 2 calls from 'think' on is repeated: 3 times or more with the same result"
+    }
 
 
 def test_loops_are_of_one_call_with_one_result_without_others_between():
@@ -126,12 +145,12 @@ def test_endings():
 
 
 def test_a_failure_is_forgiven_when_made_good_or_when_the_run_succeeded():
-    assert reasons(run_of((BOOK, "Error", True), (BOOK, "ok")), FilterConfig()) == {}
+    assert reasons(run_of((BOOK, "Error", True), (BOOK, "ok")), STRICT) == {}
     for outcome in (Outcome(1.0), Outcome(0.0, True)):
-        assert reasons(dataclasses.replace(FAILED, outcome=outcome), FilterConfig()) == {}
+        assert reasons(dataclasses.replace(FAILED, outcome=outcome), STRICT) == {}
     for outcome in (Outcome(), Outcome(0.5), Outcome(1.0, False)):
-        assert list(reasons(dataclasses.replace(FAILED, outcome=outcome), FilterConfig())) == ["unrecovered_failures"]
-    assert reasons(FAILED, FilterConfig(unrecovered_failures=1)) == {}
+        assert list(reasons(dataclasses.replace(FAILED, outcome=outcome), STRICT)) == ["unrecovered_failures"]
+    assert reasons(FAILED, FilterConfig()) == {}
 
 
 def test_rewards():
@@ -269,7 +288,7 @@ def test_a_run_that_cannot_be_scrubbed_is_dropped_and_told(monkeypatch):
 
 def test_more_runs_than_are_named_are_counted(monkeypatch):
     monkeypatch.setattr("data.trajectories.filters.report.MAX_NAMED", 1)
-    found, report = apply([FAILED] * 3, CurationConfig())
+    found, report = apply([FAILED] * 3, CurationConfig(filter=STRICT))
     assert list(found) == [] and len(report.runs) == 1
     assert report.as_dict()["not_named"] == 2 and report.dropped == 3
 
@@ -294,6 +313,7 @@ def source(tmp_path):
 def test_command(source, tmp_path, capsys):
     out, told = tmp_path / "out.jsonl", tmp_path / "report.json"
     words = [str(source), str(out), "--malformed", "skip", "--report", str(told), "--json"]
+    words.append("filter.unrecovered_failures=0")
     assert main(["data", "filter", *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads(told.read_text())
@@ -363,6 +383,6 @@ def test_real_runs(real_data):
     folder = real_data / "trajectories"
     tools = read_tools(folder / "tau_airline_tools.json")
     found, report = kept(read_trajectories(folder / "tau_airline_gpt4o.jsonl", tools=tools), FilterConfig())
-    assert report.read == 152 and report.dropped_by == {"unrecovered_failures": 5}
-    assert [run["run"] for run in report.runs] == ["15/0", "8/1", "9/2", "33/2", "23/3"]
+    assert report.read == 152 and report.dropped_by == {"unrecovered_failures": 2, "loops": 1}
+    assert [run["run"] for run in report.runs] == ["8/1", "9/2", "23/3"]
     assert all(ours.write(run) for run in found[:3])

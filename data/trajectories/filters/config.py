@@ -25,15 +25,16 @@ class FilterConfig(Section):
     shingle_words: Positive = 5
     """Words of a shingle."""
     loops: Annotated[int, Field(ge=2)] | None = 3
-    """Leave out a run that makes the same call with the same result this many times in a row."""
+    """Leave out a run that makes the same call, or round of up to four calls, with the same results this many times in
+    a row."""
     malformed_calls: bool = True
     """Leave out a run with a call that its tools' declarations do not allow and that was no error: a failed one is
     the matter of `unrecovered_failures`."""
     empty_final: bool = True
     """Leave out a run that ends in calls without results, or whose last assistant message says and calls nothing."""
-    unrecovered_failures: Natural | None = 0
+    unrecovered_failures: Natural | None = 1
     """Leave out a run with more failed calls than this that nothing made good, unless it is known to have succeeded
-    (`success`; where that is absent, a reward of 1 or more)."""
+    (`success`; where that is absent, a reward of 1 or more). 1: what cannot be had may be asked for once."""
     min_turns: Positive = 1
     """Least messages of the assistant."""
     max_turns: Positive | None = None

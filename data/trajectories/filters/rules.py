@@ -1,8 +1,7 @@
 """Rules that judge a run by itself. Each returns why the run is to be left out, or None."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from data.trajectories.actions import Action, find_actions
 from data.trajectories.filters.config import FilterConfig
@@ -10,6 +9,9 @@ from data.trajectories.filters.declared import misfit
 from data.trajectories.trajectory import Step, Trajectory
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Message, Role, ToolCall, render, values
+
+MAX_PERIOD = 4
+"""Calls of a round that is looked for in loops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,21 +121,33 @@ def _malformed_calls(case: Case) -> str | None:
 
 
 def _loops(case: Case) -> str | None:
-    most = case.config.loops
-    for _, repeated in itertools.groupby(_answered(case), key=lambda pair: pair[1:]):
-        first, *more = repeated
-        if most is not None and len(more) + 1 >= most:
-            action = first[0]
-            return (f"messages[{action.step}]: {action.call.name[:80]!r} is called {len(more) + 1} times in a row "
-                    "with the same result")  # fmt: skip
+    times = case.config.loops
+    actions = [action for action in case.actions if action.result is not None]
+    start = find_loop([_done(case, action) for action in actions], times) if times is not None else None
+    if start is None:
+        return None
+    begin, period = start
+    what = f"{actions[begin].call.name[:80]!r}"
+    what = f"a round of {period} calls from {what} on" if period > 1 else what
+    return f"messages[{actions[begin].step}]: {what} is repeated: {times} times or more with the same result"
+
+
+def find_loop(done: Sequence[Hashable], times: int) -> tuple[int, int] | None:
+    """Where something is done `times` times in a row, and in rounds of how many (at most `MAX_PERIOD`)."""
+    for period in range(1, MAX_PERIOD + 1):
+        same = 0
+        for i in range(period, len(done)):
+            same = same + 1 if done[i] == done[i - period] else 0
+            if same == period * (times - 1):
+                return i + 1 - period * times, period
     return None
 
 
-def _answered(case: Case) -> Iterator[tuple[Action, str, str, bool]]:
-    for action in case.actions:
-        if action.result is not None:
-            step = case.run.steps[action.result]
-            yield action, call_key(action.call), step.message.text, step.error
+def _done(case: Case, action: Action) -> tuple[str, str, bool]:
+    """What was called, and what it gave."""
+    assert action.result is not None
+    step = case.run.steps[action.result]
+    return call_key(action.call), step.message.text, step.error
 
 
 def _unrecovered_failures(case: Case) -> str | None:
