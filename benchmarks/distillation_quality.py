@@ -20,6 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.worker import WorkerFailed
+
 NONE, OURS = "none", "codistill"
 FIXED = ("fixed 0.25", "fixed 0.5", "fixed 0.75", "fixed 1")
 VARIANTS: dict[str, str | None] = {
@@ -37,8 +39,8 @@ def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.
     """(step, held-out nats per byte) at each evaluation of one run."""
     run_dir = folder / f"{variant.replace(' ', '_')}-{seed}"
     weighting = VARIANTS[variant]
-    words = [f"run.dir={run_dir}", f"run.steps={args.steps}", f"run.seed={seed}", "checkpoint.every=0"]
-    words += [f"run.eval_every={max(args.steps // 5, 1)}", "logging.progress=false", *args.overrides]
+    words = [f"run.dir={run_dir}", f"run.steps={args.steps}", f"run.seed={seed}", f"checkpoint.every={args.steps}"]
+    words += [f"run.eval_every={max(args.steps // args.evaluations, 1)}", "logging.progress=false", *args.overrides]
     if weighting is None:
         config = "pretrain_tiny"
         words = [word for word in words if not word.startswith("objective")]
@@ -48,7 +50,9 @@ def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.
         words += [f"objective.teacher={args.teacher}"]
         words += [f"objective.weighting={weighting.replace('STEPS', str(args.steps))}"]
     command = [sys.executable, "-m", "launch.cli", "train", config, *words]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise WorkerFailed(f"{' '.join(words)}: {done.stderr[-2000:]}")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
 
@@ -112,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("teacher", help="a run directory")
     parser.add_argument("overrides", nargs="*", help="key=value, for every run")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--evaluations", type=int, default=5, help="points of each curve")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--plot", help="a PNG file to write")
