@@ -187,6 +187,11 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
     for what in ("read", "cut"):
         said = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[what].items() if isinstance(n, int))
         console.print(f"{what}: {said}", markup=False, highlight=False)
+    if chosen := source["read"].get("chosen"):
+        rules = ", ".join(f"{rule} {n['dropped']:,}" for rule, n in chosen["rules"].items() if n["dropped"])
+        console.print(
+            f"chosen: {chosen['kept']:,} of {chosen['read']:,} runs; dropped: {rules or 'none'}", markup=False
+        )
     for problem in source["read"]["problems"]:
         console.print(harmless(f"malformed: {Problem(**problem)}"), markup=False, highlight=False)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from data.trajectories.filters.config import FilterConfig, ScrubConfig
 from data.trajectories.weights import KindWeights, OutcomeWeights
 from maverick_jax.section import Section
 
@@ -34,6 +35,10 @@ class TrajectoriesConfig(Section):
     read again and not learnt again."""
     outcomes: OutcomeWeights = OutcomeWeights()
     """Weights of whole runs by how they ended."""
+    filter: FilterConfig | None = None
+    """Which runs are left out; null: none."""
+    scrub: ScrubConfig | None = None
+    """What personal data is replaced; null: none."""
 
 
 class SourceConfig(Section):

@@ -17,6 +17,7 @@ from data.array_folder import ArrayFolder, array_file, build_once, seal
 from data.config import DataConfig, SourceConfig
 from data.progress import Tokenising
 from data.sources import files_of
+from data.trajectories.filters import CurationConfig, Report, apply
 from data.trajectories.kinds import token_kinds
 from data.trajectories.reading import Problem, Tally, read_tools, read_trajectories
 from data.trajectories.trajectory import Outcome, Trajectory
@@ -29,7 +30,8 @@ from maverick_jax.text.chat.render import HEADER_START
 
 LAYOUT = 1
 """Changes when the same runs would be written down as something else."""
-PROBLEMS_KEPT = 20
+PROBLEMS_KEPT, DROPPED_KEPT = 20, 1_000
+"""Records that cannot be read, and runs that are not chosen, that are named; all are counted."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ def tokenised_runs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     tools = read_tools(options.tools) if options.tools is not None else ()
     paths = [path for given in source.paths for path in files_of(name, given, source)]
     settings = [dialect, options.format or "", options.unknown, options.malformed, *map(repr, tools)]
+    settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
     stats = [_identity(path) for path in paths]
     identity = ["runs", LAYOUT, tokenizer.fingerprint, settings, stats]
     path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
@@ -78,26 +81,42 @@ class _Writing:
 
     def __init__(self, source: SourceConfig, tokenizer: Tokenizer, dialect: str, tools: tuple[Tool, ...]):
         self.options, self.tokenizer, self.dialect, self.tools = source.trajectories, tokenizer, dialect, tools
-        self.tally = Tally()
+        self.tally, self.report = Tally(), Report()
         self.unwritable = 0
 
     def runs(self, paths: list[pathlib.Path], progress: Tokenising) -> Iterator[tuple[Trajectory, Rendered]]:
+        runs, self.report = apply(self._read(paths, progress), self._config(), count_tokens=self._count_tokens)
+        for run in runs:
+            try:
+                yield run, self._render(run)
+            except InputError as error:
+                where = run.provenance
+                problem = Problem(where.file, where.record or 0, where.line, str(error))
+                if self.options.malformed == "stop":
+                    raise InputError(str(problem)) from None
+                self.unwritable += 1
+                self.tally.refuse(problem)
+
+    def _read(self, paths: list[pathlib.Path], progress: Tokenising) -> Iterator[Trajectory]:
         o = self.options
         reading: dict[str, Any] = {"format": o.format, "unknown": o.unknown, "malformed": o.malformed}
         for path in paths:
             progress.part(str(path))
-            for run in read_trajectories(path, **reading, tools=self.tools, tally=self.tally):
-                try:
-                    yield run, render(run.conversation, self.tokenizer, self.dialect)
-                except InputError as error:
-                    where = run.provenance
-                    problem = Problem(str(path), where.record or 0, where.line, str(error))
-                    if o.malformed == "stop":
-                        raise InputError(str(problem)) from None
-                    self.unwritable += 1
-                    self.tally.refuse(problem)
+            yield from read_trajectories(path, **reading, tools=self.tools, tally=self.tally)
+
+    def _config(self) -> CurationConfig:
+        return CurationConfig(filter=self.options.filter, scrub=self.options.scrub)
+
+    def _render(self, run: Trajectory) -> Rendered:
+        return render(run.conversation, self.tokenizer, self.dialect)
+
+    def _count_tokens(self, run: Trajectory) -> int:
+        return self._render(run).ids.size
 
     def first_problem(self) -> str:
+        if self.report.dropped:
+            counts = ", ".join(f"{rule} {count:,}" for rule, count in self.report.dropped_by.items())
+            return f": the filter drops {self.report.dropped:,} of {self.report.read:,} ({counts})"
         problems = self.tally.problems
         return f" of {self.tally.records:,} records; the first: {problems[0]}" if problems else ""
 
@@ -105,7 +124,8 @@ class _Writing:
         """As of a `Tally`, where runs that the dialect cannot write count as malformed."""
         found = self.tally.as_dict()
         found["trajectories"] -= self.unwritable
-        return found | {"problems": found["problems"][:PROBLEMS_KEPT]}
+        chosen = {"chosen": self.report.as_dict(DROPPED_KEPT)} if self.options.filter or self.options.scrub else {}
+        return found | {"problems": found["problems"][:PROBLEMS_KEPT]} | chosen
 
 
 class _Columns:

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.commands import inspect, stats
+from data.commands import show as show_stats
+from data.config import DataConfig
 from data.trajectories import Outcome, Provenance, Step, Trajectory, read_tools, read_trajectories
 from data.trajectories.filters import CurationConfig, FilterConfig, Report, ScrubConfig, apply, duplicates, score, show
 from data.trajectories.filters.commands import read_config
@@ -162,9 +165,16 @@ def test_rewards():
 
 def test_tokens():
     tokenizer = load_tokenizer("bytes")
-    count = len(render(GOOD.conversation, tokenizer).ids)
-    assert kept([GOOD], FilterConfig(max_tokens=count), tokenizer=tokenizer)[0] == [GOOD]
-    assert kept([GOOD], FilterConfig(max_tokens=count - 1), tokenizer=tokenizer)[1].dropped_by == {"length": 1}
+    length = lambda run: len(render(run.conversation, tokenizer).ids)
+    count = length(GOOD)
+    assert kept([GOOD], FilterConfig(max_tokens=count), count_tokens=length)[0] == [GOOD]
+    assert kept([GOOD], FilterConfig(max_tokens=count - 1), count_tokens=length)[1].dropped_by == {"length": 1}
+
+    def refuse(run):
+        raise InputError("no dialect writes it")
+
+    found, report = kept([GOOD], FilterConfig(max_tokens=9), count_tokens=refuse)
+    assert found == [] and report.runs[0]["reason"] == "cannot be rendered: no dialect writes it"
     with pytest.raises(InputError, match="max_tokens needs a tokenizer"):
         apply([], CurationConfig(filter=FilterConfig(max_tokens=9)))
 
@@ -376,6 +386,33 @@ def test_config_words_go_on_top_of_the_file(tmp_path):
     assert found.filter == FilterConfig(loops=None, max_turns=9) and found.scrub == ScrubConfig(salt="12345678x")
     assert read_config(str(path), ["filter=null"]).filter is None
     assert read_config(None).filter == FilterConfig()
+
+
+def _source(source, tmp_path, **options):
+    trajectories = {"malformed": "skip", **options}
+    return DataConfig.model_validate({
+        "sources": {"runs": {"path": str(source), "format": "trajectories", "trajectories": trajectories}},
+        "sequence_length": 2048, "batch_size": 1, "held_out_fraction": 0.0, "cache_dir": str(tmp_path / "cache"),
+    })  # fmt: skip
+
+
+def test_a_source_of_rows_is_filtered_and_scrubbed(source, tmp_path, capsys):
+    """By its config; another config is another cache, and `data stats` tells what became of the runs."""
+    source.write_text(source.read_text().replace("B2 is booked.", "B2 is booked, joe@corp.com."))
+    plain = stats(_source(source, tmp_path), 0)["splits"]["train"]["sources"]["runs"]
+    assert plain["documents"] == 3 and "chosen" not in plain["read"]
+    chosen = {"filter": FilterConfig(unrecovered_failures=0), "scrub": ScrubConfig(salt="12345678")}
+    config = _source(source, tmp_path, **chosen)
+    found = stats(config, 0)
+    show_stats(found)
+    assert "chosen: 1 of 3 runs; dropped: unrecovered_failures 1, exact_duplicates 1" in capsys.readouterr().out
+    read = found["splits"]["train"]["sources"]["runs"]["read"]
+    assert read["chosen"]["kept"] == 1 and [run["run"] for run in read["chosen"]["runs"]] == ["twin", "lost"]
+    text = "".join(run["text"] for row in inspect(config, 0, count=1)["rows"] for run in row["runs"])
+    assert "joe@corp.com" not in text and ".invalid." in text
+    refused = _source(source, tmp_path, filter=FilterConfig(max_tokens=1))
+    with pytest.raises(InputError, match=r"no run can be read: the filter drops 3 of 3 \(length 3\)"):
+        stats(refused, 0)
 
 
 def test_real_runs(real_data):

@@ -12,30 +12,30 @@ from data.trajectories.filters import rules
 from data.trajectories.filters.config import CurationConfig, FilterConfig
 from data.trajectories.filters.duplicates import ExactDuplicates, NearDuplicates, content_hash
 from data.trajectories.filters.report import Place, Report, place_of
+from data.trajectories.filters.rules import TokenCount
 from data.trajectories.filters.score import score
 from data.trajectories.filters.scrub import Scrubber
 from data.trajectories.formats import ours
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError
-from maverick_jax.text import Tokenizer
 
 
 def apply(
-    trajectories: Iterable[Trajectory], config: CurationConfig, *, tokenizer: Tokenizer | None = None
+    trajectories: Iterable[Trajectory], config: CurationConfig, *, count_tokens: TokenCount | None = None
 ) -> tuple[Iterator[Trajectory], Report]:
     """The runs that `config` keeps, in their order and scrubbed; the report is complete when they have all been taken.
 
     One run is in memory at a time; with `keep_best`, all that pass the other rules wait in a temporary file. Judged
-    is what was read, before it is scrubbed. `tokenizer`: for `max_tokens`. Raises InputError for a config that needs
-    what is not there, before anything is read.
+    is what was read, before it is scrubbed. `count_tokens`: for `max_tokens`. Raises InputError for a config that
+    needs what is not there, before anything is read.
     """
     report = Report()
     report.matched.update(dict.fromkeys(config.filter.active if config.filter is not None else (), 0))
-    if config.filter is not None and config.filter.max_tokens is not None and tokenizer is None:
+    if config.filter is not None and config.filter.max_tokens is not None and count_tokens is None:
         raise InputError("filter.max_tokens needs a tokenizer; give one, or max_characters instead")
     scrubber = Scrubber(config.scrub, report) if config.scrub is not None else None
     comparing = _Comparing(config.filter) if config.filter is not None else None
-    return _curated(trajectories, config, tokenizer, scrubber, comparing, report), report
+    return _curated(trajectories, config, count_tokens, scrubber, comparing, report), report
 
 
 class _Comparing:
@@ -56,10 +56,10 @@ class _Comparing:
         return {}
 
 
-def _curated(trajectories, config, tokenizer, scrubber, comparing, report) -> Iterator[Trajectory]:
+def _curated(trajectories, config, count_tokens, scrubber, comparing, report) -> Iterator[Trajectory]:
     runs = _counted(trajectories, report)
     if comparing is not None:
-        runs = _passing(runs, config.filter, tokenizer, comparing, report)
+        runs = _passing(runs, config.filter, count_tokens, comparing, report)
         if config.filter.keep_best < 1:
             runs = _best(runs, config.filter.keep_best, report)
     for run in runs:
@@ -79,9 +79,9 @@ def _counted(trajectories: Iterable[Trajectory], report: Report) -> Iterator[Tra
         yield run
 
 
-def _passing(runs, config: FilterConfig, tokenizer, comparing: _Comparing, report: Report) -> Iterator[Trajectory]:
+def _passing(runs, config: FilterConfig, count_tokens, comparing: _Comparing, report: Report) -> Iterator[Trajectory]:
     for run in runs:
-        if found := rules.reasons(run, config, tokenizer) or comparing.reasons(run):
+        if found := rules.reasons(run, config, count_tokens) or comparing.reasons(run):
             report.drop(place_of(run), found)
             continue
         report.scores.append(score(run))

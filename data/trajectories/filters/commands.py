@@ -12,6 +12,7 @@ from data.trajectories.fields import Unknown
 from data.trajectories.filters import report
 from data.trajectories.filters.apply import apply
 from data.trajectories.filters.config import CurationConfig
+from data.trajectories.filters.rules import TokenCount
 from data.trajectories.formats import ours
 from data.trajectories.reading import Malformed, Tally, read_tools, read_trajectories
 from data.trajectories.writing import new_file, require_new
@@ -19,6 +20,8 @@ from maverick_jax import strict_yaml, validation
 from maverick_jax.errors import InputError
 from maverick_jax.strict_yaml import Document, Place, Problem, join
 from maverick_jax.text import load_tokenizer
+from maverick_jax.text.chat import render
+from maverick_jax.text.chat.dialects import DEFAULT
 
 COMMAND_LINE = Place("command line")
 
@@ -46,19 +49,26 @@ def filter_runs(
     declared = read_tools(tools) if tools is not None else ()
     tally = Tally()
     runs = read_trajectories(source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally)
-    words = load_tokenizer(tokenizer) if tokenizer is not None else None
+    count = _counter(tokenizer) if tokenizer is not None else None
     if report_file is None:
-        return _write(target, runs, config, words, tally, source)
+        return _write(target, runs, config, count, tally, source)
     if pathlib.Path(report_file).expanduser().absolute() == target.absolute():
         raise InputError(f"{report_file}: is the file of the runs too")
     with new_file(report_file) as file:
-        found = _write(target, runs, config, words, tally, source)
+        found = _write(target, runs, config, count, tally, source)
         file.write(json.dumps(found, indent=2) + "\n")
     return found
 
 
-def _write(target, runs, config: CurationConfig, tokenizer, tally: Tally, source: str) -> dict[str, Any]:
-    kept, done = apply(runs, config, tokenizer=tokenizer)
+def _counter(path: str) -> TokenCount:
+    """Tokens in the dialect that the tokenizer's model writes."""
+    tokenizer = load_tokenizer(path)
+    dialect = tokenizer.dialect or DEFAULT
+    return lambda run: render(run.conversation, tokenizer, dialect).ids.size
+
+
+def _write(target, runs, config: CurationConfig, count_tokens, tally: Tally, source: str) -> dict[str, Any]:
+    kept, done = apply(runs, config, count_tokens=count_tokens)
     with new_file(target) as file:
         for run in kept:
             file.write(ours.write(run) + "\n")

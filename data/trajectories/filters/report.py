@@ -68,8 +68,8 @@ class Report:
         if len(self.runs) < MAX_NAMED:
             self.runs.append({**dataclasses.asdict(place), "rule": rule, "reason": reason})
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+    def as_dict(self, named: int = MAX_NAMED) -> dict[str, Any]:
+        """JSON values; at most `named` runs are named."""
         rules = {rule: {"matched": self.matched[rule], "dropped": self.dropped_by[rule]} for rule in self.matched}
         kinds = sorted({*self.replaced, *self.left})
         counters = {"values": self.values, "places": self.replaced, "left_in_structure": self.left}
@@ -80,8 +80,8 @@ class Report:
             "rules": rules,
             "scores": _quantiles(self.scores),
             "scrubbed": {kind: {name: found[kind] for name, found in counters.items()} for kind in kinds},
-            "runs": self.runs,
-            "not_named": self.dropped - len(self.runs),
+            "runs": self.runs[:named],
+            "not_named": self.dropped - len(self.runs[:named]),
         }
 
 

@@ -7,9 +7,11 @@ from data.trajectories.actions import Action, find_actions
 from data.trajectories.filters.config import FilterConfig
 from data.trajectories.filters.declared import misfit
 from data.trajectories.trajectory import Step, Trajectory
-from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import Message, Role, ToolCall, render, values
+from maverick_jax.errors import InputError
+from maverick_jax.text.chat import Message, Role, ToolCall, values
 
+TokenCount = Callable[[Trajectory], int]
+"""Of the rendered run. Raises InputError where it cannot be rendered."""
 MAX_PERIOD = 4
 """Calls of a round that is looked for in loops."""
 
@@ -21,7 +23,7 @@ class Case:
     run: Trajectory
     actions: Sequence[Action]
     config: FilterConfig
-    tokenizer: Tokenizer | None
+    count_tokens: TokenCount | None
 
     @property
     def turns(self) -> list[Step]:
@@ -29,9 +31,9 @@ class Case:
         return [step for step in self.run.steps if step.message.role is Role.ASSISTANT]
 
 
-def reasons(run: Trajectory, config: FilterConfig, tokenizer: Tokenizer | None = None) -> dict[str, str]:
+def reasons(run: Trajectory, config: FilterConfig, count_tokens: TokenCount | None = None) -> dict[str, str]:
     """By rule, in the order they are asked: why `run` is to be left out. Empty: it passes."""
-    case = Case(run, find_actions(run), config, tokenizer)
+    case = Case(run, find_actions(run), config, count_tokens)
     found = {name: RULES[name](case) for name in config.active if name in RULES}
     return {name: reason for name, reason in found.items() if reason is not None}
 
@@ -94,8 +96,11 @@ def _length(case: Case) -> str | None:
     config = case.config
     if config.max_characters is not None and (found := characters(case.run)) > config.max_characters:
         return f"{found:,} characters, more than {config.max_characters:,}"
-    if config.max_tokens is not None and case.tokenizer is not None:
-        found = len(render(case.run.conversation, case.tokenizer).ids)
+    if config.max_tokens is not None and case.count_tokens is not None:
+        try:
+            found = case.count_tokens(case.run)
+        except InputError as error:
+            return f"cannot be rendered: {error}"
         if found > config.max_tokens:
             return f"{found:,} tokens, more than {config.max_tokens:,}"
     return None
