@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from maverick_jax.checkpoint import exporting, generation, huggingface_reader, importing, names
+from maverick_jax.checkpoint.adapters import Adapters
 from maverick_jax.checkpoint.array_readers import LiveArray, Reader
 from maverick_jax.checkpoint.folders import require_new, write_json
 from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS
@@ -33,6 +34,8 @@ CHECKPOINTS = "checkpoints"
 """Folder of a run directory that holds its checkpoints, one numbered folder each."""
 MODEL = "model/"
 """Prefix of the model's parameters among the arrays of a checkpoint."""
+ADAPTERS = "heads/lora/"
+"""Prefix of the factors A and B that low-rank adapters add to them: then the parameter's name, `/a` or `/b`."""
 DTYPES = ("float32", "bfloat16")
 KEEP = "keep"
 """The dtype that a source has itself."""
@@ -171,17 +174,21 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         raise InputError(f"{directory}: holds no checkpoint yet")
     newest = steps[-1] if step is None else step
     config = _config_of(store.meta(newest), directory)
+    adapters = Adapters.of(store.meta(newest), ADAPTERS, directory)
 
     def load(target: Target) -> dict[str, jax.Array]:
         stored = {
             MODEL + name: jax.ShapeDtypeStruct(leaf.shape, _stored_dtype(config, name), sharding=leaf.sharding)
             for name, leaf in target.items()
         }
-        restored = store.restore(stored, step, subset=True)
+        beside = adapters.target({name: stored[MODEL + name] for name in target})
+        restored = store.restore(stored | {ADAPTERS + name: leaf for name, leaf in beside.items()}, step, subset=True)
         if restored is None:
             raise InputError(f"{directory}: its checkpoints are gone")
         arrays = restored[1]
-        return {name: arrays.pop(MODEL + name).astype(leaf.dtype) for name, leaf in target.items()}
+        factors = {name: arrays.pop(ADAPTERS + name) for name in beside}
+        merged = lambda name, leaf: adapters.merge(name, arrays.pop(MODEL + name), factors).astype(leaf.dtype)
+        return {name: merged(name, leaf) for name, leaf in target.items()}
 
     def identity() -> str:
         meta = json.dumps([str(directory.absolute()), store.meta(newest)], sort_keys=True)
@@ -192,9 +199,13 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         wrong = [n for n in {**shapes, **found} if n not in found or found[n].shape != shapes.get(n)]
         if wrong:
             raise InputError(f"{directory}: {len(wrong)} array(s) are not those of its model: {', '.join(wrong[:5])}")
-        return found
+        return adapters.merged_readers(found, store.readers(ADAPTERS, newest))
 
-    return Source(config, load, readers, identity, lambda: store.require_undamaged(newest, MODEL))
+    def require_undamaged() -> None:
+        store.require_undamaged(newest, MODEL)
+        store.require_undamaged(newest, ADAPTERS)
+
+    return Source(config, load, readers, identity, require_undamaged)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:

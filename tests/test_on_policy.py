@@ -128,7 +128,7 @@ def updates(steps: int):
         learned.append(jax.tree.map(np.asarray, batch))
         return program(state, batch, references)
 
-    step = with_own_samples(step, GREEDY, state.model, like, seed=3, start=0, end=None)
+    step = with_own_samples(step, GREEDY, state, like, used=lambda state: state.model, seed=3, start=0, end=None)
     found = []
     for i in range(steps):
         state, metrics = step(state, tiny.placed(tiny.batch(STUDENT, i % 2)))

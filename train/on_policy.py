@@ -10,7 +10,7 @@ the step is the same.
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -56,21 +56,29 @@ class OnPolicy(Section):
 
 
 def with_own_samples(
-    step: Callable, settings: OnPolicy, model: Maverick, batch: Batch, *, seed: int, start: int, end: int | None
+    step: Callable,
+    settings: OnPolicy,
+    state: Any,
+    batch: Batch,
+    *,
+    used: Callable[[Any], Maverick],
+    seed: int,
+    start: int,
+    end: int | None,
 ) -> Callable:
     """`step`, `(state, batch) -> (state, metrics)`, called once per update after update `start`, in their order: on
-    on-policy updates it gets samples of `state.model` in place of the batch.
+    on-policy updates it gets samples of the model `used(state)` in place of the batch.
 
-    model, batch: like those of the run, or their shapes; seed: of the run; end: the token that ends a text.
+    state, batch: like those of the run, or their shapes; seed: of the run; end: the token that ends a text.
     """
     sample = functools.partial(own_samples, settings=settings, end=end)
-    program = jax.jit(sample).lower(model, batch["tokens"], batch["segment_ids"], np.uint32(0)).compile()
+    program = jax.jit(sample).lower(used(state), batch["tokens"], batch["segment_ids"], np.uint32(0)).compile()
     updates = itertools.count(start + 1)
 
     def either(state, batch):
         draws = settings.draws(seed, next(updates))
         if draws is not None:
-            batch = program(state.model, batch["tokens"], batch["segment_ids"], draws)
+            batch = program(used(state), batch["tokens"], batch["segment_ids"], draws)
         return step(state, batch)
 
     return either

@@ -12,6 +12,8 @@ from pydantic import Field
 from maverick_jax.accounting import parameters
 from maverick_jax.config import Dtype, ModelConfig
 from maverick_jax.section import Section
+from train.lora import LoraConfig
+from train.objectives.next_token import Head
 from train.schedule import learning_rate
 from train.selection import ROLES, TEXT, Role, Selection, role_of
 
@@ -70,10 +72,13 @@ class OptimizerConfig(Section):
     """What the second moment is kept in."""
     train: tuple[Role, ...] | None = None
     """The parts of the model that are trained, by role; all others stay as they are, to the bit, and have no moments.
-    null: all but `vision`, the image encoder."""
+    null: all but `vision`, the image encoder; with `lora`, none."""
     experts: Annotated[dict[LayerNumber, Chosen], Field(min_length=1)] | None = None
     """Of the routed experts, those that are trained: a list for each layer that has any, by its number, from 0; or the
     file that `maverick data experts` made. null: all, if `train` says so."""
+
+    lora: LoraConfig | None = None
+    """Adapters that are trained beside the model; null: none."""
 
     def schedule_of(self, total_steps: int) -> optax.Schedule:
         return learning_rate(
@@ -94,9 +99,13 @@ class OptimizerConfig(Section):
 
     def selection(self) -> Selection:
         """What of the model is trained."""
-        roles = TEXT if self.train is None else self.train
+        roles = (TEXT if self.lora is None else ()) if self.train is None else self.train
         chosen = None if self.experts is None else {int(layer): ids for layer, ids in self.experts.items()}
-        return Selection(roles, chosen)
+        return Selection(roles, chosen, self.lora and self.lora.scale)
+
+    def adapters(self, model: ModelConfig) -> tuple[Head, ...]:
+        """What is trained beside such a model, of the train state and its checkpoints; merged into every export."""
+        return () if self.lora is None else self.lora.adapters(model)
 
     def pinned(self, model: ModelConfig) -> dict[str, Any]:
         """What of this section a run keeps from its first step to its last, by key."""
@@ -104,6 +113,7 @@ class OptimizerConfig(Section):
         moe = [i for i, spec in enumerate(model.layers) if spec.moe]
         return {
             "train": sorted(self.selection().roles),
+            "lora": self.lora and self.lora.model_dump(mode="json"),
             "experts": chosen and {str(layer): sorted(chosen.get(layer, ())) for layer in moe},
         }
 
@@ -115,7 +125,9 @@ class OptimizerConfig(Section):
             for role in [role for role in self.train if role not in there]:
                 said = f"the model has no parameters of {role}; it has {', '.join(sorted(there))}"
                 return [("optimizer.train", said)]
-        if not chosen.parameters(model):
+        if self.lora is not None and (found := self._misfits_of_adapters(self.lora, model)):
+            return found
+        if self.lora is None and not chosen.parameters(model):
             return [("optimizer.train", f"nothing is trained; expected some of {', '.join(ROLES)}")]
         if chosen.experts is None:
             return []
@@ -131,6 +143,14 @@ class OptimizerConfig(Section):
             elif max(ids) >= count:
                 found.append((key, f"no expert {max(ids)}: the layer's experts are 0 to {count - 1}"))
         return found
+
+    def _misfits_of_adapters(self, lora: LoraConfig, model: ModelConfig) -> list[tuple[str, str]]:
+        there = {role_of(p.name) for p in parameters(model)}
+        if missing := [role for role in lora.targets if role not in there]:
+            return [("optimizer.lora.targets", f"the model has no parameters of {missing[0]}")]
+        if both := [role for role in self.selection().roles if role in lora.targets]:
+            return [("optimizer.train", f"{both[0]} has adapters in its place (optimizer.lora.targets)")]
+        return []
 
 
 def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Dtype, nu_dtype: Dtype) -> optax.GradientTransformation:

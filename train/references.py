@@ -97,8 +97,10 @@ def _steps_done(config: RunConfig) -> int | None:
 
 
 def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:
-    """The parameters that the objective trains beside the model, given the models `find_references` has found."""
-    return config.objective.heads(config.model, {name: model.config for name, model in found.items()})
+    """The parameters that are trained beside the model, the objective's and adapters, given the models that
+    `find_references` has found."""
+    of_objective = config.objective.heads(config.model, {name: model.config for name, model in found.items()})
+    return of_objective + config.optimizer.adapters(config.model.network)
 
 
 def check_references(found: Mapping[str, Found], tokenizer: Tokenizer, sizes: dict[str, int]) -> None:

@@ -93,11 +93,13 @@ def _run(config: RunConfig) -> dict[str, Any]:
         if jax.process_index() == 0:
             _describe(config, feed, sizes, run_dir)
         references = load_references(beside, mesh)
+        used = lambda state: parts.optimizer.selection.used(state.model, state.heads)
         step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, references)
         if (own := config.objective.own_samples()) is not None:
             about_run = {"seed": config.run.seed, "start": start, "end": feed.train.tokenizer.eos_id}
-            step = with_own_samples(step, own, state.model, feed.abstract_batch(), **about_run)
-        evaluate = held_out and held_out.measure(config.objective, references)
+            step = with_own_samples(step, own, state, feed.abstract_batch(), used=used, **about_run)
+        measure = held_out and held_out.measure(config.objective, references)
+        evaluate = measure and (lambda state: measure(used(state)))
         alongside = _hooks(config, store, about, evaluate, start)
         with feed.batches(start, config.run.steps) as batches:
             state = fit(step, state, batches, start=start, stop=config.run.steps, hooks=alongside)
@@ -192,8 +194,7 @@ def _hooks(config: RunConfig, store: CheckpointStore, about: dict[str, Any], eva
     if logging_config.watchdog_seconds:
         found.append(Watchdog(logging_config.watchdog_seconds, run_dir))
     if evaluate is not None:
-        measure = lambda state: evaluate(state.model)
-        found.append(hooks.Evaluation(measure, writer, every=run.eval_every, last_step=run.steps))
+        found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
     found.append(save)
     if threading.current_thread() is threading.main_thread():
         found.append(hooks.Preemption(save))

@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec, reshard
 from maverick_jax.accounting import Parameter, parameters
 from maverick_jax.checkpoint import names
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.overlays import SomeExperts, expert_axes
+from maverick_jax.model.overlays import Factors, LowRank, SomeExperts, expert_axes
 from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows
+from maverick_jax.param import Overlay
 
 Role = Literal["router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision"]
 """A part of the model, by what it is for. `experts` are the routed ones, `shared` the shared ones, `mlp` the
@@ -43,6 +44,9 @@ _BEGINNINGS: dict[str, Role] = {
 HEADS = "heads/"
 """How the names of an objective's own parameters start among the trained ones."""
 
+ADAPTERS = "lora/"
+"""How the names of low-rank adapters start among the heads: `lora/`, the parameter's name, `/a` or `/b`."""
+
 Trained = dict[str, jax.Array]
 """Parameters by name: the model's as it names them, the heads' after `HEADS`. Of an array of experts some of which are
 trained, these alone, [P, ...], by layer and number."""
@@ -61,6 +65,8 @@ class Selection:
     roles: tuple[Role, ...] = TEXT
     experts: Mapping[int, tuple[int, ...]] | None = None
     """Of the routed experts, those of each layer, both from 0; None: all."""
+    adapter_scale: float | None = None
+    """What the products of low-rank adapters, which are among the heads, are multiplied with; None: there are none."""
 
     def select(self, model, heads: dict[str, Any]) -> Trained:
         """What is trained, as it is."""
@@ -93,12 +99,22 @@ class Selection:
         whole = {name: x for name, x in trained.items() if self.rows(name, model.config) is None}
         model, heads = self.put(whole, model, heads)
         params = names.flatten(model, _is_parameter)
-        over = {
+        over: dict[str, Overlay] = {
             name: _beside(params[name], trained[name], _padded(self.rows(name, model.config), name, model.config))
             for name in trained.keys() - whole.keys()
         }
-        structure = jax.tree.structure(model, is_leaf=_is_parameter)
-        return jax.tree.unflatten(structure, [over.get(name, x) for name, x in params.items()]), heads
+        return self.used(_over(model, over), heads), heads
+
+    def used(self, model, heads: dict[str, Any]):
+        """The model as it is run: with its adapters, where there are such."""
+        if self.adapter_scale is None:
+            return model
+        parts, over = names.flatten(heads), {}
+        for name, param in names.flatten(model, _is_parameter).items():
+            if (a := parts.get(f"{ADAPTERS}{name}/a")) is not None:
+                factors = Factors.of(name, param.get_metadata("axes"))
+                over[name] = LowRank(param, a, parts[f"{ADAPTERS}{name}/b"], factors, self.adapter_scale)
+        return _over(model, over)
 
     def rows(self, name: str, config: ModelConfig) -> Rows | None:
         """Which experts of the parameter are trained, by layer and number; None: it is no array of experts, or all."""
@@ -134,7 +150,14 @@ class Selection:
 
 
 def _is_parameter(node: Any) -> bool:
-    return isinstance(node, nnx.Param)
+    return isinstance(node, nnx.Param | Overlay)
+
+
+def _over(model, overlays: Mapping[str, Overlay]):
+    """The model with these in the places of its parameters."""
+    params = names.flatten(model, _is_parameter)
+    structure = jax.tree.structure(model, is_leaf=_is_parameter)
+    return jax.tree.unflatten(structure, [overlays.get(name, param) for name, param in params.items()])
 
 
 def _layers(name: str, config: ModelConfig) -> range:

@@ -83,10 +83,10 @@ def open_checkpoint(path: pathlib.Path, table: dict[str, dict], prefix: str) -> 
 
 
 def require_undamaged(readers: Mapping[str, Reader]) -> None:
-    """Raises InputError if one of `readers` is of a checkpoint and gave something else than what was saved."""
+    """Raises InputError if one of `readers` is (made) of a checkpoint and gave something else than what was saved."""
     for reader in readers.values():
-        if isinstance(reader, StoredArray):
-            reader.require_undamaged()
+        if (check := getattr(reader, "require_undamaged", None)) is not None:
+            check()
 
 
 class LiveArray:

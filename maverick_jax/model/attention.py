@@ -9,10 +9,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.norm import rms_normalise
+from maverick_jax.model.overlays import linear_of
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import Documents, Reach, attention
-from maverick_jax.ops.linear import linear
-from maverick_jax.param import normal, param, weight
+from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
 
 
@@ -77,7 +77,7 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, places: Places) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H], ready for the dot product."""
         config, dtype = self.config, x.dtype
-        q, k, v = (linear(x, weight(w, self.rules, dtype)) for w in (self.q, self.k, self.v))
+        q, k, v = (linear_of(x, w, self.rules) for w in (self.q, self.k, self.v))
         if self.use_rope:
             q, k = apply_rope(q, places.rope), apply_rope(k, places.rope)
             if config.use_qk_norm:
@@ -90,7 +90,7 @@ class Attention(nnx.Module):
         """Attended values [B, T, N, H] -> [B, T, D]."""
         y = checkpoint_name(y, "attention")
         out = self.rules("batch", "length", "residual")
-        return linear(y, weight(self.o, self.rules, y.dtype), inputs=2, out=out)
+        return linear_of(y, self.o, self.rules, inputs=2, out=out)
 
 
 def attend(q, k, v, reach: Reach, documents: Documents | None, rules: ShardingRules) -> jax.Array:

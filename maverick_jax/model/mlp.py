@@ -4,8 +4,8 @@ import jax
 from flax import nnx
 
 from maverick_jax.config import ModelConfig
-from maverick_jax.ops.linear import gated_linear, linear
-from maverick_jax.param import normal, param, weight
+from maverick_jax.model.overlays import gated_linear_of, linear_of
+from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
 
 
@@ -23,6 +23,6 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, T, D], normalised -> [B, T, D]."""
-        gate, up, down = (weight(w, self.rules, x.dtype) for w in (self.gate, self.up, self.down))
+        gate, up = (linear_of(x, w, self.rules) for w in (self.gate, self.up))
         out = self.rules("batch", "length", "residual")
-        return gated_linear(linear(x, gate), linear(x, up), down, out=out)
+        return gated_linear_of(gate, up, self.down, self.rules, out=out)

@@ -1,18 +1,29 @@
-"""What stands in a parameter's place while something smaller is trained: part of its experts.
+"""What stands in a parameter's place while something smaller is trained: some of its experts, or low-rank factors.
 
 A model with overlays computes what the model would whose parameters they stand for, and gradients reach what is trained
-without ever being made for all of the parameter's layers.
+without being made for the rest.
 """
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import reshard
+from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.ops.dot import dot
 from maverick_jax.ops.expert_rows import with_rows
+from maverick_jax.ops.linear import gated_linear, linear
 from maverick_jax.param import Overlay, weight
 from maverick_jax.sharding import ShardingRules
+
+Axes = tuple[str | None, ...]
+"""Logical axis per dimension."""
+
+
+# ---- some experts ----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +46,88 @@ class SomeExperts(Overlay):
 jax.tree_util.register_dataclass(SomeExperts)
 
 
-def expert_axes(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+def expert_axes(axes: Axes) -> Axes:
     """The logical axes of one expert by itself, from those of all of them. The devices that would each hold their own
     experts share its model dimension instead: every device has as much of it, whichever experts are chosen."""
     return tuple("embed" if axis == "expert_embed" else axis for axis in axes[1:])
+
+
+# ---- low rank --------------------------------------------------------------------------------------------------------
+
+
+class Factors(NamedTuple):
+    """How an array of weights [experts?, *in, *out] is that of two factors, A [experts?, *in, r] and B [experts?, r,
+    *out]."""
+
+    batch: int
+    """1 where each expert has its own."""
+    inputs: int
+    """Axes of what it is multiplied with."""
+
+    @classmethod
+    def of(cls, name: str, axes: Axes) -> "Factors":
+        """By the parameter's name and its logical axes in one layer."""
+        return cls(int(axes[0] == "experts"), 2 if name.endswith("attention/o") else 1)
+
+    @property
+    def middle(self) -> int:
+        return self.batch + self.inputs
+
+    def shapes(self, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (*shape[: self.middle], rank), (*shape[: self.batch], rank, *shape[self.middle :])
+
+    def axes(self, axes: Axes) -> tuple[Axes, Axes]:
+        return (*axes[: self.middle], None), (*axes[: self.batch], None, *axes[self.middle :])
+
+    def fan_in(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[self.batch : self.middle])
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(Overlay):
+    """A parameter W as W + scale A B, where A and B are trained. In a stack of periods, each has a leading axis L."""
+
+    base: nnx.Param
+    a: jax.Array
+    b: jax.Array
+    factors: Factors = dataclasses.field(metadata={"static": True})
+    scale: float = dataclasses.field(metadata={"static": True})
+
+    def weight(self, rules: ShardingRules, dtype) -> jax.Array:
+        """The sum itself, made where the parts are stored and gathered as W would be."""
+        batch = tuple(range(self.factors.batch))
+        a, b = self.a.astype(dtype), self.b.astype(dtype)
+        change = dot(a, b, (self.factors.middle,), (self.factors.batch,), (batch, batch))
+        whole = self.base[...].astype(jnp.float32) + self.scale * change
+        return reshard(whole.astype(dtype), rules.compute(*self.base.get_metadata("axes")))
+
+    def product(self, x: jax.Array, rules: ShardingRules, out: PartitionSpec | None) -> jax.Array:
+        """x [B, T, *in] times scale A B -> [B, T, *out]: the sum is not made."""
+        axes = self.factors.axes(self.base.get_metadata("axes"))
+        parts = zip((self.a, self.b), axes, strict=True)
+        a, b = (reshard(part.astype(x.dtype), rules.compute(*names)) for part, names in parts)
+        low = linear(x, a, inputs=self.factors.inputs, out=rules("batch", "length", None))
+        return linear(low * self.scale, b, out=out)
+
+
+jax.tree_util.register_dataclass(LowRank)
+
+
+def linear_of(
+    x: jax.Array, parameter: nnx.Param | Overlay, rules: ShardingRules, *, inputs: int = 1, out=None
+) -> jax.Array:
+    """`linear` with a parameter, or with what stands in its place."""
+    if isinstance(parameter, LowRank):
+        whole = linear(x, weight(parameter.base, rules, x.dtype), inputs=inputs, out=out)
+        return whole + parameter.product(x, rules, out)
+    return linear(x, weight(parameter, rules, x.dtype), inputs=inputs, out=out)
+
+
+def gated_linear_of(
+    gate: jax.Array, up: jax.Array, parameter: nnx.Param | Overlay, rules: ShardingRules, *, out=None
+) -> jax.Array:
+    """`gated_linear` with a parameter, or with what stands in its place."""
+    if isinstance(parameter, LowRank):
+        whole = gated_linear(gate, up, weight(parameter.base, rules, gate.dtype), out=out)
+        return whole + parameter.product(jax.nn.silu(gate) * up, rules, out)
+    return gated_linear(gate, up, weight(parameter, rules, gate.dtype), out=out)

@@ -1,0 +1,148 @@
+"""Low-rank adapters of a checkpoint, merged into the model's parameters wherever these are read: W + scale A B."""
+
+import dataclasses
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from maverick_jax.checkpoint.array_readers import Reader, StoredArray
+from maverick_jax.checkpoint.placing import order_of
+from maverick_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """What a checkpoint's metadata says of its adapters; none have no shapes."""
+
+    scale: float
+    shapes: Mapping[str, tuple[tuple[int, ...], str]]
+    """Shape and dtype of each factor, by the parameter's name, `/a` or `/b`."""
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], prefix: str, where: Any) -> "Adapters":
+        """`prefix`: of the factors among the arrays. Raises InputError where one of the two says nothing of adapters of
+        which the other does: the parameters alone would be another model."""
+        table = {n.removeprefix(prefix): e for n, e in meta["arrays"].items() if n.startswith(prefix)}
+        optimizer = meta.get("optimizer")
+        lora = optimizer.get("lora") if isinstance(optimizer, dict) else None
+        if lora is None and not table:
+            return cls(0.0, {})
+        pairs = {name.rpartition("/")[0] for name in table}
+        numbers = [lora.get(key) for key in ("alpha", "rank")] if isinstance(lora, dict) else []
+        if not pairs or table.keys() != {f"{n}/{side}" for n in pairs for side in "ab"} or not _positive(numbers):
+            raise InputError(f"{where}: metadata: optimizer.lora and the arrays {prefix}... do not fit each other")
+        return cls(numbers[0] / numbers[1], {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
+
+    def target(self, parameters: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+        """How the factors of these parameters are to be placed: each axis as that of the parameter."""
+        found = {}
+        for name, leaf in parameters.items():
+            if f"{name}/a" not in self.shapes:
+                continue
+            lead, middle = self._split(name, leaf.shape)
+            spec = tuple(leaf.sharding.spec) + (None,) * (len(leaf.shape) - len(leaf.sharding.spec))
+            for side, axes in (("a", (*spec[:middle], None)), ("b", (*spec[:lead], None, *spec[middle:]))):
+                shape, dtype = self.shapes[f"{name}/{side}"]
+                sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(*axes))
+                found[f"{name}/{side}"] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
+        return found
+
+    def merge(self, name: str, base: jax.Array, factors: dict[str, jax.Array]) -> jax.Array:
+        """The parameter `name`, whose own array is `base`; takes its factors out of `factors`."""
+        if f"{name}/a" not in factors:
+            return base
+        lead, middle = self._split(name, base.shape)
+
+        def add(base, a, b):
+            change = _product(a, b, lead, middle, jnp)
+            return (base.astype(jnp.float32) + self.scale * change).astype(base.dtype)
+
+        with jax.set_mesh(base.sharding.mesh):
+            return jax.jit(add, donate_argnums=0)(base, factors.pop(f"{name}/a"), factors.pop(f"{name}/b"))
+
+    def merged_readers(self, parameters: Mapping[str, Reader], factors: Mapping[str, StoredArray]) -> dict[str, Reader]:
+        """Readers of all parameters, those with adapters merged."""
+        found = dict(parameters)
+        for name in {name.rpartition("/")[0] for name in self.shapes}:
+            if name not in found:
+                raise InputError(f"heads/lora/{name}: adapters of a parameter that the model has not")
+            lead, middle = self._split(name, found[name].shape)
+            pair = _Pair(factors[f"{name}/a"], factors[f"{name}/b"])
+            found[name] = _Merged(found[name], pair, lead, middle, self.scale)
+        return found
+
+    def _split(self, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Where the parameter's inputs begin and where they end among its axes, from the shapes of its factors: A is
+        [*lead, *in, r], B [*lead, r, *out]. Raises InputError for shapes that are none of these."""
+        (a, _), (b, _) = self.shapes[f"{name}/a"], self.shapes[f"{name}/b"]
+        middle = len(a) - 1
+        lead = middle - (len(shape) - len(b) + 1)
+        if a[:middle] != shape[:middle] or not 0 <= lead < middle or b != (*shape[:lead], a[-1], *shape[middle:]):
+            raise InputError(f"{name}: factors of shapes {list(a)} and {list(b)} make no {list(shape)}")
+        return lead, middle
+
+
+def _positive(numbers: list[Any]) -> bool:
+    return bool(numbers) and all(type(n) in (int, float) and math.isfinite(n) and n > 0 for n in numbers)
+
+
+def _product(a, b, lead: int, middle: int, numpy):
+    """float32: A [*lead, *in, r] times B [*lead, r, *out] -> [*lead, *in, *out]."""
+    letters = "abcdefghij"
+    every = letters[:lead], letters[lead:middle], letters[middle : middle + b.ndim - lead - 1]
+    form = f"{every[0]}{every[1]}z,{every[0]}z{every[2]}->{''.join(every)}"
+    return numpy.einsum(form, a.astype(numpy.float32), b.astype(numpy.float32))
+
+
+class _Pair:
+    """Both factors of a parameter, read whole when first asked for: a checksum is of a whole."""
+
+    def __init__(self, a: StoredArray, b: StoredArray):
+        self._stored, self._read, self._lock = (a, b), None, threading.Lock()
+
+    def __call__(self) -> tuple[np.ndarray, np.ndarray]:
+        with self._lock:  # parts are asked for by several threads
+            if self._read is None:
+                whole = lambda reader: reader(tuple(slice(0, n) for n in reader.shape), np.dtype(np.float32))
+                self._read = whole(self._stored[0]), whole(self._stored[1])
+            return self._read
+
+    def require_undamaged(self) -> None:
+        for factor in self._stored:
+            factor.require_undamaged()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Merged:
+    """A parameter with its adapters in it."""
+
+    base: Reader
+    pair: _Pair
+    lead: int
+    middle: int
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return order_of(self.base)
+
+    def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+        a, b = self.pair()
+        lead, inside, outside = index[: self.lead], index[self.lead : self.middle], index[self.middle :]
+        change = _product(a[(*lead, *inside)], b[(*lead, slice(None), *outside)], self.lead, self.middle, np)
+        return (self.base(index, np.dtype(np.float32)) + np.float32(self.scale) * change).astype(dtype)
+
+    def require_undamaged(self) -> None:
+        for part in (self.base, self.pair):
+            if (check := getattr(part, "require_undamaged", None)) is not None:
+                check()
