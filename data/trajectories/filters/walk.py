@@ -8,6 +8,8 @@ from data.trajectories.filters.json_text import change_json, is_json
 from data.trajectories.trajectory import Step, Trajectory
 from maverick_jax.text.chat import Message, Tool, ToolCall
 
+SHORTEST_NUMBER = 7
+"""Digits of a number that is looked at: no kind of personal data has fewer, and runs hold long lists of numbers."""
 MAX_JSON_DEPTH = 8
 """JSON texts inside each other's strings; deeper ones are plain text."""
 
@@ -61,6 +63,8 @@ class Walk:
         if value is not None and not (value.is_integer() and abs(value) < 1e19):
             return written
         digits = written if value is None else str(int(value))
+        if len(digits) < SHORTEST_NUMBER:
+            return written
         new = self.text(digits)
         return written if new == digits or not new.lstrip("-").isdecimal() else new
 
