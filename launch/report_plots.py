@@ -63,6 +63,8 @@ class Drawn:
 
 PLOTS = (
     Plot("Loss, nats per token", "loss", held_out="eval_loss"),
+    Plot("Loss by kind of token, nats", "kind_loss"),
+    Plot("Held-out loss by kind of token, nats", "eval_kind_loss"),
     Plot("Learning rate", "learning_rate", "scientific"),
     Plot("Gradient norm before clipping", "grad_norm"),
     Plot("Tokens per second", "tokens_per_second", "engineering"),
@@ -73,8 +75,10 @@ PLOTS = (
     Plot("Auxiliary balance loss", "router_balance", level=1.0, level_is="perfectly even"),
     Plot("Updates refused so far", "skipped", only_if_positive=True),
 )
-_NOT_DRAWN = {"step", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
+_NOT_DRAWN = {"step", "kind_tokens", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
 MAX_OTHERS = 24
+MAX_NAMES, MAX_NAME = 20, 40
+"""Curves of a metric by name, and characters of a name."""
 
 
 def draw_all(record: RunRecord, num_experts: int | None = None) -> list[Drawn]:
@@ -105,6 +109,8 @@ def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
         axes = figure.add_subplot(xlabel="step")
         if any(isinstance(line.get(plot.key), list) for line in record.training):
             drawn = _draw_layers(axes, plot, record.training)
+        elif any(isinstance(line.get(plot.key), dict) for line in record.lines):
+            drawn = _draw_names(axes, plot, record.lines)
         else:
             drawn = _draw_curve(axes, plot, record)
         if drawn is None:
@@ -159,6 +165,24 @@ def _draw_layers(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
         bar.ax.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     longest = max(len(line[plot.key]) for line in lines if isinstance(line.get(plot.key), list))
     return notes + ([f"the first {MAX_LAYERS} of {longest} layers"] if longest > MAX_LAYERS else [])
+
+
+def _draw_names(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
+    """One curve per name, of a metric with a value per name; a line need not have every name."""
+    there = [(line["step"], line[plot.key]) for line in lines if isinstance(line.get(plot.key), dict)]
+    names = sorted({name for _, values in there for name in values})
+    notes, colors, drawn = [], matplotlib.colormaps["tab20"].colors, 0
+    for i, name in enumerate(names[:MAX_NAMES]):
+        steps, values = series([{"step": step, name: values.get(name)} for step, values in there], name)
+        if np.isfinite(values).any():
+            label = name[:MAX_NAME].replace("$", r"\$")  # else it would be a formula
+            notes += _line(axes, steps, values, colors[i], label.lstrip("_") or "(no name)", band=False)
+            drawn += 1
+    if not drawn:
+        return None
+    notes = sorted(set(notes))
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return notes + ([f"the first {MAX_NAMES} of {len(names)} names"] if len(names) > MAX_NAMES else [])
 
 
 def _line(axes: Axes, steps, values, color, label: str | None, *, band: bool = True) -> list[str]:
