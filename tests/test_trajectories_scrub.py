@@ -317,7 +317,7 @@ def test_presidio_is_one_more_rule(monkeypatch):
     _stand_in_for_presidio(monkeypatch)
     with pytest.raises(InputError, match="spaCy model no_such_model is not installed"):
         scrubber(presidio=["PERSON"], presidio_model="no_such_model")
-    with_names = scrubber(presidio=["PERSON"], presidio_model="json")
+    with_names = scrubber(presidio=["PERSON"], presidio_model="pytest")
     done = with_names.scrub(run_of("I am Ann Lee."))
     name = done.steps[0].message.text
     assert name.startswith("I am <PERSON-") and done.steps[3].message.text == f"It is {name}."

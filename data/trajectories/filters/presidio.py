@@ -1,6 +1,6 @@
 """Presidio as one more rule: names, places and whatever else its recognisers find. An optional extra."""
 
-import importlib.util
+import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -46,8 +46,10 @@ def _analyzer(model: str) -> Any:
     except ImportError:
         raise InputError("scrub.presidio needs the package presidio-analyzer: pip install 'maverick-jax[presidio]', or "
                          "leave the list empty") from None  # fmt: skip
-    if importlib.util.find_spec(model) is None:  # Presidio would fetch it
-        raise InputError(f"scrub.presidio_model: the spaCy model {model} is not installed")
+    try:
+        importlib.metadata.distribution(model)  # what Presidio asks too, and fetches the model where it is not
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(f"scrub.presidio_model: the spaCy model {model} is not installed") from None
     models = [{"lang_code": "en", "model_name": model}]
     engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
     return AnalyzerEngine(nlp_engine=engine, supported_languages=["en"])
