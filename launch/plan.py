@@ -11,6 +11,7 @@ from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
 from train.objectives.next_token import Head
 from train.references import find_references, heads_of
+from train.selection import role_of
 
 USABLE = 0.92
 """Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""
@@ -40,6 +41,10 @@ def plan(config: RunConfig) -> dict[str, Any]:
     held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), trained=trained)
     if beside := chosen.beside(model.network):
         held["chosen_experts"] = accounting.elements(beside, layout) * accounting.BYTES[model.param_dtype]
+    if model.remat == "none" and config.optimizer.makes_experts():
+        # made where they are used, and so no views of what is stored: the backward pass finds them kept
+        experts = [p for p in accounting.parameters(model.network) if role_of(p.name) == "experts"]
+        held["made_experts"] = accounting.used_elements(experts, layout) * accounting.BYTES[model.compute_dtype]
     found = find_references(config)
     references, heads = found.values(), _heads(heads_of(config, found))
     if heads:

@@ -275,6 +275,12 @@ def elements(found: Iterable[Parameter], layout: Layout) -> int:
     return sum(p.size // p.parts(layout.rules, layout.sizes) for p in found)
 
 
+def used_elements(found: Iterable[Parameter], layout: Layout) -> int:
+    """Of these parameters in the form they are multiplied in, on one device."""
+    rules, sizes = layout.rules, layout.sizes
+    return sum(p.size * p.gather(rules, sizes) // p.parts(rules, sizes) for p in found)
+
+
 def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:
     """What the forward pass of one layer leaves for its backward pass on one device.
 
@@ -305,9 +311,7 @@ def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
     """The largest layer's weights in the form they are multiplied in, and as much again for their gradients."""
 
     def whole(spec: LayerSpec) -> int:
-        found = layer_parameters(config, spec)
-        held = [p.size * p.gather(layout.rules, layout.sizes) // p.parts(layout.rules, layout.sizes) for p in found]
-        return sum(held) * BYTES[config.compute_dtype]
+        return used_elements(layer_parameters(config, spec), layout) * BYTES[config.compute_dtype]
 
     return 2 * max(whole(spec) for spec in set(config.layers))
 

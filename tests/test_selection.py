@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from maverick_jax import accounting
 from maverick_jax.checkpoint import names
-from maverick_jax.config import VisionConfig
+from maverick_jax.config import ModelConfig, VisionConfig
 from maverick_jax.errors import InputError
+from maverick_jax.pretrained import export, open_source, shapes_of
 from maverick_jax.sharding import single_device_mesh
-from tests import tiny
+from tests import small_run, tiny
 from train.config import read_config
-from train.selection import ROLES, TEXT
+from train.evaluate import evaluate
+from train.run import main
+from train.selection import ROLES, TEXT, role_of
 
 VISION = VisionConfig(
     hidden_size=16,
@@ -84,3 +88,82 @@ def test_training_the_encoder_without_images_is_refused():
     with pytest.raises(InputError, match=r"optimizer.train: no source of `data` holds images"):
         read_config("pretrain_tiny", ["model=tiny_vision", "optimizer.train=[vision]"])
     assert "vision" not in read_config("pretrain_tiny", ["model=tiny_vision"]).optimizer.selection().roles
+
+
+# ---- a whole run -----------------------------------------------------------------------------------------------------
+
+SMALL = ["model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=4", "model.head_dim=8",
+         "model.num_key_value_heads=2", "model.intermediate_size=16", "model.intermediate_size_mlp=32",
+         "model.no_rope_layer_interval=2", "data.batch_size=8", "data.sequence_length=16", "run.steps=4",
+         "run.eval_every=4", "run.eval_batches=1", "checkpoint.every=2", "logging.every=1", "logging.progress=false",
+         "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2", "optimizer.train=[experts]",
+         'optimizer.experts={"1": [3, 5]}', "optimizer.lora={rank: 2, alpha: 2.0}"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a whole run of chosen experts and adapters on attention, and the words of its config."""
+    folder = tmp_path_factory.mktemp("selection")
+    words = [*SMALL, f"data.cache_dir={folder / 'cache'}"]
+    main("pretrain_tiny", [*words, f"run.dir={folder / 'whole'}"])
+    return folder, words
+
+
+def test_a_run_cut_short_goes_on_to_the_bit(run):
+    folder, words = run
+    cut = small_run.cut_back(folder / "whole", folder / "cut", 2)
+    main("pretrain_tiny", [*words, f"run.dir={cut}"])
+    small_run.assert_same_run(folder / "whole", cut, 4)
+
+
+def test_a_run_whose_choice_changed_is_refused(run):
+    folder, words = run
+    before = small_run.contents(folder / "whole")
+    for change, said in [
+        ('optimizer.experts={"1": [3, 6]}', r"optimizer.experts.1: \[3, 5\] there, \[3, 6\] here"),
+        ("optimizer.experts=null", r"optimizer.experts: {'1': \[3, 5\]} there, None here"),
+        ("optimizer.train=[experts, router]", r"optimizer.train: \['experts'\] there, \['experts', 'router'\] here"),
+        ("optimizer.lora.rank=3", r"optimizer.lora.rank: 2 there, 3 here"),
+        ("optimizer.lora=null", r"optimizer.lora: .* there, None here"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            main("pretrain_tiny", [*words, f"run.dir={folder / 'whole'}", change])
+    assert small_run.contents(folder / "whole") == before
+
+
+def test_what_is_evaluated_and_exported_is_what_was_trained(run, tmp_path):
+    """The loss that the run told of its own adapters is that of the exported folder."""
+    folder, words = run
+    told = small_run.lines(folder / "whole")[-1]["eval_loss"]
+    export(folder / "whole", tmp_path / "folder", dtype="float32")
+    found = evaluate(str(tmp_path / "folder"), "pretrain_tiny", words)
+    np.testing.assert_allclose(found["eval_loss"], told, rtol=1e-5)
+    first = small_run.store(folder / "whole").readers("model/")
+    exported = open_source(tmp_path / "folder").readers()
+    whole = lambda reader: reader(tuple(slice(0, n) for n in reader.shape), np.dtype(np.float32))
+    q = "periods/layer_0/attention/q"
+    assert np.any(whole(exported[q]) != whole(first[q])), "adapters"
+
+
+def test_every_parameter_has_one_role():
+    for name in ("tiny", "tiny_vision", "tiny_dense"):
+        config = ModelConfig.from_name(name)
+        found = {role_of(path) for path in shapes_of(config)}
+        assert found == {role_of(p.name) for p in accounting.parameters(config)}
+        assert "attention" in found and ("vision" in found) == (config.vision is not None)
+    assert role_of("periods/layer_1/moe/shared/gate") == "shared" and role_of("tail/layer_0/mlp_norm") == "norms"
+    assert role_of("periods/layer_1/moe/router_bias") == "router" and role_of("vision/norm_pre/scale") == "vision"
+
+
+def test_frozen_weights_have_no_gradient_to_compute():
+    """Floating-point operations of a compiled step: backward without its products for weights is half as much."""
+    with jax.set_mesh(single_device_mesh()):
+        config = tiny.model_config(num_hidden_layers=2, no_rope_layer_interval=2)
+        batch = tiny.placed(tiny.batch(config, rows=2))
+
+        def operations(*roles):
+            optimizer = tiny.OPTIMIZER.model_copy(update={"train": roles})
+            init, step = tiny.jitted(config, optimizer)
+            return step.lower(jax.eval_shape(init, 0), batch).compile().cost_analysis()["flops"]
+
+        assert operations("norms") < 0.75 * operations(*TEXT)

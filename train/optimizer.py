@@ -107,6 +107,10 @@ class OptimizerConfig(Section):
         """What is trained beside such a model, of the train state and its checkpoints; merged into every export."""
         return () if self.lora is None else self.lora.adapters(model)
 
+    def makes_experts(self) -> bool:
+        """Whether the routed experts that are multiplied with are made of what is stored: see `model.overlays`."""
+        return self.experts is not None or (self.lora is not None and "experts" in self.lora.targets)
+
     def pinned(self, model: ModelConfig) -> dict[str, Any]:
         """What of this section a run keeps from its first step to its last, by key."""
         chosen = self.selection().experts
