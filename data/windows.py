@@ -14,7 +14,7 @@ import numpy as np
 from data.array_folder import ArrayFolder
 from data.packing import Documents, Pieces, placed
 
-LAYOUT = 1
+LAYOUT = 2
 """Changes when the same runs would be cut or placed otherwise."""
 
 
@@ -43,7 +43,7 @@ class Cuts:
     turns: int = 0
     """Turns that are longer than what a window has left for them, and are cut inside."""
     contexts_not_repeated: int = 0
-    """Runs whose context takes more than half of a row: it is in the first window alone, and cut like a turn."""
+    """Runs whose context takes more than three quarters of a row: only the first window has it, and it may be cut."""
     repeated_tokens: int = 0
 
 
@@ -58,7 +58,7 @@ def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: in
         yield Window(0, begin, begin, end)
         return
     cuts.runs += 1
-    if context > length // 2:
+    if context > length * 3 // 4:
         cuts.contexts_not_repeated += 1
         context = 0
     room, first = length - context, begin + context

@@ -135,7 +135,7 @@ def test_windows_hold_every_token_once_and_cut_only_what_they_must(turns, parts,
     if end - begin <= T:
         assert len(windows) == 1 and cuts == Cuts()
         return
-    repeats = context if context <= T // 2 else 0
+    repeats = context if context <= T * 3 // 4 else 0
     assert cuts.runs == 1 and cuts.windows == len(windows) and cuts.contexts_not_repeated == (repeats != context)
     for before, window in itertools.pairwise(windows):
         assert window.context == repeats and begin + repeats <= window.overlap <= window.begin
