@@ -171,12 +171,12 @@ def _draw_names(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
     """One curve per name, of a metric with a value per name; a line need not have every name."""
     there = [(line["step"], line[plot.key]) for line in lines if isinstance(line.get(plot.key), dict)]
     names = sorted({name for _, values in there for name in values})
-    notes, colors, drawn = [], matplotlib.colormaps["tab20"].colors, 0
+    notes, colors, drawn = [], matplotlib.colormaps["tab20"], 0
     for i, name in enumerate(names[:MAX_NAMES]):
         steps, values = series([{"step": step, name: values.get(name)} for step, values in there], name)
         if np.isfinite(values).any():
             label = name[:MAX_NAME].replace("$", r"\$")  # else it would be a formula
-            notes += _line(axes, steps, values, colors[i], label.lstrip("_") or "(no name)", band=False)
+            notes += _line(axes, steps, values, colors(i), label.lstrip("_") or "(no name)", band=False)
             drawn += 1
     if not drawn:
         return None

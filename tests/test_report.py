@@ -104,7 +104,9 @@ def test_the_loss_of_the_models_own_samples_is_no_training_loss(run):
     sampled = [line(s, loss=9.0, on_policy=1) for s in (1, 4)]
     mixed = read_run(run(*sampled, line(2, on_policy=0), line(3, on_policy=0)))
     assert draw_all(mixed)[0].notes == ("without 2 lines of the model's own samples",)
-    assert facts(mixed, {})["Training loss"] == ("4.7000", "from 4.8000 at step 2") and "loss 4.7" in headline(mixed, {})
+    assert facts(mixed, {})["Training loss"] == ("4.7000", "from 4.8000 at step 2") and "loss 4.7" in headline(
+        mixed, {}
+    )
     held_out = {"step": 4, "eval_loss": 2.5}
     alone = dataclasses.replace(mixed, training=sampled, evaluations=[held_out])
     assert draw_all(alone)[0].title == draw_all(mixed)[0].title and "Training loss" not in facts(alone, {})
@@ -215,6 +217,19 @@ def test_series_leave_gaps_where_a_number_was_not_finite():
 )
 def test_number(value, expected):
     np.testing.assert_equal(number(value), expected)
+
+
+def test_losses_by_kind_are_drawn_whatever_their_names(run):
+    """Names that are no formula, no label or far too long; values that are no numbers; lines that have none."""
+    odd = {r"$\bad{$": 1.0, "_x": "NaN", "y" * 500: 2.0, "": 3, HOSTILE: 2.5, "list": [1]}
+    held_out = {"step": 2, "eval_loss": 2.0, "eval_kind_loss": {"recovery": 1.0}}
+    found = run(line(1, kind_loss=odd), line(2, kind_loss={"recovery": 1.5}), line(3, kind_loss=3.0), held_out)
+    drawn = {plot.title: plot for plot in draw_all(read_run(found))}
+    assert "Loss by kind of token, nats" in drawn and "Held-out loss by kind of token, nats" in drawn
+    assert all("<script" not in plot.svg for plot in drawn.values())
+    assert "kind_loss" not in drawn and "kind_tokens" not in drawn
+    empty = dataclasses.replace(read_run(found), training=[line(1, kind_loss={"a": None})], evaluations=[])
+    assert "Loss by kind of token, nats" not in {plot.title for plot in draw_all(empty)}
 
 
 def test_a_text_that_is_too_long_is_cut_and_says_so(run):

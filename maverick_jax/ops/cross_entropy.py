@@ -58,13 +58,13 @@ def cross_entropy(
         found = _local(vocab_axes, z_loss, min(rows, labels.size), hidden, head, labels, weights)
         (total, nll), per_token = found  # pyright: ignore[reportGeneralTypeIssues] (custom_vjp hides the result's type)
         nll, per_token = lax.stop_gradient((nll, per_token.reshape(shape)))
-        return CrossEntropy(lax.psum(total, batch_axes), lax.psum(nll, batch_axes), per_token)
+        return lax.psum(total, batch_axes), lax.psum(nll, batch_axes), per_token
 
     tokens = rules.storage("batch", "length")
     specs = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"), tokens, tokens)
     nothing = rules.storage()
-    out_specs = CrossEntropy(nothing, nothing, tokens)
-    return jax.shard_map(local, in_specs=specs, out_specs=out_specs)(hidden, head, labels, weights)
+    found = jax.shard_map(local, in_specs=specs, out_specs=(nothing, nothing, tokens))(hidden, head, labels, weights)
+    return CrossEntropy(*found)
 
 
 def _chunk_logits(vocab_axes, hidden, head, labels):
