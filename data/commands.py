@@ -15,6 +15,7 @@ from rich.text import Text
 from data.config import DataConfig
 from data.dataset import Dataset, SourceRows, open_dataset
 from data.packing import Row
+from data.trajectories.decisions import CLASSES, Decision
 from data.trajectories.kinds import TokenKind
 from data.trajectories.reading import Problem
 from data.weighing import KINDS, NO_KIND
@@ -52,7 +53,7 @@ def prepare(config: DataConfig, seed: int) -> dict[str, Any]:
 
 def stats(config: DataConfig, seed: int) -> dict[str, Any]:
     """Counts by split and source: documents, tokens, rows of one epoch, how full rows are, share of the stream; of
-    agent runs also what was read, what was cut, and tokens and weights by kind (every row is read for these)."""
+    agent runs also what was read, cut and decided, and tokens and weights by kind (every row is read for these)."""
     datasets = {"train": open_dataset(config, "train", seed=seed)}
     if config.held_out_fraction:
         datasets["eval"] = open_dataset(config, "eval", seed=seed)
@@ -85,7 +86,7 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
     plan = source.plan
     cuts = plan.cuts if isinstance(plan, Windowed) else {}
     counts = {
-        "documents": source.num_documents,
+        "documents": len(source.documents),
         "empty_documents": source.store.meta["empty_documents"],
         "tokens": plan.num_tokens,
         "rows": plan.num_rows,
@@ -94,7 +95,16 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
     }
     if not cuts:
         return counts
-    return counts | {"read": source.store.meta["runs"], "cut": cuts, "kinds": _kinds(source)}
+    found = {"read": source.store.meta["runs"], "cut": cuts, "kinds": _kinds(source), "decisions": _decisions(source)}
+    return counts | found
+
+
+def _decisions(source: SourceRows) -> dict[str, int]:
+    """Turns by what they decide, and runs that have tools and call none."""
+    of_runs = slice(source.documents.start, source.documents.stop)
+    turns = source.store["decisions"].reshape(-1, len(CLASSES))[of_runs]
+    without = (source.store["tools"][of_runs] > 0) & (turns[:, Decision.CALL - 1] == 0)
+    return dict(zip(CLASSES, turns.sum(axis=0).tolist(), strict=True)) | {"runs_without_call": int(without.sum())}
 
 
 def _kinds(source: SourceRows) -> dict[str, dict[str, float]]:
@@ -184,7 +194,7 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
     for name, kind in source["kinds"].items():
         table.add_row(name, f"{kind['tokens']:,}", f"{kind['tokens'] / total:.2%}", f"{kind['weight']:,.1f}")
     console.print(table)
-    for what in ("read", "cut"):
+    for what in ("read", "cut", "decisions"):
         said = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[what].items() if isinstance(n, int))
         console.print(f"{what}: {said}", markup=False, highlight=False)
     if chosen := source["read"].get("chosen"):

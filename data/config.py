@@ -35,6 +35,9 @@ class TrajectoriesConfig(Section):
     read again and not learnt again."""
     outcomes: OutcomeWeights = OutcomeWeights()
     """Weights of whole runs by how they ended."""
+    balance_decisions: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Where a turn decides to call, to answer or to ask: weight times a factor that is inverse to how many turns to
+    train on decide so, this much at most, its mean over these turns 1. null: as many as there are."""
     filter: FilterConfig | None = None
     """Which runs are left out; null: none."""
     scrub: ScrubConfig | None = None

@@ -19,6 +19,7 @@ from data.packing import Documents, Plan, Row
 from data.pipeline import BatchIterator
 from data.prepare import tokenised
 from data.runs import tokenised_runs
+from data.trajectories.decisions import Decision, balance
 from data.weighing import OfRuns, OfTexts, Weighing
 from data.windows import Windowed
 from maverick_jax.errors import InputError
@@ -40,7 +41,8 @@ class SourceRows:
     name: str
     store: ArrayFolder
     plan: Plan
-    num_documents: int
+    documents: range
+    """Which of the store's documents it has; one that is split belongs to both splits."""
     length: int
     seed: int | None
     """Of the rows' order; None: as packed."""
@@ -145,13 +147,23 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
     documents = train if split == "train" else held_out
     if source.runs:
         plan = _window_plan(store, documents, config, source.trajectories.overlap, split, seed)
-        weighing = OfRuns(config.kind_weights, source.trajectories.outcomes)
+        decisions = _balance(store, train, source.trajectories.balance_decisions)
+        weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
     else:
         plan = _plan(store, documents, config, split, seed)
         weighing = OfTexts(config.kind_weights) if config.runs else None
     if plan.num_rows > MAX_ROWS:
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
-    return SourceRows(name, store, plan, documents.begin.size, config.sequence_length, seed, weighing)
+    first = int(np.searchsorted(store["offsets"], documents.begin[0], "right")) - 1
+    numbers = range(first, first + documents.begin.size)
+    return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing)
+
+
+def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.ndarray:
+    """float32[4]: factors of decisions, by class, from the runs to train on, which come first."""
+    if most is None:
+        return np.ones(len(Decision) + 1, np.float32)
+    return balance(store["decisions"].reshape(-1, len(Decision))[: train.begin.size].sum(axis=0), most)
 
 
 def _window_plan(
@@ -232,6 +244,7 @@ def _fingerprint(
     if config.runs:
         options = {name: source.trajectories for name, source in config.sources.items() if source.runs}
         decides["overlap"] = {name: option.overlap for name, option in options.items()}
+        decides["balance_decisions"] = {name: option.balance_decisions for name, option in options.items()}
         decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}
         decides["kind_weights"] = config.kind_weights.model_dump()
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ from data.array_folder import ArrayFolder, array_file, build_once, seal
 from data.config import DataConfig, SourceConfig
 from data.progress import Tokenising
 from data.sources import files_of
+from data.trajectories.decisions import choices, count
 from data.trajectories.filters import CurationConfig, Report, apply
 from data.trajectories.kinds import token_kinds
 from data.trajectories.reading import Problem, Tally, read_tools, read_trajectories
@@ -28,7 +29,7 @@ from maverick_jax.text.chat import Kind, Rendered, Role, Tool, find_dialect, ren
 from maverick_jax.text.chat.dialects import DEFAULT
 from maverick_jax.text.chat.render import HEADER_START
 
-LAYOUT = 1
+LAYOUT = 2
 """Changes when the same runs would be written down as something else."""
 PROBLEMS_KEPT, DROPPED_KEPT = 20, 1_000
 """Records that cannot be read, and runs that are not chosen, that are named; all are counted."""
@@ -38,9 +39,10 @@ _log = logging.getLogger(__name__)
 
 def tokenised_runs(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
     """Source `name`, of runs, as arrays. Run d is `tokens[offsets[d]:offsets[d + 1]]`, ids as the chat format renders
-    them; per token also `kinds` uint8 (`TokenKind`) and `own` float32 (its message's own weight, NaN: none). `turns`
-    int64 [turns] is where turns begin. Per run: `context` int64, the number of its first tokens that hold the system
-    message and the tools; `success` int8 (-1: not said) and `reward` float64 (NaN: none).
+    them; per token also `kinds` uint8 (`TokenKind`), `choices` uint8 (`decisions.choices`) and `own` float32 (its
+    message's own weight, NaN: none). `turns` int64 [turns] is where turns begin. Per run: `context` int64, the number
+    of its first tokens that hold the system message and the tools; `success` int8 (-1: not said); `reward` float64
+    (NaN: none); `tools` int64, how many it declares; `decisions` int64, three of each run: turns by `Decision`.
 
     Built anew where it was interrupted. Raises InputError for runs that cannot be read or written."""
     source: SourceConfig = config.sources[name]
@@ -132,18 +134,21 @@ class _Columns:
     """The arrays' files, from their beginning."""
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
-        self.folder = folder
+        self.folder, self.tokenizer = folder, tokenizer
         token = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         whole = np.dtype("<i8")
         self.dtypes: dict[str, np.dtype] = {
             "tokens": token,
             "offsets": whole,
             "kinds": np.dtype("u1"),
+            "choices": np.dtype("u1"),
             "own": np.dtype("<f4"),
             "turns": whole,
             "context": whole,
             "success": np.dtype("i1"),
             "reward": np.dtype("<f8"),
+            "tools": whole,
+            "decisions": whole,
         }
         self.tokens = self.runs = 0
 
@@ -165,6 +170,8 @@ class _Columns:
         turns = [span.begin for span in rendered.spans if span.kind is Kind.CONTROL and span.text == HEADER_START.name]
         own = own_weights(run, rendered, kinds)
         self._write(tokens=rendered.ids, offsets=[self.tokens], kinds=kinds, own=own, turns=[begin + t for t in turns])
+        decided = choices(run, rendered, self.tokenizer)
+        self._write(choices=decided, decisions=count(decided), tools=[len(run.tools)])
         self._write(context=[_context(rendered, turns)], success=[_success(outcome)], reward=[_reward(outcome)])
 
     def _write(self, **columns) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from data.dataset import open_dataset
 from data.trajectories import KindWeights, TokenKind
-from data.weighing import KINDS, NO_KIND
+from data.weighing import CHOICES, KINDS, NO_KIND
 from launch.report_plots import draw_all
 from launch.run_record import read_run
 from maverick_jax.checkpoint import names
@@ -20,6 +20,8 @@ from tests import tiny
 from tests.small_run import assert_same_run, cut_back, lines
 from tests.trajectory_rows import data_config, write_runs
 from train.config import read_config
+from train.decisions import Written, counts
+from train.decisions import told as told_of
 from train.objectives import Distill, Pretrain, TrajectoryTuning
 from train.objectives.next_token import Context
 from train.step import accumulate, eval_step
@@ -32,10 +34,14 @@ APART = CONFIG.model_copy(update={"balance": Balance(kind="none", z_loss=0.0)})
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """Eight packed rows of short runs: each field [8, T]."""
+def dataset(tmp_path_factory):
     config = data_config(tmp_path_factory.mktemp("rows"), 16, sequence_length=384)
-    dataset = open_dataset(config, "train", seed=0)
+    return open_dataset(config, "train", seed=0)
+
+
+@pytest.fixture(scope="module")
+def rows(dataset):
+    """Eight packed rows of short runs: each field [8, T]."""
     found = [dataset.row(i) for i in range(8)]
     assert max(row["segment_ids"].max() for row in found) > 1
     return {name: np.stack([row[name] for row in found]) for name in found[0]}
@@ -188,7 +194,12 @@ def test_a_teacher_is_weighed_alike(rows, one_device):
 # ---- what is told ----------------------------------------------------------------------------------------------------
 
 
-def test_losses_by_kind_are_those_of_the_logits(rows, one_device):
+def guesses(log_p, rows):
+    found = (log_p.argmax(-1).astype(np.int32), rows["labels"], rows[CHOICES])
+    return [jax.device_put(x, jax.P(*tiny.RULES("batch", "length"))) for x in found]
+
+
+def test_losses_by_kind_and_decisions_are_those_of_the_logits(rows, dataset, one_device):
     _, _, metrics = gradient_of(TUNING)(batch_of(rows))
     init, _ = tiny.jitted(APART, objective=TUNING)
     model = init(0).model
@@ -204,7 +215,10 @@ def test_losses_by_kind_are_those_of_the_logits(rows, one_device):
         np.testing.assert_allclose(told["kind_loss"][kind.name.lower()], nll[at].mean(), rtol=1e-4)
     np.testing.assert_allclose(told["loss"], (nll * rows["loss_weights"]).sum() / rows["loss_weights"].sum(), rtol=1e-5)
     evaluated = jax.jit(functools.partial(eval_step, objective=TUNING))(model, tiny.placed(batch_of(rows, 2)), {})
-    means = TUNING.means(jax.device_get(evaluated))
+    written = Written.of(dataset)
+    means = TUNING.means(jax.device_get(evaluated), written)
+    guessed = jax.device_get(jax.jit(lambda *x: counts(*x, CONFIG.vocab_size, model.rules))(*guesses(log_p, rows)))
+    assert means.items() >= told_of(guessed, written).items() and means["decisions"]["call"] > 4
     assert means["kind_tokens"] == told["kind_tokens"]
     np.testing.assert_allclose(means["loss"], told["loss"], rtol=1e-5)
     np.testing.assert_allclose([*means["kind_loss"].values()], [*told["kind_loss"].values()], rtol=1e-5)

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from data import placement
 from data.dataset import Dataset, Split, open_dataset
 from data.packing import Row
-from data.weighing import KINDS
+from data.weighing import CHOICES, KINDS
 from train.config import RunConfig
 from train.targets import TargetsOf, open_targets
 
@@ -60,7 +60,8 @@ class Feed:
 
     def _wanted(self, fields: Row) -> Row:
         """Without what labels are, unless the objective asks."""
-        return {name: x for name, x in fields.items() if name != KINDS or self.config.objective.reads_kinds}
+        reads = self.config.objective.reads_kinds
+        return {name: x for name, x in fields.items() if reads or name not in (KINDS, CHOICES)}
 
     def _sharding(self) -> NamedSharding:
         spec = PartitionSpec(None, *self.config.mesh.sharding_rules()("batch", "length"))

@@ -11,6 +11,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from train.batches import Feed
 from train.config import RunConfig, check_vocabulary, read_config
+from train.decisions import Written
 from train.objectives import Objective
 from train.references import check_references, find_references, load_references
 from train.step import eval_step
@@ -32,6 +33,7 @@ class HeldOut:
     def measure(self, objective: Objective, references: dict[str, Maverick]) -> Callable[[Maverick], dict[str, Any]]:
         """`model -> {"eval_loss": nats per label, ..., "eval_tokens": labels}`."""
         step = jax.jit(functools.partial(eval_step, objective=objective))
+        written = Written.of(self.feed.train)
 
         def measured(model: Maverick) -> dict[str, Any]:
             totals: dict[str, jax.Array] | None = None
@@ -41,7 +43,7 @@ class HeldOut:
                     totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
             assert totals is not None
             # sums over batches, then one division: the mean over labels, not over batches
-            means = {f"eval_{name}": mean for name, mean in objective.means(totals).items()}
+            means = {f"eval_{name}": mean for name, mean in objective.means(totals, written).items()}
             return {**means, "eval_tokens": int(totals["weight"])}
 
         return measured

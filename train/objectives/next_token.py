@@ -19,6 +19,7 @@ from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import NO_TAPS, Maverick, Tapped
 from maverick_jax.ops.cross_entropy import CrossEntropy, cross_entropy
 from maverick_jax.section import Section
+from train.decisions import Written
 from train.objectives.offline import OfflineTargets
 from train.on_policy import OnPolicy
 
@@ -141,8 +142,8 @@ class NextToken(Section, abc.ABC):
         """What a training line says of `metrics`, on the host."""
         return metrics
 
-    def means(self, sums: dict[str, Any]) -> dict[str, Any]:
-        """What an evaluation says, from the sums over its batches, on the host: means over labels, by name."""
+    def means(self, sums: dict[str, Any], written: Written) -> dict[str, Any]:
+        """What an evaluation of data `written` so says, from the sums over its batches: means over labels, by name."""
         weight = max(float(sums["weight"]), 1e-9)
         return {name: float(total) / weight for name, total in sums.items() if name != "weight"}
 

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from maverick_jax.model.transformer import Maverick
+from train.decisions import CHOICES, Written, tally, told
 from train.kinds import NAMES
 from train.objectives.next_token import Batch, Context, NextToken, Sums, hidden_states, router_loss
 
@@ -53,16 +54,18 @@ class TrajectoryTuning(NextToken):
         return metrics | _told(metrics)
 
     def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
-        """As for pretraining, with sums and counts by kind."""
-        sums = self.cross_entropy(model, hidden_states(model, batch)[0], batch)
+        """As for pretraining, with sums and counts by kind, and counts of decisions."""
+        hidden, _ = hidden_states(model, batch)
+        sums = self.cross_entropy(model, hidden, batch)
         counts = _by_kind(batch["kinds"], jnp.ones_like(batch["labels"]))
         by_kind = {BY_KIND: _by_kind(batch["kinds"], sums.per_token), TOKENS_BY_KIND: counts}
-        return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), **by_kind}
+        choices = tally(hidden, model.output_weight(), batch, model.rules, self.loss_chunk)
+        return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), CHOICES: choices, **by_kind}
 
-    def means(self, sums: dict[str, Any]) -> dict[str, Any]:
-        """As for pretraining, and by kind as in `line`."""
-        rest = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND)}
-        return super().means(rest) | _told(sums)
+    def means(self, sums: dict[str, Any], written: Written) -> dict[str, Any]:
+        """As for pretraining, by kind as in `line`, and of decisions as in `train.decisions.report`."""
+        rest = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND, CHOICES)}
+        return super().means(rest, written) | _told(sums) | told(sums[CHOICES], written)
 
 
 def _told(sums: dict[str, Any]) -> dict[str, dict[str, float]]:

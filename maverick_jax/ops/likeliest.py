@@ -1,0 +1,45 @@
+"""The likeliest token after each place, straight from hidden states and head, in chunks of rows: what a model would
+write, where what stands before is given. The vocabulary may be split over the tensor axis; [rows, V] never exists.
+
+c rows per chunk, D model, v vocabulary entries on this device.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
+from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.dot import dot
+from maverick_jax.ops.vocabulary import first_token
+from maverick_jax.sharding import ShardingRules, axes_tuple
+
+
+def likeliest(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
+    """int32[B, T]: argmax over V of hidden [B, T, D] @ head [D, V], which have one dtype; of equals the smallest."""
+    batch_axes, vocab_axes = axes_tuple(rules.batch) + axes_tuple(rules.length), axes_tuple(rules.vocab)
+
+    def local(hidden, head):
+        D, v = head.shape
+        shape, head = hidden.shape[:-1], vary(head, batch_axes)
+        rows = vary(hidden, vocab_axes).reshape(-1, D)
+        V = v * lax.axis_size(vocab_axes) if vocab_axes else v
+
+        def one(row):
+            logits = dot(row[None], head, (1,), (0,))[0]
+            best = jnp.max(logits)
+            here = jnp.argmax(logits).astype(jnp.int32) + first_token(vocab_axes, v)
+            whole = lax.pmax(best, vocab_axes)
+            return lax.pmin(jnp.where(best == whole, here, V), vocab_axes)
+
+        found = lax.map(one, rows, batch_size=min(chunk or max(128, LOGITS_PER_CHUNK // v), rows.shape[0]))
+        return found.reshape(shape)
+
+    specs = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"))
+    return jax.shard_map(local, in_specs=specs, out_specs=rules.storage("batch", "length"))(hidden, head)
+
+
+def likeliest_reference(hidden, head):
+    """The obvious form, on whole logits. Arguments and result as `likeliest`."""
+    logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
