@@ -245,7 +245,5 @@ def test_a_run_tells_losses_by_kind_and_goes_on_to_the_bit(runs, tmp_path):
     titles = [drawn.title for drawn in draw_all(read_run(tmp_path / "whole"))]
     assert "Loss by kind of token, nats" in titles and "Held-out loss by kind of token, nats" in titles
     run_dir = cut_back(tmp_path / "whole", tmp_path / "run", 4)
-    runs.train(run_dir, *options, "data.workers=2")
+    runs.train(run_dir, *options)
     assert_same_run(tmp_path / "whole", run_dir, 6)
-    said = runs.train(run_dir, *options, "data.kind_weights={user: 0.5}", "run.steps=8", code=78)
-    assert "data" in said
