@@ -135,6 +135,7 @@ def test_a_split_model_learns_as_a_whole_one():
         np.testing.assert_allclose(x, split[1][name], atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_a_model_that_is_trained_whole():
     """The twin: differentiate by everything, look at the chosen rows."""
     with jax.set_mesh(single_device_mesh()):

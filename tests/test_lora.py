@@ -97,6 +97,7 @@ def test_adapters_compute_what_the_merged_model_does():
     np.testing.assert_allclose(beside, expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_through_the_merged_weights():
     with jax.set_mesh(single_device_mesh()):
         state = INIT(0)
@@ -133,6 +134,7 @@ def test_the_adapters_are_trained_and_the_model_stays_as_it_was():
     assert moments == {name for name in after if name.startswith("heads/")}
 
 
+@pytest.mark.slow
 def test_a_split_model_learns_as_a_whole_one():
     whole, split = trained(), trained(**SPLIT)
     np.testing.assert_allclose(whole[2], split[2], rtol=1e-5)
@@ -208,7 +210,7 @@ WORDS = ["model.vocab_size=64", "model.hidden_size=32", "model.num_hidden_layers
          "optimizer.lora={rank: 3, alpha: 6.0, targets: [attention, experts, shared, mlp]}"]  # fmt: skip
 
 
-@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
+@pytest.mark.parametrize("sizes", [{}, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=str)
 def test_plan_counts_adapters_and_no_moments_of_the_model(sizes):
     config = read_config("pretrain_tiny", [*WORDS, *[f"mesh.{axis}={n}" for axis, n in ({"data": 1} | sizes).items()]])
     held = plan(config)["bytes_per_device"]

@@ -26,7 +26,7 @@ feed-forward networks of dense layers, `vision` the image encoder with its adapt
 ROLES: tuple[Role, ...] = get_args(Role)
 TEXT: tuple[Role, ...] = tuple(role for role in ROLES if role != "vision")
 
-_OF_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/")
+_OF_LAYER = re.compile(r"^(periods|tail)/layer_(\d+)/")
 _BEGINNINGS: dict[str, Role] = {
     "vision/": "vision",
     "moe/router": "router",
@@ -96,13 +96,10 @@ class Selection:
     def view(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """As `put`, to be differentiated by what is trained: chosen experts stand beside the array of all, or a
         gradient of all of it would be made."""
-        whole = {name: x for name, x in trained.items() if self.rows(name, model.config) is None}
-        model, heads = self.put(whole, model, heads)
+        chosen = {name: rows for name in trained if (rows := self.rows(name, model.config)) is not None}
+        model, heads = self.put({name: x for name, x in trained.items() if name not in chosen}, model, heads)
         params = names.flatten(model, _is_parameter)
-        over: dict[str, Overlay] = {
-            name: _beside(params[name], trained[name], _padded(self.rows(name, model.config), name, model.config))
-            for name in trained.keys() - whole.keys()
-        }
+        over = {n: _beside(params[n], trained[n], _padded(rows, n, model.config)) for n, rows in chosen.items()}
         return self.used(_over(model, over), heads), heads
 
     def used(self, model, heads: dict[str, Any]):
@@ -118,7 +115,7 @@ class Selection:
 
     def rows(self, name: str, config: ModelConfig) -> Rows | None:
         """Which experts of the parameter are trained, by layer and number; None: it is no array of experts, or all."""
-        if self.experts is None or role_of(name) != "experts" or "experts" not in self.roles:
+        if self.experts is None or "experts" not in self.roles or name.startswith(HEADS) or role_of(name) != "experts":
             return None
         layers = _layers(name, config)
         pairs = [(i, e) for i, layer in enumerate(layers) for e in sorted(self.experts.get(layer, ()))]

@@ -41,7 +41,7 @@ def train_step(
     updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
     new = optax.apply_updates(trained, updates), opt_state, objective.advance(state.objective, metrics)
-    trained, *kept = if_good(new, (trained, state.opt_state, state.objective))
+    trained, opt_state, carried = if_good(new, (trained, state.opt_state, state.objective))
     model, heads = chosen.put(trained, state.model, state.heads)
     if "router" in chosen.roles:
         model = if_good(move_router_bias(model, sums["router"]), model)
@@ -50,7 +50,7 @@ def train_step(
     tokens = add_tokens(state.tokens, totals["tokens"])
     rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
-    return TrainState(state.step + 1, skipped, tokens, model, *kept, heads), metrics
+    return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried, heads), metrics
 
 
 def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> tuple[dict, Trained]:

@@ -34,10 +34,12 @@ class Adapters:
         if lora is None and not table:
             return cls(0.0, {})
         pairs = {name.rpartition("/")[0] for name in table}
-        numbers = [lora.get(key) for key in ("alpha", "rank")] if isinstance(lora, dict) else []
-        if not pairs or table.keys() != {f"{n}/{side}" for n in pairs for side in "ab"} or not _positive(numbers):
+        said = lora if isinstance(lora, dict) else {}
+        alpha, rank = said.get("alpha"), said.get("rank")
+        whole = bool(pairs) and table.keys() == {f"{name}/{side}" for name in pairs for side in "ab"}
+        if not whole or not _is_positive(alpha) or any(table[f"{name}/a"]["shape"][-1:] != [rank] for name in pairs):
             raise InputError(f"{where}: metadata: optimizer.lora and the arrays {prefix}... do not fit each other")
-        return cls(numbers[0] / numbers[1], {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
+        return cls(alpha / rank, {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
 
     def target(self, parameters: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """How the factors of these parameters are to be placed: each axis as that of the parameter."""
@@ -88,8 +90,8 @@ class Adapters:
         return lead, middle
 
 
-def _positive(numbers: list[Any]) -> bool:
-    return bool(numbers) and all(type(n) in (int, float) and math.isfinite(n) and n > 0 for n in numbers)
+def _is_positive(number: Any) -> bool:
+    return type(number) in (int, float) and math.isfinite(number) and number > 0
 
 
 def _product(a, b, lead: int, middle: int, numpy):
