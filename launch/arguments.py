@@ -50,6 +50,12 @@ def targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="i/n", help="the i-th of n jobs, from 0")
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of 1 or more")
+    return int(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not found or int(found[1]) >= int(found[2]):
@@ -108,6 +114,8 @@ def chat(parser: argparse.ArgumentParser) -> None:
 def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     run(parser)
+    parser.add_argument("--generate", type=_count, default=0, metavar="N", help="turns of agent runs to write as well")
+    parser.add_argument("--max-tokens", type=_count, default=256, metavar="N", help="most tokens of each")
 
 
 def run_dir(parser: argparse.ArgumentParser) -> None:

@@ -178,10 +178,11 @@ def _chat(args: argparse.Namespace) -> Any:
 
 
 def _eval(args: argparse.Namespace) -> Any:
-    from train.evaluate import evaluate
+    from train.evaluate import evaluate, show
 
-    found = evaluate(args.checkpoint, args.config, args.overrides)
-    return found if args.json else "\n".join(f"{name} {value}" for name, value in found.items())
+    options = {"generate": args.generate, "max_tokens": args.max_tokens}
+    found = evaluate(args.checkpoint, args.config, args.overrides, **options)
+    return found if args.json else show(found)
 
 
 def _doctor(args: argparse.Namespace) -> None:

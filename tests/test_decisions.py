@@ -25,14 +25,23 @@ from data.trajectories.decisions import (
     decision_of,
 )
 from data.trajectories.formats import ours
+from data.turns import turns_of
 from data.weighing import CHOICES
+from maverick_jax.errors import InputError
+from maverick_jax.inference.answers import answers
+from maverick_jax.inference.sampler import Sampling, stop_ids
 from maverick_jax.ops.likeliest import likeliest, likeliest_reference
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import load_tokenizer
-from maverick_jax.text.chat import Message, Role, Tool, ToolCall, render
+from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, find_dialect, render
 from maverick_jax.text.chat.dialects import DIALECTS
+from tests import tiny
 from tests.trajectory_rows import data_config
 from train import decisions
+from train.generated import generated
+from train.objectives import TrajectoryTuning
+from train.optimizer import OptimizerConfig
+from train.step import eval_step
 
 BYTES = load_tokenizer("bytes")
 TOOLS = (Tool("book", "Book.", {"type": "object"}), Tool("drop", "Drop.", {"type": "object"}))
@@ -222,6 +231,26 @@ def test_names_next_to_a_border_of_rows_are_apart(mesh_of):
     assert found.tolist() == [4, 2]  # the one that ends a row, and [2, 1]
 
 
+def test_counts_are_the_same_on_any_mesh(mesh_of):
+    rng = np.random.default_rng(1)
+    fields = [
+        rng.integers(0, high, (4, 40)).astype(dtype) for high, dtype in ((3, np.int32), (3, np.int32), (64, np.uint8))
+    ]
+    found = []
+    for sizes in ({"data": 1}, {"data": 4}, {"data": 2, "tensor": 2}):
+        with mesh_of(**sizes):
+            placed = [jax.device_put(x, jax.P(*RULES("batch", "length"))) for x in fields]
+            found.append(jax.device_get(counting()(*placed)))
+    guessed, labels, of = fields
+    right, case = guessed == labels, of & DECIDES
+    assert found[0]["right"][:3].tolist() == [(right & (case == i)).sum() for i in (1, 2, 3)]
+    assert found[0]["wrong"][2, :3].tolist() == [
+        (~right & (case == 3) & (guessed == token)).sum() for token in range(3)
+    ]
+    for other in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, found[0])
+
+
 @pytest.mark.parametrize("sizes", [{"tensor": 1}, {"tensor": 2}, {"tensor": 4}, {"data": 2, "tensor": 2}])
 @pytest.mark.parametrize("chunk", [None, 5])
 def test_the_likeliest_token_is_that_of_whole_logits(sizes, chunk, mesh_of):
@@ -289,3 +318,108 @@ def test_stats_count_decisions_and_runs_that_no_tool_fits(tmp_path):
     out = io.StringIO()
     commands.show(commands.stats(data_config(tmp_path), 0), Console(file=out, width=300))
     assert "decisions: call 2, answer 5, ask 2, runs without call 2" in out.getvalue()
+
+
+# ---- by generation ---------------------------------------------------------------------------------------------------
+
+
+def test_turns_are_what_stands_before_and_after_the_header(data):
+    found = list(turns_of(data))
+    expected = [(run, i) for run in RUNS for i, step in enumerate(run.steps) if step.message.role is Role.ASSISTANT]
+    assert [turn.decision for turn in found] == [decision_of(run.steps[i]) for run, i in expected]
+    for turn, (run, i) in zip(found, expected, strict=True):
+        before = Conversation(tuple(step.message for step in run.steps[:i]), run.tools)
+        assert turn.prompt == render(before, BYTES, add_generation_prompt=True).ids.tolist()
+        reply = find_dialect(turn.dialect).parse_calls(turn.said, BYTES)
+        message = run.steps[i].message
+        assert (reply.text, tuple(reply.calls)) == (message.text, tuple(message.calls))
+
+
+STOP = BYTES.controls["<|eot|>"]
+WRITTEN = {
+    "as the run": ({}, {}, {}),
+    "arguments in another order": ({}, {}, {}),
+    "another argument": ({1: '[drop(n=3, m="x")]'}, {}, {"arguments_exact": 0.5}),
+    "a number of another type": ({1: '[drop(n=2.0, m="x")]'}, {}, {"arguments_exact": 0.5}),
+    "another tool": ({0: "[drop(n=1)]"}, {}, {"name_accuracy": 0.5, "arguments_exact": 0.5}),
+    "no call": (
+        {0: "Well."},
+        {"recall": {"call": 0.5}, "f1": {"call": 2 / 3, "answer": 2 / 3}, "precision": {"answer": 0.5}},
+        {"under_call": 0.5, "name_accuracy": 0.5, "arguments_exact": 0.5},
+    ),
+    "no call that can be read": (
+        {0: "[book(n="},
+        {"recall": {"call": 0.5}, "f1": {"call": 2 / 3}},
+        {"under_call": 0.5, "name_accuracy": 0.5, "arguments_exact": 0.5, "unparsable": 0.25},
+    ),
+    "a call instead of a question": (
+        {2: "[book(n=1)]"},
+        {"precision": {"call": 2 / 3}, "recall": {"ask": 0.0}, "f1": {"call": 0.8, "ask": 0.0}},
+        {"over_call": 0.5},
+    ),
+    "it does not end": ({3: None}, {}, {"unfinished": 0.25}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_is_written_is_judged(case, tmp_path):
+    runs = [
+        run_of(user("a"), calls("book", n=1)),
+        run_of(user("b"), calls("drop", m="x", n=2)),
+        run_of(user("c"), says("Which?")),
+        run_of(user("d"), says("Yes.")),
+    ]
+    written(tmp_path / "runs.jsonl", runs)
+    data = open_dataset(data_config(tmp_path, sequence_length=1024), "train", seed=0)
+    changes, by_class, rates = WRITTEN[case]
+    drop = '[drop(n=2, m="x")]' if case.startswith("arguments") else '[drop(m="x", n=2)]'
+    texts = ["[book(n=1)]", drop, "Which?", "Yes."]
+    texts = [changes.get(i, text) for i, text in enumerate(texts)]
+    replies = [BYTES.encode("Yes.") if text is None else [*BYTES.encode(text), STOP] for text in texts]
+    found = generated(lambda prompts: replies[: len(prompts)], data, 99, frozenset([STOP]))
+    ones = {"call": 1.0, "answer": 1.0, "ask": 1.0}
+    if case == "a call instead of a question":
+        by_class["precision"] |= {"ask": None}
+    expected = {f"decision_{name}": ones | by_class.get(name, {}) for name in ("precision", "recall", "f1")}
+    for name, values in expected.items():
+        assert found[name] == pytest.approx({k: v for k, v in values.items() if v is not None}), name
+    assert found["call_rates"] == pytest.approx(RATES | {"unparsable": 0.0, "unfinished": 0.0} | rates)
+    assert found["decisions"] == {"call": 2, "answer": 1, "ask": 1} and found["turns"] == 4
+
+
+def test_turns_to_write_are_spread_and_fit(data, tmp_path):
+    asked = []
+    echo = lambda prompts: [asked.append(prompt) or [STOP] for prompt in prompts]
+    generated(echo, data, 3, frozenset([STOP]))
+    every = [turn.prompt for turn in turns_of(data)]
+    assert asked == [every[0], every[4], every[7]] or asked == [every[0], every[3], every[7]]
+    written(tmp_path / "runs.jsonl")
+    short = open_dataset(data_config(tmp_path, sequence_length=len(every[0])), "train", seed=0)
+    assert generated(echo, short, 99, frozenset([STOP]))["turns_too_long"] > 0
+    short = open_dataset(data_config(tmp_path, sequence_length=32), "train", seed=0)
+    with pytest.raises(InputError, match=r"--generate: of the held-out agent runs' 8 assistant turns none begins"):
+        generated(echo, short, 1, frozenset([STOP]))
+
+
+def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mesh_of):
+    written(tmp_path / "runs.jsonl", [Trajectory(run.steps) for run in RUNS])  # without tools they are short
+    data = open_dataset(data_config(tmp_path, sequence_length=192), "train", seed=0)
+    config = tiny.model_config(vocab_size=BYTES.vocab_size, num_hidden_layers=2, no_rope_layer_interval=2,
+                               hidden_size=64, attention_chunk_size=192)  # fmt: skip
+    objective = TrajectoryTuning()
+    with mesh_of(data=1):
+        optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, schedule="constant", weight_decay=0.0)
+        init, step = tiny.jitted(config, optimizer, objective)
+        batch = tiny.placed({name: x[None] for name, x in rows_of(data).items()})
+        state = init(0)
+        for _ in range(80):
+            state, metrics = step(state, batch)
+        evaluated = jax.jit(functools.partial(eval_step, objective=objective))(state.model, batch, {})
+        forced = objective.means(jax.device_get(evaluated), decisions.Written.of(data))
+        write = lambda prompts: answers(state.model, BYTES, prompts, 32, Sampling(temperature=0.0))
+        free = generated(write, data, 99, stop_ids(BYTES))
+    assert metrics["loss"] < 0.1
+    for found in (forced, free):
+        assert found["decisions"] == ALL
+        assert all(found[f"decision_{name}"] == ONES for name in ("precision", "recall", "f1"))
+        assert RATES.items() <= found["call_rates"].items()

@@ -1,17 +1,23 @@
-"""Held-out loss."""
+"""Held-out loss, and what else can be told of a model on data that it was not trained on."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
+from data.dataset import Dataset
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.progress import Progress
 from train.batches import Feed
 from train.config import RunConfig, check_vocabulary, read_config
 from train.decisions import Written
+from train.generated import generated
 from train.objectives import Objective
 from train.references import check_references, find_references, load_references
 from train.step import eval_step
@@ -59,14 +65,21 @@ def _num_batches(config: RunConfig, held_out: Feed) -> int:
     return min(config.run.eval_batches, rows // config.data.batch_size)
 
 
-def evaluate(checkpoint: str, path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def evaluate(
+    checkpoint: str, path_or_name: str, overrides: Iterable[str] = (), *, generate: int = 0, max_tokens: int = 256
+) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, and
-    what the config's objective measures beside it, on one device. Raises InputError when the config's tokenizer has
-    more ids than the model, and when less than a batch is held out."""
+    what the config's objective measures beside it, on one device; with `generate`, also how the model decides and
+    calls where it writes so many turns of held-out agent runs itself, each of at most `max_tokens` (`generated`).
+
+    Raises InputError when the config's tokenizer has more ids than the model, when less than a batch is held out, and
+    when turns are to be written and there are none."""
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.sharding import single_device_mesh
 
     config = read_config(path_or_name, overrides)
+    if generate and not config.data.runs:
+        raise InputError("--generate writes turns of agent runs, and no source has format: trajectories")
     mesh = single_device_mesh()
     model = load_pretrained(checkpoint, mesh=mesh, dtype=config.model.param_dtype)
     config = config.model_copy(update={"model": model.config, "mesh": type(config.mesh)(data=1)})
@@ -75,4 +88,54 @@ def evaluate(checkpoint: str, path_or_name: str, overrides: Iterable[str] = ()) 
     references = find_references(config)
     check_references(references, held_out.feed.train.tokenizer, dict(mesh.shape))
     with jax.set_mesh(mesh):
-        return held_out.measure(config.objective, load_references(references, mesh))(model)
+        found = held_out.measure(config.objective, load_references(references, mesh))(model)
+    if generate:
+        found["generated"] = _generated(model, held_out.feed.train, generate, max_tokens)
+    return found
+
+
+def _generated(model: Maverick, data: Dataset, count: int, max_tokens: int) -> dict[str, Any]:
+    from maverick_jax.inference.answers import answers
+    from maverick_jax.inference.sampler import Sampling, stop_ids
+
+    def answer(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress("turns", columns, len(prompts)) as progress:
+            told = lambda done: progress.update(f"turns: {done:,} of {len(prompts):,}", done)
+            return answers(model, data.tokenizer, prompts, max_tokens, Sampling(temperature=0.0), told=told)
+
+    return generated(answer, data, count, stop_ids(data.tokenizer))
+
+
+def show(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `evaluate` has returned."""
+    console = console or Console()
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            console.print(f"{name} {value}", markup=False, highlight=False)
+    if "eval_kind_loss" in found:
+        columns = [found["eval_kind_tokens"], found["eval_kind_loss"]]
+        console.print(_table("labels by kind", ("kind", "labels", "nats"), columns))
+    for title, prefix, part in (("teacher forcing", "eval_", found), ("generation", "", found.get("generated", {}))):
+        if f"{prefix}decisions" in part:
+            _show_decisions(title, {name.removeprefix(prefix): value for name, value in part.items()}, console)
+
+
+def _show_decisions(how: str, found: dict[str, Any], console: Console) -> None:
+    ratios = ("precision", "recall", "f1")
+    columns = [found["decisions"], *(found[f"decision_{name}"] for name in ratios)]
+    console.print(_table(f"decisions by {how}", ("class", "turns", *ratios), columns))
+    said = [f"{name.replace('_', ' ')} {rate:.1%}" for name, rate in found["call_rates"].items()]
+    said += [f"{found[name]:,} {name.replace('_', ' ')}" for name in ("turns", "turns_too_long") if name in found]
+    console.print(", ".join(said), markup=False, highlight=False)
+
+
+def _table(title: str, header: Sequence[str], columns: Sequence[dict[str, float]]) -> Table:
+    """Values by name, those of the first column there for every row."""
+    table = Table(title=title)
+    for name in header:
+        table.add_column(name, justify="left" if name == header[0] else "right")
+    shown = lambda value: "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    for name in columns[0]:
+        table.add_row(name, *(shown(column.get(name)) for column in columns))
+    return table

@@ -1,0 +1,40 @@
+"""Whole answers to many prompts, several written at a time."""
+
+from collections.abc import Callable, Sequence
+
+from maverick_jax.inference.sampler import Sampling, sample_tokens, stop_ids
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.text import Tokenizer
+
+AT_A_TIME = 8
+
+
+def answers(
+    model: Maverick,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    told: Callable[[int], None] = lambda done: None,
+) -> list[list[int]]:
+    """What the model writes after each of `prompts` (token ids): up to `max_tokens` ids, the one that ends the text
+    included. `told` is called with the number of prompts that are done.
+
+    Prompts of like length are written together. Raises InputError as `sample_tokens`.
+    """
+    stops = stop_ids(tokenizer)
+    found: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for done in range(0, len(order), AT_A_TIME):
+        some = order[done : done + AT_A_TIME]
+        waiting = set(some)
+        for tokens in sample_tokens(model, [prompts[i] for i in some], max_tokens, sampling, seed):
+            for i, token in zip(some, tokens.tolist(), strict=True):
+                if i in waiting:
+                    found[i].append(token)
+            waiting -= {i for i in waiting if found[i][-1] in stops}
+            if not waiting:
+                break
+        told(done + len(some))
+    return found
