@@ -65,6 +65,8 @@ PLOTS = (
     Plot("Loss, nats per token", "loss", held_out="eval_loss"),
     Plot("Loss by kind of token, nats", "kind_loss"),
     Plot("Held-out loss by kind of token, nats", "eval_kind_loss"),
+    Plot("Decisions of held-out turns, F1", "eval_decision_f1"),
+    Plot("Calls of held-out turns", "eval_call_rates"),
     Plot("Learning rate", "learning_rate", "scientific"),
     Plot("Gradient norm before clipping", "grad_norm"),
     Plot("Tokens per second", "tokens_per_second", "engineering"),

@@ -38,6 +38,7 @@ from maverick_jax.text.chat.dialects import DIALECTS
 from tests import tiny
 from tests.trajectory_rows import data_config
 from train import decisions
+from train.evaluate import evaluate, show
 from train.generated import generated
 from train.objectives import TrajectoryTuning
 from train.optimizer import OptimizerConfig
@@ -399,6 +400,23 @@ def test_turns_to_write_are_spread_and_fit(data, tmp_path):
     short = open_dataset(data_config(tmp_path, sequence_length=32), "train", seed=0)
     with pytest.raises(InputError, match=r"--generate: of the held-out agent runs' 8 assistant turns none begins"):
         generated(echo, short, 1, frozenset([STOP]))
+
+
+def test_turns_are_written_of_runs_alone():
+    with pytest.raises(InputError, match="--generate writes turns of agent runs, and no source has format"):
+        evaluate("nowhere", "pretrain_tiny", generate=1)
+
+
+def test_both_ways_are_shown_by_class(data):
+    replies = [turn.said for turn in turns_of(data)]
+    free = generated(lambda prompts: replies, data, 99, frozenset([STOP]))
+    forced = {f"eval_{name}": value for name, value in free.items() if isinstance(value, dict)}
+    out = io.StringIO()
+    show({"eval_loss": 1.5, "eval_tokens": 8, **forced, "generated": free}, Console(file=out, width=120))
+    said = out.getvalue()
+    assert "eval_loss 1.5" in said and said.count("answer │     4 │     1.000 │  1.000 │ 1.000") == 2
+    assert "decisions by teacher forcing" in said and "decisions by generation" in said
+    assert "unparsable 0.0%" in said and "8 turns, 0 turns too long" in said
 
 
 def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mesh_of):

@@ -127,7 +127,7 @@ def _show_decisions(how: str, found: dict[str, Any], console: Console) -> None:
     console.print(_table(f"decisions by {how}", ("class", "turns", *ratios), columns))
     said = [f"{name.replace('_', ' ')} {rate:.1%}" for name, rate in found["call_rates"].items()]
     said += [f"{found[name]:,} {name.replace('_', ' ')}" for name in ("turns", "turns_too_long") if name in found]
-    console.print(", ".join(said), markup=False, highlight=False)
+    console.print(", ".join(said), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, header: Sequence[str], columns: Sequence[dict[str, float]]) -> Table:
