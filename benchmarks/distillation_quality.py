@@ -35,12 +35,12 @@ VARIANTS: dict[str, str | None] = {
 }
 
 
-def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.Path) -> list[tuple[int, float]]:
-    """(step, held-out nats per byte) at each evaluation of one run."""
+def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.Path) -> float:
+    """Nats per byte after the last step of one run."""
     run_dir = folder / f"{variant.replace(' ', '_')}-{seed}"
     weighting = VARIANTS[variant]
     words = [f"run.dir={run_dir}", f"run.steps={args.steps}", f"run.seed={seed}", f"checkpoint.every={args.steps}"]
-    words += [f"run.eval_every={max(args.steps // args.evaluations, 1)}", "logging.progress=false", *args.overrides]
+    words += [f"run.eval_every={args.steps}", "logging.progress=false", *args.overrides]
     if weighting is None:
         config = "pretrain_tiny"
         words = [word for word in words if not word.startswith("objective")]
@@ -54,61 +54,65 @@ def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.
     if done.returncode:
         raise WorkerFailed(f"{' '.join(words)}: {done.stderr[-2000:]}")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    return lines[-1]["eval_loss"]
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Curves of every variant and seed, and the verdicts."""
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = {name: {} for name in args.variants}
+    """Held-out losses of every variant and seed."""
+    found: dict[str, dict[str, float]] = {name: {} for name in args.variants}
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             for variant in args.variants:
                 began = time.time()
-                curves[variant][str(seed)] = held_out(variant, seed, args, pathlib.Path(folder))
-                final = curves[variant][str(seed)][-1][1]
-                print(f"seed {seed}  {variant:<14} {final:.4f}  ({time.time() - began:.0f} s)", file=sys.stderr)
-    final = {name: [runs[str(seed)][-1][1] for seed in args.seeds] for name, runs in curves.items()}
+                found[variant][str(seed)] = loss = held_out(variant, seed, args, pathlib.Path(folder))
+                print(f"seed {seed}  {variant:<14} {loss:.4f}  ({time.time() - began:.0f} s)", file=sys.stderr)
     return {
         "benchmark": "distillation_quality",
-        "teacher": args.teacher,
+        "teacher": pathlib.Path(args.teacher).name,
         "steps": args.steps,
         "seeds": args.seeds,
         "overrides": args.overrides,
-        "held_out": final,
-        "mean": {name: sum(values) / len(values) for name, values in final.items()},
-        "curves": curves,
+        "held_out": found,
     }
+
+
+def means(result: dict[str, Any]) -> dict[str, float]:
+    """By variant, the best first."""
+    found = {name: sum(runs.values()) / len(runs) for name, runs in result["held_out"].items()}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def table(result: dict[str, Any]) -> str:
     """Rows of Markdown, best first."""
     rows = ["| weighting | " + " | ".join(f"seed {seed}" for seed in result["seeds"]) + " | mean |"]
     rows.append("|---" * (len(result["seeds"]) + 2) + "|")
-    for name in sorted(result["mean"], key=result["mean"].get):
-        cells = [*result["held_out"][name], result["mean"][name]]
-        rows.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in cells) + " |")
+    for name, mean in means(result).items():
+        losses = [result["held_out"][name].get(str(seed)) for seed in result["seeds"]]
+        cells = ["-" if loss is None else f"{loss:.4f}" for loss in (*losses, mean)]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
 def plot(result: dict[str, Any], path: str) -> None:
-    """Mean held-out loss over steps, one line per variant."""
+    """A row per variant, a dot per seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), constrained_layout=True)
-    for name in sorted(result["mean"], key=result["mean"].get, reverse=True):
-        runs = list(result["curves"][name].values())
-        steps = [step for step, _ in runs[0]]
-        means = [sum(run[i][1] for run in runs) / len(runs) for i in range(len(steps))]
-        width = 2.5 if name in (NONE, OURS) else 1.2
-        axes.plot(steps, means, label=f"{name}: {means[-1]:.3f}", linewidth=width, marker="o", markersize=3)
-    axes.set(xlabel="update", ylabel="held-out loss (nats per byte)", title="Students of one teacher, mean of seeds")
-    axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), constrained_layout=True)
+    found = means(result)
+    place = {name: -row for row, name in enumerate(found)}
+    for seed in result["seeds"]:
+        rows = [(runs[str(seed)], place[name]) for name, runs in result["held_out"].items() if str(seed) in runs]
+        axes.scatter(*zip(*rows, strict=True), s=18, alpha=0.6, label=f"seed {seed}", zorder=3)
+    axes.scatter(list(found.values()), list(place.values()), marker="|", s=300, color="black", label="mean", zorder=2)
+    axes.set_yticks(list(place.values()), labels=list(place))
+    axes.set_xlabel("held-out loss, nats per byte")
+    axes.set_title(f"Students after {result['steps']} updates, by how soft and hard targets are weighed")
+    axes.grid(axis="x", alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("teacher", help="a run directory")
     parser.add_argument("overrides", nargs="*", help="key=value, for every run")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--evaluations", type=int, default=5, help="points of each curve")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--plot", help="a PNG file to write")

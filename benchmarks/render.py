@@ -78,6 +78,18 @@ INTERCHANGE: dict[str, Column] = {
     "load": lambda r: f"{r['load_average']:.1f}",
     "when": lambda r: r["started"],
 }
+DISTILLATION: dict[str, Column] = {
+    "student's step, s": lambda r: f"{r['pretrain_seconds']:.3f}",
+    "teacher's forward, s": lambda r: f"{r['teacher_seconds']:.3f}",
+    "online step, s": lambda r: f"{r['online_seconds']:.3f}",
+    "offline step, s": lambda r: f"{r['offline_seconds']:.3f}",
+    "**online over student + teacher**": lambda r: f"**{r['online_ratio']:.2f}**",
+    "**offline over student**": lambda r: f"**{r['offline_ratio']:.2f}**",
+    "peak GiB at V = 202,048": lambda r: _gib(r["online_peak_bytes"]),
+    "of pretraining + teacher": lambda r: _gib(r["pretrain_peak_bytes"] + r["teacher_bytes"]),
+    "**memory ratio**": lambda r: f"**{r['memory_ratio']:.2f}**",
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
 TABLES = {
     "train_step": ("Train step", TRAIN_STEP),
     "compile_time": ("Compile time", COMPILE_TIME),
@@ -85,6 +97,7 @@ TABLES = {
     "images": ("Images", IMAGES),
     "tokenise": ("Tokenising", TOKENISE),
     "interchange": ("Import and export", INTERCHANGE),
+    "distillation": ("Distillation", DISTILLATION),
 }
 
 

@@ -39,6 +39,7 @@ RUNS = {
     "tokenise": ["tokenise.py"],
     "import": ["interchange.py", "import"],
     "export": ["interchange.py", "export"],
+    "distillation": ["distillation.py"],
 }
 MAXTEXT_RUNS = {
     "tiny_maxtext": ["train_step.py", "--shape", "tiny", "--against", "maxtext"],
