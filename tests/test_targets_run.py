@@ -268,3 +268,11 @@ def test_a_student_resumes_to_the_bit_and_keeps_its_targets(place, runs, tmp_pat
     words = [*changed, f"objective.targets.path={tmp_path}/other"]
     said = runs.train(tmp_path / "cut", *words, config=place.config, devices=8, code=78)
     assert "objective.targets: " in said and "holds other numbers" in said
+
+
+@pytest.mark.slow
+def test_a_teacher_that_is_not_there_yet_is_made_before_it_is_asked(place, tmp_path):
+    (tmp_path / "teacher.yaml").write_text(CONFIG[: CONFIG.index("objective:")] + "objective: {kind: pretrain}")
+    made_by = [f"objective.teacher={tmp_path / 'made'}", f"objective.teacher_config={tmp_path / 'teacher.yaml'}"]
+    summary = make_targets(place.config, [*made_by, f"objective.targets={{path: {tmp_path / 'kept'}, top_k: 4}}"])
+    assert summary["complete"] and (tmp_path / "made" / "checkpoints" / "1").is_dir()

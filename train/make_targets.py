@@ -28,7 +28,7 @@ from train.objectives.distill import TEACHER
 from train.objectives.next_token import hidden_states
 from train.objectives.offline import OfflineTargets
 from train.references import Found, check_references, find_references, fingerprints, load_references
-from train.run import use_compilation_cache
+from train.run import make_references, use_compilation_cache
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def make_targets(
     config = config.model_copy(update={"objective": config.objective.at_hand()})
     sizes = config.mesh.resolve(jax.device_count())
     check_against_mesh(config, sizes)
+    make_references(config)
     feed = Feed.open(config)
     check_vocabulary(config, feed.train.tokenizer.vocab_size)
     teacher = find_references(config)

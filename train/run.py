@@ -57,8 +57,7 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     config = read_config(path_or_name, overrides)
     initialize_from_environment()
     try:
-        for making in missing_references(config):
-            _run(making)
+        make_references(config)
         return _run(config)
     except BaseException as error:
         code = exit_code_of(error)
@@ -66,6 +65,12 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
             print(error, file=sys.stderr)
             leave(code)
         raise
+
+
+def make_references(config: RunConfig) -> None:
+    """Trains what the objective's models are made by, where they are not there yet."""
+    for making in missing_references(config):
+        _run(making)
 
 
 def _run(config: RunConfig) -> dict[str, Any]:

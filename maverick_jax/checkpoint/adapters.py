@@ -36,10 +36,11 @@ class Adapters:
         pairs = {name.rpartition("/")[0] for name in table}
         said = lora if isinstance(lora, dict) else {}
         alpha, rank = said.get("alpha"), said.get("rank")
+        fitting = _is_positive(alpha) and _is_positive(rank)
         whole = bool(pairs) and table.keys() == {f"{name}/{side}" for name in pairs for side in "ab"}
-        if not whole or not _is_positive(alpha) or any(table[f"{name}/a"]["shape"][-1:] != [rank] for name in pairs):
+        if not whole or not fitting or any(table[f"{name}/a"]["shape"][-1:] != [rank] for name in pairs):
             raise InputError(f"{where}: metadata: optimizer.lora and the arrays {prefix}... do not fit each other")
-        return cls(alpha / rank, {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
+        return cls(float(alpha) / float(rank), {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
 
     def target(self, parameters: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """How the factors of these parameters are to be placed: each axis as that of the parameter."""
