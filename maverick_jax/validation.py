@@ -56,7 +56,9 @@ class _Translation:
             if detail["type"] == "extra_forbidden":
                 near = self.nearest_key(key)
                 suggested.update(near)
-                message = "unknown key" + "".join(f"; did you mean {n}?" for n in near)
+                elsewhere = not near and key in keys(self.section)
+                message = "a key of another kind than this one" if elsewhere else "unknown key"
+                message += "".join(f"; did you mean {n}?" for n in near)
             elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
                 continue  # said already: its misspelling, or the base that would have given it
             elif detail["input"] is None and key in refused:
@@ -109,7 +111,8 @@ class _Translation:
         here += _fields(_at(self.section, section.split(".") if section else [], self.document.data))
         if near := _nearest(name, here):
             return [join(section, near)]
-        return [k for k in keys(self.section) if k.rpartition(".")[2] == name][:1]
+        elsewhere = [k for k in keys(self.section) if k.rpartition(".")[2] == name]
+        return [] if key in elsewhere else elsewhere[:1]
 
 
 def keys(section: type[Section]) -> Iterator[str]:

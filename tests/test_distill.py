@@ -179,12 +179,13 @@ def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective={kind: distil}", "'distil' is not one of pretrain, distill; did you mean distill"),
+        ("objective={kind: distil}", "'distil' is not one of pretrain, distill, trajectory; did you mean distill"),
         ("objective={kind: distill}", "objective: needs a `teacher`, or `targets` that one has left"),
         ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
         ("objective={kind: distill, teacher: x, weighting: {shape: cos}}", "did you mean cosine"),
+        ("objective={kind: pretrain, temperature: 2}", "objective.temperature: a key of another kind than this one$"),
         ("objective={kind: distill, teacher: x, weighting: {end: 0.1}}", "weighting: shape constant has no end"),
         ("objective={kind: distill, teacher: x, weighting: {shape: cosine}}", "weighting: shape cosine needs an end"),
     ],
