@@ -233,7 +233,9 @@ def test_plan_of_maverick_on_its_cluster():
 
 @pytest.mark.parametrize("name", shipped.run_names())
 def test_every_shipped_run_fits_its_hardware(name):
-    assert plan(read_config(name))["fits"]
+    config = read_config(name)
+    here = ["mesh.data=1"] if config.run.hardware is None else []  # meant for one device, of which there are eight here
+    assert plan(read_config(name, here))["fits"]
 
 
 def test_what_does_not_fit():

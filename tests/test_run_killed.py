@@ -52,6 +52,22 @@ def test_killed_four_times(whole_run, runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_student_is_killed_four_times(whole_run, runs, tmp_path):
+    """What its weighting remembers is part of what comes back."""
+    objective = (
+        f"objective={{kind: distill, teacher: {whole_run}, on_policy: {{share: 0.3, max_tokens: 8, prompt_tokens: 8}}}}"
+    )
+    options = ("run.steps=120", objective)
+    runs.train(tmp_path / "whole", *options)
+    check_survives(
+        runs, tmp_path / "whole", tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=2", *options
+    )
+    record = lines(tmp_path / "whole")
+    assert {line["on_policy"] for line in record if "on_policy" in line} == {0, 1}
+    assert record[-1]["lead_ema"] != record[-2]["lead_ema"]
+
+
+@pytest.mark.slow
 def test_killed_twenty_times(runs, tmp_path):
     options = ("run.steps=400", "run.eval_every=20", "checkpoint.every=2", "checkpoint.keep=2")
     runs.train(tmp_path / "whole", *options[:2])
