@@ -80,7 +80,7 @@ class Report:
 def fuzz(
     target: Target, seconds: float, seed: int, *, before: Callable[[Any], object] = id, rounds: int = sys.maxsize
 ) -> Report:
-    """Examples of `target` for about `seconds` or `rounds`; the first is made from `seed`, others from what follows it.
+    """Examples of `target` for about `seconds` or `rounds`, one at least; the first is made from `seed`, others from what follows it.
     `before` is told each example before it is read."""
     report, begun = Report(target.name), time.monotonic()
     seeds = random.Random(seed)
@@ -94,7 +94,7 @@ def fuzz(
     )
     @hypothesis.given(target.examples)
     def examine(example):
-        if time.monotonic() - begun < seconds:
+        if time.monotonic() - begun < seconds or not report.examples:  # one at least, however slow the imports were
             before(example)
             _examine(target, example, report, at)
 
