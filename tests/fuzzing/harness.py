@@ -80,8 +80,8 @@ class Report:
 def fuzz(
     target: Target, seconds: float, seed: int, *, before: Callable[[Any], object] = id, rounds: int = sys.maxsize
 ) -> Report:
-    """Examples of `target` for about `seconds` or `rounds`, one at least; the first is made from `seed`, others from what follows it.
-    `before` is told each example before it is read."""
+    """Examples of `target` for about `seconds` or `rounds`, one at least; the first is made from `seed`, others
+    from what follows it. `before` is told each example before it is read."""
     report, begun = Report(target.name), time.monotonic()
     seeds = random.Random(seed)
 
