@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import jax
 import jax.numpy as jnp
@@ -28,17 +29,22 @@ def test_nothing_is_compiled_after_the_first_of_everything(whole_run):
     assert [name for number, name in compiled if number > first_evaluation] == []
 
 
-def test_the_loop_costs_a_step_less_than_2_ms(runs, tmp_path, monkeypatch):
-    """Wall time of a step that computes nothing, fed from the real data through the real loop and hooks."""
+def test_the_loop_adds_less_than_2_ms_to_a_step(runs, tmp_path, monkeypatch):
+    """Wall time of a step during which the device is busy for 5 ms, fed from the real data through the real loop and
+    hooks, without what the same step takes alone, fed with one batch."""
     monkeypatch.setenv("MAVERICK_CACHE", str(runs.root / "cache"))
-    config, stop = read_config(runs.config), 1000
+    config, stop = read_config(runs.config), 600
     feed, store = Feed.open(config), CheckpointStore(tmp_path / "checkpoints")
 
     @jax.jit
-    def step(state, batch):
+    def update(state, batch):
         per_layer = {f"router_{name}": jnp.zeros(2) for name in ("load_max", "entropy", "idle", "balance")}
         loss = jnp.sum(batch["loss_weights"])
         return state + 1, {"loss": loss, "grad_norm": loss, "learning_rate": loss, "skipped": jnp.int32(0), **per_layer}
+
+    def step(state, batch):
+        time.sleep(5e-3)
+        return update(state, batch)
 
     save = hooks.Checkpoint(store, lambda step, state: ({"state": state}, {}), last_step=stop)
     writer = MetricsWriter(tmp_path, config.logging)
@@ -47,10 +53,23 @@ def test_the_loop_costs_a_step_less_than_2_ms(runs, tmp_path, monkeypatch):
         hooks.NonFiniteBudget(3),
         save,
     ]
-    with jax.set_mesh(single_device_mesh()), feed.batches(0, stop) as batches:
+    with jax.set_mesh(single_device_mesh()), feed.batches(0, stop + 1) as batches:
+        first = next(batches)
+        bare = [_bare(step, first) for _ in range(10)]
         fit(step, jnp.int32(0), batches, start=0, stop=stop, hooks=beside)
+        bare += [_bare(step, first) for _ in range(10)]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["step_seconds"] for line in lines[1:]]
     assert len(seconds) == stop // 20 - 1
     # A quiet tenth of the run: what else the machine does can only make the others longer.
-    assert sorted(seconds)[len(seconds) // 10] < 2e-3, seconds
+    assert sorted(seconds)[len(seconds) // 10] - sorted(bare)[len(bare) // 10] < 2e-3, (seconds, bare)
+
+
+def _bare(step, batch) -> float:
+    """Seconds of one of 20 steps, dispatched as the loop does: one is always queued."""
+    state, waiting, since = jnp.int32(0), None, time.perf_counter()
+    for _ in range(20):
+        state, metrics = step(state, batch)
+        jax.device_get(waiting)
+        waiting = metrics
+    return (time.perf_counter() - since) / 20

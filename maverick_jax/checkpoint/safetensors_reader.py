@@ -97,7 +97,9 @@ class File:
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
             if not count:
-                raise InputError(f"{self.path}: ends at byte {offset}; it had {self.size} bytes when it was opened")
+                raise InputError(
+                    f"{self.path}: changed while it was read: it ends at byte {offset} and had {self.size} bytes before"
+                )
             left, offset = left[count:], offset + count
 
 
