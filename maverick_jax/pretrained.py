@@ -58,17 +58,9 @@ class Source:
     require_undamaged: Callable[[], None]
     """Raises InputError if the parameters are not those that were saved, for readers that do not read all of them. It
     reads all of them; processes of a job share the work, and all of them call it."""
-
-    def fingerprint(self) -> str:
-        """Hexadecimal, of the network and the first numbers of each parameter: the same wherever and in whichever
-        format a model is kept, another after any training. Little is read."""
-        network = self.config.model_dump(mode="json", exclude={"param_dtype", "compute_dtype", "remat", "balance"})
-        whole = hashlib.sha256(json.dumps(network, sort_keys=True).encode())
-        for name, reader in sorted(self.readers().items()):
-            most = (*[1] * (len(reader.shape) - 1), 256)
-            first = tuple(slice(0, min(size, some)) for size, some in zip(reader.shape, most, strict=True))
-            whole.update(name.encode() + np.ascontiguousarray(reader(first, np.dtype(np.float32)), "<f4").tobytes())
-        return whole.hexdigest()
+    fingerprint: Callable[[], str]
+    """Hexadecimal, of the network and its numbers, wherever they are kept: of all of them in a checkpoint, which holds
+    their checksums; of the first ones of every layer and expert in a Hugging Face folder. Little is read."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
@@ -163,7 +155,31 @@ def _open_huggingface(path: pathlib.Path) -> Source:
         readers = folder.readers({name: leaf.shape for name, leaf in target.items()})
         return {name: place(leaf, readers[name]) for name, leaf in target.items()}
 
-    return Source(folder.config, load, lambda: folder.readers(shapes_of(folder.config)), folder.identity, lambda: None)
+    readers = lambda: folder.readers(shapes_of(folder.config))
+
+    def fingerprint() -> str:
+        whole = _network_digest(folder.config)
+        for name, reader in sorted(readers().items()):
+            some = np.ascontiguousarray(reader(_first_rows(reader.shape), np.dtype(np.float32)), "<f4")
+            whole.update(name.encode() + some.tobytes())
+        return whole.hexdigest()
+
+    return Source(folder.config, load, readers, folder.identity, lambda: None, fingerprint)
+
+
+def _first_rows(shape: tuple[int, ...], rows: int = 8192) -> tuple[slice, ...]:
+    """The first 256 numbers of each layer and expert: of every index of the leading axes that are `rows` together."""
+    found, left = [], rows
+    for size in shape[:-1]:
+        left //= size
+        found.append(slice(0, size if left else 1))
+    return *found, slice(0, min(shape[-1], 256))
+
+
+def _network_digest(config: ModelConfig):
+    """SHA-256 of what the parameters are, however they are computed with."""
+    network = config.model_dump(mode="json", exclude={"param_dtype", "compute_dtype", "remat", "balance"})
+    return hashlib.sha256(json.dumps(network, sort_keys=True).encode())
 
 
 def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
@@ -205,7 +221,13 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         store.require_undamaged(newest, MODEL)
         store.require_undamaged(newest, ADAPTERS)
 
-    return Source(config, load, readers, identity, require_undamaged)
+    def fingerprint() -> str:
+        meta, whole = store.meta(newest), _network_digest(config)
+        used = {name: entry for name, entry in meta["arrays"].items() if name.startswith((MODEL, ADAPTERS))}
+        whole.update(json.dumps([used, (meta.get("optimizer") or {}).get("lora")], sort_keys=True).encode())
+        return whole.hexdigest()
+
+    return Source(config, load, readers, identity, require_undamaged, fingerprint)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:

@@ -7,9 +7,10 @@ import pytest
 from flax import nnx
 
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import save_pretrained
+from maverick_jax.pretrained import open_source, save_pretrained
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from maverick_jax.text import load_tokenizer
 from tests import small_run, tiny
@@ -195,6 +196,31 @@ def test_a_bad_objective_is_refused(override, message):
         read_config("pretrain_tiny", [override])
 
 
+def test_another_teacher_is_known_by_any_of_its_numbers(tmp_path):
+    """Also one of which a single expert was trained."""
+
+    def saved(name: str, model) -> str:
+        kept = CheckpointStore(tmp_path / name / "checkpoints", CheckpointConfig())
+        arrays = {f"model/{path}": x for path, x in names.flatten(model).items()}
+        kept.save(1, arrays, {"model": model.config.model_dump(mode="json")}, wait=True)
+        return open_source(tmp_path / name).fingerprint()
+
+    with jax.set_mesh(single_device_mesh()):
+        one, same, other = made(STUDENT, 5), made(STUDENT, 5), made(STUDENT, 5)
+        experts = other.periods.layer_1.moe.experts_out
+        values = np.array(experts[...])
+        values[0, 3, 2, 1] += 1e-3
+        experts[...] = jax.device_put(values, experts[...].sharding)
+        assert saved("one", one) == saved("same", same) != saved("other", other)
+        for name, model in (("hf", one), ("hf_same", same)):
+            save_pretrained(model, tmp_path / name, dtype="float32")
+        values[0, 3, 0] += 1e-3
+        experts[...] = jax.device_put(values, experts[...].sharding)
+        save_pretrained(other, tmp_path / "hf_other", dtype="float32")
+    found = [open_source(tmp_path / name).fingerprint() for name in ("hf", "hf_same", "hf_other")]
+    assert found[0] == found[1] != found[2]
+
+
 # ---- a teacher that is made on the way -------------------------------------------------------------------------------
 
 
@@ -215,5 +241,6 @@ def test_a_teacher_of_somebody_else_is_left_alone(tmp_path):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
     objective = f"objective={{kind: distill, teacher: {tmp_path / 'teacher'}, teacher_config: pretrain_teacher_tiny}}"
     assert missing_references(run_config(tmp_path / "teacher", objective)) == []
+    (tmp_path / "none" / "checkpoints").mkdir(parents=True)  # of a run that was killed before it had said anything
     absent = missing_references(run_config("x", objective.replace("/teacher,", "/none,")))
     assert [str(found.run.directory) for found in absent] == [str(tmp_path / "none")]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 from flax import nnx
 
 from data.targets import Targets
+from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import save_pretrained
@@ -22,8 +24,10 @@ from tests import tiny
 from tests.small_run import REPOSITORY, assert_same_run, contents
 from train.batches import Feed
 from train.config import read_config
+from train.identity import metadata, refuse_other_run
 from train.make_targets import make_targets
 from train.objectives.next_token import Context
+from train.references import find_references, fingerprints, load_references
 
 STEPS, BATCH, T = 3, 8, 32
 MODEL = tiny.model_config(vocab_size=320, num_hidden_layers=2)
@@ -88,8 +92,6 @@ def place(tmp_path_factory):
 
 def loss_and_gradient(config, references=None):
     """Of a student on the first batch, with what its step reports."""
-    from train.references import find_references, load_references
-
     with jax.set_mesh(mesh := single_device_mesh()):
         model = made(1)
         with Feed.open(config).batches(0, 1) as batches:
@@ -171,6 +173,22 @@ def test_another_tokenizer_and_another_teacher_are_refused(place, tmp_path):
     (path / "contents.json").write_text(found.replace(header, "f" * len(header)))
     with pytest.raises(InputError, match=r"data.tokenizer: made with another tokenizer than bytes"):
         Feed.open(place.read(*place.words(f"objective.targets.path={path}")))
+
+
+def test_a_run_keeps_its_teacher_from_disk_to_memory(place, tmp_path):
+    """A run may go from the targets to the teacher that made them, and to no other."""
+    identity = lambda config, teacher: metadata(config, "data", teacher)
+    offline = identity(place.read(), Feed.open(place.read()).beside)
+    kept = CheckpointStore(tmp_path / "checkpoints")
+    kept.save(1, {"model/x": jnp.zeros(2)}, offline, wait=True)
+    for seed, refused in ((7, False), (8, True)):
+        with jax.set_mesh(single_device_mesh()):
+            model = jax.tree.map(lambda x: 4 * x, made(seed))
+        save_pretrained(model, tmp_path / str(seed), dtype="float32")
+        config = read_config(place.config, [f"objective.teacher={tmp_path / str(seed)}"])
+        online = identity(config, fingerprints(find_references(config)))
+        with pytest.raises(InputError, match=f"teacher: {tmp_path}/8 holds other") if refused else nullcontext():
+            refuse_other_run(config, online, kept)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -315,7 +315,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(distill, whole, tmp_path):
     [
         ("objective.weighting.kind=schedule", "objective.weighting.kind: codistill there, schedule here"),
         ("objective.weighting.kind=magnitude", "objective.weighting.kind: codistill there, magnitude here"),
-        ("objective.teacher=2", "objective.teacher: .* holds other numbers than the model this run has learned from"),
+        ("objective.teacher=2", "objective.teacher: .* holds other numbers than what this run has learned from"),
         ("objective={kind: pretrain}", "objective.kind: distill there, pretrain here"),
     ],
 )

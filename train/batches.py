@@ -34,7 +34,11 @@ class Feed:
         if split != "train" or kept is None:
             return cls(config, data)
         targets = open_targets(config, data)
-        return cls(config, data.with_fields(TargetsOf(targets, kept.fields)), {"targets": targets.digest})
+        return cls(
+            config,
+            data.with_fields(TargetsOf(targets, kept.fields)),
+            {"targets": targets.digest, "teacher": targets.header.teacher},
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:

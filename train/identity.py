@@ -35,12 +35,10 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
     changed += _differences("optimizer", there.get("optimizer", {}), here["optimizer"])
     paths = {name: reference.path for name, reference in config.objective.references().items()}
     if (kept := config.objective.offline()) is not None:
-        paths["targets"] = kept.path
+        paths |= {"targets": kept.path, "teacher": f"who made {kept.path}"}
     for name, fingerprint in there.get("references", {}).items():
         if name in here["references"] and here["references"][name] != fingerprint:
-            changed.append(
-                f"objective.{name}: {paths[name]} holds other numbers than the model this run has learned from"
-            )
+            changed.append(f"objective.{name}: {paths[name]} holds other numbers than what this run has learned from")
     if there["data"] != here["data"]:
         changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
     if changed:
