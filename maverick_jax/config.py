@@ -273,6 +273,11 @@ class ModelConfig(Section):
         return 3 * self.hidden_size * self.intermediate_size
 
     @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """The layers that are mixtures of experts, from 0."""
+        return tuple(i for i, spec in enumerate(self.layers) if spec.moe)
+
+    @property
     def attention_parameters(self) -> int:
         return 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
 

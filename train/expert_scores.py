@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from maverick_jax import strict_yaml
-from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.layers import Layer, Taps
 from maverick_jax.model.transformer import Maverick
@@ -76,7 +75,7 @@ def choose_experts(
         "score": score,
         "share": share,
         "tokens": used["tokens"],
-        "experts": {str(layer): pick(used[score][i], share) for i, layer in enumerate(_routed(config.model))},
+        "experts": {str(layer): pick(used[score][i], share) for i, layer in enumerate(config.model.moe_layers)},
     }
     if out is not None:
         _write(pathlib.Path(out), found)
@@ -129,7 +128,7 @@ def _sums(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.
 
 
 def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    layers = _routed(model.config)
+    layers = model.config.moe_layers
     real = (batch["segment_ids"] > 0)[..., None]
     number = jnp.arange(model.config.num_local_experts, dtype=jnp.int32)[None, None, :]
     found = []
@@ -141,14 +140,10 @@ def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.
     return jnp.stack(gates), jnp.stack(counts)
 
 
-def _routed(config: ModelConfig) -> tuple[int, ...]:
-    return tuple(i for i, spec in enumerate(config.layers) if spec.moe)
-
-
 def _layers(model: Maverick) -> Iterator[Layer]:
     """The mixtures of experts, one by one."""
     length = len(model.config.period)
-    for i in _routed(model.config):
+    for i in model.config.moe_layers:
         period, place = divmod(i, length)
         if period < model.config.num_periods:
             yield jax.tree.map(lambda leaf, period=period: leaf[period], model.periods).layers[place]

@@ -114,11 +114,10 @@ class OptimizerConfig(Section):
     def pinned(self, model: ModelConfig) -> dict[str, Any]:
         """What of this section a run keeps from its first step to its last, by key."""
         chosen = self.selection().experts
-        moe = [i for i, spec in enumerate(model.layers) if spec.moe]
         return {
             "train": sorted(self.selection().roles),
             "lora": self.lora and self.lora.model_dump(mode="json"),
-            "experts": chosen and {str(layer): sorted(chosen.get(layer, ())) for layer in moe},
+            "experts": chosen and {str(layer): sorted(chosen.get(layer, ())) for layer in model.moe_layers},
         }
 
     def misfits(self, model: ModelConfig) -> list[tuple[str, str]]:
@@ -137,7 +136,7 @@ class OptimizerConfig(Section):
             return []
         if "experts" not in chosen.roles:
             return [("optimizer.experts", "are chosen, but optimizer.train leaves routed experts out: add experts")]
-        moe, count = {i for i, spec in enumerate(model.layers) if spec.moe}, model.num_local_experts
+        moe, count = model.moe_layers, model.num_local_experts
         found = []
         for layer, ids in chosen.experts.items():
             key = f"optimizer.experts.{layer}"

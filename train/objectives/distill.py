@@ -161,9 +161,8 @@ class Distill(NextToken):
         loss = sums.total / totals["weight"]
         for name, share in self.matching.weights().items():
             loss += share * matched[name] / totals["weight"]
-        if (stats := student.stats) is not None:
-            loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
-        found = {"distilled": sums, "matched": matched, "nll": sums.terms.nll, "router": stats}
+        loss += router_loss(model.config, student.stats, totals["tokens"])
+        found = {"distilled": sums, "matched": matched, "nll": sums.terms.nll, "router": student.stats}
         return loss, jax.lax.stop_gradient(found)
 
     def _side_by_side(self, model: Maverick, batch: Batch, context: Context) -> tuple[Tapped, Target, Sums]:

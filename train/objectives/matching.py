@@ -69,7 +69,7 @@ class RouterMatching(Section):
     order."""
 
     def pairs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Pair, ...]:
-        return self.layers or tuple(zip(_routed(student), _routed(teacher), strict=True))
+        return self.layers or tuple(zip(student.moe_layers, teacher.moe_layers, strict=True))
 
 
 def router_divergence(s: jax.Array, t: jax.Array) -> jax.Array:
@@ -146,7 +146,10 @@ class Matching:
 
     def _unfit_router(self, student: ModelConfig, teacher: ModelConfig) -> list[str]:
         assert self.router is not None
-        experts, routed = (student.num_local_experts, teacher.num_local_experts), (_routed(student), _routed(teacher))
+        experts, routed = (
+            (student.num_local_experts, teacher.num_local_experts),
+            (student.moe_layers, teacher.moe_layers),
+        )
         if not all(routed):
             who = "student" if not routed[0] else "teacher"
             return [f"router: the {who} has no mixture of experts; expected null"]
@@ -175,11 +178,6 @@ class Matching:
 
 def _projection(pair: Pair) -> str:
     return f"hidden_{pair[0]}_{pair[1]}"
-
-
-def _routed(model: ModelConfig) -> tuple[int, ...]:
-    """The layers that are mixtures of experts."""
-    return tuple(i for i, spec in enumerate(model.layers) if spec.moe)
 
 
 def _out_of_range(key: str, pairs: tuple[Pair, ...], student: ModelConfig, teacher: ModelConfig) -> list[str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from pydantic import Field
 
-from maverick_jax.config import Balance, ModelConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import NO_TAPS, Maverick, Tapped
@@ -164,9 +164,11 @@ def tapped_states(model: Maverick, batch: Batch, taps: Taps = NO_TAPS) -> Tapped
     return model.tapped(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("pixel_values"), taps)
 
 
-def router_loss(balance: Balance, stats: RouterStats, tokens: jax.Array, num_layers: int) -> jax.Array:
-    """Balance terms, means over tokens and layers, weighted."""
-    scale = 1.0 / (tokens.astype(jnp.float32) * num_layers)
+def router_loss(config: ModelConfig, stats: RouterStats | None, tokens: jax.Array) -> jax.Array:
+    """Balance terms, means over tokens and layers, weighted; 0 for a dense model, which has no `stats`."""
+    if stats is None:
+        return jnp.zeros((), jnp.float32)
+    balance, scale = config.balance, 1.0 / (tokens.astype(jnp.float32) * config.num_moe_layers)
     loss = balance.z_loss * jnp.sum(stats.z_loss) * scale
     if balance.kind == "auxiliary_loss":
         loss += balance.weight * jnp.sum(stats.balance_loss) * scale

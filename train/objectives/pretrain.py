@@ -20,6 +20,5 @@ class Pretrain(NextToken):
         hidden, stats = hidden_states(model, batch)
         sums = self.cross_entropy(model, hidden, batch, self.z_loss)
         loss = sums.total / totals["weight"]
-        if stats is not None:
-            loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
+        loss += router_loss(model.config, stats, totals["tokens"])
         return loss, {"nll": sums.nll, "router": jax.lax.stop_gradient(stats)}

@@ -38,8 +38,7 @@ class TrajectoryTuning(NextToken):
         hidden, stats = hidden_states(model, batch)
         sums = self.cross_entropy(model, hidden, batch, self.z_loss)
         loss = sums.total / totals["norm"]
-        if stats is not None:
-            loss += router_loss(model.config.balance, stats, totals["tokens"], model.config.num_moe_layers)
+        loss += router_loss(model.config, stats, totals["tokens"])
         by_kind = _by_kind(batch["kinds"], sums.per_token)
         return loss, {"nll": sums.nll, "kinds": by_kind, "router": jax.lax.stop_gradient(stats)}
 
