@@ -28,7 +28,7 @@ def test_flattened_row_g_is_microbatch_and_column(sizes):
     np.testing.assert_array_equal(np.asarray(placed), BATCH.reshape(A, B, T))
 
 
-class _Half:
+class SomeOf:
     """The sharding as a process sees it that has only some of the devices."""
 
     def __init__(self, sharding: NamedSharding, devices):
@@ -42,7 +42,7 @@ class _Half:
 def test_processes_share_the_rows_out():
     sharding = _sharding(data=2, fsdp=2, tensor=2)
     devices = list(sharding.mesh.devices.flat)
-    first, second = (rows_of_process(_Half(sharding, half), (A, B, T)) for half in (devices[:4], devices[4:]))
+    first, second = (rows_of_process(SomeOf(sharding, half), (A, B, T)) for half in (devices[:4], devices[4:]))
     assert first == [a * B + b for a in range(A) for b in range(4)]
     assert sorted(first + second) == list(range(A * B))
 

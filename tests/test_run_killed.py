@@ -11,6 +11,7 @@ import pytest
 from launch.cli import main
 from tests.small_run import STEPS, Place, assert_same_run, cut_back, lines, log_of, store, wait_for
 from tests.test_checkpoint import empty, flip, largest, truncate
+from tests.trajectory_rows import tuning, write_runs
 
 
 def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: random.Random) -> None:
@@ -66,6 +67,17 @@ def test_a_student_is_killed_four_times(whole_run, runs, tmp_path):
     assert {line["on_policy"] for line in record if "on_policy" in line} == {0, 1}
     remembered = [line["lead_ema"] for line in record if line.get("on_policy") == 0]
     assert remembered[-1] != remembered[-2]
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_agent_runs_is_killed_four_times(runs, tmp_path):
+    """Decisions balanced, so that weights hang on the whole train split; with adapters, so that heads come back too."""
+    options = (*tuning(write_runs(tmp_path / "runs.jsonl", 24)), "data.kind_weights={user: 0.25}", "run.steps=120",
+               "data.sources.shop.trajectories.balance_decisions=4", "optimizer.lora={rank: 2}")  # fmt: skip
+    runs.train(tmp_path / "whole", *options)
+    check_survives(
+        runs, tmp_path / "whole", tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=2", *options
+    )
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Weighted learning from agent runs: what is packed, split, accumulated or scaled changes nothing."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from maverick_jax.config import Balance
 from maverick_jax.errors import InputError
 from tests import tiny
 from tests.small_run import assert_same_run, cut_back, lines
-from tests.trajectory_rows import data_config, write_runs
+from tests.trajectory_rows import data_config, tuning, write_runs
 from train.config import read_config
 from train.decisions import Written, counts
 from train.decisions import told as told_of
@@ -234,10 +233,8 @@ def test_it_needs_runs():
 
 def test_a_run_tells_losses_by_kind_and_goes_on_to_the_bit(runs, tmp_path):
     write_runs(tmp_path / "runs.jsonl", 24)
-    source = json.dumps({"path": str(tmp_path / "runs.jsonl"), "format": "trajectories"})
-    options = [f"data.sources={{shop: {source}}}", "data.sequence_length=256", "objective.kind=trajectory",
-               "run.steps=6", "data.kind_weights={user: 0.25}", "data.batch_size=4", "checkpoint.every=2",
-               "run.eval_every=3", "run.eval_batches=1", "data.held_out_fraction=0.3"]  # fmt: skip
+    options = [*tuning(tmp_path / "runs.jsonl"), "data.kind_weights={user: 0.25}", "run.steps=6", "run.eval_every=3"]
+    options.append("checkpoint.every=2")
     runs.train(tmp_path / "whole", *options)
     told = lines(tmp_path / "whole")
     assert "recovery" in told[0]["kind_loss"] and told[0]["kind_tokens"]["system"] > 0

@@ -4,25 +4,30 @@ import io
 import itertools
 import json
 
+import jax
 import numpy as np
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from data import commands, packing, toy_shop
 from data.config import DataConfig, TrajectoriesConfig
 from data.dataset import open_dataset
+from data.placement import rows_of_process
 from data.sources import ASSETS
 from data.trajectories import FORMATS, KindWeights, Outcome, OutcomeWeights, TokenKind, loss_weights, token_kinds
 from data.trajectories.formats import ours
 from data.weighing import KINDS, NO_KIND
 from data.windows import Cuts, windows_of
 from maverick_jax.errors import InputError
+from maverick_jax.sharding import BATCH_AXES, make_mesh
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import render
 from maverick_jax.text.chat.dialects import DIALECTS
+from tests.test_data_placement import SomeOf
 from tests.trajectory_rows import data_config, short_run, write_runs
 
 BYTES = load_tokenizer("bytes")
@@ -178,6 +183,42 @@ def test_of_cut_runs_each_label_counts_once_and_follows_what_is_before_it(T, ove
     assert found["cut"]["runs"] > 0 and found["cut"]["windows"] > found["cut"]["runs"]
     assert sum(kind["tokens"] for kind in found["kinds"].values()) == tokens.size - 6
     assert 0 < found["fill"] <= 1 and found["tokens"] == tokens.size
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_each_token_is_learnt_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
+    """Rows as the processes of a job are given them, each by its own data set; two of them go after three steps."""
+    config = data_config(tmp_path, 40, {"outcomes": {"failure": 0.5}}, sequence_length=400, batch_size=8, shuffle=True)
+    opened = lambda: open_dataset(config, "train", seed=3)
+    sharding = NamedSharding(
+        make_mesh({"data": 4, "tensor": 2}, jax.devices()[:8]), PartitionSpec(None, BATCH_AXES, None)
+    )
+    shape = (accumulation, 8 // accumulation, 400)
+    devices = list(sharding.mesh.devices.flat)
+    count = opened().num_rows()
+    steps = -(-count // 8)
+    assert steps > 5
+    read: dict[int, dict] = {}
+    for hosts, start, stop in ((4, 0, 3), (2, 3, steps)):
+        for host in range(hosts):
+            mine = devices[host * 8 // hosts : (host + 1) * 8 // hosts]
+            numbers = rows_of_process(SomeOf(sharding, mine), shape)
+            assert len(numbers) == 8 // hosts
+            with opened().batches(numbers, 8, start, stop - start) as batches:
+                for step, batch in enumerate(batches, start):
+                    for place, number in enumerate(numbers):
+                        assert step * 8 + number not in read
+                        read[step * 8 + number] = {name: field[place] for name, field in batch.items()}
+    assert sorted(read) == list(range(steps * 8))
+    text = lambda row: bytes(row["tokens"]) + bytes(row["loss_weights"])
+    every = [text(row) for row in rows_of(opened())]
+    assert len(set(every)) == count and sorted(text(read[i]) for i in range(count)) == sorted(every)
+    runs = [(run, render(run.conversation, BYTES)) for run in map(short_run, range(40))]
+    expected = [
+        loss_weights(run, said, KindWeights(), OutcomeWeights(failure=0.5).of(run.outcome))[1:] for run, said in runs
+    ]
+    learnt = sum(read[i]["loss_weights"].sum(dtype=float) for i in range(count))
+    assert learnt == pytest.approx(sum(w.sum(dtype=float) for w in expected), rel=1e-6)
 
 
 # ---- what cannot be read ---------------------------------------------------------------------------------------------

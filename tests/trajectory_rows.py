@@ -1,5 +1,6 @@
 """Short agent runs as files, and data made of them, for tests of rows and objectives."""
 
+import json
 import pathlib
 
 from data.config import DataConfig
@@ -29,6 +30,13 @@ def write_runs(path: pathlib.Path, count: int, more: str = "") -> pathlib.Path:
     """`count` short runs in our form, then the text `more`."""
     path.write_text("".join(ours.write(short_run(i)) + "\n" for i in range(count)) + more)
     return path
+
+
+def tuning(path: pathlib.Path) -> list[str]:
+    """Overrides that make the tests' small run one of objective `trajectory`, on the file of runs at `path`."""
+    source = json.dumps({"path": str(path), "format": "trajectories"})
+    return [f"data.sources={{shop: {source}}}", "data.sequence_length=256", "data.held_out_fraction=0.3",
+            "data.batch_size=4", "run.eval_batches=1", "objective.kind=trajectory"]  # fmt: skip
 
 
 def data_config(folder: pathlib.Path, count: int = 6, options: dict | None = None, **changes) -> DataConfig:
