@@ -15,6 +15,7 @@ from jax import lax
 
 from maverick_jax.ops.dispatch import vary
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 22  # float32 elements: 16 MiB; measured best on CPU, small beside a layer elsewhere
@@ -69,25 +70,13 @@ def cross_entropy(
 
 def _chunk_logits(vocab_axes, hidden, head, labels):
     """Logits [c, v], their logsumexp over the whole vocabulary [c], and where the labels are [c, v]."""
-    v = head.shape[1]
     logits = dot(hidden, head, (1,), (0,))
-    largest = lax.pmax(jnp.max(logits, axis=-1), vocab_axes)
-    lse = jnp.log(lax.psum(jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1), vocab_axes)) + largest
-    first = lax.axis_index(vocab_axes) * v if vocab_axes else 0
-    is_label = (labels - first)[:, None] == jnp.arange(v, dtype=labels.dtype)[None, :]
-    return logits, lse, is_label
+    return logits, log_sum_exp(vocab_axes, logits), is_token(vocab_axes, labels, head.shape[1])
 
 
 def _chunk_loss(vocab_axes, z_loss, logits, lse, is_label, weights):
     nll = lse - lax.psum(jnp.sum(jnp.where(is_label, logits, 0), axis=-1), vocab_axes)
     return (jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll)), nll
-
-
-def _chunks(rows, hidden, labels, weights):
-    """Cut the rows into chunks; the last one is filled up with rows of weight 0."""
-    fill = -hidden.shape[0] % rows
-    pad = lambda x: jnp.concatenate([x, jnp.zeros_like(x, shape=(fill, *x.shape[1:]))]) if fill else x
-    return tuple(pad(x).reshape(-1, rows, *x.shape[1:]) for x in (hidden, labels, weights))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -99,8 +88,8 @@ def _local(vocab_axes, z_loss, rows, hidden, head, labels, weights):
         return jax.tree.map(jnp.add, sums, more), nll
 
     zero = jnp.zeros_like(weights, shape=())
-    sums, nll = lax.scan(one, (zero, zero), _chunks(rows, hidden, labels, weights))
-    return sums, nll.reshape(-1)[: labels.size]
+    sums, nll = lax.scan(one, (zero, zero), chunks(rows, hidden, labels, weights))
+    return sums, unchunked(nll, labels.size)
 
 
 def _forward(vocab_axes, z_loss, rows, hidden, head, labels, weights):
@@ -117,9 +106,8 @@ def _forward(vocab_axes, z_loss, rows, hidden, head, labels, weights):
 
     zero = jnp.zeros_like(weights, shape=())
     init = ((zero, zero), jnp.zeros_like(head, dtype=jnp.float32))
-    (sums, dhead), (dhidden, nll) = lax.scan(one, init, _chunks(rows, hidden, labels, weights))
-    dhidden = dhidden.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
-    return (sums, nll.reshape(-1)[: labels.size]), (dhidden, dhead.astype(head.dtype))
+    (sums, dhead), (dhidden, nll) = lax.scan(one, init, chunks(rows, hidden, labels, weights))
+    return (sums, unchunked(nll, labels.size)), (unchunked(dhidden, labels.size), dhead.astype(head.dtype))
 
 
 def _backward(vocab_axes, z_loss, rows, saved, cotangents):

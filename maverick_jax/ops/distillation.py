@@ -21,7 +21,7 @@ from jax import lax
 
 from maverick_jax.ops.dispatch import vary
 from maverick_jax.ops.dot import dot
-from maverick_jax.ops.vocabulary import first_token, log_softmax
+from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 21
@@ -240,8 +240,7 @@ def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
 
 def _of_label(axes, log_probs, labels):
     """Where the labels are [c, v], and -log p of them [c]."""
-    v = log_probs.shape[1]
-    is_label = (labels - first_token(axes, v))[:, None] == jnp.arange(v, dtype=labels.dtype)[None, :]
+    is_label = is_token(axes, labels, log_probs.shape[1])
     return is_label, -lax.psum(jnp.sum(jnp.where(is_label, log_probs, 0), axis=-1), axes)
 
 
@@ -278,17 +277,6 @@ def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tupl
     return value * scale, gradient * (scale / tau)
 
 
-def _cut(c, *trees):
-    """Rows cut into chunks of c; the last one is filled up with rows of zeros, whose weight is zero."""
-
-    def cut(x):
-        fill = -x.shape[0] % c
-        x = jnp.concatenate([x, jnp.zeros_like(x, shape=(fill, *x.shape[1:]))]) if fill else x
-        return x.reshape(x.shape[0] // c, c, *x.shape[1:])
-
-    return jax.tree.map(cut, trees)
-
-
 def _zero_sums(static: _Static, weights, controls) -> Sums:
     """Of the sums' shape, which differs by what `weigh` and the target report."""
 
@@ -309,7 +297,7 @@ def _local(static, student, rows, fixed, labels, weights, controls) -> Sums:
         return jax.tree.map(jnp.add, sums, found), None
 
     zero = _zero_sums(static, weights, controls)
-    return lax.scan(one, zero, _cut(static.rows, student[0], rows, labels, weights))[0]
+    return lax.scan(one, zero, chunks(static.rows, student[0], rows, labels, weights))[0]
 
 
 def _forward(static, student, rows, fixed, labels, weights, controls):
@@ -324,9 +312,8 @@ def _forward(static, student, rows, fixed, labels, weights, controls):
         return (jax.tree.map(jnp.add, sums, found), dhead), dot(dlogits, head, (1,), (1,)).astype(x.dtype)
 
     init = (_zero_sums(static, weights, controls), jnp.zeros_like(head, dtype=jnp.float32))
-    (sums, dhead), dhidden = lax.scan(one, init, _cut(static.rows, hidden, rows, labels, weights))
-    dhidden = dhidden.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
-    return sums, (dhidden, dhead.astype(head.dtype))
+    (sums, dhead), dhidden = lax.scan(one, init, chunks(static.rows, hidden, rows, labels, weights))
+    return sums, (unchunked(dhidden, labels.size), dhead.astype(head.dtype))
 
 
 def _backward(static, saved, cotangents: Sums):

@@ -6,7 +6,6 @@ ever exists.
 c rows per chunk, D model, v vocabulary entries on this device, n parts of the vocabulary.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ from jax import lax
 
 from maverick_jax.ops.dispatch import vary
 from maverick_jax.ops.dot import dot
-from maverick_jax.ops.vocabulary import first_token, gather, log_sum_exp, places
+from maverick_jax.ops.vocabulary import chunks, first_token, gather, log_sum_exp, places, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 21  # float32 elements; a chunk holds a few arrays of this size
@@ -57,12 +56,9 @@ def top_k(
         v, shape = head.shape[1], labels.shape
         hidden, head = vary(hidden, vocab_axes), vary(head, batch_axes)
         rows = min(chunk or max(64, LOGITS_PER_CHUNK // v), labels.size)
-        cut = functools.partial(_cut, rows, labels.size)
-        found = lax.map(
-            lambda chunk: _chunk(vocab_axes, k, temperature, head, *chunk), (cut(hidden), cut(labels), cut(uniforms))
-        )
-        whole = lambda x: x.reshape(x.shape[0] * rows, *x.shape[2:])[: labels.size].reshape(*shape, *x.shape[2:])
-        return jax.tree.map(whole, found)
+        flat = [x.reshape(labels.size, *x.shape[2:]) for x in (hidden, labels, uniforms)]
+        found = lax.map(lambda chunk: _chunk(vocab_axes, k, temperature, head, *chunk), chunks(rows, *flat))
+        return jax.tree.map(lambda x: unchunked(x, labels.size).reshape(*shape, *x.shape[2:]), found)
 
     tokens = rules.storage("batch", "length")
     specs = (tokens, rules.compute("embed", "vocab"), tokens, tokens)
@@ -92,13 +88,6 @@ def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: floa
 
 
 # ---- a chunk of rows on one device's part of the vocabulary --------------------------------------------------------
-
-
-def _cut(rows, size, x):
-    """[B, T, ...] as [chunks, rows, ...]; the last chunk is filled up with zeros."""
-    flat, fill = x.reshape(size, *x.shape[2:]), -size % rows
-    flat = jnp.concatenate([flat, jnp.zeros_like(flat, shape=(fill, *flat.shape[1:]))])
-    return flat.reshape((size + fill) // rows, rows, *flat.shape[1:])
 
 
 def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> Top:

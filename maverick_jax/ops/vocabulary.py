@@ -1,11 +1,29 @@
-"""What rows of numbers per token need where the vocabulary may be split over mesh axes: sums over all of it, and some
-tokens' numbers in or out. To be used inside `shard_map`; results without a vocabulary are the same on every device.
+"""What rows of numbers per token need where the vocabulary may be split over mesh axes: themselves in chunks, sums over
+all of it, and some tokens' numbers in or out. To be used inside `shard_map`; results without a vocabulary are the same
+on every device.
 
 c rows, v vocabulary entries on this device, m tokens of the whole vocabulary per row.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+
+
+def chunks(rows: int, *trees):
+    """Arrays [n, ...] as [chunks, rows, ...]; the last chunk is filled up with zeros."""
+
+    def cut(x):
+        fill = -x.shape[0] % rows
+        x = jnp.concatenate([x, jnp.zeros_like(x, shape=(fill, *x.shape[1:]))]) if fill else x
+        return x.reshape(x.shape[0] // rows, rows, *x.shape[1:])
+
+    return jax.tree.map(cut, trees)
+
+
+def unchunked(x, n: int):
+    """[n, ...] of [chunks, rows, ...]."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:n]
 
 
 def first_token(axes, v: int):
@@ -22,6 +40,11 @@ def log_sum_exp(axes, logits):
 
 def log_softmax(axes, logits):
     return logits - log_sum_exp(axes, logits)[:, None]
+
+
+def is_token(axes, ids, v: int):
+    """bool[c, v]: where tokens int32[c] are in rows of v."""
+    return (ids - first_token(axes, v))[:, None] == jnp.arange(v, dtype=ids.dtype)[None, :]
 
 
 def gather(axes, values, ids):
