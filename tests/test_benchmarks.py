@@ -1,6 +1,8 @@
 """The benchmarks measure what they say they do."""
 
+import argparse
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -14,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import maxtext_peer, render, run_all, train_step
+from benchmarks import maxtext_peer, render, run_all, train_step, trajectory_quality
 from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
+from data.dataset import open_dataset
 from maverick_jax.accounting import train_flops_per_token
 from maverick_jax.errors import InputError
+from maverick_jax.text import load_tokenizer
+from maverick_jax.text.byte_level import CONTROLS
+from train.config import read_config
 from train.objectives.pretrain import Pretrain
 
 FAKE_MAXTEXT = """#!/bin/sh
@@ -136,3 +142,55 @@ def test_the_last_line_is_the_result():
     assert 0 < result["fraction_of_peak"] < 1 and result["peak_memory_ratio"] > 0
     for loss in (result["first_loss"], result["peer_first_loss"]):
         assert loss == pytest.approx(math.log(4096), abs=0.2)
+
+
+# ---- what weights by kind teach --------------------------------------------------------------------------------------
+
+
+def test_made_up_tables_are_told_twice_and_always_alike():
+    for text in itertools.islice(trajectory_quality.records(50), 50):
+        lines = text.splitlines()
+        table = lines[: next(i for i, line in enumerate(lines) if line in lines[:i])]
+        assert len(lines) - len(table) >= 4 and set(lines) == set(table)
+        assert all(len(json.loads(line)) == 2 for line in lines)
+    assert next(trajectory_quality.records(1)) == next(trajectory_quality.records(9))
+
+
+def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
+    """Tasks are apart, the tokenizer keeps the chat format's control tokens, and the configs are ones."""
+    (tmp_path / "problems").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
+    turns = [
+        {"role": "system", "content": "Fly."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+    ]
+    runs = [{"task_id": i % 3, "trial": i // 3, "reward": 1, "traj": turns} for i in range(6)]
+    (tmp_path / "runs").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    args = argparse.Namespace(
+        work=tmp_path / "work", runs=tmp_path / "runs", problems=tmp_path / "problems", held_out_from=2, copy_steps=1,
+        pretrain_steps=1, steps=1)  # fmt: skip
+    trajectory_quality.prepare(args)
+    tasks = lambda name: {json.loads(line)["task_id"] for line in (args.work / "runs" / name).read_text().splitlines()}
+    assert tasks("0_learnt.jsonl") == {0, 1} and tasks("1_held_out.jsonl") == {2}
+    for name in ("copy", "pretrain", "tune"):
+        config = read_config(str(args.work / f"{name}.yaml"))
+        assert set(CONTROLS) <= set(load_tokenizer(config.data.tokenizer).controls)
+    held_out = open_dataset(config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")}), "eval", seed=0)
+    assert held_out.sources[0].documents == range(4, 6)
+
+
+def test_the_table_of_what_was_told(tmp_path):
+    rates = {"name_accuracy": 0.5}  # no call had arguments
+    told = {
+        "eval_kind_loss": {"call_name": 1.0, "call_arguments": 2.0, "decision": 3.0, "text": 4.0},
+        "eval_decision_f1": {"call": 0.9, "ask": 0.3}, "eval_call_rates": rates,
+        "generated": {"decision_f1": {"answer": 0.6}, "call_rates": rates | {"arguments_exact": 0.25}},
+    }  # fmt: skip
+    one = trajectory_quality.summary(told)
+    assert one["call_name, nats"] == 1 and one["decision F1"] == pytest.approx(0.4) and one["all arguments exact"] == 0
+    assert one["decision F1, written"] == pytest.approx(0.2) and one["all arguments exact, written"] == 0.25
+    other = {name: 2 * x for name, x in one.items()}
+    result = {"steps": 5, "held_out": {"none": [one], "kinds": [one, other]}}
+    assert "| call_name, nats | 1.000 | 1.500 (1.000 2.000) |" in trajectory_quality.table(result)
+    trajectory_quality.plot(result, tmp_path / "found.png")
+    assert (tmp_path / "found.png").stat().st_size > 10_000

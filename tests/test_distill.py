@@ -81,7 +81,14 @@ def test_microbatches_add_up(expected, mesh_of):
     assert_same(gradients({"data": 1}, mesh_of, microbatches=2), expected)
 
 
-@pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"data": 2, "tensor": 4}, {"expert": 8}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"fsdp": 2, "expert": 2, "tensor": 2},
+        pytest.param({"data": 2, "tensor": 4}, marks=pytest.mark.slow),
+        pytest.param({"expert": 8}, marks=pytest.mark.slow),
+    ],
+)
 def test_every_mesh_gives_the_same(sizes, expected, mesh_of):
     assert_same(gradients(sizes, mesh_of), expected)
 

@@ -1,0 +1,273 @@
+#!/usr/bin/env python
+"""What weights by kind teach: a tiny model, pretrained on text, tuned on real agent runs and asked about other tasks.
+
+    python benchmarks/trajectory_quality.py RUNS.jsonl PROBLEMS.jsonl --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
+
+RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt. PROBLEMS: gsm8k's. A model of 2.7M
+parameters is pretrained on made-up tables, which teach it to copy, then on tinyshakespeare and the problems as well,
+and tuned for each seed and variant: equal data, order and steps. `kinds` has the default weights by kind, `equal`
+weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call goes on where the first
+was; calls for other seeds or variants may run beside it once the pretrained model is there. The last line is one JSON
+object.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tokenizers
+import yaml
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from benchmarks.worker import ROOT, WorkerFailed, environment
+from data.trajectories.decisions import CLASSES
+from data.trajectories.kinds import TokenKind
+from maverick_jax.text.byte_level import CONTROLS
+
+VOCABULARY = 2048
+NONE = "none"
+VARIANTS = (NONE, "equal", "kinds")
+EQUAL = {kind.name.lower(): 1.0 for kind in TokenKind}
+LOSSES = ("call_name", "call_arguments", "decision")
+RATES = {"name_accuracy": "tool name", "arguments_exact": "all arguments exact"}
+MODEL = {"base": "tiny", "vocab_size": VOCABULARY, "attention_chunk_size": 512, "initializer_range": 0.08}
+OPTIMIZER = {"warmup_steps": 20, "schedule": "cosine", "min_ratio": 0.05, "weight_decay": 0.1}
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """The parts of RUNS, the texts, a tokenizer made from what is learnt of both, and the two configs."""
+    work = args.work
+    (work / "tokenizer").mkdir(parents=True, exist_ok=True)
+    runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
+    parts = [[run for run in runs if (run["task_id"] < args.held_out_from) == learnt] for learnt in (True, False)]
+    for name, part in zip(("0_learnt", "1_held_out"), parts, strict=True):
+        _write(work / "runs" / f"{name}.jsonl", "".join(json.dumps(run) + "\n" for run in part))
+    problems = [json.loads(line) for line in args.problems.read_text("utf-8").splitlines()]
+    texts = [f"{problem['question']}\n{problem['answer']}\n" for problem in problems]
+    _write(work / "problems.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    if not (work / "tokenizer" / "tokenizer.json").exists():
+        _tokenizer([*texts, *records(2_000), *_said(parts[0])]).save(str(work / "tokenizer" / "tokenizer.json"))
+    common = {
+        "model": MODEL,
+        "checkpoint": {"every": 1000, "keep": 1},
+        "logging": {"progress": False, "every": 10},
+    }
+    data = {"tokenizer": str(work / "tokenizer")}
+    _write(work / "records.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in records(40_000)))
+    made_up = {"records": {"path": str(work / "records.jsonl")}}
+    texts_of = {"shakespeare": {"path": "package:tinyshakespeare"}, "problems": {"path": str(work / "problems.jsonl")}}
+    agent_runs = {
+        "path": str(work / "runs"),
+        "format": "trajectories",
+        "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"},
+    }
+    _write(work / "copy.yaml", yaml.safe_dump(common | {
+        "run": {"name": "copying", "steps": args.copy_steps},
+        "data": data | {"sources": made_up, "packing": "best_fit", "batch_size": 8, "sequence_length": 256},
+        "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
+    }, sort_keys=False))  # fmt: skip
+    _write(work / "pretrain.yaml", yaml.safe_dump(common | {
+        "run": {"name": "pretrained", "steps": args.pretrain_steps},
+        "data": data | {"sources": texts_of | made_up, "batch_size": 16, "sequence_length": 512},
+        "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
+    }, sort_keys=False))  # fmt: skip
+    _write(work / "tune.yaml", yaml.safe_dump(common | {
+        "run": {"name": "tuned", "steps": args.steps, "eval_every": args.steps, "eval_batches": 1000},
+        "data": data | {"sources": {"airline": agent_runs}, "held_out_fraction": len(parts[1]) / len(runs),
+                        "batch_size": 2, "sequence_length": 4096},
+        "objective": {"kind": "trajectory"},
+        "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
+    }, sort_keys=False))  # fmt: skip
+
+
+def records(count: int) -> Iterator[str]:
+    """Made-up tables and rows of them again: what teaches a model to copy."""
+    luck = random.Random(0)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    syllables = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
+    word = lambda: "".join(luck.choices(syllables, k=luck.randint(2, 3)))
+    make = {
+        "code": lambda: "".join(luck.choices(letters, k=6)),
+        "owner": lambda: f"{word()}_{word()}_{luck.randint(1000, 9999)}",
+        "sum": lambda: str(luck.randint(10, 99_999)),
+        "place": lambda: word().title(),
+    }
+    for _ in range(count):
+        table = [{key: make[key]() for key in luck.sample(list(make), 2)} for _ in range(luck.randint(2, 6))]
+        lines = [json.dumps(row) for row in table]
+        lines += [json.dumps(luck.choice(table)) for _ in range(luck.randint(4, 8))]
+        yield "\n".join(lines) + "\n"
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """What is there and the same stays, so that caches of it hold."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
+
+
+def _said(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Texts and calls of runs; the policy, which is the same in all, once."""
+    yield runs[0]["traj"][0]["content"]
+    for run in runs:
+        for message in run["traj"][1:]:
+            yield message.get("content") or ""
+            yield from (call["function"]["arguments"] for call in message.get("tool_calls") or ())
+
+
+def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
+    """Byte-level BPE with the chat format's control tokens."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(CONTROLS), initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    return made
+
+
+def maverick(*words: str) -> str:
+    """Standard output of one command."""
+    command = [sys.executable, "-m", "launch.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)))
+    if done.returncode:
+        raise WorkerFailed(f"{' '.join(words)}: {done.stderr[-3000:]}")
+    return done.stdout
+
+
+def train(args: argparse.Namespace, variant: str, seed: int) -> pathlib.Path:
+    """The directory of a run, made if it is not there; a run that was interrupted goes on."""
+    copying, pretrained = args.work / "copying", args.work / "pretrained"
+    if variant == NONE:
+        _run(args.work / "copy.yaml", copying, args.copy_steps)
+        return _run(args.work / "pretrain.yaml", pretrained, args.pretrain_steps, f"model.init_from={copying}")
+    words = [f"run.seed={seed}", f"model.init_from={pretrained}"]
+    words += [f"data.kind_weights={json.dumps(EQUAL)}"] if variant == "equal" else []
+    return _run(args.work / "tune.yaml", args.work / f"{variant}-{seed}", args.steps, *words)
+
+
+def _run(config: pathlib.Path, directory: pathlib.Path, steps: int, *words: str) -> pathlib.Path:
+    if not (directory / "checkpoints" / str(steps)).exists():
+        maverick("train", str(config), f"run.dir={directory}", *words)
+    return directory
+
+
+def ask(args: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
+    """What `maverick eval` tells of the held-out runs, the loss always by the default weights."""
+    kept = directory / f"asked_{args.generate}.json"
+    if not kept.exists():
+        told = maverick("eval", str(directory), str(args.work / "tune.yaml"), "--generate", str(args.generate),
+                        "--max-tokens", "192", "--json")  # fmt: skip
+        kept.write_text(told.strip().splitlines()[-1])
+    return json.loads(kept.read_text())
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """What the pretrained model, and each variant and seed of tuning it, tell of the held-out runs."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for variant in VARIANTS:
+        if variant not in (NONE, *args.variants):
+            continue
+        for seed in [0] if variant == NONE else args.seeds:
+            told = summary(ask(args, train(args, variant, seed)))
+            found.setdefault(variant, []).append(told)
+            print(f"{variant} {seed}: {told}", file=sys.stderr, flush=True)
+    return {
+        "benchmark": "trajectory_quality",
+        "copy_steps": args.copy_steps,
+        "pretrain_steps": args.pretrain_steps,
+        "steps": args.steps,
+        "seeds": args.seeds,
+        "held_out": found,
+    }
+
+
+def summary(told: dict[str, Any]) -> dict[str, float]:
+    """The figures of the table, by its rows. A rate that has nothing to be one of is 0."""
+    found = {f"{kind}, nats": told["eval_kind_loss"][kind] for kind in LOSSES}
+    for way, prefix, part in (("", "eval_", told), (", written", "", told["generated"])):
+        f1 = part[f"{prefix}decision_f1"]
+        found[f"decision F1{way}"] = sum(f1.get(name, 0.0) for name in CLASSES) / len(CLASSES)
+        found |= {f"{title}{way}": part[f"{prefix}call_rates"].get(name, 0.0) for name, title in RATES.items()}
+    return found
+
+
+def rows_of(result: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Row of the table -> variant -> a figure for each seed."""
+    held_out = result["held_out"]
+    return {
+        name: {variant: [told[name] for told in each] for variant, each in held_out.items()}
+        for name in held_out[NONE][0]
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: the mean over seeds, and each of them."""
+    rows = ["| held out | " + " | ".join(result["held_out"]) + " |", "|---" * (len(result["held_out"]) + 1) + "|"]
+    for name, variants in rows_of(result).items():
+        seeds = lambda each: f" ({' '.join(f'{x:.3f}' for x in each)})" if len(each) > 1 else ""
+        cells = [f"{statistics.fmean(each):.3f}{seeds(each)}" for each in variants.values()]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def plot(result: dict[str, Any], path: pathlib.Path) -> None:
+    """A panel per row of the table, a dot per seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = rows_of(result)
+    wide = 4
+    figure, grid = pyplot.subplots(-(-len(rows) // wide), wide, figsize=(13, 2.6 * -(-len(rows) // wide)),
+                                   constrained_layout=True, squeeze=False)  # fmt: skip
+    for axes, (name, variants) in zip(grid.flat, rows.items(), strict=False):
+        for place, (variant, each) in enumerate(variants.items()):
+            axes.scatter([place] * len(each), each, s=22, alpha=0.7, label=variant, zorder=3)
+            axes.hlines(statistics.fmean(each), place - 0.25, place + 0.25, color="black", linewidth=1)
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(len(variants)), labels=list(variants))
+        axes.set_xlim(-0.6, len(variants) - 0.4)
+        axes.grid(axis="y", alpha=0.3)
+    for axes in list(grid.flat)[len(rows) :]:
+        axes.set_axis_off()
+    figure.suptitle(f"Held-out agent runs after {result['steps']} updates: dots are seeds, lines their means")
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("runs", type=pathlib.Path)
+    parser.add_argument("problems", type=pathlib.Path)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--held-out-from", type=int, default=30, help="first task that is not learnt")
+    parser.add_argument("--copy-steps", type=int, default=2000)
+    parser.add_argument("--pretrain-steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--generate", type=int, default=64, help="turns to write")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS[1:]), choices=VARIANTS[1:])
+    args = parser.parse_args(arguments)
+    args.work = args.work.absolute()
+    prepare(args)
+    result = measure(args)
+    if args.plot:
+        plot(result, args.plot)
+    print(table(result))
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
