@@ -55,7 +55,7 @@ def stats(config: DataConfig, seed: int) -> dict[str, Any]:
     """Counts by split and source: documents, tokens, rows of one epoch, how full rows are, share of the stream; of
     agent runs also what was read, cut and decided, and tokens and weights by kind (every row is read for these)."""
     datasets = {"train": open_dataset(config, "train", seed=seed)}
-    if config.held_out_fraction:
+    if config.holds_out:
         datasets["eval"] = open_dataset(config, "eval", seed=seed)
     tokenizer = datasets["train"].tokenizer
     return {

@@ -63,6 +63,9 @@ class SourceConfig(Section):
     """For `text`: documents end at this string, which belongs to none of them. null: one document per file."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Share of the rows, relative to the weights of the other sources."""
+    held_out_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    """As `data.held_out_fraction`, of this source. 1: all of it is for evaluation, so that files of their own can be;
+    0: none. null: as all."""
     pattern: Literal["cycle", "random"] = "cycle"
     """For `synthetic`. `cycle`: each document counts up from a random symbol by a random step, so that all but the
     first two tokens can be learnt; `random`: independent uniform symbols."""
@@ -148,7 +151,19 @@ class DataConfig(Section):
     def _weighs_something(self):
         if self.kind_weights != KindWeights() and not self.runs:
             raise ValueError(f"kind_weights: are of agent runs, and no source has format: {RUNS}")
+        if self.sources and all(self.held_out_of(name) == 1 for name in self.sources):
+            raise ValueError("sources: all are held out (held_out_fraction: 1), which leaves none to train on")
         return self
+
+    def held_out_of(self, name: str) -> float:
+        """The part of source `name` that is held out."""
+        own = self.sources[name].held_out_fraction
+        return self.held_out_fraction if own is None else own
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether anything is."""
+        return any(self.held_out_of(name) > 0 for name in self.sources)
 
     @property
     def runs(self) -> bool:

@@ -122,16 +122,17 @@ class _RowReader:
 def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
     """The rows of `split`; tokenises and packs what the cache does not hold. `seed` counts unless the config has one.
     Raises InputError for sources that cannot be read or are too short to be split."""
-    if split == "eval" and config.held_out_fraction == 0:
+    if split == "eval" and not config.holds_out:
         raise InputError("data.held_out_fraction is 0: nothing is held out to evaluate on")
     tokenizer = load_tokenizer(config.tokenizer)
     chosen = seed if config.seed is None else config.seed
-    seeds = dict.fromkeys(config.sources, None)
-    if split == "train" and config.shuffle:
-        seeds = {name: derive(chosen, "source", name) for name in config.sources}
-    sources = [_open_source(name, config, split, tokenizer, seeds[name]) for name in config.sources]
+    nothing_of = 1.0 if split == "train" else 0.0
+    names = [name for name in config.sources if config.held_out_of(name) != nothing_of]
+    shuffled = split == "train" and config.shuffle
+    seeds = {name: derive(chosen, "source", name) if shuffled else None for name in names}
+    sources = [_open_source(name, config, split, tokenizer, seeds[name]) for name in names]
     if split == "train":
-        mixture = Weighted({name: source.weight for name, source in config.sources.items()})
+        mixture = Weighted({name: config.sources[name].weight for name in names})
     else:
         mixture = InTurn([source.plan.num_rows for source in sources])
     fingerprint = _fingerprint(config, split, chosen, sources, tokenizer)
@@ -139,18 +140,18 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
 
 
 def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
-    source = config.sources[name]
+    source, fraction = config.sources[name], config.held_out_of(name)
     store = (tokenised_runs if source.runs else tokenised)(name, config, tokenizer)
-    if source.runs and config.held_out_fraction and store["offsets"].size == 2:
-        raise InputError(f"data.sources.{name}: holds one run, which is not split; set data.held_out_fraction: 0")
-    train, held_out = split_documents(store["offsets"], config.held_out_fraction, name)
+    if source.runs and 0 < fraction < 1 and store["offsets"].size == 2:
+        raise InputError(f"data.sources.{name}: holds one run, which is not split; set held_out_fraction: 0, or 1")
+    train, held_out = split_documents(store["offsets"], fraction, name)
     documents = train if split == "train" else held_out
     if source.runs:
-        plan = _window_plan(store, documents, config, source.trajectories.overlap, split, seed)
+        plan = _window_plan(store, documents, config, source.trajectories.overlap, split, fraction, seed)
         decisions = _balance(store, train, source.trajectories.balance_decisions)
         weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
     else:
-        plan = _plan(store, documents, config, split, seed)
+        plan = _plan(store, documents, config, split, fraction, seed)
         weighing = OfTexts(config.kind_weights) if config.runs else None
     if plan.num_rows > MAX_ROWS:
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
@@ -167,10 +168,16 @@ def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.nda
 
 
 def _window_plan(
-    store: ArrayFolder, documents: Documents, config: DataConfig, overlap: float, split: Split, seed: int | None
+    store: ArrayFolder,
+    documents: Documents,
+    config: DataConfig,
+    overlap: float,
+    split: Split,
+    fraction: float,
+    seed: int | None,
 ) -> Windowed:
     T = config.sequence_length
-    identity = ["windows", windows.LAYOUT, store.digest, split, config.held_out_fraction, seed, T, overlap]
+    identity = ["windows", windows.LAYOUT, store.digest, split, fraction, seed, T, overlap]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
         arrays, cuts = windows.window_arrays(packing.document_order(documents, seed), store, T, overlap)
@@ -179,10 +186,12 @@ def _window_plan(
     return Windowed(_arranged_once(config, identity, arrange))
 
 
-def _plan(store: ArrayFolder, documents: Documents, config: DataConfig, split: Split, seed: int | None) -> Plan:
+def _plan(
+    store: ArrayFolder, documents: Documents, config: DataConfig, split: Split, fraction: float, seed: int | None
+) -> Plan:
     T, concatenate = config.sequence_length, config.packing == "concatenate"
     # Concatenation cuts rows when they are read: its arrays serve every length.
-    identity = [ORDER, store.digest, split, config.held_out_fraction, seed, config.packing, None if concatenate else T]
+    identity = [ORDER, store.digest, split, fraction, seed, config.packing, None if concatenate else T]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
         ordered = packing.document_order(documents, seed)
@@ -207,11 +216,13 @@ def _arranged_once(
 
 def split_documents(offsets: np.ndarray, fraction: float, name: str = "") -> tuple[Documents, Documents]:
     """(train, held out): the last `fraction` of the tokens is held out, cut at the nearest border between documents,
-    or inside the document where there is only one. Raises InputError for a source too short to have both."""
+    or inside the document where there is only one. 1 and 0: all, nothing. Raises InputError for a source too short to
+    have both."""
     begin, end = offsets[:-1], offsets[1:]
     total = int(offsets[-1])
-    if fraction == 0:
-        return Documents(begin, end), Documents(begin[:0], end[:0])
+    if fraction in (0, 1):
+        every, none = Documents(begin, end), Documents(begin[:0], end[:0])
+        return (every, none) if fraction == 0 else (none, every)
     wanted = total - fraction * total
     if begin.size == 1:
         cut = min(max(round(wanted), 2), total - 2)
@@ -241,6 +252,8 @@ def _fingerprint(
         "sources": [[s.name, s.store.digest, str(config.sources[s.name].weight)] for s in sources],
         **config.model_dump(include={"batch_size", "sequence_length", "packing", "held_out_fraction", "shuffle"}),
     }
+    if own := {name: s.held_out_fraction for name, s in config.sources.items() if s.held_out_fraction is not None}:
+        decides["held_out"] = own
     if config.runs:
         options = {name: source.trajectories for name, source in config.sources.items() if source.runs}
         decides["overlap"] = {name: option.overlap for name, option in options.items()}

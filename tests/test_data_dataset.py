@@ -24,9 +24,18 @@ def config(tmp_path) -> DataConfig:
     return _made(tmp_path)
 
 
+def _sources(folder: pathlib.Path) -> dict[str, dict]:
+    return {"a": {"path": str(folder / "a.jsonl"), "weight": 3.0}, "b": {"kind": "synthetic", "documents": 30}}
+
+
 def _made(folder: pathlib.Path, **changes) -> DataConfig:
-    sources = {"a": {"path": str(folder / "a.jsonl"), "weight": 3.0}, "b": {"kind": "synthetic", "documents": 30}}
-    values = {"sources": sources, "sequence_length": T, "batch_size": 8, "cache_dir": str(folder / "cache"), **changes}
+    values = {
+        "sources": _sources(folder),
+        "sequence_length": T,
+        "batch_size": 8,
+        "cache_dir": str(folder / "cache"),
+        **changes,
+    }
     return DataConfig.model_validate(values)
 
 
@@ -230,6 +239,26 @@ def test_split_inside_one_document_and_between_several():
     assert train.end.tolist() == [10, 48, 92] and held_out.begin.tolist() == [92]
     train, held_out = split_documents(several, 0.0)
     assert train.end.tolist() == [10, 48, 92, 100] and held_out.begin.size == 0
+    for offsets in (one, several):
+        train, held_out = split_documents(offsets, 1.0)
+        assert train.begin.size == 0 and held_out.end.tolist() == offsets[1:].tolist()
+
+
+def test_sources_held_out_whole_and_not_at_all(tmp_path, config):
+    """Files of their own to evaluate on, beside others that are all trained on."""
+    parts = {"a": 0.0, "b": 1.0}
+    sources = {name: source | {"held_out_fraction": parts[name]} for name, source in _sources(tmp_path).items()}
+    apart = _made(tmp_path, sources=sources)
+    train, held_out = (open_dataset(apart, split, seed=0) for split in ("train", "eval"))
+    assert train.shares == {"a": 1.0} and [source.name for source in held_out.sources] == ["b"]
+    for source in (*train.sources, *held_out.sources):
+        assert _tokens_read(source) == set(range(source.store["tokens"].size))
+    splits = commands.stats(apart, 0)["splits"]
+    assert list(splits["train"]["sources"]) == ["a"] and list(splits["eval"]["sources"]) == ["b"]
+    plain = open_dataset(config, "train", seed=0)
+    one = {**_sources(tmp_path), "b": sources["b"] | {"held_out_fraction": 0.1}}  # as all have
+    assert plain.fingerprint != train.fingerprint
+    check_equal(plain.row(5), open_dataset(_made(tmp_path, sources=one), "train", seed=0).row(5))
 
 
 def test_a_coarse_split_is_said(caplog):
@@ -239,6 +268,9 @@ def test_a_coarse_split_is_said(caplog):
 
 
 def test_splits_that_cannot_be(tmp_path, config):
+    whole = {name: source | {"held_out_fraction": 1} for name, source in _sources(tmp_path).items()}
+    with pytest.raises(ValueError, match="all are held out"):
+        _made(tmp_path, sources=whole)
     with pytest.raises(InputError, match="held_out_fraction is 0"):
         open_dataset(_made(tmp_path, held_out_fraction=0.0), "eval", seed=0)
     with pytest.raises(InputError, match=r"data.sources.one: 3 tokens are too few"):

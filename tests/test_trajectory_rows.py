@@ -246,7 +246,7 @@ def test_no_run_and_a_run_that_would_be_split_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"no run can be read of 1 records; the first: runs\.jsonl: record 0"):
         open_dataset(data_config(tmp_path, options={"malformed": "skip", "format": "openai"}), "train", seed=0)
     write_runs(tmp_path / "runs.jsonl", 1)
-    with pytest.raises(InputError, match=r"holds one run, which is not split; set data\.held_out_fraction: 0"):
+    with pytest.raises(InputError, match=r"holds one run, which is not split; set held_out_fraction: 0"):
         open_dataset(data_config(tmp_path, held_out_fraction=0.5), "train", seed=0)
 
 
