@@ -3,15 +3,16 @@
 
     python benchmarks/trajectory_quality.py RUNS.jsonl PROBLEMS.jsonl --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
 
-RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt. PROBLEMS: gsm8k's. A model of 2.7M
-parameters is pretrained on made-up tables, which teach it to copy, then on tinyshakespeare and the problems as well,
-and tuned for each seed and variant: equal data, order and steps. `kinds` has the default weights by kind, `equal`
-weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call goes on where the first
-was; calls for other seeds or variants may run beside it once the pretrained model is there. The last line is one JSON
-object.
+RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt. PROBLEMS: gsm8k's. A model of 1.7M
+parameters is pretrained on made-up tables, which teach it to copy, then also on tinyshakespeare, the problems and made-
+up runs of the toy shop, and tuned for each seed and variant: equal data, order and steps. `kinds` has the default
+weights by kind, `equal` weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call
+goes on where the first was; calls for other seeds or variants may run beside it once the pretrained model is there. The
+last line is one JSON object.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import random
@@ -27,7 +28,10 @@ import yaml
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.worker import ROOT, WorkerFailed, environment
+from data import toy_shop
+from data.trajectories import Trajectory
 from data.trajectories.decisions import CLASSES
+from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
 from maverick_jax.text.byte_level import CONTROLS
 
@@ -47,8 +51,8 @@ def prepare(args: argparse.Namespace) -> None:
     (work / "tokenizer").mkdir(parents=True, exist_ok=True)
     runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
     parts = [[run for run in runs if (run["task_id"] < args.held_out_from) == learnt] for learnt in (True, False)]
-    for name, part in zip(("0_learnt", "1_held_out"), parts, strict=True):
-        _write(work / "runs" / f"{name}.jsonl", "".join(json.dumps(run) + "\n" for run in part))
+    for name, part in zip(("learnt", "held_out"), parts, strict=True):
+        _write(work / f"{name}.jsonl", "".join(json.dumps(run) + "\n" for run in part))
     problems = [json.loads(line) for line in args.problems.read_text("utf-8").splitlines()]
     texts = [f"{problem['question']}\n{problem['answer']}\n" for problem in problems]
     _write(work / "problems.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -62,12 +66,19 @@ def prepare(args: argparse.Namespace) -> None:
     data = {"tokenizer": str(work / "tokenizer")}
     _write(work / "records.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in records(40_000)))
     made_up = {"records": {"path": str(work / "records.jsonl")}}
-    texts_of = {"shakespeare": {"path": "package:tinyshakespeare"}, "problems": {"path": str(work / "problems.jsonl")}}
-    agent_runs = {
-        "path": str(work / "runs"),
+    _write(work / "shop.jsonl", "".join(ours.write(run) + "\n" for run in shop(4_000)))
+    of_all = {
+        "shakespeare": {"path": "package:tinyshakespeare"},
+        "problems": {"path": str(work / "problems.jsonl")},
+        "shop": {"path": str(work / "shop.jsonl"), "format": "trajectories", "weight": 3},
+    }
+    runs_in = lambda name, held_out: {
+        "path": str(work / f"{name}.jsonl"),
         "format": "trajectories",
+        "held_out_fraction": held_out,
         "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"},
     }
+    agent_runs = {name: runs_in(name, held_out) for held_out, name in enumerate(("learnt", "held_out"))}
     _write(work / "copy.yaml", yaml.safe_dump(common | {
         "run": {"name": "copying", "steps": args.copy_steps},
         "data": data | {"sources": made_up, "packing": "best_fit", "batch_size": 8, "sequence_length": 256},
@@ -75,15 +86,15 @@ def prepare(args: argparse.Namespace) -> None:
     }, sort_keys=False))  # fmt: skip
     _write(work / "pretrain.yaml", yaml.safe_dump(common | {
         "run": {"name": "pretrained", "steps": args.pretrain_steps},
-        "data": data | {"sources": texts_of | made_up, "batch_size": 16, "sequence_length": 512},
+        "data": data | {"sources": of_all | made_up, "batch_size": 16, "sequence_length": 512, "kind_weights": EQUAL},
+        "objective": {"kind": "trajectory"},
         "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
     }, sort_keys=False))  # fmt: skip
     _write(work / "tune.yaml", yaml.safe_dump(common | {
-        "run": {"name": "tuned", "steps": args.steps, "eval_every": args.steps, "eval_batches": 1000},
-        "data": data | {"sources": {"airline": agent_runs}, "held_out_fraction": len(parts[1]) / len(runs),
-                        "batch_size": 2, "sequence_length": 4096},
+        "run": {"name": "tuned", "steps": args.steps, "eval_batches": 1000},
+        "data": data | {"sources": agent_runs, "batch_size": 2, "sequence_length": 4096},
         "objective": {"kind": "trajectory"},
-        "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
+        "optimizer": OPTIMIZER | {"learning_rate": 1e-3},
     }, sort_keys=False))  # fmt: skip
 
 
@@ -106,6 +117,12 @@ def records(count: int) -> Iterator[str]:
         yield "\n".join(lines) + "\n"
 
 
+def shop(count: int) -> Iterator[Trajectory]:
+    """The toy shop's runs, other ones than ship, without its tools' declarations: what teaches a model to call."""
+    for run in toy_shop.runs(count, seed=1):
+        yield dataclasses.replace(run, tools=())
+
+
 def _write(path: pathlib.Path, text: str) -> None:
     """What is there and the same stays, so that caches of it hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,13 +136,21 @@ def _said(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     for run in runs:
         for message in run["traj"][1:]:
             yield message.get("content") or ""
-            yield from (call["function"]["arguments"] for call in message.get("tool_calls") or ())
+            for call in message.get("tool_calls") or ():
+                yield f"{call['function']['name']}({call['function']['arguments']})"
 
 
 def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
-    """Byte-level BPE with the chat format's control tokens."""
+    """Byte-level BPE with the chat format's control tokens. Digits and capitals stand alone: else the ids of the runs
+    that are learnt would be tokens of their own, to be known by heart, and those of others be spelt."""
+    pre_tokenizers = tokenizers.pre_tokenizers
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex("[0-9A-Z]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     made.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
@@ -252,8 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--held-out-from", type=int, default=30, help="first task that is not learnt")
     parser.add_argument("--copy-steps", type=int, default=2000)
-    parser.add_argument("--pretrain-steps", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--pretrain-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--generate", type=int, default=64, help="turns to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")

@@ -170,13 +170,15 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
         work=tmp_path / "work", runs=tmp_path / "runs", problems=tmp_path / "problems", held_out_from=2, copy_steps=1,
         pretrain_steps=1, steps=1)  # fmt: skip
     trajectory_quality.prepare(args)
-    tasks = lambda name: {json.loads(line)["task_id"] for line in (args.work / "runs" / name).read_text().splitlines()}
-    assert tasks("0_learnt.jsonl") == {0, 1} and tasks("1_held_out.jsonl") == {2}
+    tasks = lambda name: {json.loads(line)["task_id"] for line in (args.work / name).read_text().splitlines()}
+    assert tasks("learnt.jsonl") == {0, 1} and tasks("held_out.jsonl") == {2}
     for name in ("copy", "pretrain", "tune"):
         config = read_config(str(args.work / f"{name}.yaml"))
         assert set(CONTROLS) <= set(load_tokenizer(config.data.tokenizer).controls)
-    held_out = open_dataset(config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")}), "eval", seed=0)
-    assert held_out.sources[0].documents == range(4, 6)
+    data = config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")})
+    found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
+    assert {split: [(s.name, len(s.documents)) for s in sources] for split, sources in found.items()} == {
+        "train": [("learnt", 4)], "eval": [("held_out", 2)]}  # fmt: skip
 
 
 def test_the_table_of_what_was_told(tmp_path):
