@@ -13,10 +13,12 @@ last line is one JSON object.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 import random
 import statistics
+import string
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,7 +37,7 @@ from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
 from maverick_jax.text.byte_level import CONTROLS
 
-VOCABULARY = 2048
+VOCABULARY, SYMBOLS = 3072, string.digits + string.ascii_uppercase
 NONE = "none"
 VARIANTS = (NONE, "equal", "kinds")
 EQUAL = {kind.name.lower(): 1.0 for kind in TokenKind}
@@ -101,11 +103,10 @@ def prepare(args: argparse.Namespace) -> None:
 def records(count: int) -> Iterator[str]:
     """Made-up tables and rows of them again: what teaches a model to copy."""
     luck = random.Random(0)
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     syllables = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
     word = lambda: "".join(luck.choices(syllables, k=luck.randint(2, 3)))
     make = {
-        "code": lambda: "".join(luck.choices(letters, k=6)),
+        "code": lambda: "".join(luck.choices(SYMBOLS, k=6)),
         "owner": lambda: f"{word()}_{word()}_{luck.randint(1000, 9999)}",
         "sum": lambda: str(luck.randint(10, 99_999)),
         "place": lambda: word().title(),
@@ -141,22 +142,24 @@ def _said(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
-    """Byte-level BPE with the chat format's control tokens. Digits and capitals stand alone: else the ids of the runs
-    that are learnt would be tokens of their own, to be known by heart, and those of others be spelt."""
+    """Byte-level BPE with the chat format's control tokens. Of digits and capitals two are a token, whichever they are:
+    else the ids of the runs that are learnt would be tokens of their own, to be known by heart, and others be spelt."""
     pre_tokenizers = tokenizers.pre_tokenizers
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    words = tokenizers.Regex(r"[0-9A-Z]{1,2}| ?\p{Ll}+| ?[^\s\p{L}\p{N}]+|\s+")
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex("[0-9A-Z]"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(words, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    pairs = ["".join(pair) for pair in itertools.product(SYMBOLS, repeat=2)] * 1_000  # more than any other word
     made.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=list(CONTROLS), initial_alphabet=alphabet, show_progress=False
     )
-    made.train_from_iterator(texts, trainer)
+    made.train_from_iterator(itertools.chain(texts, pairs), trainer)
     return made
 
 
