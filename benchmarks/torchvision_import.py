@@ -11,12 +11,12 @@ declared here, so that the rest does. Import this before transformers, which loo
 import pathlib
 import sys
 
-from torch.library import Library
+from torch import library as declarations
 
 from maverick_jax.errors import InputError
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "torchvision"
-_DECLARED: list[Library] = []
+_DECLARED: list[declarations.Library] = []
 """A declaration lasts as long as its library."""
 
 
@@ -32,7 +32,7 @@ def import_torchvision() -> str:
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        _DECLARED.append(Library("torchvision", "FRAGMENT"))
+        _DECLARED.append(declarations.Library("torchvision", "FRAGMENT"))
         for operator in ("nms", "qnms"):
             _DECLARED[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         return import_torchvision()
