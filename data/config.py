@@ -151,6 +151,10 @@ class DataConfig(Section):
     def _weighs_something(self):
         if self.kind_weights != KindWeights() and not self.runs:
             raise ValueError(f"kind_weights: are of agent runs, and no source has format: {RUNS}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _trains_on_something(self):
         if self.sources and all(self.held_out_of(name) == 1 for name in self.sources):
             raise ValueError("sources: all are held out (held_out_fraction: 1), which leaves none to train on")
         return self

@@ -252,10 +252,11 @@ def _fingerprint(
         "sources": [[s.name, s.store.digest, str(config.sources[s.name].weight)] for s in sources],
         **config.model_dump(include={"batch_size", "sequence_length", "packing", "held_out_fraction", "shuffle"}),
     }
-    if own := {name: s.held_out_fraction for name, s in config.sources.items() if s.held_out_fraction is not None}:
+    here = {source.name: config.sources[source.name] for source in sources}
+    if own := {name: source.held_out_fraction for name, source in here.items() if source.held_out_fraction is not None}:
         decides["held_out"] = own
     if config.runs:
-        options = {name: source.trajectories for name, source in config.sources.items() if source.runs}
+        options = {name: source.trajectories for name, source in here.items() if source.runs}
         decides["overlap"] = {name: option.overlap for name, option in options.items()}
         decides["balance_decisions"] = {name: option.balance_decisions for name, option in options.items()}
         decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}

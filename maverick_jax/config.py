@@ -263,7 +263,7 @@ class ModelConfig(Section):
 
     @property
     def num_moe_layers(self) -> int:
-        return sum(spec.moe for spec in self.layers)
+        return len(self.moe_layers)
 
     # ---- counts ------------------------------------------------------------------------------------------------
 

@@ -59,8 +59,9 @@ class Source:
     """Raises InputError if the parameters are not those that were saved, for readers that do not read all of them. It
     reads all of them; processes of a job share the work, and all of them call it."""
     fingerprint: Callable[[], str]
-    """Hexadecimal, of the network and its numbers, wherever they are kept: of all of them in a checkpoint, which holds
-    their checksums; of the first ones of every layer and expert in a Hugging Face folder. Little is read."""
+    """Hexadecimal, of the network and its numbers: of all of them in a checkpoint, which holds their checksums; of the
+    first ones of every layer and expert in a Hugging Face folder. So it follows a model that is moved, and differs
+    between the two forms of one. Little is read."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:

@@ -258,6 +258,10 @@ def test_sources_held_out_whole_and_not_at_all(tmp_path, config):
     plain = open_dataset(config, "train", seed=0)
     one = {**_sources(tmp_path), "b": sources["b"] | {"held_out_fraction": 0.1}}  # as all have
     assert plain.fingerprint != train.fingerprint
+    more = sources | {"c": {"kind": "synthetic", "documents": 9, "held_out_fraction": 1.0}}
+    grown = _made(tmp_path, sources=more)  # more to evaluate on is no other data to train on
+    assert open_dataset(grown, "train", seed=0).fingerprint == train.fingerprint
+    assert open_dataset(grown, "eval", seed=0).fingerprint != held_out.fingerprint
     check_equal(plain.row(5), open_dataset(_made(tmp_path, sources=one), "train", seed=0).row(5))
 
 

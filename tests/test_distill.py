@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from maverick_jax.checkpoint import names
-from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
+from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import open_source, save_pretrained
@@ -207,7 +207,7 @@ def test_another_teacher_is_known_by_any_of_its_numbers(tmp_path):
     """Also one of which a single expert was trained."""
 
     def saved(name: str, model) -> str:
-        kept = CheckpointStore(tmp_path / name / "checkpoints", CheckpointConfig())
+        kept = CheckpointStore(tmp_path / name / "checkpoints")
         arrays = {f"model/{path}": x for path, x in names.flatten(model).items()}
         kept.save(1, arrays, {"model": model.config.model_dump(mode="json")}, wait=True)
         return open_source(tmp_path / name).fingerprint()
@@ -248,6 +248,8 @@ def test_a_teacher_of_somebody_else_is_left_alone(tmp_path):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
     objective = f"objective={{kind: distill, teacher: {tmp_path / 'teacher'}, teacher_config: pretrain_teacher_tiny}}"
     assert missing_references(run_config(tmp_path / "teacher", objective)) == []
+    (tmp_path / "file").write_text("no folder")
+    assert missing_references(run_config("x", objective.replace("/teacher,", "/file,"))) == []
     (tmp_path / "none" / "checkpoints").mkdir(parents=True)  # of a run that was killed before it had said anything
     absent = missing_references(run_config("x", objective.replace("/teacher,", "/none,")))
     assert [str(found.run.directory) for found in absent] == [str(tmp_path / "none")]

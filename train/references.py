@@ -83,7 +83,8 @@ def missing_references(config: RunConfig) -> list[RunConfig]:
 def _steps_done(config: RunConfig) -> int | None:
     """None where something else than a run of this config is."""
     directory = config.run.directory
-    if not any(path.is_file() for path in directory.rglob("*")):  # a run that was killed early leaves empty folders
+    empty = directory.is_dir() and not any(path.is_file() for path in directory.rglob("*"))
+    if empty or not directory.exists():  # a run that was killed early leaves empty folders
         return 0
     try:
         name = strict_yaml.read(directory / "config.yaml").data["run"]["name"]
