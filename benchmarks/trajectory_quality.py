@@ -3,7 +3,7 @@
 
     python benchmarks/trajectory_quality.py RUNS.jsonl PROBLEMS.jsonl --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
 
-RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt. PROBLEMS: gsm8k's. A model of 1.7M
+RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt. PROBLEMS: gsm8k's. A model of 3.1M
 parameters is pretrained on made-up tables, which teach it to copy, then also on tinyshakespeare, the problems and made-
 up runs of the toy shop, and tuned for each seed and variant: equal data, order and steps. `kinds` has the default
 weights by kind, `equal` weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call
@@ -35,12 +35,14 @@ from data.trajectories import Trajectory
 from data.trajectories.decisions import CLASSES
 from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
+from maverick_jax.errors import InputError
 from maverick_jax.text.byte_level import CONTROLS
 
 VOCABULARY, SYMBOLS = 3072, string.digits + string.ascii_uppercase
 NONE = "none"
 VARIANTS = (NONE, "equal", "kinds")
 EQUAL = {kind.name.lower(): 1.0 for kind in TokenKind}
+PINNED = ("held_out_from", "copy_steps", "pretrain_steps", "steps")
 LOSSES = ("call_name", "call_arguments", "decision")
 RATES = {"name_accuracy": "tool name", "arguments_exact": "all arguments exact"}
 MODEL = {"base": "tiny", "vocab_size": VOCABULARY, "attention_chunk_size": 512, "initializer_range": 0.08}
@@ -48,56 +50,62 @@ OPTIMIZER = {"warmup_steps": 20, "schedule": "cosine", "min_ratio": 0.05, "weigh
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """The parts of RUNS, the texts, a tokenizer made from what is learnt of both, and the two configs."""
+    """The parts of RUNS, texts, a tokenizer made from what is learnt of both, and the configs. Raises InputError for
+    a folder that was begun with other settings: its runs would go on as something else."""
     work = args.work
-    (work / "tokenizer").mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(args, name) for name in PINNED}
+    work.mkdir(parents=True, exist_ok=True)
+    if (kept := work / "settings.json").exists() and (there := json.loads(kept.read_text())) != settings:
+        raise InputError(f"--work {work}: was begun with {there}, not {settings}; give these a folder of their own")
+    _write(kept, json.dumps(settings))
     runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
     parts = [[run for run in runs if (run["task_id"] < args.held_out_from) == learnt] for learnt in (True, False)]
     for name, part in zip(("learnt", "held_out"), parts, strict=True):
         _write(work / f"{name}.jsonl", "".join(json.dumps(run) + "\n" for run in part))
     problems = [json.loads(line) for line in args.problems.read_text("utf-8").splitlines()]
     texts = [f"{problem['question']}\n{problem['answer']}\n" for problem in problems]
-    _write(work / "problems.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
-    if not (work / "tokenizer" / "tokenizer.json").exists():
-        _tokenizer([*texts, *records(2_000), *_said(parts[0])]).save(str(work / "tokenizer" / "tokenizer.json"))
-    common = {
-        "model": MODEL,
-        "checkpoint": {"every": 1000, "keep": 1},
-        "logging": {"progress": False, "every": 10},
-    }
-    data = {"tokenizer": str(work / "tokenizer")}
-    _write(work / "records.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in records(40_000)))
-    made_up = {"records": {"path": str(work / "records.jsonl")}}
+    for name, every in (("problems", texts), ("records", records(40_000))):
+        _write(work / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in every))
     _write(work / "shop.jsonl", "".join(ours.write(run) + "\n" for run in shop(4_000)))
-    of_all = {
-        "shakespeare": {"path": "package:tinyshakespeare"},
-        "problems": {"path": str(work / "problems.jsonl")},
-        "shop": {"path": str(work / "shop.jsonl"), "format": "trajectories", "weight": 3},
+    if not (tokenizer := work / "tokenizer" / "tokenizer.json").exists():
+        tokenizer.parent.mkdir(exist_ok=True)
+        _tokenizer([*texts, *records(2_000), *_said(parts[0])]).save(str(tokenizer))
+    for name, config in configs(args).items():
+        _write(work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
+
+
+def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Of the three runs that follow each other, by name."""
+    file = lambda name, **more: {"path": str(args.work / f"{name}.jsonl"), **more}
+    as_tau_bench = lambda: {"format": "trajectories",
+                            "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"}}  # fmt: skip
+    tables = {"records": file("records")}
+    texts = {"shakespeare": {"path": "package:tinyshakespeare"}, "problems": file("problems")}
+    calls = {"shop": file("shop", format="trajectories", weight=3)}
+    runs = {
+        name: file(name, held_out_fraction=part, **as_tau_bench()) for name, part in (("learnt", 0), ("held_out", 1))
     }
-    runs_in = lambda name, held_out: {
-        "path": str(work / f"{name}.jsonl"),
-        "format": "trajectories",
-        "held_out_fraction": held_out,
-        "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"},
+
+    def config(name: str, steps: int, rate: float, data: dict[str, Any], **more) -> dict[str, Any]:
+        return {
+            "run": {"name": name, "steps": steps, "eval_batches": 1000},
+            "model": MODEL,
+            "data": {"tokenizer": str(args.work / "tokenizer"), **data},
+            "optimizer": OPTIMIZER | {"learning_rate": rate},
+            "checkpoint": {"every": 1000, "keep": 1},
+            "logging": {"progress": False, "every": 10},
+            **more,
+        }
+
+    by_kind = {"objective": {"kind": "trajectory"}}
+    short = {"packing": "best_fit", "batch_size": 8, "sequence_length": 256, "sources": tables}
+    middle = {"kind_weights": EQUAL, "batch_size": 16, "sequence_length": 512, "sources": texts | calls | tables}
+    long = {"batch_size": 2, "sequence_length": 4096, "sources": runs}
+    return {
+        "copy": config("copying", args.copy_steps, 2e-3, short),
+        "pretrain": config("pretrained", args.pretrain_steps, 2e-3, middle, **by_kind),
+        "tune": config("tuned", args.steps, 1e-3, long, **by_kind),
     }
-    agent_runs = {name: runs_in(name, held_out) for held_out, name in enumerate(("learnt", "held_out"))}
-    _write(work / "copy.yaml", yaml.safe_dump(common | {
-        "run": {"name": "copying", "steps": args.copy_steps},
-        "data": data | {"sources": made_up, "packing": "best_fit", "batch_size": 8, "sequence_length": 256},
-        "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
-    }, sort_keys=False))  # fmt: skip
-    _write(work / "pretrain.yaml", yaml.safe_dump(common | {
-        "run": {"name": "pretrained", "steps": args.pretrain_steps},
-        "data": data | {"sources": of_all | made_up, "batch_size": 16, "sequence_length": 512, "kind_weights": EQUAL},
-        "objective": {"kind": "trajectory"},
-        "optimizer": OPTIMIZER | {"learning_rate": 2e-3},
-    }, sort_keys=False))  # fmt: skip
-    _write(work / "tune.yaml", yaml.safe_dump(common | {
-        "run": {"name": "tuned", "steps": args.steps, "eval_batches": 1000},
-        "data": data | {"sources": agent_runs, "batch_size": 2, "sequence_length": 4096},
-        "objective": {"kind": "trajectory"},
-        "optimizer": OPTIMIZER | {"learning_rate": 1e-3},
-    }, sort_keys=False))  # fmt: skip
 
 
 def records(count: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
     """The rows of `split`; tokenises and packs what the cache does not hold. `seed` counts unless the config has one.
     Raises InputError for sources that cannot be read or are too short to be split."""
     if split == "eval" and not config.holds_out:
-        raise InputError("data.held_out_fraction is 0: nothing is held out to evaluate on")
+        raise InputError("data: held_out_fraction is 0 for all sources: nothing is held out to evaluate on")
     tokenizer = load_tokenizer(config.tokenizer)
     chosen = seed if config.seed is None else config.seed
     nothing_of = 1.0 if split == "train" else 0.0
@@ -146,12 +146,13 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
         raise InputError(f"data.sources.{name}: holds one run, which is not split; set held_out_fraction: 0, or 1")
     train, held_out = split_documents(store["offsets"], fraction, name)
     documents = train if split == "train" else held_out
+    part = _Part(store.digest, split, fraction, seed)
     if source.runs:
-        plan = _window_plan(store, documents, config, source.trajectories.overlap, split, fraction, seed)
+        plan = _window_plan(part, store, documents, config, source.trajectories.overlap)
         decisions = _balance(store, train, source.trajectories.balance_decisions)
         weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
     else:
-        plan = _plan(store, documents, config, split, fraction, seed)
+        plan = _plan(part, documents, config)
         weighing = OfTexts(config.kind_weights) if config.runs else None
     if plan.num_rows > MAX_ROWS:
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
@@ -167,38 +168,37 @@ def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.nda
     return balance(store["decisions"].reshape(-1, len(Decision))[: train.begin.size].sum(axis=0), most)
 
 
-def _window_plan(
-    store: ArrayFolder,
-    documents: Documents,
-    config: DataConfig,
-    overlap: float,
-    split: Split,
-    fraction: float,
-    seed: int | None,
-) -> Windowed:
+class _Part(NamedTuple):
+    """Which documents, in which order."""
+
+    store: str
+    split: Split
+    fraction: float
+    seed: int | None
+
+
+def _window_plan(part: _Part, store: ArrayFolder, documents: Documents, config: DataConfig, overlap: float) -> Windowed:
     T = config.sequence_length
-    identity = ["windows", windows.LAYOUT, store.digest, split, fraction, seed, T, overlap]
+    identity = ["windows", windows.LAYOUT, *part, T, overlap]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
-        arrays, cuts = windows.window_arrays(packing.document_order(documents, seed), store, T, overlap)
+        arrays, cuts = windows.window_arrays(packing.document_order(documents, part.seed), store, T, overlap)
         return arrays, {"cuts": dataclasses.asdict(cuts)}
 
     return Windowed(_arranged_once(config, identity, arrange))
 
 
-def _plan(
-    store: ArrayFolder, documents: Documents, config: DataConfig, split: Split, fraction: float, seed: int | None
-) -> Plan:
+def _plan(part: _Part, documents: Documents, config: DataConfig) -> Plan:
     T, concatenate = config.sequence_length, config.packing == "concatenate"
     # Concatenation cuts rows when they are read: its arrays serve every length.
-    identity = [ORDER, store.digest, split, fraction, seed, config.packing, None if concatenate else T]
+    identity = [ORDER, *part, config.packing, None if concatenate else T]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
-        ordered = packing.document_order(documents, seed)
+        ordered = packing.document_order(documents, part.seed)
         return packing.concatenate_arrays(ordered) if concatenate else packing.best_fit_arrays(ordered, T), {}
 
     arrays = _arranged_once(config, identity, arrange)
-    return packing.Concatenated(arrays, T, seed) if concatenate else packing.BestFitted(arrays)
+    return packing.Concatenated(arrays, T, part.seed) if concatenate else packing.BestFitted(arrays)
 
 
 def _arranged_once(

@@ -179,6 +179,10 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
     found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
     assert {split: [(s.name, len(s.documents)) for s in sources] for split, sources in found.items()} == {
         "train": [("learnt", 4)], "eval": [("held_out", 2)]}  # fmt: skip
+    trajectory_quality.prepare(args)
+    args.steps = 2
+    with pytest.raises(InputError, match=r"was begun with .*'steps': 1.*, not .*'steps': 2"):
+        trajectory_quality.prepare(args)
 
 
 def test_the_table_of_what_was_told(tmp_path):
