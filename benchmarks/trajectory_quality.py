@@ -12,13 +12,10 @@ last line is one JSON object.
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import pathlib
-import random
 import statistics
-import string
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,23 +26,28 @@ import yaml
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks import made_up
 from benchmarks.worker import ROOT, WorkerFailed, environment
-from data import toy_shop
-from data.trajectories import Trajectory
 from data.trajectories.decisions import CLASSES
 from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
 from maverick_jax.errors import InputError
 from maverick_jax.text.byte_level import CONTROLS
 
-VOCABULARY, SYMBOLS = 3072, string.digits + string.ascii_uppercase
+VOCABULARY = 3072
 NONE = "none"
 VARIANTS = (NONE, "equal", "kinds")
 EQUAL = {kind.name.lower(): 1.0 for kind in TokenKind}
 PINNED = ("held_out_from", "copy_steps", "pretrain_steps", "steps")
 LOSSES = ("call_name", "call_arguments", "decision")
 RATES = {"name_accuracy": "tool name", "arguments_exact": "all arguments exact"}
-MODEL = {"base": "tiny", "vocab_size": VOCABULARY, "attention_chunk_size": 512, "initializer_range": 0.08}
+MODEL = {
+    "base": "tiny",
+    "vocab_size": VOCABULARY,
+    "attention_chunk_size": 128,
+    "no_rope_layer_interval": 2,
+    "initializer_range": 0.08,
+}
 OPTIMIZER = {"warmup_steps": 20, "schedule": "cosine", "min_ratio": 0.05, "weight_decay": 0.1}
 
 
@@ -64,12 +66,12 @@ def prepare(args: argparse.Namespace) -> None:
         _write(work / f"{name}.jsonl", "".join(json.dumps(run) + "\n" for run in part))
     problems = [json.loads(line) for line in args.problems.read_text("utf-8").splitlines()]
     texts = [f"{problem['question']}\n{problem['answer']}\n" for problem in problems]
-    for name, every in (("problems", texts), ("records", records(40_000))):
+    for name, every in (("problems", texts), ("tables", made_up.tables(40_000))):
         _write(work / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in every))
-    _write(work / "shop.jsonl", "".join(ours.write(run) + "\n" for run in shop(4_000)))
+    _write(work / "offices.jsonl", "".join(ours.write(run) + "\n" for run in made_up.offices(4_000)))
     if not (tokenizer := work / "tokenizer" / "tokenizer.json").exists():
         tokenizer.parent.mkdir(exist_ok=True)
-        _tokenizer([*texts, *records(2_000), *_said(parts[0])]).save(str(tokenizer))
+        _tokenizer([*texts, *made_up.tables(2_000), *_said(parts[0])]).save(str(tokenizer))
     for name, config in configs(args).items():
         _write(work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
 
@@ -79,9 +81,9 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     file = lambda name, **more: {"path": str(args.work / f"{name}.jsonl"), **more}
     as_tau_bench = lambda: {"format": "trajectories",
                             "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"}}  # fmt: skip
-    tables = {"records": file("records")}
+    tables = {"tables": file("tables")}
     texts = {"shakespeare": {"path": "package:tinyshakespeare"}, "problems": file("problems")}
-    calls = {"shop": file("shop", format="trajectories", weight=3)}
+    calls = {"offices": file("offices", format="trajectories", weight=3)}
     runs = {
         name: file(name, held_out_fraction=part, **as_tau_bench()) for name, part in (("learnt", 0), ("held_out", 1))
     }
@@ -99,37 +101,13 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     by_kind = {"objective": {"kind": "trajectory"}}
     short = {"packing": "best_fit", "batch_size": 8, "sequence_length": 256, "sources": tables}
-    middle = {"kind_weights": EQUAL, "batch_size": 16, "sequence_length": 512, "sources": texts | calls | tables}
+    middle = {"kind_weights": EQUAL, "batch_size": 4, "sequence_length": 2048, "sources": texts | calls | tables}
     long = {"batch_size": 2, "sequence_length": 4096, "sources": runs}
     return {
         "copy": config("copying", args.copy_steps, 2e-3, short),
         "pretrain": config("pretrained", args.pretrain_steps, 2e-3, middle, **by_kind),
         "tune": config("tuned", args.steps, 1e-3, long, **by_kind),
     }
-
-
-def records(count: int) -> Iterator[str]:
-    """Made-up tables and rows of them again: what teaches a model to copy."""
-    luck = random.Random(0)
-    syllables = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
-    word = lambda: "".join(luck.choices(syllables, k=luck.randint(2, 3)))
-    make = {
-        "code": lambda: "".join(luck.choices(SYMBOLS, k=6)),
-        "owner": lambda: f"{word()}_{word()}_{luck.randint(1000, 9999)}",
-        "sum": lambda: str(luck.randint(10, 99_999)),
-        "place": lambda: word().title(),
-    }
-    for _ in range(count):
-        table = [{key: make[key]() for key in luck.sample(list(make), 2)} for _ in range(luck.randint(2, 6))]
-        lines = [json.dumps(row) for row in table]
-        lines += [json.dumps(luck.choice(table)) for _ in range(luck.randint(4, 8))]
-        yield "\n".join(lines) + "\n"
-
-
-def shop(count: int) -> Iterator[Trajectory]:
-    """The toy shop's runs, other ones than ship, without its tools' declarations: what teaches a model to call."""
-    for run in toy_shop.runs(count, seed=1):
-        yield dataclasses.replace(run, tools=())
 
 
 def _write(path: pathlib.Path, text: str) -> None:
@@ -161,7 +139,7 @@ def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    pairs = ["".join(pair) for pair in itertools.product(SYMBOLS, repeat=2)] * 1_000  # more than any other word
+    pairs = ["".join(pair) for pair in itertools.product(made_up.SYMBOLS, repeat=2)] * 1_000  # more than any other word
     made.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import maxtext_peer, render, run_all, train_step, trajectory_quality
+from benchmarks import made_up, maxtext_peer, render, run_all, train_step, trajectory_quality
 from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
@@ -147,13 +146,24 @@ def test_the_last_line_is_the_result():
 # ---- what weights by kind teach --------------------------------------------------------------------------------------
 
 
-def test_made_up_tables_are_told_twice_and_always_alike():
-    for text in itertools.islice(trajectory_quality.records(50), 50):
+def test_made_up_tables_are_told_again_and_always_alike():
+    for text in made_up.tables(50):
         lines = text.splitlines()
         table = lines[: next(i for i, line in enumerate(lines) if line in lines[:i])]
-        assert len(lines) - len(table) >= 4 and set(lines) == set(table)
-        assert all(len(json.loads(line)) == 2 for line in lines)
-    assert next(trajectory_quality.records(1)) == next(trajectory_quality.records(9))
+        assert len(lines) >= 2 * len(table) and set(lines) == set(table)
+    assert next(made_up.tables(1)) == next(made_up.tables(9))
+
+
+def test_made_up_agents_use_ids_that_the_run_has_told_before():
+    made = list(made_up.offices(50))
+    assert next(made_up.offices(1)) == made[0]
+    calls = [call for run in made for step in run.steps for call in step.message.calls]
+    assert len({call.name for call in calls}) > 10 and len({str(call.arguments) for call in calls}) > 150
+    for run in made:
+        said = ""
+        for step in run.steps:
+            assert all(told in said for call in step.message.calls for told in call.arguments.values())
+            said += step.message.text
 
 
 def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
