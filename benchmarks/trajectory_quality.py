@@ -35,6 +35,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.text.byte_level import CONTROLS
 
 VOCABULARY = 3072
+OTHER_IDS = 4  # times that a run is learnt from, with ids of their own
 NONE = "none"
 VARIANTS = (NONE, "equal", "kinds")
 EQUAL = {kind.name.lower(): 1.0 for kind in TokenKind}
@@ -62,13 +63,16 @@ def prepare(args: argparse.Namespace) -> None:
     _write(kept, json.dumps(settings))
     runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
     parts = [[run for run in runs if (run["task_id"] < args.held_out_from) == learnt] for learnt in (True, False)]
-    for name, part in zip(("learnt", "held_out"), parts, strict=True):
-        _write(work / f"{name}.jsonl", "".join(json.dumps(run) + "\n" for run in part))
+    lines = [[json.dumps(run) + "\n" for run in part] for part in parts]
+    _write(work / "held_out.jsonl", "".join(lines[1]))
+    others = [made_up.renamed(run, seed) for seed, run in enumerate(lines[0] * OTHER_IDS)]
+    _write(work / "learnt.jsonl", "".join(others))
     problems = [json.loads(line) for line in args.problems.read_text("utf-8").splitlines()]
     texts = [f"{problem['question']}\n{problem['answer']}\n" for problem in problems]
-    for name, every in (("problems", texts), ("tables", made_up.tables(40_000))):
+    made = {"problems": texts, "tables": made_up.tables(40_000), "long_tables": made_up.tables(1_000, range(20, 200))}
+    for name, every in made.items():
         _write(work / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in every))
-    _write(work / "offices.jsonl", "".join(ours.write(run) + "\n" for run in made_up.offices(4_000)))
+    _write(work / "offices.jsonl", "".join(ours.write(run) + "\n" for run in made_up.offices(4_000, texts)))
     if not (tokenizer := work / "tokenizer" / "tokenizer.json").exists():
         tokenizer.parent.mkdir(exist_ok=True)
         _tokenizer([*texts, *made_up.tables(2_000), *_said(parts[0])]).save(str(tokenizer))
@@ -82,6 +86,7 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     as_tau_bench = lambda: {"format": "trajectories",
                             "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"}}  # fmt: skip
     tables = {"tables": file("tables")}
+    long_tables = {"long_tables": file("long_tables")}
     texts = {"shakespeare": {"path": "package:tinyshakespeare"}, "problems": file("problems")}
     calls = {"offices": file("offices", format="trajectories", weight=3)}
     runs = {
@@ -101,7 +106,7 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     by_kind = {"objective": {"kind": "trajectory"}}
     short = {"packing": "best_fit", "batch_size": 8, "sequence_length": 256, "sources": tables}
-    middle = {"kind_weights": EQUAL, "batch_size": 4, "sequence_length": 2048, "sources": texts | calls | tables}
+    middle = {"kind_weights": EQUAL, "batch_size": 2, "sequence_length": 4096, "sources": texts | calls | long_tables}
     long = {"batch_size": 2, "sequence_length": 4096, "sources": runs}
     return {
         "copy": config("copying", args.copy_steps, 2e-3, short),

@@ -155,8 +155,8 @@ def test_made_up_tables_are_told_again_and_always_alike():
 
 
 def test_made_up_agents_use_ids_that_the_run_has_told_before():
-    made = list(made_up.offices(50))
-    assert next(made_up.offices(1)) == made[0]
+    made = list(made_up.offices(50, "abcdefghijklmnop"))
+    assert next(made_up.offices(1, "abcdefghijklmnop")) == made[0]
     calls = [call for run in made for step in run.steps for call in step.message.calls]
     assert len({call.name for call in calls}) > 10 and len({str(call.arguments) for call in calls}) > 150
     for run in made:
@@ -164,6 +164,24 @@ def test_made_up_agents_use_ids_that_the_run_has_told_before():
         for step in run.steps:
             assert all(told in said for call in step.message.calls for told in call.arguments.values())
             said += step.message.text
+
+
+def test_other_ids_are_other_ones_and_the_same_wherever_they_stand():
+    told = {
+        "user": "jo_doe_1234",
+        "reservations": ["ABC123", "ABC124"],
+        "flights": [f"HAT{n}" for n in range(100, 300)],
+    }
+    run = json.dumps({"said": "I am jo_doe_1234, of ABC124 on HAT100; AMOUNT", "result": json.dumps(told)})
+    other = made_up.renamed(run, 3)
+    assert other == made_up.renamed(run, 3) != made_up.renamed(run, 4)
+    found = json.loads(json.loads(other)["result"])
+    flat = lambda told: [told["user"], *told["reservations"], *told["flights"]]
+    others = dict(zip(flat(told), flat(found), strict=True))
+    assert len(set(others.values())) == len(others) and not set(others) & set(others.values())
+    user, last, flight = (others[old] for old in ("jo_doe_1234", "ABC124", "HAT100"))
+    assert json.loads(other)["said"] == f"I am {user}, of {last} on {flight}; AMOUNT"
+    assert made_up.renamed("{}", 0) == "{}"
 
 
 def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
@@ -188,7 +206,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
     data = config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
     assert {split: [(s.name, len(s.documents)) for s in sources] for split, sources in found.items()} == {
-        "train": [("learnt", 4)], "eval": [("held_out", 2)]}  # fmt: skip
+        "train": [("learnt", 16)], "eval": [("held_out", 2)]}  # fmt: skip
     trajectory_quality.prepare(args)
     args.steps = 2
     with pytest.raises(InputError, match=r"was begun with .*'steps': 1.*, not .*'steps': 2"):
