@@ -4,7 +4,7 @@ import json
 import random
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from data.trajectories import Trajectory
 from data.trajectories.trajectory import Outcome, Provenance, Step
@@ -30,6 +30,11 @@ class Values:
     def owner(self) -> str:
         return f"{self.word()}_{self.word()}_{self.draw.randint(1000, 9999)}"
 
+    def spelt(self) -> str:
+        """As `owner`, of any letters: no piece of it is a word."""
+        first, last = ("".join(self.draw.choices(string.ascii_lowercase, k=self.draw.randint(3, 8))) for _ in range(2))
+        return f"{first}_{last}_{self.draw.randint(1000, 9999)}"
+
     def sum(self) -> str:
         return str(self.draw.randint(10, 99_999))
 
@@ -37,23 +42,21 @@ class Values:
         return self.word().title()
 
 
-def tables(count: int, sizes: Sequence[int] = (1, 1, 1, 2, 2, 3, 5)) -> Iterator[str]:
-    """Rows of values, as many as one of `sizes`, and the same rows again in other orders."""
+def tables(count: int) -> Iterator[str]:
+    """Rows of values, and the same rows again in other orders."""
     values = Values(0)
     draw, make = values.draw, (values.code, values.owner, values.sum, values.place)
     for _ in range(count):
         columns = draw.sample(make, 2)
-        rows = [" ".join(each() for each in columns) for _ in range(draw.choice(sizes))]
+        rows = [" ".join(each() for each in columns) for _ in range(draw.choice((1, 1, 1, 2, 2, 3, 5)))]
         again = [row for _ in range(draw.randint(1, 3)) for row in draw.sample(rows, len(rows))]
         yield "\n".join([*rows, *again]) + "\n"
 
 
-def offices(count: int, texts: Sequence[str]) -> Iterator[Trajectory]:
-    """Runs of an agent that looks up who asks, then some of what they have, and cancels what it is told to. Its policy
-    has up to twelve of `texts`, so that much stands between what is told and where it is used."""
+def offices(count: int) -> Iterator[Trajectory]:
+    """Runs of an agent that looks up who asks, then some of what they have, and cancels what it is told to."""
     for number in range(count):
-        run = _Office(number, texts)
-        yield Trajectory(run.steps, (), Outcome(1.0, True), Provenance("made_up", id=f"office-{number}"))
+        yield Trajectory(_Office(number).steps, (), Outcome(1.0, True), Provenance("made_up", id=f"office-{number}"))
 
 
 def renamed(run: str, seed: int) -> str:
@@ -61,7 +64,7 @@ def renamed(run: str, seed: int) -> str:
     `seed`: one by one other wherever it stands."""
     values, others = Values(seed), {}
     make = {
-        r"\b[a-z]+_[a-z]+_\d{4}\b": values.owner,
+        r"\b[a-z]+_[a-z]+_\d{4}\b": values.spelt,
         r"(?<=\")[0-9A-Z]{6}(?=\\?\")": values.code,
         r"\bHAT\d{3}\b": lambda: f"HAT{values.draw.randint(100, 999)}",
     }
@@ -75,12 +78,12 @@ def renamed(run: str, seed: int) -> str:
 class _Office:
     """One run being written."""
 
-    def __init__(self, seed: int, texts: Sequence[str]):
+    def __init__(self, seed: int):
         self.values = Values(seed)
         self.draw, self.steps = self.values.draw, []
         self.person, self.thing = self.draw.choice(PEOPLE), self.draw.choice(THINGS)
-        self.owner, self.codes = self.values.owner(), [self.values.code() for _ in range(self.draw.randint(2, 6))]
-        self._who("\n".join(self.draw.sample(texts, self.draw.randint(0, min(12, len(texts))))))
+        self.owner, self.codes = self.values.spelt(), [self.values.code() for _ in range(self.draw.randint(2, 6))]
+        self._who()
         for code in self._which():
             self._look_up(code)
             if self.draw.random() < 0.4:
@@ -94,8 +97,8 @@ class _Office:
         self.steps.append(Step(Message(Role.ASSISTANT, "", calls=(ToolCall(name, arguments),))))
         self.steps.append(Step(Message(Role.TOOL, json.dumps(result))))
 
-    def _who(self, policy: str) -> None:
-        self._say(Role.SYSTEM, f"You help each {self.person} with what they ask about their {self.thing}s.\n\n{policy}")
+    def _who(self) -> None:
+        self._say(Role.SYSTEM, f"You help each {self.person} with what they ask about their {self.thing}s.")
         wish = self.draw.choice((f"I have a question about a {self.thing}.", "Can you help me?"))
         if self.draw.random() < 0.5:
             self._say(Role.USER, wish)
@@ -103,7 +106,7 @@ class _Office:
             self._say(Role.USER, self.draw.choice((f"My id is {self.owner}.", f"It is {self.owner}.", self.owner)))
         else:
             self._say(Role.USER, f"{wish} My {self.person} id is {self.owner}.")
-        more = {self.values.word(): self.values.sum() for _ in range(self.draw.randint(1, 30))}
+        more = {self.values.word(): self.values.sum() for _ in range(self.draw.randint(1, 4))}
         found = {"name": self.owner.partition("_")[0].title(), **more, f"{self.thing}s": self.codes}
         self._call(f"get_{self.person}_details", found, **{f"{self.person}_id": self.owner})
 
@@ -121,7 +124,7 @@ class _Office:
 
     def _look_up(self, code: str) -> None:
         values = self.values
-        more = {values.word(): self.draw.choice((values.sum, values.place))() for _ in range(self.draw.randint(2, 20))}
+        more = {values.word(): self.draw.choice((values.sum, values.place))() for _ in range(self.draw.randint(2, 8))}
         found = {f"{self.thing}_id": code, f"{self.person}_id": self.owner, **more}
         self._call(f"get_{self.thing}_details", found, **{f"{self.thing}_id": code})
 

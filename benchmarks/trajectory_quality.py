@@ -3,12 +3,13 @@
 
     python benchmarks/trajectory_quality.py RUNS.jsonl PROBLEMS.jsonl --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
 
-RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt. PROBLEMS: gsm8k's. A model of 3.1M
-parameters is pretrained on made-up tables, which teach it to copy, then also on tinyshakespeare, the problems and made-
-up runs of the toy shop, and tuned for each seed and variant: equal data, order and steps. `kinds` has the default
-weights by kind, `equal` weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call
-goes on where the first was; calls for other seeds or variants may run beside it once the pretrained model is there. The
-last line is one JSON object.
+RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt, each several times with other ids,
+which cannot be known by heart. PROBLEMS: gsm8k's. A model of 3.1M parameters is pretrained on made-up tables, which
+teach it to copy, then also on tinyshakespeare, the problems and made-up agent runs, and tuned for each seed and
+variant: equal data, order and steps, a third of the rows being made-up runs again, so that it goes on copying.
+`kinds` has the default weights by kind, `equal` weighs all tokens alike, `none` is the pretrained model. All is kept
+in FOLDER: a second call goes on where the first was; calls for other seeds or variants may run beside it once the
+pretrained model is there. The last line is one JSON object.
 """
 
 import argparse
@@ -35,6 +36,9 @@ from maverick_jax.errors import InputError
 from maverick_jax.text.byte_level import CONTROLS
 
 VOCABULARY = 3072
+TABLES, OFFICES = 40_000, 4_000
+POLICY = 3  # paragraphs of it that are kept: a model of this size makes nothing of rules
+WHOLE = 12_288  # tokens: the longest run has fewer
 OTHER_IDS = 4  # times that a run is learnt from, with ids of their own
 NONE = "none"
 VARIANTS = (NONE, "equal", "kinds")
@@ -63,16 +67,15 @@ def prepare(args: argparse.Namespace) -> None:
     _write(kept, json.dumps(settings))
     runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
     parts = [[run for run in runs if (run["task_id"] < args.held_out_from) == learnt] for learnt in (True, False)]
-    lines = [[json.dumps(run) + "\n" for run in part] for part in parts]
+    lines = [[json.dumps(_without_rules(run)) + "\n" for run in part] for part in parts]
     _write(work / "held_out.jsonl", "".join(lines[1]))
     others = [made_up.renamed(run, seed) for seed, run in enumerate(lines[0] * OTHER_IDS)]
     _write(work / "learnt.jsonl", "".join(others))
     problems = [json.loads(line) for line in args.problems.read_text("utf-8").splitlines()]
     texts = [f"{problem['question']}\n{problem['answer']}\n" for problem in problems]
-    made = {"problems": texts, "tables": made_up.tables(40_000), "long_tables": made_up.tables(1_000, range(20, 200))}
-    for name, every in made.items():
+    for name, every in (("problems", texts), ("tables", made_up.tables(TABLES))):
         _write(work / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in every))
-    _write(work / "offices.jsonl", "".join(ours.write(run) + "\n" for run in made_up.offices(4_000, texts)))
+    _write(work / "offices.jsonl", "".join(ours.write(run) + "\n" for run in made_up.offices(OFFICES)))
     if not (tokenizer := work / "tokenizer" / "tokenizer.json").exists():
         tokenizer.parent.mkdir(exist_ok=True)
         _tokenizer([*texts, *made_up.tables(2_000), *_said(parts[0])]).save(str(tokenizer))
@@ -86,9 +89,11 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     as_tau_bench = lambda: {"format": "trajectories",
                             "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"}}  # fmt: skip
     tables = {"tables": file("tables")}
-    long_tables = {"long_tables": file("long_tables")}
-    texts = {"shakespeare": {"path": "package:tinyshakespeare"}, "problems": file("problems")}
-    calls = {"offices": file("offices", format="trajectories", weight=3)}
+    texts = {
+        "shakespeare": {"path": "package:tinyshakespeare", "weight": 0.5},
+        "problems": file("problems", weight=0.5),
+    }
+    calls = lambda **more: {"offices": file("offices", format="trajectories", **more)}
     runs = {
         name: file(name, held_out_fraction=part, **as_tau_bench()) for name, part in (("learnt", 0), ("held_out", 1))
     }
@@ -106,12 +111,12 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
     by_kind = {"objective": {"kind": "trajectory"}}
     short = {"packing": "best_fit", "batch_size": 8, "sequence_length": 256, "sources": tables}
-    middle = {"kind_weights": EQUAL, "batch_size": 2, "sequence_length": 4096, "sources": texts | calls | long_tables}
-    long = {"batch_size": 2, "sequence_length": 4096, "sources": runs}
+    middle = {"batch_size": 4, "sequence_length": 2048, "sources": texts | calls(weight=3) | tables}
+    long = {"batch_size": 4, "sequence_length": 2048, "sources": runs | calls(weight=0.5, held_out_fraction=0)}
     return {
         "copy": config("copying", args.copy_steps, 2e-3, short),
         "pretrain": config("pretrained", args.pretrain_steps, 2e-3, middle, **by_kind),
-        "tune": config("tuned", args.steps, 1e-3, long, **by_kind),
+        "tune": config("tuned", args.steps, 6e-4, long, **by_kind),
     }
 
 
@@ -120,6 +125,11 @@ def _write(path: pathlib.Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text("utf-8") != text:
         path.write_text(text, "utf-8")
+
+
+def _without_rules(run: dict[str, Any]) -> dict[str, Any]:
+    policy, *others = run["traj"]
+    return run | {"traj": [policy | {"content": "\n\n".join(policy["content"].split("\n\n")[:POLICY])}, *others]}
 
 
 def _said(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -181,11 +191,13 @@ def _run(config: pathlib.Path, directory: pathlib.Path, steps: int, *words: str)
 
 
 def ask(args: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
-    """What `maverick eval` tells of the held-out runs, the loss always by the default weights."""
+    """What `maverick eval` tells of the held-out runs, in rows that hold each of them whole: of a run that is cut, a
+    window does not tell what its calls are about. The loss is always by the default weights."""
     kept = directory / f"asked_{args.generate}.json"
     if not kept.exists():
-        told = maverick("eval", str(directory), str(args.work / "tune.yaml"), "--generate", str(args.generate),
-                        "--max-tokens", "192", "--json")  # fmt: skip
+        words = [f"data.sequence_length={WHOLE}", "data.batch_size=1", "--json"]
+        words += ["--generate", str(args.generate), "--max-tokens", "192"]
+        told = maverick("eval", str(directory), str(args.work / "tune.yaml"), *words)
         kept.write_text(told.strip().splitlines()[-1])
     return json.loads(kept.read_text())
 
@@ -271,8 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--held-out-from", type=int, default=30, help="first task that is not learnt")
     parser.add_argument("--copy-steps", type=int, default=2000)
-    parser.add_argument("--pretrain-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--pretrain-steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--generate", type=int, default=64, help="turns to write")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")

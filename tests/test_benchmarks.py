@@ -155,8 +155,8 @@ def test_made_up_tables_are_told_again_and_always_alike():
 
 
 def test_made_up_agents_use_ids_that_the_run_has_told_before():
-    made = list(made_up.offices(50, "abcdefghijklmnop"))
-    assert next(made_up.offices(1, "abcdefghijklmnop")) == made[0]
+    made = list(made_up.offices(50))
+    assert next(made_up.offices(1)) == made[0]
     calls = [call for run in made for step in run.steps for call in step.message.calls]
     assert len({call.name for call in calls}) > 10 and len({str(call.arguments) for call in calls}) > 150
     for run in made:
@@ -184,8 +184,10 @@ def test_other_ids_are_other_ones_and_the_same_wherever_they_stand():
     assert made_up.renamed("{}", 0) == "{}"
 
 
-def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
+def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypatch):
     """Tasks are apart, the tokenizer keeps the chat format's control tokens, and the configs are ones."""
+    monkeypatch.setattr(trajectory_quality, "TABLES", 40)
+    monkeypatch.setattr(trajectory_quality, "OFFICES", 20)
     (tmp_path / "problems").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
     turns = [
         {"role": "system", "content": "Fly."},
@@ -206,7 +208,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path):
     data = config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
     assert {split: [(s.name, len(s.documents)) for s in sources] for split, sources in found.items()} == {
-        "train": [("learnt", 16)], "eval": [("held_out", 2)]}  # fmt: skip
+        "train": [("learnt", 16), ("offices", 20)], "eval": [("held_out", 2)]}  # fmt: skip
     trajectory_quality.prepare(args)
     args.steps = 2
     with pytest.raises(InputError, match=r"was begun with .*'steps': 1.*, not .*'steps': 2"):
