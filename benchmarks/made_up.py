@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from data.trajectories import Trajectory
 from data.trajectories.trajectory import Outcome, Provenance, Step
+from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Message, Role, ToolCall
 
 SYMBOLS = string.digits + string.ascii_uppercase
@@ -61,7 +62,7 @@ def offices(count: int) -> Iterator[Trajectory]:
 
 def renamed(run: str, seed: int) -> str:
     """A tau-bench run of the airline, as JSON, with other ids of users, reservations and flights, which follow from
-    `seed`: one by one other wherever it stands."""
+    `seed`: one by one other wherever it stands. Raises InputError for a run with about as many as there are."""
     values, others = Values(seed), {}
     make = {
         r"\b[a-z]+_[a-z]+_\d{4}\b": values.spelt,
@@ -70,9 +71,12 @@ def renamed(run: str, seed: int) -> str:
     }
     for pattern, other in make.items():
         for found in dict.fromkeys(re.findall(pattern, run)):
-            new = (made for made in iter(other, "") if made not in run)
-            others[found] = next(made for made in new if made not in others.values())
-    return re.sub("|".join(others) or "$^", lambda found: others[found[0]], run)
+            tried = (other() for _ in range(10_000))
+            new = next((made for made in tried if made not in run and made not in others.values()), None)
+            if new is None:
+                raise InputError(f"{found}: no other id is left for it; the run has {len(others)} others")
+            others[found] = new
+    return re.sub("|".join(others), lambda found: others[found[0]], run) if others else run
 
 
 class _Office:

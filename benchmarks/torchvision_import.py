@@ -16,24 +16,26 @@ from torch import library as declarations
 from maverick_jax.errors import InputError
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "torchvision"
-_DECLARED: list[declarations.Library] = []
-"""A declaration lasts as long as its library."""
 
 
 def import_torchvision() -> str:
     """Its version. Raises InputError where there is none."""
     sys.path.append(str(FOLDER))
     try:
-        import torchvision  # pyright: ignore[reportMissingImports]
+        return _version()
     except ModuleNotFoundError:
         raise InputError(f"no torchvision; expected one in the environment or in {FOLDER}") from None
     except RuntimeError:
-        if _DECLARED:
-            raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
-        _DECLARED.append(declarations.Library("torchvision", "FRAGMENT"))
         for operator in ("nms", "qnms"):
-            _DECLARED[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return import_torchvision()
+            declarations.define(
+                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+        return _version()
+
+
+def _version() -> str:
+    import torchvision  # pyright: ignore[reportMissingImports]
+
     return torchvision.__version__

@@ -86,6 +86,7 @@ def prepare(args: argparse.Namespace) -> None:
 def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Of the three runs that follow each other, by name."""
     file = lambda name, **more: {"path": str(args.work / f"{name}.jsonl"), **more}
+    # Made anew for each source: one mapping in two places would be an anchor in the YAML, which configs refuse.
     as_tau_bench = lambda: {"format": "trajectories",
                             "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"}}  # fmt: skip
     tables = {"tables": file("tables")}

@@ -8,6 +8,9 @@ QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emi
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+# XLA's threads: by default one a device, and two collectives that do not follow from each other, met in another order
+# by one device, then wait for ever (an abort after 40 s, seen on busy machines).
+os.environ.setdefault("NPROC", "32")
 
 import jax
 import pytest

@@ -182,6 +182,8 @@ def test_other_ids_are_other_ones_and_the_same_wherever_they_stand():
     user, last, flight = (others[old] for old in ("jo_doe_1234", "ABC124", "HAT100"))
     assert json.loads(other)["said"] == f"I am {user}, of {last} on {flight}; AMOUNT"
     assert made_up.renamed("{}", 0) == "{}"
+    with pytest.raises(InputError, match="HAT900: no other id is left for it"):
+        made_up.renamed(" ".join(f"HAT{n}" for n in [*range(900, 1000), *range(100, 900)]), 0)
 
 
 def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypatch):
