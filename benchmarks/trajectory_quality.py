@@ -7,9 +7,10 @@ RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learn
 which cannot be known by heart. PROBLEMS: gsm8k's. A model of 3.1M parameters is pretrained on made-up tables, which
 teach it to copy, then also on tinyshakespeare, the problems and made-up agent runs, and tuned for each seed and
 variant: equal data, order and steps, a third of the rows being made-up runs again, so that it goes on copying.
-`kinds` has the default weights by kind, `equal` weighs all tokens alike, `none` is the pretrained model. All is kept
-in FOLDER: a second call goes on where the first was; calls for other seeds or variants may run beside it once the
-pretrained model is there. The last line is one JSON object.
+`kinds` has the default weights by kind, `with_failed` these but that it also learns from calls that failed, `equal`
+weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call goes on where the first
+was; calls for other seeds or variants may run beside it once the pretrained model is there. The last line is one JSON
+object.
 """
 
 import argparse
@@ -41,9 +42,13 @@ POLICY = 3  # paragraphs of it that are kept: a model of this size makes nothing
 WHOLE = 12_288  # tokens: the longest run has fewer
 OTHER_IDS = 4  # times that a run is learnt from, with ids of their own
 NONE = "none"
-VARIANTS = (NONE, "equal", "kinds")
-EQUAL = {kind.name.lower(): 1.0 for kind in TokenKind}
-PINNED = ("held_out_from", "copy_steps", "pretrain_steps", "steps")
+WEIGHTS: dict[str, dict[str, float]] = {
+    "equal": {kind.name.lower(): 1.0 for kind in TokenKind},
+    "kinds": {},
+    "with_failed": {"failed_action": 1.0},
+}
+"""Variant -> what differs from the default weights."""
+PINNED = ("held_out_from", "copy_steps", "pretrain_steps", "steps", "rate")
 LOSSES = ("call_name", "call_arguments", "decision")
 RATES = {"name_accuracy": "tool name", "arguments_exact": "all arguments exact"}
 MODEL = {
@@ -117,7 +122,7 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {
         "copy": config("copying", args.copy_steps, 2e-3, short),
         "pretrain": config("pretrained", args.pretrain_steps, 2e-3, middle, **by_kind),
-        "tune": config("tuned", args.steps, 6e-4, long, **by_kind),
+        "tune": config("tuned", args.steps, args.rate, long, **by_kind),
     }
 
 
@@ -181,7 +186,7 @@ def train(args: argparse.Namespace, variant: str, seed: int) -> pathlib.Path:
         _run(args.work / "copy.yaml", copying, args.copy_steps)
         return _run(args.work / "pretrain.yaml", pretrained, args.pretrain_steps, f"model.init_from={copying}")
     words = [f"run.seed={seed}", f"model.init_from={pretrained}"]
-    words += [f"data.kind_weights={json.dumps(EQUAL)}"] if variant == "equal" else []
+    words += [f"data.kind_weights={json.dumps(weights)}"] if (weights := WEIGHTS[variant]) else []
     return _run(args.work / "tune.yaml", args.work / f"{variant}-{seed}", args.steps, *words)
 
 
@@ -197,7 +202,7 @@ def ask(args: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
     kept = directory / f"asked_{args.generate}.json"
     if not kept.exists():
         words = [f"data.sequence_length={WHOLE}", "data.batch_size=1", "--json"]
-        words += ["--generate", str(args.generate), "--max-tokens", "192"]
+        words += ["--generate", str(args.generate), "--max-tokens", "192"] if args.generate else []
         told = maverick("eval", str(directory), str(args.work / "tune.yaml"), *words)
         kept.write_text(told.strip().splitlines()[-1])
     return json.loads(kept.read_text())
@@ -206,9 +211,7 @@ def ask(args: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """What the pretrained model, and each variant and seed of tuning it, tell of the held-out runs."""
     found: dict[str, list[dict[str, float]]] = {}
-    for variant in VARIANTS:
-        if variant not in (NONE, *args.variants):
-            continue
+    for variant in (NONE, *args.variants):
         for seed in [0] if variant == NONE else args.seeds:
             told = summary(ask(args, train(args, variant, seed)))
             found.setdefault(variant, []).append(told)
@@ -218,6 +221,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "copy_steps": args.copy_steps,
         "pretrain_steps": args.pretrain_steps,
         "steps": args.steps,
+        "rate": args.rate,
         "seeds": args.seeds,
         "held_out": found,
     }
@@ -226,7 +230,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def summary(told: dict[str, Any]) -> dict[str, float]:
     """The figures of the table, by its rows. A rate that has nothing to be one of is 0."""
     found = {f"{kind}, nats": told["eval_kind_loss"][kind] for kind in LOSSES}
-    for way, prefix, part in (("", "eval_", told), (", written", "", told["generated"])):
+    ways = [("", "eval_", told)]
+    ways += [(", written", "", told["generated"])] if "generated" in told else []
+    for way, prefix, part in ways:
         f1 = part[f"{prefix}decision_f1"]
         found[f"decision F1{way}"] = sum(f1.get(name, 0.0) for name in CLASSES) / len(CLASSES)
         found |= {f"{title}{way}": part[f"{prefix}call_rates"].get(name, 0.0) for name, title in RATES.items()}
@@ -286,10 +292,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--copy-steps", type=int, default=2000)
     parser.add_argument("--pretrain-steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--generate", type=int, default=64, help="turns to write")
+    parser.add_argument("--rate", type=float, default=6e-4, help="learning rate of tuning")
+    parser.add_argument("--generate", type=int, default=64, help="turns to write; 0: none")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS[1:]), choices=VARIANTS[1:])
+    parser.add_argument("--variants", nargs="+", default=["equal", "kinds"], choices=WEIGHTS)
     args = parser.parse_args(arguments)
     args.work = args.work.absolute()
     prepare(args)

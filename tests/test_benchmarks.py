@@ -200,7 +200,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
     (tmp_path / "runs").write_text("".join(json.dumps(run) + "\n" for run in runs))
     args = argparse.Namespace(
         work=tmp_path / "work", runs=tmp_path / "runs", problems=tmp_path / "problems", held_out_from=2, copy_steps=1,
-        pretrain_steps=1, steps=1)  # fmt: skip
+        pretrain_steps=1, steps=1, rate=1e-3)  # fmt: skip
     trajectory_quality.prepare(args)
     tasks = lambda name: {json.loads(line)["task_id"] for line in (args.work / name).read_text().splitlines()}
     assert tasks("learnt.jsonl") == {0, 1} and tasks("held_out.jsonl") == {2}
@@ -227,6 +227,8 @@ def test_the_table_of_what_was_told(tmp_path):
     one = trajectory_quality.summary(told)
     assert one["call_name, nats"] == 1 and one["decision F1"] == pytest.approx(0.4) and one["all arguments exact"] == 0
     assert one["decision F1, written"] == pytest.approx(0.2) and one["all arguments exact, written"] == 0.25
+    nothing_written = {name: part for name, part in told.items() if name != "generated"}
+    assert trajectory_quality.summary(nothing_written) == {k: x for k, x in one.items() if "written" not in k}
     other = {name: 2 * x for name, x in one.items()}
     result = {"steps": 5, "held_out": {"none": [one], "kinds": [one, other]}}
     assert "| call_name, nats | 1.000 | 1.500 (1.000 2.000) |" in trajectory_quality.table(result)
