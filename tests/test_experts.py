@@ -179,6 +179,9 @@ WORDS = [f"model.{key}" for key in KEYS] + ["data.tokenizer=bytes"]
 WORDS += ["optimizer.train=[experts]", 'optimizer.experts={"0": [6, 1], "2": [3], "3": [0], "4": [5, 7]}']
 
 
+SAID = "random numbers, and not trained; model.init_from says where weights are"
+
+
 @pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
 def test_optimizer_memory_is_what_plan_said(sizes):
     mesh = [f"mesh.{axis}={size}" for axis, size in ({"data": 1} | sizes).items()]
@@ -194,6 +197,25 @@ def test_optimizer_memory_is_what_plan_said(sizes):
     full = plan(read_config("pretrain_tiny", [*WORDS, *mesh, "model.remat=full"]))["bytes_per_device"]
     assert "made_experts" not in full
     assert found["chosen_experts"] == (6 + 2 * 2 + 2 * 1 + 2) * one // math.prod(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "frozen"),
+    [
+        (["optimizer.train=[router,attention,shared,experts,norms,embed,head]"], None),
+        ([], "router, attention, shared, experts, norms, embed, head"),
+        (["optimizer.experts=null"], "router, attention, shared, norms, embed, head"),
+    ],
+)
+def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, monkeypatch):
+    from train.run import StateParts, _restore
+
+    monkeypatch.setattr(StateParts, "fresh", lambda self: None)
+    words = [*WORDS, *words, *(["optimizer.experts=null"] if frozen is None else [])]
+    parts = StateParts.of(read_config("pretrain_tiny", words), {})
+    with jax.set_mesh(mesh := single_device_mesh()), caplog.at_level("WARNING"):
+        _restore(parts, CheckpointStore(tmp_path, CheckpointConfig()), mesh)
+    assert caplog.messages == ([] if frozen is None else [f"{frozen}: {SAID}"])
 
 
 # ---- config ----------------------------------------------------------------------------------------------------------

@@ -131,6 +131,12 @@ class Selection:
         one = lambda p: Parameter(p.name, p.shape[1:], expert_axes(p.axes), chosen)
         return [one(p) if role_of(p.name) == "experts" else p for p in found]
 
+    def frozen(self, config: ModelConfig) -> list[Role]:
+        """The roles of such a model, the image encoder's apart, that are not trained, or only some experts of."""
+        whole = set(self.roles) - ({"experts"} if self.experts is not None else set())
+        there = {role_of(p.name) for p in parameters(config)}
+        return [role for role in TEXT if role in there - whole]
+
     def beside(self, config: ModelConfig) -> list[Parameter]:
         """What a step makes beside the model: the chosen experts, in a row and by layer, as many in each layer of a
         stack as in its fullest."""
