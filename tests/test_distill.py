@@ -231,6 +231,7 @@ def test_another_teacher_is_known_by_any_of_its_numbers(tmp_path):
 # ---- a teacher that is made on the way -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_not_there_yet_is_made_first(runs):
     teacher, student = runs.root / "made_teacher", runs.root / "its_student"
     runs.train(teacher, "run.steps=6")  # interrupted, say

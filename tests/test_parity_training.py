@@ -48,7 +48,7 @@ def test_gradients_equal_torch(name):
         assert error < 1e-4, f"{tensor}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("name", ["maverick", "scout"])
+@pytest.mark.parametrize("name", ["maverick", pytest.param("scout", marks=pytest.mark.slow)])
 def test_twenty_adamw_steps_follow_torch(name):
     import torch
 

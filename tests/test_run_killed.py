@@ -48,8 +48,11 @@ def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, mome
     assert all(path.name.isdigit() for path in (run_dir / "checkpoints").iterdir())
 
 
-def test_killed_four_times(whole_run, runs, tmp_path):
-    check_survives(runs, whole_run, tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=1")
+@pytest.mark.parametrize(
+    "moments", [["save", "any"], pytest.param(["save", "any", "step", "save"], marks=pytest.mark.slow)], ids=len
+)
+def test_killed_time_and_again(moments, whole_run, runs, tmp_path):
+    check_survives(runs, whole_run, tmp_path / "run", moments, "checkpoint.every=1")
 
 
 @pytest.mark.slow
