@@ -35,6 +35,7 @@ from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
 from maverick_jax.errors import InputError
 from maverick_jax.text.byte_level import CONTROLS
+from train.config import read_config
 
 VOCABULARY = 3072
 TABLES, OFFICES = 40_000, 4_000
@@ -85,7 +86,8 @@ def prepare(args: argparse.Namespace) -> None:
         tokenizer.parent.mkdir(exist_ok=True)
         _tokenizer([*texts, *made_up.tables(2_000), *_said(parts[0])]).save(str(tokenizer))
     for name, config in configs(args).items():
-        _write(work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
+        _write(path := work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
+        read_config(str(path))  # or a rate that cannot be would be told of after the pretraining
 
 
 def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -211,7 +213,7 @@ def ask(args: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """What the pretrained model, and each variant and seed of tuning it, tell of the held-out runs."""
     found: dict[str, list[dict[str, float]]] = {}
-    for variant in (NONE, *args.variants):
+    for variant in dict.fromkeys((NONE, *args.variants)):
         for seed in [0] if variant == NONE else args.seeds:
             told = summary(ask(args, train(args, variant, seed)))
             found.setdefault(variant, []).append(told)

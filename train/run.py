@@ -141,7 +141,7 @@ def _restore(parts: StateParts, store: CheckpointStore, mesh) -> TrainState:
     if found is not None:
         return names.unflatten(target, found[1])
     if (start := parts.config.model.start) is None:
-        if frozen := parts.config.optimizer.selection().frozen(parts.config.model.network):
+        if frozen := parts.optimizer.selection.frozen(parts.config.model.network):
             log.warning(
                 "%s: random numbers, and not trained; model.init_from says where weights are", ", ".join(frozen)
             )
