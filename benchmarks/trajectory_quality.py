@@ -232,7 +232,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def summary(told: dict[str, Any]) -> dict[str, float]:
     """The figures of the table, by its rows. A rate that has nothing to be one of is 0."""
     found = {f"{kind}, nats": told["eval_kind_loss"][kind] for kind in LOSSES}
-    ways = [("", "eval_", told)]
+    ways: list[tuple[str, str, dict[str, Any]]] = [("", "eval_", told)]
     ways += [(", written", "", told["generated"])] if "generated" in told else []
     for way, prefix, part in ways:
         f1 = part[f"{prefix}decision_f1"]
