@@ -7,10 +7,11 @@ RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learn
 which cannot be known by heart. PROBLEMS: gsm8k's. A model of 3.1M parameters is pretrained on made-up tables, which
 teach it to copy, then also on tinyshakespeare, the problems and made-up agent runs, and tuned for each seed and
 variant: equal data, order and steps, a third of the rows being made-up runs again, so that it goes on copying.
-`kinds` has the default weights by kind, `with_failed` these but that it also learns from calls that failed, `equal`
-weighs all tokens alike, `none` is the pretrained model. All is kept in FOLDER: a second call goes on where the first
-was; calls for other seeds or variants may run beside it once the pretrained model is there. The last line is one JSON
-object.
+`equal` weighs all tokens alike, `kinds` has the default weights by kind, `with_failed` these but that it also learns
+from calls that failed, `with_context` that and a little from what users and tools say, `calls_first` that with more
+weight on names and decisions; `none` is the pretrained model. All is kept in FOLDER: a second call goes on where the
+first was; calls for other seeds or variants may run beside it once the pretrained model is there. The last line is
+one JSON object.
 """
 
 import argparse
@@ -43,10 +44,13 @@ POLICY = 3  # paragraphs of it that are kept: a model of this size makes nothing
 WHOLE = 12_288  # tokens: the longest run has fewer
 OTHER_IDS = 4  # times that a run is learnt from, with ids of their own
 NONE = "none"
+READ = {"user": 0.2, "observation": 0.2, "observation_error": 0.2}
 WEIGHTS: dict[str, dict[str, float]] = {
     "equal": {kind.name.lower(): 1.0 for kind in TokenKind},
     "kinds": {},
     "with_failed": {"failed_action": 1.0},
+    "with_context": {"failed_action": 1.0} | READ,
+    "calls_first": {"failed_action": 1.0, "call_name": 3.0, "decision": 2.0} | READ,
 }
 """Variant -> what differs from the default weights."""
 PINNED = ("held_out_from", "copy_steps", "pretrain_steps", "steps", "rate")
@@ -292,13 +296,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--held-out-from", type=int, default=30, help="first task that is not learnt")
     parser.add_argument("--copy-steps", type=int, default=2000)
-    parser.add_argument("--pretrain-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--rate", type=float, default=6e-4, help="learning rate of tuning")
+    parser.add_argument("--pretrain-steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=375)
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of tuning")
     parser.add_argument("--generate", type=int, default=64, help="turns to write; 0: none")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")
-    parser.add_argument("--variants", nargs="+", default=["equal", "kinds"], choices=WEIGHTS)
+    parser.add_argument("--variants", nargs="+", default=["equal", "kinds", "calls_first"], choices=WEIGHTS)
     args = parser.parse_args(arguments)
     args.work = args.work.absolute()
     prepare(args)

@@ -207,6 +207,8 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
     for name in ("copy", "pretrain", "tune"):
         config = read_config(str(args.work / f"{name}.yaml"))
         assert set(CONTROLS) <= set(load_tokenizer(config.data.tokenizer).controls)
+    for weights in trajectory_quality.WEIGHTS.values():  # refused now or after the pretraining
+        read_config(str(args.work / "tune.yaml"), [f"data.kind_weights={json.dumps(weights)}"])
     data = config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
     assert {split: [(s.name, len(s.documents)) for s in sources] for split, sources in found.items()} == {
