@@ -308,6 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")
     parser.add_argument("--variants", nargs="+", default=COMPARED, choices=WEIGHTS)
     args = parser.parse_args(arguments)
+    # Asked for before hours of training, not told of after them.
+    if min(args.generate, *args.seeds) < 0:
+        parser.error("--generate and --seeds: expected numbers from 0")
+    if args.plot and not args.plot.absolute().parent.is_dir():
+        parser.error(f"--plot {args.plot}: no such folder: {args.plot.absolute().parent}")
     args.work = args.work.absolute()
     prepare(args)
     result = measure(args)

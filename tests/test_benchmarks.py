@@ -219,6 +219,21 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
         trajectory_quality.prepare(args)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--generate", "-3"], "--generate and --seeds: expected numbers from 0"),
+        (["--seeds", "1", "-1"], "--generate and --seeds: expected numbers from 0"),
+        (["--plot", "nowhere/found.png"], "--plot nowhere/found.png: no such folder: "),
+        (["--variants", "calls"], "choose from equal, kinds, with_failed, with_context, calls_first"),
+    ],
+)
+def test_the_comparison_refuses_before_it_trains(words, said, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        trajectory_quality.main(["runs", "problems", "--work", str(tmp_path / "work"), *words])
+    assert said in capsys.readouterr().err.replace("'", "") and not (tmp_path / "work").exists()
+
+
 def test_the_table_of_what_was_told(tmp_path):
     rates = {"name_accuracy": 0.5}  # no call had arguments
     told = {
