@@ -153,7 +153,9 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
         every = 7
 
         def on_state(self, number, state):
-            while list((tmp_path / "parts").rglob("*-tmp")):  # a thread of a process that died would not go on either
+            end = time.monotonic() + 60
+            while not (tmp_path / "parts" / "checkpoints" / "6").is_dir():  # a dead process's thread would not go on
+                assert time.monotonic() < end
                 time.sleep(0.01)
             raise OSError("power")
 
