@@ -3,8 +3,8 @@
 
     python benchmarks/trajectory_quality.py RUNS.jsonl PROBLEMS.jsonl --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
 
-RUNS: tau-bench's airline runs; those of tasks below `--held-out-from` are learnt, each several times with other ids,
-which cannot be known by heart. PROBLEMS: gsm8k's. A model of 3.1M parameters is pretrained on made-up tables, which
+RUNS: tau-bench's airline runs; those of tasks outside `--held-out` are learnt, each several times with other ids, which
+cannot be known by heart. PROBLEMS: gsm8k's. A model of 3.1M parameters is pretrained on made-up tables, which
 teach it to copy, then also on tinyshakespeare, the problems and made-up agent runs, and tuned for each seed and
 variant: equal data, order and steps, a third of the rows being made-up runs again, so that it goes on copying.
 `equal` weighs all tokens alike, `kinds` has the default weights by kind, `with_failed` these but that it also learns
@@ -54,7 +54,7 @@ WEIGHTS: dict[str, dict[str, float]] = {
 }
 """Variant -> what differs from the default weights."""
 COMPARED = ("equal", "with_context", "kinds", "calls_first")
-PINNED = ("held_out_from", "copy_steps", "pretrain_steps", "steps", "rate")
+PINNED = ("held_out", "copy_steps", "pretrain_steps", "steps", "rate")
 LOSSES = ("call_name", "call_arguments", "decision")
 RATES = {"name_accuracy": "tool name right", "arguments_exact": "all arguments exact"}
 MODEL = {
@@ -69,15 +69,22 @@ OPTIMIZER = {"warmup_steps": 20, "schedule": "cosine", "min_ratio": 0.05, "weigh
 
 def prepare(args: argparse.Namespace) -> None:
     """The parts of RUNS, texts, a tokenizer made from what is learnt of both, and the configs. Raises InputError for
-    a folder that was begun with other settings: its runs would go on as something else."""
+    tasks that leave nothing to learn or to ask about, and for a folder that was begun with other settings: its runs
+    would go on as something else."""
+    runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
+    first, last = args.held_out
+    parts = [[run for run in runs if (first <= run["task_id"] <= last) == held_out] for held_out in (False, True)]
+    if not all(parts):
+        tasks = sorted({run["task_id"] for run in runs})
+        raise InputError(
+            f"--held-out {first} {last}: expected some of the tasks {tasks[0]} to {tasks[-1]} of {args.runs}"
+        )
     work = args.work
     settings = {name: getattr(args, name) for name in PINNED}
     work.mkdir(parents=True, exist_ok=True)
     if (kept := work / "settings.json").exists() and (there := json.loads(kept.read_text())) != settings:
         raise InputError(f"--work {work}: was begun with {there}, not {settings}; give these a folder of their own")
     _write(kept, json.dumps(settings))
-    runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
-    parts = [[run for run in runs if (run["task_id"] < args.held_out_from) == learnt] for learnt in (True, False)]
     lines = [[json.dumps(_without_rules(run)) + "\n" for run in part] for part in parts]
     _write(work / "held_out.jsonl", "".join(lines[1]))
     others = [made_up.renamed(run, seed) for seed, run in enumerate(lines[0] * OTHER_IDS)]
@@ -298,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=pathlib.Path)
     parser.add_argument("problems", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--held-out-from", type=int, default=30, help="first task that is not learnt")
+    parser.add_argument("--held-out", type=int, nargs=2, metavar=("FIRST", "LAST"), default=[30, 37],
+                        help="tasks that are not learnt")  # fmt: skip
     parser.add_argument("--copy-steps", type=int, default=2000)
     parser.add_argument("--pretrain-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=375)

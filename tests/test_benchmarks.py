@@ -199,11 +199,11 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
     runs = [{"task_id": i % 3, "trial": i // 3, "reward": 1, "traj": turns} for i in range(6)]
     (tmp_path / "runs").write_text("".join(json.dumps(run) + "\n" for run in runs))
     args = argparse.Namespace(
-        work=tmp_path / "work", runs=tmp_path / "runs", problems=tmp_path / "problems", held_out_from=2, copy_steps=1,
+        work=tmp_path / "work", runs=tmp_path / "runs", problems=tmp_path / "problems", held_out=[0, 1], copy_steps=1,
         pretrain_steps=1, steps=1, rate=1e-3)  # fmt: skip
     trajectory_quality.prepare(args)
     tasks = lambda name: {json.loads(line)["task_id"] for line in (args.work / name).read_text().splitlines()}
-    assert tasks("learnt.jsonl") == {0, 1} and tasks("held_out.jsonl") == {2}
+    assert tasks("learnt.jsonl") == {2} and tasks("held_out.jsonl") == {0, 1}
     for name in ("copy", "pretrain", "tune"):
         config = read_config(str(args.work / f"{name}.yaml"))
         assert set(CONTROLS) <= set(load_tokenizer(config.data.tokenizer).controls)
@@ -212,11 +212,16 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
     data = config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
     assert {split: [(s.name, len(s.documents)) for s in sources] for split, sources in found.items()} == {
-        "train": [("learnt", 16), ("offices", 20)], "eval": [("held_out", 2)]}  # fmt: skip
+        "train": [("learnt", 8), ("offices", 20)], "eval": [("held_out", 4)]}  # fmt: skip
     trajectory_quality.prepare(args)
     args.steps = 2
     with pytest.raises(InputError, match=r"was begun with .*'steps': 1.*, not .*'steps': 2"):
         trajectory_quality.prepare(args)
+    args.work = tmp_path / "other"
+    for args.held_out in ([3, 9], [0, 2]):
+        with pytest.raises(InputError, match=r"--held-out . .: expected some of the tasks 0 to 2 of "):
+            trajectory_quality.prepare(args)
+    assert not args.work.exists()
 
 
 @pytest.mark.parametrize(
