@@ -215,9 +215,9 @@ CASES = [
 
 @pytest.mark.parametrize(("dialect", "text", "reason"), CASES, ids=[f"{d}-{t[:40]!r}" for d, t, _ in CASES])
 def test_what_is_no_call_is_told_with_its_text(dialect, text, reason):
-    begin = time.monotonic()
+    begin = time.process_time()
     found = find_dialect(dialect).parse_calls(text, BYTES)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
     assert isinstance(found, CallError), found
     assert found.text == text
     assert re.search(reason, found.reason), found.reason

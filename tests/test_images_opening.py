@@ -85,10 +85,10 @@ def test_what_follows_a_picture_is_not_looked_at():
 def test_malformed_images_are_refused(case):
     data, message = MALFORMED[case]
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InputError, match=f"^cat.jpg: .*({message})") as caught:
         open_image(data, name="cat.jpg")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert "object at 0x" not in str(caught.value) and "\n" not in str(caught.value)
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
 
