@@ -27,7 +27,7 @@ def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: ra
             seconds = 0.02 * luck.random()
         case "step":
             wait_for(saved, process)
-            seconds = 0.3 * luck.random()
+            seconds = 0.1 * luck.random()  # the whole run is a second of updates
         case "any":
             seconds = 8 * luck.random()
     try:
@@ -39,6 +39,7 @@ def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: ra
 
 
 def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, moments: list[str], *options: str) -> None:
+    """One of `moments` has to be a step after a save, or there may be nothing to restore."""
     luck = random.Random(0)
     for moment in moments:
         kill(runs.start(run_dir, *options), run_dir, moment, luck)
@@ -49,7 +50,7 @@ def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, mome
 
 
 @pytest.mark.parametrize(
-    "moments", [["save", "any"], pytest.param(["save", "any", "step", "save"], marks=pytest.mark.slow)], ids=len
+    "moments", [["save", "step"], pytest.param(["save", "any", "step", "save"], marks=pytest.mark.slow)], ids=len
 )
 def test_killed_time_and_again(moments, whole_run, runs, tmp_path):
     check_survives(runs, whole_run, tmp_path / "run", moments, "checkpoint.every=1")
