@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from launch import arguments
-from launch.huge_pages import use_huge_pages
 from maverick_jax.errors import CheckFailed, InputError, MaverickError
 from maverick_jax.section import did_you_mean
 
@@ -40,8 +39,6 @@ class Verb:
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Any]
     """What it returns is printed: a dict or list as JSON with --json, text otherwise."""
-    heavy: bool = False
-    """Takes batch after batch through a model."""
 
 
 # ---- verbs -----------------------------------------------------------------------------------------------------------
@@ -204,35 +201,25 @@ def _report(args: argparse.Namespace) -> Any:
 
 
 VERBS = {
-    "train": Verb("run a config; the same command again resumes it", arguments.run, _train, heavy=True),
+    "train": Verb("run a config; the same command again resumes it", arguments.run, _train),
     "plan": Verb("parameters, memory, FLOPs and whether it fits, before anything is compiled", arguments.run, _plan),
     "config": Verb("shipped configs; a config with every default; the JSON schema", arguments.config, _config),
     "data": Verb("tokenise and pack ahead of time; look at examples; count", arguments.data, _data),
     "data convert": Verb("agent runs of any known format to ours", arguments.convert, _convert),
     "data filter": Verb("the agent runs to learn from, and why not the others", arguments.filter, _filter),
-    "data targets": Verb("what a teacher says of a run's data, on disk", arguments.targets, _targets, heavy=True),
-    "data experts": Verb(
-        "the experts that a run's data uses most, to train them alone", arguments.experts, _experts, heavy=True
-    ),
+    "data targets": Verb("what a teacher says of a run's data, on disk", arguments.targets, _targets),
+    "data experts": Verb("the experts that a run's data uses most, to train them alone", arguments.experts, _experts),
     "import": Verb("Hugging Face folder to our checkpoint", arguments.import_, _import),
     "export": Verb("our checkpoint to a Hugging Face folder", arguments.export, _export),
     "generate": Verb("text from a model", arguments.generate, _generate),
     "chat": Verb("a conversation with a model, in the terminal", arguments.chat, _chat),
-    "eval": Verb("loss on held-out data", arguments.evaluate, _eval, heavy=True),
+    "eval": Verb("loss on held-out data", arguments.evaluate, _eval),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
     "report": Verb("one HTML file about a run", arguments.run_dir, _report),
 }
 
 
 # ---- main ------------------------------------------------------------------------------------------------------------
-
-
-def command() -> int:
-    """`main` as a process of its own, which may begin with starting anew."""
-    words = sys.argv[1:3]
-    if any(VERBS[name].heavy for name in (*words[:1], " ".join(words)) if name in VERBS):
-        use_huge_pages()
-    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -305,4 +292,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

@@ -183,7 +183,7 @@ def test_the_console_script_is_this_main():
     import tomllib
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"maverick": "launch.cli:command"}
+    assert scripts == {"maverick": "launch.cli:main"}
 
 
 def _is_module(name: str) -> bool:
