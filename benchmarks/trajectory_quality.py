@@ -69,8 +69,8 @@ OPTIMIZER = {"warmup_steps": 20, "schedule": "cosine", "min_ratio": 0.05, "weigh
 
 def prepare(args: argparse.Namespace) -> None:
     """The parts of RUNS, texts, a tokenizer made from what is learnt of both, and the configs. Raises InputError for
-    tasks that leave nothing to learn or to ask about, and for a folder that was begun with other settings: its runs
-    would go on as something else."""
+    tasks that leave nothing to learn or to ask about, for settings that no config takes, and for a folder that was
+    begun with others: its runs would go on as something else."""
     runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
     first, last = args.held_out
     parts = [[run for run in runs if (first <= run["task_id"] <= last) == held_out] for held_out in (False, True)]
@@ -84,7 +84,10 @@ def prepare(args: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     if (kept := work / "settings.json").exists() and (there := json.loads(kept.read_text())) != settings:
         raise InputError(f"--work {work}: was begun with {there}, not {settings}; give these a folder of their own")
-    _write(kept, json.dumps(settings))
+    for name, config in configs(args).items():
+        _write(path := work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
+        read_config(str(path))  # or a rate that cannot be would be told of after the pretraining
+    _write(kept, json.dumps(settings))  # of settings that were not refused: the folder is theirs from now on
     lines = [[json.dumps(_without_rules(run)) + "\n" for run in part] for part in parts]
     _write(work / "held_out.jsonl", "".join(lines[1]))
     others = [made_up.renamed(run, seed) for seed, run in enumerate(lines[0] * OTHER_IDS)]
@@ -97,9 +100,6 @@ def prepare(args: argparse.Namespace) -> None:
     if not (tokenizer := work / "tokenizer" / "tokenizer.json").exists():
         tokenizer.parent.mkdir(exist_ok=True)
         _tokenizer([*texts, *made_up.tables(2_000), *_said(parts[0])]).save(str(tokenizer))
-    for name, config in configs(args).items():
-        _write(path := work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
-        read_config(str(path))  # or a rate that cannot be would be told of after the pretraining
 
 
 def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -322,7 +322,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.plot and not args.plot.absolute().parent.is_dir():
         parser.error(f"--plot {args.plot}: no such folder: {args.plot.absolute().parent}")
     args.work = args.work.absolute()
-    prepare(args)
+    try:
+        prepare(args)
+    except InputError as error:
+        parser.error(str(error))
     result = measure(args)
     if args.plot:
         plot(result, args.plot)

@@ -186,7 +186,7 @@ def test_other_ids_are_other_ones_and_the_same_wherever_they_stand():
         made_up.renamed(" ".join(f"HAT{n}" for n in [*range(900, 1000), *range(100, 900)]), 0)
 
 
-def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypatch):
+def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypatch, capsys):
     """Tasks are apart, the tokenizer keeps the chat format's control tokens, and the configs are ones."""
     monkeypatch.setattr(trajectory_quality, "TABLES", 40)
     monkeypatch.setattr(trajectory_quality, "OFFICES", 20)
@@ -222,6 +222,15 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
         with pytest.raises(InputError, match=r"--held-out . .: expected some of the tasks 0 to 2 of "):
             trajectory_quality.prepare(args)
     assert not args.work.exists()
+    args.held_out, args.rate = [0, 1], -1.0
+    with pytest.raises(InputError, match=r"optimizer.learning_rate: must be greater than 0, got -1.0"):
+        trajectory_quality.prepare(args)
+    args.rate = 1e-3
+    trajectory_quality.prepare(args)  # a folder whose first settings were refused is not begun
+    files = [str(args.runs), str(args.problems), "--work", str(args.work)]
+    with pytest.raises(SystemExit):
+        trajectory_quality.main([*files, "--held-out", "3", "9"])
+    assert "error: --held-out 3 9: expected some of the tasks 0 to 2 of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
