@@ -15,7 +15,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Distill, Objective, Pretrain
-from train.objectives.offline import PREFIX
+from train.objectives.distill.stored import PREFIX
 from train.program import compile_step
 from train.step import eval_step
 

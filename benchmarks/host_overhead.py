@@ -28,7 +28,7 @@ from benchmarks.shapes import SHAPES
 from maverick_jax.sharding import make_mesh
 from train.hooks import NonFiniteBudget, TrainingLines
 from train.loop import fit
-from train.metrics import MetricsWriter
+from train.metrics_writer import MetricsWriter
 from train.program import compile_step
 
 SHAPE = SHAPES["trivial"]

@@ -46,8 +46,8 @@ def model_config(experts: int):
 
 def write_folder(folder: pathlib.Path, experts: int, shard_bytes: int = GB) -> int:
     """Random bfloat16 weights of that model as a folder; its bytes. Needs no memory to speak of."""
-    from maverick_jax.checkpoint.huggingface_config import write_config
-    from maverick_jax.checkpoint.huggingface_names import table
+    from maverick_jax.huggingface.config import write_config
+    from maverick_jax.huggingface.names import table
     from maverick_jax.pretrained import shapes_of
 
     config = model_config(experts)

@@ -17,7 +17,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives.pretrain import Pretrain
-from train.optimizer import OptimizerConfig
+from train.optimizers.config import OptimizerConfig
 from train.program import compile_step, fresh_state
 from train.state import TrainState
 

@@ -41,8 +41,8 @@ def write_dequantised(quantised: pathlib.Path, plain: pathlib.Path, bits: int, o
     import jax.numpy as jnp
 
     from maverick_jax.checkpoint import names
-    from maverick_jax.checkpoint.huggingface_names import table
-    from maverick_jax.checkpoint.quantize import dequantize, quantized_views, unpack
+    from maverick_jax.huggingface.names import table
+    from maverick_jax.huggingface.quantize import dequantize, quantized_views, unpack
     from maverick_jax.pretrained import load_pretrained, save_pretrained
     from maverick_jax.text import load_tokenizer
 
@@ -58,7 +58,7 @@ def write_dequantised(quantised: pathlib.Path, plain: pathlib.Path, bits: int, o
 
 
 def measure(run: str, config: str, scratch: pathlib.Path) -> dict[str, dict[str, float]]:
-    from maverick_jax.checkpoint.quantize import BITS
+    from maverick_jax.huggingface.quantize import BITS
     from maverick_jax.pretrained import export
     from train.evaluate import evaluate
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.render import RESULTS, render_readme
 from maverick_jax.errors import InputError, MaverickError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 
 RUNS = {
     "tiny_transformers": ["train_step.py", "--shape", "tiny", "--against", "transformers"],

@@ -113,7 +113,7 @@ def table(found: list[dict[str, float]], args, vocab_size: int) -> dict:
 
 
 def bytes_per_token(k: int, samples: int, dtype: str, vocab_size: int) -> float:
-    from data.targets import Header
+    from data.targets.format import Header
 
     names = dict.fromkeys(("teacher", "data"), "0" * 64) | {"tokenizer": "", "seed": 0, "temperature": 1.0}
     sizes = {"vocab_size": vocab_size, "top_k": k, "tail_samples": samples, "sequence_length": 2048}

@@ -51,7 +51,7 @@ def measure(ranks: pathlib.Path, text: str, threads: int, repeats: int) -> dict:
     import tiktoken
 
     from maverick_jax.text import load_tokenizer
-    from maverick_jax.text.llama4 import SPLIT_PATTERN, Llama4Tokenizer
+    from maverick_jax.text.tokenizers.llama4 import SPLIT_PATTERN, Llama4Tokenizer
 
     ours = load_tokenizer(ranks)
     assert isinstance(ours, Llama4Tokenizer)

@@ -35,7 +35,7 @@ from data.trajectories.decisions import CLASSES
 from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
 from maverick_jax.errors import InputError
-from maverick_jax.text.byte_level import CONTROLS
+from maverick_jax.text.tokenizers.byte_level import CONTROLS
 from train.config import read_config
 
 VOCABULARY = 3072

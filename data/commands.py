@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from data.config import DataConfig
-from data.dataset import Dataset, SourceRows, open_dataset
-from data.packing import Row
+from data.rows.dataset import Dataset, SourceRows, open_dataset
+from data.rows.packing import Row
+from data.rows.weighing import KINDS, NO_KIND
+from data.rows.windows import Windowed
 from data.trajectories.decisions import CLASSES, Decision
 from data.trajectories.kinds import TokenKind
 from data.trajectories.reading import Problem
-from data.weighing import KINDS, NO_KIND
-from data.windows import Windowed
 from maverick_jax.errors import harmless
 from maverick_jax.text import Tokenizer
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from data.trajectories.filters.config import FilterConfig, ScrubConfig
 from data.trajectories.weights import KindWeights, OutcomeWeights
-from maverick_jax.section import Section
+from maverick_jax.settings.section import Section
 
 CACHE_VARIABLE = "MAVERICK_CACHE"
 Positive = Annotated[int, Field(ge=1)]

@@ -15,7 +15,7 @@ from data.config import SourceConfig
 from data.order import derive
 from data.trajectories.files import DOCUMENTS, LINES
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer
 
 SUFFIXES = {

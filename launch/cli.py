@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from launch import arguments
 from maverick_jax.errors import CheckFailed, InputError, MaverickError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 
 INTERRUPTED = 130
 
@@ -64,7 +64,7 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _config(args: argparse.Namespace) -> Any:
     if args.action == "list":
-        from maverick_jax import shipped
+        from maverick_jax.settings import shipped
 
         names = {"runs": shipped.run_names(), "models": shipped.model_names()}
         return names if args.json else "\n".join(f"{kind}: {' '.join(found)}" for kind, found in names.items())
@@ -77,7 +77,7 @@ def _config(args: argparse.Namespace) -> Any:
     found = config.resolved(config.read_config(args.config, args.overrides))
     if args.json:
         return found
-    from maverick_jax.strict_yaml import dump
+    from maverick_jax.settings.strict_yaml import dump
 
     return dump(found).rstrip()
 
@@ -194,7 +194,7 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> Any:
-    from launch.report import report
+    from launch.report.page import report
 
     path = str(report(args.run_dir))
     return {"report": path} if args.json else path

@@ -10,8 +10,8 @@ from maverick_jax import accounting
 from maverick_jax.accounting import DEVICES, Layout
 from train.config import RunConfig, check_against_mesh
 from train.objectives.next_token import Head
-from train.references import find_references, heads_of
-from train.selection import role_of
+from train.teachers.references import find_references, heads_of
+from train.trainable.selection import role_of
 
 USABLE = 0.92
 """Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""

@@ -1,6 +1,6 @@
 """What a model costs, in closed form: parameters, bytes per device, FLOPs per token, bytes on the wire.
 
-Nothing is built or compiled. `tests/test_plan.py` holds the shapes against the real model's.
+Nothing is built or compiled. `tests/launch/test_plan.py` holds the shapes against the real model's.
 FLOPs are counted as in published Llama 4 figures: 6 per active parameter of a matrix product (the head's too, the
 embedding's lookup not) plus attention scores, for the keys that the mask lets through and no others. What the
 backward pass recomputes is not counted.

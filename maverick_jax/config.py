@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from maverick_jax.section import Section
+from maverick_jax.settings import shipped, validation
+from maverick_jax.settings.section import Section
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -227,9 +228,8 @@ class ModelConfig(Section):
     @classmethod
     def from_name(cls, name: str) -> "ModelConfig":
         """The shipped model `name` (`tiny`, `maverick_17b_128e`, ...). Raises InputError for an unknown name."""
-        from maverick_jax.shipped import read_model
-
-        return read_model(name)
+        document = shipped.read_document(shipped.model_path(name), shipped.model_path)
+        return validation.validate(cls, document, also=("base",))
 
     # ---- the layer pattern -------------------------------------------------------------------------------------
 

@@ -14,17 +14,27 @@ import pydantic
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from maverick_jax.checkpoint import exporting, generation, huggingface_reader, importing, names
+from maverick_jax.checkpoint import import_stream as importing
+from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.adapters import Adapters
-from maverick_jax.checkpoint.array_readers import LiveArray, Reader
-from maverick_jax.checkpoint.folders import require_new, write_json
-from maverick_jax.checkpoint.huggingface_names import ROUTER_BIAS
-from maverick_jax.checkpoint.placing import place
+from maverick_jax.checkpoint.placement import place
+from maverick_jax.checkpoint.readers import LiveArray, Reader
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
+from maverick_jax.files import require_new, write_json
+from maverick_jax.huggingface import (
+    export as exporting,
+)
+from maverick_jax.huggingface import (
+    generation_config as generation,
+)
+from maverick_jax.huggingface import (
+    reader as huggingface_reader,
+)
+from maverick_jax.huggingface.names import ROUTER_BIAS
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
 

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from pydantic import Field
 
 from maverick_jax.errors import InputError
-from maverick_jax.section import Section, did_you_mean
+from maverick_jax.settings.section import Section, did_you_mean
 
 MESH_AXES = ("data", "fsdp", "expert", "context", "tensor", "pipeline")
 BATCH_AXES = ("data", "fsdp", "expert")

@@ -36,7 +36,7 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory) -> pathlib.Path:
     """A rank file of Llama 4's size that is nobody's."""
-    from tests.rank_file import write_rank_file
+    from tests.helpers.rank_file import write_rank_file
 
     return write_rank_file(tmp_path_factory.mktemp("ranks") / "tokenizer.model")
 
@@ -60,7 +60,7 @@ def real_llama4(real_data):
 @pytest.fixture(scope="session")
 def real_llama4_folder(real_llama4, tmp_path_factory) -> pathlib.Path:
     """Its Hugging Face form, of a base model."""
-    from maverick_jax.text.export import write_hugging_face
+    from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 
     folder = tmp_path_factory.mktemp("real_llama4")
     write_hugging_face(real_llama4, folder)
@@ -83,7 +83,7 @@ def mesh_of():
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """Where the small real runs of a session are kept."""
-    from tests.small_run import Place
+    from tests.helpers.small_run import Place
 
     return Place.make(tmp_path_factory.mktemp("runs"))
 

@@ -19,11 +19,11 @@ from benchmarks import made_up, maxtext_peer, render, run_all, train_step, traje
 from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
-from data.dataset import open_dataset
+from data.rows.dataset import open_dataset
 from maverick_jax.accounting import train_flops_per_token
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
-from maverick_jax.text.byte_level import CONTROLS
+from maverick_jax.text.tokenizers.byte_level import CONTROLS
 from train.config import read_config
 from train.objectives.pretrain import Pretrain
 

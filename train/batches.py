@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data import placement
-from data.dataset import Dataset, Split, open_dataset
-from data.packing import Row
-from data.weighing import CHOICES, KINDS
+from data.rows import placement
+from data.rows.dataset import Dataset, Split, open_dataset
+from data.rows.packing import Row
+from data.rows.weighing import CHOICES, KINDS
 from train.config import RunConfig
-from train.targets import TargetsOf, open_targets
+from train.teachers.stored_targets import TargetsOf, open_targets
 
 
 @dataclasses.dataclass(frozen=True)

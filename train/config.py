@@ -7,18 +7,18 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from data.config import DataConfig
-from maverick_jax import shipped, strict_yaml, validation
 from maverick_jax.accounting import Hardware
 from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.section import Section
+from maverick_jax.initialization.layer_map import COMPUTED, Start, findings
+from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings.section import Section
+from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
 from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
-from maverick_jax.strict_yaml import Document, Place, Problem, join
-from maverick_jax.surgery.choice import COMPUTED, Start, findings
-from train.metrics import LoggingConfig
+from train.metrics_writer import LoggingConfig
 from train.objectives import Objective, Pretrain
-from train.optimizer import OptimizerConfig
+from train.optimizers.config import OptimizerConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]

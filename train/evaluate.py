@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from data.dataset import Dataset
+from data.rows.dataset import Dataset
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.progress import Progress
 from train.batches import Feed
 from train.config import RunConfig, check_vocabulary, read_config
-from train.decisions import Written
-from train.generated import generated
+from train.evaluation.decisions import Written
+from train.evaluation.generated import generated
 from train.objectives import Objective
-from train.references import check_references, find_references, load_references
 from train.step import eval_step
+from train.teachers.references import check_references, find_references, load_references
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,18 +15,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from maverick_jax import strict_yaml
 from maverick_jax.errors import InputError
+from maverick_jax.initialization.from_model import initial_weights
+from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.model.layers import Layer, Taps
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_backend
 from maverick_jax.pretrained import abstract_model, open_source
+from maverick_jax.settings import strict_yaml
 from maverick_jax.sharding import make_mesh
-from maverick_jax.surgery.choice import Start, findings
-from maverick_jax.surgery.weights import initial_weights
 from train.batches import Feed
 from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config
-from train.distributed import initialize_from_environment
+from train.faults.processes import initialize_from_environment
 from train.objectives.next_token import tapped_states
 from train.objectives.pretrain import Pretrain
 

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import NonFiniteBudgetSpent, Preempted
 from train.loop import Hook
-from train.metrics import MetricsWriter, plain
+from train.metrics_writer import MetricsWriter, plain
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@ where in its data."""
 
 from typing import Any
 
-from maverick_jax import strict_yaml
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError, NoRestorableCheckpoint
+from maverick_jax.settings import strict_yaml
 from train.config import RunConfig, resolved
 
 _COMPUTED = ("remat", "compute_dtype", "balance")

@@ -13,22 +13,22 @@ from jax.sharding import Mesh, reshard
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from data import placement
-from data.targets import Header, Row, Targets
-from data.targets_writer import TargetsWriter, rows_per_part
+from data.rows import placement
+from data.targets.format import Header, Row, Targets
+from data.targets.writer import TargetsWriter, rows_per_part
 from maverick_jax.errors import InputError
 from maverick_jax.ops.top_k import Top, top_k
 from maverick_jax.progress import Progress
 from maverick_jax.sharding import ShardingRules, make_mesh
 from train.batches import Feed
 from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config
-from train.distributed import initialize_from_environment
+from train.faults.processes import initialize_from_environment
 from train.objectives import Distill
-from train.objectives.distill import TEACHER
+from train.objectives.distill.objective import TEACHER
+from train.objectives.distill.stored import OfflineTargets
 from train.objectives.next_token import hidden_states
-from train.objectives.offline import OfflineTargets
-from train.references import Found, check_references, find_references, fingerprints, load_references
 from train.run import make_references, use_compilation_cache
+from train.teachers.references import Found, check_references, find_references, fingerprints, load_references
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective
-from train.optimizer import Optimizer
+from train.optimizers.config import Optimizer
 from train.state import TrainState, init_state, state_with
 from train.step import train_step
 

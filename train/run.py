@@ -17,23 +17,25 @@ import jax
 from maverick_jax.accounting import device_of, train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.precision import for_backend
+from maverick_jax.settings.strict_yaml import dump
 from maverick_jax.sharding import make_mesh
-from maverick_jax.strict_yaml import dump
-from maverick_jax.surgery.weights import initial_weights
 from train import hooks
 from train.batches import Feed
 from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config, resolved
-from train.distributed import exit_code_of, initialize_from_environment, leave
 from train.evaluate import HeldOut
+from train.faults.processes import exit_code_of, initialize_from_environment, leave
+from train.faults.watchdog import Watchdog
 from train.identity import metadata, refuse_other_run
 from train.loop import Hook, fit
-from train.metrics import MetricsWriter, check_sinks
+from train.metrics_writer import MetricsWriter, check_sinks
 from train.objectives.next_token import Head
-from train.on_policy import with_own_samples
-from train.optimizer import Optimizer
+from train.optimizers.config import Optimizer
 from train.program import compile_step, fresh_state, state_of
-from train.references import (
+from train.rollouts.on_policy import with_own_samples
+from train.state import TrainState, abstract_state
+from train.teachers.references import (
     Found,
     check_references,
     find_references,
@@ -42,8 +44,6 @@ from train.references import (
     load_references,
     missing_references,
 )
-from train.state import TrainState, abstract_state
-from train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective
 from train.objectives.next_token import Head
-from train.optimizer import Optimizer
+from train.optimizers.config import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)

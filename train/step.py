@@ -12,9 +12,9 @@ from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from train.objectives import Objective
 from train.objectives.next_token import Context
-from train.optimizer import Optimizer
-from train.selection import Trained
+from train.optimizers.config import Optimizer
 from train.state import TrainState, add_tokens
+from train.trainable.selection import Trained
 
 
 def train_step(

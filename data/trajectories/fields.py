@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 
 Unknown = Literal["keep", "refuse"]
 _INDEX = re.compile(r"\[\d+\]")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
-from maverick_jax.strict_json import no_constant, once
+from maverick_jax.files import no_constant, once
+from maverick_jax.settings.section import did_you_mean
 
 LINES, DOCUMENTS = (".jsonl", ".ndjson"), (".json", ".traj")
 MAX_LINE = 1 << 26

@@ -9,7 +9,7 @@ import pydantic
 from data.trajectories.kinds import TokenKind, token_kinds
 from data.trajectories.trajectory import Outcome, Trajectory
 from maverick_jax.errors import InputError
-from maverick_jax.section import Section
+from maverick_jax.settings.section import Section
 from maverick_jax.text.chat import Rendered
 
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]

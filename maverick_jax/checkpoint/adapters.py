@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from maverick_jax.checkpoint.array_readers import Reader, StoredArray
-from maverick_jax.checkpoint.placing import order_of
+from maverick_jax.checkpoint.placement import order_of
+from maverick_jax.checkpoint.readers import Reader, StoredArray
 from maverick_jax.errors import InputError
 
 

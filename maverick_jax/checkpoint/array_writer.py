@@ -19,7 +19,7 @@ import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from maverick_jax.checkpoint import contents
-from maverick_jax.checkpoint.folders import sync
+from maverick_jax.files import sync
 
 BLOCK_BYTES = 16 * 2**20
 CHUNK_BYTES = 8 * 2**20

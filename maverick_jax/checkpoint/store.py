@@ -21,11 +21,11 @@ from orbax.checkpoint import v1 as ocp
 from pydantic import Field
 
 from maverick_jax.checkpoint import contents
-from maverick_jax.checkpoint.array_readers import StoredArray, open_checkpoint
 from maverick_jax.checkpoint.checksum import checksums
 from maverick_jax.checkpoint.contents import Damaged
+from maverick_jax.checkpoint.readers import StoredArray, open_checkpoint
 from maverick_jax.errors import InputError, MaverickError, NoRestorableCheckpoint
-from maverick_jax.section import Section
+from maverick_jax.settings.section import Section
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from maverick_jax.images.config import ImageConfig
 from maverick_jax.images.decode import open_image
 from maverick_jax.images.preprocess import Tiles, batch_tiles, bucket_of, preprocess
-from maverick_jax.images.processor_files import write_processor
 from maverick_jax.images.tokens import ImageTokenIds, image_tokens, num_image_tokens
 
 __all__ = [
@@ -16,5 +15,4 @@ __all__ = [
     "num_image_tokens",
     "open_image",
     "preprocess",
-    "write_processor",
 ]

@@ -1,5 +1,6 @@
 """Text: tokenizers and what is built from them."""
 
-from maverick_jax.text.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from maverick_jax.text.tokenizers.base import Tokenizer
+from maverick_jax.text.tokenizers.load import find_tokenizer, load_tokenizer
 
 __all__ = ["Tokenizer", "find_tokenizer", "load_tokenizer"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.chats import FRAGMENTS
+from tests.helpers.chats import FRAGMENTS
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from maverick_jax.text.chat import render
 from tests.fuzzing.harness import Target
 from tests.fuzzing.mutations import damaged, dumps, json_files
 from tests.fuzzing.texts import bytes_with_thoughts
-from tests.trajectory_samples import ALL
+from tests.helpers.trajectory_samples import ALL
 
 
 def runs_target(scratch: pathlib.Path) -> Target:

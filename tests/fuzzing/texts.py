@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from maverick_jax import images, strict_yaml
+from maverick_jax import images
+from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
 from maverick_jax.images.decode import MAX_PIXELS
+from maverick_jax.settings import strict_yaml
 from maverick_jax.text import chat, load_tokenizer
 from maverick_jax.text.chat import CallError, Kind, Reply, from_openai, render
 from maverick_jax.text.chat.dialects import DIALECTS
 from maverick_jax.text.chat.spans import Text
-from maverick_jax.text.export import write_hugging_face
-from tests.chats import CALLS, FRAGMENTS, TEXTS, everything, openai_form
 from tests.fuzzing.harness import ROOT, Target
 from tests.fuzzing.mutations import SCALARS, VALUES, bulk, changed, damaged, dumps, json_files
-from tests.image_cases import PNG, animated, chunk, encoded, noise, palette
-from tests.rank_file import write_rank_file
+from tests.helpers.chats import CALLS, FRAGMENTS, TEXTS, everything, openai_form
+from tests.helpers.image_cases import PNG, animated, chunk, encoded, noise, palette
+from tests.helpers.rank_file import write_rank_file
 
 # ---- tokenizers ----------------------------------------------------------------------------------------------------
 

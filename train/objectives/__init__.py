@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from train.objectives.distill import Distill
+from train.objectives.distill.objective import Distill
 from train.objectives.pretrain import Pretrain
 from train.objectives.trajectory import TrajectoryTuning
 

@@ -18,10 +18,10 @@ from maverick_jax.model.layers import Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import NO_TAPS, Maverick, Tapped
 from maverick_jax.ops.cross_entropy import CrossEntropy, cross_entropy
-from maverick_jax.section import Section
-from train.decisions import Written
-from train.objectives.offline import OfflineTargets
-from train.on_policy import OnPolicy
+from maverick_jax.settings.section import Section
+from train.evaluation.decisions import Written
+from train.objectives.distill.stored import OfflineTargets
+from train.rollouts.on_policy import OnPolicy
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, Any]
@@ -79,7 +79,7 @@ class NextToken(Section, abc.ABC):
 
     kind: str
     reads_kinds: ClassVar[bool] = False
-    """Whether batches have `kinds` uint8[A, b, T]: what each label is (`data.weighing`)."""
+    """Whether batches have `kinds` uint8[A, b, T]: what each label is (`data.rows.weighing`)."""
 
     def references(self) -> dict[str, Reference]:
         """Models that are needed beside the trained one, by a name."""

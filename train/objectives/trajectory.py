@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from maverick_jax.model.transformer import Maverick
-from train.decisions import CHOICES, Written, tally, told
+from train.evaluation.decisions import CHOICES, Written, tally, told
 from train.kinds import NAMES
 from train.objectives.next_token import Batch, Context, NextToken, Sums, hidden_states, router_loss
 
@@ -62,7 +62,7 @@ class TrajectoryTuning(NextToken):
         return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), CHOICES: choices, **by_kind}
 
     def means(self, sums: dict[str, Any], written: Written) -> dict[str, Any]:
-        """As for pretraining, by kind as in `line`, and of decisions as in `train.decisions.report`."""
+        """As for pretraining, by kind as in `line`, and of decisions as in `train.evaluation.decisions.report`."""
         rest = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND, CHOICES)}
         return super().means(rest, written) | _told(sums) | told(sums[CHOICES], written)
 

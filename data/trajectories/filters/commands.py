@@ -16,9 +16,9 @@ from data.trajectories.filters.rules import TokenCount
 from data.trajectories.formats import ours
 from data.trajectories.reading import Malformed, Tally, read_tools, read_trajectories
 from data.trajectories.writing import new_file, require_new
-from maverick_jax import strict_yaml, validation
 from maverick_jax.errors import InputError
-from maverick_jax.strict_yaml import Document, Place, Problem, join
+from maverick_jax.settings import strict_yaml, validation
+from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import render
 from maverick_jax.text.chat.dialects import DEFAULT

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from maverick_jax.section import Section
+from maverick_jax.settings.section import Section
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Natural = Annotated[int, Field(ge=0)]

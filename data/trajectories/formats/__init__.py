@@ -8,7 +8,7 @@ from data.trajectories.fields import Fields
 from data.trajectories.formats import adp, atif, openai, ours, sharegpt, swe_agent, tau_bench
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text.chat import Message, Role, ToolCall, values
 
 NEEDS = "`conversations`, a list of objects with `from` and `value`"

@@ -10,7 +10,7 @@ from typing import Any
 
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import values
-from maverick_jax.text.tokenizer import require_unicode
+from maverick_jax.text.tokenizers.base import require_unicode
 
 MAX_MESSAGES, MAX_TOOLS, MAX_CALLS = 100_000, 1_024, 256
 MAX_NAME, MAX_TEXT = 512, 1 << 24

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text.chat import json_calls, pythonic, values
 from maverick_jax.text.chat.conversation import Conversation, Message, Role, Tool, ToolCall
 from maverick_jax.text.chat.reply import (
@@ -24,7 +24,7 @@ from maverick_jax.text.chat.reply import (
     written,
 )
 from maverick_jax.text.chat.spans import Control, Kind, Segment, Text
-from maverick_jax.text.tokenizer import Tokenizer
+from maverick_jax.text.tokenizers.base import Tokenizer
 
 DEFAULT = "meta_pythonic"
 LIST_OF_TOOLS = "Here is a list of functions in JSON format that you can invoke:"

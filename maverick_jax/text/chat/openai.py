@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from maverick_jax.errors import InputError
-from maverick_jax.section import did_you_mean
+from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text.chat import values
 from maverick_jax.text.chat.conversation import (
     MAX_CALLS,

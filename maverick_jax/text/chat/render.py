@@ -14,7 +14,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.text.chat.conversation import Conversation, Image, Role
 from maverick_jax.text.chat.dialects import DEFAULT, Turn, find_dialect
 from maverick_jax.text.chat.spans import Control, Kind, Rendered, Segment, Span, Text
-from maverick_jax.text.tokenizer import Tokenizer
+from maverick_jax.text.tokenizers.base import Tokenizer
 
 BEGIN_OF_TEXT, HEADER_START, HEADER_END = map(Control, ("<|begin_of_text|>", "<|header_start|>", "<|header_end|>"))
 IMAGE_CONTROLS = ("<|image_start|>", "<|image_end|>", "<|tile_x_separator|>", "<|tile_y_separator|>", "<|image|>",

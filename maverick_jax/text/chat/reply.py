@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat.conversation import Message, Role, ToolCall
 from maverick_jax.text.chat.spans import Control
-from maverick_jax.text.tokenizer import Tokenizer
+from maverick_jax.text.tokenizers.base import Tokenizer
 
 STOPS = ("<|eot|>", "<|eom|>", "<|end_of_text|>")
 THINKING = ("<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>")

@@ -6,8 +6,8 @@ import re
 from typing import Any, NoReturn
 
 from maverick_jax.errors import InputError
-from maverick_jax.strict_json import no_constant, once
-from maverick_jax.text.tokenizer import require_unicode
+from maverick_jax.files import no_constant, once
+from maverick_jax.text.tokenizers.base import require_unicode
 
 MAX_DEPTH = 64
 """Lists and objects inside each other, in one value."""

@@ -1,0 +1,178 @@
+"""Tokenise a source once, into the cache; what was interrupted goes on where it stopped."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+
+from data.array_folder import ArrayFolder, array_file, build_once, seal, write_durably
+from data.cache.progress import Tokenising
+from data.config import DataConfig, SourceConfig
+from data.sources import Document, Part, open_source
+from maverick_jax.errors import InputError
+from maverick_jax.text import Tokenizer
+
+LAYOUT = 1
+"""Changes when the same files would be tokenised into something else."""
+JOURNAL = "journal.json"
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 4096, 1 << 22
+COMMIT_BYTES = 1 << 26
+"""Tokens that an interruption can cost, in bytes."""
+
+_log = logging.getLogger(__name__)
+
+
+def tokenised(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
+    """Source `name` as arrays: `tokens` uint16 or uint32 [tokens], `offsets` int64 [documents + 1]; document d is
+    `tokens[offsets[d]:offsets[d + 1]]`, begin and end of text included. Raises InputError for a source that cannot
+    be read to its end."""
+    source: SourceConfig = config.sources[name]
+    parts = open_source(name, source, tokenizer)
+    identity = [LAYOUT, tokenizer.fingerprint, [part.identity() for part in parts]]
+    path = config.cache / "tokens" / _key(identity)
+
+    def build(folder: pathlib.Path) -> None:
+        _log.info("tokenising source %s (%d files) into %s", name, len(parts), path)
+        if tokenizer.eos_id is None:
+            _log.warning("tokenizer %s has no end-of-text token: documents are not ended by one", tokenizer.name)
+        try:
+            _Tokenising(folder, tokenizer, name).run(parts)
+            if [part.identity() for part in parts] != identity[-1]:
+                raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
+        except InputError:
+            shutil.rmtree(folder)
+            raise
+
+    return build_once(path, build)
+
+
+def _key(identity: list) -> str:
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+
+@dataclasses.dataclass
+class _Journal:
+    """How much of the array files counts."""
+
+    part: int = 0
+    """Parts that are complete."""
+    read: int = 0
+    """Documents read of the part that is not."""
+    documents: int = 0
+    tokens: int = 0
+    empty: int = 0
+
+
+class _Tokenising:
+    """One source being tokenised into `folder`."""
+
+    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, name: str):
+        self.folder, self.tokenizer, self.name = folder, tokenizer, name
+        self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        self.begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        self.end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        self.journal = self._resume()
+
+    def run(self, parts: list[Part]) -> None:
+        with self._append("tokens") as tokens, self._append("offsets") as offsets, Tokenising(self.name) as progress:
+            self.files = (tokens, offsets)
+            for part in parts[self.journal.part :]:
+                progress.part(part.label)
+                self._read(part, progress)
+        if not self.journal.documents:
+            raise InputError(f"data.sources.{self.name}: every document is empty")
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+        seal(self.folder, {"tokens": self.dtype, "offsets": np.dtype("<i8")}, {"empty_documents": self.journal.empty})
+
+    def _read(self, part: Part, progress: Tokenising) -> None:
+        journal, committed = self.journal, self.journal.tokens
+        for batch in _batches(itertools.islice(part.documents(), journal.read, None)):
+            journal.read += len(batch)
+            self._write([d for d in batch if len(d.content)])
+            journal.empty += sum(not len(d.content) for d in batch)
+            progress.update(journal.tokens, journal.documents)
+            if (journal.tokens - committed) * self.dtype.itemsize >= COMMIT_BYTES:
+                self._commit()
+                committed = journal.tokens
+        if not journal.read:
+            raise InputError(f"{part.label}: holds no document")
+        journal.part, journal.read = journal.part + 1, 0
+        self._commit()
+
+    def _write(self, batch: list[Document]) -> None:
+        ends = []
+        for ids in self._encode(batch):
+            array = np.concatenate([np.asarray(a, self.dtype) for a in (self.begin, ids, self.end)])
+            self.files[0].write(array.data)
+            self.journal.tokens += array.size
+            ends.append(self.journal.tokens)
+        self.journal.documents += len(ends)
+        self.files[1].write(np.asarray(ends, "<i8").data)
+
+    def _encode(self, batch: list[Document]) -> list:
+        texts = [d.content for d in batch if isinstance(d.content, str)]
+        try:
+            encoded = iter(self.tokenizer.encode_batch(texts))
+        except InputError:
+            for document in batch:
+                _encode_alone(document, self.tokenizer)
+            raise
+        return [next(encoded) if isinstance(d.content, str) else d.content for d in batch]
+
+    def _commit(self) -> None:
+        for file in self.files:
+            file.flush()
+            os.fsync(file.fileno())
+        write_durably(self.folder / JOURNAL, json.dumps(dataclasses.asdict(self.journal)).encode())
+
+    def _resume(self) -> _Journal:
+        """The last journal if the files hold at least what it says, else an empty one."""
+        try:
+            journal = _Journal(**json.loads((self.folder / JOURNAL).read_bytes()))
+            sizes = [array_file(self.folder, name).stat().st_size for name in ("tokens", "offsets")]
+            if sizes[0] >= journal.tokens * self.dtype.itemsize and sizes[1] >= 8 * (journal.documents + 1):
+                _log.info("source %s: going on after %d documents", self.name, journal.documents)
+                return journal
+        except (OSError, ValueError, TypeError):
+            pass
+        return _Journal()
+
+    def _append(self, name: str):
+        """The array's file, open for writing where the journal ends. (A new `offsets` begins with the 0 that
+        truncating upwards fills in.)"""
+        path = array_file(self.folder, name)
+        path.touch()
+        file = path.open("r+b")
+        end = self.journal.tokens * self.dtype.itemsize if name == "tokens" else 8 * (self.journal.documents + 1)
+        file.truncate(end)
+        file.seek(0, os.SEEK_END)
+        return file
+
+
+def _encode_alone(document: Document, tokenizer: Tokenizer) -> None:
+    """Raises the tokenizer's error with the document's place."""
+    try:
+        if isinstance(document.content, str):
+            tokenizer.encode(document.content)
+    except InputError as error:
+        raise InputError(f"{document.where}: {error}") from None
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents in groups that are worth a call of the tokenizer and fit in memory."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.content)
+        if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,196 @@
+"""Agent runs as a source: rendered and tokenised once, with what each token is, into the cache beside texts.
+
+Nothing of a weight is decided here but what the runs say themselves, so that other weights need no other cache.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from data.array_folder import ArrayFolder, array_file, build_once, seal
+from data.cache.progress import Tokenising
+from data.config import DataConfig, SourceConfig
+from data.sources import files_of
+from data.trajectories.decisions import choices, count
+from data.trajectories.filters import CurationConfig, Report, apply
+from data.trajectories.kinds import token_kinds
+from data.trajectories.reading import Problem, Tally, read_tools, read_trajectories
+from data.trajectories.trajectory import Outcome, Trajectory
+from data.trajectories.weights import own_weights
+from maverick_jax.errors import InputError
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import Kind, Rendered, Role, Tool, find_dialect, render
+from maverick_jax.text.chat.dialects import DEFAULT
+from maverick_jax.text.chat.render import HEADER_START
+
+LAYOUT = 2
+"""Changes when the same runs would be written down as something else."""
+PROBLEMS_KEPT, DROPPED_KEPT = 20, 1_000
+"""Records that cannot be read, and runs that are not chosen, that are named; all are counted."""
+
+_log = logging.getLogger(__name__)
+
+
+def tokenised_runs(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
+    """Source `name`, of runs, as arrays. Run d is `tokens[offsets[d]:offsets[d + 1]]`, ids as the chat format renders
+    them; per token also `kinds` uint8 (`TokenKind`), `choices` uint8 (`decisions.choices`) and `own` float32 (its
+    message's own weight, NaN: none). `turns` int64 [turns] is where turns begin. Per run: `context` int64, the number
+    of its first tokens that hold the system message and the tools; `success` int8 (-1: not said); `reward` float64
+    (NaN: none); `tools` int64, how many it declares; `decisions` int64, three of each run: turns by `Decision`.
+
+    Built anew where it was interrupted. Raises InputError for runs that cannot be read or written."""
+    source: SourceConfig = config.sources[name]
+    options = source.trajectories
+    dialect = options.dialect or tokenizer.dialect or DEFAULT
+    find_dialect(dialect)
+    tools = read_tools(options.tools) if options.tools is not None else ()
+    paths = [path for given in source.paths for path in files_of(name, given, source)]
+    settings = [dialect, options.format or "", options.unknown, options.malformed, *map(repr, tools)]
+    settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
+    stats = [_identity(path) for path in paths]
+    identity = ["runs", LAYOUT, tokenizer.fingerprint, settings, stats]
+    path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+    def build(folder: pathlib.Path) -> None:
+        _log.info("tokenising source %s (%d files of runs) into %s", name, len(paths), path)
+        writing = _Writing(source, tokenizer, dialect, tools)
+        with _Columns(folder, tokenizer) as columns, Tokenising(name) as progress:
+            for run, rendered in writing.runs(paths, progress):
+                columns.add(run, rendered)
+                progress.update(columns.tokens, columns.runs)
+        if not columns.runs:
+            raise InputError(f"data.sources.{name}: no run can be read{writing.first_problem()}")
+        if [_identity(path) for path in paths] != stats:
+            raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
+        seal(folder, columns.dtypes, {"empty_documents": 0, "dialect": dialect, "runs": writing.counts()})
+
+    return build_once(path, build)
+
+
+def _identity(path: pathlib.Path) -> list[str | int]:
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+class _Writing:
+    """Reads runs and writes them in the chat format; tells what could not be."""
+
+    def __init__(self, source: SourceConfig, tokenizer: Tokenizer, dialect: str, tools: tuple[Tool, ...]):
+        self.options, self.tokenizer, self.dialect, self.tools = source.trajectories, tokenizer, dialect, tools
+        self.tally, self.report = Tally(), Report()
+        self.unwritable = 0
+
+    def runs(self, paths: list[pathlib.Path], progress: Tokenising) -> Iterator[tuple[Trajectory, Rendered]]:
+        runs, self.report = apply(self._read(paths, progress), self._config(), count_tokens=self._count_tokens)
+        for run in runs:
+            try:
+                yield run, self._render(run)
+            except InputError as error:
+                where = run.provenance
+                problem = Problem(where.file, where.record or 0, where.line, str(error))
+                if self.options.malformed == "stop":
+                    raise InputError(str(problem)) from None
+                self.unwritable += 1
+                self.tally.refuse(problem)
+
+    def _read(self, paths: list[pathlib.Path], progress: Tokenising) -> Iterator[Trajectory]:
+        o = self.options
+        reading: dict[str, Any] = {"format": o.format, "unknown": o.unknown, "malformed": o.malformed}
+        for path in paths:
+            progress.part(str(path))
+            yield from read_trajectories(path, **reading, tools=self.tools, tally=self.tally)
+
+    def _config(self) -> CurationConfig:
+        return CurationConfig(filter=self.options.filter, scrub=self.options.scrub)
+
+    def _render(self, run: Trajectory) -> Rendered:
+        return render(run.conversation, self.tokenizer, self.dialect)
+
+    def _count_tokens(self, run: Trajectory) -> int:
+        return self._render(run).ids.size
+
+    def first_problem(self) -> str:
+        if self.report.dropped:
+            counts = ", ".join(f"{rule} {count:,}" for rule, count in self.report.dropped_by.items())
+            return f": the filter drops {self.report.dropped:,} of {self.report.read:,} ({counts})"
+        problems = self.tally.problems
+        return f" of {self.tally.records:,} records; the first: {problems[0]}" if problems else ""
+
+    def counts(self) -> dict[str, Any]:
+        """As of a `Tally`, where runs that the dialect cannot write count as malformed."""
+        found = self.tally.as_dict()
+        found["trajectories"] -= self.unwritable
+        chosen = {"chosen": self.report.as_dict(DROPPED_KEPT)} if self.options.filter or self.options.scrub else {}
+        return found | {"problems": found["problems"][:PROBLEMS_KEPT]} | chosen
+
+
+class _Columns:
+    """The arrays' files, from their beginning."""
+
+    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
+        self.folder, self.tokenizer = folder, tokenizer
+        token = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        whole = np.dtype("<i8")
+        self.dtypes: dict[str, np.dtype] = {
+            "tokens": token,
+            "offsets": whole,
+            "kinds": np.dtype("u1"),
+            "choices": np.dtype("u1"),
+            "own": np.dtype("<f4"),
+            "turns": whole,
+            "context": whole,
+            "success": np.dtype("i1"),
+            "reward": np.dtype("<f8"),
+            "tools": whole,
+            "decisions": whole,
+        }
+        self.tokens = self.runs = 0
+
+    def __enter__(self) -> "_Columns":
+        self._open = contextlib.ExitStack()
+        opened = lambda name: self._open.enter_context(array_file(self.folder, name).open("wb"))
+        self._files: dict[str, BinaryIO] = {name: opened(name) for name in self.dtypes}
+        self._write(offsets=[0])
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._open.close()
+
+    def add(self, run: Trajectory, rendered: Rendered) -> None:
+        kinds = token_kinds(run, rendered)
+        begin, outcome = self.tokens, run.outcome
+        self.tokens += rendered.ids.size
+        self.runs += 1
+        turns = [span.begin for span in rendered.spans if span.kind is Kind.CONTROL and span.text == HEADER_START.name]
+        own = own_weights(run, rendered, kinds)
+        self._write(tokens=rendered.ids, offsets=[self.tokens], kinds=kinds, own=own, turns=[begin + t for t in turns])
+        decided = choices(run, rendered, self.tokenizer)
+        self._write(choices=decided, decisions=count(decided), tools=[len(run.tools)])
+        self._write(context=[_context(rendered, turns)], success=[_success(outcome)], reward=[_reward(outcome)])
+
+    def _write(self, **columns) -> None:
+        for name, values in columns.items():
+            self._files[name].write(np.asarray(values, self.dtypes[name]).data)
+
+
+def _context(rendered: Rendered, turns: list[int]) -> int:
+    """Tokens up to the end of the last turn that is the system's or declares tools; 0 where there is none."""
+    said = (rendered.roles == Role.SYSTEM) | (rendered.kinds == Kind.TOOLS)
+    if not said.any():
+        return 0
+    last = int(np.flatnonzero(said)[-1])
+    return next((turn for turn in turns if turn > last), 0)  # where it is all there is, it is no context
+
+
+def _success(outcome: Outcome) -> int:
+    return -1 if outcome.success is None else int(outcome.success)
+
+
+def _reward(outcome: Outcome) -> float:
+    return np.nan if outcome.reward is None else outcome.reward

@@ -1,0 +1,264 @@
+"""The rows of a run: any row of an endless stream, as a pure function of the config and its number."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from data.array_folder import ArrayFolder, build_once, seal, write_array
+from data.cache.tokenize_text import tokenised
+from data.cache.tokenize_trajectories import tokenised_runs
+from data.config import DataConfig
+from data.order import MAX_ROWS, derive, permuted
+from data.rows import packing, windows
+from data.rows.mixture import InTurn, Mixture, Weighted
+from data.rows.packing import Documents, Plan, Row
+from data.rows.pipeline import BatchIterator
+from data.rows.weighing import OfRuns, OfTexts, Weighing
+from data.rows.windows import Windowed
+from data.trajectories.decisions import Decision, balance
+from maverick_jax.errors import InputError
+from maverick_jax.text import Tokenizer, load_tokenizer
+
+Split = Literal["train", "eval"]
+Beside = Callable[[int, Row], Row]
+"""(number of a stream row, its fields) -> more fields, each [T, ...]. Pure, and cheap to pickle."""
+ORDER = 1
+"""Changes when the same config would give other rows."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRows:
+    """One source's endless rows in one split."""
+
+    name: str
+    store: ArrayFolder
+    plan: Plan
+    documents: range
+    """Which of the store's documents it has; one that is split belongs to both splits."""
+    length: int
+    seed: int | None
+    """Of the rows' order; None: as packed."""
+    weighing: Weighing | None = None
+    """Of labels by what they are; None: all alike."""
+
+    def row(self, index: int) -> Row:
+        places = packing.places_of(self.pieces(index))
+        row = packing.row_of(self.store["tokens"], places, self.length)
+        return row if self.weighing is None else row | self.weighing.fields(self.store, places, self.length)
+
+    def pieces(self, index: int) -> packing.Pieces:
+        epoch, at = divmod(index, self.plan.num_rows)
+        if self.seed is not None:
+            at = permuted(at, self.plan.num_rows, derive(self.seed, "rows", epoch))
+        return self.plan.pieces(epoch, at)
+
+
+class Dataset:
+    """Rows of all sources, mixed. Cheap to pickle: arrays travel as paths."""
+
+    def __init__(self, sources: Sequence[SourceRows], mixture: Mixture, config: DataConfig, tokenizer: Tokenizer,
+                 fingerprint: str):  # fmt: skip
+        self.sources, self.tokenizer, self.fingerprint = list(sources), tokenizer, fingerprint
+        self.config = config
+        self._mixture = mixture
+        self._beside: Beside | None = None
+
+    def num_rows(self, epoch: int = 0) -> int:
+        """Rows of all sources' epochs together. (With unequal weights a stream of that many rows reads some sources
+        more than once and others in part.)"""
+        return sum(source.plan.num_rows for source in self.sources)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Part of the stream's rows that each source has, by name."""
+        return dict(zip([source.name for source in self.sources], self._mixture.shares(), strict=True))
+
+    def locate(self, index: int) -> tuple[SourceRows, int]:
+        """The source of stream row `index`, and which of its rows that is."""
+        if index < 0:
+            raise IndexError(f"row {index}: rows count from 0")
+        source, at = self._mixture.locate(index)
+        return self.sources[source], at
+
+    def row(self, index: int) -> Row:
+        """Stream row `index`: the fields of a batch, each [T]. Pure."""
+        self.locate(index)
+        return _RowReader(self)(index)
+
+    def with_fields(self, beside: Beside) -> "Dataset":
+        """The same rows, with what `beside` tells of each."""
+        found = Dataset(self.sources, self._mixture, self.config, self.tokenizer, self.fingerprint)
+        found._beside = beside
+        return found
+
+    def batches(self, rows: Sequence[int], batch_size: int, start_step: int = 0, num_steps: int | None = None
+                ) -> BatchIterator:  # fmt: skip
+        """The rows `rows` of the batches from `start_step` on, each field [len(rows), T, ...]: row g of step s is
+        stream row s * batch_size + g. Endless without `num_steps`. Close it, or use it in a `with`."""
+        return BatchIterator(_RowReader(self), rows, batch_size, start_step, num_steps,
+                             workers=self.config.workers, prefetch=self.config.prefetch)  # fmt: skip
+
+
+class _RowReader:
+    """`Dataset.row` without the tokenizer, which worker processes do not need and some of which do not pickle."""
+
+    def __init__(self, dataset: Dataset):
+        self._sources, self._mixture, self._beside = dataset.sources, dataset._mixture, dataset._beside
+
+    def __call__(self, index: int) -> Row:
+        source, at = self._mixture.locate(index)
+        row = self._sources[source].row(at)
+        return row if self._beside is None else row | self._beside(index, row)
+
+
+def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
+    """The rows of `split`; tokenises and packs what the cache does not hold. `seed` counts unless the config has one.
+    Raises InputError for sources that cannot be read or are too short to be split."""
+    if split == "eval" and not config.holds_out:
+        raise InputError("data: held_out_fraction is 0 for all sources: nothing is held out to evaluate on")
+    tokenizer = load_tokenizer(config.tokenizer)
+    chosen = seed if config.seed is None else config.seed
+    nothing_of = 1.0 if split == "train" else 0.0
+    names = [name for name in config.sources if config.held_out_of(name) != nothing_of]
+    shuffled = split == "train" and config.shuffle
+    seeds = {name: derive(chosen, "source", name) if shuffled else None for name in names}
+    sources = [_open_source(name, config, split, tokenizer, seeds[name]) for name in names]
+    if split == "train":
+        mixture = Weighted({name: config.sources[name].weight for name in names})
+    else:
+        mixture = InTurn([source.plan.num_rows for source in sources])
+    fingerprint = _fingerprint(config, split, chosen, sources, tokenizer)
+    return Dataset(sources, mixture, config, tokenizer, fingerprint)
+
+
+def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
+    source, fraction = config.sources[name], config.held_out_of(name)
+    store = (tokenised_runs if source.runs else tokenised)(name, config, tokenizer)
+    if source.runs and 0 < fraction < 1 and store["offsets"].size == 2:
+        raise InputError(f"data.sources.{name}: holds one run, which is not split; set held_out_fraction: 0, or 1")
+    train, held_out = split_documents(store["offsets"], fraction, name)
+    documents = train if split == "train" else held_out
+    part = _Part(store.digest, split, fraction, seed)
+    if source.runs:
+        plan = _window_plan(part, store, documents, config, source.trajectories.overlap)
+        decisions = _balance(store, train, source.trajectories.balance_decisions)
+        weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
+    else:
+        plan = _plan(part, documents, config)
+        weighing = OfTexts(config.kind_weights) if config.runs else None
+    if plan.num_rows > MAX_ROWS:
+        raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
+    first = int(np.searchsorted(store["offsets"], documents.begin[0], "right")) - 1
+    numbers = range(first, first + documents.begin.size)
+    return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing)
+
+
+def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.ndarray:
+    """float32[4]: factors of decisions, by class, from the runs to train on, which come first."""
+    if most is None:
+        return np.ones(len(Decision) + 1, np.float32)
+    return balance(store["decisions"].reshape(-1, len(Decision))[: train.begin.size].sum(axis=0), most)
+
+
+class _Part(NamedTuple):
+    """Which documents, in which order."""
+
+    store: str
+    split: Split
+    fraction: float
+    seed: int | None
+
+
+def _window_plan(part: _Part, store: ArrayFolder, documents: Documents, config: DataConfig, overlap: float) -> Windowed:
+    T = config.sequence_length
+    identity = ["windows", windows.LAYOUT, *part, T, overlap]
+
+    def arrange() -> tuple[dict[str, np.ndarray], dict]:
+        arrays, cuts = windows.window_arrays(packing.document_order(documents, part.seed), store, T, overlap)
+        return arrays, {"cuts": dataclasses.asdict(cuts)}
+
+    return Windowed(_arranged_once(config, identity, arrange))
+
+
+def _plan(part: _Part, documents: Documents, config: DataConfig) -> Plan:
+    T, concatenate = config.sequence_length, config.packing == "concatenate"
+    # Concatenation cuts rows when they are read: its arrays serve every length.
+    identity = [ORDER, *part, config.packing, None if concatenate else T]
+
+    def arrange() -> tuple[dict[str, np.ndarray], dict]:
+        ordered = packing.document_order(documents, part.seed)
+        return packing.concatenate_arrays(ordered) if concatenate else packing.best_fit_arrays(ordered, T), {}
+
+    arrays = _arranged_once(config, identity, arrange)
+    return packing.Concatenated(arrays, T, part.seed) if concatenate else packing.BestFitted(arrays)
+
+
+def _arranged_once(
+    config: DataConfig, identity: list, arrange: Callable[[], tuple[dict[str, np.ndarray], dict]]
+) -> ArrayFolder:
+    """What `arrange` gives, arrays and what is to be remembered with them, kept beside the tokens."""
+    path = config.cache / "packing" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+    def build(folder: pathlib.Path) -> None:
+        arrays, meta = arrange()
+        seal(folder, {name: write_array(folder, name, array) for name, array in arrays.items()}, meta)
+
+    return build_once(path, build)
+
+
+def split_documents(offsets: np.ndarray, fraction: float, name: str = "") -> tuple[Documents, Documents]:
+    """(train, held out): the last `fraction` of the tokens is held out, cut at the nearest border between documents,
+    or inside the document where there is only one. 1 and 0: all, nothing. Raises InputError for a source too short to
+    have both."""
+    begin, end = offsets[:-1], offsets[1:]
+    total = int(offsets[-1])
+    if fraction in (0, 1):
+        every, none = Documents(begin, end), Documents(begin[:0], end[:0])
+        return (every, none) if fraction == 0 else (none, every)
+    wanted = total - fraction * total
+    if begin.size == 1:
+        cut = min(max(round(wanted), 2), total - 2)
+        if cut < 2:
+            raise InputError(f"data.sources.{name}: {total} tokens are too few to hold some out; set "
+                             "data.held_out_fraction: 0")  # fmt: skip
+        border = np.array([cut], offsets.dtype)
+        return Documents(begin, border), Documents(border, end)
+    borders = offsets[1:-1]
+    first = 1 + int(np.abs(borders - wanted).argmin())
+    share = 1 - int(offsets[first]) / total
+    if not fraction / 2 <= share <= 2 * fraction:
+        _log.warning("source %s: its documents are so long that %.3g of it are held out instead of %.3g", name, share,
+                     fraction)  # fmt: skip
+    return Documents(begin[:first], end[:first]), Documents(begin[first:], end[first:])
+
+
+def _fingerprint(
+    config: DataConfig, split: Split, seed: int, sources: Sequence[SourceRows], tokenizer: Tokenizer
+) -> str:
+    """Digest of everything that decides which tokens stand in row g of step s: contents, not names of files."""
+    decides = {
+        "order": ORDER,
+        "split": split,
+        "seed": seed,
+        "tokenizer": tokenizer.fingerprint,
+        "sources": [[s.name, s.store.digest, str(config.sources[s.name].weight)] for s in sources],
+        **config.model_dump(include={"batch_size", "sequence_length", "packing", "held_out_fraction", "shuffle"}),
+    }
+    here = {source.name: config.sources[source.name] for source in sources}
+    if own := {name: source.held_out_fraction for name, source in here.items() if source.held_out_fraction is not None}:
+        decides["held_out"] = own
+    if config.runs:
+        options = {name: source.trajectories for name, source in here.items() if source.runs}
+        decides["overlap"] = {name: option.overlap for name, option in options.items()}
+        decides["balance_decisions"] = {name: option.balance_decisions for name, option in options.items()}
+        decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}
+        decides["kind_weights"] = config.kind_weights.model_dump()
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""What the labels of a row are and how much each counts: fields that data with agent runs adds to its rows."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from data.array_folder import ArrayFolder
+from data.rows.packing import Places, Row
+from data.trajectories.decisions import DECIDES
+from data.trajectories.kinds import TokenKind
+from data.trajectories.weights import KindWeights, OutcomeWeights, weigh
+
+KINDS = "kinds"
+"""Field of a row, uint8 [T]: `TokenKind` of the label."""
+CHOICES = "choices"
+"""Field of a row, uint8 [T]: what the label is to decisions (`data.trajectories.decisions`); 0: nothing."""
+NO_KIND = 255
+"""Where there is no label, or none that counts here."""
+
+
+class Weighing(Protocol):
+    def fields(self, store: ArrayFolder, places: Places, length: int) -> Row:
+        """`kinds`, `choices` and `loss_weights`, each [length]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OfRuns:
+    """Weights by kind, of decisions times those of their classes; messages' own ones in their stead; times those of
+    runs."""
+
+    kinds: KindWeights
+    outcomes: OutcomeWeights
+    decisions: np.ndarray
+    """float32[4]: by Decision; of no decision 1."""
+
+    def fields(self, store: ArrayFolder, places: Places, length: int) -> Row:
+        label = places.label[places.counts]
+        kinds = store["kinds"][label]
+        run = np.searchsorted(store["offsets"], label, "right") - 1
+        of_run = self.outcomes.of_many(store["success"][run], store["reward"][run])
+        choices, own = store["choices"][label], store["own"][label]
+        weights = weigh(self.kinds.table(), kinds, own) * of_run
+        balanced = np.where(np.isnan(own), self.decisions[choices & DECIDES], np.float32(1))
+        return _fields(places, kinds, choices, weights * balanced, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTexts:
+    """One kind and weight for all, where other sources of the data have kinds."""
+
+    kinds: KindWeights
+
+    def fields(self, store: ArrayFolder, places: Places, length: int) -> Row:
+        kinds = np.full(int(places.counts.sum()), TokenKind.DOCUMENT, np.uint8)
+        return _fields(places, kinds, np.zeros_like(kinds), self.kinds.table()[kinds], length)
+
+
+def _fields(places: Places, kinds: np.ndarray, choices: np.ndarray, weights: np.ndarray, length: int) -> Row:
+    row: Row = {KINDS: np.full(length, NO_KIND, np.uint8), "loss_weights": np.zeros(length, np.float32)}
+    row[CHOICES] = np.zeros(length, np.uint8)
+    at = np.flatnonzero(places.counts)
+    row[KINDS][at], row[CHOICES][at], row["loss_weights"][at] = kinds, choices, weights
+    return row

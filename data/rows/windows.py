@@ -1,0 +1,151 @@
+"""Runs into rows: whole where they fit, and cut at turn borders into windows where they do not.
+
+A window is a segment of its own. It repeats the run's context (system message and tools), then the last turns before
+the cut, as far as they fit in a share of what is left, and goes on with whole turns from there. What is repeated is
+read and is no label there, so that every token of a run but its first is a label that counts once.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from data.array_folder import ArrayFolder
+from data.rows.packing import Documents, Pieces, placed
+
+LAYOUT = 2
+"""Changes when the same runs would be cut or placed otherwise."""
+
+
+class Window(NamedTuple):
+    """Tokens [begin, end) that are new, after those of `context` and [overlap, begin), which are repeated."""
+
+    context: int
+    """The run's first tokens, so many of them."""
+    overlap: int
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return self.context + self.end - self.overlap
+
+
+@dataclasses.dataclass
+class Cuts:
+    """What was cut."""
+
+    runs: int = 0
+    """Runs that are longer than a row."""
+    windows: int = 0
+    """Of those."""
+    turns: int = 0
+    """Turns that are longer than what a window has left for them, and are cut inside."""
+    contexts_not_repeated: int = 0
+    """Runs whose context takes more than three quarters of a row: only the first window has it, and it may be cut."""
+    repeated_tokens: int = 0
+
+
+def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: int, share: float, cuts: Cuts
+               ) -> Iterator[Window]:  # fmt: skip
+    """The windows, of `length` tokens at most, of the run with tokens [begin, end), whose turns begin at `turns`.
+
+    `share`: of the room beside the context, for turns before the cut; where not even one fits, the last tokens of it.
+    They take less room where the next turn fits whole only so.
+    """
+    if end - begin <= length:
+        yield Window(0, begin, begin, end)
+        return
+    cuts.runs += 1
+    if context > length * 3 // 4:
+        cuts.contexts_not_repeated += 1
+        context = 0
+    room, first = length - context, begin + context
+    borders = np.append(turns[1:], end)  # the first turn has the beginning of the text before it
+    window = Window(0, begin, begin, _stop(borders, begin + length, first, end, cuts))
+    while True:
+        cuts.windows += 1
+        cuts.repeated_tokens += window.context + window.begin - window.overlap
+        yield window
+        if (at := window.end) == end:
+            return
+        turn = int(borders[np.searchsorted(borders, at, "right")]) - at
+        most = min(int(share * room), room - turn if turn <= room else room)
+        overlap = _overlap(first, at, borders, most)
+        window = Window(context, overlap, at, _stop(borders, overlap + room, at, end, cuts))
+
+
+def _stop(borders: np.ndarray, limit: int, least: int, end: int, cuts: Cuts) -> int:
+    """The last border up to `limit` that is more than `least`, or else `limit` itself."""
+    border = int(np.searchsorted(borders, limit, "right")) - 1
+    if border >= 0 and borders[border] > least:
+        return int(borders[border])
+    cuts.turns += 1
+    return min(limit, end)
+
+
+def _overlap(first: int, at: int, borders: np.ndarray, most: int) -> int:
+    """Where what is repeated before `at` begins, `most` tokens at most."""
+    earliest = max(at - most, first)
+    border = int(borders[np.searchsorted(borders, earliest)])
+    return border if border < at else earliest
+
+
+def window_arrays(documents: Documents, store: ArrayFolder, length: int, share: float) -> tuple[dict, Cuts]:
+    """What `Windowed` reads, for runs in their final order."""
+    cuts, pieces, sizes, counts = Cuts(), [], [], []
+    starts = store["offsets"][:-1]
+    of_run = np.searchsorted(starts, documents.begin)
+    low, high = (np.searchsorted(store["turns"], edge) for edge in (documents.begin, documents.end))
+    for run, begin, end, first, last in zip(of_run, *documents, low, high, strict=True):
+        turns, context = store["turns"][first:last], int(store["context"][run])
+        windows = list(windows_of(int(begin), int(end), turns, context, length, share, cuts))
+        for i, window in enumerate(windows):
+            found = _pieces(int(begin), window, i + 1 < len(windows) and windows[i + 1].begin == _start(windows[i + 1]))
+            pieces += found
+            sizes.append(window.size)
+            counts.append(len(found))
+    rows, num_rows = placed(np.array(sizes), length)
+    return _arranged(np.array(pieces, np.int64), np.array(counts), rows, num_rows), cuts
+
+
+def _start(window: Window) -> int:
+    """Where its first token is; -1: in the context."""
+    return -1 if window.context else window.overlap
+
+
+def _pieces(begin: int, window: Window, continued: bool) -> list[tuple[int, int, bool, bool, bool]]:
+    """The columns of `Pieces`. `continued`: the next window does not tell what follows from what."""
+    repeated = [(begin, begin + window.context), (window.overlap, window.begin)]
+    repeated = [(a, b, False, True) for a, b in repeated if a < b]
+    runs = [*repeated, (window.begin, window.end, continued, False)]
+    return [(a, b - a, goes_on, i > 0, again) for i, (a, b, goes_on, again) in enumerate(runs)]
+
+
+def _arranged(pieces: np.ndarray, counts: np.ndarray, rows: np.ndarray, num_rows: int) -> dict[str, np.ndarray]:
+    """The pieces of windows, `counts` of each, in the order of the rows that the windows stand in."""
+    of_window = np.repeat(np.arange(counts.size), counts)
+    order = np.argsort(rows[of_window], kind="stable")
+    begin, length, continued, joins, repeated = pieces[order].T
+    flags = {"continued": continued, "joins": joins, "repeated": repeated}
+    return {
+        "begin": begin,
+        "length": length,
+        **{name: flag.astype(np.bool_) for name, flag in flags.items()},
+        "row": np.searchsorted(rows[of_window][order], np.arange(num_rows + 1)),
+    }
+
+
+class Windowed:
+    """Windows of runs, best fitted; the same rows in every epoch."""
+
+    def __init__(self, arrays: ArrayFolder):
+        self._columns = [arrays[name] for name in Pieces._fields]
+        self._row, self.cuts = arrays["row"], arrays.meta["cuts"]
+        self.num_rows = self._row.size - 1
+        self.num_tokens = int(self._columns[1].sum()) - self.cuts["repeated_tokens"]
+
+    def pieces(self, epoch: int, row: int) -> Pieces:
+        of_row = slice(int(self._row[row]), int(self._row[row + 1]))
+        return Pieces(*[column[of_row] for column in self._columns])

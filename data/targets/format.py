@@ -1,0 +1,278 @@
+"""What a teacher said of every position of a run's data, kept on disk: top-k tokens, their exact log-probabilities, and
+the mass of all others.
+
+A folder holds `header.json` (what the targets are of), `part-NNNNN.array_record` (one record per row of the training
+stream), `part-NNNNN.json` (written when its part is complete) and `contents.json` (written last). A record is
+`ROW_HEAD` (row number, content hash of the row the teacher read), the arrays of `Header.layout` in their order,
+little-endian, and a CRC-32 of all that. `targets_writer` writes it; this file reads it.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+import struct
+import zlib
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import pydantic
+from array_record.python.array_record_module import ArrayRecordReader
+from pydantic import Field
+
+from maverick_jax import files
+from maverick_jax.errors import InputError
+from maverick_jax.settings.section import Section
+
+VERSION = 1
+HEADER, CONTENTS = "header.json", "contents.json"
+MAX_JSON = 1 << 26
+"""Bytes of a JSON file that is read."""
+HASHED = ("tokens", "positions", "segment_ids", "labels")
+"""Fields of a row that the teacher's answer depends on."""
+ROW_HEAD, CHECKSUM = struct.Struct("<Q32s"), struct.Struct("<I")
+READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+Row = dict[str, np.ndarray]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Positive = Annotated[int, Field(ge=1, lt=2**53)]
+J = TypeVar("J", bound=Section)
+
+
+class Header(Section):
+    """What decides the targets' contents. A folder holds targets of one header."""
+
+    version: Literal[1] = VERSION
+    vocab_size: Annotated[int, Field(ge=1, le=2**31)]
+    """V of teacher and student."""
+    top_k: Annotated[int, Field(ge=1, le=2**31)]
+    """Tokens per position, k: the likeliest, in falling order."""
+    tail_samples: Annotated[int, Field(ge=0, le=2**16)]
+    """Tokens per position drawn from outside the top k, with replacement, s."""
+    dtype: Literal["float16", "float32"]
+    """Of the log-probabilities of tokens."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """The teacher's logits were divided by it."""
+    seed: Count
+    """Of the samples."""
+    teacher: Digest
+    """Identity of the teacher: equal only for the same numbers."""
+    data: Digest
+    """Fingerprint of the data set."""
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    sequence_length: Annotated[int, Field(ge=1, le=2**31)]
+    """Positions per row, T."""
+    rows: Positive
+    """Rows of the training stream, from 0."""
+    rows_per_part: Positive
+    """Rows of each part; the last one has what is left."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        if self.top_k > self.vocab_size:
+            raise ValueError(f"top_k {self.top_k} is more than the vocabulary ({self.vocab_size})")
+        return self
+
+    @property
+    def layout(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """dtype and shape of each array of a row, in the record's order.
+
+        `log_probs` [T, k] and `sample_log_probs` [T, s] belong to `ids` and `sample_ids`; `log_tail` [T]: log of the
+        mass outside the top k (-inf where k is V); `log_normaliser` [T]: logsumexp of the logits / temperature: all
+        these at `temperature`. `label_log_prob` and `entropy` [T] (nats) are at temperature 1, as losses are.
+        """
+        T, token = self.sequence_length, np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
+        chosen, exact = np.dtype(self.dtype).newbyteorder("<"), np.dtype("<f4")
+        arrays = {"ids": (token, (T, self.top_k)), "log_probs": (chosen, (T, self.top_k))}
+        arrays |= {name: (exact, (T,)) for name in ("log_tail", "log_normaliser", "label_log_prob", "entropy")}
+        if s := self.tail_samples:
+            arrays |= {"sample_ids": (token, (T, s)), "sample_log_probs": (chosen, (T, s))}
+        return arrays
+
+    @property
+    def record_bytes(self) -> int:
+        arrays = sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.layout.values())
+        return ROW_HEAD.size + arrays + CHECKSUM.size
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.record_bytes / self.sequence_length
+
+    @property
+    def num_parts(self) -> int:
+        return -(-self.rows // self.rows_per_part)
+
+    def part_rows(self, part: int) -> range:
+        return range(part * self.rows_per_part, min((part + 1) * self.rows_per_part, self.rows))
+
+
+class Part(Section):
+    """A part that is complete."""
+
+    bytes: Positive
+    sha256: Digest
+    """Of its records, in their order."""
+    sums: dict[str, float] = {}
+    """Over its positions, of what a summary tells."""
+
+
+class Contents(Section):
+    """A folder that is complete."""
+
+    header: Header
+    parts: list[Part]
+
+
+def content_hash(row: Row) -> bytes:
+    """SHA-256 of what a model sees in a row and what it is to say there: `HASHED`, as little-endian int32."""
+    whole = hashlib.sha256()
+    for name in HASHED:
+        whole.update(np.ascontiguousarray(row[name], "<i4").data)
+    return whole.digest()
+
+
+def part_file(folder: pathlib.Path, part: int) -> pathlib.Path:
+    return folder / f"part-{part:05d}.array_record"
+
+
+def part_json(folder: pathlib.Path, part: int) -> pathlib.Path:
+    return folder / f"part-{part:05d}.json"
+
+
+def encode(header: Header, index: int, content: bytes, arrays: Row) -> bytes:
+    """The record of row `index`. `arrays`: as `header.layout` says. Raises ValueError for other shapes."""
+    pieces = [ROW_HEAD.pack(index, content)]
+    for name, (dtype, shape) in header.layout.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}; expected {shape}")
+        pieces.append(np.ascontiguousarray(arrays[name], dtype).tobytes())
+    body = b"".join(pieces)
+    return body + CHECKSUM.pack(zlib.crc32(body))
+
+
+def decode(header: Header, record: bytes) -> tuple[int, bytes, Row]:
+    """(row, content hash, read-only arrays) of a record. Raises ValueError for one that is damaged."""
+    if len(record) != header.record_bytes:
+        raise ValueError(f"{len(record)} bytes; expected {header.record_bytes}")
+    body = memoryview(record)[: -CHECKSUM.size]
+    if CHECKSUM.unpack(record[-CHECKSUM.size :])[0] != zlib.crc32(body):
+        raise ValueError("fails its checksum")
+    index, content = ROW_HEAD.unpack_from(body)
+    arrays, at = {}, ROW_HEAD.size
+    for name, (dtype, shape) in header.layout.items():
+        arrays[name] = np.frombuffer(body, dtype, math.prod(shape), at).reshape(shape)
+        at += arrays[name].nbytes
+    for name in ("ids", "sample_ids"):
+        if name in arrays and int(arrays[name].max()) >= header.vocab_size:
+            raise ValueError(f"{name} holds a token outside the vocabulary")
+    return index, content, arrays
+
+
+def read_json(path: pathlib.Path, section: type[J]) -> J:
+    """A JSON file of the folder. Raises FileNotFoundError where there is none, InputError for one that is not as it
+    was written."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"more than {MAX_JSON:,} bytes")
+        text = path.read_text("utf-8")
+        found = json.loads(text, object_pairs_hook=files.once, parse_constant=files.no_constant)
+        return section.model_validate(found)
+    except FileNotFoundError:
+        raise
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+class Targets:
+    """The targets in a folder, row by row. Pickles as its path."""
+
+    def __init__(self, path: pathlib.Path, contents: Contents):
+        self.path, self.header = path, contents.header
+        self.parts = contents.parts
+        self._readers: dict[int, ArrayRecordReader] = {}
+
+    @classmethod
+    def open(cls, path: pathlib.Path) -> "Targets":
+        """Raises InputError for a folder that is missing, not complete, or not what was written: its sizes are
+        checked here, every row when it is read."""
+        try:
+            contents = read_json(path / CONTENTS, Contents)
+        except FileNotFoundError:
+            raise InputError(_unfinished(path)) from None
+        if len(contents.parts) != contents.header.num_parts:
+            raise InputError(f"{path / CONTENTS}: {len(contents.parts)} parts; its header has "
+                             f"{contents.header.num_parts}")  # fmt: skip
+        for number, part in enumerate(contents.parts):
+            file = part_file(path, number)
+            size = file.stat().st_size if file.is_file() else None
+            if size != part.bytes:
+                found = "is missing" if size is None else f"has {size:,} bytes"
+                raise InputError(
+                    f"{file}: {found}; {part.bytes:,} were written. To make it again, delete "
+                    f"{part_json(path, number).name} and {CONTENTS}, then {how_to_go_on(path)}"
+                )
+        return cls(path, contents)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of header and records: equal for equal targets, wherever and whenever they were made."""
+        whole = [self.header.model_dump(mode="json"), [part.sha256 for part in self.parts]]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def sums(self) -> dict[str, float]:
+        names = sorted({name for part in self.parts for name in part.sums})
+        return {name: math.fsum(part.sums.get(name, 0.0) for part in self.parts) for name in names}
+
+    def row(self, index: int, row: Row) -> Row:
+        """The arrays of `Header.layout` for stream row `index`, whose fields are `row`. Raises InputError for a row
+        that is not there, whose record is damaged, or that the teacher has seen with other contents."""
+        if not 0 <= index < self.header.rows:
+            raise InputError(f"{self.path}: holds rows 0 to {self.header.rows - 1:,}; row {index:,} was asked for")
+        part, at = divmod(index, self.header.rows_per_part)
+        file = part_file(self.path, part)
+        try:
+            number, content, arrays = decode(self.header, self._reader(part).read([at])[0])
+            if number != index:
+                raise ValueError(f"is of row {number:,}")
+        # array_record raises RuntimeError and IndexError for files that are damaged
+        except (ValueError, IndexError, RuntimeError, OSError) as error:
+            raise InputError(f"{file}: the record of row {index:,}: {str(error).splitlines()[0]}") from None
+        if content != content_hash(row):
+            raise InputError(f"{self.path}: was made from other data: its row {index:,} holds other tokens than this "
+                             "run's (sources, order, packing, seed and tokenizer must be the same)")  # fmt: skip
+        return arrays
+
+    def _reader(self, part: int) -> ArrayRecordReader:
+        if part not in self._readers:
+            reader = ArrayRecordReader(str(part_file(self.path, part)), READ_OPTIONS)
+            if not reader.ok():
+                raise ValueError("the file cannot be opened")
+            self._readers[part] = reader
+        return self._readers[part]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Targets.open, (self.path,)
+
+
+def how_to_go_on(path: pathlib.Path | str) -> str:
+    return f"`maverick data targets CONFIG --out {path}`"
+
+
+def _unfinished(path: pathlib.Path) -> str:
+    """Why there is nothing to train on."""
+    try:
+        header = read_json(path / HEADER, Header)
+    except FileNotFoundError:
+        return f"{path}: no teacher's targets are there; make them: {how_to_go_on(path)}"
+    missing = [part for part in range(header.num_parts) if not part_json(path, part).is_file()]
+    rows = sum(len(header.part_rows(part)) for part in missing)
+    return (
+        f"{path}: is not complete: {rows:,} of {header.rows:,} rows are missing ({len(missing):,} of "
+        f"{header.num_parts:,} parts); go on with {how_to_go_on(path)}"
+    )

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Starts N processes of one job on this machine, which find each other over the loopback interface.
+#
+#   launch/clusters/local.sh N maverick train CONFIG [key=value ...]
+#
+# Their exit codes become one: 1 when any met a bug, else the highest, where an abort counts as 76 (a peer failed).
+set -u
+
+if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: $0 N COMMAND ..." >&2
+    exit 78
+fi
+count=$1
+shift
+
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export MAVERICK_COORDINATOR=127.0.0.1:$port MAVERICK_NUM_PROCESSES=$count
+
+pids=()
+trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM INT
+for ((i = 0; i < count; i++)); do
+    MAVERICK_PROCESS_ID=$i "$@" &
+    pids+=($!)
+done
+
+result=0
+bug=0
+for pid in "${pids[@]}"; do
+    wait "$pid"
+    code=$?
+    while kill -0 "$pid" 2>/dev/null; do # a signal to this script ends `wait`, not the process
+        wait "$pid"
+        code=$?
+    done
+    case $code in
+        134 | 137 | 143) code=76 ;;
+        1) bug=1 ;;
+    esac
+    ((code > result)) && result=$code
+done
+((bug)) && exit 1
+exit "$result"

@@ -1,0 +1,180 @@
+"""What a run has written about itself, read for people.
+
+The files are data of unknown origin: nothing in them is trusted to have the type it should, and what cannot be read is
+counted, not hidden.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from maverick_jax.errors import InputError
+from maverick_jax.settings.section import did_you_mean
+
+Line = dict[str, Any]
+
+MAX_TEXT = 200_000
+"""Characters of a text file that are read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text file of the run; None where it is missing."""
+
+    content: str | None
+    cut: bool = False
+    """The file is longer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """A run so far. Training lines have a `loss`, evaluation lines an `eval_loss`; both are sorted by step."""
+
+    directory: pathlib.Path
+    training: list[Line]
+    evaluations: list[Line]
+    unreadable: int
+    """Lines of metrics.jsonl that are no record, one that was still being written not counted."""
+    config: Text
+    environment: Text
+    sample: Text
+
+    @property
+    def name(self) -> str:
+        return self.directory.resolve().name
+
+    @property
+    def of_text(self) -> list[Line]:
+        """Training lines whose loss is that of text, and not of what the model wrote itself (`on_policy`)."""
+        return [line for line in self.training if not line.get("on_policy")]
+
+    @property
+    def lines(self) -> list[Line]:
+        return sorted([*self.training, *self.evaluations], key=lambda line: line["step"])
+
+
+def read_run(run_dir: str | pathlib.Path) -> RunRecord:
+    """Reads a run's directory. Raises InputError when it is none: neither config.yaml nor metrics.jsonl is there."""
+    directory = pathlib.Path(run_dir)
+    if not any((directory / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+        what = "holds neither config.yaml nor metrics.jsonl" if directory.is_dir() else "is not there"
+        raise InputError(f"{run_dir}: expected a run directory, but it {what}{_nearest_run(directory)}")
+    lines, unreadable = read_metrics(directory / "metrics.jsonl")
+    return RunRecord(
+        directory=directory,
+        training=[line for line in lines if "loss" in line],
+        evaluations=[line for line in lines if "eval_loss" in line],
+        unreadable=unreadable,
+        **{
+            name.partition(".")[0]: _text(directory / name)
+            for name in ("config.yaml", "environment.json", "sample.txt")
+        },
+    )
+
+
+def read_metrics(path: pathlib.Path) -> tuple[list[Line], int]:
+    """The lines of a metrics file in the order of their steps, and how many others it has. No file: no lines.
+
+    The last line is left out without being counted when it has no end: it is still being written.
+    """
+    lines: list[Line] = []
+    unreadable = 0
+    for text in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        line = _line(text)
+        if line is not None:
+            lines.append(line)
+        elif text.endswith(b"\n"):
+            unreadable += 1
+    return sorted(lines, key=lambda line: line["step"]), unreadable
+
+
+def _line(text: bytes) -> Line | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    step = line.get("step") if isinstance(line, dict) else None
+    return line if type(step) is int and 0 <= step < 2**53 else None
+
+
+def number(value: Any) -> float:
+    """A metric as a float; NaN for what is not one. "NaN" and "Infinity" are how metrics.jsonl writes those."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def series(lines: list[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps int64[n] and values float64[n] of a scalar metric where it is known; NaN where it was not finite."""
+    points = [(line["step"], number(line[key])) for line in lines if line.get(key) is not None]
+    steps, values = [step for step, _ in points], np.array([value for _, value in points], np.float64)
+    return np.array(steps, np.int64), _finite(values)
+
+
+def layer_series(lines: list[Line], key: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps int64[n] and values float64[n, layers] of a metric with one value per layer; `most` layers at most."""
+    rows = [(line["step"], [number(v) for v in line[key][:most]]) for line in lines if isinstance(line.get(key), list)]
+    width = max((len(row) for _, row in rows), default=0)
+    values = np.full((len(rows), width), np.nan)
+    for i, (_, row) in enumerate(rows):
+        values[i, : len(row)] = row
+    return np.array([step for step, _ in rows], np.int64), _finite(values)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """NaN for what is not finite in float32, in which metrics are computed."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.nan)
+
+
+def wall_time(record: RunRecord) -> dict[str, float]:
+    """Seconds by what they went into, of the time that metrics.jsonl accounts for.
+
+    A training line stands for all updates since the line before. `other` needs time stamps (`time`, seconds since
+    1970) in the lines: it is what lies between the first and the last one and is in no other class.
+    """
+    seconds = {"updates": _update_seconds(record.training)}
+    for name in ("evaluation", "compilation", "checkpoints"):
+        key = {"evaluation": "eval_seconds", "compilation": "compile_seconds", "checkpoints": "checkpoint_seconds"}[
+            name
+        ]
+        seconds[name] = float(sum(value for line in record.lines if (value := number(line.get(key))) > 0))
+    stamps = [stamp for line in record.lines if math.isfinite(stamp := number(line.get("time")))]
+    if len(stamps) > 1:
+        wall = max(stamps) - min(stamps) + _update_seconds(record.training[:1])
+        seconds["other"] = max(0.0, wall - sum(seconds.values()))
+    return {name: length for name, length in seconds.items() if length > 0}
+
+
+def _update_seconds(training: list[Line]) -> float:
+    total, before = 0.0, 0
+    for line in training:
+        mean = number(line.get("step_seconds"))
+        if math.isfinite(mean) and mean > 0:
+            total += (line["step"] - before) * mean
+        before = line["step"]
+    return total
+
+
+def _text(path: pathlib.Path) -> Text:
+    if not path.is_file():
+        return Text(None)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        content = file.read(MAX_TEXT + 1)
+    return Text(content[:MAX_TEXT], len(content) > MAX_TEXT)
+
+
+def _nearest_run(directory: pathlib.Path) -> str:
+    """A run beside or inside `directory`, if there is one."""
+    if directory.is_dir():
+        inside = sorted(str(path.parent) for path in directory.glob("*/config.yaml"))
+        return f"; did you mean {inside[-1]}?" if inside else ""
+    beside = {path.parent.name for path in directory.parent.glob("*/config.yaml")}
+    return did_you_mean(directory.name, sorted(beside))

@@ -1,0 +1,278 @@
+"""A model from anywhere into one of our checkpoints, as a stream: a few blocks are in memory, whatever its size.
+
+Each block is read, put into our order, added to its array's checksum and written, by several threads at once. What is
+done is written to a journal, block by block, so that an import that was stopped goes on where it was; what appears
+under the final name is complete.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore
+
+from maverick_jax.checkpoint import contents
+from maverick_jax.checkpoint.array_writer import ArrayWriter, Layout
+from maverick_jax.checkpoint.checksum import RunningChecksum, added, host
+from maverick_jax.checkpoint.placement import order_of
+from maverick_jax.checkpoint.readers import Reader, StoredArray, require_undamaged
+from maverick_jax.errors import InputError
+from maverick_jax.files import require_new, sync
+from maverick_jax.progress import ByteProgress
+
+log = logging.getLogger(__name__)
+
+_THREADS = 3
+_WRITING = 8
+"""Blocks that may be on their way to the database: it takes them in together."""
+_FLUSH_BYTES = 256 * 2**20
+_BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
+_JOURNAL, _RUN, _SCRATCH = "journal.jsonl", "run", "records"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arriving:
+    """One array on its way into a checkpoint."""
+
+    reader: Reader
+    dtype: np.dtype
+    """That it is stored in."""
+    layout: Layout
+
+    @classmethod
+    def of(cls, reader: Reader, dtype: np.dtype, split: tuple[int, ...]) -> "Arriving":
+        return cls(reader, dtype, Layout.of(reader.shape, dtype.itemsize, order_of(reader), split))
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.layout.shape) * self.dtype.itemsize
+
+
+def import_arrays(
+    arrays: Mapping[str, Arriving],
+    meta: dict[str, Any],
+    out: pathlib.Path,
+    *,
+    identity: str,
+    checkpoint: str,
+    add_files: Callable[[pathlib.Path], None],
+) -> None:
+    """Writes `out`, a folder with the checkpoint of step 0 of `arrays` in it at `checkpoint`/0.
+
+    `identity`: of the source; an import that was stopped is continued only if it was of the same source, into the same
+    arrays. `add_files` puts what else belongs into the folder it is given. Raises InputError if `out` exists, if
+    another process writes it, if the disk has no room, or if the source is damaged or changes meanwhile.
+    """
+    require_new(out)
+    with _Partial.opened(out, _key(identity, arrays, meta)) as partial:
+        path = partial.folder / _RUN / checkpoint / "0"
+        writer = ArrayWriter(path)
+        _require_room(partial, arrays)
+        _stream(arrays, writer, partial)
+        checksums = {name: added(partial.sums.get(name, {}).values()) for name in arrays}
+        stored = {name: jax.ShapeDtypeStruct(a.layout.shape, a.dtype) for name, a in arrays.items()}
+        sealed = contents.seal(0, stored, checksums, meta)
+        writer.finish(sealed, {name: a.layout for name, a in arrays.items()}, partial.folder / _SCRATCH)
+        add_files(partial.folder / _RUN)
+        partial.become(out)
+
+
+def _key(identity: str, arrays: Mapping[str, Arriving], meta: dict[str, Any]) -> str:
+    """Of what is imported, into what, since when this machine runs: what was not flushed is gone when it restarts."""
+    plan = {name: (str(a.dtype), a.layout.shape, a.layout.block, a.layout.chunk) for name, a in arrays.items()}
+    boot = _BOOT.read_text() if _BOOT.exists() else ""
+    return hashlib.sha256(json.dumps([identity, plan, meta, boot], sort_keys=True).encode()).hexdigest()
+
+
+def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
+    needed = sum(a.num_bytes for a in arrays.values()) - partial.done_bytes(arrays)
+    free = shutil.disk_usage(partial.folder).free
+    if free < needed:
+        where, needed, free = partial.folder.parent, needed / 1e9, free / 1e9
+        raise InputError(f"{where}: the import needs {needed:.3f} GB more; the disk has {free:.3f} GB free")
+
+
+# ---- the stream ----------------------------------------------------------------------------------------------------
+
+
+def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> None:
+    total, done = sum(a.num_bytes for a in arrays.values()), partial.done_bytes(arrays)
+    writing: collections.deque[_Moved] = collections.deque()
+    with ByteProgress("importing", total, done) as progress, _Flushing(writer) as flushing:
+
+        def settle(most: int) -> None:
+            while len(writing) > most or (writing and writing[0].written.done()):
+                moved = writing.popleft()
+                moved.written.result()
+                partial.record(moved.name, moved.number, moved.checksum)
+                progress.advance(moved.num_bytes)
+                flushing.advance(moved.num_bytes)
+
+        for moved in _in_threads(_jobs(arrays, writer, partial)):
+            writing.append(moved)
+            settle(_WRITING)
+        settle(0)
+    for name, arriving in arrays.items():
+        if isinstance(arriving.reader, StoredArray):
+            _see_again(arriving, partial.sums_before.get(name, {}).keys())
+            require_undamaged({name: arriving.reader})
+
+
+class _Flushing:
+    """Keeps the disk at work meanwhile: left alone, the system would let gigabytes gather first."""
+
+    def __init__(self, writer: ArrayWriter):
+        self._writer, self._bytes, self._flush = writer, 0, None
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "flush")
+
+    def advance(self, num_bytes: int) -> None:
+        self._bytes += num_bytes
+        if self._bytes >= _FLUSH_BYTES and (self._flush is None or self._flush.done()):
+            if self._flush:
+                self._flush.result()
+            self._flush, self._bytes = self._pool.submit(self._writer.flush), 0
+
+    def __enter__(self) -> "_Flushing":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._pool.shutdown()
+        if self._flush and kind is None:
+            self._flush.result()
+
+
+def _see_again(arriving: Arriving, finished: Collection[int]) -> None:
+    """Reads once more what an earlier attempt read, so that all of the source's array is verified."""
+    for number, block in enumerate(arriving.layout.blocks()):
+        if number in finished:
+            arriving.reader(block, arriving.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moved:
+    """A block that was read and is being written."""
+
+    name: str
+    number: int
+    checksum: str
+    num_bytes: int
+    written: tensorstore.WriteFutures
+
+
+def _jobs(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> Iterator[Callable[[], _Moved]]:
+    # All at once: each is a small write of its own, which the disk takes its time for.
+    opening = {name: writer.open(name, a.layout, a.dtype) for name, a in arrays.items()}
+    for name, arriving in arrays.items():
+        finished, opened = partial.sums_before.get(name, {}), opening.pop(name).result()
+        for number, block in enumerate(arriving.layout.blocks()):
+            if number not in finished:
+                yield functools.partial(_move, opened, arriving, name, number, block)
+
+
+def _move(opened, arriving: Arriving, name: str, number: int, block: tuple[slice, ...]) -> _Moved:
+    part = arriving.reader(block, arriving.dtype)
+    # Row-major, without a copy if it is already: JAX transposes several times as fast as NumPy.
+    values = np.asarray(jax.device_put(part, host()))
+    checksum = RunningChecksum()
+    checksum.add(tuple(s.start for s in block), values)
+    written = opened[block].write(values, can_reference_source_data_indefinitely=True)
+    return _Moved(name, number, checksum.hexadecimal(), values.nbytes, written)
+
+
+def _in_threads(jobs: Iterator[Callable[[], _Moved]]) -> Iterator[_Moved]:
+    """What each of `jobs` returns, as they finish; no more are under way than there are threads."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS, "import") as pool:
+        running = {pool.submit(job) for job in itertools.islice(jobs, _THREADS)}
+        try:
+            while running:
+                done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                running |= {pool.submit(job) for job in itertools.islice(jobs, len(done))}
+                yield from (future.result() for future in done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# ---- what is left by an import that was stopped ----------------------------------------------------------------------
+
+
+class _Partial:
+    """The folder beside the target that an import is made in, and the journal in it: one line of JSON per block."""
+
+    def __init__(self, folder: pathlib.Path, journal, sums: dict[str, dict[int, str]]):
+        self.folder, self._journal, self.sums = folder, journal, sums
+        """`sums`: per array, checksums of the blocks that the disk has."""
+        self.sums_before = {name: dict(finished) for name, finished in sums.items()}
+        """Those of earlier attempts."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, out: pathlib.Path, key: str) -> Iterator["_Partial"]:
+        """Beside `out`, and always under the same name. Raises InputError if another process has it open."""
+        folder = out.absolute().parent / f".{out.name}.importing"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / _JOURNAL).open("a+", encoding="utf-8") as journal:
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"{out}: another process is importing to it") from None
+            try:
+                yield cls(folder, journal, _continue(folder, journal, key))
+            finally:
+                if folder.exists() and not (folder / _RUN).exists():  # refused before anything was written
+                    shutil.rmtree(folder)
+
+    def record(self, name: str, block: int, checksum: str) -> None:
+        print(json.dumps([name, block, checksum]), file=self._journal, flush=True)
+        self.sums.setdefault(name, {})[block] = checksum
+
+    def done_bytes(self, arrays: Mapping[str, Arriving]) -> int:
+        done = 0
+        for name, finished in self.sums.items():
+            sizes = [math.prod(s.stop - s.start for s in block) for block in arrays[name].layout.blocks()]
+            done += sum(sizes[i] for i in finished) * arrays[name].dtype.itemsize
+        return done
+
+    def become(self, out: pathlib.Path) -> None:
+        run = self.folder / _RUN
+        for path in sorted(run.rglob("*"), reverse=True):
+            sync(path)
+        sync(run)
+        if out.is_dir():
+            out.rmdir()  # an empty folder may be in the way
+        run.rename(out)
+        sync(out.absolute().parent)
+        shutil.rmtree(self.folder)
+
+
+def _continue(folder: pathlib.Path, journal, key: str) -> dict[str, dict[int, str]]:
+    """What the journal says is done; begins it anew, and empties the folder, if it is of another import."""
+    journal.seek(0)
+    lines = journal.read().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+    if whole and whole[0].strip() == key:
+        journal.truncate(len("".join(whole).encode()))
+        sums: dict[str, dict[int, str]] = {}
+        for name, block, checksum in map(json.loads, whole[1:]):
+            sums.setdefault(name, {})[block] = checksum
+        log.info("goes on with an import that was stopped: %d blocks are done", len(whole) - 1)
+        return sums
+    if lines:
+        log.warning("%s: another import was stopped here, or before this machine restarted; starting over", folder)
+    shutil.rmtree(folder / _RUN, ignore_errors=True)
+    journal.truncate(0)
+    print(key, file=journal, flush=True)
+    return {}

@@ -1,0 +1,175 @@
+"""Hugging Face folders, written from readers of our parameters: of any size, a few blocks at a time, whole or not."""
+
+import dataclasses
+import logging
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from maverick_jax.checkpoint.readers import Reader, require_undamaged
+from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.files import new_folder, require_new, write_json
+from maverick_jax.huggingface import config as huggingface_config
+from maverick_jax.huggingface import names as huggingface_names
+from maverick_jax.huggingface import tensor_blocks
+from maverick_jax.huggingface.generation_config import generation_config, token_ids
+from maverick_jax.huggingface.names import ROUTER_BIAS, Entry
+from maverick_jax.huggingface.processor_files import write_processor
+from maverick_jax.huggingface.quantize import Quantization, quantized_views
+from maverick_jax.huggingface.safetensors_writer import Header, Made, Planned, total_bytes, write_tensors
+from maverick_jax.huggingface.tensor_blocks import View
+from maverick_jax.huggingface.tokenizer_files import write_hugging_face
+from maverick_jax.images import ImageConfig
+from maverick_jax.progress import ByteProgress
+from maverick_jax.settings.section import did_you_mean
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import find_dialect
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
+CHUNKS_PER_CONTEXT = 32
+"""Released base models state a context of 32 chunks; nothing in the network depends on the number."""
+_OTHER_FILES_BYTES = 64 * 2**20
+"""Room for a tokenizer and the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What is written. Raises InputError for what cannot be."""
+
+    dtype: str = "bfloat16"
+    """Of the tensors (rounded to nearest even), or of the scales and of what is not quantised."""
+    max_shard_gb: float = 5
+    """Most bytes a file, in units of 10^9; what is larger has a file of its own."""
+    quantization: Quantization | None = None
+    dialect: str | None = None
+    """Of tool calls, in the chat template; makes the export an instruct model."""
+    drop_router_bias: bool = False
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            near = did_you_mean(self.dtype, DTYPES)
+            raise InputError(f"dtype: {self.dtype!r}; expected {' or '.join(DTYPES)}{near}")
+        if not self.max_shard_gb > 0:
+            raise InputError(f"max_shard_gb: {self.max_shard_gb}; expected a positive number of gigabytes")
+        if self.dialect is not None:
+            find_dialect(self.dialect)
+
+
+def options(
+    dtype: str,
+    max_shard_gb: float,
+    quantize: str | None = None,
+    group_size: int = 128,
+    dialect: str | None = None,
+    drop_router_bias: bool = False,
+) -> ExportOptions:
+    """`ExportOptions` from what a user gives."""
+    quantization = Quantization(quantize, group_size) if quantize else None
+    return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_router_bias)
+
+
+def write_folder(
+    path: str | pathlib.Path,
+    config: ModelConfig,
+    readers: Mapping[str, Reader],
+    options: ExportOptions,
+    *,
+    text_only: bool = False,
+    tokenizer: Tokenizer | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `path`, which transformers and vLLM load; it appears complete, read back and compared, or not at all.
+
+    `readers`: our parameters, by path. `text_only` leaves out those of the image encoder. `generation`: the source's
+    generation_config.json, which is carried over unless `options.dialect` says otherwise.
+    Raises InputError, before anything is written, for a model that is no Llama 4, if `path` exists or the disk has no
+    room; and before `path` appears for a source that turns out to be damaged.
+    """
+    path = pathlib.Path(path)
+    require_new(path)
+    if text_only:
+        config, readers = _text_of(config, readers)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise InputError(f"tokenizer: has {tokenizer.vocab_size} ids; the model's vocab_size is {config.vocab_size}")
+    generated = generation_config(config, tokenizer, generation, options.dialect)
+    context = CHUNKS_PER_CONTEXT * (config.attention_chunk_size or config.floor_scale)
+    config_json = huggingface_config.write_config(config, options.dtype, token_ids(generated), context)
+    if options.quantization:
+        config_json["quantization_config"] = options.quantization.config_json()
+    kept = _without_router_bias(readers, options.drop_router_bias)
+    plan = _plan(kept, options)
+    _require_space(path, total_bytes(plan) + _OTHER_FILES_BYTES)
+
+    with new_folder(path) as aside:
+        write_json(aside / "config.json", config_json)
+        write_json(aside / "generation_config.json", generated)
+        if tokenizer is not None:
+            write_hugging_face(tokenizer, aside, options.dialect)
+        if config.vision is not None:
+            write_processor(ImageConfig.of(config.vision), aside)
+        parameters = sum(math.prod(reader.shape) for reader in kept.values())
+        with ByteProgress(f"writing {path.name}", total_bytes(plan)) as progress:
+            write_tensors(aside, plan, options.max_shard_gb, parameters, progress.advance)
+        require_undamaged(readers)
+    kind = options.quantization.kind if options.quantization else options.dtype
+    log.info("wrote %s: %d parameters, %s, %.3f GB", path, parameters, kind, total_bytes(plan) / 1e9)
+
+
+def _text_of(config: ModelConfig, readers: Mapping[str, Reader]) -> tuple[ModelConfig, dict[str, Reader]]:
+    if config.vision is None:
+        raise InputError("text_only: the model is a text model already; leave it out")
+    text = {name: reader for name, reader in readers.items() if not name.startswith(huggingface_names.VISION_PREFIX)}
+    return config.model_copy(update={"vision": None}), text
+
+
+def _plan(readers: Mapping[str, Reader], options: ExportOptions) -> list[Planned]:
+    kind, dtype = DTYPES[options.dtype]
+    plan: list[Planned] = []
+    for entry in huggingface_names.table({name: tuple(reader.shape) for name, reader in readers.items()}):
+        reader, quantization = readers[entry.ours], options.quantization
+        if quantization and (views := quantized_views(entry, tuple(reader.shape))):
+            quantization.require_fits(views)
+            plan += [quantization.plan(view, reader, kind, dtype) for view in views]
+        else:
+            plan.append(_plain(entry, reader, kind, dtype))
+    return plan
+
+
+def _plain(entry: Entry, reader: Reader, kind: str, dtype: np.dtype) -> Planned:
+    view = View.of(entry)
+
+    def parts() -> Iterator[Callable[[], Made]]:
+        for block in view.blocks(reader, dtype, tensor_blocks.BLOCK_BYTES):
+            yield lambda block=block: [(view.name, block())]
+
+    return Planned((Header(view.name, kind, view.shape),), parts)
+
+
+def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
+    """All parameters but the loss-free bias, which Llama 4 lacks; it may be left out silently only where it is zero."""
+    biases = [name for name in readers if name.endswith(ROUTER_BIAS)]
+    whole = lambda reader: reader(tuple(slice(0, size) for size in reader.shape), np.dtype(np.float32))
+    live = [name for name in biases if np.any(whole(readers[name]) != 0)]
+    if live and not drop:
+        raise InputError(
+            f"{live[0]} is not zero: the balance bias takes part in the choice of experts and Llama 4 has no place for "
+            "it, so the exported model would choose differently; pass drop_router_bias=True to accept that"
+        )
+    if live:
+        log.warning("dropped the balance bias of %d parameters: the export chooses experts without it", len(live))
+    return {name: reader for name, reader in readers.items() if name not in biases}
+
+
+def _require_space(path: pathlib.Path, needed: int) -> None:
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(f"{path}: needs {needed / 1e9:.3f} GB; its disk has {free / 1e9:.3f} GB free")

@@ -1,0 +1,297 @@
+"""Safetensors files read by byte range. Trusts nothing, knows nothing of models.
+
+A file is opened, checked to be the one whose header was read, and read with `pread` into memory of ours: nothing is
+mapped, so a file that shrinks is an error and no signal, and memory is what was asked for. Names of tensors are labels
+and never paths; names of files come from an index that may be hostile, so they must be plain names of regular files
+inside the folder. Format: https://huggingface.co/docs/safetensors
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from maverick_jax.errors import InputError
+from maverick_jax.files import no_constant, once, read_json
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+"""Tensor types that are read."""
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+
+MAX_HEADER_BYTES = 8 * 2**20
+"""The format allows 100 MB. Maverick with unfused experts, all in one file, would need 3 MB."""
+MAX_INDEX_BYTES = 16 * 2**20
+MAX_FILES, MAX_TENSORS, MAX_DIMENSIONS, MAX_SIZE = 4096, 200_000, 8, 2**40
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}\.safetensors")
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9._:-]{1,256}")
+_WORTH_A_SEEK = 64 * 2**10
+_SLAB_BYTES = 4 * 2**20
+
+
+# ---- files and tensors ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file as it was when its header was read."""
+
+    path: pathlib.Path
+    size: int
+    modified: int
+    """Nanoseconds."""
+    inode: int
+
+    @classmethod
+    def at(cls, path: pathlib.Path) -> "File":
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor to read from. Raises InputError if this is not the same file, before and after."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be opened: {error.strerror}") from None
+        try:
+            self._require_same(descriptor)
+            yield descriptor
+            self._require_same(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _require_same(self, descriptor: int) -> None:
+        now = os.fstat(descriptor)
+        if (now.st_size, now.st_mtime_ns, now.st_ino) != (self.size, self.modified, self.inode):
+            raise InputError(f"{self.path}: changed while it was read; start again when nothing writes to it")
+
+    def read_into(self, descriptor: int, buffer: np.ndarray, offset: int) -> None:
+        """Fills `buffer` (contiguous uint8) with the bytes from `offset` on."""
+        left = memoryview(buffer.reshape(-1))  # pyright: ignore[reportArgumentType]
+        while left:
+            try:
+                count = os.preadv(descriptor, [left], offset)
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
+            if not count:
+                raise InputError(
+                    f"{self.path}: changed while it was read: it ends at byte {offset} and had {self.size} bytes before"
+                )
+            left, offset = left[count:], offset + count
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One tensor of a file, not read yet."""
+
+    file: File
+    type: str
+    """Its safetensors type, e.g. `BF16`."""
+    shape: tuple[int, ...]
+    offset: int
+    """First byte in the file."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return DTYPES[self.type]
+
+    def read(
+        self,
+        index: Sequence[slice] | None = None,
+        shape: Sequence[int] | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The part `index` (slices of step 1; None: all), in row-major order; in `out` if that is given.
+
+        `shape`: another one of the same size, to read the tensor as if it had been reshaped to it.
+        Memory beyond the result: a few MiB. Raises InputError if the file has changed.
+        """
+        shape = list(self.shape if shape is None else shape)
+        index = [slice(None)] * len(shape) if index is None else index
+        bounds = [part.indices(n)[:2] for part, n in zip(index, shape, strict=True)]
+        found = np.empty([stop - start for start, stop in bounds], self.dtype) if out is None else out
+        # The last axis that is cut makes rows of bytes, with all that follow it; those before it number the rows.
+        cut = max((axis for axis, n in enumerate(shape) if found.shape[axis] < n), default=0)
+        item = math.prod(shape[cut + 1 :]) * self.dtype.itemsize
+        rows = np.zeros(1, np.int64)
+        for n, (start, stop) in zip(shape[:cut], bounds[:cut], strict=True):
+            rows = (rows[:, None] * n + np.arange(start, stop)).reshape(-1)
+        width, columns = (shape[cut] * item, [edge * item for edge in bounds[cut]]) if shape else (item, [0, item])
+        if found.size:
+            self._read_rows(rows, width, columns, found.reshape(-1).view(np.uint8).reshape(len(rows), -1))
+        return found
+
+    def _read_rows(self, rows: np.ndarray, width: int, columns: list[int], into: np.ndarray) -> None:
+        """Fills `into` with the bytes `columns` (first, end) of some rows of a matrix of `width` bytes a row."""
+        first, last = columns
+        near = width - (last - first) < _WORTH_A_SEEK
+        most = max(1, _SLAB_BYTES // width) if near else 1
+        with self.file.opened() as descriptor:
+            for at, count in _runs(rows, most):
+                start = self.offset + int(rows[at]) * width
+                if count == 1:
+                    self.file.read_into(descriptor, into[at], start + first)
+                else:  # rows too near each other to be read one by one: all of them, then the columns
+                    slab = np.empty((count, width), np.uint8)
+                    self.file.read_into(descriptor, slab, start)
+                    into[at : at + count] = slab[:, first:last]
+
+
+def _runs(rows: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Where runs of at most `most` consecutive numbers begin in `rows`, and their lengths."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    for start, stop in itertools.pairwise(edges):
+        for at in range(start, stop, most):
+            yield at, min(most, stop - at)
+
+
+# ---- headers -------------------------------------------------------------------------------------------------------
+
+
+def read_header(path: pathlib.Path) -> dict[str, Stored]:
+    """Every tensor of the file, by name. Raises InputError for what is not exactly the format.
+
+    Stricter than the library: no name twice, no name that could be a path, no tensor without elements.
+    """
+    try:
+        file = File.at(path)
+        with file.opened() as descriptor:
+            text = _header_text(file, descriptor)
+        header = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
+        return _tensors(header, file, 8 + len(text))
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _header_text(file: File, descriptor: int) -> bytes:
+    if file.size < 8:
+        raise ValueError(f"{file.size} bytes")
+    length = np.empty(8, np.uint8)
+    file.read_into(descriptor, length, 0)
+    count = int.from_bytes(length.tobytes(), "little")
+    if count > min(MAX_HEADER_BYTES, file.size - 8):
+        raise ValueError(f"a header of {count} bytes in a file of {file.size}; at most {MAX_HEADER_BYTES} are read")
+    text = np.empty(count, np.uint8)
+    file.read_into(descriptor, text, 8)
+    if text[:1].tobytes() != b"{":
+        raise ValueError("its header does not begin with {")
+    # Hostile JSON of a few bytes an element takes a hundred times its size in memory: count before it is parsed.
+    if np.count_nonzero(text == ord("{")) + np.count_nonzero(text == ord("[")) > 3 * MAX_TENSORS:
+        raise ValueError("its header lists too much")
+    return text.tobytes()
+
+
+def _tensors(header: dict[str, Any], file: File, data: int) -> dict[str, Stored]:
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ is not a mapping of strings")
+    spans = {name: _span(name, entry) for name, entry in header.items()}
+    end = 0
+    for name, (first, last) in sorted(spans.items(), key=lambda pair: pair[1]):
+        if first != end:
+            raise ValueError(f"{name} begins at byte {first} of the data; expected {end}")
+        end = last
+    if data + end != file.size:
+        raise ValueError(f"its tensors end at byte {data + end}; the file has {file.size}")
+    return {
+        name: Stored(file, entry["dtype"], tuple(entry["shape"]), data + spans[name][0])
+        for name, entry in header.items()
+    }
+
+
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    """First and last byte of a tensor in the data. Raises ValueError unless they are what its shape and type say."""
+    if not _TENSOR_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is no name of a tensor")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name}: expected dtype, shape and data_offsets")
+    kind, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in _ITEM_BYTES:
+        raise ValueError(f"{name}: unknown type {kind!r:.40}")
+    if not _whole(shape, 1) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name}: shape {shape!r:.80} is not up to {MAX_DIMENSIONS} positive whole numbers")
+    if not _whole(span, 0) or len(span) != 2:
+        raise ValueError(f"{name}: data_offsets {span!r:.80} are not two whole numbers")
+    if span[1] - span[0] != math.prod(shape) * _ITEM_BYTES[kind]:
+        raise ValueError(f"{name}: {span[1] - span[0]} bytes for {kind} {shape}")
+    return span[0], span[1]
+
+
+def _whole(values: Any, least: int) -> bool:
+    return isinstance(values, list) and all(type(n) is int and least <= n <= MAX_SIZE * 16 for n in values)
+
+
+# ---- folders -------------------------------------------------------------------------------------------------------
+
+
+def read_folder(folder: pathlib.Path) -> tuple[dict[str, Stored], list[str]]:
+    """Every tensor of `folder`, by name, and what is wrong with its index: tensors stored twice, elsewhere or nowhere.
+
+    Only headers are read. Raises InputError for files that are not safetensors, or not of the folder.
+    """
+    index_path = folder / INDEX_FILE
+    weight_map, files = None, [SINGLE_FILE]
+    if index_path.exists():
+        weight_map = read_json(index_path, MAX_INDEX_BYTES).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise InputError(f"{index_path}: expected `weight_map`, a mapping of tensor names to file names")
+        if bad := [name for name in weight_map.values() if not isinstance(name, str)]:
+            raise InputError(f"{index_path}: {bad[0]!r:.80} is not a file name")
+        files = list(dict.fromkeys(weight_map.values()))
+    elif not (folder / SINGLE_FILE).exists():
+        raise InputError(f"{folder}: holds neither {INDEX_FILE} nor {SINGLE_FILE}")
+    if len(files) > MAX_FILES or len(weight_map or ()) > MAX_TENSORS:
+        raise InputError(f"{index_path}: more than {MAX_FILES} files or {MAX_TENSORS} tensors")
+
+    problems: list[str] = []
+    found: dict[str, Stored] = {}
+    for name in files:
+        for tensor, stored in read_header(_contained(folder, name, index_path)).items():
+            if tensor in found:
+                problems.append(f"duplicated: {tensor} is stored in both {found[tensor].file.path.name} and {name}")
+            elif weight_map is not None and weight_map.get(tensor) != name:
+                problems.append(f"index: {tensor} is stored in {name}; it says {weight_map.get(tensor, 'nothing')!r}")
+            found.setdefault(tensor, stored)
+        if len(found) > MAX_TENSORS:
+            raise InputError(f"{folder}: more than {MAX_TENSORS} tensors")
+    nowhere = [(t, f) for t, f in (weight_map or {}).items() if t not in found]
+    return found, problems + [f"index: {t!r:.80} is not in {f}, where it says it is" for t, f in nowhere]
+
+
+def _contained(folder: pathlib.Path, name: Any, index_path: pathlib.Path) -> pathlib.Path:
+    """The file `name` of `folder`. Raises InputError unless it is a plain name of a regular file inside it."""
+    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+        raise InputError(
+            f"{index_path}: {name!r:.80} is not a file name; expected a plain name that ends in .safetensors"
+        )
+    path, root = folder / name, folder.resolve()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, though {index_path.name} names it")
+    target = path.resolve()
+    # The hub's own cache links snapshots/<revision>/<name> to blobs/<hash> of the same repository.
+    in_hub_cache = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
+    if target.parent != root and not in_hub_cache:
+        raise InputError(f"{path}: is a link to {target}, outside the folder; copy the file into the folder")
+    return path

@@ -1,0 +1,112 @@
+"""Any of our tokenizers as a Hugging Face `tokenizer.json`, so that other programs split text into the same ids."""
+
+import functools
+import itertools
+import pathlib
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+
+from maverick_jax.text.chat import find_dialect
+from maverick_jax.text.tokenizers.base import JSON_FILE, Tokenizer
+from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
+from maverick_jax.text.tokenizers.hugging_face import HuggingFaceTokenizer, write_config
+from maverick_jax.text.tokenizers.llama4 import SPLIT_PATTERN, Llama4Tokenizer
+
+INSTRUCT_END = "<|eot|>"
+
+
+def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dialect: str | None = None) -> None:
+    """Write `tokenizer.json` and the files beside it; ids are those of `tokenizer`.
+
+    With `dialect` (default: the one that the tokenizer's own folder names) the folder is one of an instruct model: it
+    has that dialect's `chat_template.jinja`, and text ends with `<|eot|>` instead of `<|end_of_text|>`.
+    Unlike ours, other programs' default is to put BOS before a text, and to read control tokens out of it.
+    """
+    folder = pathlib.Path(directory)
+    dialect = find_dialect(dialect).name if dialect else tokenizer.dialect
+    written = {i: text for text, i in tokenizer.controls.items()}
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    roles = {role: written[i] for role, i in ids.items() if i in written}
+    if dialect and INSTRUCT_END in tokenizer.controls:
+        roles["eos_token"] = INSTRUCT_END
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        tokenizer.save(folder)
+        write_config(folder, roles, {}, dialect)
+        return
+    made = _as_tokenizers(tokenizer)
+    controls = dict(sorted(tokenizer.controls.items(), key=lambda item: item[1]))
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in controls])
+    made.post_processor = _begin_with(roles["bos_token"], controls[roles["bos_token"]])
+    made.save(str(folder / JSON_FILE))
+    write_config(folder, roles, controls, dialect)
+
+
+def _begin_with(text: str, token: int) -> processors.PostProcessor:
+    """Each text, and each of a pair, begins with this control token."""
+    template = processors.TemplateProcessing(
+        single=f"{text} $A", pair=f"{text}:0 $A:0 {text}:1 $B:1", special_tokens=[(text, token)]
+    )
+    return processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+
+
+@functools.singledispatch
+def _as_tokenizers(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """The same ids without the control tokens."""
+    raise TypeError(f"no Hugging Face form of {type(tokenizer).__name__}")
+
+
+@_as_tokenizers.register
+def _(tokenizer: ByteTokenizer) -> tokenizers.Tokenizer:
+    return _byte_level(models.BPE({_printable(bytes([byte])): byte for byte in range(256)}, []))
+
+
+@_as_tokenizers.register
+def _(tokenizer: Llama4Tokenizer) -> tokenizers.Tokenizer:
+    ranks = tokenizer.ranks
+    vocab = {_printable(token): rank for token, rank in ranks.items()}
+    pairs = filter(None, (last_merge(token, ranks) for token in ranks))
+    merges = [(_printable(left), _printable(right)) for left, right in pairs]
+    # tiktoken takes a piece that is a token as it is, also when no sequence of merges leads to it.
+    made = _byte_level(models.BPE(vocab, merges, ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, made.pre_tokenizer])
+    return made
+
+
+def _byte_level(model: models.Model) -> tokenizers.Tokenizer:
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
+    """The two tokens whose merge gives `token`; None for a byte, or where merges of lower rank do not lead there."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    none = len(ranks)
+    merges = [ranks.get(a + b, none) for a, b in itertools.pairwise(parts)]
+    while len(parts) > 2:
+        rank = min(merges)
+        if rank >= ranks[token]:
+            return None
+        at = merges.index(rank)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        del merges[at]
+        if at > 0:
+            merges[at - 1] = ranks.get(parts[at - 1] + parts[at], none)
+        if at < len(merges):
+            merges[at] = ranks.get(parts[at] + parts[at + 1], none)
+    return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+@functools.cache
+def _printable_bytes() -> list[str]:
+    """The characters that byte-level BPE writes bytes as (GPT-2): printable ones as themselves, others from U+0100."""
+    kept = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in kept else next(others)) for byte in range(256)]
+
+
+def _printable(token: bytes) -> str:
+    return "".join(map(_printable_bytes().__getitem__, token))

@@ -1,0 +1,170 @@
+"""The first weights of a model, from another one: read in parts and put straight where they will live.
+
+**Upcycling.** A mixture of experts that begins as a dense layer computes y = shared(x) + sum_e Expert_e(sigmoid(r_e) x)
+with the dense network as its shared expert. The routed experts read with copies of its gate and up weights, each
+disturbed a little in its own way, and write with zeros; the router is random. So y is the dense layer's, exactly, for
+any router. The first gradient reaches the output weights of the experts that got tokens; with these, input weights and
+router have one from the second update on.
+
+Why so: copying the dense network into the routed experts and leaving the shared one out (sparse upcycling, arXiv
+2212.05055) is not exact here, for the score scales the input of a network that is not homogeneous, and no factor undoes
+it. Copies that cancel in pairs would give input weights a gradient one update earlier, but equality only up to
+rounding. Equal experts learn alike, hence the disturbance; arXiv 2502.19261 reports that upcycled experts which are
+partly drawn anew go on to learn more. Hidden units beyond the dense width read with fresh weights and write with
+zeros, for the same reasons.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.placement import place
+from maverick_jax.checkpoint.readers import Reader
+from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.huggingface.names import IN_LAYER, ROUTER_BIAS
+from maverick_jax.initialization.derived_readers import Entry, Padded, SameForEach, Stacked, Zeros
+from maverick_jax.initialization.layer_map import Start, findings
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.pretrained import open_source, shapes_of
+
+log = logging.getLogger(__name__)
+
+DISTURBANCE = 0.1
+"""Of the copies in routed experts, in standard deviations of fresh weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a parameter begins as: what is read, and so much of what a fresh model has there."""
+
+    reader: Reader
+    fresh: np.ndarray
+    """float32, of the parameter's rank: 1 where all axes have the same, or the axis' size."""
+
+
+def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
+    """A model of the shapes, dtypes and shardings of `abstract` that begins as `start` says.
+
+    What the source does not determine (routers, routed experts, a loss-free balance bias) is made as in a fresh model
+    of `seed`, the same on every mesh. Raises InputError for a source that does not fit or is damaged.
+    """
+    source = open_source(start.path)
+    if found := findings(abstract.config, source.config, start):
+        raise InputError("\n".join(f"{key}: {text}" for key, text in found))
+    leaves, there, arrays = names.flatten(abstract), shapes_of(source.config), {}
+    if unused := [name for name in there if name.endswith(ROUTER_BIAS) and name not in leaves]:
+        log.warning("%s: balance biases are left out, for this model has none: %s", start.path, ", ".join(unused[:5]))
+    if start.is_copy(abstract.config, source.config):
+        arrays = source.load({name: leaf for name, leaf in leaves.items() if name in there})
+        origins = {name: _nothing(leaf.shape) for name, leaf in leaves.items() if name not in there}
+    else:
+        log.info("%s: the layers are its layers %s", start.path, ", ".join(map(str, start.sources(abstract.config))))
+        source.require_undamaged()
+        shapes = {name: leaf.shape for name, leaf in leaves.items()}
+        origins = describe(abstract.config, shapes, source.config, source.readers(), start)
+    arrays |= {name: place(leaves[name], origin.reader) for name, origin in origins.items()}
+    amounts = {name: origin.fresh for name, origin in origins.items() if origin.fresh.any()}
+    drawn = _with_fresh(abstract, {name: arrays.pop(name) for name in amounts}, amounts, seed)
+    return names.unflatten(abstract, arrays | drawn)
+
+
+def _with_fresh(abstract: Maverick, arrays: dict, amounts: dict[str, np.ndarray], seed: int) -> dict[str, jax.Array]:
+    """Each array plus so much of that of a fresh model. Of the latter, no more is made than is used."""
+    if not arrays:
+        return {}
+
+    def add(arrays, amounts, seed):
+        model = Maverick(abstract.config, abstract.rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
+        fresh = names.flatten(model)
+        added = lambda x, amount, new: jnp.where(amount == 0, x, x + amount.astype(x.dtype) * new)
+        return {name: added(x, amounts[name], fresh[name]) for name, x in arrays.items()}
+
+    with jax.set_mesh(next(iter(arrays.values())).sharding.mesh):
+        return jax.jit(add, donate_argnums=0)(arrays, amounts, np.uint32(seed))
+
+
+# ---- where each parameter comes from ---------------------------------------------------------------------------------
+
+
+def describe(
+    model: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: ModelConfig,
+    readers: Mapping[str, Reader],
+    start: Start,
+) -> dict[str, Origin]:
+    """The origin of each parameter of `model` (`shapes`: its shape by its path) in the `readers` of `source`."""
+    chosen, found = start.sources(model), {}
+    for name, shape in shapes.items():
+        match = IN_LAYER.fullmatch(name)
+        if match is None:
+            found[name] = _copy(readers[name])
+            continue
+        where, index, rest = match.groups()
+        stacked = where == "periods"
+        first = int(index) + (0 if stacked else model.num_periods * len(model.period))
+        layers = range(first, model.num_periods * len(model.period), len(model.period)) if stacked else [first]
+        parts = [
+            _part_of_layer(rest, shape[stacked:], _layer_reader(source, readers, chosen[layer])) for layer in layers
+        ]
+        found[name] = _stack(parts) if stacked else parts[0]
+    return found
+
+
+def _layer_reader(source: ModelConfig, readers: Mapping[str, Reader], layer: int) -> Callable[[str], Reader | None]:
+    """rest of a path -> that parameter of `layer` of the source, None if it has none."""
+    period, index = divmod(layer, len(source.period))
+
+    def read(rest: str) -> Reader | None:
+        if period == source.num_periods:
+            return readers.get(f"tail/layer_{index}/{rest}")
+        reader = readers.get(f"periods/layer_{index}/{rest}")
+        return None if reader is None else Entry(reader, period)
+
+    return read
+
+
+def _part_of_layer(rest: str, shape: tuple[int, ...], read: Callable[[str], Reader | None]) -> Origin:
+    """`rest` (of `shape`) of a layer that begins as the one that `read` reads; see the top of the file."""
+    if (same := read(rest)) is not None:
+        return _copy(same)
+    if rest in ("moe/router", ROUTER_BIAS):
+        return _nothing(shape)
+    gate, up, down = (read(f"mlp/{name}") for name in ("gate", "up", "down"))
+    assert gate is not None and up is not None and down is not None, rest
+    beyond = np.arange(shape[-1]) >= gate.shape[-1]
+    match rest:
+        case "moe/shared/gate" | "moe/shared/up":
+            return Origin(Padded(gate if rest.endswith("gate") else up, shape), _along_last(beyond, len(shape)))
+        case "moe/shared/down":
+            return _copy(Padded(down, shape))
+        case "moe/experts_in":
+            copies = SameForEach(shape[0], *(Padded(reader, (shape[1], shape[3])) for reader in (gate, up)))
+            return Origin(copies, _along_last(np.where(beyond, 1, DISTURBANCE), len(shape)))
+        case "moe/experts_out":
+            return _copy(Zeros(shape))
+    raise ValueError(f"no rule for {rest}")
+
+
+def _copy(reader: Reader) -> Origin:
+    return Origin(reader, np.zeros((1,) * len(reader.shape), np.float32))
+
+
+def _nothing(shape: tuple[int, ...]) -> Origin:
+    return Origin(Zeros(shape), np.ones((1,) * len(shape), np.float32))
+
+
+def _along_last(amounts: np.ndarray, rank: int) -> np.ndarray:
+    return amounts.astype(np.float32).reshape((1,) * (rank - 1) + (-1,))
+
+
+def _stack(parts: list[Origin]) -> Origin:
+    fresh = np.stack(np.broadcast_arrays(*[part.fresh for part in parts]))
+    return Origin(Stacked(tuple(part.reader for part in parts)), fresh)

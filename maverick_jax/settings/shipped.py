@@ -1,0 +1,154 @@
+"""The configs that ship with the package, and how one config builds on another.
+
+A document may start `base: OTHER`, a shipped name or a path relative to its own file: it is then that document with
+its own keys on top, mapping by mapping; lists and scalars replace, and null takes a mapping away. So may a section
+that names a shipped thing (`model: tiny` is short for `model: {base: tiny}`); a section with a base of its own
+replaces the one underneath.
+"""
+
+import importlib.resources
+import pathlib
+from collections.abc import Callable, Mapping
+
+from maverick_jax.errors import InputError
+from maverick_jax.settings import strict_yaml
+from maverick_jax.settings.section import did_you_mean
+from maverick_jax.settings.strict_yaml import Document, Problem, join
+
+Named = Callable[[str], pathlib.Path]
+"""From a shipped name to its file."""
+
+
+def _folder() -> pathlib.Path:
+    return pathlib.Path(str(importlib.resources.files("configs")))
+
+
+def _names(folder: pathlib.Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def model_names() -> list[str]:
+    return _names(_folder() / "model")
+
+
+def run_names() -> list[str]:
+    return _names(_folder())
+
+
+def model_path(name: str) -> pathlib.Path:
+    """The file of the shipped model `name`. Raises InputError, with the nearest name, for an unknown one."""
+    return _known(_folder() / "model", name, "model")
+
+
+def run_path(name: str) -> pathlib.Path:
+    """The file of the shipped run `name`. Raises InputError, with the nearest name, for an unknown one."""
+    return _known(_folder(), name, "run")
+
+
+def _known(folder: pathlib.Path, name: str, what: str) -> pathlib.Path:
+    if name not in (names := _names(folder)):
+        raise InputError(f"no shipped {what} is named {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
+    return folder / f"{name}.yaml"
+
+
+def find(path_or_name: str, named: Named, *, beside: pathlib.Path = pathlib.Path()) -> pathlib.Path:
+    """The file that is meant: a path relative to the folder `beside` (anything with a separator or a .yaml ending),
+    else a shipped name. Raises InputError."""
+    if not ("/" in path_or_name or path_or_name.endswith((".yaml", ".yml"))):
+        return named(path_or_name)
+    path = beside / pathlib.Path(path_or_name).expanduser()
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise InputError(f"{path}: no such file{did_you_mean(path.name, siblings)}")
+    return path
+
+
+def read_document(
+    path: pathlib.Path,
+    named: Named,
+    sections: Mapping[str, Named] | None = None,
+    seen: tuple[pathlib.Path, ...] = (),
+) -> Document:
+    """The document in `path` on top of its bases.
+
+    Args:
+        path: the file.
+        named: finds the file of a name given as `base`.
+        sections: top-level keys that may have a base of their own, with what finds the files of their names.
+        seen: the files that are being read; a base among them is a circle.
+
+    A base that cannot be had is one of the document's problems. Raises InputError where `path` is not YAML.
+    """
+    if path.resolve() in seen:
+        raise InputError(f"{seen[-1]}: base: a circle: " + " -> ".join(p.name for p in (*seen, path)))
+    document = strict_yaml.read(path)
+    if document.data is not None and not isinstance(document.data, dict):
+        document.problems.append(Problem(document.place(""), "", "expected a mapping of keys to values"))
+    if not isinstance(document.data, dict):
+        document.data = {}
+    document = expand_sections(document, sections or {}, beside=path.parent)
+    base = _base_path(document, "base", document.data.pop("base", None), named, path.parent)
+    if base is None:
+        return document
+    return on_top(read_document(base, named, sections, (*seen, path.resolve())), document)
+
+
+def expand_sections(document: Document, sections: Mapping[str, Named], *, beside: pathlib.Path) -> Document:
+    """`document` with each of `sections` that names a base put on top of it. The name stays under its key `base`."""
+    for key, named in sections.items():
+        own = document.data.get(key)
+        if isinstance(own, str):
+            own = {"base": own}
+            document.places[join(key, "base")] = document.place(key)
+        if not (isinstance(own, dict) and "base" in own):
+            continue
+        document.data[key] = own
+        base = _base_path(document, join(key, "base"), own["base"], named, beside)
+        if base is not None:
+            under = read_document(base, named)
+            document.data[key] = merge(under.data, own)
+            document.places = {join(key, k).rstrip("."): p for k, p in under.places.items()} | document.places
+            document.problems += under.problems
+    return document
+
+
+def _base_path(document: Document, key: str, base: object, named: Named, beside: pathlib.Path) -> pathlib.Path | None:
+    """The file of the base that the document names at `key`; None where there is none, or none to be found."""
+    if base is None:
+        return None
+    try:
+        if not isinstance(base, str):
+            raise InputError(f"must be a path or a shipped name, got {base!r}")
+        return find(base, named, beside=beside)
+    except InputError as error:
+        document.problems.append(Problem(document.place(key), key, str(error)))
+        return None
+
+
+def on_top(under: Document, over: Document) -> Document:
+    """The document `over` on top of the document `under`."""
+    return Document(merge(under.data, over.data), under.places | over.places, under.problems + over.problems)
+
+
+class Whole(dict):
+    """A mapping that replaces what is underneath, key by key merged with nothing."""
+
+
+def merge(under: dict, over: dict) -> dict:
+    """`over` on top of `under`: mappings entry by entry, everything else replaced. A mapping with a base of its own
+    and a `Whole` replace too; null takes a mapping away; a mapping of numbers changes those items of a list."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if value is None and isinstance(below, dict):
+            del merged[key]
+        elif not isinstance(value, dict) or isinstance(value, Whole) or "base" in value:
+            merged[key] = value
+        elif isinstance(below, dict):
+            merged[key] = merge(below, value)
+        elif isinstance(below, list) and value and all(k.isdigit() and int(k) < len(below) for k in value):
+            items = merge({str(i): item for i, item in enumerate(below)}, value)
+            merged[key] = [items[str(i)] for i in range(len(below))]
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,1 @@
+"""Tokenizers: bytes, Llama 4's tiktoken ranks, and Hugging Face `tokenizer.json`, behind one interface."""

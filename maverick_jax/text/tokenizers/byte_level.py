@@ -1,0 +1,50 @@
+"""The tokenizer that needs no file: one token per UTF-8 byte."""
+
+import pathlib
+from collections.abc import Sequence
+
+from maverick_jax.text.tokenizers.base import BYTES, NAME_FILE, Tokenizer, digest
+
+CONTROLS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|finetune_right_pad|>",
+    "<|header_start|>",
+    "<|header_end|>",
+    "<|eom|>",
+    "<|eot|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|image_start|>",
+    "<|image_end|>",
+    "<|tile_x_separator|>",
+    "<|tile_y_separator|>",
+    "<|image|>",
+    "<|patch|>",
+)
+"""Ids 256, 257, ... in this order, named as in Llama 4's tokenizer, so that its chat format and its images can be
+written in bytes."""
+
+
+class ByteTokenizer(Tokenizer):
+    """Ids 0..255 are bytes; control tokens follow from 256."""
+
+    name = BYTES
+    bos_id, eos_id, pad_id = 256, 257, 258
+    vocab_size = 256 + len(CONTROLS)
+    fingerprint = digest(b"bytes", *[c.encode() for c in CONTROLS])
+
+    def __init__(self):
+        self._set_controls({text: 256 + i for i, text in enumerate(CONTROLS)})
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        (pathlib.Path(directory) / NAME_FILE).write_text(f"{BYTES}\n")
+
+    def starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        return [i for i, character in enumerate(text) for _ in character.encode("utf-8")]
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode("utf-8")) for text in texts]
+
+    def _decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")

@@ -1,0 +1,201 @@
+"""Tokenizers in Hugging Face's `tokenizer.json`."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from maverick_jax.errors import InputError
+from maverick_jax.text.chat import template
+from maverick_jax.text.tokenizers.base import JSON_FILE, Tokenizer, digest, read_file
+
+CONFIG_FILE, MAP_FILE = "tokenizer_config.json", "special_tokens_map.json"
+ROLES = {
+    "bos_token": ("<|begin_of_text|>", "<|startoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]"),
+    "eos_token": ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]"),
+    "pad_token": ("<|finetune_right_pad|>", "<|finetune_right_pad_id|>", "<pad>", "[PAD]"),
+}
+"""Usual names of each role's token, for a `tokenizer.json` without the `tokenizer_config.json` that says them."""
+MAX_LISTS, MAX_TOKEN, MAX_GROWTH = 4_000_000, 1 << 16, 1024
+"""Lists and objects in a `tokenizer.json` (a merge may be a list); characters of a token; how many times as long its
+replacements may make a text: without a limit, few lines of a file would fill any memory."""
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`; begin, end and padding as `tokenizer_config.json` beside it says."""
+
+    def __init__(self, path: str | pathlib.Path):
+        """Read the file at `path`. Raises InputError naming file and line."""
+        path = pathlib.Path(path)
+        self._content = read_file(path)
+        data = _parse_json(self._content, path)
+        if not isinstance(data.get("model"), dict):
+            raise InputError(f"{path}: line 1: expected an object `model`, as the tokenizers library writes it")
+        self._tokenizer = _build(self._content, data, path)
+        self.name = str(path)
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocab.values(), default=-1)
+        if self.vocab_size == 0:
+            raise InputError(f"{path}: the vocabulary is empty")
+        if (longest := max(map(len, vocab))) > MAX_TOKEN:
+            raise InputError(f"{path}: a token of {longest:,} characters; expected at most {MAX_TOKEN:,}")
+        controls = {token["content"]: token["id"] for token in data.get("added_tokens") or () if _is_control(token)}
+        self._set_controls(controls)
+        self._forbidden = frozenset(controls.values()) - {_unknown_id(data["model"])}
+        self._roles = _roles(controls, path.parent / CONFIG_FILE)
+        self.bos_id, self.eos_id = controls.get(self._roles["bos_token"]), controls.get(self._roles["eos_token"])
+        pad_id = controls.get(self._roles["pad_token"])
+        # Padding is masked everywhere, so that any id will do where the tokenizer has none of its own.
+        self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
+        self.dialect = template.dialect_in(path.parent)
+        self.fingerprint = digest(b"tokenizer.json", self._content, json.dumps(self._roles, sort_keys=True).encode())
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        folder = pathlib.Path(directory)
+        (folder / JSON_FILE).write_bytes(self._content)
+        write_config(folder, {role: text for role, text in self._roles.items() if text}, {}, self.dialect)
+
+    def starts(self, text: str, ids: Sequence[int]) -> list[int]:
+        with _named_failure(self.name):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        starts = [begin for begin, _ in encoding.offsets]
+        if self._forbidden.isdisjoint(encoding.ids):
+            return starts
+        spelled = [self._as_text([token]) for token in encoding.ids]
+        return [start for start, tokens in zip(starts, spelled, strict=True) for _ in tokens]
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        with _named_failure(self.name):
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._as_text(encoding.ids) for encoding in encodings]
+
+    def _decode(self, ids: list[int]) -> str:
+        with _named_failure(self.name):
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _as_text(self, ids: list[int]) -> list[int]:
+        """`ids` with every control token spelled out. Models that look whole words up (Unigram, WordLevel) hold
+        control tokens in their vocabulary and find them in text, although the library was told not to."""
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        return [i for token in ids for i in (self._spelled(token) if token in self._forbidden else (token,))]
+
+    def _spelled(self, token: int) -> list[int]:
+        text = self._tokenizer.id_to_token(token) or ""
+        spelled = [piece.id for character in text for piece in self._tokenizer.model.tokenize(character)]
+        if not self._forbidden.isdisjoint(spelled):
+            raise InputError(f"{self.name}: {text!r} in a text cannot be told from the control token")
+        return spelled
+
+
+def write_config(folder: pathlib.Path, roles: Mapping[str, str], added: Mapping[str, int], dialect: str | None) -> None:
+    """The files beside a `tokenizer.json`: which control tokens begin, end and pad (`roles`, by ROLES' keys), `added`
+    control tokens by their written form, and the chat template of `dialect`."""
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **roles,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "added_tokens_decoder": {str(i): {"content": text, **flags} for text, i in added.items()},
+    }
+    for name, content in ((CONFIG_FILE, config), (MAP_FILE, dict(roles))):
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if dialect is not None:
+        (folder / template.FILE).write_text(template.chat_template(dialect), "utf-8")
+
+
+def _parse_json(content: bytes, path: pathlib.Path) -> dict:
+    if content.count(b"[") + content.count(b"{") > MAX_LISTS:
+        raise InputError(f"{path}: more than {MAX_LISTS:,} lists and objects, which no tokenizer has")
+    try:
+        data = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line}: not UTF-8: {error.reason}") from None
+    except RecursionError:
+        raise InputError(f"{path}: line 1: JSON nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: line 1: expected a JSON object")
+    return data
+
+
+def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokenizer:
+    with _named_failure(str(path), "not a tokenizer"):
+        tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        # The library lets through added tokens that are not marked special; to us they are control tokens too.
+        unmarked = [t for t in data.get("added_tokens") or () if _is_control(t) and not t.get("special")]
+        if unmarked:
+            added = [{**t, "special": True} if _is_control(t) else t for t in data["added_tokens"]]
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**data, "added_tokens": added}))
+    growth = max(_growth(data.get(part)) for part in ("normalizer", "pre_tokenizer", "decoder"))
+    if growth > MAX_GROWTH:
+        raise InputError(f"{path}: its replacements make a text more than {MAX_GROWTH} times as long")
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _named_failure(name: str, what: str = "cannot take this text") -> Iterator[None]:
+    """Raises InputError for what the library raises inside the block: on some malformed files it panics, which is no
+    Exception, and on some it does so only when it meets a text."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{name}: {what}: {error}") from None
+
+
+def _growth(part: Any) -> int:
+    """How many times as long a text may become by the replacements in `part` of a tokenizer, one after the other; no
+    more than one beyond MAX_GROWTH."""
+    grown = 1
+    if isinstance(part, dict):
+        content = part.get("content")
+        grown = 1 + len(content) if isinstance(content, str) else 1
+        part = [part.get(inner) for inner in ("normalizers", "pretokenizers", "decoders")]
+    for inner in part if isinstance(part, list) else ():
+        grown = min(grown * _growth(inner), MAX_GROWTH + 1)
+    return min(grown, MAX_GROWTH + 1)
+
+
+def _is_control(token: dict) -> bool:
+    """An added token of whitespace is a way to write text; every other one is a control token."""
+    return bool(token["content"].strip())
+
+
+def _unknown_id(model: Mapping) -> int | None:
+    """What the model gives for text it has no token for: allowed, for it says nothing."""
+    if isinstance(model.get("unk_id"), int):
+        return model["unk_id"]
+    vocab, token = model.get("vocab"), model.get("unk_token")
+    return vocab.get(token) if isinstance(vocab, dict) and isinstance(token, str) else None
+
+
+def _roles(controls: Mapping[str, int], config_path: pathlib.Path) -> dict[str, str | None]:
+    """Which control token begins, ends and pads."""
+    if not config_path.is_file():
+        return {role: next((n for n in names if n in controls), None) for role, names in ROLES.items()}
+    config = _parse_json(read_file(config_path), config_path)
+    roles = {}
+    for role in ROLES:
+        text = config.get(role)
+        text = text.get("content") if isinstance(text, dict) else text
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{config_path}: {role}: expected text, got {type(text).__name__}")
+        if text is not None and text not in controls:
+            raise InputError(f"{config_path}: {role}: {text!r:.80} is not an added token of {JSON_FILE}")
+        roles[role] = text
+    return roles

@@ -1,0 +1,55 @@
+"""How a tokenizer is found on disk and opened."""
+
+import pathlib
+
+from maverick_jax.errors import InputError
+from maverick_jax.settings.section import did_you_mean
+from maverick_jax.text.tokenizers.base import BYTES, JSON_FILE, NAME_FILE, RANKS_FILE, Tokenizer, read_file
+from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
+
+
+def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
+    """The tokenizer called `bytes`, in a `tokenizer.json` or a tiktoken `tokenizer.model`, or in a folder that holds
+    one of them or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging Face folder).
+    Raises InputError."""
+    if str(source) == BYTES:
+        return _named(BYTES)
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        found = find_tokenizer(path)
+        if found is None:
+            raise InputError(f"tokenizer {path}: the folder holds none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
+        path = found
+    if not path.is_file():
+        hint = did_you_mean(str(source), [BYTES])
+        raise InputError(f"tokenizer {source}: no such file or folder; expected `{BYTES}`, a {JSON_FILE}, "
+                         f"a {RANKS_FILE} or a folder that holds one{hint}")  # fmt: skip
+    if path.name == NAME_FILE:
+        return _named(read_file(path).decode("utf-8", "replace").strip(), path)
+    if path.suffix == ".json":
+        from maverick_jax.text.tokenizers.hugging_face import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer(path)
+    if path.suffix == ".model":
+        from maverick_jax.text.tokenizers.llama4 import Llama4Tokenizer
+
+        return Llama4Tokenizer(path)
+    raise InputError(f"tokenizer {path}: expected a file that ends in .json (tokenizers) or .model (tiktoken)")
+
+
+def _named(name: str, origin: pathlib.Path | None = None) -> Tokenizer:
+    """A tokenizer that needs no file. A name read from a file is only ever compared, never opened."""
+    if name != BYTES:
+        raise InputError(f"{origin}: line 1: no tokenizer is called {name[:40]!r}; expected `{BYTES}`")
+    return ByteTokenizer()
+
+
+def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
+    """The tokenizer's file in `folder`, or in the run directory that `folder` is a checkpoint of; None without one."""
+    absolute = folder.resolve()
+    folders = [folder, *[p.parent for p in (absolute, absolute.parent) if p.name == "checkpoints"]]
+    for place in folders:
+        for name in (JSON_FILE, RANKS_FILE, NAME_FILE):
+            if (place / name).is_file():
+                return place / name
+    return None

@@ -1,0 +1,63 @@
+"""Mixtures: exact shares, no row twice, any row at once."""
+
+import collections
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.rows.mixture import MAX_BLOCK, InTurn, Weighted
+from maverick_jax.errors import InputError
+
+
+def _named(weights) -> dict[str, float]:
+    return {f"s{i}": weight for i, weight in enumerate(weights)}
+
+
+@given(st.lists(st.sampled_from([0.1, 0.25, 0.7, 1.0, 3.0, 10.0]), min_size=1, max_size=5))
+def test_shares_are_exact_in_every_block_and_close_in_between(weights):
+    mixture = Weighted(_named(weights))
+    drawn = [mixture.locate(row) for row in range(2 * mixture.block)]
+    for block in (drawn[: mixture.block], drawn[mixture.block :]):
+        counts = collections.Counter(source for source, _ in block)
+        for source, weight in enumerate(weights):
+            assert counts[source] == pytest.approx(weight / sum(weights) * mixture.block, abs=1e-6)
+    so_far = [0] * len(weights)
+    for number, (source, index) in enumerate(drawn, start=1):
+        assert index == so_far[source]
+        so_far[source] += 1
+        for s, weight in enumerate(weights):
+            assert abs(so_far[s] - number * weight / sum(weights)) <= len(weights)
+    assert mixture.shares() == pytest.approx([weight / sum(weights) for weight in weights])
+
+
+def test_simple_weights_have_short_blocks():
+    assert Weighted(_named([1.0, 1.0])).block == 2
+    assert Weighted(_named([0.7, 0.3])).block == 10
+    assert [Weighted(_named([0.75, 0.25])).locate(row) for row in range(4)] == [(0, 0), (0, 1), (1, 0), (0, 2)]
+
+
+def test_awkward_weights_are_rounded_by_less_than_one_row_in_a_block():
+    weights = [0.123456789, 3.14159265, 1e-4]
+    mixture = Weighted(_named(weights))
+    assert mixture.block == MAX_BLOCK
+    for share, weight in zip(mixture.shares(), weights, strict=True):
+        assert abs(share - weight / sum(weights)) < 1 / MAX_BLOCK
+    drawn = collections.Counter(mixture.locate(row)[0] for row in range(MAX_BLOCK))
+    assert [drawn[s] for s in range(3)] == mixture.counts.tolist()
+
+
+def test_far_rows_cost_nothing():
+    mixture = Weighted(_named([2.0, 1.0]))
+    assert mixture.locate(3 * 10**15 + 1) == (1, 10**15)
+
+
+def test_weights_too_small_to_be_drawn_are_refused():
+    with pytest.raises(InputError, match=r"data.sources.s1.weight: 1e-09 is under 1/65536"):
+        Weighted(_named([1.0, 1e-9, 0.123456789]))
+
+
+def test_sources_in_turn():
+    turns = InTurn([3, 1, 2])
+    assert [turns.locate(row) for row in range(8)] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (0, 3), (0, 4)]
+    assert turns.shares() == pytest.approx([1 / 2, 1 / 6, 1 / 3])

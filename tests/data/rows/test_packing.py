@@ -1,0 +1,154 @@
+"""Packing: every token once, nothing across documents, and the slow twin that says so."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.order import permuted, shuffled
+from data.rows import packing
+from data.rows.packing import Documents
+
+lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+
+
+def _documents(lengths) -> tuple[np.ndarray, Documents]:
+    """Tokens that are all different, so that a row says which document and place each came from."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return np.arange(1000, 1000 + offsets[-1], dtype=np.uint16), Documents(offsets[:-1], offsets[1:])
+
+
+def _plan(kind, documents, T, seed):
+    ordered = packing.document_order(documents, seed)
+    if kind == "concatenate":
+        return packing.Concatenated(packing.concatenate_arrays(ordered), T, seed)
+    return packing.BestFitted(packing.best_fit_arrays(ordered, T))
+
+
+def _obvious_row(tokens, documents, pieces, T):
+    """A row token by token."""
+    row = {name: np.zeros(T, dtype) for name, dtype in packing.FIELDS.items()}
+    place = 0
+    for segment, (begin, length) in enumerate(zip(pieces.begin, pieces.length, strict=True), start=1):
+        document = int(np.searchsorted(documents.begin, begin, "right")) - 1
+        for position in range(length):
+            at = begin + position
+            assert documents.begin[document] <= at < documents.end[document]
+            row["tokens"][place] = tokens[at]
+            row["positions"][place] = position
+            row["segment_ids"][place] = segment
+            if at + 1 < documents.end[document]:
+                row["labels"][place] = tokens[at + 1]
+                row["loss_weights"][place] = 1
+            place += 1
+    return row
+
+
+@pytest.mark.parametrize("kind", ["concatenate", "best_fit"])
+@given(lengths=lengths_of_documents, T=st.integers(2, 50), seed=st.none() | st.integers(0, 5), epoch=st.integers(0, 3))
+def test_every_token_is_input_once_and_label_once(kind, lengths, T, seed, epoch):
+    tokens, documents = _documents(lengths)
+    plan = _plan(kind, documents, T, seed)
+    rows = []
+    for number in range(plan.num_rows):
+        pieces = plan.pieces(epoch, number)
+        row = packing.row_of(tokens, packing.places_of(pieces), T)
+        obvious = _obvious_row(tokens, documents, pieces, T)
+        for name in packing.FIELDS:
+            np.testing.assert_array_equal(row[name], obvious[name])
+            assert row[name].dtype == packing.FIELDS[name]
+        rows.append(row)
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in packing.FIELDS}
+    inputs = whole["tokens"][whole["segment_ids"] > 0]
+    np.testing.assert_array_equal(np.sort(inputs), tokens)
+    labels = whole["labels"][whole["loss_weights"] > 0]
+    not_first = np.setdiff1d(tokens, tokens[documents.begin])
+    np.testing.assert_array_equal(np.sort(labels), not_first)
+    assert plan.num_tokens == tokens.size
+
+
+@given(lengths=lengths_of_documents, T=st.integers(2, 50), epoch=st.integers(0, 3))
+def test_concatenate_fills_all_rows_but_one(lengths, T, epoch):
+    tokens, documents = _documents(lengths)
+    plan = _plan("concatenate", documents, T, 1)
+    filled = [int(plan.pieces(epoch, row).length.sum()) for row in range(plan.num_rows)]
+    assert filled[:-1] == [T] * (plan.num_rows - 1)
+    assert filled[-1] == tokens.size - T * (plan.num_rows - 1) > 0
+
+
+@given(lengths=lengths_of_documents, T=st.integers(2, 50))
+def test_best_fit_splits_only_what_does_not_fit(lengths, T):
+    _, documents = _documents(lengths)
+    plan = _plan("best_fit", documents, T, 3)
+    pieces = [p for row in range(plan.num_rows) for p in zip(*plan.pieces(0, row)[:3], strict=True)]
+    by_document = {}
+    for begin, length, continued in pieces:
+        document = int(np.searchsorted(documents.begin, begin, "right")) - 1
+        by_document.setdefault(document, []).append((int(length), bool(continued)))
+    for document, found in by_document.items():
+        size = lengths[document]
+        assert len(found) == -(-size // T)
+        assert sum(continued for _, continued in found) == len(found) - 1
+    assert plan.num_rows <= len(pieces)
+
+
+def _obvious_best_fit(lengths, capacity):
+    """Best fit, longest first, looking at every bin; of equal bins the one that got there last."""
+    room, touched, chosen = [], [], np.empty(len(lengths), int)
+    for time, item in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
+        fits = [(room[b], -touched[b], b) for b in range(len(room)) if room[b] >= lengths[item]]
+        if not fits:
+            room.append(capacity)
+            touched.append(time)
+        b = min(fits)[2] if fits else len(room) - 1
+        room[b] -= lengths[item]
+        touched[b] = time
+        chosen[item] = b
+    return chosen
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=60))
+def test_best_fit_is_the_obvious_one(lengths):
+    found = packing.best_fit_decreasing(np.array(lengths), 20)
+    np.testing.assert_array_equal(found, _obvious_best_fit(lengths, 20))
+
+
+def test_best_fit_over_several_windows(monkeypatch):
+    monkeypatch.setattr(packing, "LOOKAHEAD", 7)
+    lengths = np.random.RandomState(0).randint(1, 30, 100).tolist()
+    tokens, documents = _documents(lengths)
+    plan = _plan("best_fit", documents, 32, 0)
+    inputs = np.concatenate(
+        [packing.row_of(tokens, packing.places_of(plan.pieces(0, r)), 32)["tokens"] for r in range(plan.num_rows)]
+    )
+    np.testing.assert_array_equal(np.sort(inputs[inputs > 0]), tokens)
+
+
+def test_best_fit_fills_rows_well():
+    lengths = np.maximum(np.random.RandomState(0).lognormal(5, 1, 4000).astype(int), 2)
+    plan = _plan("best_fit", _documents(lengths)[1], 2048, 0)
+    assert plan.num_tokens / (plan.num_rows * 2048) > 0.98
+
+
+def test_epochs_cut_in_different_places_unless_not_shuffled():
+    _, documents = _documents([100])
+    turning, fixed = (_plan("concatenate", documents, 16, seed) for seed in (4, None))
+    first = {epoch: tuple(turning.pieces(epoch, 0).begin.tolist()) for epoch in range(4)}
+    assert first[0] == (0,)
+    assert len(set(first.values())) > 2
+    assert all(fixed.pieces(epoch, 0).begin.tolist() == [0] for epoch in range(4))
+
+
+def test_orders_are_permutations_that_the_seed_decides():
+    orders = [shuffled(1000, seed) for seed in range(3)]
+    assert all(sorted(order.tolist()) == list(range(1000)) for order in orders)
+    assert not (orders[0] == orders[1]).all()
+    for count in (1, 2, 3, 17):
+        for seed in (0, 2**63):
+            assert sorted(permuted(i, count, seed) for i in range(count)) == list(range(count))
+
+
+def test_orders_never_change():
+    """Runs resume in the order they began in: these are promises to checkpoints that exist."""
+    assert shuffled(8, 0).tolist() == [3, 0, 2, 4, 1, 7, 6, 5]
+    assert [permuted(i, 8, 5) for i in range(8)] == [4, 0, 5, 3, 7, 6, 2, 1]

@@ -1,0 +1,72 @@
+"""Arrays on disk: built once whoever asks, checked when opened. And how far a build is."""
+
+import concurrent.futures
+import functools
+import threading
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from data import array_folder
+from data.cache.progress import Tokenising
+from maverick_jax import progress
+
+
+def test_who_comes_second_waits_and_builds_nothing(tmp_path):
+    started, builds = threading.Barrier(4), []
+
+    def build(folder):
+        builds.append(folder)
+        time.sleep(0.1)
+        dtype = array_folder.write_array(folder, "a", np.arange(5))
+        array_folder.seal(folder, {"a": dtype}, {})
+
+    def ask(_):
+        started.wait()
+        return array_folder.build_once(tmp_path / "x" / "made", build)["a"].tolist()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [[0, 1, 2, 3, 4]] * 4
+    assert len(builds) == 1
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["made", "made.lock"]
+
+
+def test_a_build_that_fails_leaves_no_finished_folder(tmp_path):
+    def build(folder):
+        array_folder.write_array(folder, "a", np.arange(5))
+        raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError):
+        array_folder.build_once(tmp_path / "made", build)
+    with pytest.raises(FileNotFoundError):
+        array_folder.open_folder(tmp_path / "made")
+
+
+def test_equal_arrays_have_equal_digests_and_others_not(tmp_path):
+    def digest(name, **arrays):
+        folder = tmp_path / name
+        folder.mkdir()
+        array_folder.seal(folder, {n: array_folder.write_array(folder, n, a) for n, a in arrays.items()}, {})
+        return array_folder.open_folder(folder).digest
+
+    a, b = np.arange(3), np.arange(0)
+    assert digest("one", a=a, b=b) == digest("two", b=b, a=a)
+    assert (
+        len({digest("3", a=a, b=b), digest("4", a=b, b=a), digest("5", a=a), digest("6", a=a.astype("u4"), b=b)}) == 4
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_told_on_stderr(monkeypatch, capsys, terminal):
+    monkeypatch.setattr(progress, "Console", functools.partial(Console, force_terminal=terminal))
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with Tokenising("shakespeare") as told:
+        told.part("[red]a.txt")
+        time.sleep(0.01)
+        told.update(1234, 5)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "1,234 tokens, 5 documents, reading [red]a.txt" in err
+    assert ("\x1b[" in err) is terminal

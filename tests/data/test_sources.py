@@ -1,0 +1,303 @@
+"""Reading and tokenising sources: every format, every defect with its place, the cache."""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pydantic
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from data import array_folder
+from data.cache import tokenize_text as prepare
+from data.cache.tokenize_text import tokenised
+from data.config import DataConfig, SourceConfig
+from maverick_jax.errors import InputError
+from maverick_jax.text import load_tokenizer
+
+BYTES = load_tokenizer("bytes")
+TEXTS = ["first", "zweites, größer", "<|end_of_text|> third\n"]
+
+
+def _write(path: pathlib.Path, texts) -> pathlib.Path:
+    """`texts` in the format that the ending says."""
+    if path.suffix == ".txt":
+        path.write_text("\n---\n".join(texts), "utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)))
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"id": list(range(len(texts))), "text": texts}), path)
+    else:
+        _records(path, [json.dumps({"text": text}).encode() for text in texts])
+    return path
+
+
+def _records(path: pathlib.Path, records: list[bytes]) -> None:
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def _config(cache: pathlib.Path, **source) -> DataConfig:
+    return DataConfig(sources={"s": SourceConfig(**source)}, cache_dir=str(cache))
+
+
+def _read(tmp_path, **source) -> list[str]:
+    """The documents as text, control tokens shown."""
+    store = tokenised("s", _config(tmp_path / "cache", **source), BYTES)
+    bounds = zip(store["offsets"][:-1], store["offsets"][1:], strict=True)
+    return [BYTES.decode(store["tokens"][begin:end], controls=True) for begin, end in bounds]
+
+
+def _framed(texts) -> list[str]:
+    return [f"<|begin_of_text|>{text}<|end_of_text|>" for text in texts]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet", ".array_record"])
+def test_every_format_gives_the_same_documents(tmp_path, suffix):
+    path = _write(tmp_path / f"a{suffix}", TEXTS)
+    split_on = {"split_on": "\n---\n"} if suffix == ".txt" else {}
+    assert _read(tmp_path, path=str(path), **split_on) == _framed(TEXTS)
+
+
+def test_field_and_raw_records(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\n{"body": "x"}\n\n{"body": "y", "text": 3}')
+    assert _read(tmp_path, path=str(tmp_path / "a.jsonl"), field="body") == _framed(["x", "y"])
+    _records(tmp_path / "b.array_record", [b"raw", '{"text": "ä"}'.encode()])
+    raw = _read(tmp_path, path=str(tmp_path / "b.array_record"), format="array_record", field=None)
+    assert raw == _framed(["raw", '{"text": "ä"}'])
+
+
+def test_folders_globs_lists_and_the_order_of_files(tmp_path):
+    folder = tmp_path / "corpus"
+    (folder / "deep").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for name, text in {"b.txt": "B", "a.md": "A", "deep/c.txt": "C", ".hidden/d.txt": "D", "e.bin": "E"}.items():
+        (folder / name).write_text(text)
+    assert _read(tmp_path, path=str(folder)) == _framed("ABC")
+    assert _read(tmp_path, path=str(folder / "**" / "*.txt")) == _framed(["D", "B", "C"])
+    listed = [str(folder / "deep" / "c.txt"), str(folder / "e.bin")]
+    assert _read(tmp_path, path=listed, format="text") == _framed("CE")
+
+
+def test_shipped_text(tmp_path):
+    (document,) = _read(tmp_path, path="package:tinyshakespeare")
+    assert "First Citizen:" in document and len(document) > 1_000_000
+    with pytest.raises(InputError, match=r"no such text is shipped; did you mean tinyshakespeare\?"):
+        _read(tmp_path, path="package:shakespeare")
+    with pytest.raises(InputError, match=r"no such text"):
+        _read(tmp_path, path="package:../config")
+
+
+def test_empty_documents_are_left_out_and_counted(tmp_path):
+    path = _write(tmp_path / "a.jsonl", ["x", "", "y", ""])
+    store = tokenised("s", _config(tmp_path / "cache", path=str(path)), BYTES)
+    assert store["offsets"].tolist() == [0, 3, 6]
+    assert store.meta == {"empty_documents": 2}
+
+
+def test_synthetic_documents(tmp_path):
+    made = {"kind": "synthetic", "documents": 20, "length": 64, "symbols": 10}
+    cycle = tokenised("s", _config(tmp_path, **made), BYTES)
+    same = tokenised(
+        "s", _config(tmp_path / "elsewhere", format="synthetic", documents=20, length=64, symbols=10), BYTES
+    )
+    other = tokenised("s", _config(tmp_path, corpus_seed=1, **made), BYTES)
+    random = tokenised("s", _config(tmp_path, pattern="random", **made), BYTES)
+    assert cycle.digest == same.digest
+    assert len({cycle.digest, other.digest, random.digest}) == 3
+    for begin, end in zip(cycle["offsets"][:-1], cycle["offsets"][1:], strict=True):
+        bos, *symbols, eos = cycle["tokens"][begin:end].tolist()
+        assert (bos, eos) == (256, 257) and 32 <= len(symbols) <= 96
+        assert set(np.diff(symbols) % 10) == {(symbols[1] - symbols[0]) % 10}
+    with pytest.raises(InputError, match=r"s.symbols: 999 is more than the 256 ordinary tokens"):
+        tokenised("s", _config(tmp_path, kind="synthetic", symbols=999), BYTES)
+
+
+# ---- defects -------------------------------------------------------------------------------------------------------
+
+GOOD = b'{"text": "x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"a.txt: the file is empty"),
+        ("a.txt", b"ok\nna\xefve", r"a.txt: line 2: not UTF-8 \(byte 5"),
+        ("a.txt", "größe".encode()[:3], r"a.txt: line 1: not UTF-8 .*truncated"),
+        ("a.jsonl", b"\n \n", r"a.jsonl: holds no document"),
+        ("a.jsonl", b'{"text": ""}\n', r"every document is empty"),
+        ("a.jsonl", GOOD + b'{"text": "a', r"a.jsonl: line 2: not JSON.*truncated"),
+        ("a.jsonl", GOOD + b"{'text': 1}\n" + GOOD, r"a.jsonl: line 2: not JSON"),
+        ("a.jsonl", GOOD + b'{"txt": "x"}\n', r"line 2: no field 'text'; did you mean txt\? \(fields: txt\)"),
+        ("a.jsonl", b'{"text": ["x"]}\n', r"line 1: field 'text' holds list; expected text"),
+        ("a.jsonl", b"[1]\n", r"line 1: expected a JSON object with 'text', got list"),
+        ("a.jsonl", b'{"text": "\xff"}\n', r"line 1: not UTF-8"),
+        ("a.jsonl", GOOD + b'{"text": "\\ud800"}\n', r"line 2: character 0 is half a character"),
+        ("a.jsonl", b"[" * 200_000 + b"\n", r"line 1: JSON nested too deeply"),
+        ("a.parquet", b"", r"a.parquet: the file is empty"),
+        ("a.parquet", b"PAR1 and no more", r"a.parquet: .*damaged, truncated or not Parquet"),
+        ("a.array_record", b"x" * 500, r"a.array_record: .*damaged, truncated or not ArrayRecord"),
+        ("a.csv", b"a,b", r"cannot tell the format from the ending '.csv'"),
+    ],
+)
+def test_a_bad_file_is_one_error_with_its_place(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        _read(tmp_path, path=str(path))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not list(tmp_path.glob("cache/tokens/*.partial"))
+
+
+def test_bad_parquet_and_array_records(tmp_path):
+    parquet = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), parquet)
+    with pytest.raises(InputError, match=r"a.parquet: row 1: column 'text' holds null"):
+        _read(tmp_path, path=str(parquet))
+    with pytest.raises(InputError, match=r"row 0: column 'n' holds int"):
+        _read(tmp_path, path=str(parquet), field="n")
+    with pytest.raises(InputError, match=r"no column 'texts'; did you mean text\? \(columns: text, n\)"):
+        _read(tmp_path, path=str(parquet), field="texts")
+    records = tmp_path / "a.array_record"
+    _records(records, [b'{"text": "x"}', b"raw"])
+    with pytest.raises(InputError, match=r"record 1: not JSON.*field: null"):
+        _read(tmp_path, path=str(records))
+    whole = records.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:150] + bytes([whole[150] ^ 1]) + whole[151:]):
+        records.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a.array_record: .*damaged, truncated"):
+            _read(tmp_path, path=str(records))
+
+
+def test_paths_that_lead_nowhere(tmp_path):
+    (tmp_path / "corpus.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for path, message in {
+        tmp_path / "corpsu.txt": r"data.sources.s.path: .*no such file or folder.*did you mean corpus.txt\?",
+        tmp_path / "empty": r"holds no file that ends in",
+        tmp_path / "*.jsonl": r"no file matches",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            _read(tmp_path, path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, "needs `path`"),
+        ({"kind": "synthetic", "path": "x.txt"}, "takes no path"),
+        ({"path": "x.txt", "weight": 0.0}, "greater than 0"),
+        ({"path": "x.jsonl", "format": "jsonl", "split_on": "a"}, "split_on is for format text"),
+        ({"path": "x.jsonl", "field": None}, "needs format: array_record"),
+        ({"path": "x.txt", "wieght": 1.0}, "wieght"),
+    ],
+)
+def test_configs_that_make_no_sense(source, message):
+    with pytest.raises(pydantic.ValidationError, match=message):
+        SourceConfig(**source)
+
+
+def test_every_field_of_the_config_is_described():
+    for section in (DataConfig, SourceConfig):
+        assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+# ---- cache ---------------------------------------------------------------------------------------------------------
+
+
+def test_cache_folder_comes_from_config_then_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path / "env"))
+    sources = {"s": SourceConfig(kind="synthetic")}
+    assert DataConfig(sources=sources).cache == tmp_path / "env"
+    assert DataConfig(sources=sources, cache_dir=str(tmp_path / "own")).cache == tmp_path / "own"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cache folder .*data.cache_dir or MAVERICK_CACHE"):
+        tokenised("s", _config(tmp_path / "file", kind="synthetic"), BYTES)
+
+
+def test_tokenised_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
+    path = _write(tmp_path / "a.jsonl", TEXTS)
+    config = _config(tmp_path / "cache", path=str(path))
+    first = tokenised("s", config, BYTES)
+    with monkeypatch.context() as no_reading:
+        no_reading.setattr(prepare._Tokenising, "run", lambda *_: pytest.fail("tokenised twice"))
+        assert tokenised("s", config, BYTES).digest == first.digest
+    path.touch()
+    assert tokenised("s", config, BYTES).digest == first.digest
+    _write(path, [*TEXTS, "more"])
+    assert tokenised("s", config, BYTES).digest != first.digest
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "contents", "name"])
+def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
+    path = _write(tmp_path / "a.jsonl", TEXTS)
+    config = _config(tmp_path / "cache", path=str(path))
+    before = tokenised("s", config, BYTES)
+    expected = before["tokens"].tolist()
+    tokens, contents = before.path / "tokens.bin", before.path / array_folder.CONTENTS
+    whole = tokens.read_bytes()
+    if damage == "flip":
+        tokens.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
+    elif damage == "cut":
+        tokens.write_bytes(whole[:-2])
+    elif damage == "contents":
+        contents.write_bytes(contents.read_bytes()[:40])
+    else:
+        contents.write_text(contents.read_text().replace('"tokens"', '"../../../etc/passwd"'))
+    with pytest.raises(array_folder.DamagedFolder):
+        array_folder.open_folder(before.path)
+    with caplog.at_level(logging.WARNING):
+        assert tokenised("s", config, BYTES)["tokens"].tolist() == expected
+    assert "is damaged" in caplog.text and "building it again" in caplog.text
+
+
+def test_large_arrays_are_checked_at_both_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_folder, "BLOCK", 64)
+    monkeypatch.setattr(array_folder, "MAX_BLOCKS_CHECKED", 3)
+    folder = tmp_path / "f"
+    folder.mkdir()
+    dtype = array_folder.write_array(folder, "a", np.arange(1000, dtype=np.uint16))
+    array_folder.seal(folder, {"a": dtype}, {})
+    np.testing.assert_array_equal(array_folder.open_folder(folder)["a"], np.arange(1000))
+    whole = (folder / "a.bin").read_bytes()
+    for at in (0, len(whole) - 1):
+        (folder / "a.bin").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(array_folder.DamagedFolder, match="checksum"):
+            array_folder.open_folder(folder)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 6, 8])
+def test_an_interrupted_tokenisation_goes_on(tmp_path, monkeypatch, stop_after):
+    monkeypatch.setattr(prepare, "BATCH_DOCUMENTS", 2)
+    monkeypatch.setattr(prepare, "COMMIT_BYTES", 1)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name in "abc":
+        _write(folder / f"{name}.jsonl", [f"{name}{i}" * (i % 4) for i in range(7)])
+    whole = tokenised("s", _config(tmp_path / "whole", path=str(folder)), BYTES)
+    config = _config(tmp_path / "cache", path=str(folder))
+    calls = []
+
+    def killed(self, texts):
+        calls.append(texts)
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        return [list(text.encode()) for text in texts]
+
+    with monkeypatch.context() as dying:
+        dying.setattr(type(BYTES), "_encode_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tokenised("s", config, BYTES)
+    (unfinished,) = (tmp_path / "cache" / "tokens").glob("*.partial")
+    with (unfinished / "tokens.bin").open("ab") as file:
+        file.write(b"what was on its way")
+    again = []
+    monkeypatch.setattr(type(BYTES), "_encode_batch", lambda _, t: again.append(t) or [list(x.encode()) for x in t])
+    resumed = tokenised("s", config, BYTES)
+    assert resumed.digest == whole.digest and resumed.meta == whole.meta
+    assert len(again) == 12 - (stop_after - 1)

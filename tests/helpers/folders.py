@@ -1,0 +1,41 @@
+"""What tests of folders and checkpoints share: a run directory made of parameters, and what a folder holds."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.config import ModelConfig
+from maverick_jax.sharding import make_mesh
+from tests.parity.oracle import our_model
+
+
+def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in safetensors.numpy.load_file(path).items()}
+
+
+def files_of(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_json(path: pathlib.Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def mesh_of_8():
+    return make_mesh({"fsdp": 2, "expert": 2, "tensor": 2}, jax.devices())
+
+
+def store_run(directory: pathlib.Path, config: ModelConfig, parameters, dtype=np.float32, mesh=None) -> pathlib.Path:
+    """A run directory whose one checkpoint is this model."""
+    model = our_model(config.model_copy(update={"param_dtype": str(np.dtype(dtype))}), parameters, mesh)
+    store = CheckpointStore(directory / "checkpoints")
+    arrays = {f"model/{name}": array for name, array in names.flatten(model).items()}
+    arrays["optimizer/count"] = jnp.ones(())
+    store.save(7, arrays, {"model": model.config.model_dump(mode="json")}, wait=True)
+    return directory

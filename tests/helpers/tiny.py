@@ -1,0 +1,73 @@
+"""The smallest model and run that have everything: both kinds of layer twice, experts, chunks, packed documents."""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from maverick_jax.config import Balance, ModelConfig
+from maverick_jax.sharding import ShardingRules
+from train.objectives import Objective, Pretrain
+from train.optimizers.config import OptimizerConfig
+from train.state import init_state
+from train.step import train_step
+
+RULES = ShardingRules()
+OPTIMIZER = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, schedule="constant")
+STEPS = 10
+PRETRAIN = Pretrain()
+
+
+def model_config(**changes) -> ModelConfig:
+    base = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 4,
+        "intermediate_size": 16,
+        "intermediate_size_mlp": 32,
+        "num_local_experts": 8,
+        "interleave_moe_layer_step": 2,
+        "attention_chunk_size": 8,
+        "floor_scale": 8,
+        "compute_dtype": "float32",
+        "remat": "none",
+        "balance": Balance(weight=0.02, z_loss=0.002),
+    }
+    return ModelConfig(**(base | changes))
+
+
+def batch(config: ModelConfig, step: int = 0, *, rows: int = 8, length: int = 24, microbatches: int = 1) -> dict:
+    """NumPy arrays [A, rows/A, length]: two documents and padding a row, uneven."""
+    rng = np.random.default_rng(step)
+    tokens = rng.integers(0, config.vocab_size, (rows, length + 1)).astype(np.int32)
+    border = rng.integers(3, length - 4, (rows, 1))
+    index = np.arange(length)
+    segment = 1 + (index[None, :] >= border)
+    positions = np.where(segment == 1, index[None, :], index[None, :] - border)
+    segment = np.where(index[None, :] >= length - 2, 0, segment)
+    last = np.concatenate([np.diff(segment, axis=1) != 0, np.ones((rows, 1), bool)], axis=1)
+    fields = {
+        "tokens": tokens[:, :-1],
+        "labels": tokens[:, 1:],
+        "positions": positions.astype(np.int32),
+        "segment_ids": segment.astype(np.int32),
+        "loss_weights": ((segment > 0) & ~last).astype(np.float32),
+    }
+    return {name: x.reshape(microbatches, rows // microbatches, length) for name, x in fields.items()}
+
+
+def placed(arrays: dict) -> dict:
+    spec = PartitionSpec(None, *RULES("batch", "length"))
+    return {name: jax.device_put(x, spec) for name, x in arrays.items()}
+
+
+def jitted(config: ModelConfig, optimizer: OptimizerConfig = OPTIMIZER, objective: Objective = PRETRAIN):
+    """(init, step), as a run makes them."""
+    tx = optimizer.build(STEPS)
+    init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx, objective=objective))
+    step = functools.partial(train_step, references={}, objective=objective, optimizer=tx)
+    return init, jax.jit(step, donate_argnums=0)

@@ -1,0 +1,244 @@
+"""The report of a run: what it says, and that nothing in a run's files can act in it."""
+
+import dataclasses
+import html.parser
+import json
+import math
+
+import numpy as np
+import pytest
+
+from launch.cli import main
+from launch.report.page import facts, headline, notes, report
+from launch.report.plots import MAX_POINTS, draw_all
+from launch.report.run_record import MAX_TEXT, layer_series, number, read_metrics, read_run, series, wall_time
+from maverick_jax.errors import InputError
+
+HOSTILE = "</pre><script>alert(1)</script>"
+
+
+def line(step: int, **more) -> dict:
+    numbers = {"loss": 5.0 - step / 10, "tokens": step * 64, "tokens_per_second": 32.0, "step_seconds": 2.0}
+    return {"step": step, **numbers, "learning_rate": 1e-3, "grad_norm": 1.0, "mfu": None, **more}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`run(*lines, sample=...)`: a run directory with these metrics and these other files."""
+
+    def make(*lines: dict, **files: str):
+        directory = tmp_path / "a & b"
+        directory.mkdir()
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+        names = {"config": "config.yaml", "environment": "environment.json", "sample": "sample.txt"}
+        for name, content in files.items():
+            (directory / names[name]).write_text(content)
+        return directory
+
+    return make
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, their ids, and addresses that anything in the page refers to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_report_is_one_file_that_runs_and_fetches_nothing(run):
+    lines = [line(s, router_load_max=[1.0, 2.0 + s], loss="NaN" if s == 3 else 4.0) for s in range(1, 6)]
+    config = f"run: {{name: '{HOSTILE}', steps: 9}}\n"
+    path = report(
+        run(*lines, {"step": 5, "eval_loss": 3.5, "eval_seconds": 1.0}, config=config, sample=f"ROMEO: {HOSTILE}")
+    )
+    assert path.name == "report.html"
+    text = path.read_text()
+    page = Page(text)
+    assert page.tags.count("svg") == 5  # loss, learning rate, gradient norm, tokens per second, expert load
+    assert not {"script", "img", "link", "iframe", "base"} & set(page.tags)
+    assert page.addresses and all(address[1:] in page.ids for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    assert "url(http" not in text and "@import" not in text
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 2  # config and sample
+    assert "a &amp; b" in text
+    assert "Step 5 of 9, loss 4.0000, held-out loss 3.5000, 32 tokens/s" in text
+    assert "environment.json is missing" in text
+
+
+@pytest.mark.parametrize("where", ["key", "value", "environment", "directory"])
+def test_no_text_of_a_run_becomes_markup(run, tmp_path, where):
+    more = {HOSTILE: 1.0} if where == "key" else {"tokens": HOSTILE, "kl": HOSTILE} if where == "value" else {}
+    files = {"environment": json.dumps({HOSTILE: {HOSTILE: [HOSTILE]}})} if where == "environment" else {}
+    directory = run(line(1, **more), line(2, **more), **files)
+    if where == "directory":
+        directory = directory.rename(tmp_path / "<script>alert(1)")
+    assert "script" not in Page(report(directory).read_text()).tags
+
+
+def test_a_run_that_has_just_started_has_a_report(run):
+    text = report(run(config="run:\n  steps: 1_000\n")).read_text()
+    assert "No metrics yet" in text and "Nothing to draw yet" in text and "No times recorded yet" in text
+    assert "svg" not in Page(text).tags
+
+
+def test_a_metric_of_the_objective_gets_a_curve_of_its_own(run):
+    drawn = draw_all(read_run(run(line(1, kl=2.0, note="x"), line(2, kl=1.0, note="y"))))
+    assert [plot.title for plot in drawn][-1] == "kl"
+
+
+def test_the_loss_of_the_models_own_samples_is_no_training_loss(run):
+    """It is not in the curve, nor in the figures; a run of nothing else has its held-out loss only."""
+    sampled = [line(s, loss=9.0, on_policy=1) for s in (1, 4)]
+    mixed = read_run(run(*sampled, line(2, on_policy=0), line(3, on_policy=0)))
+    assert draw_all(mixed)[0].notes == ("without 2 lines of the model's own samples",)
+    assert facts(mixed, {})["Training loss"] == ("4.7000", "from 4.8000 at step 2") and "loss 4.7" in headline(
+        mixed, {}
+    )
+    held_out = {"step": 4, "eval_loss": 2.5}
+    alone = dataclasses.replace(mixed, training=sampled, evaluations=[held_out])
+    assert draw_all(alone)[0].title == draw_all(mixed)[0].title and "Training loss" not in facts(alone, {})
+    assert headline(alone, {}).startswith("Step 4, held-out loss 2.5")
+
+
+def test_refused_updates_are_drawn_and_noted_only_when_there_are_any(run, tmp_path):
+    fine, bad = run(line(1, skipped=0)), tmp_path / "bad"
+    bad.mkdir()
+    (bad / "metrics.jsonl").write_text(json.dumps(line(1, skipped=0)) + "\n" + json.dumps(line(2, skipped=1)) + "\n")
+    titles = [[plot.title for plot in draw_all(read_run(directory))] for directory in (fine, bad)]
+    assert ["Updates refused so far" in found for found in titles] == [False, True]
+    assert [bool(notes(read_run(directory))) for directory in (fine, bad)] == [False, True]
+
+
+def test_long_curves_are_drawn_short_and_say_so(run):
+    record = read_run(run(*[line(s, loss=float(s % 7)) for s in range(1, 2 * MAX_POINTS + 2)]))
+    loss = draw_all(record)[0]
+    assert loss.notes == ("means of 3 lines; band: least to greatest",)
+    assert len(loss.svg) < 60_000
+
+
+def test_numbers_at_the_edge_are_drawn_without_complaint(run):
+    lines = [
+        line(1, loss=1e308, grad_norm=-1e308, router_load_max=[1.0], tokens=10**400, mfu=0.4),
+        line(2, loss=None, grad_norm="Infinity", router_load_max=[], tokens=None, mfu=[1]),
+        line(3, loss=[1, 2], grad_norm={}, router_load_max=[None, "x", 2.0], tokens="\ud800", mfu=True),
+        line(2**53 - 1, loss=3e38, router_load_max=1.0),
+        {"step": 4, "eval_loss": None, "eval_seconds": -1},
+    ]
+    assert "<svg" in report(run(*lines, environment="[" * 100_000)).read_text()
+
+
+# ---- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_headline_and_facts(run):
+    evaluations = [{"step": 10, "eval_loss": 4.5}, {"step": 20, "eval_loss": 4.75}]
+    record = read_run(run(line(5), line(10), evaluations[0], line(20, skipped=1), evaluations[1]))
+    assert headline(record, {}) == "Step 20, loss 3.0000, held-out loss 4.7500, 32 tokens/s"
+    found = facts(record, {"parameters": 1000, "active_parameters": 100})
+    assert found["Training loss"] == ("3.0000", "from 4.5000 at step 5")
+    assert found["Held-out loss"] == ("4.7500", "best 4.5000 at step 10")
+    assert (found["Tokens"][0], found["Updates refused"][0]) == ("1,280", "1")
+    assert found["Parameters"] == ("1,000", "100 active")
+    assert "MFU" not in found
+
+
+def test_time_is_that_of_all_updates_and_of_evaluations(run):
+    evaluation = {"step": 10, "eval_loss": 4.5, "eval_seconds": 10.0}
+    record = read_run(run(line(5), line(10), evaluation, line(20, step_seconds=1.0)))
+    assert wall_time(record) == {"updates": 30.0, "evaluation": 10.0}
+    assert "75.0% of 40.0 s went into updates" in report(record.directory).read_text()
+
+
+def test_with_time_stamps_all_time_is_in_one_class(run):
+    lines = [line(5, time=1000.0), line(10, time=1010.0), {"step": 10, "eval_loss": 4.5, "eval_seconds": 10.0}]
+    record = read_run(run(*lines, line(20, time=1100.0, compile_seconds=20.0, checkpoint_seconds=5.0)))
+    found = wall_time(record)
+    assert found == {"updates": 40.0, "evaluation": 10.0, "compilation": 20.0, "checkpoints": 5.0, "other": 35.0}
+    assert sum(found.values()) == 1100.0 - 1000.0 + 5 * 2.0
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_is_being_written_is_left_out(run):
+    directory = run(line(2), line(1))
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    lines, unreadable = read_metrics(directory / "metrics.jsonl")
+    assert [entry["step"] for entry in lines] == [1, 2] and unreadable == 0
+    assert notes(read_run(directory)) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"loss": 1}', "text", "[" * 100_000, '{"step": true}', '{"step": -1}', '{"step": 1e3}', "\0"]
+)
+def test_a_line_that_is_no_record_is_counted_and_said(run, text):
+    directory = run(line(1))
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write(f"{text}\n{json.dumps(line(2))}\n")
+    lines, unreadable = read_metrics(directory / "metrics.jsonl")
+    assert [entry["step"] for entry in lines] == [1, 2] and unreadable == 1
+    assert "1 line(s) could not be read" in notes(read_run(directory))[0]
+
+
+def test_what_is_no_run_is_one_error(tmp_path):
+    (tmp_path / "runs" / "demo-1").mkdir(parents=True)
+    (tmp_path / "runs" / "demo-1" / "config.yaml").touch()
+    for wrong, near in (("runs/demo-2", "demo-1"), ("runs", "runs/demo-1")):
+        with pytest.raises(InputError, match=rf"expected a run directory.*did you mean .*{near}"):
+            report(tmp_path / wrong)
+    assert not list(tmp_path.rglob("report.html*"))
+
+
+def test_series_leave_gaps_where_a_number_was_not_finite():
+    lines = [{"step": 1, "x": 1.0}, {"step": 2, "x": "NaN"}, {"step": 3, "x": None}, {"step": 4, "x": 4}]
+    steps, values = series(lines, "x")
+    np.testing.assert_array_equal(steps, [1, 2, 4])
+    np.testing.assert_array_equal(values, [1.0, math.nan, 4.0])
+    steps, values = layer_series([{"step": 1, "x": [1, 2, 3]}, {"step": 2, "x": [4]}, {"step": 3, "x": 5}], "x", 2)
+    np.testing.assert_array_equal(values, [[1, 2], [4, math.nan]])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1, 1.0), ("Infinity", math.inf), ("x", math.nan), (True, math.nan), (10**400, math.nan)]
+)
+def test_number(value, expected):
+    np.testing.assert_equal(number(value), expected)
+
+
+def test_losses_by_kind_are_drawn_whatever_their_names(run):
+    """Names that are no formula, no label or far too long; values that are no numbers; lines that have none."""
+    odd = {r"$\bad{$": 1.0, "_x": "NaN", "y" * 500: 2.0, "": 3, HOSTILE: 2.5, "list": [1]}
+    held_out = {"step": 2, "eval_loss": 2.0, "eval_kind_loss": {"recovery": 1.0}}
+    found = run(line(1, kind_loss=odd), line(2, kind_loss={"recovery": 1.5}), line(3, kind_loss=3.0), held_out)
+    drawn = {plot.title: plot for plot in draw_all(read_run(found))}
+    assert "Loss by kind of token, nats" in drawn and "Held-out loss by kind of token, nats" in drawn
+    assert all("<script" not in plot.svg for plot in drawn.values())
+    assert "kind_loss" not in drawn and "kind_tokens" not in drawn
+    empty = dataclasses.replace(read_run(found), training=[line(1, kind_loss={"a": None})], evaluations=[])
+    assert "Loss by kind of token, nats" not in {plot.title for plot in draw_all(empty)}
+
+
+def test_a_text_that_is_too_long_is_cut_and_says_so(run):
+    record = read_run(run(line(1), config="# " + "x" * MAX_TEXT))
+    assert record.config.cut and len(record.config.content) == MAX_TEXT
+    assert "[...]" in report(record.directory).read_text()
+
+
+def test_the_verb_prints_where_the_report_is(run, capsys):
+    directory = run(line(1))
+    assert main(["report", str(directory), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(directory / "report.html")}

@@ -1,0 +1,145 @@
+"""`maverick chat`: what is piped in is answered, in a transcript that can be read; calls are shown parsed."""
+
+import io
+import json
+
+import pytest
+
+from launch import chat as chat_module
+from launch.chat import Chat, converse
+from launch.cli import main
+from maverick_jax.errors import InputError
+from maverick_jax.inference import Sampling
+from maverick_jax.pretrained import save_pretrained
+from maverick_jax.text import load_tokenizer
+from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
+from tests.parity.oracle import our_model, random_parameters, shapes, variant
+
+BYTES = load_tokenizer("bytes")
+CONFIG = variant(vocab_size=BYTES.vocab_size, num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "hf"
+    save_pretrained(our_model(CONFIG, random_parameters(shapes(CONFIG))), path, "float32", tokenizer=BYTES)
+    return path
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """`typed(lines, *argv)` -> (exit code, stdout, stderr)"""
+
+    def run(lines: str, *argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        code = main(["chat", *argv])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+class Scripted:
+    """Stands for a model: answers with scripted ids, and remembers what it was asked."""
+
+    def __init__(self, monkeypatch, *answers: list[int]):
+        self.answers, self.prompts, self.seeds = list(answers), [], []
+        monkeypatch.setattr(chat_module, "stream_ids", self)
+
+    def __call__(self, model, tokenizer, prompt, max_tokens, sampling, seed):
+        self.prompts.append(list(prompt))
+        self.seeds.append(seed)
+        yield from self.answers.pop(0)
+
+
+def answer(text: str, stop: str | None = "<|eot|>") -> list[int]:
+    return [*BYTES.encode(text), *([BYTES.controls[stop]] if stop else [])]
+
+
+def test_a_conversation_through_a_pipe(folder, typed):
+    lines = "Hello\n\n  \nHow are you?\n/reset\nHello\n/exit\nnever read\n"
+    code, out, _ = typed(lines, str(folder), "--max-tokens", "5", "--temperature", "0", "--system", "Be brief.")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("you> ")] == [
+        "you> Hello", "you> How are you?", "you> /reset", "you> Hello",
+    ]  # fmt: skip
+    _, first, again = out.split("you> Hello\n")
+    assert first.startswith("model> ") and first.split("you> ")[0] == again
+    code, printed, _ = typed(lines, str(folder), "--max-tokens", "5", "--temperature", "0", "--json")
+    assert code == 0 and [turn["user"] for turn in json.loads(printed)["turns"]] == ["Hello", "How are you?", "Hello"]
+
+
+def test_seed_and_settings_reach_the_model(folder, typed):
+    runs = [typed("Hi\nHi\n", str(folder), "--max-tokens", "8", "--seed", seed)[1] for seed in ("1", "1", "2")]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_what_was_said_is_what_is_continued(monkeypatch):
+    script = Scripted(monkeypatch, answer("Yes."), answer("cut", None), answer("", "<|eom|>"), answer("Again."))
+    out = io.StringIO()
+    chat = Chat(BYTES, system="Be kind.", seed=7)
+    turns = converse(None, chat, io.StringIO("One\nTwo <|eot|>\nThree\n/reset\nFour\n"), out)  # pyright: ignore
+    said = [Message(Role.SYSTEM, "Be kind."), Message(Role.USER, "One")]
+    asked = [render(Conversation(said), BYTES, add_generation_prompt=True).ids.tolist()]
+    said += [Message(Role.ASSISTANT, "Yes."), Message(Role.USER, "Two <|eot|>")]
+    asked.append(render(Conversation(said), BYTES, add_generation_prompt=True).ids.tolist())
+    said += [Message(Role.ASSISTANT, "cut"), Message(Role.USER, "Three")]
+    asked.append(render(Conversation(said), BYTES, add_generation_prompt=True).ids.tolist())
+    asked.append(
+        render(Conversation([said[0], Message(Role.USER, "Four")]), BYTES, add_generation_prompt=True).ids.tolist()
+    )
+    assert script.prompts == asked
+    assert script.seeds == [7, 8, 9, 7]
+    assert [turn["stop"] for turn in turns] == ["<|eot|>", None, "<|eom|>", "<|eot|>"]
+    assert out.getvalue() == (
+        "you> One\nmodel> Yes.\nyou> Two <|eot|>\nmodel> cut\n  (cut after 512 tokens)\nyou> Three\nmodel> \n"
+        "you> /reset\nyou> Four\nmodel> Again.\n"
+    )
+
+
+def test_calls_are_shown_parsed(monkeypatch):
+    calls = [ToolCall("get_weather", {"city": "SF", "days": 2}), ToolCall("now")]
+    rendered = render(Conversation([Message(Role.ASSISTANT, "Wait.", calls)]), BYTES, "meta_json")
+    Scripted(monkeypatch, rendered.ids[rendered.decisions[0] :].tolist(), answer('{"name": "f"}'))
+    out = io.StringIO()
+    turns = converse(None, Chat(BYTES, "meta_json"), io.StringIO("Go\nGo\n"), out)  # pyright: ignore
+    assert "\n  call get_weather(city='SF', days=2)\n  call now()\n" in out.getvalue()
+    assert "\n  not understood: call 0: 'parameters' is missing" in out.getvalue()
+    assert turns[0]["calls"][0] == {"name": "get_weather", "arguments": {"city": "SF", "days": 2}}
+    assert turns[1]["text"] == '{"name": "f"}' and "parameters" in turns[1]["error"]
+
+
+def test_a_terminal_is_asked_and_never_steered(monkeypatch):
+    Scripted(monkeypatch, answer("\x1b[31mred\x07\n\tok"))
+    lines = io.StringIO("Hi\n/what\n")
+    lines.isatty = lambda: True  # pyright: ignore[reportAttributeAccessIssue]
+    out = io.StringIO()
+    converse(None, Chat(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
+    assert out.getvalue() == (
+        "/reset begins anew, /exit ends\nyou> model> \\x1b[31mred\\x07\n\tok\nyou> no command '/what': /reset begins "
+        "anew, /exit ends\nyou> "
+    )
+
+
+def test_bad_arguments_are_said_before_the_model_is_loaded(folder, typed, monkeypatch, tmp_path):
+    monkeypatch.setattr("maverick_jax.pretrained.load_pretrained", None)
+    for argv, said in (
+        ((str(folder), "--dialect", "meta-json"), "did you mean meta_json"),
+        ((str(folder), "--temperature", "-1"), "temperature: -1.0"),
+        ((str(tmp_path),), "holds none of"),
+    ):
+        code, out, err = typed("hi\n", *argv)
+        assert (code, out) == (78, "") and said in err
+
+
+def test_a_tokenizer_without_the_formats_tokens_is_refused():
+    without = load_tokenizer("bytes")
+    without._set_controls({"<|end_of_text|>": 257})
+    with pytest.raises(InputError, match=r"has no control token <\|begin_of_text\|>, which the chat format needs"):
+        Chat(without)
+
+
+def test_input_that_is_no_text(monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"standard input: not utf-8"):
+        converse(None, Chat(BYTES), lines, None)  # pyright: ignore

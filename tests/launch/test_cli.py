@@ -1,0 +1,199 @@
+"""The command `maverick`: exit codes, one message per error, JSON on stdout, nothing heavy before it is needed."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from importlib import import_module
+
+import jsonschema
+import pytest
+
+from launch import cli
+from launch.cli import VERBS, main
+from maverick_jax import errors
+from maverick_jax.settings import strict_yaml
+from maverick_jax.settings.strict_yaml import parse
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def maverick(capsys):
+    """`maverick("plan", "x")` -> (exit code, stdout, stderr)."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def in_process(code: str, **keywords) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, **keywords)
+
+
+# ---- help and mistakes -----------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_verb_and_every_verb_has_help(maverick):
+    code, out, _ = maverick("--help")
+    assert code == 0
+    assert all(re.search(rf"^  {verb} ", out, re.MULTILINE) for verb in VERBS)
+    for verb in VERBS:
+        code, out, err = maverick(verb, "--help")
+        assert (code, err) == (0, "")
+        assert "--json" in out
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    """CPU seconds, of which other processes of this machine take none: wall time is at most that when it is idle."""
+    code = (
+        "import sys, time; from launch.cli import main; main(['--help']); main(['trian'])\n"
+        "assert not {'jax', 'numpy', 'yaml', 'orbax', 'grain'} & set(sys.modules), 'heavy import'\n"
+        "print('cpu', time.process_time())"
+    )
+    done = in_process(code)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["trian"], "no verb 'trian'; did you mean train?"),
+        (["plan"], "required: CONFIG (see"),
+        (["plan", "pretrain_tny"], "no shipped run is named 'pretrain_tny'; did you mean pretrain_tiny?"),
+        (["plan", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["plan", "pretrain_tiny", "--jsn"], "did you mean --json?"),
+        (["plan", "pretrain_tiny", "optimizer.learnin_rate=1"], "command line: optimizer.learnin_rate: unknown key"),
+        (["plan", "pretrain_tiny", "word"], "command line: word: expected key=value"),
+        (["config", "shwo"], "did you mean show?"),
+        (["config", "show"], "CONFIG is missing"),
+        (["data", "stat", "pretrain_tiny"], "did you mean stats?"),
+        (["train", "pretrain_tiny", "run.steps=x"], "command line: run.steps: must be a valid integer"),
+        (["generate", "somewhere"], "--prompt"),
+    ],
+)
+def test_bad_arguments_are_one_message_and_exit_code_78(maverick, argv, said):
+    code, out, err = maverick(*argv)
+    assert (code, out) == (78, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_message_cannot_act_on_a_terminal():
+    told = str(errors.InputError("a\tb\nc \x1b]0;x\x07 \x9b \u202e \ud800 é東"))
+    assert told == "a\tb\nc \\x1b]0;x\\x07 \\x9b \\u202e \\ud800 é東"
+    assert len(str(errors.InputError("x" * 10**6))) < 17_000
+
+
+def test_every_outcome_has_its_exit_code(maverick, monkeypatch):
+    """Each error of the contract reaches the shell as its own code; what is none of them shows a traceback."""
+    codes = {e.__name__: e.exit_code for e in (*_subclasses(errors.MaverickError), errors.MaverickError)}
+    assert {"InputError": 78, "CheckFailed": 1, "Preempted": 75, "PeerFailed": 76}.items() <= codes.items()
+    for outcome in (errors.Preempted, errors.PeerFailed, errors.NonFiniteBudgetSpent, errors.NoRestorableCheckpoint):
+
+        def fail(args, outcome=outcome):
+            raise outcome("what happened")
+
+        monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("", VERBS["doctor"].arguments, fail))
+        assert maverick("doctor", "x") == (outcome.exit_code, "", "what happened\n")
+
+    def bug(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("", VERBS["doctor"].arguments, bug))
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor", "x"])
+
+
+def _subclasses(base: type) -> list[type]:
+    return [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, base) and c is not base]
+
+
+def test_interruption_is_no_traceback(maverick, monkeypatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("", VERBS["doctor"].arguments, interrupt))
+    assert maverick("doctor", "x") == (130, "", "interrupted\n")
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    code = "import sys; from launch.cli import main; sys.exit(main(['config', 'schema']))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, env=env, timeout=60)
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+# ---- what the light verbs print --------------------------------------------------------------------------------------
+
+
+def test_config_list(maverick):
+    code, out, _ = maverick("config", "list", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"pretrain_tiny", "pretrain_maverick_h200x512"} <= set(found["runs"])
+    assert {"tiny", "maverick_17b_128e", "scout_17b_16e", "behemoth_288b_16e"} <= set(found["models"])
+    _, out, _ = maverick("config", "list")
+    assert "pretrain_tiny" in out
+
+
+def test_config_show_is_a_config(maverick, tmp_path):
+    code, out, _ = maverick("config", "show", "pretrain_tiny", "run.steps=3", "optimizer.learning_rate=5e-4")
+    assert code == 0
+    shown = parse(out, "shown").data
+    assert (shown["run"]["steps"], shown["optimizer"]["learning_rate"]) == (3, 5e-4)
+    (tmp_path / "again.yaml").write_text(out)
+    assert maverick("config", "show", str(tmp_path / "again.yaml"))[1] == out
+    _, as_json, _ = maverick("config", "show", "--json", "pretrain_tiny", "run.steps=3", "optimizer.learning_rate=5e-4")
+    assert json.loads(as_json) == shown
+
+
+def test_config_schema(maverick):
+    code, out, _ = maverick("config", "schema")
+    assert code == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(out))
+    assert strict_yaml.parse("run: {name: x}", "x").problems == []
+
+
+def test_plan_fits_or_fails(maverick):
+    code, out, err = maverick("plan", "--json", "pretrain_maverick_h200x512")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["parameters"]["total"] == 400_711_848_960
+    code, out, err = maverick("plan", "pretrain_maverick_h200x512", "mesh.expert=8", "--json")
+    assert code == 1
+    assert json.loads(out)["fits"] is False
+    assert "does not fit" in err
+    code, out, _ = maverick("plan", "pretrain_tiny")
+    assert code == 0
+    assert "verdict            fits" in out
+
+
+def test_the_console_script_is_this_main():
+    import tomllib
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"maverick": "launch.cli:main"}
+
+
+def _is_module(name: str) -> bool:
+    return (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
+
+
+def test_no_verb_promises_what_does_not_exist():
+    tree = ast.parse(pathlib.Path(cli.__file__).read_text())
+    wanted = [(n.module, a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
+    missing = [(m, name) for m, name in wanted if not (_is_module(f"{m}.{name}") or hasattr(import_module(m), name))]
+    assert len(wanted) > 15
+    assert missing == []

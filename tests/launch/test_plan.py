@@ -1,0 +1,278 @@
+"""Closed forms against the real model and against counting by hand; the plan's verdict."""
+
+import collections
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+
+from launch.plan import plan, render
+from maverick_jax import accounting
+from maverick_jax.accounting import DEVICES, Layout, attended_keys, device_of, train_flops_per_token
+from maverick_jax.checkpoint.names import flatten
+from maverick_jax.config import LayerSpec, ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.settings import shipped
+from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
+from train.config import read_config
+
+TINY_SHAPE = ModelConfig(
+    vocab_size=4096,
+    hidden_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=32,
+    intermediate_size=512,
+    intermediate_size_mlp=1024,
+    num_local_experts=8,
+    interleave_moe_layer_step=2,
+    attention_chunk_size=256,
+)
+BIG_SHAPE = TINY_SHAPE.model_copy(
+    update={
+        "vocab_size": 8192,
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "head_dim": 64,
+        "intermediate_size": 1024,
+        "intermediate_size_mlp": 2048,
+        "num_local_experts": 16,
+        "attention_chunk_size": 512,
+    }
+)
+
+
+def layout(**sizes: int) -> Layout:
+    return Layout(ShardingRules(), dict.fromkeys(MESH_AXES, 1) | sizes, batch_size=32, sequence_length=512)
+
+
+def abstract(config: ModelConfig, **sizes: int):
+    """The real model's arrays by name, none of them made."""
+    with jax.sharding.use_abstract_mesh(abstract_mesh(dict.fromkeys(MESH_AXES, 1) | sizes)):
+        model = jax.eval_shape(lambda: Maverick(config, ShardingRules(), rngs=nnx.Rngs(0)))
+    return flatten(model)
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped.model_names())
+def test_the_table_of_parameters_is_the_real_model(name):
+    config = ModelConfig.from_name(name)
+    table = accounting.parameters(config)
+    assert sum(p.size for p in table) == config.num_parameters()
+    counted = collections.Counter()
+    for path, leaf in abstract(config).items():
+        counted[path.split("layer_")[-1].partition("/")[2] if "layer_" in path else path] += leaf.size
+    ours = collections.Counter()
+    for p in table:
+        ours[p.name] += p.size
+    assert ours == counted
+
+
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 2, "expert": 4}, {"expert": 2, "tensor": 2}, {"data": 2, "fsdp": 4}])
+def test_stored_elements_per_device_are_those_of_the_real_shardings(sizes):
+    config = ModelConfig.from_name("tiny")
+    real = sum(leaf.size // _parts(leaf.sharding.spec, sizes) for leaf in abstract(config, **sizes).values())
+    held = accounting.memory(config, layout(**sizes))
+    assert held["weights"] == real * 4
+    assert held["optimizer"] == real * 8
+
+
+def test_frozen_parameters_have_no_gradients_and_no_moments():
+    config = ModelConfig.from_name("tiny_vision")
+    vision = config.vision.num_parameters(config.hidden_size)
+    text = [p for p in accounting.parameters(config) if not p.name.startswith("vision/")]
+    held = accounting.memory(config, layout(), trained=text)
+    assert held["weights"] == config.num_parameters() * 4
+    assert held["optimizer"] == (config.num_parameters() - vision) * 8
+    assert held["gradients"] == (config.num_parameters() - vision) * 4
+
+
+def _parts(spec, sizes: dict[str, int]) -> int:
+    parts = 1
+    for entry in spec:
+        for axis in (entry,) if isinstance(entry, str) else entry or ():
+            parts *= sizes.get(axis, 1)
+    return parts
+
+
+def test_router_bias_is_counted_where_there_is_one():
+    config = ModelConfig.from_name("tiny")
+    with_bias = config.model_copy(update={"balance": config.balance.model_copy(update={"kind": "loss_free_bias"})})
+    extra = sum(p.size for p in accounting.parameters(with_bias)) - sum(p.size for p in accounting.parameters(config))
+    assert extra == config.num_moe_layers * config.num_local_experts
+
+
+# ---- FLOPs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("local", "reach"),
+    [("chunked", None), *((local, n) for local in ("chunked", "sliding_window") for n in (1, 3, 8, 11, 64))],
+)
+@pytest.mark.parametrize("rope", [True, False])
+@pytest.mark.parametrize("length", [1, 8, 13])
+def test_attended_keys_are_those_of_the_mask_drawn_out(local, reach, rope, length):
+    config = TINY_SHAPE.model_copy(update={"attention_chunk_size": reach, "local_attention": local})
+    bounded = rope and reach is not None
+
+    def visible(q: int, k: int) -> bool:
+        near = not bounded or (q // reach == k // reach if local == "chunked" else q - k < reach)
+        return k <= q and near
+
+    drawn = sum(visible(q, k) for q in range(length) for k in range(length))
+    assert attended_keys(config, LayerSpec(moe=False, rope=rope), length) == drawn
+
+
+def test_published_count_of_maverick():
+    """108.9 GFLOP per token at 8,192; the router, which published counts leave out, is 0.09 of ours."""
+    flops = accounting.flops_per_token(ModelConfig.from_name("maverick_17b_128e"), 8192)
+    published = {
+        "attention_projections": 18.1,
+        "dense": 36.2,
+        "shared_experts": 18.1,
+        "routed_experts": 18.1,
+        "attention_scores": 12.1,
+        "head": 6.2,
+    }
+    for part, gflop in published.items():
+        assert flops[part] / 1e9 == pytest.approx(gflop, abs=0.05)
+    assert (sum(flops.values()) - flops["router"]) / 1e9 == pytest.approx(108.9, abs=0.05)
+
+
+def test_counts_of_the_benchmark_shapes():
+    assert train_flops_per_token(TINY_SHAPE, 512) * 512 * 8 / 1e12 == pytest.approx(0.131, abs=0.0005)
+    assert train_flops_per_token(BIG_SHAPE, 1024) * 1024 * 8 / 1e12 == pytest.approx(1.883, abs=0.0005)
+
+
+def test_flops_against_six_per_active_parameter():
+    """Without attention scores: 6 per active parameter, the embedding's and the norms' left out."""
+    for name in shipped.model_names():
+        config = ModelConfig.from_name(name)
+        flops = accounting.flops_per_token(config, 1024)
+        norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
+        matmul = config.num_active_parameters() - config.vocab_size * config.hidden_size - norms
+        assert sum(flops.values()) - flops["attention_scores"] == 6 * matmul
+
+
+# ---- memory and communication ----------------------------------------------------------------------------------------
+
+
+def test_memory_falls_with_devices_and_recomputation():
+    config = ModelConfig.from_name("tiny").model_copy(update={"compute_dtype": "bfloat16"})
+    by_remat = {
+        remat: accounting.memory(config.model_copy(update={"remat": remat}), layout())["activations"]
+        for remat in ("full", "attention", "dots", "none")
+    }
+    assert list(by_remat.values()) == sorted(by_remat.values())
+    assert by_remat["full"] == 4 * 32 * 512 * 128 * 2  # the input of each layer, in two bytes
+    alone, spread = accounting.memory(config, layout()), accounting.memory(config, layout(fsdp=2, expert=4))
+    assert alone["activations"] == 8 * spread["activations"]
+    for part in ("weights", "optimizer", "gradients"):
+        assert spread[part] < alone[part] / 6
+
+
+def test_accumulation_halves_activations_and_doubles_gradients():
+    config = ModelConfig.from_name("tiny")
+    whole, halves = layout(), dataclasses.replace(layout(), accumulation_steps=2)
+    once, twice = accounting.memory(config, whole), accounting.memory(config, halves)
+    assert 2 * twice["activations"] == once["activations"]
+    assert twice["gradients"] == 2 * once["gradients"]
+
+
+def test_communication_by_hand():
+    config = ModelConfig.from_name("tiny").model_copy(update={"remat": "full"})
+    alone = accounting.communication(config, layout())
+    assert set(alone.values()) == {0}
+    replicas = accounting.communication(config, layout(data=2))
+    assert replicas == {**alone, "all_reduce": config.num_parameters() * 4}  # 2 (n - 1) / n of the gradients
+    experts = accounting.communication(config, layout(expert=2))
+    tokens = 32 * 512 // 2
+    # 2 MoE layers, there and back, forward, again, and backward; half of the rows stay
+    assert experts["all_to_all"] == 2 * 2 * 3 * tokens * 128 * 4 // 2
+    sharded = accounting.communication(config, layout(fsdp=2))
+    assert sharded["gather"] == 2 * sharded["reduce_scatter"] > 0
+
+
+def test_devices_are_known_by_what_jax_calls_them():
+    names = {
+        "NVIDIA H200": "h200",
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA A100-SXM4-40GB": "a100_40",
+        "NVIDIA A100-SXM4-80GB": "a100_80",
+        "TPU v5 lite": "v5e",
+        "TPU v5": "v5p",
+        "TPU v6 lite": "v6e",
+    }
+    for kind, name in names.items():
+        assert device_of(kind) is DEVICES[name]
+    assert device_of("cpu") is None
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_plan_of_maverick_on_its_cluster():
+    found = plan(read_config("pretrain_maverick_h200x512"))
+    assert found["parameters"] == {"total": 400_711_848_960, "active": 17_184_691_200}
+    assert (found["devices"], found["fits"]) == (512, True)
+    held = found["bytes_per_device"]
+    # 16 bytes a parameter less 2 for the first moment, spread over all devices but for norms and routers
+    assert held["weights"] + held["optimizer"] + held["gradients"] == pytest.approx(
+        400.7e9 * 14 / 512 + 24 * 5120 * 128 * 14, rel=0.001
+    )
+    assert held["total"] == sum(n for name, n in held.items() if name not in ("total", "limit")) < held["limit"]
+    text = render(found)
+    assert "400,711,848,960" in text
+    assert "17,184,691,200" in text
+    assert "verdict            fits" in text
+
+
+@pytest.mark.parametrize("name", shipped.run_names())
+def test_every_shipped_run_fits_its_hardware(name):
+    config = read_config(name)
+    here = ["mesh.data=1"] if config.run.hardware is None else []  # meant for one device, of which there are eight here
+    assert plan(read_config(name, here))["fits"]
+
+
+def test_what_does_not_fit():
+    found = plan(read_config("pretrain_maverick_h200x512", ["mesh.expert=8"]))  # 32 devices
+    assert not found["fits"]
+    assert "DOES NOT FIT" in render(found)
+
+
+def test_a_teacher_that_does_not_fit():
+    """One that is not there yet is planned by the config that will make it."""
+    student = ["model.vocab_size=202048", "run.hardware=h200"]
+    teacher = "objective={kind: distill, teacher: nowhere, teacher_config: pretrain_maverick_h200x512}"
+    alone, found = (plan(read_config("pretrain_tiny", words)) for words in (student, [*student, teacher]))
+    maverick = ModelConfig.from_name("maverick_17b_128e")
+    assert alone["fits"] and not found["fits"]
+    assert found["bytes_per_device"]["references"] == 4 * maverick.num_parameters()
+    assert found["flops_per_token"]["references"] > 2 * (maverick.num_active_parameters() - 202048 * 5120)
+    assert "references" in render(found) and "DOES NOT FIT" in render(found)
+
+
+def test_the_rest_of_the_devices_is_this_machine():
+    found = plan(read_config("pretrain_tiny", ["mesh.fsdp=2"]))
+    assert found["mesh"] == {"data": jax.device_count() // 2, "fsdp": 2}
+    with pytest.raises(InputError, match="needs a multiple of 3 devices"):
+        plan(read_config("pretrain_tiny", ["mesh.fsdp=3", "data.batch_size=6", "model.hidden_size=96"]))
+
+
+def test_steps_tokens_and_checkpoints():
+    overrides = [
+        "run.steps=10",
+        "data.batch_size=8",
+        "data.sequence_length=64",
+        "checkpoint.every=4",
+        "checkpoint.keep=2",
+    ]
+    found = plan(read_config("pretrain_tiny", overrides))
+    assert (found["steps"], found["tokens_per_step"], found["tokens"]) == (10, 512, 5120)
+    assert found["checkpoints"] == {"bytes": found["parameters"]["total"] * 12, "written": 3, "kept": 2}
+    assert found["flops_per_step"] == found["flops_per_token"]["total"] * 512

@@ -1,0 +1,166 @@
+"""The chunked, vocabulary-sharded divergences against plain ones on whole logits, in value and gradient."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maverick_jax.ops.distillation import Divergence, Weighed, distillation, distillation_reference, whole_target
+from maverick_jax.sharding import ShardingRules
+from tests.parity import jsd_oracle
+
+B, T, V, RULES = 4, 6, 40, ShardingRules()
+TRL = json.loads(jsd_oracle.GOLDEN.read_text())
+DIVERGENCES = {
+    "forward": Divergence(),
+    "reverse": Divergence(beta=1.0),
+    "jsd": Divergence(beta=0.3),
+    "hot_forward": Divergence(temperature=2.5, tau_squared=True),
+    "cold_jsd": Divergence(beta=0.7, temperature=0.6),
+    "hot_reverse": Divergence(beta=1.0, temperature=3.0, tau_squared=True),
+}
+
+
+def inputs(seed: int = 0, student_width: int = 12, teacher_width: int = 20):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    pair = lambda D: (normal(B, T, D), normal(D, V) * np.float32(2 / np.sqrt(D)))
+    weights = rng.uniform(0.2, 2, (B, T)) * (rng.uniform(size=(B, T)) < 0.7)
+    labels = rng.integers(0, V, (B, T)).astype(np.int32)
+    labels = np.where(rng.uniform(size=(B, T)) < 0.25, ~labels, labels)  # some that nobody wrote
+    return pair(student_width), pair(teacher_width), labels, weights.astype(np.float32)
+
+
+def fixed(terms, weights, controls):
+    return Weighed((1 - controls["alpha"]) * weights, controls["alpha"] * weights, {})
+
+
+def confident(terms, weights, controls):
+    """Weights that depend on every term: no gradient may pass through them."""
+    soft = weights * controls["alpha"] * jnp.exp(-terms.teacher_nll) / (1 + terms.teacher_entropy)
+    hard = weights * jax.nn.sigmoid(terms.nll - terms.divergence)
+    return Weighed(hard, soft, {"confidence": jnp.exp(-terms.teacher_nll)})
+
+
+CONTROLS = {"alpha": np.float32(0.6)}
+BETWEEN = CONTROLS | {"interpolation": np.float32(0.4)}
+
+
+def evaluated(function, controls, seed=0):
+    """(sums, gradient of the total with respect to the student's hidden states and head), as NumPy."""
+    student, teacher, labels, weights = inputs(seed)
+    rows, pair = RULES("batch", "length"), (RULES("batch", "length", None), RULES.compute("embed", "vocab"))
+    placed = function.func is distillation  # the plain form knows of no mesh
+    place = jax.device_put if placed else lambda x, spec: jnp.asarray(x)
+    student, teacher = (tuple(map(place, x, pair)) for x in (student, teacher))
+    arguments = whole_target(*teacher), place(labels, rows), place(weights, rows), jax.tree.map(jnp.asarray, controls)
+
+    def loss(student):
+        sums = function(student, *arguments)
+        return sums.total, sums
+
+    (_, sums), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(student)
+    return jax.tree.map(np.asarray, (sums, grads))
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("chunk", [5, None])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_chunks_equal_whole_logits(name, chunk, mesh_of):
+    options = {"weigh": fixed, "divergence": DIVERGENCES[name]}
+    expected = evaluated(functools.partial(distillation_reference, **options), CONTROLS)
+    with mesh_of(data=1):
+        found = evaluated(functools.partial(distillation, **options, rules=RULES, chunk=chunk), CONTROLS)
+    assert np.abs(expected[1][0]).max() > 0.01
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("weigh", [fixed, confident])
+@pytest.mark.parametrize("name", ["forward", "cold_jsd"])
+def test_weights_per_token_and_targets_between_student_and_teacher(name, weigh, mesh_of):
+    options = {"weigh": weigh, "divergence": DIVERGENCES[name]}
+    expected = evaluated(functools.partial(distillation_reference, **options), BETWEEN)
+    with mesh_of(data=1):
+        found = evaluated(functools.partial(distillation, **options, rules=RULES, chunk=7), BETWEEN)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("sizes", [{"tensor": 2}, {"tensor": 4, "data": 2}, {"fsdp": 2, "expert": 2, "tensor": 2}])
+@pytest.mark.parametrize("name", ["forward", "hot_reverse", "jsd"])
+def test_any_mesh_gives_the_same(name, sizes, mesh_of):
+    options = {"weigh": confident, "divergence": DIVERGENCES[name]}
+    expected = evaluated(functools.partial(distillation_reference, **options), CONTROLS)
+    with mesh_of(**sizes):
+        found = evaluated(functools.partial(distillation, **options, rules=RULES, chunk=3), CONTROLS)
+    assert_same(found, expected)
+
+
+def on_mesh(pair, tokens):
+    """A pair (hidden, head) and arrays [B, T], placed as `distillation` wants them on the mesh that is set."""
+    specs = (RULES("batch", "length", None), RULES.compute("embed", "vocab"))
+    place = lambda x: jax.device_put(x, RULES("batch", "length"))
+    return tuple(map(jax.device_put, pair, specs)), tuple(map(place, tokens))
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(name, mesh_of):
+    soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
+    options = {"weigh": soft_only, "divergence": DIVERGENCES[name], "rules": RULES}
+    with mesh_of(data=1):
+        student, tokens = on_mesh(inputs()[0], inputs()[2:])
+        loss = lambda pair: distillation(pair, whole_target(*student), *tokens, {}, **options).total
+        total, grads = jax.jit(jax.value_and_grad(loss))(student)
+    assert abs(float(total)) < 1e-4
+    assert max(float(jnp.abs(g).max()) for g in grads) < 1e-4
+
+
+def test_rows_without_weight_take_no_part(mesh_of):
+    """Padding may hold anything: its logits reach neither the sums nor the gradient."""
+    student, teacher, labels, weights = inputs()
+    other = student[0] + 5 * (weights == 0)[..., None].astype(np.float32)
+    always = lambda terms, weights, controls: Weighed(jnp.ones_like(weights), jnp.ones_like(weights), {})
+    options = {"weigh": always, "divergence": Divergence(), "rules": RULES}
+
+    def run(hidden):
+        mine, tokens = on_mesh((hidden, student[1]), (labels, weights))
+        theirs, _ = on_mesh(teacher, ())
+        loss = lambda x: distillation((x, mine[1]), whole_target(*theirs), *tokens, {}, **options).total
+        return jax.jit(jax.value_and_grad(loss))(mine[0])
+
+    with mesh_of(data=1):
+        (a, da), (b, db) = run(student[0]), run(other)
+    assert a == b and not any(np.any(np.asarray(grad)[weights == 0]) for grad in (da, db))
+
+
+@pytest.mark.parametrize(
+    "case", TRL["cases"], ids=lambda case: f"beta {case['beta']}, temperature {case['temperature']}"
+)
+def test_divergences_are_those_of_trl(case, mesh_of):
+    student, teacher, counts = jsd_oracle.logits()
+    head = np.eye(student.shape[-1], dtype=np.float32)  # hidden states that are the logits
+    weights = (counts / counts.sum()).astype(np.float32)
+    soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
+    options = {"weigh": soft_only, "divergence": Divergence(case["beta"], case["temperature"]), "rules": RULES}
+    with mesh_of(data=1):
+        mine, tokens = on_mesh((student, head), (np.zeros(counts.shape, np.int32), weights))
+        theirs, _ = on_mesh((teacher, head), ())
+        loss = lambda hidden: (
+            distillation((hidden, mine[1]), whole_target(*theirs), *tokens, {}, **options, chunk=3).total
+        )
+        total, gradient = jax.jit(jax.value_and_grad(loss))(mine[0])
+    np.testing.assert_allclose(total, case["loss"], rtol=1e-5)
+    np.testing.assert_allclose(gradient, case["gradient"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_golden_divergences_are_those_of_trl_today():
+    pytest.importorskip("trl")
+    found = jsd_oracle.golden()
+    assert found["cases"] == TRL["cases"]

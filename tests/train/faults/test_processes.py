@@ -1,0 +1,158 @@
+"""Two processes of four devices over loopback: one checkpoint, one step to stop at, one way out each."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from maverick_jax.checkpoint.store import CheckpointStore
+from tests.maverick_jax.checkpoint.test_store import largest, truncate
+from tests.runs.test_toy_killed import TOY, finish, records, result, start
+
+LAUNCH = pathlib.Path(__file__).parents[3] / "launch" / "clusters"
+
+
+def start_two(run_dir, **options) -> list[subprocess.Popen]:
+    run_dir.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    words = [f"{key}={value}" for key, value in {"devices": 4, **options}.items()]
+    processes = []
+    for number in range(2):
+        environment = os.environ | {
+            "MAVERICK_COORDINATOR": coordinator,
+            "MAVERICK_NUM_PROCESSES": "2",
+            "MAVERICK_PROCESS_ID": str(number),
+        }
+        with (run_dir / f"log-{number}").open("ab") as log:
+            command = [sys.executable, str(TOY), str(run_dir), *words]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+    return processes
+
+
+def finish_all(processes) -> list[int]:
+    try:
+        return [process.wait(60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def wait_for_lines(run_dir, count: int) -> None:
+    end = time.monotonic() + 40
+    while not (run_dir / "metrics.jsonl").exists() or len(records(run_dir)) < count:
+        assert time.monotonic() < end, (run_dir / "log-0").read_text()
+        time.sleep(0.01)
+
+
+def test_a_run_moves_between_one_process_and_two(tmp_path):
+    moved, whole = tmp_path / "moved", tmp_path / "whole"
+    assert finish(start(whole, devices=8, stop=24)) == 0
+    done = run_script(LAUNCH / "local.sh", 2, sys.executable, TOY, moved, "devices=4", "stop=8")
+    assert done.returncode == 0, done.stderr
+    assert finish(start(moved, devices=8, stop=16)) == 0
+    assert result(moved)["resumed_from"] == 8
+    truncate(largest(moved / "checkpoints" / "16", "arrays"))
+    assert finish_all(start_two(moved, stop=24)) == [0, 0], (moved / "log-0").read_text()
+    assert result(moved)["resumed_from"] == 12  # 16 was damaged; both processes went back to the same step
+    assert result(moved)["checksums"] == result(whole)["checksums"]
+    assert [r for r in records(moved) if r["step"] == 24] == [r for r in records(whole) if r["step"] == 24]
+    store = CheckpointStore(moved / "checkpoints", read_only=True)
+    assert store.steps() == [16, 20, 24] and store.set_aside() == ["16.corrupt-1"]
+    assert [store.verify(step) for step in store.steps()] == [[], [], []]
+
+
+def test_sigterm_to_one_stops_both_at_one_saved_step(tmp_path):
+    processes = start_two(tmp_path, stop=10**6, every=10**5, delay=0.02)
+    wait_for_lines(tmp_path, 3)
+    processes[1].send_signal(signal.SIGTERM)
+    assert finish_all(processes) == [75, 75], (tmp_path / "log-0").read_text()
+    (saved,) = CheckpointStore(tmp_path / "checkpoints", read_only=True).steps()
+    assert records(tmp_path)[-1]["step"] <= saved
+    assert CheckpointStore(tmp_path / "checkpoints", read_only=True).verify(saved) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "dies"),
+    [
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_peer_that_is_gone_is_exit_76_soon(number, dies, tmp_path):
+    processes = start_two(tmp_path, stop=10**6, every=10**5, delay=0.02)
+    wait_for_lines(tmp_path, 3)
+    processes[dies].send_signal(number)
+    try:
+        # When process 0 dies, JAX may be the first to notice, and aborts; the launchers read that as 76.
+        assert processes[1 - dies].wait(30) in ((76,) if dies else (76, -signal.SIGABRT)), (
+            tmp_path / "log-0"
+        ).read_text()
+    finally:
+        finish_all([kill(process) for process in processes])
+
+
+def kill(process):
+    process.kill()
+    return process
+
+
+# ---- launchers -------------------------------------------------------------------------------------------------------
+
+
+def run_script(*command, **environment) -> subprocess.CompletedProcess:
+    full = {k: v for k, v in os.environ.items() if not k.startswith(("MAVERICK", "SLURM"))} | environment
+    return subprocess.run([str(word) for word in command], env=full, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("by_process", "code"), [("0 0", 0), ("75 75", 75), ("78 134", 78), ("137 76", 76), ("76 1", 1), ("79 76", 79)]
+)
+def test_local_launcher_makes_one_exit_code_of_many(by_process, code):
+    command = "codes=($0); [[ $MAVERICK_COORDINATOR = 127.0.0.1:* ]] || exit 9; exit ${codes[$MAVERICK_PROCESS_ID]}"
+    done = run_script(LAUNCH / "local.sh", 2, "bash", "-c", command, by_process)
+    assert done.returncode == code, done.stderr
+
+
+def test_local_launcher_passes_a_signal_on_and_waits():
+    command = "trap 'sleep 0.3; exit 75' TERM; echo up; while :; do sleep 0.05; done"
+    process = subprocess.Popen([LAUNCH / "local.sh", "2", "bash", "-c", command], stdout=subprocess.PIPE, text=True)
+    assert [process.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 75
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "requeued", "leaves"),
+    [
+        (0, 0, False, 0),
+        (75, 0, True, 75),
+        (134, 3, True, 76),
+        (77, 2, True, 77),
+        (76, 5, False, 76),
+        (78, 0, False, 78),
+    ],
+)
+def test_slurm_script_requeues_what_can_be_helped(code, restarts, requeued, leaves, tmp_path):
+    fake = {
+        "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
+        "scontrol": f'[[ $1 = requeue ]] && echo "$2" > {tmp_path}/requeued || printf "n1\nn2\n"',
+        "maverick": f'[[ "$*" = "train c.yaml a=1" && $MAVERICK_COORDINATOR = n1:12355 ]] && exit {code}; exit 9',
+    }
+    for name, body in fake.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    done = run_script(
+        "bash", LAUNCH / "slurm.sbatch", "c.yaml", "a=1", PATH=f"{tmp_path}:{os.environ['PATH']}", MAX_RESTARTS="5",
+        SLURM_JOB_NODELIST="n[1-2]", SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts),
+    )  # fmt: skip
+    assert done.returncode == leaves, done.stderr
+    assert (tmp_path / "requeued").exists() == requeued

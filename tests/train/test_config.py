@@ -1,0 +1,392 @@
+"""Run configs: bases, overrides, every error at once with its line, checks across sections, shipped files."""
+
+import json
+import pathlib
+import re
+
+import jsonschema
+import pytest
+
+from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.settings import shipped, strict_yaml
+from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config, resolved, schema
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUNS, MODELS = shipped.run_names(), shipped.model_names()
+SMALL = """\
+run: {name: small, steps: 4}
+model: tiny
+data:
+  sources: {x: {kind: synthetic}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """`write(text, name="run.yaml")`: a config file in the working directory, and its name as a path."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(text: str, name: str = "run.yaml") -> str:
+        pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(name).write_text(text)
+        return name
+
+    return put
+
+
+def errors(path: str, *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as error:
+        read_config(path, overrides)
+    assert error.value.exit_code == 78
+    return str(error.value).splitlines()
+
+
+# ---- reading, bases, overrides ---------------------------------------------------------------------------------------
+
+
+def test_a_file_its_defaults_and_its_model(write):
+    config = read_config(write(SMALL))
+    assert config.run.steps == 4
+    assert config.run.directory == pathlib.Path("runs/small")
+    assert config.model.network == ModelConfig.from_name("tiny")
+
+
+def test_bases_by_name_and_by_path_merge_mapping_by_mapping(write):
+    write("base: pretrain_tiny\nrun: {steps: 7}\noptimizer: {b1: 0.5}\n", "below/one.yaml")
+    config = read_config(write("base: below/one.yaml\nrun: {name: two}\noptimizer: {b2: 0.25}\n", "two.yaml"))
+    assert (config.run.name, config.run.steps) == ("two", 7)
+    assert (config.optimizer.b1, config.optimizer.b2) == (0.5, 0.25)
+    assert config.optimizer.learning_rate == read_config("pretrain_tiny").optimizer.learning_rate
+
+
+def test_a_base_is_relative_to_its_own_file(write):
+    write(SMALL, "a/below/base.yaml")
+    write("base: below/base.yaml\nrun: {steps: 9}\n", "a/run.yaml")
+    assert read_config("a/run.yaml").run.steps == 9
+
+
+def test_a_circle_of_bases_is_refused(write):
+    write("base: b.yaml\n", "a.yaml")
+    write("base: a.yaml\n", "b.yaml")
+    (line,) = errors("a.yaml")
+    assert "circle: a.yaml -> b.yaml -> a.yaml" in line
+    (line,) = errors(write(SMALL.replace("model: tiny", "model: {base: m.yaml}"), "c.yaml"))
+    assert line.startswith("c.yaml:2: model.base: m.yaml: no such file")
+    write("base: m.yaml\n", "m.yaml")
+    assert "circle" in errors("c.yaml")[0]
+
+
+def test_a_model_is_a_name_a_mapping_or_a_mapping_on_a_name(write):
+    wide = read_config(write(SMALL.replace("tiny", "{base: tiny, hidden_size: 256}")))
+    assert wide.model.network == ModelConfig.from_name("tiny").model_copy(update={"hidden_size": 256})
+    write("base: run.yaml\nmodel: {head_dim: 64}\n", "over.yaml")
+    assert (read_config("over.yaml").model.hidden_size, read_config("over.yaml").model.head_dim) == (256, 64)
+    write("base: run.yaml\nmodel: scout_17b_16e\n", "other.yaml")
+    assert read_config("other.yaml").model.network == ModelConfig.from_name("scout_17b_16e")
+    fields = json.dumps(ModelConfig.from_name("tiny").model_dump())
+    assert read_config(write(SMALL.replace("tiny", fields))).model.network == ModelConfig.from_name("tiny")
+
+
+def test_a_model_with_its_own_base_owes_nothing_to_the_model_below(write):
+    write(SMALL.replace("tiny", "scout_17b_16e"), "below.yaml")
+    config = read_config(write("base: below.yaml\nmodel: {base: maverick_17b_128e, num_hidden_layers: 4}\n"))
+    assert config.model.rope_scaling is None
+    assert not config.model.use_qk_norm
+
+
+def test_overrides(write):
+    config = read_config(
+        write(SMALL),
+        [
+            "optimizer.learning_rate=3e-4",
+            "run.name=on",
+            "run.dir=gs://bucket/run",
+            "model.hidden_size=64",
+            "model.balance.kind=none",
+            "data.sources={y: {kind: synthetic, weight: 2}}",
+            "mesh.rules.vocab=[]",
+            "run.steps=5",
+            "run.steps=6",
+        ],
+    )
+    assert config.optimizer.learning_rate == 3e-4
+    assert (config.run.name, config.run.dir, config.run.steps) == ("on", "gs://bucket/run", 6)
+    assert (config.model.hidden_size, config.model.vocab_size, config.model.balance.kind) == (64, 512, "none")
+    assert list(config.data.sources) == ["y"]  # a mapping given whole replaces
+    assert config.mesh.rules == {"vocab": []}
+
+
+def test_overriding_the_model(write):
+    path = write(SMALL.replace("tiny", "{base: tiny, hidden_size: 256}"))
+    assert read_config(path, ["model=scout_17b_16e"]).model.network == ModelConfig.from_name("scout_17b_16e")
+    assert read_config(path, ["model.base=tiny"]).model.network == ModelConfig.from_name("tiny")
+    deep = read_config(path, ["model=tiny", "model.num_hidden_layers=8"]).model
+    assert (deep.num_hidden_layers, deep.hidden_size) == (8, 128)
+
+
+def test_null_takes_a_mapping_away_and_numbers_change_items(write):
+    write(SMALL.replace("kind: synthetic", "path: [a, b]"), "below.yaml")
+    path = write("base: below.yaml\ndata: {sources: {x: null, y: {kind: synthetic}}}\n")
+    assert list(read_config(path).data.sources) == ["y"]
+    assert read_config("below.yaml", ["data.sources.x.path.1=c"]).data.sources["x"].path == ["a", "c"]
+
+
+def test_what_is_resolved_is_read_back(write):
+    for name in RUNS:
+        config = read_config(name)
+        assert read_config(write(strict_yaml.dump(resolved(config)))) == config
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_error_in_one_pass_with_its_line(write):
+    path = write(
+        """\
+run: {name: a b, stps: 4}
+model: tyni
+mesh: {fsdp: two}
+data:
+  sources: {x: {kind: synthetic}}
+  sources: {x: {kind: synthetc}}
+  batch_size: 0
+  sequence_length: 128
+optimizer:
+  schedule: cosin
+  learning_rate: 1e-3x
+  warmup_stepss: 3
+  b1: 01
+checkpoint: 5
+steps: 3
+"""
+    )
+    found = errors(path, "optimizer.b2=2", "data.sources.x.wieght=1", "loging.x=1", "nonsense")
+    expected = [
+        "run.yaml:1: run.name: ",
+        "run.yaml:1: run.stps: unknown key; did you mean run.steps?",
+        "run.yaml:2: model.base: no shipped model is named 'tyni'; did you mean tiny?",
+        "run.yaml:3: mesh.fsdp: must be a valid integer, got 'two'",
+        "run.yaml:6: data.sources: given twice (first in run.yaml:5)",
+        "run.yaml:6: data.sources.x.kind: 'synthetc' is not one of files, synthetic; did you mean synthetic?",
+        "run.yaml:7: data.batch_size: must be greater than or equal to 1, got 0",
+        "run.yaml:10: optimizer.schedule: 'cosin' is not one of cosine, wsd, constant; did you mean cosine?",
+        "run.yaml:11: optimizer.learning_rate: must be a valid number, got '1e-3x'",
+        "run.yaml:12: optimizer.warmup_stepss: unknown key; did you mean optimizer.warmup_steps?",
+        "run.yaml:13: optimizer.b1: 01: a leading zero",
+        "run.yaml:14: checkpoint: must be a mapping, got 5",
+        "run.yaml:15: steps: unknown key; did you mean run.steps?",
+        "command line: optimizer.b2: must be less than 1, got 2",
+        "command line: data.sources.x.wieght: unknown key; did you mean data.sources.x.weight?",
+        "command line: loging: unknown key; did you mean logging?",
+        "command line: nonsense: expected key=value",
+    ]
+    for start in expected:
+        assert any(line.startswith(start) for line in found), (start, found)
+    assert not any("run.steps: required" in line for line in found)  # its misspelling is what was reported
+
+
+def test_errors_in_a_base_name_its_file(write):
+    write(SMALL + "optimizer: {b11: 0.5}\n", "below.yaml")
+    assert errors(write("base: below.yaml\n")) == [
+        "below.yaml:5: optimizer.b11: unknown key; did you mean optimizer.b1?"
+    ]
+    assert errors(write("base: belw.yaml\n"))[0].startswith(
+        "run.yaml:1: base: belw.yaml: no such file; did you mean below"
+    )
+    assert "did you mean pretrain_tiny?" in errors(write("base: pretrain_tny\n"))[0]
+
+
+@pytest.mark.parametrize("name", ["pretrian_tiny", "nowhere/run.yaml", "run.yml"])
+def test_a_config_that_is_not_there(write, name):
+    write(SMALL)
+    (line,) = errors(name)
+    assert "did you mean" in line or name.startswith("nowhere")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "interleave_moe_layer_step", "no_rope_layer_interval"])
+def test_the_size_of_a_number_costs_no_memory(write, key):
+    write(SMALL)
+    override = f"model.{key}={10**12 + 1}"
+    if key == "num_hidden_layers":
+        assert errors(write(SMALL), override) == [f"command line: model.{key}: at most 4096 layers, got {10**12 + 1}"]
+    else:
+        config = read_config(write(SMALL), [override, "model.num_local_experts=2"]).model
+        assert len(config.period) <= config.num_hidden_layers + 1
+
+
+@pytest.mark.parametrize("text", ["- a\n", "text\n", "", "run:\n", "run: 3\nmodel: []\ndata: x\nmesh: null\n"])
+def test_files_of_the_wrong_shape(write, text):
+    assert errors(write(text))
+
+
+def typos(key: str) -> list[str]:
+    """One letter dropped, doubled, or swapped with the next: one of each, from the middle of the word."""
+    i = len(key) // 2
+    found = [key[:i] + key[i + 1 :], key[:i] + key[i] + key[i:], key[: i - 1] + key[i] + key[i - 1] + key[i + 1 :]]
+    return [typo for typo in found if typo != key]
+
+
+def shipped_keys() -> list[tuple[str, int, str]]:
+    """(run file's name, line from 1, key) for every key of every shipped run."""
+    found = []
+    for name in RUNS:
+        for number, line in enumerate(shipped.run_path(name).read_text().splitlines(), 1):
+            if match := re.match(r" *([a-z_0-9]+):", line):
+                found.append((name, number, match[1]))
+    return found
+
+
+def model_keys() -> list[tuple[str, int, str]]:
+    return [
+        (name, number, match[1])
+        for name in MODELS
+        for number, line in enumerate(shipped.model_path(name).read_text().splitlines(), 1)
+        if (match := re.match(r"([a-z_0-9]+):", line))
+    ]
+
+
+SOURCE_NAMES = {"tinyshakespeare", "toy_shop", "web", "code", "counting"}  # chosen by the user: none is wrong
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_key_of_a_shipped_run_mistyped_gets_the_right_suggestion(name, write):
+    lines = shipped.run_path(name).read_text().splitlines()
+    tried = 0
+    for _, number, key in (k for k in shipped_keys() if k[0] == name and k[2] not in SOURCE_NAMES):
+        for typo in typos(key):
+            changed = list(lines)
+            changed[number - 1] = re.sub(rf"^( *){key}:", rf"\1{typo}:", lines[number - 1])
+            found = errors(write("\n".join(changed) + "\n"))
+            pattern = rf"^run\.yaml:{number}: ([\w.]+\.)?{typo}: unknown key; did you mean ([\w.]+\.)?{key}\?$"
+            assert any(re.match(pattern, line) for line in found), (typo, found)
+            tried += 1
+    assert tried >= 8
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_key_of_a_shipped_model_mistyped_gets_the_right_suggestion(name, write):
+    lines = shipped.model_path(name).read_text().splitlines()
+    for _, number, key in (k for k in model_keys() if k[0] == name):
+        for typo in typos(key):
+            changed = list(lines)
+            changed[number - 1] = lines[number - 1].replace(f"{key}:", f"{typo}:", 1)
+            write("\n".join(changed) + "\n", "model.yaml")
+            found = errors(write(SMALL.replace("tiny", "{base: ./model.yaml}")))
+            said = f"model.yaml:{number}: model.{typo}: unknown key; did you mean model.{key}?"
+            assert any(line.endswith(said) for line in found), (said, found)
+
+
+# ---- checks across sections ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (
+            ["data.batch_size=9", "optimizer.accumulation_steps=2"],
+            "data.batch_size",
+            "optimizer.accumulation_steps (2)",
+        ),
+        (["data.batch_size=6", "mesh.fsdp=4"], "data.batch_size", "multiple of 4, over which mesh.fsdp=4"),
+        (
+            ["data.batch_size=8", "optimizer.accumulation_steps=4", "mesh.data=2", "mesh.fsdp=2"],
+            "data.batch_size",
+            "8 / 4 (optimizer.accumulation_steps) is not a multiple of 4",
+        ),
+        (["mesh.expert=3", "data.batch_size=6"], "model.num_local_experts", "8 is not a multiple of 3"),
+        (["mesh.tensor=4"], "model.num_key_value_heads", "2 is not a multiple of 4"),
+        (["mesh.tensor=8"], "model.num_attention_heads", "4 is not a multiple of 8"),
+        (["mesh.tensor=2", "model.vocab_size=511"], "model.vocab_size", "511 is not a multiple of 2"),
+        (["mesh.tensor=2", "model.intermediate_size_mlp=511"], "model.intermediate_size_mlp", "(mlp)"),
+        (["mesh.tensor=2", "model.intermediate_size=255"], "model.intermediate_size", "(expert_mlp)"),
+        (["mesh.fsdp=3", "data.batch_size=6"], "model.hidden_size", "(expert_embed)"),
+        (["mesh.fsdp=3", "data.batch_size=6", "mesh.rules.embed=null"], "model.hidden_size", "(table)"),
+    ],
+)
+def test_what_the_mesh_cannot_split_is_refused_when_read(write, overrides, key, said):
+    found = errors(write(SMALL), *overrides)
+    assert any(f": {key}: " in line and said in line for line in found), found
+
+
+def test_the_same_check_once_the_rest_of_the_devices_is_known(write):
+    config = read_config(write(SMALL), ["data.batch_size=6"])  # mesh.data is -1
+    check_against_mesh(config, config.mesh.resolve(3))
+    with pytest.raises(InputError, match=r"mesh of data=4: data\.batch_size: 6 is not a multiple of 4"):
+        check_against_mesh(config, config.mesh.resolve(4))
+
+
+def test_the_tokenizer_must_fit_the_embedding(write):
+    config = read_config(write(SMALL))
+    check_vocabulary(config, 512)
+    with pytest.raises(InputError, match=r"data\.tokenizer: bytes has 513 tokens.*model\.vocab_size \(512\)"):
+        check_vocabulary(config, 513)
+
+
+# ---- shipped files and schema ----------------------------------------------------------------------------------------
+
+
+def test_counts_of_the_shipped_models():
+    counts = {
+        n: (ModelConfig.from_name(n).num_parameters(), ModelConfig.from_name(n).num_active_parameters()) for n in MODELS
+    }
+    assert counts["maverick_17b_128e"] == (400_711_848_960, 17_184_691_200)
+    assert counts["scout_17b_16e"] == (107_769_861_120, 17_172_894_720)
+    total, active = counts["behemoth_288b_16e"]
+    assert abs(active / 288e9 - 1) < 0.005
+    assert 1.9e12 < total < 2e12
+    assert counts["maverick_slice_h200"][0] == 5_291_996_160
+    assert 2e6 < counts["tiny"][0] < 3e6
+
+
+def test_an_unknown_model_gets_the_nearest_name():
+    with pytest.raises(InputError, match="did you mean maverick_17b_128e"):
+        ModelConfig.from_name("maverick-17b-128e")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_shipped_runs_are_named_after_their_file_and_say_what_they_are(name):
+    assert read_config(name).run.name == name
+    first, second = shipped.run_path(name).read_text().splitlines()[:2]
+    assert first == "# yaml-language-server: $schema=schema.json"
+    assert second.startswith("# ")
+
+
+def test_the_schema_accepts_every_shipped_file_and_refuses_typos():
+    validator = jsonschema.Draft202012Validator(schema())
+    model = jsonschema.Draft202012Validator({"$ref": "#/$defs/ModelConfig", "$defs": schema()["$defs"]})
+    for name in RUNS:
+        data = strict_yaml.read(shipped.run_path(name)).data
+        validator.validate(data)
+        assert list(validator.iter_errors({**data, "optimzer": {}}))
+    for name in MODELS:
+        data = strict_yaml.read(shipped.model_path(name)).data
+        model.validate(data)
+        assert list(model.iter_errors({**data, "hiden_size": 1}))
+    assert schema()["$defs"]["OptimizerConfig"]["properties"]["learning_rate"]["description"]
+
+
+def test_the_shipped_schema_is_current():
+    """`make schema` writes it."""
+    assert json.loads((ROOT / "configs" / "schema.json").read_text()) == schema()
+
+
+def test_every_field_of_a_config_is_explained_or_obvious():
+    """Descriptions come from the docstrings under the fields; the rest must be public names of the model."""
+    sections = [
+        d
+        for name, d in schema()["$defs"].items()
+        if name not in ("ModelConfig", "ModelSection", "RopeScaling", "Pretrain")
+    ]
+    bare = [
+        key
+        for section in sections
+        for key, field in section.get("properties", {}).items()
+        if "description" not in field and key not in ("b1", "b2", "eps", "kind")
+    ]
+    assert bare == []
+
+
+def test_sections_are_the_contract():
+    expected = ["run", "model", "mesh", "data", "objective", "optimizer", "checkpoint", "logging"]
+    assert list(RunConfig.model_fields) == expected

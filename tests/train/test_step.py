@@ -1,0 +1,173 @@
+"""The train step: accumulation, the gate on finite values, balance, schedules."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maverick_jax.checkpoint import names
+from maverick_jax.config import Balance
+from tests.helpers import tiny
+from train.optimizers.config import OptimizerConfig
+from train.state import add_tokens
+
+
+@pytest.fixture(autouse=True)
+def one_device(mesh_of):
+    with mesh_of(data=1):
+        yield
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in names.flatten(tree).items()}
+
+
+def one_step(config, batch, optimizer=tiny.OPTIMIZER):
+    init, step = tiny.jitted(config, optimizer)
+    return step(init(0), tiny.placed(batch))
+
+
+def test_accumulation_equals_the_large_batch():
+    """Uneven documents and padding: a mean of means would differ."""
+    config = tiny.model_config()
+    smooth = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5})  # else rounding decides where a gradient is almost zero
+    whole, whole_metrics = one_step(config, tiny.batch(config), smooth)
+    parts, parts_metrics = one_step(config, tiny.batch(config, microbatches=4), smooth)
+    found = arrays(parts)
+    for name, expected in arrays(whole).items():
+        np.testing.assert_allclose(found[name], expected, atol=2e-6, rtol=2e-5, err_msg=name)
+    for name, expected in whole_metrics.items():
+        np.testing.assert_allclose(parts_metrics[name], expected, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_bad_step_changes_nothing(poison):
+    config = tiny.model_config()
+    init, step = tiny.jitted(config)
+    state, _ = step(init(0), tiny.placed(tiny.batch(config, 0)))
+    bad = tiny.batch(config, 1)
+    weights = bad["loss_weights"]
+    weights[0, 0, 0] = np.nan if poison == "loss" else np.inf
+    before = arrays(state)
+    state, metrics = step(state, tiny.placed(bad))
+    after = arrays(state)
+    assert int(metrics["skipped"]) == 1 and after["step"] == before["step"] + 1
+    for name in before:
+        if name.startswith(("model/", "opt_state/")):
+            np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    state, metrics = step(state, tiny.placed(tiny.batch(config, 2)))
+    assert int(metrics["skipped"]) == 1 and np.isfinite(metrics["loss"])
+    assert any((arrays(state)[name] != before[name]).any() for name in before if name.startswith("model/"))
+
+
+def test_loss_is_the_mean_over_labels_that_count():
+    config = tiny.model_config()
+    init, step = tiny.jitted(config)
+    state, batch = init(0), tiny.batch(config)
+    logits = state.model.logits(*(batch[k][0] for k in ("tokens", "positions", "segment_ids")))
+    nll = optax.softmax_cross_entropy_with_integer_labels(np.asarray(logits), batch["labels"][0])
+    expected = float((nll * batch["loss_weights"][0]).sum() / batch["loss_weights"].sum())
+    _, metrics = step(state, tiny.placed(batch))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    assert int(metrics["tokens"][1]) == int((batch["segment_ids"] > 0).sum())
+
+
+def test_loss_free_bias_moves_against_the_load():
+    config = tiny.model_config(balance=Balance(kind="loss_free_bias", bias_rate=0.1, z_loss=0.0), num_hidden_layers=6)
+    init, step = tiny.jitted(config)
+    start = init(0)
+    model = start.model
+    batch = tiny.placed(tiny.batch(config))
+    tokens = (batch[name][0] for name in ("tokens", "positions", "segment_ids"))
+    loads = np.asarray(jax.jit(lambda model, *tokens: model.hidden(*tokens)[1].load)(model, *tokens))
+    state, _ = step(start, batch)
+    after = arrays(state.model)
+    biases = [after["periods/layer_1/moe/router_bias"][0], after["periods/layer_3/moe/router_bias"][0]]
+    biases.append(after["tail/layer_1/moe/router_bias"])
+    assert len(loads) == 3
+    for load, bias in zip(loads, biases, strict=True):
+        np.testing.assert_allclose(bias, 0.1 * np.sign(load.mean() - load), atol=1e-7)
+
+
+@functools.cache
+def spread(kind: str) -> float:
+    """The largest load of an expert, relative to the mean, after 60 steps."""
+    config = tiny.model_config(balance=Balance(kind=kind, weight=0.1, bias_rate=0.05, z_loss=0.0))
+    init, step = tiny.jitted(config, OptimizerConfig(learning_rate=3e-3, schedule="constant"))
+    state = init(3)
+    for i in range(60):
+        state, metrics = step(state, tiny.placed(tiny.batch(config, i, rows=4)))
+    return float(np.mean(metrics["router_load_max"]))
+
+
+@pytest.mark.parametrize("kind", ["auxiliary_loss", "loss_free_bias"])
+def test_balance_balances(kind):
+    """From a router that sends everything to few experts, either kind spreads the load; without it nothing does."""
+    assert spread(kind) < 0.8 * spread("none")
+
+
+def test_auxiliary_loss_is_one_when_balanced():
+    from maverick_jax.model.moe import router_stats
+
+    logits = jnp.tile(10.0 * jnp.eye(8)[None], (2, 4, 1))  # each expert the same number of tokens
+    stats = router_stats(logits, [jnp.argmax(logits, -1).astype(jnp.int32)], None)
+    np.testing.assert_allclose(stats.balance_loss / 64, 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(stats.load, np.full(8, 8.0))
+
+
+def test_tokens_are_counted_beyond_32_bits():
+    tokens = jnp.array([0, 2**32 - 5], jnp.uint32)
+    np.testing.assert_array_equal(add_tokens(tokens, jnp.float32(16.0)), [1, 11])
+
+
+def test_only_matrices_decay():
+    config = tiny.model_config()
+    decay = OptimizerConfig(weight_decay=0.5).build(10).transform
+    init, _ = tiny.jitted(config)
+    model = init(0).model
+    zeros = lambda model: jax.tree.map(jnp.zeros_like, model)
+    updates = jax.jit(lambda model: decay.update(zeros(model), decay.init(model), model)[0])(model)
+    moved = {name for name, x in arrays(updates).items() if np.abs(x).max() > 0}
+    kept = set(arrays(model)) - moved
+    assert {name.rpartition("/")[2] for name in kept} == {"embed", "norm", "attention_norm", "mlp_norm"}
+
+
+def test_adam_equals_optax():
+    from train.optimizers.config import scale_by_adam
+
+    params = {"a": jnp.ones((3, 4)), "b": jnp.zeros(5)}
+    ours, theirs = scale_by_adam(0.9, 0.95, 1e-8, "float32", "float32"), optax.scale_by_adam(0.9, 0.95, 1e-8)
+    mine, other = ours.init(params), theirs.init(params)
+    for i in range(5):
+        rng = np.random.default_rng(i)
+        grads = {name: jnp.asarray(rng.normal(size=p.shape), jnp.float32) for name, p in params.items()}
+        got, mine = ours.update(grads, mine)
+        with jax.numpy_dtype_promotion("standard"):
+            expected, other = theirs.update(grads, other)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
+
+
+def test_moments_keep_their_dtypes():
+    config = tiny.model_config()
+    init, step = tiny.jitted(config, OptimizerConfig(mu_dtype="bfloat16", nu_dtype="bfloat16"))
+    state, _ = jax.eval_shape(step, jax.eval_shape(init, 0), tiny.placed(tiny.batch(config)))
+    flat = names.flatten(state.opt_state)
+    moments = {name: x.dtype for name, x in flat.items() if "/mu/" in name or "/nu/" in name}
+    assert moments and all(dtype == jnp.bfloat16 for dtype in moments.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "points"),
+    [
+        ("constant", {0: 0.25, 3: 1.0, 50: 1.0, 99: 1.0}),
+        ("cosine", {0: 0.25, 3: 1.0, 4: 1.0, 52: 0.55, 100: 0.1}),
+        ("wsd", {0: 0.25, 3: 1.0, 79: 1.0, 90: 0.55, 100: 0.1}),
+    ],
+)
+def test_schedules(shape, points):
+    schedule = OptimizerConfig(learning_rate=1.0, warmup_steps=4, schedule=shape).schedule_of(100)
+    for step, expected in points.items():
+        np.testing.assert_allclose(schedule(jnp.int32(step)), expected, rtol=1e-5, err_msg=f"step {step}")

@@ -1,0 +1,169 @@
+"""Frozen parts of the model: unchanged to the bit, free of moments, and the rest trained as if they were not there."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from maverick_jax import accounting
+from maverick_jax.checkpoint import names
+from maverick_jax.config import ModelConfig, VisionConfig
+from maverick_jax.errors import InputError
+from maverick_jax.pretrained import export, open_source, shapes_of
+from maverick_jax.sharding import single_device_mesh
+from tests.helpers import small_run, tiny
+from train.config import read_config
+from train.evaluate import evaluate
+from train.run import main
+from train.trainable.selection import ROLES, TEXT, role_of
+
+VISION = VisionConfig(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    image_size=16,
+    patch_size=4,
+    vision_output_dim=8,
+    image_token_index=63,
+    boi_token_index=61,
+    eoi_token_index=62,
+)
+CONFIG = tiny.model_config(vision=VISION)
+
+
+def batch_with_images(step: int) -> dict[str, np.ndarray]:
+    """The first row of the batch holds one image of one tile in its first document; no other token is `<|patch|>`."""
+    fields = tiny.batch(CONFIG, step, rows=2)
+    fields["tokens"][fields["tokens"] == VISION.image_token_index] = 1
+    fields["tokens"][0, 0, 1 : 1 + VISION.tokens_per_tile] = VISION.image_token_index
+    tiles = np.random.default_rng(step).uniform(-1, 1, (1, 2, 3, 16, 16)).astype(np.float32)
+    return fields | {"pixel_values": tiles}  # the second tile is padding
+
+
+@functools.cache
+def trained(*roles: str) -> list[dict[str, np.ndarray]]:
+    """The states before and after each of three steps."""
+    optimizer = tiny.OPTIMIZER.model_copy(update={"train": roles})
+    arrays = lambda state: {name: np.array(x) for name, x in names.flatten(state).items()}
+    with jax.set_mesh(single_device_mesh()):
+        init, step = tiny.jitted(CONFIG, optimizer)
+        state = init(0)
+        states = [arrays(state)]
+        for i in range(3):
+            fields = batch_with_images(i)
+            images = jax.device_put(fields.pop("pixel_values"), PartitionSpec())
+            state, metrics = step(state, tiny.placed(fields) | {"pixel_values": images})
+            assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 0
+            states.append(arrays(state))
+    return states
+
+
+def test_a_frozen_encoder_is_unchanged_and_costs_no_moments():
+    before, *_, after = trained(*TEXT)
+    assert not [name for name in after if name.startswith("opt_state/") and "/vision/" in name]
+    for name in (n for n in before if n.startswith("model/")):
+        changed = not np.array_equal(after[name], before[name])
+        assert changed != name.startswith("model/vision/"), name
+
+
+def test_an_encoder_that_is_not_frozen_is_trained():
+    before, *_, after = trained(*ROLES)
+    moments = [name for name in after if "/mu/vision/" in name]
+    vision = [name for name in before if name.startswith("model/vision/")]
+    assert len(moments) == len(vision) > 20
+    assert [name for name in vision if np.array_equal(after[name], before[name])] == []
+
+
+def test_freezing_does_not_change_the_first_update_of_the_rest():
+    frozen, free = trained(*TEXT)[1], trained(*ROLES)[1]
+    for name in [n for n in frozen if n.startswith("model/") and not n.startswith("model/vision/")]:
+        # clipping sees the gradients of what is trained, so that steps differ by its factor: Adam's first does not
+        np.testing.assert_allclose(frozen[name], free[name], atol=1e-5, err_msg=name)
+
+
+def test_training_the_encoder_without_images_is_refused():
+    with pytest.raises(InputError, match=r"optimizer.train: no source of `data` holds images"):
+        read_config("pretrain_tiny", ["model=tiny_vision", "optimizer.train=[vision]"])
+    assert "vision" not in read_config("pretrain_tiny", ["model=tiny_vision"]).optimizer.selection().roles
+
+
+# ---- a whole run -----------------------------------------------------------------------------------------------------
+
+SMALL = ["model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=4", "model.head_dim=8",
+         "model.num_key_value_heads=2", "model.intermediate_size=16", "model.intermediate_size_mlp=32",
+         "model.no_rope_layer_interval=2", "data.batch_size=8", "data.sequence_length=16", "run.steps=4",
+         "run.eval_every=4", "run.eval_batches=1", "checkpoint.every=2", "logging.every=1", "logging.progress=false",
+         "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2", "optimizer.train=[experts]",
+         'optimizer.experts={"1": [3, 5]}', "optimizer.lora={rank: 2, alpha: 2.0}"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a whole run of chosen experts and adapters on attention, and the words of its config."""
+    folder = tmp_path_factory.mktemp("selection")
+    words = [*SMALL, f"data.cache_dir={folder / 'cache'}"]
+    main("pretrain_tiny", [*words, f"run.dir={folder / 'whole'}"])
+    return folder, words
+
+
+def test_a_run_cut_short_goes_on_to_the_bit(run):
+    folder, words = run
+    cut = small_run.cut_back(folder / "whole", folder / "cut", 2)
+    main("pretrain_tiny", [*words, f"run.dir={cut}"])
+    small_run.assert_same_run(folder / "whole", cut, 4)
+
+
+def test_a_run_whose_choice_changed_is_refused(run):
+    folder, words = run
+    before = small_run.contents(folder / "whole")
+    for change, said in [
+        ('optimizer.experts={"1": [3, 6]}', r"optimizer.experts.1: \[3, 5\] there, \[3, 6\] here"),
+        ("optimizer.experts=null", r"optimizer.experts: {'1': \[3, 5\]} there, None here"),
+        ("optimizer.train=[experts, router]", r"optimizer.train: \['experts'\] there, \['experts', 'router'\] here"),
+        ("optimizer.lora.rank=3", r"optimizer.lora.rank: 2 there, 3 here"),
+        ("optimizer.lora=null", r"optimizer.lora: .* there, None here"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            main("pretrain_tiny", [*words, f"run.dir={folder / 'whole'}", change])
+    assert small_run.contents(folder / "whole") == before
+
+
+def test_what_is_evaluated_and_exported_is_what_was_trained(run, tmp_path):
+    """The loss that the run told of its own adapters is that of the exported folder."""
+    folder, words = run
+    told = small_run.lines(folder / "whole")[-1]["eval_loss"]
+    export(folder / "whole", tmp_path / "folder", dtype="float32")
+    found = evaluate(str(tmp_path / "folder"), "pretrain_tiny", words)
+    np.testing.assert_allclose(found["eval_loss"], told, rtol=1e-5)
+    first = small_run.store(folder / "whole").readers("model/")
+    exported = open_source(tmp_path / "folder").readers()
+    whole = lambda reader: reader(tuple(slice(0, n) for n in reader.shape), np.dtype(np.float32))
+    q = "periods/layer_0/attention/q"
+    assert np.any(whole(exported[q]) != whole(first[q])), "adapters"
+
+
+def test_every_parameter_has_one_role():
+    for name in ("tiny", "tiny_vision", "tiny_dense"):
+        config = ModelConfig.from_name(name)
+        found = {role_of(path) for path in shapes_of(config)}
+        assert found == {role_of(p.name) for p in accounting.parameters(config)}
+        assert "attention" in found and ("vision" in found) == (config.vision is not None)
+    assert role_of("periods/layer_1/moe/shared/gate") == "shared" and role_of("tail/layer_0/mlp_norm") == "norms"
+    assert role_of("periods/layer_1/moe/router_bias") == "router" and role_of("vision/norm_pre/scale") == "vision"
+
+
+def test_frozen_weights_have_no_gradient_to_compute():
+    """Floating-point operations of a compiled step: backward without its products for weights is half as much."""
+    with jax.set_mesh(single_device_mesh()):
+        config = tiny.model_config(num_hidden_layers=2, no_rope_layer_interval=2)
+        batch = tiny.placed(tiny.batch(config, rows=2))
+
+        def operations(*roles):
+            optimizer = tiny.OPTIMIZER.model_copy(update={"train": roles})
+            init, step = tiny.jitted(config, optimizer)
+            return step.lower(jax.eval_shape(init, 0), batch).compile().cost_analysis()["flops"]
+
+        assert operations("norms") < 0.75 * operations(*TEXT)

@@ -1,0 +1,323 @@
+"""Single experts are trained: they alone change, they alone have moments, and they learn as among all others."""
+
+import functools
+import itertools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from data.rows.dataset import open_dataset
+from launch.plan import plan
+from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
+from maverick_jax.errors import InputError
+from maverick_jax.model.layers import Taps
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows, with_rows
+from maverick_jax.sharding import make_mesh, single_device_mesh
+from tests.helpers import tiny
+from train.config import read_config
+from train.expert_scores import choose_experts, pick, show
+from train.objectives.next_token import Context
+from train.trainable.selection import Selection
+
+# two periods of two mixtures of experts, and one more
+CONFIG = tiny.model_config(num_hidden_layers=5, no_rope_layer_interval=2, interleave_moe_layer_step=1)
+CHOSEN = {0: (6, 1), 2: (3,), 3: (0,), 4: (5, 7)}  # 1 has none; 0 and 2, 1 and 3 are stacked
+SPLIT = {"fsdp": 2, "expert": 2, "tensor": 2}
+
+
+def optimizer(chosen, **changes):
+    keys = {"train": ("experts",), "experts": {str(layer): ids for layer, ids in chosen.items()}}
+    return tiny.OPTIMIZER.model_copy(update=keys | changes)
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    return {name: np.array(x) for name, x in names.flatten(tree).items()}
+
+
+@functools.cache
+def run(**sizes):
+    """Arrays of the state before and after three steps, each step's metrics and the norm of its first moments, and
+    bytes of moments on one device."""
+    with jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])):
+        init, step = tiny.jitted(CONFIG, optimizer(CHOSEN))
+        state, seen = init(0), []
+        before = arrays(state)
+        for i in range(3):
+            state, metrics = step(state, tiny.placed(tiny.batch(CONFIG, i)))
+            mu = [x for name, x in names.flatten(state.opt_state).items() if "/mu/" in name]
+            seen.append(arrays(metrics | {"mu": jnp.sqrt(sum(jnp.sum(x * x) for x in mu))}))
+        kept = [x for name, x in names.flatten(state.opt_state).items() if "/mu/" in name or "/nu/" in name]
+        return before, arrays(state), seen, sum(x.addressable_shards[0].data.nbytes for x in kept)
+
+
+def experts_of(found, layer: int, config=CONFIG) -> list[np.ndarray]:
+    """A layer's arrays of experts [E, ...]."""
+    period, slot = divmod(layer, len(config.period))
+    if period < config.num_periods:
+        return [found[f"model/periods/layer_{slot}/moe/experts_{way}"][period] for way in ("in", "out")]
+    return [found[f"model/tail/layer_{slot}/moe/experts_{way}"] for way in ("in", "out")]
+
+
+def changed(before, after, config=CONFIG) -> set[tuple[int, int]]:
+    """(layer, expert) of those that differ; all else of the model is asserted to be the same."""
+    for name in (n for n in before if n.startswith("model/") and "/experts_" not in n):
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    moe = [i for i, spec in enumerate(config.layers) if spec.moe]
+    each = lambda found, layer, e: [x[e] for x in experts_of(found, layer, config)]
+    same = lambda i, e: all(map(np.array_equal, each(before, i, e), each(after, i, e)))
+    return {(i, e) for i in moe for e in range(config.num_local_experts) if not same(i, e)}
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [{}, {"expert": 4, "fsdp": 2}, {"expert": 2, "tensor": 2, "fsdp": 2}])
+def test_rows_taken_and_put_are_those_of_numpy(mesh_of, sizes):
+    rng = np.random.default_rng(0)
+    w, new = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 8, 4, 6), (4, 4, 6)))
+    rows = Rows(np.array([0, 0, 2, 2], np.int32), np.array([7, 1, 0, 1], np.int32))
+    with mesh_of(**sizes):
+        placed = jax.device_put(w, P(None, "expert", "fsdp", "tensor"))
+        values = jax.device_put(new, P(None, ("fsdp", "expert") if sizes.get("expert") != 4 else "fsdp", "tensor"))
+        taken = jax.jit(take_rows, static_argnums=())(placed, rows)
+        put = jax.jit(put_rows)(placed, values, rows)
+        one = jax.jit(with_rows)(placed[0], values[:3], jnp.array([5, 8, 0], jnp.int32))
+        np.testing.assert_array_equal(taken, w[rows.period, rows.expert])
+        assert jax.typeof(put).sharding.spec == jax.typeof(placed).sharding.spec
+    expected = w.copy()
+    expected[rows.period, rows.expert] = new
+    np.testing.assert_array_equal(put, expected)
+    expected = w[0].copy()
+    expected[5], expected[0] = new[0], new[2]
+    np.testing.assert_array_equal(one, expected)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
+def test_the_chosen_experts_and_nothing_else_are_trained(sizes):
+    before, after, _, _ = run(**sizes)
+    assert changed(before, after) == {(layer, e) for layer, ids in CHOSEN.items() for e in ids}
+
+
+def test_one_of_eight_experts_is_trained_for_fifty_steps():
+    """With decay and clipping, which must leave the frozen ones alone."""
+    config = tiny.model_config(num_hidden_layers=2)
+    settings = optimizer({1: (3,)}, weight_decay=0.5, clip_norm=0.1)
+    with jax.set_mesh(single_device_mesh()):
+        init, step = tiny.jitted(config, settings)
+        state = init(0)
+        before = arrays(state)
+        for i in range(50):
+            state, _ = step(state, tiny.placed(tiny.batch(config, i, rows=2)))
+        after = arrays(state)
+    assert changed(before, after, config) == {(1, 3)}
+    kept = {name: x.shape for name, x in after.items() if "/mu/" in name}
+    assert sorted(kept.values()) == [(1, 16, 32), (1, 32, 2, 16)]
+
+
+def test_a_split_model_learns_as_a_whole_one():
+    whole, split = run(), run(**SPLIT)
+    for one, other in zip(whole[2], split[2], strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
+        np.testing.assert_allclose(one["grad_norm"], other["grad_norm"], rtol=1e-4)
+    assert {n: x.shape for n, x in whole[1].items()} == {n: x.shape for n, x in split[1].items()}
+    for name, x in whole[1].items():
+        np.testing.assert_allclose(x, split[1][name], atol=2e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_a_model_that_is_trained_whole():
+    """The twin: differentiate by everything, look at the chosen rows."""
+    with jax.set_mesh(single_device_mesh()):
+        batch = {name: x[0] for name, x in tiny.placed(tiny.batch(CONFIG)).items()}
+        state = tiny.jitted(CONFIG)[0](0)
+        totals = tiny.PRETRAIN.totals(batch)
+        context = Context(state.step, {}, {})
+
+        def gradient(selection):
+            def loss(trained):
+                return tiny.PRETRAIN.loss(selection.view(trained, state.model, {})[0], batch, totals, context)[0]
+
+            return jax.jit(jax.value_and_grad(loss))(selection.select(state.model, {}))
+
+        some = Selection(("experts", "norms"), CHOSEN)
+        (loss, found), (expected_loss, whole) = gradient(some), gradient(Selection())
+    assert loss == expected_loss
+    assert found.keys() == {name for name in whole if "norm" in name or "experts" in name}
+    assert all(np.any(x != 0) for x in found.values())
+    for name, x in found.items():
+        rows = some.rows(name, CONFIG)
+        expected = np.asarray(whole[name])
+        if rows is not None:
+            expected = (expected if name.startswith("periods") else expected[None])[rows.period, rows.expert]
+        np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_the_norm_that_clips_is_of_what_is_trained():
+    """Adam's first moment after one step is (1 - b1) times the gradient."""
+    first = run()[2][0]
+    assert 0 < first["grad_norm"] < 1
+    np.testing.assert_allclose(first["mu"] / (1 - tiny.OPTIMIZER.b1), first["grad_norm"], rtol=1e-5)
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+
+KEYS = ["num_hidden_layers=5", "no_rope_layer_interval=2", "interleave_moe_layer_step=1", "num_local_experts=8",
+        "vocab_size=64", "hidden_size=32", "num_attention_heads=8", "num_key_value_heads=4", "head_dim=4",
+        "intermediate_size=16", "intermediate_size_mlp=32", "attention_chunk_size=8"]  # fmt: skip
+WORDS = [f"model.{key}" for key in KEYS] + ["data.tokenizer=bytes"]
+WORDS += ["optimizer.train=[experts]", 'optimizer.experts={"0": [6, 1], "2": [3], "3": [0], "4": [5, 7]}']
+
+
+SAID = "random numbers, and not trained; model.init_from says where weights are"
+
+
+@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
+def test_optimizer_memory_is_what_plan_said(sizes):
+    mesh = [f"mesh.{axis}={size}" for axis, size in ({"data": 1} | sizes).items()]
+    config = read_config("pretrain_tiny", [*WORDS, *mesh])
+    assert config.model.network.layers == CONFIG.layers and config.optimizer.selection().experts == CHOSEN
+    found = plan(config)["bytes_per_device"]
+    held = run(**sizes)[3]
+    one = 3 * 32 * 16 * 4  # bytes of an expert
+    assert found["optimizer"] == held == 6 * 2 * one // math.prod(sizes.values())
+    assert found["gradients"] == 6 * one // math.prod(sizes.values())
+    split = math.prod(sizes.get(axis, 1) for axis in ("expert", "tensor"))
+    assert found["made_experts"] == 5 * 8 * one // split
+    full = plan(read_config("pretrain_tiny", [*WORDS, *mesh, "model.remat=full"]))["bytes_per_device"]
+    assert "made_experts" not in full
+    assert found["chosen_experts"] == (6 + 2 * 2 + 2 * 1 + 2) * one // math.prod(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "frozen"),
+    [
+        (["optimizer.train=[router,attention,shared,experts,norms,embed,head]"], None),
+        ([], "router, attention, shared, experts, norms, embed, head"),
+        (["optimizer.experts=null"], "router, attention, shared, norms, embed, head"),
+    ],
+)
+def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, monkeypatch):
+    from train.run import StateParts, _restore
+
+    monkeypatch.setattr(StateParts, "fresh", lambda self: None)
+    words = [*WORDS, *words, *(["optimizer.experts=null"] if frozen is None else [])]
+    parts = StateParts.of(read_config("pretrain_tiny", words), {})
+    with jax.set_mesh(mesh := single_device_mesh()), caplog.at_level("WARNING"):
+        _restore(parts, CheckpointStore(tmp_path, CheckpointConfig()), mesh)
+    assert caplog.messages == ([] if frozen is None else [f"{frozen}: {SAID}"])
+
+
+# ---- config ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer.train=[expert]"], r"optimizer.train.0: 'expert' is not one of .*; did you mean experts\?"),
+        (["optimizer.train=[]"], r"optimizer.train: nothing is trained; expected some of router, attention"),
+        (["optimizer.train=[vision]"], r"optimizer.train: the model has no parameters of vision; it has attention"),
+        (["optimizer.train=[head]"], r"optimizer.experts: are chosen, but optimizer.train leaves routed experts out"),
+        (['optimizer.experts={"5": [0]}'], r"optimizer.experts.5: layer 5 is no mixture of experts; .* is 4"),
+        (['optimizer.experts={"4": [8]}'], r"optimizer.experts.4: no expert 8: the layer's experts are 0 to 7"),
+        (['optimizer.experts={"4": [1, 1]}'], r"optimizer.experts.4: 1 is there twice"),
+        (['optimizer.experts={"4": []}'], r"optimizer.experts.4: "),
+        (["optimizer.experts={four: [1]}"], r"optimizer.experts"),
+        (["optimizer.experts=nowhere.yaml"], r"optimizer.experts: nowhere.yaml: cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_chosen(words, said):
+    with pytest.raises(InputError, match=said):
+        read_config("pretrain_tiny", [*WORDS, *words])
+
+
+def test_experts_of_a_file(tmp_path):
+    path = tmp_path / "experts.json"
+    path.write_text(json.dumps({"share": 0.2, "experts": {"0": [6, 1], "4": [2]}}))
+    config = read_config("pretrain_tiny", [*WORDS, f"optimizer.experts={path}"])
+    assert config.optimizer.experts == {"0": (6, 1), "4": (2,)}
+    path.write_text("[1, 2]")
+    with pytest.raises(InputError, match=r"optimizer.experts: .*experts.json: holds no mapping `experts`"):
+        read_config("pretrain_tiny", [*WORDS, f"optimizer.experts={path}"])
+
+
+# ---- choosing by use -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.75, 1.0])
+def test_the_fewest_experts_that_reach_a_share(share):
+    parts = np.array([0.25, 0.0, 0.5, 0.125, 0.125])
+    sets = [ids for n in range(1, 6) for ids in itertools.combinations(range(5), n) if parts[list(ids)].sum() >= share]
+    found = pick(parts, share)
+    assert tuple(found) in sets and len(found) == len(sets[0])
+
+
+@pytest.fixture(scope="module")
+def model_of_run(tmp_path_factory):
+    """A run directory with fresh weights whose routers have opinions, and its config's words."""
+    folder = tmp_path_factory.mktemp("experts")
+    words = [*WORDS, "model.vocab_size=512", "data.batch_size=8", "data.sequence_length=16",
+             f"data.cache_dir={folder / 'cache'}", "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2"]  # fmt: skip
+    config = read_config("pretrain_tiny", words).model.network
+    with jax.set_mesh(single_device_mesh()):
+        model = jax.jit(lambda: Maverick(config, tiny.RULES, rngs=nnx.Rngs(1)))()
+        strong = {n: x * 20 if n.endswith("/router") else x for n, x in names.flatten(model).items()}
+        model = names.unflatten(model, strong)
+        store = CheckpointStore(folder / "run" / "checkpoints", CheckpointConfig())
+        about = {"model": config.model_dump(mode="json")}
+        store.save(0, {f"model/{n}": x for n, x in names.flatten(model).items()}, about, wait=True)
+    return folder, words, model
+
+
+def test_scores_are_those_of_counting_token_by_token(model_of_run, tmp_path):
+    folder, words, model = model_of_run
+    out = tmp_path / "chosen.yaml"
+    found = choose_experts("pretrain_tiny", words, checkpoint=str(folder / "run"), tokens=200, share=0.5, out=str(out))
+    data = read_config("pretrain_tiny", words).data
+    dataset = open_dataset(data, "train", seed=0)
+    rows = [dataset.row(i) for i in range(16)]  # two batches of 128 tokens
+    fields = [jnp.stack([row[key] for row in rows]) for key in ("tokens", "positions", "segment_ids")]
+    with jax.set_mesh(single_device_mesh()):
+        fields = [jax.device_put(x, tiny.RULES("batch", "length")) for x in fields]
+        routers = jax.jit(lambda model, *fields: model.tapped(*fields, taps=Taps(router=range(5))).routers)(
+            model, *fields
+        )
+    for layer, logits in enumerate(routers):
+        gate, token = np.zeros(8), np.zeros(8)
+        for row, segments in zip(np.array(logits), np.array(fields[2]), strict=True):
+            for scores in row[segments > 0]:
+                gate[scores.argmax()] += 1 / (1 + np.exp(-np.float64(scores.max())))
+                token[scores.argmax()] += 1
+        np.testing.assert_allclose(found["scores"]["gate"][layer], gate / gate.sum(), rtol=1e-5)
+        np.testing.assert_allclose(found["scores"]["token"][layer], token / token.sum(), rtol=1e-6)
+        assert found["experts"][str(layer)] == pick(gate / gate.sum(), 0.5)
+    assert found["tokens"] == int(np.sum(np.array(fields[2]) > 0))
+    assert any(len(ids) < 5 for ids in found["experts"].values())
+    chosen = read_config("pretrain_tiny", [*words, f"optimizer.experts={out}"]).optimizer.experts
+    assert chosen == {layer: tuple(ids) for layer, ids in found["experts"].items()}
+    show(found)
+
+
+def test_what_cannot_be_scored(model_of_run, tmp_path):
+    folder, words, _ = model_of_run
+    run = str(folder / "run")
+    for how, said in [
+        ({"share": 0.0, "checkpoint": run}, "--share: 0.0; expected a part of 1"),
+        ({}, "the config names no weights: give --checkpoint, or model.init_from"),
+        ({"out": str(tmp_path), "checkpoint": run}, "exists; name a file to make"),
+        ({"tokens": 0, "checkpoint": run}, "--tokens: 0; expected at least 1"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            choose_experts("pretrain_tiny", words, **how)
+    with pytest.raises(InputError, match=r"--checkpoint: .*num_local_experts"):
+        choose_experts("pretrain_tiny", [*words, "model.num_local_experts=16"], checkpoint=run)

@@ -1,0 +1,33 @@
+"""Means over updates that weigh the newest most, carried in the train state."""
+
+from typing import Annotated
+
+import jax.numpy as jnp
+from pydantic import Field
+
+from maverick_jax.settings.section import Section
+from train.objectives.distill.weighting.base import Scalars
+from train.objectives.next_token import State
+
+TINY = 1e-30
+"""What may be divided by instead of 0."""
+
+
+class Averages(Section):
+    """Exponential moving averages, corrected for their start at 0. The state holds, float32[], what is not corrected
+    yet, and under `ema_weight` what the same sum of ones would be."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the moving averages, per update."""
+
+    def zeros(self, *names: str) -> State:
+        return {name: jnp.zeros((), jnp.float32) for name in (*names, "ema_weight")}
+
+    def means(self, state: State) -> Scalars:
+        """By name; 0 before the first update."""
+        weight = jnp.maximum(state["ema_weight"], TINY)
+        return {name: value / weight for name, value in state.items() if name != "ema_weight"}
+
+    def moved(self, state: State, new: Scalars) -> State:
+        """The state after an update in which the averaged were `new`."""
+        return {name: self.decay * state[name] + (1 - self.decay) * new.get(name, 1.0) for name in state}

@@ -1,0 +1,47 @@
+"""A target that moves from the student to the teacher as training goes (TAID, arXiv 2501.16937)."""
+
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from maverick_jax.ops.distillation import Terms, Weighed
+from train.objectives.distill.weighting.averages import TINY
+from train.objectives.distill.weighting.base import Ramp, Scalars, Weighting, split
+from train.objectives.next_token import State
+
+
+class Taid(Ramp, Weighting):
+    """`weighting: {kind: taid}`: as a schedule, but the soft target has the logits (1 - t) * student + t * teacher. t
+    grows faster the better the divergence improves."""
+
+    kind: Literal["taid"] = "taid"
+    interpolation_start: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """t before the first update."""
+    interpolation_steps: Annotated[int, Field(ge=1)] = 1000
+    """Updates after which t is 1 at the latest: it is at least on a line from its start to 1."""
+    interpolation_rate: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    """An update moves t by at most this part of what is left to 1."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay, per update, of the mean of the divergence's relative improvements."""
+
+    def init(self) -> State:
+        start = {"interpolation": self.interpolation_start, "improvement": 0.0, "last_divergence": 0.0}
+        return {name: jnp.full((), value, jnp.float32) for name, value in start.items()}
+
+    def controls(self, step: jax.Array, state: State) -> Scalars:
+        start = self.interpolation_start
+        floor = start + (1 - start) * (step.astype(jnp.float32) / self.interpolation_steps)
+        t = jnp.minimum(jnp.maximum(floor, state["interpolation"]), 1.0)
+        return {"share": self.at(step), "interpolation": t, "improvement": state["improvement"]}
+
+    def weigh(self, terms: Terms, weights: jax.Array, controls: Scalars) -> Weighed:
+        return split(controls["share"], weights, {})
+
+    def advance(self, state: State, metrics: Scalars) -> State:
+        last, now, t = state["last_divergence"], metrics["divergence"], metrics["interpolation"]
+        relative = jnp.where(last > 0, (last - now) / jnp.maximum(last, TINY), 0.0)
+        improvement = self.momentum * state["improvement"] + (1 - self.momentum) * relative
+        t = t + self.interpolation_rate * jax.nn.sigmoid(improvement) * (1 - t)
+        return {"interpolation": t, "improvement": improvement, "last_divergence": now}

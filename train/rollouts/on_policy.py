@@ -1,0 +1,152 @@
+"""Batches of the model's own samples, to be scored by a teacher (GKD, arXiv 2306.13649).
+
+Whether an update learns from them is decided by a hash of the run's seed and the update's number, as by a coin: such
+updates fall on no pattern that `logging.every` could hide, and neither a resumed run nor another number of processes
+changes them. The batch is made from the data's batch of that update: the beginning of each row's first document is
+continued by the model as it then stands. Shapes, dtypes and shardings are those of the data's batch, so the program of
+the step is the same.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec, reshard
+from pydantic import Field
+
+from maverick_jax.inference.cache import decode, prefill
+from maverick_jax.inference.sampler import Sampling, choose
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.settings.section import Section
+
+Batch = Mapping[str, jax.Array | jax.ShapeDtypeStruct]
+NO_TOKEN = -1
+
+
+class OnPolicy(Section):
+    """Which share of the updates learns from the student's own samples, and how these are drawn."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Of all updates: lambda of GKD. Each is chosen for itself, by a hash of `run.seed` and its number."""
+    max_tokens: Annotated[int, Field(ge=1)]
+    """Tokens that the student writes in each row, fewer where it ends the text."""
+    prompt_tokens: Annotated[int, Field(ge=1)]
+    """Tokens it goes on from, at most: the beginning of the row's first document, without its end."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Of the student's distribution when it writes; 0: the likeliest token each time."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens that together reach this probability are drawn; 1: all."""
+
+    def draws(self, seed: int, update: int) -> np.uint32 | None:
+        """The seed of the samples of the `update`-th update of a run, from 1; None where it learns from the data."""
+        coin, draws = np.random.SeedSequence([seed, update]).generate_state(2)
+        return draws if int(coin) < self.share * 2**32 else None
+
+    def misfits(self, sequence_length: int) -> list[tuple[str, str]]:
+        """(key, what is wrong) where sequences of this many tokens have no room."""
+        needed = self.prompt_tokens + self.max_tokens
+        if needed <= sequence_length:
+            return []
+        said = f"{self.prompt_tokens} (prompt_tokens) + {self.max_tokens} (max_tokens) tokens"
+        return [("objective.on_policy", f"{said} do not fit in data.sequence_length ({sequence_length})")]
+
+
+def with_own_samples(
+    step: Callable,
+    settings: OnPolicy,
+    state: Any,
+    batch: Batch,
+    *,
+    used: Callable[[Any], Maverick],
+    seed: int,
+    start: int,
+    end: int | None,
+) -> Callable:
+    """`step`, `(state, batch) -> (state, metrics)`, called once per update after update `start`, in their order: on
+    on-policy updates it gets samples of the model `used(state)` in place of the batch.
+
+    state, batch: like those of the run, or their shapes; seed: of the run; end: the token that ends a text.
+    """
+    sample = functools.partial(own_samples, settings=settings, end=end)
+    program = jax.jit(sample).lower(used(state), batch["tokens"], batch["segment_ids"], np.uint32(0)).compile()
+    updates = itertools.count(start + 1)
+
+    def either(state, batch):
+        draws = settings.draws(seed, next(updates))
+        if draws is not None:
+            batch = program(used(state), batch["tokens"], batch["segment_ids"], draws)
+        return step(state, batch)
+
+    return either
+
+
+def own_samples(
+    model: Maverick, tokens: jax.Array, segment_ids: jax.Array, seed: jax.Array, *, settings: OnPolicy, end: int | None
+) -> Batch:
+    """The batch that `model` writes from the beginnings of the rows of tokens and segment_ids, both int32[A, b, T].
+
+    Each row is one document: the prompt, then what was written, up to and with `end`, then padding. The labels of what
+    was written are ~token (a sample: see `ops.distillation`), their weights 1, all others 0. Row g = a * b + i draws
+    by (seed uint32[], g), on any mesh and in any microbatches.
+    """
+    A, b, _ = tokens.shape
+    end = NO_TOKEN if end is None else end
+    first = jnp.arange(A, dtype=jnp.uint32) * np.uint32(b)
+
+    def one(part) -> Batch:
+        tokens, segment_ids, first = part
+        tokens, segment_ids = (reshard(x, PartitionSpec(None, None)) for x in (tokens, segment_ids))
+        lengths = prompt_lengths(tokens[:, : settings.prompt_tokens], segment_ids, end)
+        written = _write(model, tokens[:, : settings.prompt_tokens], lengths, (seed, first), settings)
+        batch = rows_of(tokens, lengths, written, end)
+        return {name: reshard(x, model.rules("batch", "length")) for name, x in batch.items()}
+
+    return jax.lax.map(one, (tokens, segment_ids, first))
+
+
+def prompt_lengths(tokens: jax.Array, segment_ids: jax.Array, end: int) -> jax.Array:
+    """How many of the tokens [b, P] belong to the first document and do not end it, int32[b]."""
+    inside = (segment_ids[:, : tokens.shape[1]] == 1) & (tokens != end)
+    return jnp.sum(jnp.cumprod(inside.astype(jnp.int32), axis=1), axis=1)
+
+
+def _write(model: Maverick, prompts, lengths, numbers, settings: OnPolicy) -> jax.Array:
+    """What the model writes after prompts [b, P] of `lengths` tokens, int32[b, max_tokens], whatever it is worth where
+    a text has ended. A row without a prompt writes too, from a token that counts for nothing."""
+    sampling, (seed, first) = Sampling(settings.temperature, top_p=settings.top_p), numbers
+    lengths = jnp.maximum(lengths, 1)
+    logits, cache = prefill(model, prompts, lengths, settings.prompt_tokens + settings.max_tokens)
+    begun = choose(logits, sampling, seed, 0, first)
+
+    def one(carry, step):
+        token, cache = carry
+        logits, cache = decode(model, token, lengths + step, cache)
+        token = choose(logits, sampling, seed, step.astype(jnp.uint32) + np.uint32(1), first)
+        return (token, cache), token
+
+    _, more = jax.lax.scan(one, (begun, cache), jnp.arange(settings.max_tokens - 1, dtype=jnp.int32))
+    return jnp.concatenate([begun[:, None], more.T], axis=1)
+
+
+def rows_of(tokens: jax.Array, lengths: jax.Array, written: jax.Array, end: int) -> Batch:
+    """A batch [b, T]: of each row of tokens [b, T] its first `lengths`, then what was written, [b, N], to its end."""
+    ends = (written == end).astype(jnp.int32)
+    wanted = (jnp.cumsum(ends, axis=1) - ends == 0) & (lengths > 0)[:, None]
+    lengths = lengths[:, None]
+    filled = lengths + jnp.sum(wanted, axis=1, dtype=jnp.int32, keepdims=True)
+    place = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    sample = jnp.take_along_axis(written, jnp.clip(place - lengths, 0, written.shape[1] - 1), axis=1)
+    real, learned = place < filled, (place >= lengths - 1) & (place < filled - 1)
+    ids = jnp.where(real, jnp.where(place < lengths, tokens, sample), 0)
+    following = jnp.concatenate([ids[:, 1:], jnp.zeros_like(ids[:, :1])], axis=1)
+    return {
+        "tokens": ids,
+        "labels": jnp.where(learned, ~following, 0),
+        "positions": jnp.where(real, place, 0),
+        "segment_ids": real.astype(jnp.int32),
+        "loss_weights": learned.astype(jnp.float32),
+    }
