@@ -1,0 +1,145 @@
+"""The mesh is an implementation detail: the same run on any of them, parameters born and kept in parts."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from maverick_jax.checkpoint import names
+from maverick_jax.config import Balance, ModelConfig
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.sharding import ShardingRules, abstract_mesh, single_device_mesh
+from tests.helpers import tiny
+from train.state import TrainState, init_state
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+MIXED = {"data": 2, "expert": 2, "tensor": 2}
+RUNS = [
+    *(("balanced", sizes) for sizes in ({"expert": 8}, {"tensor": 4, "fsdp": 2}, MIXED)),
+    ("one expert", MIXED),
+    *(pytest.param("balanced", {axis: 8}, marks=pytest.mark.slow) for axis in ("data", "fsdp")),
+    pytest.param("one expert", {"expert": 8}, marks=pytest.mark.slow),
+]
+
+
+def to_one_expert(state: TrainState) -> TrainState:
+    """All logits equal: every token goes to expert 0."""
+
+    def zeroed(path, leaf):
+        return leaf * 0 if "router" in jax.tree_util.keystr(path) else leaf
+
+    model = jax.tree_util.tree_map_with_path(zeroed, state.model)
+    return dataclasses.replace(state, model=model)
+
+
+def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Losses of ten steps, and all arrays of the final state: parameters and, as Adam's moments, gradients."""
+    init, step = tiny.jitted(config)
+    state = init(0)
+    if one_expert:
+        state = jax.jit(to_one_expert)(state)
+    losses = []
+    for i in range(tiny.STEPS):
+        state, metrics = step(state, tiny.placed(tiny.batch(config, i)))
+        losses.append(float(metrics["loss"]))
+    return losses, {name: np.asarray(x, np.float64) for name, x in names.flatten(state).items()}
+
+
+@functools.cache
+def reference(routing: str):
+    """The run on one device. `one expert` has no balance terms, which would spread the tokens again."""
+    one = routing == "one expert"
+    config = tiny.model_config(balance=Balance(kind="none", z_loss=0.0)) if one else tiny.model_config()
+    with jax.set_mesh(single_device_mesh()):
+        return config, one, run(config, one_expert=one)
+
+
+@pytest.mark.parametrize(("routing", "sizes"), RUNS, ids=str)
+def test_same_run_on_every_mesh(routing, sizes, mesh_of):
+    config, one_expert, (losses, arrays) = reference(routing)
+    with mesh_of(**sizes):
+        got_losses, got = run(config, one_expert=one_expert)
+    np.testing.assert_allclose(got_losses, losses, atol=1e-5, rtol=0)
+    for name, expected in arrays.items():
+        scale = max(np.abs(expected).max(), 1e-12)
+        assert np.abs(got[name] - expected).max() <= 1e-3 * scale, name
+        # Adam divides by the root of tiny second moments: single entries may differ, the whole may not.
+        assert np.linalg.norm(got[name] - expected) <= 1e-4 * max(np.linalg.norm(expected), 1e-12), name
+
+
+@pytest.mark.parametrize(
+    "sizes", [pytest.param({"fsdp": 8}, marks=pytest.mark.slow), {"fsdp": 2, "expert": 2, "tensor": 2}], ids=str
+)
+def test_no_device_ever_holds_a_whole_sharded_parameter(sizes, mesh_of):
+    """Nothing in the compiled init or step has as many elements as a stack of weights that the mesh splits."""
+    config = tiny.model_config(
+        num_hidden_layers=8, num_local_experts=16, intermediate_size=64, intermediate_size_mlp=256
+    )
+    with mesh_of(**sizes):
+        init, step = tiny.jitted(config)
+        shapes = jax.eval_shape(init, 0)
+        stacks = {
+            name: x for name, x in names.flatten(shapes.model).items() if "periods" in name and any(x.sharding.spec)
+        }
+        compiled_init = init.lower(0).compile()
+        compiled_step = step.lower(compiled_init(0), tiny.placed(tiny.batch(config))).compile()
+    largest = max(int(np.prod(x.shape)) for x in stacks.values())
+    for compiled in (compiled_init, compiled_step):
+        seen = set(re.findall(r"f32\[([\d,]+)\]", compiled.as_text()))
+        assert seen and not sorted(seen & {",".join(map(str, x.shape)) for x in stacks.values()})
+        assert max(int(np.prod([int(d) for d in dims.split(",")])) for dims in seen) < largest
+    for name, x in names.flatten(shapes.opt_state).items():
+        if "/mu/" in name or "/nu/" in name:
+            assert x.sharding.spec == names.flatten(shapes.model)[name.split("u/", 1)[1]].sharding.spec, name
+
+
+def test_parameter_specs_of_maverick_are_golden():
+    """Shapes and specs of all parameters on 512 devices. UPDATE_GOLDEN=1 writes the file anew."""
+    config = ModelConfig.from_name("maverick_17b_128e")
+    key = jax.random.key(0)
+    with jax.sharding.use_abstract_mesh(abstract_mesh({"fsdp": 4, "expert": 128})):
+        build = functools.partial(Maverick, config, ShardingRules())
+        model = jax.eval_shape(lambda key: build(rngs=nnx.Rngs(params=key)), key)
+    lines = [f"{name} {x.dtype}{list(x.shape)} {x.sharding.spec}" for name, x in names.flatten(model).items()]
+    assert sum(int(np.prod(x.shape)) for x in jax.tree.leaves(model)) == config.num_parameters()
+    path = GOLDEN / "maverick_parameters.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    assert path.read_text().splitlines() == lines
+
+
+def test_one_compilation(mesh_of):
+    config = tiny.model_config()
+    with mesh_of(**MIXED):
+        init, step = tiny.jitted(config)
+        state = init(0)
+        for i in range(3):
+            state, _ = step(state, tiny.placed(tiny.batch(config, i)))
+        assert step._cache_size() == 1
+        types = lambda tree: [str(jax.typeof(x)) for x in jax.tree.leaves(tree)]
+        assert types(state) == types(init(0))
+
+
+def test_state_made_anew_is_the_restore_target(mesh_of):
+    from train.state import abstract_state
+
+    config = tiny.model_config()
+    with mesh_of(**MIXED):
+        tx = tiny.OPTIMIZER.build(tiny.STEPS)
+        state = jax.jit(
+            functools.partial(init_state, config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN)
+        )(0)
+        target = abstract_state(
+            jax.sharding.get_mesh(), config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN
+        )
+    for name, x in names.flatten(state).items():
+        wanted = names.flatten(target)[name]
+        assert x.shape == wanted.shape and x.dtype == wanted.dtype, name
+        assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim), name
