@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
+import pydantic.fields
 
+from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section, did_you_mean
 from maverick_jax.settings.strict_yaml import Document, Problem, join, raise_problems
 
@@ -119,7 +121,7 @@ def keys(section: type[Section]) -> Iterator[str]:
     """Every dotted key of a section, through its mappings but not its lists."""
     for name, field in section.model_fields.items():
         yield name
-        for inner in _models(field.annotation):
+        for inner in _models(_type_of(field)):
             yield from (join(name, k) for k in keys(inner))
 
 
@@ -136,12 +138,19 @@ def _shown(value: Any) -> str:
 def _alternatives(annotation: Any) -> Iterator[Any]:
     """The members of a union, without the annotations around them."""
     if typing.get_origin(annotation) is Annotated:
-        yield from _alternatives(typing.get_args(annotation)[0])
+        inner, *metadata = typing.get_args(annotation)
+        unions = [m for m in metadata if isinstance(m, Kinds)]
+        yield from unions[0].members.values() if unions else _alternatives(inner)
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for member in typing.get_args(annotation):
             yield from _alternatives(member)
     else:
         yield annotation
+
+
+def _type_of(field: pydantic.fields.FieldInfo) -> Any:
+    """The field's type with the metadata that pydantic keeps apart from it."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def _models(annotation: Any) -> list[type[Section]]:
@@ -157,7 +166,7 @@ def _at(annotation: Any, path: list[str], data: Any) -> list[type[Section]]:
     found: list[type[Section]] = []
     for alternative in _alternatives(annotation):
         if isinstance(alternative, type) and issubclass(alternative, Section):
-            inner = [alternative.model_fields[part].annotation] if part in alternative.model_fields else []
+            inner = [_type_of(alternative.model_fields[part])] if part in alternative.model_fields else []
         else:  # list[X], dict[str, X], tuple[X, ...]
             inner = list(typing.get_args(alternative))[-1:] if typing.get_origin(alternative) in (list, dict) else []
             inner = inner or list(typing.get_args(alternative))[:1]
