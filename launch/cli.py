@@ -1,6 +1,6 @@
-"""The command `maverick`: finds the verb, reads its arguments, and turns its outcome into an exit code.
+"""The command `maverick`: find the verb, parse its arguments, run it, and return an exit code.
 
-Nothing heavy is imported before a verb runs, so help and misspelt verbs answer at once.
+Heavy imports stay inside the verbs' functions, so `--help` and misspelled verbs answer at once.
 """
 
 import argparse
@@ -21,10 +21,10 @@ INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports bad arguments as InputError, with the nearest option."""
+    """Raises InputError for bad arguments, with the nearest valid option."""
 
     def error(self, message: str) -> NoReturn:
-        message = message.replace(", key=value", "")  # listed with what is missing, though it may be empty
+        message = message.replace(", key=value", "")  # argparse lists it as required, but it is optional
         near = ""
         if unknown := re.search(r"unrecognized arguments: (-\S+)", message):
             near = did_you_mean(unknown[1], [o for action in self._actions for o in action.option_strings])
@@ -38,7 +38,7 @@ class Verb:
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Any]
-    """What it returns is printed: a dict or list as JSON with --json, text otherwise."""
+    """Its return value is printed: as JSON with --json, as text otherwise. None prints nothing."""
 
 
 # ---- verbs -----------------------------------------------------------------------------------------------------------
@@ -201,21 +201,23 @@ def _report(args: argparse.Namespace) -> Any:
 
 
 VERBS = {
-    "train": Verb("run a config; the same command again resumes it", arguments.run, _train),
-    "plan": Verb("parameters, memory, FLOPs and whether it fits, before anything is compiled", arguments.run, _plan),
-    "config": Verb("shipped configs; a config with every default; the JSON schema", arguments.config, _config),
-    "data": Verb("tokenise and pack ahead of time; look at examples; count", arguments.data, _data),
-    "data convert": Verb("agent runs of any known format to ours", arguments.convert, _convert),
-    "data filter": Verb("the agent runs to learn from, and why not the others", arguments.filter, _filter),
-    "data targets": Verb("what a teacher says of a run's data, on disk", arguments.targets, _targets),
-    "data experts": Verb("the experts that a run's data uses most, to train them alone", arguments.experts, _experts),
-    "import": Verb("Hugging Face folder to our checkpoint", arguments.import_, _import),
-    "export": Verb("our checkpoint to a Hugging Face folder", arguments.export, _export),
-    "generate": Verb("text from a model", arguments.generate, _generate),
-    "chat": Verb("a conversation with a model, in the terminal", arguments.chat, _chat),
-    "eval": Verb("loss on held-out data", arguments.evaluate, _eval),
+    "train": Verb("train a model; the same command again resumes the run", arguments.run, _train),
+    "plan": Verb("estimate memory, FLOPs and traffic of a run, and whether it fits", arguments.run, _plan),
+    "config": Verb(
+        "list the shipped configs, show one with every default, or print the schema", arguments.config, _config
+    ),
+    "data": Verb("prepare a run's data ahead of time, look at rows, or count tokens", arguments.data, _data),
+    "data convert": Verb("convert trajectories of any known format to ours", arguments.convert, _convert),
+    "data filter": Verb("filter trajectories and report why each was dropped", arguments.filter, _filter),
+    "data targets": Verb("compute and store teacher targets for a run's data", arguments.targets, _targets),
+    "data experts": Verb("choose the experts that a run's data uses most", arguments.experts, _experts),
+    "import": Verb("convert a Hugging Face folder to a checkpoint", arguments.import_, _import),
+    "export": Verb("convert a checkpoint to a Hugging Face folder", arguments.export, _export),
+    "generate": Verb("generate text from a prompt", arguments.generate, _generate),
+    "chat": Verb("chat with a model in the terminal", arguments.chat, _chat),
+    "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
-    "report": Verb("one HTML file about a run", arguments.run_dir, _report),
+    "report": Verb("write one HTML report about a run", arguments.run_dir, _report),
 }
 
 
@@ -223,10 +225,10 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv` (the process's own if None) and returns the exit code."""
+    """Run the command line `argv` (default: sys.argv[1:]) and return the exit code."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every accelerator that is not here
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain tell each step of theirs
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
+    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -237,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader closed our output, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -283,10 +285,14 @@ def _usage() -> str:
         [
             "usage: maverick VERB ...",
             "",
+            "Pretrain, distill and fine-tune Llama-4-Maverick-class models.",
+            "",
             *lines,
             "",
-            "maverick VERB --help tells more of each. Exit codes: 0 done, 1 the check failed, 75 and 76 start again,",
-            "77 start again elsewhere, 78 bad config or input, 79 not finite, 80 corruption, 81 no usable checkpoint.",
+            "Run `maverick VERB --help` for the arguments of a verb.",
+            "",
+            "exit codes: 0 success; 1 check failed; 75, 76 restart; 77 restart on another machine; 78 bad config or",
+            "input; 79 too many non-finite updates; 80 suspected data corruption; 81 no restorable checkpoint",
         ]
     )
 
