@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow fuzz lint format schema bench clean
+.PHONY: demo test slow fuzz lint format schema docs bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -35,6 +35,10 @@ format: .venv/testing
 schema: .venv/installed
 	$(BIN)/maverick config schema > configs/schema.json
 
+# The documentation site, into build/docs; a broken link is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
+
 bench: .venv/testing
 	$(BIN)/python benchmarks/run_all.py
 
@@ -55,4 +59,8 @@ clean:
 .venv/testing: .venv/installed
 	$(PIP) torch==2.13.0
 	$(PIP) -e .[test]
+	touch $@
+
+.venv/docs: .venv/installed
+	$(PIP) -e .[docs]
 	touch $@

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Renders the result tables in README.md from `results/*.json`.
+"""Render the result tables of docs/results/benchmarks.md from `results/*.json`.
 
 python benchmarks/render.py
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
-RESULTS, README = HERE / "results", HERE / "README.md"
+RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "results" / "benchmarks.md"
 BEGIN, END = "<!-- results: rendered by render.py -->", "<!-- end of results -->"
 
 Result = dict[str, Any]
@@ -43,9 +43,9 @@ COMPILE_TIME: dict[str, Column] = {
     "load": lambda r: f"{r['load_average']:.1f}",
 }
 HOST_OVERHEAD: dict[str, Column] = {
-    "host, ms a step": lambda r: f"**{r['host_seconds'] * 1e3:.2f}**",
-    "of it dispatch": lambda r: f"{r['dispatch_seconds'] * 1e3:.2f}",
-    "wall, ms a step": lambda r: f"{r['step_seconds'] * 1e3:.2f}",
+    "host, ms per step": lambda r: f"**{r['host_seconds'] * 1e3:.2f}**",
+    "of which dispatch": lambda r: f"{r['dispatch_seconds'] * 1e3:.2f}",
+    "wall, ms per step": lambda r: f"{r['step_seconds'] * 1e3:.2f}",
     "load": lambda r: f"{r['load_average']:.1f}",
 }
 IMAGES: dict[str, Column] = {
@@ -59,10 +59,10 @@ IMAGES: dict[str, Column] = {
     "load": lambda r: f"{r['load_average']:.1f}",
 }
 TOKENISE: dict[str, Column] = {
-    "characters a document": lambda r: _sizes(r, lambda s: f"{s['characters']:,}", " / "),
-    "million a second": lambda r: _sizes(r, lambda s: f"{s['ours'] / 1e6:.1f}"),
+    "characters per document": lambda r: _sizes(r, lambda s: f"{s['characters']:,}", " / "),
+    "million per second": lambda r: _sizes(r, lambda s: f"{s['ours'] / 1e6:.1f}"),
     "against": lambda r: f"tiktoken {r['versions']['tiktoken']}",
-    "its million a second": lambda r: _sizes(r, lambda s: f"{s['tiktoken'] / 1e6:.1f}"),
+    "its million per second": lambda r: _sizes(r, lambda s: f"{s['tiktoken'] / 1e6:.1f}"),
     "**rate ratio**": lambda r: _sizes(r, lambda s: f"**{s['ratio']:.2f}**"),
     "threads": lambda r: str(r["threads"]),
     "load": lambda r: f"{r['load_average']:.1f}",
@@ -95,7 +95,7 @@ TABLES = {
     "compile_time": ("Compile time", COMPILE_TIME),
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
     "images": ("Images", IMAGES),
-    "tokenise": ("Tokenising", TOKENISE),
+    "tokenise": ("Tokenization", TOKENISE),
     "interchange": ("Import and export", INTERCHANGE),
     "distillation": ("Distillation", DISTILLATION),
 }
@@ -124,13 +124,13 @@ def render(results: list[Result]) -> str:
     return "\n\n".join(parts) or "No results yet."
 
 
-def render_readme() -> None:
-    """Replaces what stands between the two markers of README.md."""
+def render_page() -> None:
+    """Replace the tables between the two markers of the page."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    before, rest = README.read_text().split(BEGIN)
+    before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n\n{render(results)}\n\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{render(results)}\n\n{END}{after}")
 
 
 if __name__ == "__main__":
-    render_readme()
+    render_page()

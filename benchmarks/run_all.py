@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs the benchmarks, keeps each result in `results/NAME.json`, and renders the table in README.md.
+"""Runs the benchmarks, keeps each result in `results/NAME.json`, and renders the tables in docs/results/benchmarks.md.
 
     python benchmarks/run_all.py [NAME ...] [--maxtext-python PATH]
 
@@ -15,7 +15,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.render import RESULTS, render_readme
+from benchmarks.render import RESULTS, render_page
 from maverick_jax.errors import InputError, MaverickError
 from maverick_jax.settings.section import did_you_mean
 
@@ -84,7 +84,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     succeeded = [run(name, command) for name, command in wanted.items()]
-    render_readme()
+    render_page()
     return 0 if all(succeeded) else 1
 
 

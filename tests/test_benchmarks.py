@@ -126,9 +126,9 @@ def test_run_all_knows_its_names():
         run_all.choose(["tiny_maxtext"], None)
 
 
-def test_the_table_in_the_readme_is_rendered_from_the_results():
+def test_the_tables_in_the_docs_are_rendered_from_the_results():
     results = [json.loads(path.read_text()) for path in sorted(render.RESULTS.glob("*.json"))]
-    assert f"{render.BEGIN}\n\n{render.render(results)}\n\n{render.END}" in render.README.read_text()
+    assert f"{render.BEGIN}\n\n{render.render(results)}\n\n{render.END}" in render.PAGE.read_text()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which results are errors: what the record says itself, else a rule for its text (docs/trajectories.md)."""
+"""Which results are errors: what the record says itself, else a rule for its text (docs/reference/trajectories.md)."""
 
 import json
 import re

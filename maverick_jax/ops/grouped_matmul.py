@@ -37,7 +37,7 @@ def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Ar
 
 def tile_height(num_rows: int, num_experts: int) -> int:
     """Rows per tile: a quarter of an expert's even share, so that padding stays small, within what a matrix unit
-    does well (measured: benchmarks/README.md)."""
+    does well (measured: docs/results/benchmarks.md)."""
     lowest, highest = (32, 256) if jax.default_backend() == "cpu" else (128, 512)
     share = max(1, num_rows // max(1, 4 * num_experts))
     return min(highest, max(lowest, 1 << (share.bit_length() - 1)))

@@ -1,7 +1,7 @@
 """Our model against the public one (`transformers`, float32) and against the NumPy twin: the same logits.
 
 Tolerance: 1e-4 on logits of standard deviation 1.5, float32 arithmetic in a different order; every mistake listed in
-docs/testing.md moves them further.
+docs/reference/testing.md moves them further.
 """
 
 import numpy as np

@@ -1,5 +1,5 @@
 """Choosing what to learn from: which runs are left out and why, how much is in the others, and whose data is replaced
-(docs/trajectories.md)."""
+(docs/reference/trajectories.md)."""
 
 from data.trajectories.filters.apply import apply
 from data.trajectories.filters.config import CurationConfig, FilterConfig, ScrubConfig

@@ -2,7 +2,7 @@
 
     score = 0.40 outcome + 0.20 recovery + 0.15 grounding + 0.10 variety + 0.10 depth + 0.05 novelty
 
-The weights are a choice of ours, not a finding; docs/trajectories.md says what each part is.
+The weights are a choice of ours, not a finding; docs/reference/trajectories.md says what each part is.
 """
 
 import dataclasses

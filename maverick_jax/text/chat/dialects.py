@@ -1,5 +1,5 @@
 """The ways of writing tools that Llama 4 models are used with: where tools are declared, how calls and results look,
-which token ends them, and how calls are read back. Plain messages are the same in all of them (docs/chat.md).
+which token ends them, and how calls are read back. Plain messages are the same in all of them (docs/reference/chat.md).
 
 Each has a twin in `templates/` for programs that render Jinja.
 """

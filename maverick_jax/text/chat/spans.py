@@ -57,7 +57,7 @@ Segment = Text | Control | Image
 @dataclasses.dataclass(frozen=True, slots=True)
 class Span:
     """One segment as rendered. Its tokens are ids[begin:end]; of texts that were tokenised together, a token that
-    holds parts of several belongs to one of them (docs/chat.md), so that begin == end may be."""
+    holds parts of several belongs to one of them (docs/reference/chat.md), so that begin == end may be."""
 
     kind: Kind
     role: Role

@@ -1,6 +1,6 @@
 """How a soft target (the teacher's distribution) and a hard one (the label) are weighed against each other: per token,
 by the step, by what teacher and student say, or by how training goes. One class each, chosen by `weighting.kind`.
-`docs/distillation.md` has their formulas."""
+`docs/reference/distillation.md` has their formulas."""
 
 from typing import Annotated, Any
 
