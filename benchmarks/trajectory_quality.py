@@ -296,7 +296,7 @@ def plot(result: dict[str, Any], path: pathlib.Path) -> None:
         axes.grid(axis="y", alpha=0.3)
     for axes in list(grid.flat)[len(rows) :]:
         axes.set_axis_off()
-    figure.suptitle(f"Held-out agent runs after {result['steps']} updates: dots are seeds, lines their means")
+    figure.suptitle(f"Held-out trajectories after {result['steps']} updates: a dot per seed, a line for the mean")
     figure.savefig(path, dpi=110)
 
 

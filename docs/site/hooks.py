@@ -1,9 +1,11 @@
 """MkDocs hooks: generate the API reference from the source tree, and the contributing page from CONTRIBUTING.md."""
 
 import pathlib
+import re
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ("maverick_jax", "data", "train", "launch")
@@ -23,6 +25,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     contributing = (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/", "](")
     files.append(File.generated(config, "contributing.md", content=contributing))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Unescape `\\|` in the code of tables: GitHub needs the backslash there, Python-Markdown prints it."""
+    code = re.compile(r"`[^`]*`")
+    lines = markdown.splitlines()
+    return "\n".join(
+        code.sub(lambda found: found[0].replace("\\|", "|"), line) if line.startswith("|") else line for line in lines
+    )
 
 
 def _folders() -> list[pathlib.Path]:
