@@ -18,7 +18,7 @@ test: .venv/testing
 slow: .venv/testing
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
-# What reads foreign data, on malformed data (docs/safety.md). FUZZ="SEED TARGET ..." repeats one.
+# What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing
 	$(BIN)/python -m tests.fuzzing $(FUZZ_SECONDS) $(FUZZ)
 
