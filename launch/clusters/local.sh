@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Starts N processes of one job on this machine, which find each other over the loopback interface.
+# Start N processes of one job on this machine, connected over the loopback interface.
 #
 #   launch/clusters/local.sh N maverick train CONFIG [key=value ...]
 #
-# Their exit codes become one: 1 when any met a bug, else the highest, where an abort counts as 76 (a peer failed).
+# The exit code is 1 if any process met a bug, else the highest of all; an abort counts as 76 (a peer failed).
 set -u
 
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
