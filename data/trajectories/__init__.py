@@ -1,4 +1,4 @@
-"""Whole agent runs: one normal form, readers of the formats in use, what failed in them (docs/reference/trajectories.md)."""
+"""Trajectories: one normal form, readers of seven formats, failures and recoveries (docs/reference/trajectories.md)."""
 
 from data.trajectories.actions import Action, find_actions
 from data.trajectories.formats import FORMATS

@@ -1,6 +1,7 @@
 """Each known way to get Llama 4 wrong, made on purpose in the NumPy twin: our model must disagree with every one.
 
-This shows that the parity tests can see these mistakes; docs/reference/testing.md records which test sees each in our own code.
+This shows that the parity tests detect these mistakes; docs/reference/testing.md records which test detects each one in
+our own code.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Conversations with tools: typed, rendered to token ids with what each token is, and parsed back (docs/reference/chat.md)."""
+"""Conversations with tools: types, rendering to token ids and kinds, and parsing (docs/reference/chat.md)."""
 
 from maverick_jax.text.chat.conversation import Conversation, Image, Message, Role, Tool, ToolCall
 from maverick_jax.text.chat.dialects import DEFAULT, DIALECTS, Dialect, find_dialect
