@@ -63,6 +63,17 @@ def test_documentation_pages_link_only_to_each_other():
     assert outside == []
 
 
+def test_pages_named_in_code_exist():
+    folders = ("maverick_jax", "train", "data", "launch", "configs", "benchmarks", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+    mentions = re.compile(r"(?<![\w/.])(?:docs|benchmarks)/[\w/]+\.md")
+    found = {
+        (path, page) for path in files if path != pathlib.Path(__file__) for page in mentions.findall(path.read_text())
+    }
+    assert len(found) > 5
+    assert [f"{path.relative_to(ROOT)}: {page}" for path, page in found if not (ROOT / page).exists()] == []
+
+
 def test_a_broken_link_is_found():
     text = """# One `word`, two
     [here](#one-word-two) [there](README.md) [web](https://x.org/a) ![picture](docs/images/distillation_quality.png)
