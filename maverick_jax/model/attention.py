@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.norm import rms_normalise
 from maverick_jax.model.overlays import linear_of
+from maverick_jax.model.remat import ATTENTION
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import Documents, Reach, attention
-from maverick_jax.param import normal, param
+from maverick_jax.param import build
 from maverick_jax.sharding import ShardingRules
 
 
@@ -54,15 +56,14 @@ def positions_in_documents(segment_ids: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Self-attention of one layer: rotary and local (`rope`), or position-free and global."""
 
+    q: nnx.Param
+    k: nnx.Param
+    v: nnx.Param
+    o: nnx.Param
+
     def __init__(self, config: ModelConfig, rope: bool, rules: ShardingRules, *, rngs: nnx.Rngs):
-        D, N, K, H = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        init, dtype = normal(config.initializer_range), config.param_dtype
-        init_out = normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
         self.config, self.use_rope, self.rules = config, rope, rules
-        self.q = param(rngs, (D, N, H), ("embed", "heads", None), init, rules, dtype)
-        self.k = param(rngs, (D, K, H), ("embed", "kv_heads", None), init, rules, dtype)
-        self.v = param(rngs, (D, K, H), ("embed", "kv_heads", None), init, rules, dtype)
-        self.o = param(rngs, (N, H, D), ("heads", None, "embed"), init_out, rules, dtype)
+        build(self, parameters.attention(config), config, rules, rngs)
 
     def __call__(self, x: jax.Array, places: Places) -> jax.Array:
         """x [B, T, D], normalised -> [B, T, D]."""
@@ -88,7 +89,7 @@ class Attention(nnx.Module):
 
     def output(self, y: jax.Array) -> jax.Array:
         """Attended values [B, T, N, H] -> [B, T, D]."""
-        y = checkpoint_name(y, "attention")
+        y = checkpoint_name(y, ATTENTION)
         out = self.rules("batch", "length", "residual")
         return linear_of(y, self.o, self.rules, inputs=2, out=out)
 

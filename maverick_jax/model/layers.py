@@ -7,57 +7,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maverick_jax.config import LayerSpec, ModelConfig
+from maverick_jax import parameters
+from maverick_jax.config import ModelConfig
 from maverick_jax.model.attention import Attention, Places
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
-from maverick_jax.param import ones, param
+from maverick_jax.model.remat import POLICIES
+from maverick_jax.network import LayerSpec
+from maverick_jax.param import build
 from maverick_jax.sharding import ShardingRules
-
-_VIEWS = frozenset(
-    [
-        "broadcast_in_dim",
-        "convert_element_type",
-        "name",
-        "pcast",
-        "pvary",
-        "reshape",
-        "reshard",
-        "slice",
-        "squeeze",
-        "transpose",
-    ]
-)
-
-
-def _save_results(primitive, *_, **__) -> bool:
-    """Save what was computed, not another view of what is there: a cast or gathered weight, above all, which would
-    otherwise be kept whole, for every layer, from the forward pass to the backward."""
-    return primitive.name not in _VIEWS
-
-
-REMAT_POLICIES = {
-    "none": _save_results,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-"""What the backward pass finds saved, by `ModelConfig.remat`."""
+from maverick_jax.stack import Stack
 
 
 class Layer(nnx.Module):
     """x + attention(norm(x)), then + feed-forward(norm(x)); the feed-forward is dense or a mixture of experts."""
 
+    attention_norm: nnx.Param
+    mlp_norm: nnx.Param
+
     def __init__(self, config: ModelConfig, spec: LayerSpec, rules: ShardingRules, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
-        scale = lambda: param(rngs, (config.hidden_size,), (None,), ones, rules, config.param_dtype)
-        self.attention_norm, self.mlp_norm = scale(), scale()
+        build(self, parameters.norms(config), config, rules, rngs)
         self.attention = Attention(config, spec.rope, rules, rngs=rngs)
         if spec.moe:
             self.moe = Moe(config, rules, rngs=rngs)
         else:
-            self.mlp = Mlp(config, config.intermediate_size_mlp, rules, rngs=rngs)
+            self.mlp = Mlp(config, parameters.dense(config), rules, rngs=rngs)
 
     def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, what its router did."""
@@ -84,10 +60,11 @@ class Taps:
     router: tuple[int, ...] = ()
     """Whose router logits are; each a mixture of experts."""
 
-    def within(self, layers: range, period: int) -> "Taps":
-        """Those among `layers`, as their places in a run of `period` layers that begins at the first of these."""
-        places = lambda chosen: tuple(sorted({(i - layers.start) % period for i in chosen if i in layers}))
-        return Taps(places(self.hidden), places(self.router))
+    def within(self, stack: Stack, run: str) -> "Taps":
+        """Those that lie in `run` (`periods` or `tail`), by their numbers in it."""
+        slots = lambda layers: [stack.place(i).slot for i in layers]
+        numbers = lambda layers: tuple(sorted({slot.number for slot in slots(layers) if slot.run == run}))
+        return Taps(numbers(self.hidden), numbers(self.router))
 
 
 class Seen(NamedTuple):
@@ -115,7 +92,7 @@ class Period(nnx.Module):
 
     def __call__(self, x: jax.Array, places: Places, real: jax.Array | None, taps: Taps) -> tuple[jax.Array, Seen]:
         """x [B, T, D] -> [B, T, D], and what `taps` ask for by place in this run."""
-        policy = REMAT_POLICIES[self.config.remat]
+        policy = POLICIES[self.config.remat].save
         apply = jax.checkpoint(lambda layer, x, places, real: layer(x, places, real), policy=policy)
         outputs, routed = [], []
         for layer in self.layers:
