@@ -9,7 +9,7 @@ from flax import nnx
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.attention import Attention, Places
+from maverick_jax.model.attention import Attention, Positions
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
@@ -35,20 +35,24 @@ class Layer(nnx.Module):
         else:
             self.mlp = Mlp(config, parameters.dense(config), rules, rngs=rngs)
 
-    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
+    def __call__(self, x: jax.Array, positions: Positions, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, what its router did."""
-        return self.feed_forward(x + self.attention(self.attention_input(x), places), real)
+        return self.feed_forward(x + self.attention(self.attention_input(x), positions), real)
 
+    @jax.named_scope("attention_norm")
     def attention_input(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
 
     def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """The second half of the layer: x [B, T, D] after attention -> as `__call__`."""
-        h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
+        with jax.named_scope("mlp_norm"):
+            h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
-            h, routed = self.moe(h, real)
+            with jax.named_scope("moe"):
+                h, routed = self.moe(h, real)
             return x + h, routed
-        return x + self.mlp(h), None
+        with jax.named_scope("mlp"):
+            return x + self.mlp(h), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +94,16 @@ class Period(nnx.Module):
     def layers(self) -> list[Layer]:
         return [getattr(self, f"layer_{i}") for i in range(self.depth)]
 
-    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None, taps: Taps) -> tuple[jax.Array, Seen]:
+    def __call__(
+        self, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps
+    ) -> tuple[jax.Array, Seen]:
         """x [B, T, D] -> [B, T, D], and what `taps` ask for by place in this run."""
         policy = POLICIES[self.config.remat].save
-        apply = jax.checkpoint(lambda layer, x, places, real: layer(x, places, real), policy=policy)
+        apply = jax.checkpoint(lambda layer, x, positions, real: layer(x, positions, real), policy=policy)
         outputs, routed = [], []
-        for layer in self.layers:
-            x, found = apply(layer, x, places, real)
+        for i, layer in enumerate(self.layers):
+            with jax.named_scope(f"layer_{i}"):
+                x, found = apply(layer, x, positions, real)
             outputs.append(x)
             routed.append(found)
         stats = [found.stats for found in routed if found is not None]

@@ -60,15 +60,18 @@ class Moe(nnx.Module):
 
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed]:
         """x [B, T, D], normalised; real bool[B, T], False for padding, which no expert sees. Returns [B, T, D]."""
-        logits = self.route(x)
-        chosen = self.choose(logits)  # k of int32[B, T]
-        scores = [_pick(jax.nn.sigmoid(logits), expert) for expert in chosen]
-        stats = router_stats(logits, chosen, real)
+        with jax.named_scope("router"):
+            logits = self.route(x)
+            chosen = self.choose(logits)  # k of int32[B, T]
+            scores = [_pick(jax.nn.sigmoid(logits), expert) for expert in chosen]
+            stats = router_stats(logits, chosen, real)
         experts, scores = jnp.stack(chosen, axis=-1), jnp.stack(scores, axis=-1).astype(x.dtype)
         if real is not None:
             experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
         w_in, w_out = weight(self.experts_in, self.rules, x.dtype), weight(self.experts_out, self.rules, x.dtype)
-        return self.shared(x) + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)
+        with jax.named_scope("shared"):
+            shared = self.shared(x)
+        return shared + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)
 
     def route(self, x: jax.Array) -> jax.Array:
         """Router logits float32[B, T, E]."""

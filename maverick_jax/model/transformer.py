@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.attention import Places
+from maverick_jax.model.attention import Positions
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
@@ -79,18 +79,20 @@ class Maverick(nnx.Module):
     ) -> Tapped:
         """As `hidden`, with the insides of the layers `taps` (from 0 over the whole depth). A tapped layer costs its
         output once for every period, because a scan keeps the same of all."""
-        places = Places.of(self.config, tokens.shape[1], positions, segment_ids)
+        placed = Positions.of(self.config, tokens.shape[1], positions, segment_ids)
         real = None if segment_ids is None else segment_ids > 0
         stack, seen = self.config.stack, {}
         x = self.embed_inputs(tokens, pixel_values)
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
-            x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, places, real, inside), x, self.periods)
+            x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, placed, real, inside), x, self.periods)
         if stack.tail:
-            x, seen[TAIL] = self.tail(x, places, real, taps.within(stack, TAIL))
+            x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
         of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))
+        with jax.named_scope("norm"):
+            x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
         return Tapped(
-            rms_norm(x, self.norm[...], self.config.rms_norm_eps),
+            x,
             _all_stats(seen.get(PERIODS), seen.get(TAIL)),
             tuple(of("hidden", i) for i in taps.hidden),
             tuple(of("router", i) for i in taps.router),
@@ -124,6 +126,7 @@ class Maverick(nnx.Module):
         run = getattr(self, slot.run)
         return (run if at is None else jax.tree.map(lambda leaf: leaf[at], run)).layers[slot.number]
 
+    @jax.named_scope("head")
     def output_weight(self) -> jax.Array:
         """The head as it is multiplied with, [D, V]."""
         return weight(self.head, self.rules, self.config.compute_dtype)
@@ -131,13 +134,16 @@ class Maverick(nnx.Module):
     def _place(self, tokens: jax.Array) -> jax.Array:
         return jax.device_put(tokens, self.rules("batch", "length"))
 
+    @jax.named_scope("embed")
     def embed_inputs(self, tokens: jax.Array, pixel_values: jax.Array | None = None) -> jax.Array:
         """What the first layer reads, [B, T, D]: rows of the table, and of images where `<|patch|>` stands."""
         x = self.embed_tokens(tokens)
         if pixel_values is None:
             return x
         is_image = reshard(tokens == encoder_of(self.config).image_token_index, self.rules("batch", "length"))
-        return fuse(x, is_image, self.vision(pixel_values), self.rules)
+        with jax.named_scope("vision"):
+            rows = self.vision(pixel_values)
+        return fuse(x, is_image, rows, self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
@@ -170,7 +176,8 @@ def _of_layer(seen: dict[str, dict[int, jax.Array]], place: Place) -> jax.Array:
 
 def _logits(model: Maverick, tokens, positions, segment_ids, pixel_values=None) -> jax.Array:
     hidden, _ = model.hidden(tokens, positions, segment_ids, pixel_values)
-    return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
+    with jax.named_scope("head"):
+        return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
 
 
 _jitted_logits = jax.jit(_logits)

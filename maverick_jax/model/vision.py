@@ -80,6 +80,7 @@ class VisionTower(nnx.Module):
         token = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype)[None, None], shape)
         return jnp.concatenate([x, reshard(token, spec)], axis=1)
 
+    @jax.named_scope("adapter")
     def _adapt(self, x: jax.Array) -> jax.Array:
         """Shuffled patches [N, P, F] -> [N, P, A]. The activation follows both layers."""
         first, second = (weight(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out))
@@ -109,8 +110,10 @@ class VisionLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
         """x [N, Q, W] -> [N, Q, W]; `tables` from `patch_rope_tables`."""
-        x = x + self._attention(self.attention_norm(x), tables)
-        return x + self._feed_forward(self.mlp_norm(x))
+        with jax.named_scope("attention"):
+            x = x + self._attention(self.attention_norm(x), tables)
+        with jax.named_scope("mlp"):
+            return x + self._feed_forward(self.mlp_norm(x))
 
     def _attention(self, x, tables):
         rules, heads = self.rules, self.rules("batch", None, "heads", None)
