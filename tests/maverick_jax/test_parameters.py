@@ -26,7 +26,7 @@ from maverick_jax.param import build
 from maverick_jax.parameters import Parameter
 from maverick_jax.pretrained import abstract_model, open_source, shapes_of
 from maverick_jax.sharding import MESH_AXES, ShardingRules, single_device_mesh
-from tests.helpers import tiny
+from tests.helpers import parameter_table, tiny
 from tests.helpers.folders import store_run
 from train.trainable.lora import LoraConfig
 from train.trainable.selection import Selection
@@ -180,3 +180,8 @@ def test_counting_needs_no_jax():
     )
     here = pathlib.Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(here)})
+
+
+def test_the_table_in_the_docs_is_the_declarations():
+    document = parameter_table.DOCUMENT.read_text()
+    assert document == parameter_table.written(document), "run `python -m tests.helpers.parameter_table`"
