@@ -139,8 +139,9 @@ def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None 
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of each parameter of `Maverick(config)`, by its path."""
-    return {p.name: p.full_shape for p in parameters.of_model(config)}
+    """Shape of each parameter of `Maverick(config)`, by its path and in the order of the model's tree."""
+    shapes = {p.name: p.full_shape for p in parameters.of_model(config)}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].split("/")))
 
 
 # ---- where a model is ----------------------------------------------------------------------------------------------

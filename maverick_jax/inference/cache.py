@@ -20,6 +20,7 @@ from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.attention import MaskSpec, Segments, attention_over
 from maverick_jax.sharding import ShardingRules
+from maverick_jax.stack import PERIODS, TAIL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +101,9 @@ def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache 
     new = {}
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
-        x, new["periods"] = jax.lax.scan(one_period, x, (model.periods, cache and cache["periods"]))
+        x, new[PERIODS] = jax.lax.scan(one_period, x, (model.periods, cache and cache[PERIODS]))
     if model.config.tail:
-        x, new["tail"] = _through_period(model.tail, x, real, step, cache and cache["tail"])
+        x, new[TAIL] = _through_period(model.tail, x, real, step, cache and cache[TAIL])
     return x, new
 
 
