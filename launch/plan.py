@@ -41,8 +41,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
     chosen = config.optimizer.selection()
     trained = chosen.parameters(model.network)
     held = memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), trained=trained)
-    if buffers := chosen.extra_buffers(model.network):
-        held["chosen_experts"] = layout.stored(buffers) * BYTES[model.param_dtype]
+    if extra := chosen.extra_buffers(model.network):
+        held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
     if model.remat == "none" and config.optimizer.makes_experts():
         # made where they are used, and so no views of what is stored: the backward pass finds them kept
         experts = [p for p in parameters.of_model(model.network) if p.role == "experts"]

@@ -167,7 +167,7 @@ def _vision(name: str, shape: tuple[int, ...]) -> list[Entry]:
 
 def _text(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     """The tensors of the text model, under their names in a text-only folder."""
-    depth = {shape[0] for name, shape in shapes.items() if name.startswith(f"{PERIODS}/")}
+    depth = {shape[0] for name, shape in shapes.items() if name.startswith(f"{PERIODS}/layer_")}
     if len(depth) > 1:
         raise InputError(f"parameters under periods/ disagree on the number of periods: {sorted(depth)}")
     stack = Stack.of_names(shapes, depth.pop() if depth else 0)

@@ -25,6 +25,7 @@ def move_router_bias(model: Maverick, stats: RouterStats | None) -> Maverick:
         mine = [rows[layer] for layer in found[0].layers]
         if not found[0].stacked:
             return leaf + step[mine[0]]
+        # the pattern repeats, so the rows of one slot are evenly spaced
         width = mine[1] - mine[0] if len(mine) > 1 else 1
         return leaf + step[mine[0] : mine[-1] + 1 : width]
 
