@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.shapes import B1, B2, CLIP_NORM, LEARNING_RATE, SHAPES, WEIGHT_DECAY, Shape
 from benchmarks.worker import serve
-from maverick_jax.accounting import train_flops_per_token
+from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.config import ModelConfig
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules

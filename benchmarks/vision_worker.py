@@ -31,7 +31,7 @@ def pixels(shape: str) -> np.ndarray:
 
 def flops(shape: str) -> float:
     """Of the matrix products of one forward pass."""
-    from maverick_jax.config import VisionConfig
+    from maverick_jax.network import VisionConfig
 
     v, tiles = VisionConfig(**fields(shape)), SHAPES[shape][0]
     W, tokens = v.hidden_size, v.grid**2 + 1
@@ -46,8 +46,9 @@ def ours(shape: str) -> Callable[[], np.ndarray]:
     import jax
     from flax import nnx
 
-    from maverick_jax.config import ModelConfig, VisionConfig
+    from maverick_jax.config import ModelConfig
     from maverick_jax.model.vision import VisionTower
+    from maverick_jax.network import VisionConfig
     from maverick_jax.sharding import ShardingRules, single_device_mesh
 
     vision = VisionConfig(**fields(shape), image_token_index=1)

@@ -6,12 +6,14 @@ import os
 import pathlib
 from typing import Any
 
-from maverick_jax import accounting
-from maverick_jax.accounting import DEVICES, Layout
+from maverick_jax import parameters
+from maverick_jax.accounting.communication import communication
+from maverick_jax.accounting.devices import DEVICES, device_of
+from maverick_jax.accounting.flops import flops_per_token, train_flops_per_token
+from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.accounting.memory import memory, weight_bytes
 from train.config import RunConfig, check_against_mesh
-from train.objectives.next_token import Head
 from train.teachers.references import find_references, heads_of
-from train.trainable.selection import role_of
 
 USABLE = 0.92
 """Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""
@@ -38,26 +40,26 @@ def plan(config: RunConfig) -> dict[str, Any]:
     )
     chosen = config.optimizer.selection()
     trained = chosen.parameters(model.network)
-    held = accounting.memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), trained=trained)
-    if beside := chosen.beside(model.network):
-        held["chosen_experts"] = accounting.elements(beside, layout) * accounting.BYTES[model.param_dtype]
+    held = memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), trained=trained)
+    if extra := chosen.extra_buffers(model.network):
+        held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
     if model.remat == "none" and config.optimizer.makes_experts():
         # made where they are used, and so no views of what is stored: the backward pass finds them kept
-        experts = [p for p in accounting.parameters(model.network) if role_of(p.name) == "experts"]
-        held["made_experts"] = accounting.used_elements(experts, layout) * accounting.BYTES[model.compute_dtype]
+        experts = [p for p in parameters.of_model(model.network) if p.role == "experts"]
+        held["made_experts"] = layout.used(experts) * BYTES[model.compute_dtype]
     found = find_references(config)
-    references, heads = found.values(), _heads(heads_of(config, found))
+    references, heads = found.values(), heads_of(config, found)
     if heads:
         buffers = 2 if layout.accumulation_steps > 1 else 1
-        each = accounting.BYTES[model.param_dtype] * (1 + buffers) + _moment_bytes(config)
-        held["heads"] = each * sum(head.size // head.parts(layout.rules, sizes) for head in heads)
+        each = BYTES[model.param_dtype] * (1 + buffers) + _moment_bytes(config)
+        held["heads"] = each * sum(math.prod(head.shape) // layout.parts(head.axes) for head in heads)
     if references:
         own = lambda found: dataclasses.replace(layout, rules=found.rules)
-        held["references"] = sum(accounting.weight_bytes(found.config, own(found)) for found in references)
+        held["references"] = sum(weight_bytes(found.config, own(found)) for found in references)
     tokens = config.data.batch_size * config.data.sequence_length
-    flops = accounting.flops_per_token(model, config.data.sequence_length)
+    flops = flops_per_token(model, config.data.sequence_length)
     if references:
-        train_flops = lambda model: accounting.train_flops_per_token(model, config.data.sequence_length)
+        train_flops = lambda model: train_flops_per_token(model, config.data.sequence_length)
         flops["references"] = sum(train_flops(found.config) / 3 for found in references)  # forward only
     limit = int(target["memory_bytes"] * USABLE)
     return {
@@ -73,8 +75,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
         "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
-        "checkpoints": _checkpoints(config, sum(p.size for p in trained), sum(head.size for head in heads)),
-        "communication_bytes_per_step": accounting.communication(model, layout),
+        "checkpoints": _checkpoints(config, sum(p.size for p in trained), sum(math.prod(head.shape) for head in heads)),
+        "communication_bytes_per_step": communication(model, layout),
         "fits": sum(held.values()) <= limit,
     }
 
@@ -88,7 +90,7 @@ def _target(config: RunConfig) -> dict[str, Any]:
     import jax
 
     local = jax.local_devices()
-    known = accounting.device_of(local[0].device_kind)
+    known = device_of(local[0].device_kind)
     if local[0].platform == "cpu":
         memory_bytes = _machine_memory() // len(local)
     else:
@@ -125,15 +127,10 @@ def _days(flops: float, peak: float | None, devices: int) -> float | None:
     return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
 
 
-def _heads(heads: tuple[Head, ...]) -> list[accounting.Parameter]:
-    """What the objective trains beside the model, as what is counted."""
-    return [accounting.Parameter(head.name, head.shape, head.axes) for head in heads]
-
-
 def _checkpoints(config: RunConfig, trained: int, beside: int) -> dict[str, int]:
     """Checkpoints that a run writes and keeps, and the bytes of one: weights, and moments of the `trained` numbers;
     both of the `beside` numbers that are trained beside the model."""
-    weights = (config.model.num_parameters() + beside) * accounting.BYTES[config.model.param_dtype]
+    weights = (config.model.num_parameters() + beside) * BYTES[config.model.param_dtype]
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = math.ceil(config.run.steps / every) if every else 1
     return {
@@ -145,7 +142,7 @@ def _checkpoints(config: RunConfig, trained: int, beside: int) -> dict[str, int]
 
 def _moment_bytes(config: RunConfig) -> int:
     """Bytes of optimizer state per trained parameter."""
-    return accounting.BYTES[config.optimizer.mu_dtype] + accounting.BYTES[config.optimizer.nu_dtype]
+    return BYTES[config.optimizer.mu_dtype] + BYTES[config.optimizer.nu_dtype]
 
 
 # ---- as text ---------------------------------------------------------------------------------------------------------

@@ -1,30 +1,53 @@
-"""Parameters that are born sharded, and the one place where a stored parameter becomes one that is multiplied with."""
+"""Creates parameters sharded, and turns a stored parameter into the array that is multiplied with."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import reshard
 
+from maverick_jax.network import Network
+from maverick_jax.parameters import Axes, Init, Parameter
 from maverick_jax.sharding import ShardingRules
+
+
+def build(
+    module: nnx.Module, table: Iterable[Parameter], config: Network, rules: ShardingRules, rngs: nnx.Rngs
+) -> None:
+    """Give `module` the parameters that `table` declares, as attributes of their names."""
+    for p in table:
+        made = param(rngs, p.shape, p.axes, _initializer(p.init, config), rules, p.dtype or config.param_dtype)
+        setattr(module, p.name, made)
 
 
 def param(
     rngs: nnx.Rngs,
     shape: tuple[int, ...],
-    axes: tuple[str | None, ...],
+    axes: Axes,
     init: Callable,
     rules: ShardingRules,
     dtype: str,
 ) -> nnx.Param:
     """A parameter of `shape` and `dtype`, one logical axis (or None) per dimension.
 
-    The initialiser is given the sharding, so that each device makes its own part and no device the whole.
+    The initializer gets the sharding, so that each device makes its own part and no device the whole.
     """
     value = init(rngs.params(), shape, jnp.dtype(dtype), out_sharding=rules.storage(*axes))
     return nnx.Param(value, axes=axes)
+
+
+def _initializer(init: Init, config: Network) -> Callable:
+    match init:
+        case "normal":
+            return normal(config.initializer_range)
+        case "residual":
+            return normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
+        case "ones":
+            return nnx.initializers.ones
+        case "zeros":
+            return nnx.initializers.zeros
 
 
 class Overlay(abc.ABC):
@@ -47,5 +70,3 @@ def weight(parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jn
 
 
 normal = nnx.initializers.normal
-ones = nnx.initializers.ones
-zeros = nnx.initializers.zeros

@@ -14,6 +14,7 @@ import pydantic
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
+from maverick_jax import parameters
 from maverick_jax.checkpoint import import_stream as importing
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.adapters import Adapters
@@ -32,8 +33,8 @@ from maverick_jax.huggingface import (
 from maverick_jax.huggingface import (
     reader as huggingface_reader,
 )
-from maverick_jax.huggingface.names import ROUTER_BIAS
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.network import Purpose
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
@@ -47,6 +48,8 @@ MODEL = "model/"
 ADAPTERS = "heads/lora/"
 """Prefix of the factors A and B that low-rank adapters add to them: then the parameter's name, `/a` or `/b`."""
 DTYPES = ("float32", "bfloat16")
+_FREE = (Purpose.STORAGE, Purpose.COMPUTATION, Purpose.TRAINING)
+"""What may differ between two models of one fingerprint."""
 KEEP = "keep"
 """The dtype that a source has itself."""
 
@@ -136,8 +139,9 @@ def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None 
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of each parameter of `Maverick(config)`, by its path."""
-    return {name: leaf.shape for name, leaf in names.flatten(abstract_model(config, _host_mesh())).items()}
+    """Shape of each parameter of `Maverick(config)`, by its path and in the order of the model's tree."""
+    shapes = {p.name: p.full_shape for p in parameters.of_model(config)}
+    return dict(sorted(shapes.items(), key=lambda item: item[0].split("/")))
 
 
 # ---- where a model is ----------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def _first_rows(shape: tuple[int, ...], rows: int = 8192) -> tuple[slice, ...]:
 
 def _network_digest(config: ModelConfig):
     """SHA-256 of what the parameters are, however they are computed with."""
-    network = config.model_dump(mode="json", exclude={"param_dtype", "compute_dtype", "remat", "balance"})
+    network = config.model_dump(mode="json", exclude=set(config.keys_of(*_FREE)))
     return hashlib.sha256(json.dumps(network, sort_keys=True).encode())
 
 
@@ -204,8 +208,9 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
     adapters = Adapters.of(store.meta(newest), ADAPTERS, directory)
 
     def load(target: Target) -> dict[str, jax.Array]:
+        dtypes = _stored_dtypes(config)
         stored = {
-            MODEL + name: jax.ShapeDtypeStruct(leaf.shape, _stored_dtype(config, name), sharding=leaf.sharding)
+            MODEL + name: jax.ShapeDtypeStruct(leaf.shape, dtypes[name], sharding=leaf.sharding)
             for name, leaf in target.items()
         }
         beside = adapters.target({name: stored[MODEL + name] for name in target})
@@ -251,15 +256,14 @@ def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:
         first = error.errors()[0]
         key = ".".join(map(str, ("model", *first["loc"])))
         raise InputError(f"{where}: metadata: {key}: {first['msg']} ({error.error_count()} problem(s))") from None
-    layers = len(config.period) * min(config.num_periods, 1) + len(config.tail)
-    if len(meta["arrays"]) < layers:  # before anything of the model's size is made
+    if len(meta["arrays"]) < len(config.stack.slots):  # before anything of the model's size is made
         raise InputError(f"{where}: holds {len(meta['arrays'])} arrays, too few for the model in its metadata")
     return config
 
 
-def _stored_dtype(config: ModelConfig, name: str) -> np.dtype:
-    """What a checkpoint of this model holds `name` in: a bias that moves by thousandths needs float32."""
-    return jnp.dtype("float32" if name.endswith(ROUTER_BIAS) else config.param_dtype)
+def _stored_dtypes(config: ModelConfig) -> dict[str, np.dtype]:
+    """What a checkpoint of this model holds each parameter in."""
+    return {p.name: jnp.dtype(p.dtype or config.param_dtype) for p in parameters.of_model(config)}
 
 
 # ---- from one to another -------------------------------------------------------------------------------------------
@@ -309,6 +313,7 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
     if dtype != KEEP:
         config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
     readers, leaves = opened.readers(), names.flatten(abstract_model(config, _host_mesh()))
+    dtypes = _stored_dtypes(config)
     tokenizer, generation_config = _tokenizer_of(source), generation.read(pathlib.Path(source))
 
     def add_files(folder: pathlib.Path) -> None:
@@ -319,7 +324,7 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
 
     importing.import_arrays(
         {
-            MODEL + name: importing.Arriving.of(readers[name], _stored_dtype(config, name), _split_axes(leaf))
+            MODEL + name: importing.Arriving.of(readers[name], dtypes[name], _split_axes(leaf))
             for name, leaf in leaves.items()
         },
         {"model": config.model_dump(mode="json")},

@@ -30,7 +30,10 @@ FLOORS = {
     "train": 8,
     "launch": 9,
 }
-FLOOR_ZERO = {"config", "errors", "files", "images", "param", "precision", "progress", "settings", "sharding", "text"}
+FLOOR_ZERO = {
+    *("config", "errors", "files", "images", "network", "param", "parameters", "precision", "progress", "settings"),
+    *("sharding", "stack", "text"),
+}
 JOINED_IN = ("train.run", "train.evaluate")
 
 

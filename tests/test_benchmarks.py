@@ -20,7 +20,7 @@ from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_con
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
 from data.rows.dataset import open_dataset
-from maverick_jax.accounting import train_flops_per_token
+from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.tokenizers.byte_level import CONTROLS

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from data.config import DataConfig
-from maverick_jax.accounting import Hardware
+from maverick_jax.accounting.devices import Hardware
 from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.initialization.layer_map import COMPUTED, Start, findings
+from maverick_jax.initialization.layer_map import Start, findings
+from maverick_jax.network import Purpose
 from maverick_jax.settings import shipped, strict_yaml, validation
 from maverick_jax.settings.section import Section
 from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
@@ -135,7 +136,7 @@ def _start(document: Document) -> ModelConfig | None:
     except InputError as error:
         document.problems.append(Problem(document.place("model.init_from"), "model.init_from", str(error)))
         return None
-    under = {key: value for key, value in source.model_dump(mode="json").items() if key not in COMPUTED}
+    under = source.model_dump(mode="json", include=set(ModelConfig.keys_of(Purpose.NETWORK)))
     if isinstance(layers := model.get("init_layers"), list):
         under["num_hidden_layers"] = len(layers)
     document.data["model"] = shipped.merge(under, model)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax
@@ -18,7 +18,7 @@ from rich.table import Table
 from maverick_jax.errors import InputError
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.initialization.layer_map import Start, findings
-from maverick_jax.model.layers import Layer, Taps
+from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_backend
 from maverick_jax.pretrained import abstract_model, open_source
@@ -132,23 +132,13 @@ def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.
     real = (batch["segment_ids"] > 0)[..., None]
     number = jnp.arange(model.config.num_local_experts, dtype=jnp.int32)[None, None, :]
     found = []
-    for layer, logits in zip(_layers(model), tapped_states(model, batch, Taps(router=layers)).routers, strict=True):
+    moe_layers = [model.layer(i) for i in layers]
+    for layer, logits in zip(moe_layers, tapped_states(model, batch, Taps(router=layers)).routers, strict=True):
         chosen = [(expert[..., None] == number) & real for expert in layer.moe.choose(logits)]
         assigned = sum(one.astype(jnp.float32) for one in chosen)
         found.append([jnp.sum(x, axis=(0, 1)) for x in (assigned * jax.nn.sigmoid(logits), assigned)])
     gates, counts = zip(*found, strict=True)
     return jnp.stack(gates), jnp.stack(counts)
-
-
-def _layers(model: Maverick) -> Iterator[Layer]:
-    """The mixtures of experts, one by one."""
-    length = len(model.config.period)
-    for i in model.config.moe_layers:
-        period, place = divmod(i, length)
-        if period < model.config.num_periods:
-            yield jax.tree.map(lambda leaf, period=period: leaf[period], model.periods).layers[place]
-        else:
-            yield model.tail.layers[place]
 
 
 def pick(parts: np.ndarray, share: float) -> list[int]:

@@ -4,12 +4,14 @@ where in its data."""
 from typing import Any
 
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError, NoRestorableCheckpoint
+from maverick_jax.network import Purpose
 from maverick_jax.settings import strict_yaml
 from train.config import RunConfig, resolved
 
-_COMPUTED = ("remat", "compute_dtype", "balance")
-"""Keys of the model that say how it is computed and trained: these may change."""
+_FREE = ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING)
+"""Keys of the model that may change when a run is resumed."""
 
 
 def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def _newest_metadata(store: CheckpointStore) -> dict[str, Any] | None:
 
 def _network(model: dict[str, Any]) -> dict[str, Any]:
     bias = model["balance"]["kind"] == "loss_free_bias"  # it has parameters
-    return {key: value for key, value in model.items() if key not in _COMPUTED} | {"balance.kind": bias}
+    return {key: value for key, value in model.items() if key not in _FREE} | {"balance.kind": bias}
 
 
 def _changed_data(config: RunConfig) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from maverick_jax.accounting import device_of, train_flops_per_token
+from maverick_jax.accounting.devices import device_of
+from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.initialization.from_model import initial_weights
@@ -98,7 +99,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
         if jax.process_index() == 0:
             _describe(config, feed, sizes, run_dir)
         references = load_references(beside, mesh)
-        used = lambda state: parts.optimizer.selection.used(state.model, state.heads)
+        used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
         step = compile_step(state, feed.abstract_batch(), config.objective, parts.optimizer, references)
         if (own := config.objective.own_samples()) is not None:
             about_run = {"seed": config.run.seed, "start": start, "end": feed.train.tokenizer.eos_id}

@@ -30,7 +30,7 @@ def train_step(
     trained = chosen.select(state.model, state.heads)
 
     def loss(trained, microbatch, totals):
-        model, heads = chosen.view(trained, state.model, state.heads)
+        model, heads = chosen.with_overlays(trained, state.model, state.heads)
         return objective.loss(model, microbatch, totals, dataclasses.replace(context, heads=heads))
 
     sums, grads = accumulate(loss, trained, batch, totals)

@@ -19,13 +19,14 @@ from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import names as huggingface_names
 from maverick_jax.huggingface import tensor_blocks
 from maverick_jax.huggingface.generation_config import generation_config, token_ids
-from maverick_jax.huggingface.names import ROUTER_BIAS, Entry
+from maverick_jax.huggingface.names import Entry
 from maverick_jax.huggingface.processor_files import write_processor
 from maverick_jax.huggingface.quantize import Quantization, quantized_views
 from maverick_jax.huggingface.safetensors_writer import Header, Made, Planned, total_bytes, write_tensors
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
+from maverick_jax.parameters import ROUTER_BIAS
 from maverick_jax.progress import ByteProgress
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer

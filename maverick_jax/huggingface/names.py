@@ -9,7 +9,6 @@ transformers 5.23; the second's text tensors carry the prefix `language_model.`
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
+from maverick_jax.stack import PERIODS, Stack
 
 
 class Layout(Protocol):
@@ -113,11 +113,6 @@ PER_VISION_LAYER: dict[str, tuple[str, Layout]] = {
 TEXT_PREFIX = "language_model."
 """Of text tensors in a folder that also holds the image encoder."""
 
-ROUTER_BIAS = "moe/router_bias"
-"""Parameters whose name ends so have no counterpart: Llama 4 chooses experts by the router logits alone."""
-
-IN_LAYER = re.compile(r"(periods|tail)/layer_(\d+)/(.+)")
-"""Our name of a parameter of a layer of the text model."""
 VISION_PREFIX = "vision/"
 """Of our parameters of the image encoder."""
 _VISION_LAYERS = "vision/layers/"
@@ -172,28 +167,24 @@ def _vision(name: str, shape: tuple[int, ...]) -> list[Entry]:
 
 def _text(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     """The tensors of the text model, under their names in a text-only folder."""
-    stacked = {name: m for name in shapes if (m := IN_LAYER.fullmatch(name))}
-    period = 1 + max((int(m[2]) for m in stacked.values() if m[1] == "periods"), default=-1)
-    depth = {shape[0] for name, shape in shapes.items() if name in stacked and stacked[name][1] == "periods"}
+    depth = {shape[0] for name, shape in shapes.items() if name.startswith(f"{PERIODS}/layer_")}
     if len(depth) > 1:
         raise InputError(f"parameters under periods/ disagree on the number of periods: {sorted(depth)}")
-    tail_start = period * (depth.pop() if depth else 0)
+    stack = Stack.of_names(shapes, depth.pop() if depth else 0)
 
     entries: list[tuple[float, Entry]] = []
     for name, shape in shapes.items():
-        if name not in stacked:
+        if (found := stack.find(name)) is None:
             theirs, layout = _lookup(WHOLE_MODEL, name, name)
-            entries.append(
-                (-1 if name == "embed" else math.inf, Entry(theirs, layout.shape(shape), name, shape, None, layout))
-            )
+            order = -1 if name == "embed" else math.inf
+            entries.append((order, Entry(theirs, layout.shape(shape), name, shape, None, layout)))
             continue
-        where, index, rest = stacked[name].groups()
+        slot, rest = found
         suffix, layout = _lookup(PER_LAYER, rest, name)
-        ours = shape[1:] if where == "periods" else shape
-        for p in range(shape[0]) if where == "periods" else [None]:
-            layer = tail_start + int(index) if p is None else p * period + int(index)
-            theirs = f"model.layers.{layer}.{suffix}"
-            entries.append((layer, Entry(theirs, layout.shape(ours), name, ours, p, layout)))
+        ours = shape[1:] if slot.stacked else shape
+        for p, layer in enumerate(slot.layers):
+            theirs, index = f"model.layers.{layer}.{suffix}", p if slot.stacked else None
+            entries.append((layer, Entry(theirs, layout.shape(ours), name, ours, index, layout)))
     return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
 
 

@@ -21,6 +21,7 @@ from maverick_jax.huggingface.names import Entry
 from maverick_jax.huggingface.safetensors_writer import Header, Made, Planned
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.settings.section import did_you_mean
+from maverick_jax.stack import name_in_layer
 
 BITS = {"int8": 8, "int4": 4}
 GROUP_SIZES = (32, 64, 128)
@@ -28,8 +29,9 @@ GROUP_SIZES = (32, 64, 128)
 IGNORED = ["lm_head", "self_attn", "router", "vision_model", "multi_modal_projector"]
 """Parts of the names of linear layers that stay as they are: small beside the rest, and sensitive."""
 
-_FEED_FORWARD = re.compile(r"(periods|tail)/layer_\d+/(mlp|moe/shared)/(gate|up|down)")
-_EXPERTS = re.compile(r"(periods|tail)/layer_\d+/moe/experts_(in|out)")
+_FEED_FORWARD = re.compile(r"(mlp|moe/shared)/(gate|up|down)")
+_EXPERTS = re.compile(r"moe/experts_(in|out)")
+"""Names of parameters in their layer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +99,10 @@ def quantized_views(entry: Entry, shape: tuple[int, ...]) -> list[View]:
 
     `shape` of our whole parameter.
     """
-    if _FEED_FORWARD.fullmatch(entry.ours):
+    name = name_in_layer(entry.ours) or ""
+    if _FEED_FORWARD.fullmatch(name):
         return [View.of(entry)]
-    return View.of(entry).experts(shape) if _EXPERTS.fullmatch(entry.ours) else []
+    return View.of(entry).experts(shape) if _EXPERTS.fullmatch(name) else []
 
 
 def quantize(x: np.ndarray, bits: int, group_size: int, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

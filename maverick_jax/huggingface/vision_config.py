@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from maverick_jax.config import VisionConfig
+from maverick_jax.network import VisionConfig
 
 _COPIED = {
     "hidden_size": 768,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from maverick_jax.config import VisionConfig, require_whole_tokens
+from maverick_jax.network import VisionConfig, require_whole_tokens
 from maverick_jax.settings.section import Section
 
 Positive = Annotated[int, Field(ge=1, le=4096)]

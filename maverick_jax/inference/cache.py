@@ -1,6 +1,6 @@
 """Decoding with remembered keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
 
-A layer that attends locally never needs more than its reach: it keeps a ring of `attention_chunk_size` keys however
+A layer that attends locally never needs more than its mask: it keeps a ring of `attention_chunk_size` keys however
 long the text grows, and only the global layers (one in four) keep every key. Nothing of the network is written twice:
 layers are run through the model's own parts.
 """
@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec, reshard
 
-from maverick_jax.model.attention import Attention, Places, attend
+from maverick_jax.model.attention import Attention, Positions, attend
 from maverick_jax.model.layers import Period
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.attention import Documents, Reach, attention_over
+from maverick_jax.ops.attention import MaskSpec, Segments, attention_over
 from maverick_jax.sharding import ShardingRules
+from maverick_jax.stack import PERIODS, TAIL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Remembered:
     keys: jax.Array
     values: jax.Array
 
-    def documents(self, last: jax.Array) -> Documents:
+    def segments(self, last: jax.Array) -> Segments:
         """Which positions the slots hold once position `last` int32[B] is written; empty slots are padding."""
         held = held_positions(last, self.keys.shape[1])
-        return Documents(held, (held >= 0).astype(jnp.int32))
+        return Segments(held, (held >= 0).astype(jnp.int32))
 
     def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "Remembered":
         """With k and v [B, 1, K, H] of one more token at `position` int32[B]."""
@@ -64,12 +65,12 @@ def prefill(
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     real = index < lengths[:, None]
     positions = jnp.where(real, index, 0)
-    places = Places.of(model.config, tokens.shape[1], positions, real.astype(jnp.int32))
+    placed = Positions.of(model.config, tokens.shape[1], positions, real.astype(jnp.int32))
 
     def remember(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, Remembered]:
-        q, k, v = attention.project(x, places)
-        y = attend(q, k, v, attention.reach, places.documents, model.rules)
-        slots = min(attention.reach.size or capacity, capacity)
+        q, k, v = attention.project(x, placed)
+        y = attend(q, k, v, attention.mask, placed.segments, model.rules)
+        slots = min(attention.mask.size or capacity, capacity)
         return attention.output(y), _newest(k, v, lengths, slots, model.rules)
 
     x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, remember, None)
@@ -81,11 +82,11 @@ def prefill(
 def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the cache with it."""
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
-    places = Places.of(model.config, 1, positions[:, None], jnp.ones_like(positions)[:, None])
+    placed = Positions.of(model.config, 1, positions[:, None], jnp.ones_like(positions)[:, None])
 
     def recall(attention: Attention, x: jax.Array, remembered: Remembered) -> tuple[jax.Array, Remembered]:
-        q, k, v = attention.project(x, places)
-        y, remembered = _attend_cached(q, k, v, attention.reach, places.documents, remembered, model.rules)
+        q, k, v = attention.project(x, placed)
+        y, remembered = _attend_cached(q, k, v, attention.mask, placed.segments, remembered, model.rules)
         return attention.output(y), remembered
 
     x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, recall, cache)
@@ -100,9 +101,9 @@ def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache 
     new = {}
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
-        x, new["periods"] = jax.lax.scan(one_period, x, (model.periods, cache and cache["periods"]))
+        x, new[PERIODS] = jax.lax.scan(one_period, x, (model.periods, cache and cache[PERIODS]))
     if model.config.tail:
-        x, new["tail"] = _through_period(model.tail, x, real, step, cache and cache["tail"])
+        x, new[TAIL] = _through_period(model.tail, x, real, step, cache and cache[TAIL])
     return x, new
 
 
@@ -137,16 +138,16 @@ def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> Remembered:
     return jax.shard_map(local, in_specs=in_specs, out_specs=Remembered(kept, kept))(k, v, lengths)
 
 
-def _attend_cached(q, k, v, reach: Reach, at: Documents, remembered: Remembered, rules: ShardingRules):
+def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, remembered: Remembered, rules: ShardingRules):
     """Attention of one token over what is remembered and itself: [B, 1, N, H], and the memory with it."""
 
     def local(q, k, v, at, remembered):
         position = at.positions[:, 0]
         remembered = remembered.with_token(k, v, position)
-        y = attention_over(q, remembered.keys, remembered.values, reach, at, remembered.documents(position))
+        y = attention_over(q, remembered.keys, remembered.values, mask, at, remembered.segments(position))
         return y, remembered
 
     heads, kv_heads = rules("batch", None, "heads", None), rules("batch", None, "kv_heads", None)
     token, kept = rules("batch", None), Remembered(kv_heads, kv_heads)
-    in_specs, out_specs = (heads, kv_heads, kv_heads, Documents(token, token), kept), (heads, kept)
+    in_specs, out_specs = (heads, kv_heads, kv_heads, Segments(token, token), kept), (heads, kept)
     return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, remembered)

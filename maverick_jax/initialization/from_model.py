@@ -28,11 +28,12 @@ from maverick_jax.checkpoint.placement import place
 from maverick_jax.checkpoint.readers import Reader
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.huggingface.names import IN_LAYER, ROUTER_BIAS
 from maverick_jax.initialization.derived_readers import Entry, Padded, SameForEach, Stacked, Zeros
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import open_source, shapes_of
+from maverick_jax.parameters import ROUTER_BIAS, by_name
+from maverick_jax.pretrained import open_source
+from maverick_jax.stack import Stack
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
     source = open_source(start.path)
     if found := findings(abstract.config, source.config, start):
         raise InputError("\n".join(f"{key}: {text}" for key, text in found))
-    leaves, there, arrays = names.flatten(abstract), shapes_of(source.config), {}
+    leaves, there, arrays = names.flatten(abstract), by_name(source.config), {}
     if unused := [name for name in there if name.endswith(ROUTER_BIAS) and name not in leaves]:
         log.warning("%s: balance biases are left out, for this model has none: %s", start.path, ", ".join(unused[:5]))
     if start.is_copy(abstract.config, source.config):
@@ -101,32 +102,26 @@ def describe(
     start: Start,
 ) -> dict[str, Origin]:
     """The origin of each parameter of `model` (`shapes`: its shape by its path) in the `readers` of `source`."""
-    chosen, found = start.sources(model), {}
+    chosen, stack, found = start.sources(model), model.stack, {}
     for name, shape in shapes.items():
-        match = IN_LAYER.fullmatch(name)
-        if match is None:
+        if (in_layer := stack.find(name)) is None:
             found[name] = _copy(readers[name])
             continue
-        where, index, rest = match.groups()
-        stacked = where == "periods"
-        first = int(index) + (0 if stacked else model.num_periods * len(model.period))
-        layers = range(first, model.num_periods * len(model.period), len(model.period)) if stacked else [first]
-        parts = [
-            _part_of_layer(rest, shape[stacked:], _layer_reader(source, readers, chosen[layer])) for layer in layers
-        ]
-        found[name] = _stack(parts) if stacked else parts[0]
+        slot, rest = in_layer
+        of_one = shape[1:] if slot.stacked else shape
+        reads = [_layer_reader(source.stack, readers, chosen[layer]) for layer in slot.layers]
+        parts = [_part_of_layer(rest, of_one, read) for read in reads]
+        found[name] = _stack(parts) if slot.stacked else parts[0]
     return found
 
 
-def _layer_reader(source: ModelConfig, readers: Mapping[str, Reader], layer: int) -> Callable[[str], Reader | None]:
-    """rest of a path -> that parameter of `layer` of the source, None if it has none."""
-    period, index = divmod(layer, len(source.period))
+def _layer_reader(source: Stack, readers: Mapping[str, Reader], layer: int) -> Callable[[str], Reader | None]:
+    """Parameter's name in its layer -> that parameter of `layer` of the source, None if it has none."""
+    slot, index = source.place(layer)
 
     def read(rest: str) -> Reader | None:
-        if period == source.num_periods:
-            return readers.get(f"tail/layer_{index}/{rest}")
-        reader = readers.get(f"periods/layer_{index}/{rest}")
-        return None if reader is None else Entry(reader, period)
+        reader = readers.get(slot.prefix + rest)
+        return reader if reader is None or index is None else Entry(reader, index)
 
     return read
 
@@ -135,7 +130,7 @@ def _part_of_layer(rest: str, shape: tuple[int, ...], read: Callable[[str], Read
     """`rest` (of `shape`) of a layer that begins as the one that `read` reads; see the top of the file."""
     if (same := read(rest)) is not None:
         return _copy(same)
-    if rest in ("moe/router", ROUTER_BIAS):
+    if rest in ("moe/router", f"moe/{ROUTER_BIAS}"):
         return _nothing(shape)
     gate, up, down = (read(f"mlp/{name}") for name in ("gate", "up", "down"))
     assert gate is not None and up is not None and down is not None, rest

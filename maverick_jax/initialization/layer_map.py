@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Iterator
 
-from maverick_jax.config import LayerSpec, ModelConfig
+from maverick_jax.config import ModelConfig
+from maverick_jax.network import LayerSpec, Purpose
 
-COMPUTED = ("remat", "compute_dtype", "param_dtype", "balance", "router_dtype", "initializer_range")
-"""Keys of a model that say how it is computed and trained, not what its parameters are."""
 _BY_LAYER = (
     "num_hidden_layers",
     "no_rope_layer_interval",
@@ -50,8 +49,8 @@ def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Find
     """Why `model` cannot begin as `start` says, where `source` is the config of the model there; nothing if it can."""
     found = [
         _differs(key, model, source, start)
-        for key in ModelConfig.model_fields
-        if key not in (*COMPUTED, *_BY_LAYER) and getattr(model, key) != getattr(source, key)
+        for key in ModelConfig.keys_of(Purpose.NETWORK)
+        if key not in _BY_LAYER and getattr(model, key) != getattr(source, key)
     ]
     return found + (list(_depth(model, source, start)) or list(_layers(model, source, start)))
 

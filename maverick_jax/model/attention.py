@@ -7,20 +7,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.norm import rms_normalise
 from maverick_jax.model.overlays import linear_of
+from maverick_jax.model.remat import ATTENTION
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
-from maverick_jax.ops.attention import Documents, Reach, attention
-from maverick_jax.param import normal, param
+from maverick_jax.ops.attention import MaskSpec, Segments, attention
+from maverick_jax.param import build
 from maverick_jax.sharding import ShardingRules
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """What attention needs to know of where its tokens stand, made once per forward pass."""
+class Positions:
+    """What attention needs to know about the positions of its tokens, made once per forward pass."""
 
-    documents: Documents | None
+    segments: Segments | None
     """None: every row is one document."""
     rope: tuple[jax.Array, jax.Array]
     temperature: jax.Array | None
@@ -28,20 +30,20 @@ class Places:
     @classmethod
     def of(
         cls, config: ModelConfig, length: int, positions: jax.Array | None, segment_ids: jax.Array | None
-    ) -> "Places":
+    ) -> "Positions":
         """From positions and segment_ids, int32[B, T] or None; positions default to each document's own count."""
         if segment_ids is not None and positions is None:
             positions = positions_in_documents(segment_ids)
         if positions is not None and segment_ids is None:
             segment_ids = jnp.ones_like(positions)
-        documents = None if positions is None else Documents(positions, segment_ids)
+        segments = None if positions is None else Segments(positions, segment_ids)
         if positions is None:
             positions = jnp.arange(length, dtype=jnp.int32)[None, :]
         tuned = config.attn_temperature_tuning and config.no_rope_layer_interval > 0
-        return cls(documents, rope_tables(config, positions), query_temperature(config, positions) if tuned else None)
+        return cls(segments, rope_tables(config, positions), query_temperature(config, positions) if tuned else None)
 
 
-jax.tree_util.register_dataclass(Places)
+jax.tree_util.register_dataclass(Positions)
 
 
 def positions_in_documents(segment_ids: jax.Array) -> jax.Array:
@@ -54,49 +56,49 @@ def positions_in_documents(segment_ids: jax.Array) -> jax.Array:
 class Attention(nnx.Module):
     """Self-attention of one layer: rotary and local (`rope`), or position-free and global."""
 
-    def __init__(self, config: ModelConfig, rope: bool, rules: ShardingRules, *, rngs: nnx.Rngs):
-        D, N, K, H = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        init, dtype = normal(config.initializer_range), config.param_dtype
-        init_out = normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
-        self.config, self.use_rope, self.rules = config, rope, rules
-        self.q = param(rngs, (D, N, H), ("embed", "heads", None), init, rules, dtype)
-        self.k = param(rngs, (D, K, H), ("embed", "kv_heads", None), init, rules, dtype)
-        self.v = param(rngs, (D, K, H), ("embed", "kv_heads", None), init, rules, dtype)
-        self.o = param(rngs, (N, H, D), ("heads", None, "embed"), init_out, rules, dtype)
+    q: nnx.Param
+    k: nnx.Param
+    v: nnx.Param
+    o: nnx.Param
 
-    def __call__(self, x: jax.Array, places: Places) -> jax.Array:
+    def __init__(self, config: ModelConfig, rope: bool, rules: ShardingRules, *, rngs: nnx.Rngs):
+        self.config, self.use_rope, self.rules = config, rope, rules
+        build(self, parameters.attention(config), config, rules, rngs)
+
+    @jax.named_scope("attention")
+    def __call__(self, x: jax.Array, positions: Positions) -> jax.Array:
         """x [B, T, D], normalised -> [B, T, D]."""
-        q, k, v = self.project(x, places)
-        return self.output(attend(q, k, v, self.reach, places.documents, self.rules))
+        q, k, v = self.project(x, positions)
+        return self.output(attend(q, k, v, self.mask, positions.segments, self.rules))
 
     @property
-    def reach(self) -> Reach:
+    def mask(self) -> MaskSpec:
         local = self.use_rope and self.config.attention_chunk_size is not None
-        return Reach(self.config.local_attention, self.config.attention_chunk_size) if local else Reach()
+        return MaskSpec(self.config.local_attention, self.config.attention_chunk_size) if local else MaskSpec()
 
-    def project(self, x: jax.Array, places: Places) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: jax.Array, positions: Positions) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H], ready for the dot product."""
         config, dtype = self.config, x.dtype
         q, k, v = (linear_of(x, w, self.rules) for w in (self.q, self.k, self.v))
         if self.use_rope:
-            q, k = apply_rope(q, places.rope), apply_rope(k, places.rope)
+            q, k = apply_rope(q, positions.rope), apply_rope(k, positions.rope)
             if config.use_qk_norm:
                 q, k = rms_normalise(q, config.rms_norm_eps), rms_normalise(k, config.rms_norm_eps)
-        elif places.temperature is not None:
-            q = (q.astype(jnp.float32) * places.temperature).astype(dtype)
+        elif positions.temperature is not None:
+            q = (q.astype(jnp.float32) * positions.temperature).astype(dtype)
         return q, k, v
 
     def output(self, y: jax.Array) -> jax.Array:
         """Attended values [B, T, N, H] -> [B, T, D]."""
-        y = checkpoint_name(y, "attention")
+        y = checkpoint_name(y, ATTENTION)
         out = self.rules("batch", "length", "residual")
         return linear_of(y, self.o, self.rules, inputs=2, out=out)
 
 
-def attend(q, k, v, reach: Reach, documents: Documents | None, rules: ShardingRules) -> jax.Array:
+def attend(q, k, v, mask: MaskSpec, segments: Segments | None, rules: ShardingRules) -> jax.Array:
     """`ops.attention` on each device's own sequences and heads; no communication."""
     queries, keys = rules("batch", "length", "heads", None), rules("batch", "length", "kv_heads", None)
     tokens = rules("batch", "length")
-    places = jax.tree.map(lambda _: tokens, documents)
-    local = lambda q, k, v, documents: attention(q, k, v, reach, documents)
-    return jax.shard_map(local, in_specs=(queries, keys, keys, places), out_specs=queries)(q, k, v, documents)
+    spec = jax.tree.map(lambda _: tokens, segments)
+    local = lambda q, k, v, segments: attention(q, k, v, mask, segments)
+    return jax.shard_map(local, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, segments)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.parameters import ROUTER_BIAS
 
 
 def move_router_bias(model: Maverick, stats: RouterStats | None) -> Maverick:
@@ -14,16 +15,18 @@ def move_router_bias(model: Maverick, stats: RouterStats | None) -> Maverick:
     if stats is None or balance.kind != "loss_free_bias":
         return model
     step = balance.bias_rate * jnp.sign(jnp.mean(stats.load, axis=-1, keepdims=True) - stats.load)
-    slots = [i for i, spec in enumerate(model.config.period) if spec.moe]
-    stacked = model.config.num_periods * len(slots)
+    stack, rows = model.config.stack, {layer: row for row, layer in enumerate(model.config.moe_layers)}
 
-    def moved(path, leaf):
-        run, layer, *names = (str(getattr(key, "name", key)) for key in path)
-        if "router_bias" not in names:
+    def moved(path, leaf: jax.Array) -> jax.Array:
+        parts = [str(getattr(key, "name", key)) for key in path]
+        found = stack.find("/".join(parts))
+        if found is None or ROUTER_BIAS not in parts:
             return leaf
-        slot = slots.index(int(layer.removeprefix("layer_")))
-        if run == "tail":
-            return leaf + step[stacked + slot]
-        return leaf + step[:stacked].reshape(-1, len(slots), step.shape[-1])[:, slot]
+        mine = [rows[layer] for layer in found[0].layers]
+        if not found[0].stacked:
+            return leaf + step[mine[0]]
+        # the pattern repeats, so the rows of one slot are evenly spaced
+        width = mine[1] - mine[0] if len(mine) > 1 else 1
+        return leaf + step[mine[0] : mine[-1] + 1 : width]
 
     return jax.tree_util.tree_map_with_path(moved, model)

@@ -7,72 +7,52 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from maverick_jax.config import LayerSpec, ModelConfig
-from maverick_jax.model.attention import Attention, Places
+from maverick_jax import parameters
+from maverick_jax.config import ModelConfig
+from maverick_jax.model.attention import Attention, Positions
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
-from maverick_jax.param import ones, param
+from maverick_jax.model.remat import POLICIES
+from maverick_jax.network import LayerSpec
+from maverick_jax.param import build
 from maverick_jax.sharding import ShardingRules
-
-_VIEWS = frozenset(
-    [
-        "broadcast_in_dim",
-        "convert_element_type",
-        "name",
-        "pcast",
-        "pvary",
-        "reshape",
-        "reshard",
-        "slice",
-        "squeeze",
-        "transpose",
-    ]
-)
-
-
-def _save_results(primitive, *_, **__) -> bool:
-    """Save what was computed, not another view of what is there: a cast or gathered weight, above all, which would
-    otherwise be kept whole, for every layer, from the forward pass to the backward."""
-    return primitive.name not in _VIEWS
-
-
-REMAT_POLICIES = {
-    "none": _save_results,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-"""What the backward pass finds saved, by `ModelConfig.remat`."""
+from maverick_jax.stack import Stack
 
 
 class Layer(nnx.Module):
     """x + attention(norm(x)), then + feed-forward(norm(x)); the feed-forward is dense or a mixture of experts."""
 
+    attention_norm: nnx.Param
+    mlp_norm: nnx.Param
+
     def __init__(self, config: ModelConfig, spec: LayerSpec, rules: ShardingRules, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
-        scale = lambda: param(rngs, (config.hidden_size,), (None,), ones, rules, config.param_dtype)
-        self.attention_norm, self.mlp_norm = scale(), scale()
+        build(self, parameters.norms(config), config, rules, rngs)
         self.attention = Attention(config, spec.rope, rules, rngs=rngs)
         if spec.moe:
             self.moe = Moe(config, rules, rngs=rngs)
         else:
-            self.mlp = Mlp(config, config.intermediate_size_mlp, rules, rngs=rngs)
+            self.mlp = Mlp(config, parameters.dense(config), rules, rngs=rngs)
 
-    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
+    def __call__(self, x: jax.Array, positions: Positions, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, what its router did."""
-        return self.feed_forward(x + self.attention(self.attention_input(x), places), real)
+        return self.feed_forward(x + self.attention(self.attention_input(x), positions), real)
 
+    @jax.named_scope("attention_norm")
     def attention_input(self, x: jax.Array) -> jax.Array:
         return rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
 
     def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """The second half of the layer: x [B, T, D] after attention -> as `__call__`."""
-        h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
+        with jax.named_scope("mlp_norm"):
+            h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
-            h, routed = self.moe(h, real)
+            with jax.named_scope("moe"):
+                h, routed = self.moe(h, real)
             return x + h, routed
-        return x + self.mlp(h), None
+        with jax.named_scope("mlp"):
+            return x + self.mlp(h), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +64,11 @@ class Taps:
     router: tuple[int, ...] = ()
     """Whose router logits are; each a mixture of experts."""
 
-    def within(self, layers: range, period: int) -> "Taps":
-        """Those among `layers`, as their places in a run of `period` layers that begins at the first of these."""
-        places = lambda chosen: tuple(sorted({(i - layers.start) % period for i in chosen if i in layers}))
-        return Taps(places(self.hidden), places(self.router))
+    def within(self, stack: Stack, run: str) -> "Taps":
+        """Those that lie in `run` (`periods` or `tail`), by their numbers in it."""
+        slots = lambda layers: [stack.place(i).slot for i in layers]
+        numbers = lambda layers: tuple(sorted({slot.number for slot in slots(layers) if slot.run == run}))
+        return Taps(numbers(self.hidden), numbers(self.router))
 
 
 class Seen(NamedTuple):
@@ -113,13 +94,16 @@ class Period(nnx.Module):
     def layers(self) -> list[Layer]:
         return [getattr(self, f"layer_{i}") for i in range(self.depth)]
 
-    def __call__(self, x: jax.Array, places: Places, real: jax.Array | None, taps: Taps) -> tuple[jax.Array, Seen]:
+    def __call__(
+        self, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps
+    ) -> tuple[jax.Array, Seen]:
         """x [B, T, D] -> [B, T, D], and what `taps` ask for by place in this run."""
-        policy = REMAT_POLICIES[self.config.remat]
-        apply = jax.checkpoint(lambda layer, x, places, real: layer(x, places, real), policy=policy)
+        policy = POLICIES[self.config.remat].save
+        apply = jax.checkpoint(lambda layer, x, positions, real: layer(x, positions, real), policy=policy)
         outputs, routed = [], []
-        for layer in self.layers:
-            x, found = apply(layer, x, places, real)
+        for i, layer in enumerate(self.layers):
+            with jax.named_scope(f"layer_{i}"):
+                x, found = apply(layer, x, positions, real)
             outputs.append(x)
             routed.append(found)
         stats = [found.stats for found in routed if found is not None]

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.ops.dispatch import routed_experts
-from maverick_jax.param import normal, param, weight, zeros
+from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules
 
 
@@ -46,30 +47,31 @@ class Moe(nnx.Module):
     The score scales the expert's input: SwiGLU is not homogeneous, so it could not be moved to the output.
     """
 
+    router: nnx.Param
+    experts_in: nnx.Param
+    experts_out: nnx.Param
+    router_bias: nnx.Param
+
     def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
-        D, E, F, dtype = config.hidden_size, config.num_local_experts, config.intermediate_size, config.param_dtype
-        init = normal(config.initializer_range)
-        init_out = normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
         self.config, self.rules = config, rules
-        self.router = param(rngs, (D, E), (None, None), init, rules, dtype)
-        in_axes = ("experts", "expert_embed", None, "expert_mlp")
-        self.experts_in = param(rngs, (E, D, 2, F), in_axes, init, rules, dtype)
-        self.experts_out = param(rngs, (E, F, D), ("experts", "expert_mlp", "expert_embed"), init_out, rules, dtype)
-        self.shared = Mlp(config, F, rules, rngs=rngs)
-        if config.balance.kind == "loss_free_bias":
-            self.router_bias = param(rngs, (E,), (None,), zeros, rules, "float32")
+        build(self, parameters.experts(config), config, rules, rngs)
+        self.shared = Mlp(config, parameters.shared(config), rules, rngs=rngs)
+        build(self, parameters.balance(config), config, rules, rngs)
 
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed]:
         """x [B, T, D], normalised; real bool[B, T], False for padding, which no expert sees. Returns [B, T, D]."""
-        logits = self.route(x)
-        chosen = self.choose(logits)  # k of int32[B, T]
-        scores = [_pick(jax.nn.sigmoid(logits), expert) for expert in chosen]
-        stats = router_stats(logits, chosen, real)
+        with jax.named_scope("router"):
+            logits = self.route(x)
+            chosen = self.choose(logits)  # k of int32[B, T]
+            scores = [_pick(jax.nn.sigmoid(logits), expert) for expert in chosen]
+            stats = router_stats(logits, chosen, real)
         experts, scores = jnp.stack(chosen, axis=-1), jnp.stack(scores, axis=-1).astype(x.dtype)
         if real is not None:
             experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
         w_in, w_out = weight(self.experts_in, self.rules, x.dtype), weight(self.experts_out, self.rules, x.dtype)
-        return self.shared(x) + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)
+        with jax.named_scope("shared"):
+            shared = self.shared(x)
+        return shared + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)
 
     def route(self, x: jax.Array) -> jax.Array:
         """Router logits float32[B, T, E]."""

@@ -1,7 +1,7 @@
-"""What stands in a parameter's place while something smaller is trained: some of its experts, or low-rank factors.
+"""Overlays: they replace a parameter while a part of it is trained, some of its experts or low-rank factors.
 
-A model with overlays computes what the model would whose parameters they stand for, and gradients reach what is trained
-without being made for the rest.
+A model with overlays computes the same as the model whose parameters they replace. The trained part gets a gradient;
+the rest gets none.
 """
 
 import dataclasses
@@ -17,18 +17,15 @@ from maverick_jax.ops.dot import dot
 from maverick_jax.ops.expert_rows import with_rows
 from maverick_jax.ops.linear import gated_linear, linear
 from maverick_jax.param import Overlay, weight
+from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import ShardingRules
-
-Axes = tuple[str | None, ...]
-"""Logical axis per dimension."""
-
 
 # ---- some experts ----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class SomeExperts(Overlay):
-    """A parameter of routed experts, some of which are trained. In a stack of periods, each has a leading axis L."""
+class ExpertSubset(Overlay):
+    """A parameter of routed experts, some of which are trained. In periods, each array has a leading axis L."""
 
     base: nnx.Param
     """[E, ...]: all experts, as they were."""
@@ -43,7 +40,7 @@ class SomeExperts(Overlay):
         return with_rows(weight(self.base, rules, dtype), rows, self.index)
 
 
-jax.tree_util.register_dataclass(SomeExperts)
+jax.tree_util.register_dataclass(ExpertSubset)
 
 
 def expert_axes(axes: Axes) -> Axes:
@@ -65,9 +62,8 @@ class Factors(NamedTuple):
     """Axes of what it is multiplied with."""
 
     @classmethod
-    def of(cls, name: str, axes: Axes) -> "Factors":
-        """By the parameter's name and its logical axes in one layer."""
-        return cls(int(axes[0] == "experts"), 2 if name.endswith("attention/o") else 1)
+    def of(cls, declared: Parameter) -> "Factors":
+        return cls(int(declared.axes[0] == "experts"), declared.inputs)
 
     @property
     def middle(self) -> int:

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maverick_jax.config import ModelConfig, RopeScaling
+from maverick_jax.config import ModelConfig
+from maverick_jax.network import RopeScaling
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.attention import Places
-from maverick_jax.model.layers import Period, Seen, Taps
+from maverick_jax.model.attention import Positions
+from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
-from maverick_jax.param import normal, ones, param, weight
+from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
+from maverick_jax.stack import PERIODS, TAIL, Place
 
 NO_TAPS = Taps()
 
@@ -36,20 +38,21 @@ class Maverick(nnx.Module):
     """A Llama 4 of any depth, with or without its image encoder. Build and call it under `jax.set_mesh`; `logits` alone
     also works outside."""
 
+    embed: nnx.Param
+    norm: nnx.Param
+    head: nnx.Param
+
     def __init__(self, config: ModelConfig, rules: ShardingRules | None = None, *, rngs: nnx.Rngs):
         rules = rules or ShardingRules()
-        V, D, dtype = config.vocab_size, config.hidden_size, config.param_dtype
-        init = normal(config.initializer_range)
         self.config, self.rules = config, rules
-        self.embed = param(rngs, (V, D), (None, "table"), init, rules, dtype)
-        if config.num_periods:
+        build(self, parameters.embedding(config), config, rules, rngs)
+        if config.stack.num_periods:
             keys = jax.random.split(rngs.params(), config.num_periods)
-            build = lambda key: Period(config, config.period, rules, rngs=nnx.Rngs(params=key))
-            self.periods = jax.vmap(build)(keys)
-        if config.tail:
+            period = lambda key: Period(config, config.period, rules, rngs=nnx.Rngs(params=key))
+            self.periods = jax.vmap(period)(keys)
+        if config.stack.tail:
             self.tail = Period(config, config.tail, rules, rngs=rngs)
-        self.norm = param(rngs, (D,), (None,), ones, rules, dtype)
-        self.head = param(rngs, (D, V), ("embed", "vocab"), init, rules, dtype)
+        build(self, parameters.output(config), config, rules, rngs)
         if config.vision:
             self.vision = VisionTower(config, rules, rngs=rngs)
 
@@ -76,20 +79,21 @@ class Maverick(nnx.Module):
     ) -> Tapped:
         """As `hidden`, with the insides of the layers `taps` (from 0 over the whole depth). A tapped layer costs its
         output once for every period, because a scan keeps the same of all."""
-        places = Places.of(self.config, tokens.shape[1], positions, segment_ids)
+        placed = Positions.of(self.config, tokens.shape[1], positions, segment_ids)
         real = None if segment_ids is None else segment_ids > 0
-        depth, length = self.config.num_hidden_layers, len(self.config.period)
-        stacked = self.config.num_periods * length
-        x, scanned, rest = self.embed_inputs(tokens, pixel_values), None, None
-        if self.config.num_periods:
-            inside = taps.within(range(stacked), length)
-            x, scanned = jax.lax.scan(lambda x, period: period(x, places, real, inside), x, self.periods)
-        if self.config.tail:
-            x, rest = self.tail(x, places, real, taps.within(range(stacked, depth), length))
-        of = lambda name, i: _of_layer(getattr(scanned if i < stacked else rest, name), i, stacked, length)
+        stack, seen = self.config.stack, {}
+        x = self.embed_inputs(tokens, pixel_values)
+        if stack.num_periods:
+            inside = taps.within(stack, PERIODS)
+            x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, placed, real, inside), x, self.periods)
+        if stack.tail:
+            x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
+        of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))
+        with jax.named_scope("norm"):
+            x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
         return Tapped(
-            rms_norm(x, self.norm[...], self.config.rms_norm_eps),
-            _all_stats(scanned, rest),
+            x,
+            _all_stats(seen.get(PERIODS), seen.get(TAIL)),
             tuple(of("hidden", i) for i in taps.hidden),
             tuple(of("router", i) for i in taps.router),
         )
@@ -116,6 +120,13 @@ class Maverick(nnx.Module):
         with jax.set_mesh(mesh):
             return _jitted_logits(self, *(None if x is None else self._place(x) for x in places), pixel_values)
 
+    def layer(self, index: int) -> Layer:
+        """Layer `index`, from 0 over the whole depth, by itself."""
+        slot, at = self.config.stack.place(index)
+        run = getattr(self, slot.run)
+        return (run if at is None else jax.tree.map(lambda leaf: leaf[at], run)).layers[slot.number]
+
+    @jax.named_scope("head")
     def output_weight(self) -> jax.Array:
         """The head as it is multiplied with, [D, V]."""
         return weight(self.head, self.rules, self.config.compute_dtype)
@@ -123,13 +134,16 @@ class Maverick(nnx.Module):
     def _place(self, tokens: jax.Array) -> jax.Array:
         return jax.device_put(tokens, self.rules("batch", "length"))
 
+    @jax.named_scope("embed")
     def embed_inputs(self, tokens: jax.Array, pixel_values: jax.Array | None = None) -> jax.Array:
         """What the first layer reads, [B, T, D]: rows of the table, and of images where `<|patch|>` stands."""
         x = self.embed_tokens(tokens)
         if pixel_values is None:
             return x
         is_image = reshard(tokens == encoder_of(self.config).image_token_index, self.rules("batch", "length"))
-        return fuse(x, is_image, self.vision(pixel_values), self.rules)
+        with jax.named_scope("vision"):
+            rows = self.vision(pixel_values)
+        return fuse(x, is_image, rows, self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
@@ -154,14 +168,16 @@ def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
     return jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
 
 
-def _of_layer(seen: dict[int, jax.Array], layer: int, stacked: int, length: int) -> jax.Array:
-    """What was seen of a layer: `stacked` layers lie in periods of `length`, the others after these."""
-    return seen[layer % length][layer // length] if layer < stacked else seen[layer - stacked]
+def _of_layer(seen: dict[str, dict[int, jax.Array]], place: Place) -> jax.Array:
+    """What the layer at `place` shows, from what each run of layers shows."""
+    found = seen[place.slot.run][place.slot.number]
+    return found if place.index is None else found[place.index]
 
 
 def _logits(model: Maverick, tokens, positions, segment_ids, pixel_values=None) -> jax.Array:
     hidden, _ = model.hidden(tokens, positions, segment_ids, pixel_values)
-    return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
+    with jax.named_scope("head"):
+        return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
 
 
 _jitted_logits = jax.jit(_logits)

@@ -15,15 +15,17 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, reshard
 
-from maverick_jax.config import ModelConfig, VisionConfig
+from maverick_jax import parameters
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.images import bucket_of
-from maverick_jax.model.layers import REMAT_POLICIES
 from maverick_jax.model.norm import layer_norm
+from maverick_jax.model.remat import POLICIES
 from maverick_jax.model.rope import apply_rope
+from maverick_jax.network import VisionConfig
 from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
-from maverick_jax.param import normal, ones, param, weight, zeros
+from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 NORM_EPS = 1e-5
@@ -40,21 +42,21 @@ def encoder_of(config: ModelConfig) -> VisionConfig:
 class VisionTower(nnx.Module):
     """pixels [N, C, S, S] -> rows [N, P, D] of the text model's embedding."""
 
+    patch: nnx.Param
+    class_embedding: nnx.Param
+    positions: nnx.Param
+    adapter_in: nnx.Param
+    adapter_out: nnx.Param
+    projector: nnx.Param
+
     def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
-        vision, dtype = encoder_of(config), config.param_dtype
-        W, A = vision.hidden_size, vision.vision_output_dim
-        init = normal(config.initializer_range)
-        make = lambda shape, axes, init=init: param(rngs, shape, axes, init, rules, dtype)
+        vision = encoder_of(config)
         self.config, self.rules = config, rules
-        self.patch = make((vision.num_channels * vision.patch_size**2, W), (None, "vision_embed"))
-        self.class_embedding = make((W,), (None,))
-        self.positions = make((vision.grid**2 + 1, W), (None, None))
-        self.norm_pre, self.norm_post = (LayerNorm(W, config, rules, rngs=rngs) for _ in range(2))
+        build(self, parameters.vision_input(vision), config, rules, rngs)
+        self.norm_pre, self.norm_post = (LayerNorm(config, rules, rngs=rngs) for _ in range(2))
         keys = jax.random.split(rngs.params(), vision.num_hidden_layers)
         self.layers = jax.vmap(lambda key: VisionLayer(config, rules, rngs=nnx.Rngs(params=key)))(keys)
-        self.adapter_in = make((vision.intermediate_size, A), ("vision_embed", "mlp"))
-        self.adapter_out = make((A, A), ("mlp", "vision_embed"))
-        self.projector = make((A, config.hidden_size), (None, "vision_embed"))
+        build(self, parameters.vision_output(vision, config.hidden_size), config, rules, rngs)
 
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         """pixel_values [N, C, S, S], normalised -> [N, P, D] in the compute dtype."""
@@ -68,7 +70,7 @@ class VisionTower(nnx.Module):
         x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
         x = self._with_class(x) + self.positions[...].astype(dtype)[None]
         tables = patch_rope_tables(vision)
-        encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=REMAT_POLICIES[self.config.remat])
+        encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=POLICIES[self.config.remat].save)
         x, _ = jax.lax.scan(lambda x, layer: (encode(layer, x), None), self.norm_pre(x), self.layers)
         return self._adapt(pixel_shuffle(self.norm_post(x)[:, :-1], vision))
 
@@ -78,6 +80,7 @@ class VisionTower(nnx.Module):
         token = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype)[None, None], shape)
         return jnp.concatenate([x, reshard(token, spec)], axis=1)
 
+    @jax.named_scope("adapter")
     def _adapt(self, x: jax.Array) -> jax.Array:
         """Shuffled patches [N, P, F] -> [N, P, A]. The activation follows both layers."""
         first, second = (weight(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out))
@@ -87,23 +90,30 @@ class VisionTower(nnx.Module):
 class VisionLayer(nnx.Module):
     """x + attention(norm(x)), then + feed-forward(norm(x)); every linear map has a bias."""
 
+    q: nnx.Param
+    k: nnx.Param
+    v: nnx.Param
+    q_bias: nnx.Param
+    k_bias: nnx.Param
+    v_bias: nnx.Param
+    o: nnx.Param
+    o_bias: nnx.Param
+    fc1: nnx.Param
+    fc1_bias: nnx.Param
+    fc2: nnx.Param
+    fc2_bias: nnx.Param
+
     def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
-        vision, dtype = encoder_of(config), config.param_dtype
-        W, N, H, F = vision.hidden_size, vision.num_attention_heads, vision.head_dim, vision.intermediate_size
-        init = normal(config.initializer_range)
-        make = lambda shape, axes, init=init: param(rngs, shape, axes, init, rules, dtype)
         self.rules = rules
-        self.attention_norm, self.mlp_norm = (LayerNorm(W, config, rules, rngs=rngs) for _ in range(2))
-        self.q, self.k, self.v = (make((W, N, H), ("vision_embed", "heads", None)) for _ in range(3))
-        self.q_bias, self.k_bias, self.v_bias = (make((N, H), ("heads", None), zeros) for _ in range(3))
-        self.o, self.o_bias = make((N, H, W), ("heads", None, "vision_embed")), make((W,), (None,), zeros)
-        self.fc1, self.fc1_bias = make((W, F), ("vision_embed", "mlp")), make((F,), ("mlp",), zeros)
-        self.fc2, self.fc2_bias = make((F, W), ("mlp", "vision_embed")), make((W,), (None,), zeros)
+        self.attention_norm, self.mlp_norm = (LayerNorm(config, rules, rngs=rngs) for _ in range(2))
+        build(self, parameters.vision_layer(encoder_of(config)), config, rules, rngs)
 
     def __call__(self, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
         """x [N, Q, W] -> [N, Q, W]; `tables` from `patch_rope_tables`."""
-        x = x + self._attention(self.attention_norm(x), tables)
-        return x + self._feed_forward(self.mlp_norm(x))
+        with jax.named_scope("attention"):
+            x = x + self._attention(self.attention_norm(x), tables)
+        with jax.named_scope("mlp"):
+            return x + self._feed_forward(self.mlp_norm(x))
 
     def _attention(self, x, tables):
         rules, heads = self.rules, self.rules("batch", None, "heads", None)
@@ -125,9 +135,11 @@ class VisionLayer(nnx.Module):
 class LayerNorm(nnx.Module):
     """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis."""
 
-    def __init__(self, width: int, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
-        self.scale = param(rngs, (width,), (None,), ones, rules, config.param_dtype)
-        self.bias = param(rngs, (width,), (None,), zeros, rules, config.param_dtype)
+    scale: nnx.Param
+    bias: nnx.Param
+
+    def __init__(self, config: ModelConfig, rules: ShardingRules, *, rngs: nnx.Rngs):
+        build(self, parameters.layer_norm(encoder_of(config)), config, rules, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return layer_norm(x, self.scale[...], self.bias[...], NORM_EPS)

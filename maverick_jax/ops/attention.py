@@ -17,7 +17,7 @@ MASKED = -1e30  # finite: a row that sees nothing (padding) gives a mean, not Na
 
 
 @dataclasses.dataclass(frozen=True)
-class Reach:
+class MaskSpec:
     """Which earlier keys of its own document a query sees: all (`size` None), those of its chunk of `size`
     positions, or the last `size`."""
 
@@ -35,39 +35,40 @@ class Reach:
 
 
 @dataclasses.dataclass(frozen=True)
-class Documents:
-    """Where each token stands: `positions` int32[B, T] in its document, `segment_ids` int32[B, T] (0 is padding)."""
+class Segments:
+    """`positions` int32[B, T] of each token in its document and the document's number, `segment_ids` int32[B, T] (0 is
+    padding)."""
 
     positions: jax.Array
     segment_ids: jax.Array
 
 
-jax.tree_util.register_dataclass(Documents)
+jax.tree_util.register_dataclass(Segments)
 
 
-def attention_reference(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.Array:
+def attention_reference(q, k, v, mask: MaskSpec, segments: Segments | None = None) -> jax.Array:
     """The obvious form: all scores, a dense mask. q [B,T,N,H], k and v [B,T,K,H] -> [B,T,N,H]."""
     B, T, N, H = q.shape
-    documents = documents or _one_document(1, T)
+    segments = segments or _one_document(1, T)
     k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32) * H**-0.5
-    visible = _visible(reach, documents, documents)[:, None]
+    visible = _visible(mask, segments, segments)[:, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1).astype(v.dtype)
     return jnp.einsum("BNTS,BSNH->BTNH", weights, v)
 
 
-def attention(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.Array:
+def attention(q, k, v, mask: MaskSpec, segments: Segments | None = None) -> jax.Array:
     """`attention_reference`, reading for each block of queries only the keys it can see.
 
-    Without `documents` each row is one document, and a chunk is then simply a shorter row.
+    Without `segments` each row is one document, and a chunk is then simply a shorter row.
     The scores are recomputed in the backward pass, so nothing of size T x S outlives its block.
     """
     B, T, N, H = q.shape
-    K, size = k.shape[2], reach.size
-    if documents is None and size is not None and reach.kind == "chunked" and size < T and T % size == 0:
+    K, size = k.shape[2], mask.size
+    if segments is None and size is not None and mask.kind == "chunked" and size < T and T % size == 0:
         fold = lambda x: x.reshape(B * (T // size), size, *x.shape[2:])
-        return attention(fold(q), fold(k), fold(v), Reach(), None).reshape(q.shape)
-    documents = documents or _one_document(1, T)
+        return attention(fold(q), fold(k), fold(v), MaskSpec(), None).reshape(q.shape)
+    segments = segments or _one_document(1, T)
     q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # heads first: every product below is a plain
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))  # matrix product per (sequence, key/value head)
     block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
@@ -76,18 +77,18 @@ def attention(q, k, v, reach: Reach, documents: Documents | None = None) -> jax.
     for start, queries in zip(starts, jnp.split(q, list(starts)[1:], axis=3), strict=True):
         stop = min(start + block, T)
         first = 0 if size is None else max(0, start - size + 1)  # positions never outrun indices inside a document
-        visible = _visible(reach, _slice(documents, start, stop), _slice(documents, first, stop))
+        visible = _visible(mask, _slice(segments, start, stop), _slice(segments, first, stop))
         outputs.append(_attend(queries, k[:, :, first:stop], v[:, :, first:stop], visible))
     out = jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0]
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def attention_over(q, k, v, reach: Reach, queries: Documents, keys: Documents) -> jax.Array:
+def attention_over(q, k, v, mask: MaskSpec, queries: Segments, keys: Segments) -> jax.Array:
     """Attention of q [B,T,N,H] at `queries` over k and v [B,S,K,H] at `keys`, such as those of earlier tokens."""
     B, T, N, H = q.shape
     q = q.reshape(B, T, k.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    out = _attend(q, k, v, _visible(reach, queries, keys))
+    out = _attend(q, k, v, _visible(mask, queries, keys))
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -158,16 +159,16 @@ def _attend_backward(saved, dout):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _visible(reach: Reach, queries: Documents, keys: Documents) -> jax.Array:
+def _visible(mask: MaskSpec, queries: Segments, keys: Segments) -> jax.Array:
     """Which key each query sees, bool[B, T, S]."""
-    visible = reach.allows(queries.positions[:, :, None], keys.positions[:, None, :])
+    visible = mask.allows(queries.positions[:, :, None], keys.positions[:, None, :])
     return visible & (queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :])
 
 
-def _one_document(batch: int, length: int) -> Documents:
+def _one_document(batch: int, length: int) -> Segments:
     positions = jax.lax.broadcasted_iota(jnp.int32, (batch, length), 1)
-    return Documents(positions, jnp.ones_like(positions))
+    return Segments(positions, jnp.ones_like(positions))
 
 
-def _slice(documents: Documents, start: int, stop: int) -> Documents:
-    return jax.tree.map(lambda x: x[:, start:stop], documents)
+def _slice(segments: Segments, start: int, stop: int) -> Segments:
+    return jax.tree.map(lambda x: x[:, start:stop], segments)

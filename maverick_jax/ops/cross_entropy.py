@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
@@ -40,6 +40,7 @@ def cross_entropy_reference(hidden, head, labels, weights, z_loss: float = 0.0):
     return CrossEntropy(jnp.sum(weights * (nll + z_loss * lse**2)), jnp.sum(weights * nll), nll)
 
 
+@jax.named_scope("loss")
 def cross_entropy(
     hidden, head, labels, weights, *, rules: ShardingRules, z_loss: float = 0.0, chunk: int | None = None
 ) -> CrossEntropy:

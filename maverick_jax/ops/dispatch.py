@@ -1,4 +1,4 @@
-"""Expert parallelism: rows travel to the device that holds their expert, and back, by all-to-all.
+"""Expert parallelism: rows plan to the device that holds their expert, and back, by all-to-all.
 
 The only collectives of the routed experts are here. Buffers are static: each pair of devices exchanges at most
 `capacity` rows a round, and rounds repeat until every row has travelled, so no routing, however skewed, drops a row.
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
@@ -31,9 +32,11 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
 
     def local(x, scores, experts, w_in, w_out):
         x, scores, experts, w_in, w_out = (vary(a, varying) for a in (x, scores, experts, w_in, w_out))
-        rows = (x[:, :, None, :] * scores[..., None]).reshape(-1, x.shape[-1])
+        with jax.named_scope("dispatch"):
+            rows = (x[:, :, None, :] * scores[..., None]).reshape(-1, x.shape[-1])
         out = _exchange(expert_axes, varying, rows, w_in, w_out, experts.reshape(-1))
-        return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), tensor_axes)
+        with jax.named_scope("dispatch"):
+            return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), tensor_axes)
 
     tokens = rules.storage("batch", "length", None)
     w_specs = P(rules.experts, None, None, rules.expert_mlp), P(rules.experts, rules.expert_mlp, None)
@@ -42,21 +45,15 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     )
 
 
-def vary(x, axes):
-    """Mark a local array as differing between the devices of `axes`; its transpose sums the cotangents over them."""
-    missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
-    return lax.pcast(x, missing, to="varying") if missing else x
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _exchange_rows(axes, varying, rows, w_in, w_out, expert):
-    travel = _Travel(axes, varying, expert, w_in.shape[0])
+    plan = _ExchangePlan(axes, varying, expert, w_in.shape[0])
 
     def one_round(i, out):
-        received = travel.to_experts(rows, i)
-        return travel.back(grouped_swiglu(received, w_in, w_out, travel.expert_of_received(i)), out, i)
+        received = plan.to_experts(rows, i)
+        return plan.back(grouped_swiglu(received, w_in, w_out, plan.expert_of_received(i)), out, i)
 
-    return lax.fori_loop(0, travel.num_rounds, one_round, jnp.zeros_like(rows))
+    return lax.fori_loop(0, plan.num_rounds, one_round, jnp.zeros_like(rows))
 
 
 def _forward(axes, varying, rows, w_in, w_out, expert):
@@ -65,18 +62,18 @@ def _forward(axes, varying, rows, w_in, w_out, expert):
 
 def _backward(axes, varying, saved, dout):
     rows, w_in, w_out, expert = saved
-    travel = _Travel(axes, varying, expert, w_in.shape[0])
+    plan = _ExchangePlan(axes, varying, expert, w_in.shape[0])
 
     def one_round(i, carry):
         drows, dw_in, dw_out = carry
-        received, dreceived = travel.to_experts(rows, i), travel.to_experts(dout, i)
-        mine = travel.expert_of_received(i)
+        received, dreceived = plan.to_experts(rows, i), plan.to_experts(dout, i)
+        mine = plan.expert_of_received(i)
         _, vjp = jax.vjp(lambda x, w_in, w_out: grouped_swiglu(x, w_in, w_out, mine), received, w_in, w_out)
         dx, more_in, more_out = vjp(dreceived)
-        return travel.back(dx, drows, i), dw_in + more_in, dw_out + more_out
+        return plan.back(dx, drows, i), dw_in + more_in, dw_out + more_out
 
     init = jax.tree.map(jnp.zeros_like, (rows, w_in, w_out))
-    return *lax.fori_loop(0, travel.num_rounds, one_round, init), None
+    return *lax.fori_loop(0, plan.num_rounds, one_round, init), None
 
 
 _exchange_rows.defvjp(_forward, _backward)
@@ -89,9 +86,10 @@ def _exchange(axes, varying, rows, w_in, w_out, expert):
     return _exchange_rows(axes, varying, rows, w_in, w_out, expert)
 
 
-class _Travel:
-    """Who sends which rows to whom in which round; everything follows from this device's `expert` int32[M]."""
+class _ExchangePlan:
+    """Which rows each device sends to which device in which round, from this device's `expert` int32[M]."""
 
+    @jax.named_scope("dispatch")
     def __init__(self, axes, varying, expert, num_local: int):
         self.axes, self.num_local = axes, num_local
         self.num_devices = lax.axis_size(axes)
@@ -116,17 +114,20 @@ class _Travel:
     def _all_to_all(self, x):
         return lax.all_to_all(x, self.axes, split_axis=0, concat_axis=0, tiled=True)
 
+    @jax.named_scope("dispatch")
     def to_experts(self, rows, i) -> jax.Array:
         """[M, D] rows here -> [R*C, D] rows for the experts here."""
         send = rows.at[self._rows_of_round(i)].get(mode="fill", fill_value=0)
         return self._all_to_all(send).reshape(-1, rows.shape[-1])
 
+    @jax.named_scope("dispatch")
     def expert_of_received(self, i) -> jax.Array:
         """Local expert of each received row, int32[R*C]; e where a place is empty."""
         index = self._rows_of_round(i)
         local = self.expert.at[index].get(mode="fill", fill_value=0) % self.num_local
         return self._all_to_all(jnp.where(index < self.num_rows, local, self.num_local)).reshape(-1)
 
+    @jax.named_scope("dispatch")
     def back(self, received, out, i) -> jax.Array:
         """[R*C, D] results of the experts here -> their rows of `out` [M, D]."""
         returned = self._all_to_all(received.reshape(self.num_devices, self.capacity, -1))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
@@ -123,6 +123,7 @@ def whole_target(hidden: jax.Array, head: jax.Array) -> Target:
     return Target(hidden, head, _compare_whole, _plain_whole)
 
 
+@jax.named_scope("loss")
 def distillation(
     student,
     teacher: Target,

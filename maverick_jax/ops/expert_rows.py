@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
-from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.collectives import vary
 from maverick_jax.sharding import Axes, axes_tuple
 
 

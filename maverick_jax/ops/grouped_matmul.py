@@ -24,6 +24,7 @@ def grouped_swiglu_reference(x, w_in, w_out, expert) -> jax.Array:
     return jnp.sum(jnp.where(mine[:, :, None], out, 0), axis=0)
 
 
+@jax.named_scope("experts")
 def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Array:
     """(silu(x gate_e) * (x up_e)) down_e for each row's expert e.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.dispatch import vary
+from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import chunks, first_token, gather, log_sum_exp, places, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from maverick_jax.config import Balance, ModelConfig
+from maverick_jax.config import ModelConfig
+from maverick_jax.network import Balance
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective, Pretrain
 from train.optimizers.config import OptimizerConfig

@@ -1,19 +1,24 @@
 """Closed forms against the real model and against counting by hand; the plan's verdict."""
 
-import collections
 import dataclasses
+import math
 
 import jax
 import pytest
 from flax import nnx
 
 from launch.plan import plan, render
-from maverick_jax import accounting
-from maverick_jax.accounting import DEVICES, Layout, attended_keys, device_of, train_flops_per_token
+from maverick_jax import parameters
+from maverick_jax.accounting.communication import communication
+from maverick_jax.accounting.devices import DEVICES, device_of
+from maverick_jax.accounting.flops import attended_keys, flops_per_token, train_flops_per_token
+from maverick_jax.accounting.layout import Layout
+from maverick_jax.accounting.memory import memory
 from maverick_jax.checkpoint.names import flatten
-from maverick_jax.config import LayerSpec, ModelConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.network import LayerSpec
 from maverick_jax.settings import shipped
 from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
 from train.config import read_config
@@ -62,31 +67,25 @@ def abstract(config: ModelConfig, **sizes: int):
 @pytest.mark.parametrize("name", shipped.model_names())
 def test_the_table_of_parameters_is_the_real_model(name):
     config = ModelConfig.from_name(name)
-    table = accounting.parameters(config)
-    assert sum(p.size for p in table) == config.num_parameters()
-    counted = collections.Counter()
-    for path, leaf in abstract(config).items():
-        counted[path.split("layer_")[-1].partition("/")[2] if "layer_" in path else path] += leaf.size
-    ours = collections.Counter()
-    for p in table:
-        ours[p.name] += p.size
-    assert ours == counted
+    declared = {p.name: p.full_shape for p in parameters.of_model(config)}
+    assert declared == {path: leaf.shape for path, leaf in abstract(config).items()}
+    assert sum(math.prod(shape) for shape in declared.values()) == config.num_parameters()
 
 
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 2, "expert": 4}, {"expert": 2, "tensor": 2}, {"data": 2, "fsdp": 4}])
 def test_stored_elements_per_device_are_those_of_the_real_shardings(sizes):
     config = ModelConfig.from_name("tiny")
     real = sum(leaf.size // _parts(leaf.sharding.spec, sizes) for leaf in abstract(config, **sizes).values())
-    held = accounting.memory(config, layout(**sizes))
+    held = memory(config, layout(**sizes))
     assert held["weights"] == real * 4
     assert held["optimizer"] == real * 8
 
 
 def test_frozen_parameters_have_no_gradients_and_no_moments():
     config = ModelConfig.from_name("tiny_vision")
-    vision = config.vision.num_parameters(config.hidden_size)
-    text = [p for p in accounting.parameters(config) if not p.name.startswith("vision/")]
-    held = accounting.memory(config, layout(), trained=text)
+    text = [p for p in parameters.of_model(config) if not p.name.startswith("vision/")]
+    vision = config.num_parameters() - config.model_copy(update={"vision": None}).num_parameters()
+    held = memory(config, layout(), trained=text)
     assert held["weights"] == config.num_parameters() * 4
     assert held["optimizer"] == (config.num_parameters() - vision) * 8
     assert held["gradients"] == (config.num_parameters() - vision) * 4
@@ -103,7 +102,7 @@ def _parts(spec, sizes: dict[str, int]) -> int:
 def test_router_bias_is_counted_where_there_is_one():
     config = ModelConfig.from_name("tiny")
     with_bias = config.model_copy(update={"balance": config.balance.model_copy(update={"kind": "loss_free_bias"})})
-    extra = sum(p.size for p in accounting.parameters(with_bias)) - sum(p.size for p in accounting.parameters(config))
+    extra = sum(p.size for p in parameters.of_model(with_bias)) - sum(p.size for p in parameters.of_model(config))
     assert extra == config.num_moe_layers * config.num_local_experts
 
 
@@ -130,7 +129,7 @@ def test_attended_keys_are_those_of_the_mask_drawn_out(local, reach, rope, lengt
 
 def test_published_count_of_maverick():
     """108.9 GFLOP per token at 8,192; the router, which published counts leave out, is 0.09 of ours."""
-    flops = accounting.flops_per_token(ModelConfig.from_name("maverick_17b_128e"), 8192)
+    flops = flops_per_token(ModelConfig.from_name("maverick_17b_128e"), 8192)
     published = {
         "attention_projections": 18.1,
         "dense": 36.2,
@@ -153,7 +152,7 @@ def test_flops_against_six_per_active_parameter():
     """Without attention scores: 6 per active parameter, the embedding's and the norms' left out."""
     for name in shipped.model_names():
         config = ModelConfig.from_name(name)
-        flops = accounting.flops_per_token(config, 1024)
+        flops = flops_per_token(config, 1024)
         norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
         matmul = config.num_active_parameters() - config.vocab_size * config.hidden_size - norms
         assert sum(flops.values()) - flops["attention_scores"] == 6 * matmul
@@ -165,12 +164,12 @@ def test_flops_against_six_per_active_parameter():
 def test_memory_falls_with_devices_and_recomputation():
     config = ModelConfig.from_name("tiny").model_copy(update={"compute_dtype": "bfloat16"})
     by_remat = {
-        remat: accounting.memory(config.model_copy(update={"remat": remat}), layout())["activations"]
+        remat: memory(config.model_copy(update={"remat": remat}), layout())["activations"]
         for remat in ("full", "attention", "dots", "none")
     }
     assert list(by_remat.values()) == sorted(by_remat.values())
     assert by_remat["full"] == 4 * 32 * 512 * 128 * 2  # the input of each layer, in two bytes
-    alone, spread = accounting.memory(config, layout()), accounting.memory(config, layout(fsdp=2, expert=4))
+    alone, spread = memory(config, layout()), memory(config, layout(fsdp=2, expert=4))
     assert alone["activations"] == 8 * spread["activations"]
     for part in ("weights", "optimizer", "gradients"):
         assert spread[part] < alone[part] / 6
@@ -179,22 +178,22 @@ def test_memory_falls_with_devices_and_recomputation():
 def test_accumulation_halves_activations_and_doubles_gradients():
     config = ModelConfig.from_name("tiny")
     whole, halves = layout(), dataclasses.replace(layout(), accumulation_steps=2)
-    once, twice = accounting.memory(config, whole), accounting.memory(config, halves)
+    once, twice = memory(config, whole), memory(config, halves)
     assert 2 * twice["activations"] == once["activations"]
     assert twice["gradients"] == 2 * once["gradients"]
 
 
 def test_communication_by_hand():
     config = ModelConfig.from_name("tiny").model_copy(update={"remat": "full"})
-    alone = accounting.communication(config, layout())
+    alone = communication(config, layout())
     assert set(alone.values()) == {0}
-    replicas = accounting.communication(config, layout(data=2))
+    replicas = communication(config, layout(data=2))
     assert replicas == {**alone, "all_reduce": config.num_parameters() * 4}  # 2 (n - 1) / n of the gradients
-    experts = accounting.communication(config, layout(expert=2))
+    experts = communication(config, layout(expert=2))
     tokens = 32 * 512 // 2
     # 2 MoE layers, there and back, forward, again, and backward; half of the rows stay
     assert experts["all_to_all"] == 2 * 2 * 3 * tokens * 128 * 4 // 2
-    sharded = accounting.communication(config, layout(fsdp=2))
+    sharded = communication(config, layout(fsdp=2))
     assert sharded["gather"] == 2 * sharded["reduce_scatter"] > 0
 
 

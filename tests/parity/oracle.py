@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from maverick_jax.checkpoint import names
-from maverick_jax.config import Balance, ModelConfig, RopeScaling, VisionConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.huggingface.config import write_config
 from maverick_jax.huggingface.names import table
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.network import Balance, RopeScaling, VisionConfig
 from maverick_jax.pretrained import abstract_model
 from maverick_jax.sharding import single_device_mesh
 from tests.parity.llama4_numpy import Llama4

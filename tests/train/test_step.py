@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from maverick_jax.checkpoint import names
-from maverick_jax.config import Balance
+from maverick_jax.network import Balance
 from tests.helpers import tiny
 from train.optimizers.config import OptimizerConfig
 from train.state import add_tokens

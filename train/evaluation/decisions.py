@@ -18,7 +18,7 @@ from jax.sharding import reshard
 
 from data.rows.weighing import CHOICES
 from data.trajectories.decisions import ARGUMENTS, CLASSES, CLOSES_SHIFT, DECIDES, NAME, Decision, is_question
-from maverick_jax.ops.likeliest import likeliest
+from maverick_jax.ops.argmax import argmax_token
 from maverick_jax.sharding import ShardingRules, axes_tuple
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
@@ -51,7 +51,7 @@ def tally(
     hidden: jax.Array, head: jax.Array, batch: dict[str, jax.Array], rules: ShardingRules, chunk: int | None = None
 ) -> Tally:
     """`counts` of a batch of arrays [b, T] whose hidden states are [b, T, D], for a head [D, V]."""
-    guessed = likeliest(hidden, head, rules=rules, chunk=chunk)
+    guessed = argmax_token(hidden, head, rules=rules, chunk=chunk)
     return counts(guessed, batch["labels"], batch[CHOICES], head.shape[1], rules)
 
 

@@ -9,13 +9,15 @@ import optax
 import pydantic
 from pydantic import Field
 
-from maverick_jax.accounting import parameters
-from maverick_jax.config import Dtype, ModelConfig
+from maverick_jax import parameters
+from maverick_jax.config import ModelConfig
+from maverick_jax.network import Dtype
+from maverick_jax.parameters import ROLES, TEXT_ROLES, Role
 from maverick_jax.settings.section import Section
 from train.objectives.next_token import Head
 from train.optimizers.schedule import learning_rate
 from train.trainable.lora import LoraConfig
-from train.trainable.selection import ROLES, TEXT, Role, Selection, role_of
+from train.trainable.selection import Selection
 
 
 def _once(ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,7 +101,7 @@ class OptimizerConfig(Section):
 
     def selection(self) -> Selection:
         """What of the model is trained."""
-        roles = (TEXT if self.lora is None else ()) if self.train is None else self.train
+        roles = (TEXT_ROLES if self.lora is None else ()) if self.train is None else self.train
         chosen = None if self.experts is None else {int(layer): ids for layer, ids in self.experts.items()}
         return Selection(roles, chosen, self.lora and self.lora.scale)
 
@@ -124,7 +126,7 @@ class OptimizerConfig(Section):
         """(key, what is wrong) where such a model has not what is to be trained."""
         chosen = self.selection()
         if self.train is not None:
-            there = {role_of(p.name) for p in parameters(model)}
+            there = parameters.roles_of(model)
             for role in [role for role in self.train if role not in there]:
                 said = f"the model has no parameters of {role}; it has {', '.join(sorted(there))}"
                 return [("optimizer.train", said)]
@@ -148,7 +150,7 @@ class OptimizerConfig(Section):
         return found
 
     def _misfits_of_adapters(self, lora: LoraConfig, model: ModelConfig) -> list[tuple[str, str]]:
-        there = {role_of(p.name) for p in parameters(model)}
+        there = parameters.roles_of(model)
         if missing := [role for role in lora.targets if role not in there]:
             return [("optimizer.lora.targets", f"the model has no parameters of {missing[0]}")]
         if both := [role for role in self.selection().roles if role in lora.targets]:

@@ -1,17 +1,16 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): parameters beside the model that change what it computes, while it stays
 as it is. Of an array of weights W: W + alpha / rank * A B, where B begins as zeros."""
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maverick_jax.accounting import Parameter, layer_parameters
+from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import Factors
 from maverick_jax.settings.section import Section
 from train.objectives.next_token import Head
-from train.trainable.selection import ADAPTERS, role_of
+from train.trainable.selection import ADAPTERS
 
 Target = Literal["attention", "experts", "shared", "mlp"]
 
@@ -34,23 +33,11 @@ class LoraConfig(Section):
     def adapters(self, model: ModelConfig) -> tuple[Head, ...]:
         """A and B of every array of weights; A is drawn so that x A is about as large as x."""
         found = []
-        for name, lead, p in _arrays(model):
-            if role_of(name) in self.targets:
-                at, none = Factors.of(name, p.axes), (None,) * len(lead)
+        for p in parameters.of_model(model):
+            if p.role in self.targets and len(p.shape) > 1:
+                at, none = Factors.of(p), (None,) * len(p.lead)
                 a, b = at.shapes(p.shape, self.rank)
                 a_axes, b_axes = at.axes(p.axes)
-                found.append(Head(f"{ADAPTERS}{name}/a", lead + a, none + a_axes, at.fan_in(p.shape) ** -0.5))
-                found.append(Head(f"{ADAPTERS}{name}/b", lead + b, none + b_axes, 0.0))
+                found.append(Head(f"{ADAPTERS}{p.name}/a", p.lead + a, none + a_axes, at.fan_in(p.shape) ** -0.5))
+                found.append(Head(f"{ADAPTERS}{p.name}/b", p.lead + b, none + b_axes, 0.0))
         return tuple(found)
-
-
-def _arrays(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], Parameter]]:
-    """Every array of the layers: its name, the sizes of the axes that stack it, and what it is of one layer."""
-    stacked = (model.num_periods,)
-    for run, layers, lead in (
-        ("periods", model.period if model.num_periods else (), stacked),
-        ("tail", model.tail, ()),
-    ):
-        for i, spec in enumerate(layers):
-            for p in layer_parameters(model, spec):
-                yield f"{run}/layer_{i}/{p.name}", lead, p

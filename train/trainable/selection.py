@@ -1,10 +1,9 @@
-"""Which parameters are trained. The others are no part of what is differentiated or kept moments for: they cost nothing
-but their own bytes, and stay as they are to the bit."""
+"""Which parameters are trained. The others get no gradient and no optimizer state: they cost their own bytes, and stay
+as they are to the bit."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +11,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec, reshard
 
-from maverick_jax.accounting import Parameter, parameters
+from maverick_jax import parameters
 from maverick_jax.checkpoint import names
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.overlays import Factors, LowRank, SomeExperts, expert_axes
+from maverick_jax.model.overlays import ExpertSubset, Factors, LowRank, expert_axes
 from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows
 from maverick_jax.param import Overlay
-
-Role = Literal["router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision"]
-"""A part of the model, by what it is for. `experts` are the routed ones, `shared` the shared ones, `mlp` the
-feed-forward networks of dense layers, `vision` the image encoder with its adapter and projector."""
-
-ROLES: tuple[Role, ...] = get_args(Role)
-TEXT: tuple[Role, ...] = tuple(role for role in ROLES if role != "vision")
-
-_OF_LAYER = re.compile(r"^(periods|tail)/layer_(\d+)/")
-_BEGINNINGS: dict[str, Role] = {
-    "vision/": "vision",
-    "moe/router": "router",
-    "moe/shared/": "shared",
-    "moe/experts_": "experts",
-    "attention/": "attention",
-    "mlp/": "mlp",
-    "attention_norm": "norms",
-    "mlp_norm": "norms",
-    "norm": "norms",
-    "embed": "embed",
-    "head": "head",
-}
+from maverick_jax.parameters import TEXT_ROLES, Parameter, Role
 
 HEADS = "heads/"
 """How the names of an objective's own parameters start among the trained ones."""
@@ -52,17 +30,11 @@ Trained = dict[str, jax.Array]
 trained, these alone, [P, ...], by layer and number."""
 
 
-def role_of(name: str) -> Role:
-    """Of the parameter the model calls so, or `maverick_jax.accounting`."""
-    rest = _OF_LAYER.sub("", name, count=1)
-    return next(role for beginning, role in _BEGINNINGS.items() if rest.startswith(beginning))
-
-
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The part of a model that is trained; the objective's heads are always."""
+    """The part of a model that is trained. The objective's heads always are."""
 
-    roles: tuple[Role, ...] = TEXT
+    roles: tuple[Role, ...] = TEXT_ROLES
     experts: Mapping[int, tuple[int, ...]] | None = None
     """Of the routed experts, those of each layer, both from 0; None: all."""
     adapter_scale: float | None = None
@@ -71,85 +43,95 @@ class Selection:
     def select(self, model, heads: dict[str, Any]) -> Trained:
         """What is trained, as it is."""
         found, params = {}, names.flatten(model, _is_parameter)
+        declared = parameters.by_name(model.config)
         for name, x in names.flatten(model).items():
-            if (rows := self.rows(name, model.config)) is None:
-                if role_of(name) in self.roles:
+            if (rows := self.rows(declared[name], model.config)) is None:
+                if declared[name].role in self.roles:
                     found[name] = x
             elif rows.expert.size:
                 spec = model.rules(None, *expert_axes(params[name].get_metadata("axes")))
-                found[name] = reshard(take_rows(_stacked(name, x), rows), spec)
+                found[name] = reshard(take_rows(_stacked(declared[name], x), rows), spec)
         return found | {HEADS + name: x for name, x in names.flatten(heads).items()}
 
     def put(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The model and the heads with these parameters in place of their own."""
+        declared = parameters.by_name(model.config)
 
         def changed(name: str, x: jax.Array) -> jax.Array:
-            rows = self.rows(name, model.config)
+            rows = self.rows(declared[name], model.config)
             if name not in trained or rows is None:
                 return trained.get(name, x)
-            return put_rows(_stacked(name, x), trained[name], rows).reshape(x.shape)
+            return put_rows(_stacked(declared[name], x), trained[name], rows).reshape(x.shape)
 
         own = {name.removeprefix(HEADS): x for name, x in trained.items() if name.startswith(HEADS)}
         of_model = {name: changed(name, x) for name, x in names.flatten(model).items()}
         return names.unflatten(model, of_model), names.unflatten(heads, own)
 
-    def view(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """As `put`, to be differentiated by what is trained: chosen experts stand beside the array of all, or a
-        gradient of all of it would be made."""
-        chosen = {name: rows for name in trained if (rows := self.rows(name, model.config)) is not None}
+    def with_overlays(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """As `put`, for differentiation by the trained parameters: chosen experts are an overlay on the array of all
+        experts, because a gradient of the whole array would be made otherwise. Adapters are overlays as well."""
+        declared = {p.name: p for p in parameters.of_model(model.config) if p.name in trained}
+        chosen = {name: rows for name, p in declared.items() if (rows := self.rows(p, model.config)) is not None}
         model, heads = self.put({name: x for name, x in trained.items() if name not in chosen}, model, heads)
         params = names.flatten(model, _is_parameter)
-        over = {n: _beside(params[n], trained[n], _padded(rows, n, model.config)) for n, rows in chosen.items()}
-        return self.used(_over(model, over), heads), heads
+        over = {
+            n: _subset(params[n], trained[n], _padded(rows, declared[n], model.config)) for n, rows in chosen.items()
+        }
+        return self.with_adapters(_over(model, over), heads), heads
 
-    def used(self, model, heads: dict[str, Any]):
-        """The model as it is run: with its adapters, where there are such."""
+    def with_adapters(self, model, heads: dict[str, Any]):
+        """The model as it is run: with its adapters, if it has any."""
         if self.adapter_scale is None:
             return model
         parts, over = names.flatten(heads), {}
+        declared = parameters.by_name(model.config)
         for name, param in names.flatten(model, _is_parameter).items():
             if (a := parts.get(f"{ADAPTERS}{name}/a")) is not None:
-                factors = Factors.of(name, param.get_metadata("axes"))
+                factors = Factors.of(declared[name])
                 over[name] = LowRank(param, a, parts[f"{ADAPTERS}{name}/b"], factors, self.adapter_scale)
         return _over(model, over)
 
-    def rows(self, name: str, config: ModelConfig) -> Rows | None:
-        """Which experts of the parameter are trained, by layer and number; None: it is no array of experts, or all."""
-        if self.experts is None or "experts" not in self.roles or name.startswith(HEADS) or role_of(name) != "experts":
+    def rows(self, declared: Parameter, config: ModelConfig) -> Rows | None:
+        """Which experts of the parameter are trained, by layer and number; None: all, or it is no array of experts."""
+        if self.experts is None or "experts" not in self.roles or declared.role != "experts":
             return None
-        layers = _layers(name, config)
+        layers = _layers(declared.name, config)
         pairs = [(i, e) for i, layer in enumerate(layers) for e in sorted(self.experts.get(layer, ()))]
         period, expert = np.array(pairs, np.int32).reshape(-1, 2).T
         return Rows(period, expert)
 
     def parameters(self, config: ModelConfig) -> list[Parameter]:
-        """What is trained of such a model, to be counted."""
-        found = [p for p in parameters(config) if role_of(p.name) in self.roles]
+        """The parameters of such a model that are trained, to be counted. Of arrays of experts some of which are
+        trained, these alone, in a row."""
+        found = [p for p in parameters.of_model(config) if p.role in self.roles]
         if self.experts is None:
             return found
-        chosen = sum(map(len, self.experts.values()))
-        one = lambda p: Parameter(p.name, p.shape[1:], expert_axes(p.axes), chosen)
-        return [one(p) if role_of(p.name) == "experts" else p for p in found]
+        return [self._row(p, config) if p.role == "experts" else p for p in found]
+
+    def _row(self, experts: Parameter, config: ModelConfig) -> Parameter:
+        """The chosen experts of an array of experts, [P, ...]."""
+        assert self.experts is not None
+        chosen = sum(len(self.experts.get(layer, ())) for layer in _layers(experts.name, config))
+        axes = expert_axes(experts.axes)
+        return dataclasses.replace(experts, shape=experts.shape[1:], axes=axes, stacked=chosen)
 
     def frozen(self, config: ModelConfig) -> list[Role]:
         """The roles of such a model, the image encoder's apart, that are not trained, or only some experts of."""
         whole = set(self.roles) - ({"experts"} if self.experts is not None else set())
-        there = {role_of(p.name) for p in parameters(config)}
-        return [role for role in TEXT if role in there - whole]
+        there = parameters.roles_of(config)
+        return [role for role in TEXT_ROLES if role in there - whole]
 
-    def beside(self, config: ModelConfig) -> list[Parameter]:
-        """What a step makes beside the model: the chosen experts, in a row and by layer, as many in each layer of a
-        stack as in its fullest."""
+    def extra_buffers(self, config: ModelConfig) -> list[Parameter]:
+        """What a step holds in addition to the model and the trained parameters' state: the chosen experts, in a row
+        and by layer, as many in each layer of a stack as in its fullest."""
         if self.experts is None:
             return []
-        width = len(config.period)
-        stacked, fullest = config.num_periods * width, {}
-        for layer, ids in self.experts.items():
-            slot = (layer % width, config.num_periods) if layer < stacked else (layer, 1)
-            fullest[slot] = max(fullest.get(slot, 0), len(ids))
-        copies = sum(map(len, self.experts.values())) + sum(most * layers for (_, layers), most in fullest.items())
-        found = [p for p in self.parameters(config) if role_of(p.name) == "experts"]
-        return [dataclasses.replace(p, copies=copies) for p in found]
+        found = []
+        for p in [p for p in self.parameters(config) if p.role == "experts"]:
+            layers = _layers(p.name, config)
+            fullest = max(len(self.experts.get(layer, ())) for layer in layers)
+            found.append(dataclasses.replace(p, stacked=(p.stacked or 0) + fullest * len(layers)))
+        return found
 
 
 def _is_parameter(node: Any) -> bool:
@@ -165,32 +147,29 @@ def _over(model, overlays: Mapping[str, Overlay]):
 
 def _layers(name: str, config: ModelConfig) -> range:
     """The layers whose parameters are in this array."""
-    match = _OF_LAYER.match(name)
-    assert match is not None, name
-    stacked, length = config.num_periods * len(config.period), len(config.period)
-    if match[1] == "periods":
-        return range(int(match[2]), stacked, length)
-    return range(stacked + int(match[2]), stacked + int(match[2]) + 1)
+    found = config.stack.find(name)
+    assert found is not None, name
+    return found[0].layers
 
 
-def _stacked(name: str, x: jax.Array) -> jax.Array:
-    return x if name.startswith("periods/") else x[None]
+def _stacked(declared: Parameter, x: jax.Array) -> jax.Array:
+    return x if declared.stacked else x[None]
 
 
-def _padded(rows: Rows, name: str, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+def _padded(rows: Rows, declared: Parameter, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Of each layer [L], its experts' places among `rows` and their numbers, int32[L, S]; P and E where a layer has
     fewer than others. Of a single layer, [S]."""
-    layers = len(_layers(name, config))
+    layers = len(_layers(declared.name, config))
     counts = np.bincount(rows.period, minlength=layers)
     place = np.full((layers, counts.max()), rows.expert.size, np.int32)
     number = np.full_like(place, config.num_local_experts)
     column = np.arange(rows.expert.size) - np.repeat(np.cumsum(counts) - counts, counts)
     place[rows.period, column], number[rows.period, column] = np.arange(rows.expert.size), rows.expert
-    return (place, number) if name.startswith("periods/") else (place[0], number[0])
+    return (place, number) if declared.stacked else (place[0], number[0])
 
 
-def _beside(base: nnx.Param, values: jax.Array, padded: tuple[np.ndarray, np.ndarray]) -> SomeExperts:
+def _subset(base: nnx.Param, values: jax.Array, padded: tuple[np.ndarray, np.ndarray]) -> ExpertSubset:
     place, number = padded
     spec = PartitionSpec(*(None,) * place.ndim, *tuple(jax.typeof(values).sharding.spec)[1:])
     rows = values.at[place].get(mode="fill", fill_value=0, out_sharding=spec)
-    return SomeExperts(base, rows, jnp.asarray(number))
+    return ExpertSubset(base, rows, jnp.asarray(number))

@@ -11,10 +11,11 @@ import safetensors.numpy
 
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.config import ModelConfig, VisionConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.config import read_config, write_config
 from maverick_jax.huggingface.vision_config import write_vision_config
+from maverick_jax.network import VisionConfig
 from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
 from maverick_jax.sharding import make_mesh
 from tests.parity.oracle import MODELS, NO_TOKEN_IDS, SCOUT, case, config_json, random_tokens

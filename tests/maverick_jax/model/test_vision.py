@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from maverick_jax.checkpoint import names
-from maverick_jax.config import VisionConfig
 from maverick_jax.errors import InputError
+from maverick_jax.network import VisionConfig
 from tests.parity.llama4_vision_numpy import MUTATIONS, Llama4Vision
 from tests.parity.oracle import (
     MULTIMODAL,

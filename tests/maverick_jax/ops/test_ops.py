@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from maverick_jax.ops import attention as attention_ops
-from maverick_jax.ops.attention import Documents, Reach, attention, attention_reference
+from maverick_jax.ops.attention import MaskSpec, Segments, attention, attention_reference
 from maverick_jax.ops.cross_entropy import cross_entropy, cross_entropy_reference
 from maverick_jax.ops.dispatch import routed_experts
 from maverick_jax.ops.grouped_matmul import grouped_swiglu, grouped_swiglu_reference, plan_tiles
@@ -40,7 +40,13 @@ def value_and_gradients(f, *args):
 
 # ---- attention -----------------------------------------------------------------------------------------------------
 
-REACHES = [Reach(), Reach("chunked", 8), Reach("sliding_window", 8), Reach("chunked", 64), Reach("sliding_window", 5)]
+MASKS = [
+    MaskSpec(),
+    MaskSpec("chunked", 8),
+    MaskSpec("sliding_window", 8),
+    MaskSpec("chunked", 64),
+    MaskSpec("sliding_window", 5),
+]
 
 
 def documents(B, T):
@@ -50,18 +56,18 @@ def documents(B, T):
     segment = 1 + (index[None, :, None] >= cuts[:, None, :]).sum(-1)
     start = np.where(segment == 1, 0, np.take_along_axis(np.c_[np.zeros(B, int), cuts], segment - 1, 1))
     segment = np.where(segment == 4, 0, segment)
-    return Documents(jnp.asarray(index - start, jnp.int32), jnp.asarray(segment, jnp.int32))
+    return Segments(jnp.asarray(index - start, jnp.int32), jnp.asarray(segment, jnp.int32))
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("reach", REACHES, ids=str)
-def test_attention_equals_reference(reach, packed, monkeypatch):
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_attention_equals_reference(mask, packed, monkeypatch):
     monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
     B, T, N, K, H = 2, 48, 4, 2, 8
     q, k, v = random(B, T, N, H), random(B, T, K, H, seed=1), random(B, T, K, H, seed=2)
     places = documents(B, T) if packed else None
-    fast = value_and_gradients(lambda q, k, v: attention(q, k, v, reach, places), q, k, v)
-    slow = value_and_gradients(lambda q, k, v: attention_reference(q, k, v, reach, places), q, k, v)
+    fast = value_and_gradients(lambda q, k, v: attention(q, k, v, mask, places), q, k, v)
+    slow = value_and_gradients(lambda q, k, v: attention_reference(q, k, v, mask, places), q, k, v)
     check_close(fast, slow)
 
 
@@ -69,8 +75,8 @@ def test_attention_equals_reference(reach, packed, monkeypatch):
 def test_attention_of_lengths_that_divide_nothing(length, monkeypatch):
     monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
     q, k, v = random(1, length, 2, 4), random(1, length, 1, 4, seed=1), random(1, length, 1, 4, seed=2)
-    for reach in REACHES:
-        check_close(jax.jit(attention, static_argnums=3)(q, k, v, reach), attention_reference(q, k, v, reach))
+    for mask in MASKS:
+        check_close(jax.jit(attention, static_argnums=3)(q, k, v, mask), attention_reference(q, k, v, mask))
 
 
 # ---- experts -------------------------------------------------------------------------------------------------------
@@ -206,7 +212,7 @@ def test_bfloat16_stays_near_float32():
     w_in, w_out = experts(E, N * H, F)
 
     def everything(q, w_in, w_out):
-        y = attention(q, q, q, Reach("chunked", 8))
+        y = attention(q, q, q, MaskSpec("chunked", 8))
         y = linear(y, w_out[0].reshape(F, N, H).transpose(1, 2, 0), inputs=2)
         y = gated_linear(y, y, w_out[0])
         return grouped_swiglu(y.reshape(B * T, N * H), w_in, w_out, expert)

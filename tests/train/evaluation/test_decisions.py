@@ -30,7 +30,7 @@ from data.trajectories.formats import ours
 from maverick_jax.errors import InputError
 from maverick_jax.inference.answers import answers
 from maverick_jax.inference.sampler import Sampling, stop_ids
-from maverick_jax.ops.likeliest import likeliest, likeliest_reference
+from maverick_jax.ops.argmax import argmax_token, argmax_token_reference
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, find_dialect, render
@@ -259,12 +259,12 @@ def test_the_likeliest_token_is_that_of_whole_logits(sizes, chunk, mesh_of):
     rng = np.random.default_rng(0)
     hidden, head = rng.normal(size=(B, T, D)).astype(np.float32), rng.normal(size=(D, V)).astype(np.float32)
     head[:, 13] = head[:, 20] = head[:, 2]  # equals, in several parts
-    expected = np.asarray(likeliest_reference(jnp.asarray(hidden), jnp.asarray(head)))
+    expected = np.asarray(argmax_token_reference(jnp.asarray(hidden), jnp.asarray(head)))
     assert 2 in expected
     with mesh_of(**sizes):
         placed = jax.device_put(hidden, jax.P(*RULES("batch", "length", None)))
         weight = jax.device_put(head, RULES.compute("embed", "vocab"))
-        found = jax.jit(lambda h, w: likeliest(h, w, rules=RULES, chunk=chunk))(placed, weight)
+        found = jax.jit(lambda h, w: argmax_token(h, w, rules=RULES, chunk=chunk))(placed, weight)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.int32
 

@@ -13,8 +13,8 @@ from data.trajectories import KindWeights, TokenKind
 from launch.report.plots import draw_all
 from launch.report.run_record import read_run
 from maverick_jax.checkpoint import names
-from maverick_jax.config import Balance
 from maverick_jax.errors import InputError
+from maverick_jax.network import Balance
 from tests.helpers import tiny
 from tests.helpers.small_run import assert_same_run, cut_back, lines
 from tests.helpers.trajectory_rows import data_config, tuning, write_runs

@@ -86,7 +86,7 @@ def test_adapters_compute_what_the_merged_model_does():
         heads = jax.jit(with_some_b)(state)
         tokens = jax.device_put(tiny.batch(CONFIG)["tokens"][0], tiny.RULES("batch", "length"))
         logits = jax.jit(lambda model, tokens: model.logits(tokens))
-        beside = logits(OPTIMIZER.selection.used(state.model, heads), tokens)
+        beside = logits(OPTIMIZER.selection.with_adapters(state.model, heads), tokens)
         base = logits(state.model, tokens)
         whole = merged(arrays(state.model), arrays(heads))
         assert sum(np.any(whole[n] != x) for n, x in arrays(state.model).items()) == len(heads) / 2
@@ -107,7 +107,7 @@ def test_gradients_are_those_through_the_merged_weights():
         loss = lambda model: tiny.PRETRAIN.loss(model, batch, totals, context)[0]
 
         def beside(heads):
-            return loss(OPTIMIZER.selection.used(state.model, heads))
+            return loss(OPTIMIZER.selection.with_adapters(state.model, heads))
 
         def through(heads):
             return loss(names.unflatten(state.model, merged(names.flatten(state.model), names.flatten(heads), jnp)))
@@ -159,7 +159,7 @@ def saved(tmp_path_factory):
         found |= {f"heads/{n}": x for n, x in names.flatten(heads).items()}
         CheckpointStore(path / "checkpoints", CheckpointConfig()).save(1, found, ABOUT, wait=True)
         placed = jax.device_put(tokens, tiny.RULES("batch", "length"))
-        logits = jax.jit(lambda model: model.logits(placed))(OPTIMIZER.selection.used(state.model, heads))
+        logits = jax.jit(lambda model: model.logits(placed))(OPTIMIZER.selection.with_adapters(state.model, heads))
     return path, tokens, np.array(logits), merged(arrays(state.model), arrays(heads))
 
 

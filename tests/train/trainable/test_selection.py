@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from maverick_jax import accounting
+from maverick_jax import parameters
 from maverick_jax.checkpoint import names
-from maverick_jax.config import ModelConfig, VisionConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.pretrained import export, open_source, shapes_of
+from maverick_jax.network import Balance, VisionConfig
+from maverick_jax.parameters import ROLES, TEXT_ROLES
+from maverick_jax.pretrained import abstract_model, export, open_source
 from maverick_jax.sharding import single_device_mesh
+from maverick_jax.stack import name_in_layer
 from tests.helpers import small_run, tiny
 from train.config import read_config
 from train.evaluate import evaluate
 from train.run import main
-from train.trainable.selection import ROLES, TEXT, role_of
 
 VISION = VisionConfig(
     hidden_size=16,
@@ -62,7 +64,7 @@ def trained(*roles: str) -> list[dict[str, np.ndarray]]:
 
 
 def test_a_frozen_encoder_is_unchanged_and_costs_no_moments():
-    before, *_, after = trained(*TEXT)
+    before, *_, after = trained(*TEXT_ROLES)
     assert not [name for name in after if name.startswith("opt_state/") and "/vision/" in name]
     for name in (n for n in before if n.startswith("model/")):
         changed = not np.array_equal(after[name], before[name])
@@ -78,7 +80,7 @@ def test_an_encoder_that_is_not_frozen_is_trained():
 
 
 def test_freezing_does_not_change_the_first_update_of_the_rest():
-    frozen, free = trained(*TEXT)[1], trained(*ROLES)[1]
+    frozen, free = trained(*TEXT_ROLES)[1], trained(*ROLES)[1]
     for name in [n for n in frozen if n.startswith("model/") and not n.startswith("model/vision/")]:
         # clipping sees the gradients of what is trained, so that steps differ by its factor: Adam's first does not
         np.testing.assert_allclose(frozen[name], free[name], atol=1e-5, err_msg=name)
@@ -145,14 +147,41 @@ def test_what_is_evaluated_and_exported_is_what_was_trained(run, tmp_path):
     assert np.any(whole(exported[q]) != whole(first[q])), "adapters"
 
 
-def test_every_parameter_has_one_role():
+BEGINNINGS = {
+    "vision/": "vision",
+    "moe/router": "router",
+    "moe/shared/": "shared",
+    "moe/experts_": "experts",
+    "attention/": "attention",
+    "mlp/": "mlp",
+    "attention_norm": "norms",
+    "mlp_norm": "norms",
+    "norm": "norms",
+    "embed": "embed",
+    "head": "head",
+}
+"""Role by how a parameter's name in its layer starts."""
+
+
+def test_the_role_of_every_parameter_of_the_model():
     for name in ("tiny", "tiny_vision", "tiny_dense"):
         config = ModelConfig.from_name(name)
-        found = {role_of(path) for path in shapes_of(config)}
-        assert found == {role_of(p.name) for p in accounting.parameters(config)}
-        assert "attention" in found and ("vision" in found) == (config.vision is not None)
-    assert role_of("periods/layer_1/moe/shared/gate") == "shared" and role_of("tail/layer_0/mlp_norm") == "norms"
-    assert role_of("periods/layer_1/moe/router_bias") == "router" and role_of("vision/norm_pre/scale") == "vision"
+        with_bias = Balance(kind="loss_free_bias")
+        config = config.model_copy(update={"balance": with_bias, "num_hidden_layers": 7})
+        declared = parameters.by_name(config)
+        found = {}
+        for path in names.flatten(abstract_model(config, single_device_mesh())):
+            rest = name_in_layer(path) or path
+            found[path] = next(role for start, role in BEGINNINGS.items() if rest.startswith(start))
+        assert found == {path: p.role for path, p in declared.items()}
+        there = set(found.values())
+        assert "attention" in there and ("vision" in there) == (config.vision is not None)
+        assert declared["tail/layer_0/mlp_norm"].role == "norms"
+        if config.num_local_experts:
+            assert declared["periods/layer_1/moe/shared/gate"].role == "shared"
+            assert declared["periods/layer_1/moe/router_bias"].role == "router"
+        if config.vision:
+            assert declared["vision/norm_pre/scale"].role == "vision"
 
 
 def test_frozen_weights_have_no_gradient_to_compute():
@@ -166,4 +195,4 @@ def test_frozen_weights_have_no_gradient_to_compute():
             init, step = tiny.jitted(config, optimizer)
             return step.lower(jax.eval_shape(init, 0), batch).compile().cost_analysis()["flops"]
 
-        assert operations("norms") < 0.75 * operations(*TEXT)
+        assert operations("norms") < 0.75 * operations(*TEXT_ROLES)

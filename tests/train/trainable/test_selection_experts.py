@@ -146,7 +146,9 @@ def test_gradients_are_those_of_a_model_that_is_trained_whole():
 
         def gradient(selection):
             def loss(trained):
-                return tiny.PRETRAIN.loss(selection.view(trained, state.model, {})[0], batch, totals, context)[0]
+                return tiny.PRETRAIN.loss(selection.with_overlays(trained, state.model, {})[0], batch, totals, context)[
+                    0
+                ]
 
             return jax.jit(jax.value_and_grad(loss))(selection.select(state.model, {}))
 

@@ -11,7 +11,7 @@ from flax import nnx
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
-from maverick_jax.model.attention import Places
+from maverick_jax.model.attention import Positions
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained, save_pretrained
@@ -49,7 +49,7 @@ def made(config, seed: int) -> Maverick:
 def one_by_one(model: Maverick, tokens, positions, segment_ids):
     """Every layer's output and router logits: the layers run one after the other, without scan or remat."""
     config, length = model.config, len(model.config.period)
-    places = Places.of(config, tokens.shape[1], positions, segment_ids)
+    places = Positions.of(config, tokens.shape[1], positions, segment_ids)
     x, outputs, routers = model.embed_inputs(tokens), [], []
     for i in range(config.num_hidden_layers):
         period, place = divmod(i, length)

@@ -1,5 +1,5 @@
-"""The likeliest token after each place, straight from hidden states and head, in chunks of rows: what a model would
-write, where what stands before is given. The vocabulary may be split over the tensor axis; [rows, V] never exists.
+"""The most likely next token at each position, from hidden states and head in chunks of rows. The vocabulary may be
+split over the tensor axis; [rows, V] never exists.
 
 c rows per chunk, D model, v vocabulary entries on this device.
 """
@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
-from maverick_jax.ops.dispatch import vary
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import first_token
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 
-def likeliest(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
-    """int32[B, T]: argmax over V of hidden [B, T, D] @ head [D, V], which have one dtype; of equals the smallest."""
+def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
+    """int32[B, T]: argmax over V of hidden [B, T, D] @ head [D, V] of one dtype. The smallest id wins a tie."""
     batch_axes, vocab_axes = axes_tuple(rules.batch) + axes_tuple(rules.length), axes_tuple(rules.vocab)
 
     def local(hidden, head):
@@ -39,7 +39,7 @@ def likeliest(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
     return jax.shard_map(local, in_specs=specs, out_specs=rules.storage("batch", "length"))(hidden, head)
 
 
-def likeliest_reference(hidden, head):
-    """The obvious form, on whole logits. Arguments and result as `likeliest`."""
+def argmax_token_reference(hidden, head):
+    """The obvious form, on whole logits. Arguments and result as `argmax_token`."""
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -1,0 +1,36 @@
+"""Memory and peak FLOP/s of accelerators."""
+
+import dataclasses
+from typing import Literal
+
+Hardware = Literal["a100_40", "a100_80", "h100", "h200", "b200", "v5e", "v5p", "v6e"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A kind of accelerator, from its vendor's data sheet."""
+
+    memory_gb: float
+    """10^9 bytes."""
+    peak_flops: float
+    """Dense bfloat16 FLOP/s."""
+    kinds: tuple[str, ...]
+    """What JAX's `device_kind` contains, lower case."""
+
+
+DEVICES: dict[str, Device] = {
+    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb")),
+    "a100_80": Device(80, 312e12, ("a100",)),
+    "h100": Device(80, 989.4e12, ("h100",)),
+    "h200": Device(141, 989.4e12, ("h200",)),
+    "b200": Device(180, 2250e12, ("b200",)),
+    "v5e": Device(16, 197e12, ("tpu v5 lite", "tpu v5e")),
+    "v5p": Device(95, 459e12, ("tpu v5",)),
+    "v6e": Device(32, 918e12, ("tpu v6",)),
+}
+
+
+def device_of(kind: str) -> Device | None:
+    """The entry for a JAX `device_kind`; None for one that is not in the table (a CPU)."""
+    matches = (device for device in DEVICES.values() if any(k in kind.lower() for k in device.kinds))
+    return next(matches, None)

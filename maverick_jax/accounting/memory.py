@@ -1,0 +1,81 @@
+"""Bytes per device at the worst moment of a train step."""
+
+from collections.abc import Iterable
+
+from maverick_jax import parameters
+from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.config import ModelConfig
+from maverick_jax.model.remat import POLICIES, Widths
+from maverick_jax.network import LayerSpec
+from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
+from maverick_jax.parameters import Parameter
+
+COMPILER_SHARE = 0.5
+"""Temporary memory beyond the closed form, as a share of it. Steps of Maverick's shape compiled ahead of time for 512
+H200 took 1.4 to 1.7 times the closed form (25, 29 and 185 GiB in all with remat full, attention and none)."""
+
+
+def memory(
+    config: ModelConfig,
+    layout: Layout,
+    *,
+    optimizer_bytes_per_parameter: int = 8,
+    trained: Iterable[Parameter] | None = None,
+) -> dict[str, int]:
+    """Bytes per device at the worst moment of a step, by what they hold. Parameters that are not among `trained`
+    (None: all are) have neither gradients nor moments.
+
+    Weights, optimizer moments and gradients are exact. Activations and the working set are what layers must keep by
+    `config.remat`; compilers keep more, for which `compiler` allows.
+    """
+    trained_size = layout.stored(parameters.of_model(config) if trained is None else trained)
+    param = BYTES[config.param_dtype]
+    buffers = 2 if layout.accumulation_steps > 1 else 1
+    per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
+    whole = [_activation_bytes(config, spec, layout, remat="none") for spec in config.layers]
+    recomputed = max(whole) if POLICIES[config.remat].recomputes else 0
+    working_set = recomputed + _gathered_bytes(config, layout) + _loss_bytes(config, layout)
+    return {
+        "weights": weight_bytes(config, layout),
+        "optimizer": trained_size * optimizer_bytes_per_parameter,
+        "gradients": trained_size * param * buffers,
+        "activations": sum(per_layer),
+        "working_set": working_set,
+        "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),
+    }
+
+
+def weight_bytes(config: ModelConfig, layout: Layout) -> int:
+    """Of the parameters that one device stores."""
+    return layout.stored(parameters.of_model(config)) * BYTES[config.param_dtype]
+
+
+def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:
+    """What the forward pass of one layer leaves for its backward pass on one device."""
+    heads = config.num_attention_heads * config.head_dim // layout.ways("heads")
+    kv = config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
+    k = config.num_experts_per_tok
+    if spec.moe:
+        hidden = config.intermediate_size * (1 / layout.ways("mlp") + k / layout.ways("expert_mlp"))
+        widths = Widths(config.hidden_size, heads, kv, hidden, k * config.hidden_size)
+    else:
+        widths = Widths(config.hidden_size, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0)
+    kept = POLICIES[remat or config.remat].kept(widths)
+    return int(kept * layout.tokens * BYTES[config.compute_dtype])
+
+
+def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
+    """The largest layer's weights in the form they are multiplied in, and as much again for their gradients."""
+
+    def whole(spec: LayerSpec) -> int:
+        return layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype]
+
+    return 2 * max(whole(spec) for spec in set(config.layers))
+
+
+def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
+    """A chunk's logits and their gradient in float32; final hidden states and head, gathered, with their gradients."""
+    vocabulary = config.vocab_size // layout.ways("vocab")
+    rows = min(layout.tokens, layout.loss_chunk or max(128, LOGITS_PER_CHUNK // vocabulary))
+    whole = 2 * (layout.tokens + vocabulary) * config.hidden_size * BYTES[config.compute_dtype]
+    return 2 * BYTES["float32"] * rows * vocabulary + whole

@@ -1,0 +1,242 @@
+"""Every array of a model, declared once: its name, shape, logical axes, role and initial values.
+
+Modules are built from these tables (`maverick_jax.param.build`); counts, plans, the choice of what is trained, adapters
+and checkpoints read the same ones. To add an array to a layer, add a line here and its use in the layer's module. Only
+its name in a Hugging Face folder is written elsewhere (`maverick_jax.huggingface.names`).
+
+The order of a table is the order in which initial values are drawn.
+
+V vocabulary, D model, N query heads, K key/value heads, H head dim, F hidden, E experts; of the image encoder W width,
+A width of the adapter.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
+
+Role = Literal["router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision"]
+"""A part of the model, by what it is for. `experts` are the routed ones, `shared` the shared ones, `mlp` the
+feed-forward networks of dense layers, `vision` the image encoder with its adapter and projector."""
+
+ROLES: tuple[Role, ...] = get_args(Role)
+TEXT_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role != "vision")
+
+Axes = tuple[str | None, ...]
+"""Logical axis per dimension; see `maverick_jax.sharding.ShardingRules`."""
+
+Init = Literal["normal", "residual", "ones", "zeros"]
+"""`normal`: of standard deviation `initializer_range`; `residual`: the same over sqrt(2 x layers), for weights that
+write to the residual stream."""
+
+ROUTER_BIAS = "router_bias"
+"""Name of the loss-free balance bias in its module. Steps of a thousandth need float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One array."""
+
+    name: str
+    """In its module in the tables of modules, its whole path in `of_model`."""
+    shape: tuple[int, ...]
+    """Of one layer: without the axis that stacks layers."""
+    axes: Axes
+    role: Role
+    init: Init = "normal"
+    dtype: Dtype | None = None
+    """None: the config's `param_dtype`."""
+    inputs: int = 1
+    """Of a weight: how many axes it is multiplied over, after the axis of experts where there is one."""
+    stacked: int | None = None
+    """Length of the leading axis that stacks layers; None: there is none."""
+
+    @property
+    def size(self) -> int:
+        """Elements, of all layers."""
+        return math.prod(self.full_shape)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Shape of the axes before those of one layer."""
+        return () if self.stacked is None else (self.stacked,)
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        return self.lead + self.shape
+
+
+Table = list[Parameter]
+
+
+# ---- the text model --------------------------------------------------------------------------------------------------
+
+
+def embedding(config: Network) -> Table:
+    return [Parameter("embed", (config.vocab_size, config.hidden_size), (None, "table"), "embed")]
+
+
+def output(config: Network) -> Table:
+    """After the last layer."""
+    D, V = config.hidden_size, config.vocab_size
+    return [_norm("norm", D), Parameter("head", (D, V), ("embed", "vocab"), "head")]
+
+
+def norms(config: Network) -> Table:
+    """Before attention and before the feed-forward network of a layer."""
+    return [_norm("attention_norm", config.hidden_size), _norm("mlp_norm", config.hidden_size)]
+
+
+def attention(config: Network) -> Table:
+    D, N, K, H = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    return [
+        Parameter("q", (D, N, H), ("embed", "heads", None), "attention"),
+        Parameter("k", (D, K, H), ("embed", "kv_heads", None), "attention"),
+        Parameter("v", (D, K, H), ("embed", "kv_heads", None), "attention"),
+        Parameter("o", (N, H, D), ("heads", None, "embed"), "attention", "residual", inputs=2),
+    ]
+
+
+def dense(config: Network) -> Table:
+    """The feed-forward network of a dense layer."""
+    return _swiglu(config.hidden_size, config.intermediate_size_mlp, "mlp")
+
+
+def shared(config: Network) -> Table:
+    """The shared expert of a mixture."""
+    return _swiglu(config.hidden_size, config.intermediate_size, "shared")
+
+
+def _swiglu(D: int, F: int, role: Role) -> Table:
+    return [
+        Parameter("gate", (D, F), ("embed", "mlp"), role),
+        Parameter("up", (D, F), ("embed", "mlp"), role),
+        Parameter("down", (F, D), ("mlp", "embed"), role, "residual"),
+    ]
+
+
+def experts(config: Network) -> Table:
+    """Router and routed experts of a mixture."""
+    D, E, F = config.hidden_size, config.num_local_experts, config.intermediate_size
+    out_axes = ("experts", "expert_mlp", "expert_embed")
+    return [
+        Parameter("router", (D, E), (None, None), "router"),
+        # gate 0, up 1
+        Parameter("experts_in", (E, D, 2, F), ("experts", "expert_embed", None, "expert_mlp"), "experts"),
+        Parameter("experts_out", (E, F, D), out_axes, "experts", "residual"),
+    ]
+
+
+def balance(config: Network) -> Table:
+    """What keeps the load of the experts even."""
+    if config.balance.kind != "loss_free_bias":
+        return []
+    return [Parameter(ROUTER_BIAS, (config.num_local_experts,), (None,), "router", "zeros", "float32")]
+
+
+def of_layer(config: Network, spec: LayerSpec) -> Table:
+    """All arrays of one layer, by their path in it."""
+    found = [*norms(config), *_under("attention", attention(config))]
+    if not spec.moe:
+        return [*found, *_under("mlp", dense(config))]
+    return [*found, *_under("moe", [*experts(config), *_under("shared", shared(config)), *balance(config)])]
+
+
+def _norm(name: str, width: int) -> Parameter:
+    return Parameter(name, (width,), (None,), "norms", "ones")
+
+
+# ---- the image encoder -----------------------------------------------------------------------------------------------
+
+
+def vision_input(vision: VisionConfig) -> Table:
+    """Before the first layer of the image encoder."""
+    W = vision.hidden_size
+    return [
+        _vision("patch", (vision.num_channels * vision.patch_size**2, W), (None, "vision_embed")),
+        _vision("class_embedding", (W,), (None,)),
+        _vision("positions", (vision.grid**2 + 1, W), (None, None)),
+    ]
+
+
+def vision_output(vision: VisionConfig, text_width: int) -> Table:
+    """Adapter, and projection to the text model's width."""
+    F, A = vision.intermediate_size, vision.vision_output_dim
+    return [
+        _vision("adapter_in", (F, A), ("vision_embed", "mlp")),
+        _vision("adapter_out", (A, A), ("mlp", "vision_embed")),
+        _vision("projector", (A, text_width), (None, "vision_embed")),
+    ]
+
+
+def vision_layer(vision: VisionConfig) -> Table:
+    """One layer of the image encoder, without its norms."""
+    W, N, H, F = vision.hidden_size, vision.num_attention_heads, vision.head_dim, vision.intermediate_size
+    return [
+        *(_vision(name, (W, N, H), ("vision_embed", "heads", None)) for name in "qkv"),
+        *(_vision(f"{name}_bias", (N, H), ("heads", None), "zeros") for name in "qkv"),
+        _vision("o", (N, H, W), ("heads", None, "vision_embed"), inputs=2),
+        _vision("o_bias", (W,), (None,), "zeros"),
+        _vision("fc1", (W, F), ("vision_embed", "mlp")),
+        _vision("fc1_bias", (F,), ("mlp",), "zeros"),
+        _vision("fc2", (F, W), ("mlp", "vision_embed")),
+        _vision("fc2_bias", (W,), (None,), "zeros"),
+    ]
+
+
+def layer_norm(vision: VisionConfig) -> Table:
+    W = vision.hidden_size
+    return [_vision("scale", (W,), (None,), "ones"), _vision("bias", (W,), (None,), "zeros")]
+
+
+def of_vision(config: Network) -> Table:
+    """All arrays of the image encoder, by their path in it; none for a text model."""
+    if (vision := config.vision) is None:
+        return []
+    norm = lambda name: _under(name, layer_norm(vision))
+    layer = [*norm("attention_norm"), *norm("mlp_norm"), *vision_layer(vision)]
+    layers = [dataclasses.replace(p, stacked=vision.num_hidden_layers) for p in _under("layers", layer)]
+    ends = [*norm("norm_pre"), *norm("norm_post")]
+    return [*vision_input(vision), *ends, *layers, *vision_output(vision, config.hidden_size)]
+
+
+def _vision(name: str, shape: tuple[int, ...], axes: Axes, init: Init = "normal", inputs: int = 1) -> Parameter:
+    return Parameter(name, shape, axes, "vision", init, inputs=inputs)
+
+
+# ---- whole models ----------------------------------------------------------------------------------------------------
+
+
+def of_model(config: Network) -> tuple[Parameter, ...]:
+    """Every array of the model by its path, e.g. `periods/layer_0/attention/q`."""
+    found = embedding(config)
+    of_spec = {spec: of_layer(config, spec) for spec in set(config.layers)}
+    for slot in config.stack.slots:
+        table = of_spec[config.layer(slot.layers[0])]
+        found += [dataclasses.replace(p, name=slot.prefix + p.name, stacked=slot.stacked) for p in table]
+    return (*found, *output(config), *_under("vision", of_vision(config)))
+
+
+def by_name(config: Network) -> dict[str, Parameter]:
+    """`of_model` by name."""
+    return {p.name: p for p in of_model(config)}
+
+
+def roles_of(config: Network) -> set[Role]:
+    """The roles that some array of the model has."""
+    return {p.role for p in of_model(config)}
+
+
+def active(parameter: Parameter, config: Network) -> int:
+    """Elements that one text token passes through: of the routed experts, its own."""
+    if parameter.role == "vision":
+        return 0
+    if parameter.role == "experts":
+        return parameter.size // config.num_local_experts * config.num_experts_per_tok
+    return parameter.size
+
+
+def _under(prefix: str, table: Iterable[Parameter]) -> Table:
+    return [dataclasses.replace(p, name=f"{prefix}/{p.name}") for p in table]

@@ -1,0 +1,73 @@
+"""The table of parameters in docs/architecture.md, made from their declarations.
+
+`python -m tests.helpers.parameter_table` writes it anew.
+"""
+
+import itertools
+import pathlib
+
+from maverick_jax import ModelConfig, parameters
+from maverick_jax.network import Balance, LayerSpec, VisionConfig
+from maverick_jax.parameters import Parameter
+
+DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "architecture.md"
+BEGIN, END = "<!-- parameters -->\n", "<!-- end of parameters -->\n"
+
+TEXT = {1009: "V", 101: "D", 14: "N", 7: "K", 6: "H", 47: "F", 53: "F of dense layers", 5: "E"}
+VISION = {24: "W", 3: "N", 8: "H", 96: "F", 43: "A", 37: "patches + 1", 20: "C * patch^2", 101: "D"}
+"""What each size of `CONFIG` is: no two of a part are equal."""
+
+CONFIG = ModelConfig(
+    vocab_size=1009,
+    hidden_size=101,
+    num_hidden_layers=2,
+    num_attention_heads=14,
+    num_key_value_heads=7,
+    head_dim=6,
+    intermediate_size=47,
+    intermediate_size_mlp=53,
+    num_local_experts=5,
+    interleave_moe_layer_step=2,
+    balance=Balance(kind="loss_free_bias"),
+    vision=VisionConfig(
+        hidden_size=24,
+        num_attention_heads=3,
+        intermediate_size=96,
+        image_size=12,
+        patch_size=2,
+        num_channels=5,
+        vision_output_dim=43,
+        image_token_index=0,
+    ),
+)
+
+
+def table() -> str:
+    """Markdown: arrays that differ in nothing but their name share a line."""
+    lines = ["| path | shape | logical axes | role |", "|---|---|---|---|"]
+    for facts, group in itertools.groupby(_listed(), key=_facts):
+        lines.append(f"| {', '.join(f'`{p.name}`' for p in group)} | {' | '.join(facts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _listed() -> list[Parameter]:
+    dense, moe = (parameters.of_layer(CONFIG, LayerSpec(moe=moe, rope=True)) for moe in (False, True))
+    layer = dense + [p for p in moe if p not in dense]
+    vision = [p for p in parameters.of_model(CONFIG) if p.role == "vision"]
+    return [*parameters.embedding(CONFIG), *layer, *parameters.output(CONFIG), *vision]
+
+
+def _facts(p: Parameter) -> tuple[str, str, str]:
+    letters = VISION if p.role == "vision" else TEXT
+    shape = ["layers"] * (p.stacked is not None) + [letters.get(n, str(n)) for n in p.shape]
+    return ", ".join(shape), ", ".join(map(str, p.axes)), p.role
+
+
+def written(document: str) -> str:
+    """The document with the table in its place."""
+    before, rest = document.split(BEGIN)
+    return before + BEGIN + table() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(written(DOCUMENT.read_text()))

@@ -1,0 +1,59 @@
+"""Traces read as the model: operations carry the names of the parts that they belong to."""
+
+import contextlib
+import functools
+import re
+
+import jax
+import pytest
+from flax import nnx
+
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.cross_entropy import cross_entropy
+from maverick_jax.sharding import make_mesh
+from tests.helpers import tiny
+
+PARTS = (
+    ("embed",),
+    ("layer_0", "attention_norm"),
+    ("layer_0", "attention"),
+    ("layer_0", "mlp_norm"),
+    ("layer_0", "mlp"),
+    ("layer_1", "moe", "router"),
+    ("layer_1", "moe", "dispatch"),
+    ("layer_1", "moe", "experts"),
+    ("layer_1", "moe", "shared"),
+    ("norm",),
+    ("head",),
+    ("loss",),
+)
+
+
+@contextlib.contextmanager
+def jax_flag(name: str, value):
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    yield
+    jax.config.update(name, before)
+
+
+@functools.cache
+def operations() -> list[list[str]]:
+    """The path of each operation of a compiled forward pass on two devices of experts."""
+    config = tiny.model_config()
+
+    def loss(model, batch):
+        hidden, _ = model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"])
+        return cross_entropy(hidden, model.output_weight(), batch["labels"], batch["loss_weights"], rules=tiny.RULES)
+
+    with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
+        model = jax.eval_shape(lambda: Maverick(config, rngs=nnx.Rngs(0)))
+        batch = {name: x[0] for name, x in tiny.placed(tiny.batch(config)).items()}
+        with jax_flag("jax_compilation_cache_include_metadata_in_key", True):  # or names of another day are found
+            text = jax.jit(loss).lower(model, batch).compile().as_text()
+    return [path.split("/") for path in re.findall(r'op_name="([^"]*)"', text)]
+
+
+@pytest.mark.parametrize("part", PARTS, ids="/".join)
+def test_operations_are_named_after_the_part(part):
+    assert any([name for name in path if name in part] == list(part) for path in operations())
