@@ -297,9 +297,9 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return [("optimizer.train", why)]
     rules = config.mesh.sharding_rules()
     misfits = config.objective.misfits(config.model.network, config.data.sequence_length)
-    if config.objective.reads_kinds and not config.data.runs:
-        misfits.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of agent runs "
-                        "(format: trajectories), and there is none"))  # fmt: skip
+    if config.objective.reads_kinds and not config.data.has_trajectories:
+        misfits.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
+                        "(kind: trajectories), and there is none"))  # fmt: skip
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)

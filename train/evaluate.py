@@ -70,7 +70,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, and
     what the config's objective measures beside it, on one device; with `generate`, also how the model decides and
-    calls where it writes so many turns of held-out agent runs itself, each of at most `max_tokens` (`generated`).
+    calls where it writes so many turns of held-out trajectories itself, each of at most `max_tokens` (`generated`).
 
     Raises InputError when the config's tokenizer has more ids than the model, when less than a batch is held out, and
     when turns are to be written and there are none."""
@@ -78,8 +78,8 @@ def evaluate(
     from maverick_jax.sharding import single_device_mesh
 
     config = read_config(path_or_name, overrides)
-    if generate and not config.data.runs:
-        raise InputError("--generate writes turns of agent runs, and no source has format: trajectories")
+    if generate and not config.data.has_trajectories:
+        raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
     mesh = single_device_mesh()
     model = load_pretrained(checkpoint, mesh=mesh, dtype=config.model.param_dtype)
     config = config.model_copy(update={"model": model.config, "mesh": type(config.mesh)(data=1)})
