@@ -198,8 +198,9 @@ def schema() -> dict[str, Any]:
     found = RunConfig.model_json_schema()
     for section in (found, *found["$defs"].values()):
         section.pop("required", None)  # a base may give it
-    objective = found["properties"]["objective"]
-    objective["anyOf"] = objective.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
+    sources = found["$defs"]["DataConfig"]["properties"]["sources"]
+    for union in (found["properties"]["objective"], sources["additionalProperties"]):
+        union["anyOf"] = union.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
     base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
     found["properties"] = {"base": base, **found["properties"]}
     model = found["$defs"]["ModelSection"]

@@ -82,7 +82,11 @@ class _Tokenization:
         self.journal = self._resume()
 
     def run(self, parts: list[SourcePart]) -> None:
-        with self._append("tokens") as tokens, self._append("offsets") as offsets, TokenizationProgress(self.name) as progress:
+        with (
+            self._append("tokens") as tokens,
+            self._append("offsets") as offsets,
+            TokenizationProgress(self.name) as progress,
+        ):
             self.files = (tokens, offsets)
             for part in parts[self.journal.part :]:
                 progress.part(part.label)

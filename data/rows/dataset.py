@@ -16,7 +16,7 @@ from data.cache.tokenize_trajectories import tokenize_trajectories
 from data.config import DataConfig
 from data.order import MAX_ROWS, derive, permuted
 from data.rows import packing, windows
-from data.rows.mixture import Sequential, Mixture, Weighted
+from data.rows.mixture import Mixture, Sequential, Weighted
 from data.rows.packing import Documents, Plan, Row
 from data.rows.pipeline import BatchIterator
 from data.rows.weighing import OfRuns, OfTexts, Weighing
@@ -145,7 +145,9 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
     has_trajectories = isinstance(source, TrajectoriesSource)
     store = (tokenize_trajectories if has_trajectories else tokenize_text)(name, config, tokenizer)
     if has_trajectories and 0 < fraction < 1 and store["offsets"].size == 2:
-        raise InputError(f"data.sources.{name}: holds one trajectory, which is not split; set held_out_fraction: 0, or 1")
+        raise InputError(
+            f"data.sources.{name}: holds one trajectory, which is not split; set held_out_fraction: 0, or 1"
+        )
     train, held_out = split_documents(store["offsets"], fraction, name)
     documents = train if split == "train" else held_out
     part = _Part(store.digest, split, fraction, seed)

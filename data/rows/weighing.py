@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from data.array_folder import ArrayFolder
-from data.rows.packing import RowLayout, Row
+from data.rows.packing import Row, RowLayout
 from data.trajectories.decisions import DECIDES
 from data.trajectories.kinds import TokenKind
 from data.trajectories.weights import KindWeights, OutcomeWeights, weigh

@@ -1,4 +1,4 @@
-"""What all sources have in common: a source is a list of parts (files, or a seed), and a part yields documents in order.
+"""The base of all sources: a source is a list of parts (files, or a seed); a part yields documents in order.
 
 Every defect of a file becomes one InputError that names the file and the record or line.
 """

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from data.sources.array_record import ArrayRecordSource
-from data.sources.files import DocumentFiles, FilePart
+from data.sources.files import DocumentFiles, FilePart, Named
 from data.sources.jsonl import JsonlSource
 from data.sources.parquet import ParquetSource
 from data.sources.text import TextSource
@@ -25,7 +25,7 @@ class FilesSource(DocumentFiles):
     """By the ending of each file: .txt, .md (text), .jsonl, .parquet, .array_record."""
     format: Annotated[None, Field(exclude=True)] = None
     """The same as `kind: files`."""
-    field: str = "text"
+    field: Named = "text"
     """Key or column that holds a document's text, in files that have such."""
     split_on: Annotated[str, Field(min_length=1)] | None = None
     """For text files: documents end at this string, which belongs to none of them. null: one document per file."""

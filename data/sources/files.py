@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 
@@ -17,6 +17,16 @@ from maverick_jax.text import Tokenizer
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 PACKAGE = "package:"
 BOM = b"\xef\xbb\xbf"
+
+
+def _not_null(field: Any) -> Any:
+    if field is None:
+        raise ValueError("null (the record itself is the text) needs format: array_record")
+    return field
+
+
+Named = Annotated[str, pydantic.BeforeValidator(_not_null)]
+"""The key or column that holds a document's text."""
 
 
 class PathSource(SourceConfig):

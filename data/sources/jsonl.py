@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from data.sources.base import SourceDocument
-from data.sources.files import BOM, DocumentFiles, FilePart, text_of_json
+from data.sources.files import BOM, DocumentFiles, FilePart, Named, text_of_json
 
 
 class JsonlSource(DocumentFiles):
@@ -19,7 +19,7 @@ class JsonlSource(DocumentFiles):
     """JSON lines."""
     format: Annotated[Literal["jsonl"], Field(exclude=True)] = "jsonl"
     """The same as `kind: jsonl`."""
-    field: str = "text"
+    field: Named = "text"
     """Key of each object that holds the document's text."""
 
     def part(self, path: pathlib.Path) -> FilePart:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from data.sources.base import SourceDocument
-from data.sources.files import DocumentFiles, FilePart, first_line, listed
+from data.sources.files import DocumentFiles, FilePart, Named, first_line, listed
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 
@@ -24,7 +24,7 @@ class ParquetSource(DocumentFiles):
     """Parquet."""
     format: Annotated[Literal["parquet"], Field(exclude=True)] = "parquet"
     """The same as `kind: parquet`."""
-    field: str = "text"
+    field: Named = "text"
     """Column that holds the documents' texts."""
 
     def part(self, path: pathlib.Path) -> FilePart:

@@ -14,13 +14,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from data import commands
-from data.config import DataConfig, TrajectoriesConfig
+from data.config import DataConfig
 from data.rows import packing
 from data.rows.dataset import open_dataset
 from data.rows.placement import rows_of_process
 from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Cuts, windows_of
-from data.sources import ASSETS
+from data.sources import TrajectoriesConfig
+from data.sources.files import ASSETS
 from data.trajectories import (
     FORMATS,
     KindWeights,
@@ -253,10 +254,10 @@ def test_malformed_runs_stop_or_are_counted(tmp_path):
 
 def test_no_run_and_a_run_that_would_be_split_are_refused(tmp_path):
     (tmp_path / "runs.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match=r"no run can be read of 1 records; the first: runs\.jsonl: record 0"):
+    with pytest.raises(InputError, match=r"no trajectory can be read of 1 records; the first: runs\.jsonl: record 0"):
         open_dataset(data_config(tmp_path, options={"malformed": "skip", "format": "openai"}), "train", seed=0)
     write_runs(tmp_path / "runs.jsonl", 1)
-    with pytest.raises(InputError, match=r"holds one run, which is not split; set held_out_fraction: 0"):
+    with pytest.raises(InputError, match=r"holds one trajectory, which is not split; set held_out_fraction: 0"):
         open_dataset(data_config(tmp_path, held_out_fraction=0.5), "train", seed=0)
 
 
@@ -282,9 +283,9 @@ def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
 
 def test_settings_are_refused_where_they_mean_nothing(tmp_path):
     text = {"text": {"path": str(tmp_path), "trajectories": {"malformed": "skip"}}}
-    with pytest.raises(pydantic.ValidationError, match="trajectories: is for format: trajectories"):
+    with pytest.raises(pydantic.ValidationError, match=r"sources.text.files.trajectories\n  Extra inputs"):
         DataConfig(sources=text)
-    with pytest.raises(pydantic.ValidationError, match="kind_weights: are of agent runs"):
+    with pytest.raises(pydantic.ValidationError, match="kind_weights: are of trajectories"):
         DataConfig(sources={"text": {"path": "x"}}, kind_weights={"user": 1.0})
     choices = lambda name: TrajectoriesConfig.model_json_schema()["properties"][name]["anyOf"][0]["enum"]
     assert choices("format") == list(FORMATS) and choices("dialect") == list(DIALECTS)
