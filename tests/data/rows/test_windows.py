@@ -295,7 +295,7 @@ def test_settings_are_refused_where_they_mean_nothing(tmp_path):
 
 
 def test_the_shipped_runs_are_those_of_the_generator_and_hold_everything():
-    made = toy_shop.runs()
+    made = toy_shop.generate()
     file = ASSETS / "toy_shop.jsonl"
     assert file.read_text().splitlines() == [ours.write(run) for run in made]
     assert file.stat().st_size < 300_000 and len(made) == 60
