@@ -15,6 +15,8 @@ POLICY = ("You serve the customers of a small shop. Look an order up before you 
           "be refunded and not cancelled. Where no function fits, say so.")  # fmt: skip
 GOODS = ("lamp", "chair", "kettle", "rug", "clock", "vase", "stool", "mirror")
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana")
+MOST = 100
+"""Things in one order."""
 _TYPES = {"string": str, "integer": int}
 
 
@@ -124,8 +126,8 @@ class Shop:
         found = self._order(order)
         if found.sent:
             raise Refused(f"{order} is sent")
-        if amount < 1:
-            raise Refused("the amount is 1 or more")
+        if not 1 <= amount <= MOST:
+            raise Refused(f"an order has 1 to {MOST}")
         self.orders[order] = dataclasses.replace(found, amount=amount)
         return f"amount {amount}"
 
