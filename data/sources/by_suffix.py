@@ -35,8 +35,7 @@ class FilesSource(DocumentFiles):
             raise InputError(f"{path}: cannot tell the format from the ending {path.suffix!r}; set `format` "
                              f"(known endings: {', '.join(_KINDS)})")  # fmt: skip
         kind = _KINDS[path.suffix.lower()]
-        if kind is TextSource:
-            return TextSource(path=str(path), split_on=self.split_on).part(path)
-        if self.split_on is not None:
+        if self.split_on is not None and kind is not TextSource:
             raise InputError(f"{path}: split_on is for text; this file is {kind.model_fields['kind'].default}")
-        return kind(path=str(path), field=self.field).part(path)
+        option = {"split_on": self.split_on} if kind is TextSource else {"field": self.field}
+        return kind.model_validate({"path": str(path), **option}).part(path)

@@ -9,11 +9,16 @@ from data.tasks.base import Example, Grade, Task, TaskInfo
 from data.tasks.questions import Questions
 from data.tasks.toy_shop_orders import ToyShopOrders
 from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
 
-__all__ = ["AnyTask", "Example", "Grade", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
+__all__ = ["TASKS", "AnyTask", "Example", "Grade", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
 
-AnyTask = Annotated[Questions | ToyShopOrders, Field(discriminator="kind")]
+TASKS = Kinds("task", Task)
+for _kind in (Questions, ToyShopOrders):
+    TASKS.register(_kind)
+
+AnyTask = Annotated[Task, TASKS]
 
 
 class TasksConfig(Section):
@@ -23,7 +28,7 @@ class TasksConfig(Section):
     """Tasks by name."""
 
 
-def read_tasks(name_or_file: str) -> dict[str, AnyTask]:
+def read_tasks(name_or_file: str) -> dict[str, Task]:
     """The tasks of a shipped name, of a YAML file of tasks, or of a file of JSON lines, which is one task of questions.
     Raises InputError with one line per problem."""
     path = pathlib.Path(name_or_file)

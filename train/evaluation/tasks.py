@@ -99,8 +99,10 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     shown.add_column("license")
     for name, task in found.items():
         error = "-" if task["standard_error"] is None else f"{task['standard_error']:.3f}"
-        numbers = (f"{task['n']:,}", f"{task['mean']:.3f}", error, f"{task['correct']:,}", f"{task['not_understood']:,}")
-        shown.add_row(harmless(name), *numbers, harmless(task["license"]))
+        counts = [f"{task[key]:,}" for key in ("correct", "not_understood")]
+        shown.add_row(
+            harmless(name), f"{task['n']:,}", f"{task['mean']:.3f}", error, *counts, harmless(task["license"])
+        )
     return shown
 
 
