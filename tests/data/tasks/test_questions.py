@@ -23,7 +23,7 @@ def test_a_file_of_questions(tmp_path):
     messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2?"}]
     path = write(tmp_path / "sums.jsonl", {"prompt": "1 + 1?", "answer": 2},
                  {"prompt": messages, "answer": ["4", "four"], "id": "b"})  # fmt: skip
-    (name, task), = read_tasks(str(path)).items()
+    ((name, task),) = read_tasks(str(path)).items()
     assert name == "sums" and isinstance(task, Questions) and task.info == ("unknown", "unknown")
     first, second = task.examples()
     assert (first.id, first.references, second.id, second.references) == ("0", ("2",), "b", ("4", "four"))
@@ -76,8 +76,7 @@ def test_files_that_are_not_there_and_tasks_that_are_unknown(tmp_path):
         "toy_shp": "no shipped task is named 'toy_shp'; did you mean toy_shop?",
     }.items():
         with pytest.raises(InputError) as error:
-            for task in read_tasks(given).values():
-                task.examples()
+            [task.examples() for task in read_tasks(given).values()]
         assert message in str(error.value)
     bad = tmp_path / "tasks.yaml"
     bad.write_text("tasks:\n  a: {kind: questons, path: x}\n  b: {kind: toy_shop_orders, cont: 3}\n"
