@@ -109,7 +109,7 @@ def _filter(args: argparse.Namespace) -> Any:
     options = {"format": args.format, "unknown": args.unknown, "malformed": args.malformed, "tools": args.tools}
     options |= {"report_file": args.report, "tokenizer": args.tokenizer}
     config = commands.read_config(args.config, args.overrides)
-    found = commands.filter_runs(args.source, args.out, config, **options)
+    found = commands.filter_trajectories(args.source, args.out, config, **options)
     return found if args.json else commands.show(found)
 
 

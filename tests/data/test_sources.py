@@ -1,5 +1,6 @@
 """Reading and tokenizing sources: every format, every defect with its place, the cache."""
 
+import hashlib
 import json
 import logging
 import pathlib
@@ -15,6 +16,7 @@ from data import array_folder
 from data.cache import tokenize_text as prepare
 from data.cache.tokenize_text import tokenize_text
 from data.config import DataConfig
+from data.rows.dataset import open_dataset
 from data.sources import SOURCES
 from data.sources.synthetic import SyntheticSource
 from maverick_jax.errors import InputError
@@ -337,3 +339,70 @@ def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
     resumed = tokenize_text("s", config, BYTES)
     assert resumed.digest == whole.digest and resumed.meta == whole.meta
     assert len(again) == 12 - (stop_after - 1)
+
+
+# ---- what resumed runs depend on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "fingerprints"),
+    [
+        (
+            {"sources": {"tinyshakespeare": {"path": "package:tinyshakespeare"}}},
+            ["c1b95a20f4376463", "6a3f4f6bb175b49f"],
+        ),
+        (
+            {"sources": {"toy_shop": {"path": "package:toy_shop", "format": "trajectories"}}, "sequence_length": 256},
+            ["380a26d989f104b0", "7644691da5fa64fa"],
+        ),
+        (
+            {"sources": {"toy_shop": {"path": "package:toy_shop", "format": "trajectories", "trajectories": {
+                "overlap": 0.5, "balance_decisions": 4.0, "dialect": "meta_json"}}},
+             "sequence_length": 256, "kind_weights": {"user": 0.5}},
+            ["d82519636599eb39", "7114afc2d01f5dba"],
+        ),
+        (
+            {"sources": {"s": {"kind": "synthetic", "symbols": 16, "documents": 40, "pattern": "random",
+                              "corpus_seed": 3}}, "sequence_length": 64},
+            ["191ffe02d03da5d3", "b3ce94bc27a6372d"],
+        ),
+        (
+            {"sources": {"s": {"format": "synthetic"}}, "sequence_length": 64, "packing": "best_fit"},
+            ["bef3bf6ee1c06d3c", "64646f3d3ae6d943"],
+        ),
+    ],
+)  # fmt: skip
+def test_fingerprints_are_those_of_the_first_release(tmp_path, config, fingerprints):
+    """A run goes on only if its data has the fingerprint that its checkpoints name. These were computed when sources
+    were one section."""
+    data = DataConfig.model_validate(config | {"cache_dir": str(tmp_path)})
+    assert [open_dataset(data, split, seed=7).fingerprint[:16] for split in ("train", "eval")] == fingerprints
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "identity"),
+    [
+        ("a.txt", {}, ["text", ""]),
+        ("a.txt", {"format": "text", "split_on": "\n"}, ["text", "\n"]),
+        ("a.txt", {"split_on": "\n"}, ["text", "\n"]),
+        ("a.jsonl", {}, ["jsonl", "text"]),
+        ("a.jsonl", {"format": "jsonl", "field": "body"}, ["jsonl", "body"]),
+        ("a.parquet", {"field": "body"}, ["parquet", "body"]),
+        ("a.array_record", {"format": "array_record", "field": None}, ["array_record", ""]),
+    ],
+)
+def test_the_cache_knows_a_file_by_path_size_time_and_how_it_is_read(tmp_path, name, source, identity):
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    config = _config(tmp_path, path=str(path), **source).sources["s"]
+    (part,) = config.parts("s", BYTES)
+    assert part.identity() == [str(path.resolve()), 1, path.stat().st_mtime_ns, *identity]
+
+
+def test_the_key_of_tokenized_data(tmp_path):
+    path = _write(tmp_path / "a.jsonl", TEXTS)
+    store = tokenize_text("s", _config(tmp_path / "cache", path=str(path)), BYTES)
+    stat = path.stat()
+    part = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, "jsonl", "text"]
+    key = hashlib.sha256(json.dumps([1, BYTES.fingerprint, [part]]).encode()).hexdigest()[:32]
+    assert store.path == tmp_path / "cache" / "tokens" / key

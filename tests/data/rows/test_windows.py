@@ -91,7 +91,7 @@ def test_weights_of_many_outcomes_are_those_of_each(success, reward, threshold):
     assert weights.of_many(*stored).tolist() == [weights.of(Outcome(reward, success))]
 
 
-def test_other_weights_tokenise_nothing_again_and_are_another_fingerprint(tmp_path):
+def test_other_weights_tokenize_nothing_again_and_are_another_fingerprint(tmp_path):
     config = data_config(tmp_path)
     first = open_dataset(config, "train", seed=0)
     made = sorted((tmp_path / "cache").rglob("*"))
@@ -197,7 +197,7 @@ def test_of_cut_runs_each_label_counts_once_and_follows_what_is_before_it(T, ove
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_each_token_is_learnt_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
+def test_each_token_is_learned_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
     """Rows as the processes of a job are given them, each by its own data set; two of them go after three steps."""
     config = data_config(tmp_path, 40, {"outcomes": {"failure": 0.5}}, sequence_length=400, batch_size=8, shuffle=True)
     opened = lambda: open_dataset(config, "train", seed=3)
@@ -319,4 +319,4 @@ def test_inspect_shows_kinds_and_weights(tmp_path):
     assert any(run["kind"] is None and run["loss_weight"] == 0 and run["tokens"] > 1 for run in everything)  # repeated
     out = io.StringIO()
     commands.show(found, Console(file=out, width=200, force_terminal=True))
-    assert "recovery 1.5" in out.getvalue() and "one colour per kind" in out.getvalue()
+    assert "recovery 1.5" in out.getvalue() and "one color per kind" in out.getvalue()
