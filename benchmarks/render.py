@@ -58,7 +58,7 @@ IMAGES: dict[str, Column] = {
     "**time ratio**": lambda r: _pictures(r, lambda p: f"**{p['ratio']:.2f}**"),
     "load": lambda r: f"{r['load_average']:.1f}",
 }
-TOKENISE: dict[str, Column] = {
+TOKENIZATION: dict[str, Column] = {
     "characters per document": lambda r: _sizes(r, lambda s: f"{s['characters']:,}", " / "),
     "million per second": lambda r: _sizes(r, lambda s: f"{s['ours'] / 1e6:.1f}"),
     "against": lambda r: f"tiktoken {r['versions']['tiktoken']}",
@@ -95,7 +95,7 @@ TABLES = {
     "compile_time": ("Compile time", COMPILE_TIME),
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
     "images": ("Images", IMAGES),
-    "tokenise": ("Tokenization", TOKENISE),
+    "tokenization": ("Tokenization", TOKENIZATION),
     "interchange": ("Import and export", INTERCHANGE),
     "distillation": ("Distillation", DISTILLATION),
 }

@@ -36,7 +36,7 @@ RUNS = {
     "compile_time": ["compile_time.py"],
     "host_overhead": ["host_overhead.py"],
     "images": ["images.py"],
-    "tokenise": ["tokenise.py"],
+    "tokenization": ["tokenization.py"],
     "import": ["interchange.py", "import"],
     "export": ["interchange.py", "export"],
     "distillation": ["distillation.py"],

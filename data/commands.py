@@ -1,4 +1,4 @@
-"""`maverick data prepare | inspect | stats`: tokenise ahead of time, look at rows, count.
+"""`maverick data prepare | inspect | stats`: tokenize ahead of time, look at rows, count.
 
 Each verb returns what it found as one JSON-able dict; `show` prints that for a person.
 """
@@ -47,7 +47,7 @@ _PICTURES |= {0x7F: "\u2421"} | {c: "\ufffd" for c in range(0x80, 0xA0)}
 
 
 def prepare(config: DataConfig, seed: int) -> dict[str, Any]:
-    """Tokenise and pack every source into the cache. Raises InputError for a source that cannot be read."""
+    """Tokenize and pack every source into the cache. Raises InputError for a source that cannot be read."""
     return {"cache": str(config.cache), **stats(config, seed)}
 
 
@@ -136,11 +136,11 @@ def _row_found(dataset: Dataset, index: int) -> dict[str, Any]:
         "tokens": int((row["segment_ids"] > 0).sum()),
         "length": source.length,
         "trained": float(row["loss_weights"].sum()),
-        "runs": list(_runs(row, dataset.tokenizer)),
+        "runs": list(_spans(row, dataset.tokenizer)),
     }
 
 
-def _runs(row: Row, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+def _spans(row: Row, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
     """Runs of tokens of one segment, loss weight, role (text or control) and, of agent runs, kind; padding left out."""
     controls = set(tokenizer.controls.values())
     columns = [row[key].tolist() for key in ("segment_ids", "loss_weights", "tokens")]
@@ -207,17 +207,17 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
 
 
 def _show_rows(found: dict[str, Any], console: Console) -> None:
-    legend = Text("one colour per segment; ").append("control token", "reverse").append("; ")
+    legend = Text("one color per segment; ").append("control token", "reverse").append("; ")
     kinds = any("kind" in run for row in found["rows"] for run in row["runs"])
     legend.append("no loss", "strike").append(" (the token has no label)")
     console.print(_kinds_legend(found["rows"]) if kinds else legend)
     for row in found["rows"]:
         console.rule(Text(f"row {row['row']} of {row['source']}, epoch {row['epoch']}: {row['tokens']}/{row['length']} "
                           f"tokens, {row['trained']:g} trained"))  # fmt: skip
-        console.print(_coloured(row["runs"]))
+        console.print(_colored(row["runs"]))
 
 
-def _coloured(runs: list[dict[str, Any]]) -> Text:
+def _colored(runs: list[dict[str, Any]]) -> Text:
     text = Text()
     for run in runs:
         style = _style(run) + (" reverse" if run["role"] == "control" else "")
@@ -226,7 +226,7 @@ def _coloured(runs: list[dict[str, Any]]) -> Text:
 
 
 def _style(run: dict[str, Any]) -> str:
-    """The colour of a segment, struck out where nothing is learnt; in agent runs that of a kind, dim there."""
+    """the color of a segment, struck out where nothing is learnt; in agent runs that of a kind, dim there."""
     if "kind" in run:
         return KIND_STYLES.get(run["kind"], "default") + (" dim" if run["loss_weight"] == 0 else "")
     style = SEGMENT_STYLES[(run["segment"] - 1) % len(SEGMENT_STYLES)]
@@ -234,12 +234,12 @@ def _style(run: dict[str, Any]) -> str:
 
 
 def _kinds_legend(rows: list[dict[str, Any]]) -> Text:
-    """Kinds in their colours, with the weights that they have here."""
+    """Kinds in their colors, with the weights that they have here."""
     runs = [run for row in rows for run in row["runs"] if run.get("kind")]
     weights: dict[str, set[float]] = {}
     for run in runs:
         weights.setdefault(run["kind"], set()).add(run["loss_weight"])
-    text = Text("one colour per kind, with its weights: ")
+    text = Text("one color per kind, with its weights: ")
     for name, found in weights.items():
         text.append(
             f"{name} {', '.join(f'{w:g}' for w in sorted(found))}", _style({"kind": name, "loss_weight": max(found)})

@@ -153,6 +153,8 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=_count, default=256, metavar="N", help="maximum tokens per generated turn (default: 256)"
     )
+    what = "also answer tasks: a shipped name, a YAML file, or JSON lines of questions (repeatable)"
+    parser.add_argument("--tasks", metavar="NAME_OR_FILE", action="append", default=[], help=what)
 
 
 def run_dir(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def _config(args: argparse.Namespace) -> Any:
     if args.action == "list":
         from maverick_jax.settings import shipped
 
-        names = {"runs": shipped.run_names(), "models": shipped.model_names()}
+        names = {"runs": shipped.run_names(), "models": shipped.model_names(), "tasks": shipped.task_names()}
         return names if args.json else "\n".join(f"{kind}: {' '.join(found)}" for kind, found in names.items())
     from train import config
 
@@ -109,7 +109,7 @@ def _filter(args: argparse.Namespace) -> Any:
     options = {"format": args.format, "unknown": args.unknown, "malformed": args.malformed, "tools": args.tools}
     options |= {"report_file": args.report, "tokenizer": args.tokenizer}
     config = commands.read_config(args.config, args.overrides)
-    found = commands.filter_runs(args.source, args.out, config, **options)
+    found = commands.filter_trajectories(args.source, args.out, config, **options)
     return found if args.json else commands.show(found)
 
 
@@ -180,7 +180,7 @@ def _chat(args: argparse.Namespace) -> Any:
 def _eval(args: argparse.Namespace) -> Any:
     from train.evaluate import evaluate, show
 
-    options = {"generate": args.generate, "max_tokens": args.max_tokens}
+    options = {"generate": args.generate, "max_tokens": args.max_tokens, "tasks": args.tasks}
     found = evaluate(args.checkpoint, args.config, args.overrides, **options)
     return found if args.json else show(found)
 

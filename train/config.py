@@ -199,8 +199,9 @@ def schema() -> dict[str, Any]:
     found = RunConfig.model_json_schema()
     for section in (found, *found["$defs"].values()):
         section.pop("required", None)  # a base may give it
-    objective = found["properties"]["objective"]
-    objective["anyOf"] = objective.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
+    sources = found["$defs"]["DataConfig"]["properties"]["sources"]
+    for union in (found["properties"]["objective"], sources["additionalProperties"]):
+        union["anyOf"] = union.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
     base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
     found["properties"] = {"base": base, **found["properties"]}
     model = found["$defs"]["ModelSection"]
@@ -298,9 +299,9 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return [("optimizer.train", why)]
     rules = config.mesh.sharding_rules()
     misfits = config.objective.misfits(config.model.network, config.data.sequence_length)
-    if config.objective.reads_kinds and not config.data.runs:
-        misfits.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of agent runs "
-                        "(format: trajectories), and there is none"))  # fmt: skip
+    if config.objective.reads_kinds and not config.data.has_trajectories:
+        misfits.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
+                        "(kind: trajectories), and there is none"))  # fmt: skip
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)

@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from data.rows.dataset import Dataset
 from maverick_jax.errors import InputError
+from maverick_jax.inference.sampler import Sampling, stop_ids
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.progress import Progress
+from maverick_jax.text import Tokenizer, load_tokenizer
 from train.batches import Feed
 from train.config import RunConfig, check_vocabulary, read_config
 from train.evaluation.decisions import Written
 from train.evaluation.generated import generated
+from train.evaluation.tasks import open_tasks, run_task, table, wrong_answers
 from train.objectives import Objective
 from train.step import eval_step
 from train.teachers.references import check_references, find_references, load_references
@@ -66,20 +68,28 @@ def _num_batches(config: RunConfig, held_out: Feed) -> int:
 
 
 def evaluate(
-    checkpoint: str, path_or_name: str, overrides: Iterable[str] = (), *, generate: int = 0, max_tokens: int = 256
+    checkpoint: str,
+    path_or_name: str,
+    overrides: Iterable[str] = (),
+    *,
+    generate: int = 0,
+    max_tokens: int = 256,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, and
     what the config's objective measures beside it, on one device; with `generate`, also how the model decides and
-    calls where it writes so many turns of held-out agent runs itself, each of at most `max_tokens` (`generated`).
+    calls where it writes so many turns of held-out trajectories itself, each of at most `max_tokens` (`generated`);
+    and its answers to `tasks`, shipped names or files (`tasks`: `evaluation.tasks.run_task` by name).
 
     Raises InputError when the config's tokenizer has more ids than the model, when less than a batch is held out, and
-    when turns are to be written and there are none."""
+    when turns are to be written and there are none; and, before a model is loaded, for tasks that cannot be read."""
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.sharding import single_device_mesh
 
     config = read_config(path_or_name, overrides)
-    if generate and not config.data.runs:
-        raise InputError("--generate writes turns of agent runs, and no source has format: trajectories")
+    if generate and not config.data.has_trajectories:
+        raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
+    opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer)) if tasks else []
     mesh = single_device_mesh()
     model = load_pretrained(checkpoint, mesh=mesh, dtype=config.model.param_dtype)
     config = config.model_copy(update={"model": model.config, "mesh": type(config.mesh)(data=1)})
@@ -89,22 +99,26 @@ def evaluate(
     check_references(references, held_out.feed.train.tokenizer, dict(mesh.shape))
     with jax.set_mesh(mesh):
         found = held_out.measure(config.objective, load_references(references, mesh))(model)
+    data = held_out.feed.train
+    ask = lambda what: functools.partial(_answers, model, data.tokenizer, what)
     if generate:
-        found["generated"] = _generated(model, held_out.feed.train, generate, max_tokens)
+        answer = functools.partial(ask("turns"), max_tokens=max_tokens)
+        found["generated"] = generated(answer, data, generate, stop_ids(data.tokenizer))
+    if tasks:
+        found["tasks"] = {task.name: run_task(task, ask(task.name), data.tokenizer) for task in opened}
     return found
 
 
-def _generated(model: Maverick, data: Dataset, count: int, max_tokens: int) -> dict[str, Any]:
+def _answers(
+    model: Maverick, tokenizer: Tokenizer, what: str, prompts: Sequence[Sequence[int]], max_tokens: int
+) -> list[list[int]]:
+    """What the model writes after each prompt, its likeliest token each time, with a progress bar for `what`."""
     from maverick_jax.inference.answers import answers
-    from maverick_jax.inference.sampler import Sampling, stop_ids
 
-    def answer(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress("turns", columns, len(prompts)) as progress:
-            told = lambda done: progress.update(f"turns: {done:,} of {len(prompts):,}", done)
-            return answers(model, data.tokenizer, prompts, max_tokens, Sampling(temperature=0.0), told=told)
-
-    return generated(answer, data, count, stop_ids(data.tokenizer))
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(what, columns, len(prompts)) as progress:
+        told = lambda done: progress.update(f"{what}: {done:,} of {len(prompts):,}", done)
+        return answers(model, tokenizer, prompts, max_tokens, Sampling(temperature=0.0), told=told)
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
@@ -113,6 +127,10 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     for name, value in found.items():
         if not isinstance(value, dict):
             console.print(f"{name} {value}", markup=False, highlight=False)
+    if "tasks" in found:
+        console.print(table(found["tasks"]))
+        for line in wrong_answers(found["tasks"]):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if "eval_kind_loss" in found:
         columns = [found["eval_kind_tokens"], found["eval_kind_loss"]]
         console.print(_table("labels by kind", ("kind", "labels", "nats"), columns))

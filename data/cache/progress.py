@@ -1,18 +1,18 @@
-"""How far tokenising is."""
+"""Progress display for tokenization."""
 
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from maverick_jax.progress import Progress
 
 
-class Tokenising:
-    """`with Tokenising(name) as progress`: tell it the current file and the running totals."""
+class TokenizationProgress:
+    """`with TokenizationProgress(name) as progress`: tell it the current file and the running totals."""
 
     def __init__(self, name: str):
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        self._name, self._file, self._progress = name, "", Progress(f"tokenising {name}", columns)
+        self._name, self._file, self._progress = name, "", Progress(f"tokenizing {name}", columns)
 
-    def __enter__(self) -> "Tokenising":
+    def __enter__(self) -> "TokenizationProgress":
         self._progress.__enter__()
         return self
 
@@ -24,5 +24,5 @@ class Tokenising:
 
     def update(self, tokens: int, documents: int) -> None:
         self._progress.update(
-            f"tokenising {self._name}: {tokens:,} tokens, {documents:,} documents, reading {self._file}"
+            f"tokenizing {self._name}: {tokens:,} tokens, {documents:,} documents, reading {self._file}"
         )

@@ -1,4 +1,4 @@
-"""Tokenise a source once, into the cache; what was interrupted goes on where it stopped."""
+"""Tokenizes a source of documents once, into the cache. An interrupted tokenization continues where it stopped."""
 
 import dataclasses
 import hashlib
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.array_folder import ArrayFolder, array_file, build_once, seal, write_durably
-from data.cache.progress import Tokenising
-from data.config import DataConfig, SourceConfig
-from data.sources import Document, Part, open_source
+from data.cache.progress import TokenizationProgress
+from data.config import DataConfig
+from data.sources import DocumentSource, SourceDocument, SourcePart
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
 
 LAYOUT = 1
-"""Changes when the same files would be tokenised into something else."""
+"""Changes when the same files would be tokenized into something else."""
 JOURNAL = "journal.json"
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 4096, 1 << 22
 COMMIT_BYTES = 1 << 26
@@ -29,21 +29,22 @@ COMMIT_BYTES = 1 << 26
 _log = logging.getLogger(__name__)
 
 
-def tokenised(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
+def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
     """Source `name` as arrays: `tokens` uint16 or uint32 [tokens], `offsets` int64 [documents + 1]; document d is
     `tokens[offsets[d]:offsets[d + 1]]`, begin and end of text included. Raises InputError for a source that cannot
     be read to its end."""
-    source: SourceConfig = config.sources[name]
-    parts = open_source(name, source, tokenizer)
+    source = config.sources[name]
+    assert isinstance(source, DocumentSource)
+    parts = source.parts(name, tokenizer)
     identity = [LAYOUT, tokenizer.fingerprint, [part.identity() for part in parts]]
     path = config.cache / "tokens" / _key(identity)
 
     def build(folder: pathlib.Path) -> None:
-        _log.info("tokenising source %s (%d files) into %s", name, len(parts), path)
+        _log.info("tokenizing source %s (%d files) into %s", name, len(parts), path)
         if tokenizer.eos_id is None:
             _log.warning("tokenizer %s has no end-of-text token: documents are not ended by one", tokenizer.name)
         try:
-            _Tokenising(folder, tokenizer, name).run(parts)
+            _Tokenization(folder, tokenizer, name).run(parts)
             if [part.identity() for part in parts] != identity[-1]:
                 raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
         except InputError:
@@ -70,8 +71,8 @@ class _Journal:
     empty: int = 0
 
 
-class _Tokenising:
-    """One source being tokenised into `folder`."""
+class _Tokenization:
+    """One source being tokenized into `folder`."""
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, name: str):
         self.folder, self.tokenizer, self.name = folder, tokenizer, name
@@ -80,8 +81,12 @@ class _Tokenising:
         self.end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.journal = self._resume()
 
-    def run(self, parts: list[Part]) -> None:
-        with self._append("tokens") as tokens, self._append("offsets") as offsets, Tokenising(self.name) as progress:
+    def run(self, parts: list[SourcePart]) -> None:
+        with (
+            self._append("tokens") as tokens,
+            self._append("offsets") as offsets,
+            TokenizationProgress(self.name) as progress,
+        ):
             self.files = (tokens, offsets)
             for part in parts[self.journal.part :]:
                 progress.part(part.label)
@@ -91,7 +96,7 @@ class _Tokenising:
         (self.folder / JOURNAL).unlink(missing_ok=True)
         seal(self.folder, {"tokens": self.dtype, "offsets": np.dtype("<i8")}, {"empty_documents": self.journal.empty})
 
-    def _read(self, part: Part, progress: Tokenising) -> None:
+    def _read(self, part: SourcePart, progress: TokenizationProgress) -> None:
         journal, committed = self.journal, self.journal.tokens
         for batch in _batches(itertools.islice(part.documents(), journal.read, None)):
             journal.read += len(batch)
@@ -106,7 +111,7 @@ class _Tokenising:
         journal.part, journal.read = journal.part + 1, 0
         self._commit()
 
-    def _write(self, batch: list[Document]) -> None:
+    def _write(self, batch: list[SourceDocument]) -> None:
         ends = []
         for ids in self._encode(batch):
             array = np.concatenate([np.asarray(a, self.dtype) for a in (self.begin, ids, self.end)])
@@ -116,7 +121,7 @@ class _Tokenising:
         self.journal.documents += len(ends)
         self.files[1].write(np.asarray(ends, "<i8").data)
 
-    def _encode(self, batch: list[Document]) -> list:
+    def _encode(self, batch: list[SourceDocument]) -> list:
         texts = [d.content for d in batch if isinstance(d.content, str)]
         try:
             encoded = iter(self.tokenizer.encode_batch(texts))
@@ -156,7 +161,7 @@ class _Tokenising:
         return file
 
 
-def _encode_alone(document: Document, tokenizer: Tokenizer) -> None:
+def _encode_alone(document: SourceDocument, tokenizer: Tokenizer) -> None:
     """Raises the tokenizer's error with the document's place."""
     try:
         if isinstance(document.content, str):
@@ -165,7 +170,7 @@ def _encode_alone(document: Document, tokenizer: Tokenizer) -> None:
         raise InputError(f"{document.where}: {error}") from None
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterator[SourceDocument]) -> Iterator[list[SourceDocument]]:
     """Documents in groups that are worth a call of the tokenizer and fit in memory."""
     batch, characters = [], 0
     for document in documents:

@@ -1,6 +1,7 @@
-"""Agent runs as a source: rendered and tokenised once, with what each token is, into the cache beside texts.
+"""Renders and tokenizes a source of trajectories once, with the kind of each token, into the cache.
 
-Nothing of a weight is decided here but what the runs say themselves, so that other weights need no other cache.
+Only weights stored in the data are cached; config weights are applied when rows are read, so changing them does not
+tokenize again.
 """
 
 import contextlib
@@ -14,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data.array_folder import ArrayFolder, array_file, build_once, seal
-from data.cache.progress import Tokenising
-from data.config import DataConfig, SourceConfig
-from data.sources import files_of
+from data.cache.progress import TokenizationProgress
+from data.config import DataConfig
+from data.sources import TrajectoriesSource
 from data.trajectories.decisions import choices, count
 from data.trajectories.filters import CurationConfig, Report, apply
 from data.trajectories.kinds import token_kinds
@@ -30,27 +31,28 @@ from maverick_jax.text.chat.dialects import DEFAULT
 from maverick_jax.text.chat.render import HEADER_START
 
 LAYOUT = 2
-"""Changes when the same runs would be written down as something else."""
+"""Changes when the same trajectories would be cached as something else."""
 PROBLEMS_KEPT, DROPPED_KEPT = 20, 1_000
-"""Records that cannot be read, and runs that are not chosen, that are named; all are counted."""
+"""Records that cannot be read, and trajectories that are not chosen, that are named; all are counted."""
 
 _log = logging.getLogger(__name__)
 
 
-def tokenised_runs(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
-    """Source `name`, of runs, as arrays. Run d is `tokens[offsets[d]:offsets[d + 1]]`, ids as the chat format renders
-    them; per token also `kinds` uint8 (`TokenKind`), `choices` uint8 (`decisions.choices`) and `own` float32 (its
-    message's own weight, NaN: none). `turns` int64 [turns] is where turns begin. Per run: `context` int64, the number
-    of its first tokens that hold the system message and the tools; `success` int8 (-1: not said); `reward` float64
-    (NaN: none); `tools` int64, how many it declares; `decisions` int64, three of each run: turns by `Decision`.
+def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
+    """Source `name`, of trajectories, as arrays. Trajectory d is `tokens[offsets[d]:offsets[d + 1]]`, ids as the chat
+    format renders them; per token also `kinds` uint8 (`TokenKind`), `choices` uint8 (`decisions.choices`) and `own`
+    float32 (its message's own weight, NaN: none). `turns` int64 [turns] is where turns begin. Per trajectory: `context`
+    int64, the number of its first tokens that hold the system message and the tools; `success` int8 (-1: not said);
+    `reward` float64 (NaN: none); `tools` int64, how many it declares; `decisions` int64 [3], its turns by `Decision`.
 
-    Built anew where it was interrupted. Raises InputError for runs that cannot be read or written."""
-    source: SourceConfig = config.sources[name]
+    An interrupted build starts again. Raises InputError for trajectories that cannot be read or rendered."""
+    source = config.sources[name]
+    assert isinstance(source, TrajectoriesSource)
     options = source.trajectories
     dialect = options.dialect or tokenizer.dialect or DEFAULT
     find_dialect(dialect)
     tools = read_tools(options.tools) if options.tools is not None else ()
-    paths = [path for given in source.paths for path in files_of(name, given, source)]
+    paths = source.files(name)
     settings = [dialect, options.format or "", options.unknown, options.malformed, *map(repr, tools)]
     settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
     stats = [_identity(path) for path in paths]
@@ -58,17 +60,17 @@ def tokenised_runs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
     def build(folder: pathlib.Path) -> None:
-        _log.info("tokenising source %s (%d files of runs) into %s", name, len(paths), path)
-        writing = _Writing(source, tokenizer, dialect, tools)
-        with _Columns(folder, tokenizer) as columns, Tokenising(name) as progress:
-            for run, rendered in writing.runs(paths, progress):
-                columns.add(run, rendered)
-                progress.update(columns.tokens, columns.runs)
-        if not columns.runs:
-            raise InputError(f"data.sources.{name}: no run can be read{writing.first_problem()}")
+        _log.info("tokenizing source %s (%d files of trajectories) into %s", name, len(paths), path)
+        rendering = _Rendering(source, tokenizer, dialect, tools)
+        with _Columns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
+            for trajectory, rendered in rendering.trajectories(paths, progress):
+                columns.add(trajectory, rendered)
+                progress.update(columns.tokens, columns.trajectories)
+        if not columns.trajectories:
+            raise InputError(f"data.sources.{name}: no trajectory can be read{rendering.first_problem()}")
         if [_identity(path) for path in paths] != stats:
             raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
-        seal(folder, columns.dtypes, {"empty_documents": 0, "dialect": dialect, "runs": writing.counts()})
+        seal(folder, columns.dtypes, {"empty_documents": 0, "dialect": dialect, "runs": rendering.counts()})
 
     return build_once(path, build)
 
@@ -78,28 +80,30 @@ def _identity(path: pathlib.Path) -> list[str | int]:
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
-class _Writing:
-    """Reads runs and writes them in the chat format; tells what could not be."""
+class _Rendering:
+    """Reads trajectories and renders them in the chat format; counts those that it cannot."""
 
-    def __init__(self, source: SourceConfig, tokenizer: Tokenizer, dialect: str, tools: tuple[Tool, ...]):
+    def __init__(self, source: TrajectoriesSource, tokenizer: Tokenizer, dialect: str, tools: tuple[Tool, ...]):
         self.options, self.tokenizer, self.dialect, self.tools = source.trajectories, tokenizer, dialect, tools
         self.tally, self.report = Tally(), Report()
-        self.unwritable = 0
+        self.unrenderable = 0
 
-    def runs(self, paths: list[pathlib.Path], progress: Tokenising) -> Iterator[tuple[Trajectory, Rendered]]:
-        runs, self.report = apply(self._read(paths, progress), self._config(), count_tokens=self._count_tokens)
-        for run in runs:
+    def trajectories(
+        self, paths: list[pathlib.Path], progress: TokenizationProgress
+    ) -> Iterator[tuple[Trajectory, Rendered]]:
+        chosen, self.report = apply(self._read(paths, progress), self._config(), count_tokens=self._count_tokens)
+        for trajectory in chosen:
             try:
-                yield run, self._render(run)
+                yield trajectory, self._render(trajectory)
             except InputError as error:
-                where = run.provenance
+                where = trajectory.provenance
                 problem = Problem(where.file, where.record or 0, where.line, str(error))
                 if self.options.malformed == "stop":
                     raise InputError(str(problem)) from None
-                self.unwritable += 1
+                self.unrenderable += 1
                 self.tally.refuse(problem)
 
-    def _read(self, paths: list[pathlib.Path], progress: Tokenising) -> Iterator[Trajectory]:
+    def _read(self, paths: list[pathlib.Path], progress: TokenizationProgress) -> Iterator[Trajectory]:
         o = self.options
         reading: dict[str, Any] = {"format": o.format, "unknown": o.unknown, "malformed": o.malformed}
         for path in paths:
@@ -109,11 +113,11 @@ class _Writing:
     def _config(self) -> CurationConfig:
         return CurationConfig(filter=self.options.filter, scrub=self.options.scrub)
 
-    def _render(self, run: Trajectory) -> Rendered:
-        return render(run.conversation, self.tokenizer, self.dialect)
+    def _render(self, trajectory: Trajectory) -> Rendered:
+        return render(trajectory.conversation, self.tokenizer, self.dialect)
 
-    def _count_tokens(self, run: Trajectory) -> int:
-        return self._render(run).ids.size
+    def _count_tokens(self, trajectory: Trajectory) -> int:
+        return self._render(trajectory).ids.size
 
     def first_problem(self) -> str:
         if self.report.dropped:
@@ -123,9 +127,9 @@ class _Writing:
         return f" of {self.tally.records:,} records; the first: {problems[0]}" if problems else ""
 
     def counts(self) -> dict[str, Any]:
-        """As of a `Tally`, where runs that the dialect cannot write count as malformed."""
+        """Those of the `Tally`, with trajectories that the dialect cannot write counted as malformed."""
         found = self.tally.as_dict()
-        found["trajectories"] -= self.unwritable
+        found["trajectories"] -= self.unrenderable
         chosen = {"chosen": self.report.as_dict(DROPPED_KEPT)} if self.options.filter or self.options.scrub else {}
         return found | {"problems": found["problems"][:PROBLEMS_KEPT]} | chosen
 
@@ -150,7 +154,7 @@ class _Columns:
             "tools": whole,
             "decisions": whole,
         }
-        self.tokens = self.runs = 0
+        self.tokens = self.trajectories = 0
 
     def __enter__(self) -> "_Columns":
         self._open = contextlib.ExitStack()
@@ -162,16 +166,16 @@ class _Columns:
     def __exit__(self, *error) -> None:
         self._open.close()
 
-    def add(self, run: Trajectory, rendered: Rendered) -> None:
-        kinds = token_kinds(run, rendered)
-        begin, outcome = self.tokens, run.outcome
+    def add(self, trajectory: Trajectory, rendered: Rendered) -> None:
+        kinds = token_kinds(trajectory, rendered)
+        begin, outcome = self.tokens, trajectory.outcome
         self.tokens += rendered.ids.size
-        self.runs += 1
+        self.trajectories += 1
         turns = [span.begin for span in rendered.spans if span.kind is Kind.CONTROL and span.text == HEADER_START.name]
-        own = own_weights(run, rendered, kinds)
+        own = own_weights(trajectory, rendered, kinds)
         self._write(tokens=rendered.ids, offsets=[self.tokens], kinds=kinds, own=own, turns=[begin + t for t in turns])
-        decided = choices(run, rendered, self.tokenizer)
-        self._write(choices=decided, decisions=count(decided), tools=[len(run.tools)])
+        decided = choices(trajectory, rendered, self.tokenizer)
+        self._write(choices=decided, decisions=count(decided), tools=[len(trajectory.tools)])
         self._write(context=[_context(rendered, turns)], success=[_success(outcome)], reward=[_reward(outcome)])
 
     def _write(self, **columns) -> None:

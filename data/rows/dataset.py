@@ -11,16 +11,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.array_folder import ArrayFolder, build_once, seal, write_array
-from data.cache.tokenize_text import tokenised
-from data.cache.tokenize_trajectories import tokenised_runs
+from data.cache.tokenize_text import tokenize_text
+from data.cache.tokenize_trajectories import tokenize_trajectories
 from data.config import DataConfig
 from data.order import MAX_ROWS, derive, permuted
 from data.rows import packing, windows
-from data.rows.mixture import InTurn, Mixture, Weighted
+from data.rows.mixture import Mixture, Sequential, Weighted
 from data.rows.packing import Documents, Plan, Row
 from data.rows.pipeline import BatchIterator
 from data.rows.weighing import OfRuns, OfTexts, Weighing
 from data.rows.windows import Windowed
+from data.sources import TrajectoriesSource
 from data.trajectories.decisions import Decision, balance
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer, load_tokenizer
@@ -54,7 +55,7 @@ class SourceRows:
         row = packing.row_of(self.store["tokens"], places, self.length)
         return row if self.weighing is None else row | self.weighing.fields(self.store, places, self.length)
 
-    def pieces(self, index: int) -> packing.Pieces:
+    def pieces(self, index: int) -> packing.Spans:
         epoch, at = divmod(index, self.plan.num_rows)
         if self.seed is not None:
             at = permuted(at, self.plan.num_rows, derive(self.seed, "rows", epoch))
@@ -120,7 +121,7 @@ class _RowReader:
 
 
 def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
-    """The rows of `split`; tokenises and packs what the cache does not hold. `seed` counts unless the config has one.
+    """The rows of `split`; tokenizes and packs what the cache does not hold. `seed` counts unless the config has one.
     Raises InputError for sources that cannot be read or are too short to be split."""
     if split == "eval" and not config.holds_out:
         raise InputError("data: held_out_fraction is 0 for all sources: nothing is held out to evaluate on")
@@ -134,26 +135,29 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
     if split == "train":
         mixture = Weighted({name: config.sources[name].weight for name in names})
     else:
-        mixture = InTurn([source.plan.num_rows for source in sources])
+        mixture = Sequential([source.plan.num_rows for source in sources])
     fingerprint = _fingerprint(config, split, chosen, sources, tokenizer)
     return Dataset(sources, mixture, config, tokenizer, fingerprint)
 
 
 def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
     source, fraction = config.sources[name], config.held_out_of(name)
-    store = (tokenised_runs if source.runs else tokenised)(name, config, tokenizer)
-    if source.runs and 0 < fraction < 1 and store["offsets"].size == 2:
-        raise InputError(f"data.sources.{name}: holds one run, which is not split; set held_out_fraction: 0, or 1")
+    has_trajectories = isinstance(source, TrajectoriesSource)
+    store = (tokenize_trajectories if has_trajectories else tokenize_text)(name, config, tokenizer)
+    if has_trajectories and 0 < fraction < 1 and store["offsets"].size == 2:
+        raise InputError(
+            f"data.sources.{name}: holds one trajectory, which is not split; set held_out_fraction: 0, or 1"
+        )
     train, held_out = split_documents(store["offsets"], fraction, name)
     documents = train if split == "train" else held_out
     part = _Part(store.digest, split, fraction, seed)
-    if source.runs:
+    if isinstance(source, TrajectoriesSource):
         plan = _window_plan(part, store, documents, config, source.trajectories.overlap)
         decisions = _balance(store, train, source.trajectories.balance_decisions)
         weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
     else:
         plan = _plan(part, documents, config)
-        weighing = OfTexts(config.kind_weights) if config.runs else None
+        weighing = OfTexts(config.kind_weights) if config.has_trajectories else None
     if plan.num_rows > MAX_ROWS:
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
     first = int(np.searchsorted(store["offsets"], documents.begin[0], "right")) - 1
@@ -255,8 +259,8 @@ def _fingerprint(
     here = {source.name: config.sources[source.name] for source in sources}
     if own := {name: source.held_out_fraction for name, source in here.items() if source.held_out_fraction is not None}:
         decides["held_out"] = own
-    if config.runs:
-        options = {name: source.trajectories for name, source in here.items() if source.runs}
+    if config.has_trajectories:
+        options = {n: source.trajectories for n, source in here.items() if isinstance(source, TrajectoriesSource)}
         decides["overlap"] = {name: option.overlap for name, option in options.items()}
         decides["balance_decisions"] = {name: option.balance_decisions for name, option in options.items()}
         decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}

@@ -52,7 +52,7 @@ class Weighted:
         return source, block * int(self.counts[source]) + int(self._rank[at])
 
 
-class InTurn:
+class Sequential:
     """One source after the other, each row once, then again: for evaluation."""
 
     def __init__(self, num_rows: Sequence[int]):

@@ -15,7 +15,7 @@ from data.array_folder import ArrayFolder
 from data.order import derive, shuffled
 
 LOOKAHEAD = 8192
-"""Pieces that best-fit packing sorts and places together."""
+"""Spans that best-fit packing sorts and places together."""
 
 FIELDS = {
     "tokens": np.int32,
@@ -36,7 +36,7 @@ class Documents(NamedTuple):
     end: np.ndarray
 
 
-class Pieces(NamedTuple):
+class Spans(NamedTuple):
     """The pieces of one row, in order."""
 
     begin: np.ndarray
@@ -51,13 +51,13 @@ class Pieces(NamedTuple):
     """bool [pieces]: its tokens are labels that count elsewhere; here they are context alone."""
 
     @classmethod
-    def apart(cls, begin: np.ndarray, length: np.ndarray, continued: np.ndarray) -> "Pieces":
-        """Pieces that are all segments of their own, and stand nowhere else."""
+    def apart(cls, begin: np.ndarray, length: np.ndarray, continued: np.ndarray) -> "Spans":
+        """Spans that are all segments of their own, and stand nowhere else."""
         none = np.zeros(begin.size, np.bool_)
         return cls(begin, length, continued.astype(np.bool_), none, none)
 
 
-class Places(NamedTuple):
+class RowLayout(NamedTuple):
     """The places of a row that hold tokens, each [n]."""
 
     token: np.ndarray
@@ -78,10 +78,10 @@ class Plan(Protocol):
     num_rows: int
     num_tokens: int
 
-    def pieces(self, epoch: int, row: int) -> Pieces: ...
+    def pieces(self, epoch: int, row: int) -> Spans: ...
 
 
-def places_of(pieces: Pieces) -> Places:
+def places_of(pieces: Spans) -> RowLayout:
     """Where the tokens of a row and their labels are."""
     ends = np.cumsum(pieces.length)
     starts, last = ends - pieces.length, ends - 1
@@ -96,10 +96,10 @@ def places_of(pieces: Pieces) -> Places:
     label[last[ending]] = np.where(going_on, (pieces.begin + pieces.length)[ending], -1)
     counts[last[ending]] = going_on
     segment = np.cumsum(~pieces.joins)
-    return Places(token, label, counts, place - over(starts[~pieces.joins][segment - 1]), over(segment))
+    return RowLayout(token, label, counts, place - over(starts[~pieces.joins][segment - 1]), over(segment))
 
 
-def row_of(tokens: np.ndarray, places: Places, length: int) -> Row:
+def row_of(tokens: np.ndarray, places: RowLayout, length: int) -> Row:
     """A row of `length`: the fields of a batch, each [length]."""
     row = {name: np.zeros(length, dtype) for name, dtype in FIELDS.items()}
     filled = places.token.size
@@ -138,7 +138,7 @@ class Concatenated:
         self.num_tokens = int(self._stream[-1])
         self.num_rows = -(-self.num_tokens // length)
 
-    def pieces(self, epoch: int, row: int) -> Pieces:
+    def pieces(self, epoch: int, row: int) -> Spans:
         first = row * self._length
         count = min(self._length, self.num_tokens - first)
         at = (self._turn(epoch) + first) % self.num_tokens
@@ -147,7 +147,7 @@ class Concatenated:
         if head == count:
             return pieces
         wrapped = self._between(0, count - head)
-        return Pieces(*[np.concatenate(pair) for pair in zip(pieces, wrapped, strict=True)])
+        return Spans(*[np.concatenate(pair) for pair in zip(pieces, wrapped, strict=True)])
 
     def _turn(self, epoch: int) -> int:
         """Where in the circle an epoch begins."""
@@ -155,14 +155,14 @@ class Concatenated:
             return 0
         return derive(self._seed, "turn", epoch) % self.num_tokens
 
-    def _between(self, low: int, high: int) -> Pieces:
+    def _between(self, low: int, high: int) -> Spans:
         """The pieces in stream positions [low, high), which are not empty."""
         first = int(np.searchsorted(self._stream, low, "right")) - 1
         last = int(np.searchsorted(self._stream, high, "left"))
         edges = self._stream[first : last + 1]
         begins, ends = np.maximum(edges[:-1], low), np.minimum(edges[1:], high)
         begin = self._begin[first:last] + (begins - edges[:-1])
-        return Pieces.apart(begin, ends - begins, ends < edges[1:])
+        return Spans.apart(begin, ends - begins, ends < edges[1:])
 
 
 # ---- best fit ------------------------------------------------------------------------------------------------------
@@ -231,6 +231,6 @@ class BestFitted:
         self.num_rows = self._row.size - 1
         self.num_tokens = int(self._length.sum())
 
-    def pieces(self, epoch: int, row: int) -> Pieces:
+    def pieces(self, epoch: int, row: int) -> Spans:
         of_row = slice(int(self._row[row]), int(self._row[row + 1]))
-        return Pieces.apart(self._begin[of_row], self._length[of_row], self._continued[of_row])
+        return Spans.apart(self._begin[of_row], self._length[of_row], self._continued[of_row])

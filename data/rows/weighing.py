@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from data.array_folder import ArrayFolder
-from data.rows.packing import Places, Row
+from data.rows.packing import Row, RowLayout
 from data.trajectories.decisions import DECIDES
 from data.trajectories.kinds import TokenKind
 from data.trajectories.weights import KindWeights, OutcomeWeights, weigh
@@ -20,7 +20,7 @@ NO_KIND = 255
 
 
 class Weighing(Protocol):
-    def fields(self, store: ArrayFolder, places: Places, length: int) -> Row:
+    def fields(self, store: ArrayFolder, places: RowLayout, length: int) -> Row:
         """`kinds`, `choices` and `loss_weights`, each [length]."""
         ...
 
@@ -35,7 +35,7 @@ class OfRuns:
     decisions: np.ndarray
     """float32[4]: by Decision; of no decision 1."""
 
-    def fields(self, store: ArrayFolder, places: Places, length: int) -> Row:
+    def fields(self, store: ArrayFolder, places: RowLayout, length: int) -> Row:
         label = places.label[places.counts]
         kinds = store["kinds"][label]
         run = np.searchsorted(store["offsets"], label, "right") - 1
@@ -52,12 +52,12 @@ class OfTexts:
 
     kinds: KindWeights
 
-    def fields(self, store: ArrayFolder, places: Places, length: int) -> Row:
+    def fields(self, store: ArrayFolder, places: RowLayout, length: int) -> Row:
         kinds = np.full(int(places.counts.sum()), TokenKind.DOCUMENT, np.uint8)
         return _fields(places, kinds, np.zeros_like(kinds), self.kinds.table()[kinds], length)
 
 
-def _fields(places: Places, kinds: np.ndarray, choices: np.ndarray, weights: np.ndarray, length: int) -> Row:
+def _fields(places: RowLayout, kinds: np.ndarray, choices: np.ndarray, weights: np.ndarray, length: int) -> Row:
     row: Row = {KINDS: np.full(length, NO_KIND, np.uint8), "loss_weights": np.zeros(length, np.float32)}
     row[CHOICES] = np.zeros(length, np.uint8)
     at = np.flatnonzero(places.counts)

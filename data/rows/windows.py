@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.array_folder import ArrayFolder
-from data.rows.packing import Documents, Pieces, placed
+from data.rows.packing import Documents, Spans, placed
 
 LAYOUT = 2
 """Changes when the same runs would be cut or placed otherwise."""
@@ -116,7 +116,7 @@ def _start(window: Window) -> int:
 
 
 def _pieces(begin: int, window: Window, continued: bool) -> list[tuple[int, int, bool, bool, bool]]:
-    """The columns of `Pieces`. `continued`: the next window does not tell what follows from what."""
+    """The columns of `Spans`. `continued`: the next window does not tell what follows from what."""
     repeated = [(begin, begin + window.context), (window.overlap, window.begin)]
     repeated = [(a, b, False, True) for a, b in repeated if a < b]
     runs = [*repeated, (window.begin, window.end, continued, False)]
@@ -141,11 +141,11 @@ class Windowed:
     """Windows of runs, best fitted; the same rows in every epoch."""
 
     def __init__(self, arrays: ArrayFolder):
-        self._columns = [arrays[name] for name in Pieces._fields]
+        self._columns = [arrays[name] for name in Spans._fields]
         self._row, self.cuts = arrays["row"], arrays.meta["cuts"]
         self.num_rows = self._row.size - 1
         self.num_tokens = int(self._columns[1].sum()) - self.cuts["repeated_tokens"]
 
-    def pieces(self, epoch: int, row: int) -> Pieces:
+    def pieces(self, epoch: int, row: int) -> Spans:
         of_row = slice(int(self._row[row]), int(self._row[row + 1]))
-        return Pieces(*[column[of_row] for column in self._columns])
+        return Spans(*[column[of_row] for column in self._columns])

@@ -35,6 +35,10 @@ def run_names() -> list[str]:
     return _names(_folder())
 
 
+def task_names() -> list[str]:
+    return _names(_folder() / "task")
+
+
 def model_path(name: str) -> pathlib.Path:
     """The file of the shipped model `name`. Raises InputError, with the nearest name, for an unknown one."""
     return _known(_folder() / "model", name, "model")
@@ -43,6 +47,11 @@ def model_path(name: str) -> pathlib.Path:
 def run_path(name: str) -> pathlib.Path:
     """The file of the shipped run `name`. Raises InputError, with the nearest name, for an unknown one."""
     return _known(_folder(), name, "run")
+
+
+def task_path(name: str) -> pathlib.Path:
+    """The file of the shipped tasks `name`. Raises InputError, with the nearest name, for an unknown one."""
+    return _known(_folder() / "task", name, "task")
 
 
 def _known(folder: pathlib.Path, name: str, what: str) -> pathlib.Path:

@@ -3,6 +3,7 @@
 Pydantic finds the errors; here each gets its dotted key, the line it was written in, and the nearest valid choice.
 """
 
+import dataclasses
 import json
 import re
 import types
@@ -54,13 +55,13 @@ class _Translation:
         refused = {problem.key for problem in self.document.problems}
         details = sorted(error.errors(include_url=False), key=lambda d: d["type"] == "missing")
         for detail in details:
-            key = self.key(detail)
+            key, here = self.key(detail)
             if detail["type"] == "extra_forbidden":
-                near = self.nearest_key(key)
+                near, message = [], here.of_another_kind(key.rpartition(".")[2])
+                if message is None:
+                    near = self.nearest_key(key, here)
+                    message = "".join(["unknown key", *(f"; did you mean {n}?" for n in near)])
                 suggested.update(near)
-                elsewhere = not near and key in keys(self.section)
-                message = "a key of another kind than this one" if elsewhere else "unknown key"
-                message += "".join(f"; did you mean {n}?" for n in near)
             elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
                 continue  # said already: its misspelling, or the base that would have given it
             elif detail["input"] is None and key in refused:
@@ -71,18 +72,23 @@ class _Translation:
                 messages[key].append(message)
         return [Problem(self.document.place(key), key, " or ".join(m)) for key, m in messages.items()]
 
-    def key(self, detail: Any) -> str:
-        """The dotted key of an error. Its location also names union members, which no file has: they are dropped."""
-        key, data = "", self.document.data
+    def key(self, detail: Any) -> tuple[str, "_Here"]:
+        """The dotted key of an error, and where that is. The error's location also names union members, which no file
+        has: they are dropped."""
+        key, here, data = "", _Here((self.section,)), self.document.data
+        last = len(detail["loc"]) - 1
         for i, part in enumerate(detail["loc"]):
+            if (member := here.member(part)) is not None:
+                here = member
+                continue
             if isinstance(data, dict) and part in data:
                 data = data[part]
             elif isinstance(data, list) and isinstance(part, int) and part < len(data):
                 data = data[part]
-            elif not (detail["type"] == "missing" and i == len(detail["loc"]) - 1):
+            elif not (detail["type"] == "missing" and i == last):
                 continue
-            key = join(key, part)
-        return key
+            key, here = join(key, part), here if i == last else here.inside(part)
+        return key, here
 
     def message(self, key: str, detail: Any) -> tuple[str, str]:
         kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
@@ -106,12 +112,12 @@ class _Translation:
         sections = [p.key.rpartition(".")[0] for p in self.document.problems if p.key.rpartition(".")[2] == "base"]
         return any(section == "" or key.startswith(section + ".") for section in sections)
 
-    def nearest_key(self, key: str) -> list[str]:
+    def nearest_key(self, key: str, here: "_Here") -> list[str]:
         """The dotted key that was probably meant by the unknown `key`: in its section if one is near, else anywhere."""
         section, _, name = key.rpartition(".")
-        here = [k.rpartition(".")[2] for k in self.also if k.rpartition(".")[0] == section]
-        here += _fields(_at(self.section, section.split(".") if section else [], self.document.data))
-        if near := _nearest(name, here):
+        choices = [k.rpartition(".")[2] for k in self.also if k.rpartition(".")[0] == section]
+        choices += [field for model in here.models for field in model.model_fields]
+        if near := _nearest(name, choices):
             return [join(section, near)]
         elsewhere = [k for k in keys(self.section) if k.rpartition(".")[2] == name]
         return [] if key in elsewhere else elsewhere[:1]
@@ -157,41 +163,46 @@ def _models(annotation: Any) -> list[type[Section]]:
     return [a for a in _alternatives(annotation) if isinstance(a, type) and issubclass(a, Section)]
 
 
-def _at(annotation: Any, path: list[str], data: Any) -> list[type[Section]]:
-    """The sections that may stand at `path` under `annotation`, given what `data` says of their kinds."""
-    if not path:
-        models = _models(annotation)
-        return [m for m in models if _kind_agrees(m, data)] or models
-    part, rest = path[0], path[1:]
-    found: list[type[Section]] = []
-    for alternative in _alternatives(annotation):
-        if isinstance(alternative, type) and issubclass(alternative, Section):
-            inner = [_type_of(alternative.model_fields[part])] if part in alternative.model_fields else []
-        else:  # list[X], dict[str, X], tuple[X, ...]
-            inner = list(typing.get_args(alternative))[-1:] if typing.get_origin(alternative) in (list, dict) else []
-            inner = inner or list(typing.get_args(alternative))[:1]
-        for annotation_inside in inner:
-            found += _at(annotation_inside, rest, _item(data, part))
-    return found
+@dataclasses.dataclass(frozen=True)
+class _Here:
+    """A place in a config, by its types."""
+
+    types: tuple[Any, ...]
+    """What may stand here."""
+    union: tuple[type[Section], ...] = ()
+    """The members of the tagged union that `types` was chosen from."""
+
+    @property
+    def models(self) -> list[type[Section]]:
+        return [model for annotation in self.types for model in _models(annotation)]
+
+    def member(self, part: Any) -> "_Here | None":
+        """The member of a tagged union here whose tag is `part`."""
+        found = [] if self.union else [model for model in self.models if part in _tag(model).values()]
+        return _Here((found[0],), tuple(self.models)) if found else None
+
+    def inside(self, part: Any) -> "_Here":
+        """What may stand at the key or index `part` of what is here."""
+        inner: list[Any] = []
+        for alternative in (a for annotation in self.types for a in _alternatives(annotation)):
+            if isinstance(alternative, type) and issubclass(alternative, Section):
+                inner += [_type_of(alternative.model_fields[part])] if part in alternative.model_fields else []
+            else:  # list[X], dict[str, X], tuple[X, ...]
+                inner += [a for a in typing.get_args(alternative)[:2] if a is not Ellipsis][-1:]
+        return _Here(tuple(inner))
+
+    def of_another_kind(self, name: str) -> str | None:
+        """What to say of the key `name` where other members of the union have it and this one does not."""
+        others = [model for model in self.union if name in model.model_fields]
+        if not others:
+            return None
+        said = lambda models: " or ".join(dict.fromkeys(f"{k}: {v}" for m in models for k, v in _tag(m).items()))
+        return f"a key of {said(others)}; this one is of {said(self.models)}"
 
 
-def _item(data: Any, part: str) -> Any:
-    if isinstance(data, dict):
-        return data.get(part)
-    return data[int(part)] if isinstance(data, list) and part.isdigit() and int(part) < len(data) else None
-
-
-def _kind_agrees(model: type[Section], data: Any) -> bool:
-    """Whether no single-valued Literal field of `model` (the tag of a union) contradicts `data`."""
-    if not isinstance(data, dict):
-        return True
-    tags = {
-        name: typing.get_args(field.annotation)
-        for name, field in model.model_fields.items()
-        if typing.get_origin(field.annotation) is Literal and name in data
-    }
-    return all(data[name] in values for name, values in tags.items() if len(values) == 1)
-
-
-def _fields(models: Iterable[type[Section]]) -> list[str]:
-    return [name for model in models for name in model.model_fields]
+def _tag(model: type[Section]) -> dict[str, Any]:
+    """The field that tells the members of a union apart, and its value: the first with one value only."""
+    for name, field in model.model_fields.items():
+        if typing.get_origin(field.annotation) is Literal and len(values := typing.get_args(field.annotation)) == 1:
+            return {name: values[0]}
+    return {}

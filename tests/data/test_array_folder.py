@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from data import array_folder
-from data.cache.progress import Tokenising
+from data.cache.progress import TokenizationProgress
 from maverick_jax import progress
 
 
@@ -62,7 +62,7 @@ def test_equal_arrays_have_equal_digests_and_others_not(tmp_path):
 def test_progress_is_told_on_stderr(monkeypatch, capsys, terminal):
     monkeypatch.setattr(progress, "Console", functools.partial(Console, force_terminal=terminal))
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with Tokenising("shakespeare") as told:
+    with TokenizationProgress("shakespeare") as told:
         told.part("[red]a.txt")
         time.sleep(0.01)
         told.update(1234, 5)

@@ -1,21 +1,27 @@
-"""Reading and tokenising sources: every format, every defect with its place, the cache."""
+"""Reading and tokenizing sources: every format, every defect with its place, the cache."""
 
+import hashlib
 import json
 import logging
 import pathlib
+import re
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import pydantic
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data import array_folder
 from data.cache import tokenize_text as prepare
-from data.cache.tokenize_text import tokenised
-from data.config import DataConfig, SourceConfig
+from data.cache.tokenize_text import tokenize_text
+from data.config import DataConfig
+from data.rows.dataset import open_dataset
+from data.sources import SOURCES
+from data.sources.synthetic import SyntheticSource
 from maverick_jax.errors import InputError
+from maverick_jax.settings import strict_yaml, validation
+from maverick_jax.settings.section import Section
 from maverick_jax.text import load_tokenizer
 
 BYTES = load_tokenizer("bytes")
@@ -43,12 +49,12 @@ def _records(path: pathlib.Path, records: list[bytes]) -> None:
 
 
 def _config(cache: pathlib.Path, **source) -> DataConfig:
-    return DataConfig(sources={"s": SourceConfig(**source)}, cache_dir=str(cache))
+    return DataConfig.model_validate({"sources": {"s": source}, "cache_dir": str(cache)})
 
 
 def _read(tmp_path, **source) -> list[str]:
     """The documents as text, control tokens shown."""
-    store = tokenised("s", _config(tmp_path / "cache", **source), BYTES)
+    store = tokenize_text("s", _config(tmp_path / "cache", **source), BYTES)
     bounds = zip(store["offsets"][:-1], store["offsets"][1:], strict=True)
     return [BYTES.decode(store["tokens"][begin:end], controls=True) for begin, end in bounds]
 
@@ -95,19 +101,19 @@ def test_shipped_text(tmp_path):
 
 def test_empty_documents_are_left_out_and_counted(tmp_path):
     path = _write(tmp_path / "a.jsonl", ["x", "", "y", ""])
-    store = tokenised("s", _config(tmp_path / "cache", path=str(path)), BYTES)
+    store = tokenize_text("s", _config(tmp_path / "cache", path=str(path)), BYTES)
     assert store["offsets"].tolist() == [0, 3, 6]
     assert store.meta == {"empty_documents": 2}
 
 
 def test_synthetic_documents(tmp_path):
     made = {"kind": "synthetic", "documents": 20, "length": 64, "symbols": 10}
-    cycle = tokenised("s", _config(tmp_path, **made), BYTES)
-    same = tokenised(
+    cycle = tokenize_text("s", _config(tmp_path, **made), BYTES)
+    same = tokenize_text(
         "s", _config(tmp_path / "elsewhere", format="synthetic", documents=20, length=64, symbols=10), BYTES
     )
-    other = tokenised("s", _config(tmp_path, corpus_seed=1, **made), BYTES)
-    random = tokenised("s", _config(tmp_path, pattern="random", **made), BYTES)
+    other = tokenize_text("s", _config(tmp_path, corpus_seed=1, **made), BYTES)
+    random = tokenize_text("s", _config(tmp_path, pattern="random", **made), BYTES)
     assert cycle.digest == same.digest
     assert len({cycle.digest, other.digest, random.digest}) == 3
     for begin, end in zip(cycle["offsets"][:-1], cycle["offsets"][1:], strict=True):
@@ -115,7 +121,7 @@ def test_synthetic_documents(tmp_path):
         assert (bos, eos) == (256, 257) and 32 <= len(symbols) <= 96
         assert set(np.diff(symbols) % 10) == {(symbols[1] - symbols[0]) % 10}
     with pytest.raises(InputError, match=r"s.symbols: 999 is more than the 256 ordinary tokens"):
-        tokenised("s", _config(tmp_path, kind="synthetic", symbols=999), BYTES)
+        tokenize_text("s", _config(tmp_path, kind="synthetic", symbols=999), BYTES)
 
 
 # ---- defects -------------------------------------------------------------------------------------------------------
@@ -187,23 +193,55 @@ def test_paths_that_lead_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "key", "message"),
     [
-        ({}, "needs `path`"),
-        ({"kind": "synthetic", "path": "x.txt"}, "takes no path"),
-        ({"path": "x.txt", "weight": 0.0}, "greater than 0"),
-        ({"path": "x.jsonl", "format": "jsonl", "split_on": "a"}, "split_on is for format text"),
-        ({"path": "x.jsonl", "field": None}, "needs format: array_record"),
-        ({"path": "x.txt", "wieght": 1.0}, "wieght"),
+        ({}, "", "needs `path`"),
+        ({"path": []}, "", "needs `path`"),
+        ({"kind": "synthetic", "path": "x.txt"}, ".path", "a key of kind: files or kind: text or .*; this one is of "
+         "kind: synthetic"),
+        ({"kind": "synthetic", "format": "text"}, ".format", "'text' is not one of synthetic"),
+        ({"path": "x.txt", "weight": 0.0}, ".weight", "greater than 0"),
+        ({"path": "x.jsonl", "format": "jsonl", "split_on": "a"}, ".split_on", "a key of kind: files or kind: text; "
+         "this one is of kind: jsonl"),
+        ({"path": "x", "length": 4}, ".length", "a key of kind: synthetic; this one is of kind: files"),
+        ({"path": "x.jsonl", "field": None}, ".field", r"null \(the record itself .* needs format: array_record"),
+        ({"path": "x", "format": "parquet", "field": None}, ".field", r"null .* needs format: array_record"),
+        ({"path": "x.txt", "wieght": 1.0}, ".wieght", "unknown key; did you mean data.sources.s.weight?"),
+        ({"path": "x.txt", "fromat": "text"}, ".fromat", "unknown key; did you mean data.sources.s.format?"),
+        ({"path": "x", "format": "jsnl"}, ".format", "'jsnl' is not one of text, jsonl, .*; did you mean jsonl?"),
+        ({"path": "x", "kind": "jsnl"}, ".kind", "'jsnl' is not one of files, text, .*; did you mean jsonl?"),
+        ({"path": "x", "kind": "jsonl", "format": "text"}, ".format", "'text' is not one of jsonl"),
+        ({"path": "x", "trajectories": {"overlap": 0.5}}, ".trajectories", "a key of kind: trajectories; this one is "
+         "of kind: files"),
+        ({"path": "x", "format": "trajectories", "field": "y"}, ".field", "a key of .*; this one is of kind: traj"),
+        ({"path": "x", "format": "trajectories", "trajectories": {"overlp": 0.5}}, ".trajectories.overlp",
+         r"unknown key; did you mean data.sources.s.trajectories.overlap\?"),
+        ({"path": "x", "format": "trajectories", "trajectories": {}, "weight": 0.0}, ".weight", "greater than 0"),
     ],
-)
-def test_configs_that_make_no_sense(source, message):
-    with pytest.raises(pydantic.ValidationError, match=message):
-        SourceConfig(**source)
+)  # fmt: skip
+def test_configs_that_make_no_sense(source, key, message):
+    document = strict_yaml.Document({"data": {"sources": {"s": source}}}, {"": strict_yaml.Place("a test")}, [])
+    _, problems = validation.check(_Config, document)
+    assert [problem.key for problem in problems] == [f"data.sources.s{key}"]
+    assert re.search(message, problems[0].message), problems[0].message
+
+
+class _Config(Section):
+    data: DataConfig
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet", "array_record", "trajectories"])
+def test_format_is_another_name_of_the_kind_of_files(kind):
+    sources = {"a": {"path": "x", "format": kind}, "b": {"path": "x", "kind": kind},
+               "c": {"path": "x", "kind": "files", "format": kind}}  # fmt: skip
+    read = DataConfig.model_validate({"sources": sources})
+    assert read.sources["a"] == read.sources["b"] == read.sources["c"]
+    assert read.sources["a"].model_dump()["kind"] == kind and "format" not in read.sources["a"].model_dump()
+    assert DataConfig.model_validate(read.model_dump()) == read
 
 
 def test_every_field_of_the_config_is_described():
-    for section in (DataConfig, SourceConfig):
+    for section in (DataConfig, *SOURCES.members.values()):
         assert [name for name, field in section.model_fields.items() if not field.description] == []
 
 
@@ -212,32 +250,32 @@ def test_every_field_of_the_config_is_described():
 
 def test_cache_folder_comes_from_config_then_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path / "env"))
-    sources = {"s": SourceConfig(kind="synthetic")}
+    sources = {"s": SyntheticSource()}
     assert DataConfig(sources=sources).cache == tmp_path / "env"
     assert DataConfig(sources=sources, cache_dir=str(tmp_path / "own")).cache == tmp_path / "own"
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cache folder .*data.cache_dir or MAVERICK_CACHE"):
-        tokenised("s", _config(tmp_path / "file", kind="synthetic"), BYTES)
+        tokenize_text("s", _config(tmp_path / "file", kind="synthetic"), BYTES)
 
 
-def test_tokenised_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
+def test_tokenized_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
     path = _write(tmp_path / "a.jsonl", TEXTS)
     config = _config(tmp_path / "cache", path=str(path))
-    first = tokenised("s", config, BYTES)
+    first = tokenize_text("s", config, BYTES)
     with monkeypatch.context() as no_reading:
-        no_reading.setattr(prepare._Tokenising, "run", lambda *_: pytest.fail("tokenised twice"))
-        assert tokenised("s", config, BYTES).digest == first.digest
+        no_reading.setattr(prepare._Tokenization, "run", lambda *_: pytest.fail("tokenized twice"))
+        assert tokenize_text("s", config, BYTES).digest == first.digest
     path.touch()
-    assert tokenised("s", config, BYTES).digest == first.digest
+    assert tokenize_text("s", config, BYTES).digest == first.digest
     _write(path, [*TEXTS, "more"])
-    assert tokenised("s", config, BYTES).digest != first.digest
+    assert tokenize_text("s", config, BYTES).digest != first.digest
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "contents", "name"])
 def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
     path = _write(tmp_path / "a.jsonl", TEXTS)
     config = _config(tmp_path / "cache", path=str(path))
-    before = tokenised("s", config, BYTES)
+    before = tokenize_text("s", config, BYTES)
     expected = before["tokens"].tolist()
     tokens, contents = before.path / "tokens.bin", before.path / array_folder.CONTENTS
     whole = tokens.read_bytes()
@@ -252,7 +290,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
     with pytest.raises(array_folder.DamagedFolder):
         array_folder.open_folder(before.path)
     with caplog.at_level(logging.WARNING):
-        assert tokenised("s", config, BYTES)["tokens"].tolist() == expected
+        assert tokenize_text("s", config, BYTES)["tokens"].tolist() == expected
     assert "is damaged" in caplog.text and "building it again" in caplog.text
 
 
@@ -272,14 +310,14 @@ def test_large_arrays_are_checked_at_both_ends(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 6, 8])
-def test_an_interrupted_tokenisation_goes_on(tmp_path, monkeypatch, stop_after):
+def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
     monkeypatch.setattr(prepare, "BATCH_DOCUMENTS", 2)
     monkeypatch.setattr(prepare, "COMMIT_BYTES", 1)
     folder = tmp_path / "corpus"
     folder.mkdir()
     for name in "abc":
         _write(folder / f"{name}.jsonl", [f"{name}{i}" * (i % 4) for i in range(7)])
-    whole = tokenised("s", _config(tmp_path / "whole", path=str(folder)), BYTES)
+    whole = tokenize_text("s", _config(tmp_path / "whole", path=str(folder)), BYTES)
     config = _config(tmp_path / "cache", path=str(folder))
     calls = []
 
@@ -292,12 +330,79 @@ def test_an_interrupted_tokenisation_goes_on(tmp_path, monkeypatch, stop_after):
     with monkeypatch.context() as dying:
         dying.setattr(type(BYTES), "_encode_batch", killed)
         with pytest.raises(KeyboardInterrupt):
-            tokenised("s", config, BYTES)
+            tokenize_text("s", config, BYTES)
     (unfinished,) = (tmp_path / "cache" / "tokens").glob("*.partial")
     with (unfinished / "tokens.bin").open("ab") as file:
         file.write(b"what was on its way")
     again = []
     monkeypatch.setattr(type(BYTES), "_encode_batch", lambda _, t: again.append(t) or [list(x.encode()) for x in t])
-    resumed = tokenised("s", config, BYTES)
+    resumed = tokenize_text("s", config, BYTES)
     assert resumed.digest == whole.digest and resumed.meta == whole.meta
     assert len(again) == 12 - (stop_after - 1)
+
+
+# ---- what resumed runs depend on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "fingerprints"),
+    [
+        (
+            {"sources": {"tinyshakespeare": {"path": "package:tinyshakespeare"}}},
+            ["c1b95a20f4376463", "6a3f4f6bb175b49f"],
+        ),
+        (
+            {"sources": {"toy_shop": {"path": "package:toy_shop", "format": "trajectories"}}, "sequence_length": 256},
+            ["380a26d989f104b0", "7644691da5fa64fa"],
+        ),
+        (
+            {"sources": {"toy_shop": {"path": "package:toy_shop", "format": "trajectories", "trajectories": {
+                "overlap": 0.5, "balance_decisions": 4.0, "dialect": "meta_json"}}},
+             "sequence_length": 256, "kind_weights": {"user": 0.5}},
+            ["d82519636599eb39", "7114afc2d01f5dba"],
+        ),
+        (
+            {"sources": {"s": {"kind": "synthetic", "symbols": 16, "documents": 40, "pattern": "random",
+                              "corpus_seed": 3}}, "sequence_length": 64},
+            ["191ffe02d03da5d3", "b3ce94bc27a6372d"],
+        ),
+        (
+            {"sources": {"s": {"format": "synthetic"}}, "sequence_length": 64, "packing": "best_fit"},
+            ["bef3bf6ee1c06d3c", "64646f3d3ae6d943"],
+        ),
+    ],
+)  # fmt: skip
+def test_fingerprints_are_those_of_the_first_release(tmp_path, config, fingerprints):
+    """A run goes on only if its data has the fingerprint that its checkpoints name. These were computed when sources
+    were one section."""
+    data = DataConfig.model_validate(config | {"cache_dir": str(tmp_path)})
+    assert [open_dataset(data, split, seed=7).fingerprint[:16] for split in ("train", "eval")] == fingerprints
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "identity"),
+    [
+        ("a.txt", {}, ["text", ""]),
+        ("a.txt", {"format": "text", "split_on": "\n"}, ["text", "\n"]),
+        ("a.txt", {"split_on": "\n"}, ["text", "\n"]),
+        ("a.jsonl", {}, ["jsonl", "text"]),
+        ("a.jsonl", {"format": "jsonl", "field": "body"}, ["jsonl", "body"]),
+        ("a.parquet", {"field": "body"}, ["parquet", "body"]),
+        ("a.array_record", {"format": "array_record", "field": None}, ["array_record", ""]),
+    ],
+)
+def test_the_cache_knows_a_file_by_path_size_time_and_how_it_is_read(tmp_path, name, source, identity):
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    config = _config(tmp_path, path=str(path), **source).sources["s"]
+    (part,) = config.parts("s", BYTES)
+    assert part.identity() == [str(path.resolve()), 1, path.stat().st_mtime_ns, *identity]
+
+
+def test_the_key_of_tokenized_data(tmp_path):
+    path = _write(tmp_path / "a.jsonl", TEXTS)
+    store = tokenize_text("s", _config(tmp_path / "cache", path=str(path)), BYTES)
+    stat = path.stat()
+    part = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, "jsonl", "text"]
+    key = hashlib.sha256(json.dumps([1, BYTES.fingerprint, [part]]).encode()).hexdigest()[:32]
+    assert store.path == tmp_path / "cache" / "tokens" / key

@@ -42,7 +42,7 @@ logging: {{every: 1, progress: false}}
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where runs of a test session are kept, with what they share: the config's file, tokenised data, compiled
+    """Where runs of a test session are kept, with what they share: the config's file, tokenized data, compiled
     programs."""
 
     root: pathlib.Path

@@ -205,6 +205,20 @@ def test_the_guard_sees_compilation(maverick, runs, tmp_path, nothing_compiles):
 # ---- what a run is for -----------------------------------------------------------------------------------------------
 
 
+def test_eval_answers_tasks(maverick, whole_run, runs, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(f'{{"prompt": "{i} + 1 =", "answer": {i + 1}}}\n' for i in range(3)))
+    (tmp_path / "tasks.yaml").write_text(f"tasks: {{sums: {{kind: questions, path: {questions}, max_tokens: 4}}}}\n")
+    given = ["--tasks", tmp_path / "tasks.yaml", "--tasks", questions]
+    code, out, err = maverick("eval", whole_run, runs.config, *given, "--json")
+    assert code == 0, err
+    found = json.loads(out)["tasks"]
+    assert list(found) == ["sums", "questions"] and all(0 <= task["mean"] <= 1 for task in found.values())
+    assert [task["n"] for task in found.values()] == [3, 3] and len(found["sums"]["examples"]) == 3
+    code, out, _ = maverick("eval", whole_run, runs.config, *given[:2])
+    assert code == 0 and "sums" in out and "standard error" in out
+
+
 def test_eval_generate_and_export_take_the_run(maverick, whole_run, runs, tmp_path):
     code, out, err = maverick("eval", whole_run, runs.config, "--json")
     assert code == 0, err

@@ -149,7 +149,7 @@ model: tyni
 mesh: {fsdp: two}
 data:
   sources: {x: {kind: synthetic}}
-  sources: {x: {kind: synthetc}}
+  sources: {x: {kind: synthetc}, z: {kind: synthetic}}
   batch_size: 0
   sequence_length: 128
 optimizer:
@@ -161,14 +161,15 @@ checkpoint: 5
 steps: 3
 """
     )
-    found = errors(path, "optimizer.b2=2", "data.sources.x.wieght=1", "loging.x=1", "nonsense")
+    found = errors(path, "optimizer.b2=2", "data.sources.z.wieght=1", "loging.x=1", "nonsense")
     expected = [
         "run.yaml:1: run.name: ",
         "run.yaml:1: run.stps: unknown key; did you mean run.steps?",
         "run.yaml:2: model.base: no shipped model is named 'tyni'; did you mean tiny?",
         "run.yaml:3: mesh.fsdp: must be a valid integer, got 'two'",
         "run.yaml:6: data.sources: given twice (first in run.yaml:5)",
-        "run.yaml:6: data.sources.x.kind: 'synthetc' is not one of files, synthetic; did you mean synthetic?",
+        "run.yaml:6: data.sources.x.kind: 'synthetc' is not one of files, text, jsonl, parquet, array_record, "
+        "trajectories, synthetic; did you mean synthetic?",
         "run.yaml:7: data.batch_size: must be greater than or equal to 1, got 0",
         "run.yaml:10: optimizer.schedule: 'cosin' is not one of cosine, wsd, constant; did you mean cosine?",
         "run.yaml:11: optimizer.learning_rate: must be a valid number, got '1e-3x'",
@@ -177,7 +178,7 @@ steps: 3
         "run.yaml:14: checkpoint: must be a mapping, got 5",
         "run.yaml:15: steps: unknown key; did you mean run.steps?",
         "command line: optimizer.b2: must be less than 1, got 2",
-        "command line: data.sources.x.wieght: unknown key; did you mean data.sources.x.weight?",
+        "command line: data.sources.z.wieght: unknown key; did you mean data.sources.z.weight?",
         "command line: loging: unknown key; did you mean logging?",
         "command line: nonsense: expected key=value",
     ]

@@ -26,7 +26,7 @@ from maverick_jax.text.chat.dialects import DEFAULT
 COMMAND_LINE = Place("command line")
 
 
-def filter_runs(
+def filter_trajectories(
     source: str,
     out: str,
     config: CurationConfig,
@@ -85,7 +85,7 @@ def _problems(tally: Tally) -> list[dict[str, Any]]:
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `filter_runs` has returned, for a person."""
+    """Print what `filter_trajectories` has returned, for a person."""
     console = console or Console()
     report.show(found, console)
     if found["malformed"]:

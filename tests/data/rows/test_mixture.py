@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.rows.mixture import MAX_BLOCK, InTurn, Weighted
+from data.rows.mixture import MAX_BLOCK, Sequential, Weighted
 from maverick_jax.errors import InputError
 
 
@@ -58,6 +58,6 @@ def test_weights_too_small_to_be_drawn_are_refused():
 
 
 def test_sources_in_turn():
-    turns = InTurn([3, 1, 2])
+    turns = Sequential([3, 1, 2])
     assert [turns.locate(row) for row in range(8)] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (0, 3), (0, 4)]
     assert turns.shares() == pytest.approx([1 / 2, 1 / 6, 1 / 3])

@@ -14,13 +14,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from data import commands
-from data.config import DataConfig, TrajectoriesConfig
+from data.config import DataConfig
 from data.rows import packing
 from data.rows.dataset import open_dataset
 from data.rows.placement import rows_of_process
 from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Cuts, windows_of
-from data.sources import ASSETS
+from data.sources import TrajectoriesConfig
+from data.sources.files import ASSETS
 from data.trajectories import (
     FORMATS,
     KindWeights,
@@ -90,7 +91,7 @@ def test_weights_of_many_outcomes_are_those_of_each(success, reward, threshold):
     assert weights.of_many(*stored).tolist() == [weights.of(Outcome(reward, success))]
 
 
-def test_other_weights_tokenise_nothing_again_and_are_another_fingerprint(tmp_path):
+def test_other_weights_tokenize_nothing_again_and_are_another_fingerprint(tmp_path):
     config = data_config(tmp_path)
     first = open_dataset(config, "train", seed=0)
     made = sorted((tmp_path / "cache").rglob("*"))
@@ -196,7 +197,7 @@ def test_of_cut_runs_each_label_counts_once_and_follows_what_is_before_it(T, ove
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_each_token_is_learnt_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
+def test_each_token_is_learned_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
     """Rows as the processes of a job are given them, each by its own data set; two of them go after three steps."""
     config = data_config(tmp_path, 40, {"outcomes": {"failure": 0.5}}, sequence_length=400, batch_size=8, shuffle=True)
     opened = lambda: open_dataset(config, "train", seed=3)
@@ -253,10 +254,10 @@ def test_malformed_runs_stop_or_are_counted(tmp_path):
 
 def test_no_run_and_a_run_that_would_be_split_are_refused(tmp_path):
     (tmp_path / "runs.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match=r"no run can be read of 1 records; the first: runs\.jsonl: record 0"):
+    with pytest.raises(InputError, match=r"no trajectory can be read of 1 records; the first: runs\.jsonl: record 0"):
         open_dataset(data_config(tmp_path, options={"malformed": "skip", "format": "openai"}), "train", seed=0)
     write_runs(tmp_path / "runs.jsonl", 1)
-    with pytest.raises(InputError, match=r"holds one run, which is not split; set held_out_fraction: 0"):
+    with pytest.raises(InputError, match=r"holds one trajectory, which is not split; set held_out_fraction: 0"):
         open_dataset(data_config(tmp_path, held_out_fraction=0.5), "train", seed=0)
 
 
@@ -282,9 +283,9 @@ def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
 
 def test_settings_are_refused_where_they_mean_nothing(tmp_path):
     text = {"text": {"path": str(tmp_path), "trajectories": {"malformed": "skip"}}}
-    with pytest.raises(pydantic.ValidationError, match="trajectories: is for format: trajectories"):
+    with pytest.raises(pydantic.ValidationError, match=r"sources.text.files.trajectories\n  Extra inputs"):
         DataConfig(sources=text)
-    with pytest.raises(pydantic.ValidationError, match="kind_weights: are of agent runs"):
+    with pytest.raises(pydantic.ValidationError, match="kind_weights: are of trajectories"):
         DataConfig(sources={"text": {"path": "x"}}, kind_weights={"user": 1.0})
     choices = lambda name: TrajectoriesConfig.model_json_schema()["properties"][name]["anyOf"][0]["enum"]
     assert choices("format") == list(FORMATS) and choices("dialect") == list(DIALECTS)
@@ -294,7 +295,7 @@ def test_settings_are_refused_where_they_mean_nothing(tmp_path):
 
 
 def test_the_shipped_runs_are_those_of_the_generator_and_hold_everything():
-    made = toy_shop.runs()
+    made = toy_shop.generate()
     file = ASSETS / "toy_shop.jsonl"
     assert file.read_text().splitlines() == [ours.write(run) for run in made]
     assert file.stat().st_size < 300_000 and len(made) == 60
@@ -318,4 +319,4 @@ def test_inspect_shows_kinds_and_weights(tmp_path):
     assert any(run["kind"] is None and run["loss_weight"] == 0 and run["tokens"] > 1 for run in everything)  # repeated
     out = io.StringIO()
     commands.show(found, Console(file=out, width=200, force_terminal=True))
-    assert "recovery 1.5" in out.getvalue() and "one colour per kind" in out.getvalue()
+    assert "recovery 1.5" in out.getvalue() and "one color per kind" in out.getvalue()

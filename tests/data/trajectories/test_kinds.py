@@ -202,7 +202,7 @@ def test_default_weights_are_those_documented():
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_nobody_writes_is_not_learnt_and_stop_tokens_are(dialect, small_llama4):
+def test_what_nobody_writes_is_not_learned_and_stop_tokens_are(dialect, small_llama4):
     trajectory = run_with()
     rendered = render(trajectory.conversation, small_llama4, dialect)
     weights = loss_weights(trajectory, rendered)

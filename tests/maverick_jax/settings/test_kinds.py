@@ -65,7 +65,7 @@ def test_errors_name_the_key_and_the_nearest_choice():
         read(drawing, "one: {kind: square, sid: 2.0}")
     with pytest.raises(InputError, match=r"many.a.raduis: unknown key; did you mean many.a.radius\?"):
         read(drawing, "one: {kind: square}\nmany: {a: {kind: circle, raduis: 1.0}}")
-    with pytest.raises(InputError, match=r"one.radius: a key of another kind than this one"):
+    with pytest.raises(InputError, match=r"one.radius: a key of kind: circle; this one is of kind: square"):
         read(drawing, "one: {kind: square, radius: 2.0}")
 
 

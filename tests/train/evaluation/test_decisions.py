@@ -403,7 +403,7 @@ def test_turns_to_write_are_spread_and_fit(data, tmp_path):
 
 
 def test_turns_are_written_of_runs_alone():
-    with pytest.raises(InputError, match="--generate writes turns of agent runs, and no source has format"):
+    with pytest.raises(InputError, match="--generate writes turns of trajectories, and no source has kind"):
         evaluate("nowhere", "pretrain_tiny", generate=1)
 
 

@@ -193,7 +193,10 @@ def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
         ("objective={kind: distill, teacher: x, weighting: {shape: cos}}", "did you mean cosine"),
-        ("objective={kind: pretrain, temperature: 2}", "objective.temperature: a key of another kind than this one$"),
+        (
+            "objective={kind: pretrain, temperature: 2}",
+            "objective.temperature: a key of kind: distill; this one is of kind: pretrain$",
+        ),
         ("objective={kind: distill, teacher: x, weighting: {end: 0.1}}", "weighting: shape constant has no end"),
         ("objective={kind: distill, teacher: x, weighting: {shape: cosine}}", "weighting: shape cosine needs an end"),
     ],

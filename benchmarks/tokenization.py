@@ -72,7 +72,7 @@ def measure(ranks: pathlib.Path, text: str, threads: int, repeats: int) -> dict:
         for size, rate in found.items()
     ]
     return {
-        "benchmark": "tokenise",
+        "benchmark": "tokenization",
         "ratio": min(s["ratio"] for s in sizes),
         "threads": threads,
         "sizes": sizes,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What int8 and int4 cost: held-out loss of a trained model as it is, in bfloat16, and quantised.
+"""What int8 and int4 cost: held-out loss of a trained model as it is, in bfloat16, and quantized.
 
     maverick train pretrain_tiny
-    python benchmarks/quantised_loss.py runs/pretrain_tiny [--config pretrain_tiny]
+    python benchmarks/quantized_loss.py runs/pretrain_tiny [--config pretrain_tiny]
 
 Every row is exported as `maverick export` does it and read back from those files; integers are turned into the weights
 that they mean, in the export's own dtype. The last line of output is one JSON object, the lines before it a table.
@@ -36,8 +36,8 @@ def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
     return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in safetensors.numpy.load_file(path).items()}
 
 
-def write_dequantised(quantised: pathlib.Path, plain: pathlib.Path, bits: int, out: pathlib.Path) -> None:
-    """An ordinary float32 folder of the weights that `quantised` means. `plain`: the same model in bfloat16."""
+def write_dequantized(quantized: pathlib.Path, plain: pathlib.Path, bits: int, out: pathlib.Path) -> None:
+    """An ordinary float32 folder of the weights that `quantized` means. `plain`: the same model in bfloat16."""
     import jax.numpy as jnp
 
     from maverick_jax.checkpoint import names
@@ -46,7 +46,7 @@ def write_dequantised(quantised: pathlib.Path, plain: pathlib.Path, bits: int, o
     from maverick_jax.pretrained import load_pretrained, save_pretrained
     from maverick_jax.text import load_tokenizer
 
-    model, tensors = load_pretrained(plain), tensors_of(quantised)
+    model, tensors = load_pretrained(plain), tensors_of(quantized)
     parameters = {name: np.array(array) for name, array in names.flatten(model).items()}
     for entry in table({name: p.shape for name, p in parameters.items()}):
         for view in quantized_views(entry, parameters[entry.ours].shape):
@@ -68,7 +68,7 @@ def measure(run: str, config: str, scratch: pathlib.Path) -> dict[str, dict[str,
         export(run, folder, **options)
         size = sum(tensor.nbytes for tensor in tensors_of(folder).values())
         if quantize := options.get("quantize"):
-            write_dequantised(folder, scratch / "bfloat16", BITS[quantize], scratch / f"{folder.name}_meant")
+            write_dequantized(folder, scratch / "bfloat16", BITS[quantize], scratch / f"{folder.name}_meant")
             folder = scratch / f"{folder.name}_meant"
         loss = evaluate(str(folder), config)["eval_loss"]
         first = found.setdefault(name, {"loss": loss, "bytes": size}) and found["float32"]
@@ -86,7 +86,7 @@ def main() -> None:
     print("| | bits a parameter | held-out nats | lost |\n| --- | --- | --- | --- |")
     for name, row in found.items():
         print(f"| {name} | {row['bits']:.1f} | {row['loss']:.5f} | {row['nats_lost']:+.5f} |")
-    print(json.dumps({"benchmark": "quantised_loss", "run": args.run, "exports": found}))
+    print(json.dumps({"benchmark": "quantized_loss", "run": args.run, "exports": found}))
 
 
 if __name__ == "__main__":

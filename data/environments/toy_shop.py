@@ -1,0 +1,92 @@
+"""The toy shop as an environment: a customer wants something of one order, and answers what the assistant asks."""
+
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data.environments.base import EnvironmentConfig, Feedback, Opening
+from data.toy_shop import POLICY, TOOLS, Order, Shop
+from data.trajectories.decisions import is_question
+from data.trajectories.trajectory import Outcome, Step
+from maverick_jax.text.chat import Message, Role
+
+ShopTask = Literal["cancel", "change", "ask", "no_tool_fits"]
+
+
+class ToyShopConfig(EnvironmentConfig):
+    """`kind: toy_shop`: customers of the shop that `trajectory_tiny` learns to serve."""
+
+    kind: Literal["toy_shop"] = "toy_shop"
+    """The toy shop."""
+    tasks: Annotated[tuple[ShopTask, ...], Field(min_length=1)] = ("cancel", "change", "ask", "no_tool_fits")
+    """What customers want, drawn by the episode's seed."""
+
+    def make(self) -> "ToyShop":
+        return ToyShop(self)
+
+
+@dataclasses.dataclass
+class _Customer:
+    """What a customer says and wants."""
+
+    request: str
+    answers: list[str]
+    """To the assistant's questions, in turn."""
+    satisfied: Callable[[str], bool]
+    """Whether the episode succeeded, given the assistant's last words."""
+
+
+class ToyShop:
+    """One customer at a time. An episode ends with the assistant's first message that neither calls nor asks
+    something that the customer can answer."""
+
+    name, tools = "toy_shop", TOOLS
+
+    def __init__(self, config: ToyShopConfig):
+        self.config = config
+
+    def reset(self, seed: int) -> Opening:
+        draw = random.Random(f"toy_shop {seed}")
+        task = draw.choice(self.config.tasks)
+        order = Order.drawn(draw)
+        if task == "change":  # orders that are sent cannot be changed
+            order = dataclasses.replace(order, sent=False)
+        self.shop, self.calls = Shop(order), 0
+        self.customer: _Customer = getattr(self, f"_{task}")(draw, order)
+        return Opening([Step(Message(Role.SYSTEM, POLICY)), Step(Message(Role.USER, self.customer.request))], task)
+
+    def step(self, message: Message) -> Feedback:
+        if message.calls:
+            self.calls += len(message.calls)
+            results = [(call, *self.shop.call(call)) for call in message.calls]
+            return Feedback([Step(Message(Role.TOOL, text, call_id=call.id), error) for call, text, error in results])
+        if is_question(message.text) and self.customer.answers:
+            return Feedback([Step(Message(Role.USER, self.customer.answers.pop(0)))])
+        success = self.customer.satisfied(message.text)
+        return Feedback(outcome=Outcome(float(success), success, "the assistant answered"))
+
+    def _cancel(self, draw: random.Random, order: Order) -> _Customer:
+        request = draw.choice([f"Please cancel order {order.number}.", f"I do not want order {order.number} any more."])
+        done = self.shop.refunded if order.sent else self.shop.cancelled
+        return _Customer(request, ["Yes, please."], lambda text: order.number in done)
+
+    def _change(self, draw: random.Random, order: Order) -> _Customer:
+        wanted = order.amount + draw.randint(1, 4)
+        changed = lambda text: self.shop.orders[order.number].amount == wanted and not self.shop.cancelled
+        if draw.random() < 0.4:
+            return _Customer("Can you change my order?", [f"{order.number}, and {wanted} please."], changed)
+        return _Customer(f"Make it {wanted} {order.thing}s in order {order.number}.", [], changed)
+
+    def _ask(self, draw: random.Random, order: Order) -> _Customer:
+        request = draw.choice([f"Is order {order.number} on its way?", f"What is in order {order.number}?"])
+        return _Customer(request, [], lambda text: order.summary in text and self._is_untouched(order))
+
+    def _no_tool_fits(self, draw: random.Random, order: Order) -> _Customer:
+        request = draw.choice([f"Which {order.thing} suits a small room?", "Can you sing?"])
+        return _Customer(request, [], lambda text: bool(text.strip()) and self.calls == 0)
+
+    def _is_untouched(self, order: Order) -> bool:
+        return self.shop.orders == {order.number: order} and not self.shop.cancelled and not self.shop.refunded

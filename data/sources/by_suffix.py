@@ -1,0 +1,41 @@
+"""Files whose endings say how they are written."""
+
+import pathlib
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from data.sources.array_record import ArrayRecordSource
+from data.sources.files import DocumentFiles, FilePart, Named
+from data.sources.jsonl import JsonlSource
+from data.sources.parquet import ParquetSource
+from data.sources.text import TextSource
+from maverick_jax.errors import InputError
+
+_KINDS = {suffix: kind for kind in (TextSource, JsonlSource, ParquetSource, ArrayRecordSource)
+          for suffix in kind.suffixes}  # fmt: skip
+
+
+class FilesSource(DocumentFiles):
+    """`kind: files`: files of documents, each read as its ending says."""
+
+    suffixes: ClassVar = tuple(_KINDS)
+
+    kind: Literal["files"] = "files"
+    """By the ending of each file: .txt, .md (text), .jsonl, .parquet, .array_record."""
+    format: Annotated[None, Field(exclude=True)] = None
+    """The same as `kind: files`."""
+    field: Named = "text"
+    """Key or column that holds a document's text, in files that have such."""
+    split_on: Annotated[str, Field(min_length=1)] | None = None
+    """For text files: documents end at this string, which belongs to none of them. null: one document per file."""
+
+    def part(self, path: pathlib.Path) -> FilePart:
+        if path.suffix.lower() not in _KINDS:
+            raise InputError(f"{path}: cannot tell the format from the ending {path.suffix!r}; set `format` "
+                             f"(known endings: {', '.join(_KINDS)})")  # fmt: skip
+        kind = _KINDS[path.suffix.lower()]
+        if self.split_on is not None and kind is not TextSource:
+            raise InputError(f"{path}: split_on is for text; this file is {kind.model_fields['kind'].default}")
+        option = {"split_on": self.split_on} if kind is TextSource else {"field": self.field}
+        return kind.model_validate({"path": str(path), **option}).part(path)

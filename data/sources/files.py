@@ -1,0 +1,163 @@
+"""Sources that are files: where their paths lead, and what becomes of files that cannot be read."""
+
+import abc
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, ClassVar
+
+import pydantic
+
+from data.sources.base import DocumentSource, SourceConfig, SourceDocument, SourcePart
+from maverick_jax.errors import InputError
+from maverick_jax.settings.section import did_you_mean
+from maverick_jax.text import Tokenizer
+
+ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
+PACKAGE = "package:"
+BOM = b"\xef\xbb\xbf"
+
+
+def _not_null(field: Any) -> Any:
+    if field is None:
+        raise ValueError("null (the record itself is the text) needs format: array_record")
+    return field
+
+
+Named = Annotated[str, pydantic.BeforeValidator(_not_null)]
+"""The key or column that holds a document's text."""
+
+
+class PathSource(SourceConfig):
+    """The base of sources that are read from `path`."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    """Endings of the files that are taken from a folder."""
+
+    path: str | list[str] | None = None
+    """A file, a folder (searched in depth), a glob, or a list of these. `package:NAME` is a file shipped with
+    maverick-jax, such as `package:tinyshakespeare`."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_path(self):
+        if not self.path:
+            raise ValueError("needs `path` (file, folder, glob, list of them or package:NAME) or `kind: synthetic`")
+        return self
+
+    def files(self, name: str) -> list[pathlib.Path]:
+        """The files of this source, called `name` in the config. Raises InputError for a path that leads nowhere."""
+        given = [self.path] if isinstance(self.path, str) else self.path or []
+        return [file for path in given for file in find_source_files(name, path, self.suffixes)]
+
+
+class DocumentFiles(PathSource, DocumentSource):
+    """The base of sources whose files hold documents."""
+
+    def parts(self, name: str, tokenizer: Tokenizer) -> list[SourcePart]:
+        return [self.part(path) for path in self.files(name)]
+
+    @abc.abstractmethod
+    def part(self, path: pathlib.Path) -> SourcePart:
+        """The documents of one file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePart:
+    """One file of documents."""
+
+    path: pathlib.Path
+    kind: str
+    """Of the source that reads such files."""
+    option: str | None
+    """The field or separator that it is read with."""
+    read: Callable[[pathlib.Path, str | None], Iterator[SourceDocument]]
+    """(path, option) -> documents."""
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def identity(self) -> list[str | int]:
+        stat = self.path.stat()
+        return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, self.kind, self.option or ""]
+
+    def documents(self) -> Iterator[SourceDocument]:
+        try:
+            if self.path.stat().st_size == 0:
+                raise InputError(f"{self.path}: the file is empty; expected {self.kind}")
+            yield from self.read(self.path, self.option)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error}") from None
+
+
+# ---- which files ---------------------------------------------------------------------------------------------------
+
+
+def find_source_files(name: str, given: str, suffixes: Iterable[str]) -> list[pathlib.Path]:
+    """The files that `given` (file, folder, glob or package:NAME) means, sorted; of a folder those that end in one of
+    `suffixes`. `name`: of the source, for messages. Raises InputError where there is none."""
+    if given.startswith(PACKAGE):
+        return [_shipped(given.removeprefix(PACKAGE))]
+    path = pathlib.Path(given).expanduser()
+    where = f"data.sources.{name}.path: {given}"
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file() and not _hidden(p, path)
+        )
+        if not found:
+            raise InputError(f"{where}: the folder holds no file that ends in {', '.join(sorted(suffixes))}")
+        return found
+    if any(c in given for c in "*?["):
+        anchor = pathlib.Path(path.anchor) if path.is_absolute() else pathlib.Path()
+        found = sorted(p for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not found:
+            raise InputError(f"{where}: no file matches")
+        return found
+    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    raise InputError(f"{where}: no such file or folder (looked in {path.parent.absolute()}){near}")
+
+
+def _hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _shipped(name: str) -> pathlib.Path:
+    names = {path.stem: path for path in ASSETS.iterdir() if path.is_file() and path.name != "README.md"}
+    if name not in names:
+        raise InputError(f"{PACKAGE}{name}: no such text is shipped{did_you_mean(name, names)} "
+                         f"(known: {', '.join(sorted(names))})")  # fmt: skip
+    return names[name]
+
+
+# ---- for readers ---------------------------------------------------------------------------------------------------
+
+
+def text_of_json(record: bytes, where: str, field: str | None, hint: str = "") -> str:
+    """The text under `field` of a JSON object. Raises InputError that begins with `where`."""
+    try:
+        value = json.loads(record)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8: {error.reason}{hint}") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}{hint}") from None
+    except RecursionError:
+        raise InputError(f"{where}: JSON nested too deeply") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object with {field!r}, got {type(value).__name__}")
+    if field not in value:
+        raise InputError(f"{where}: no field {field!r}{did_you_mean(str(field), value)} (fields: {listed(value)})")
+    if not isinstance(value[field], str):
+        raise InputError(f"{where}: field {field!r} holds {type(value[field]).__name__}; expected text")
+    return value[field]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first names, shortened, for a message."""
+    return ", ".join(str(n)[:40] for n in list(names)[:12]) or "none"

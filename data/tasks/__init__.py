@@ -1,0 +1,37 @@
+"""What a model is asked and how its answers are graded: one file per kind, chosen by `tasks.NAME.kind`. No JAX."""
+
+import pathlib
+from typing import Annotated
+
+from pydantic import Field
+
+from data.tasks.base import Example, Grade, Task, TaskInfo
+from data.tasks.questions import Questions
+from data.tasks.toy_shop_orders import ToyShopOrders
+from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings.kinds import Kinds
+from maverick_jax.settings.section import Section
+
+__all__ = ["TASKS", "AnyTask", "Example", "Grade", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
+
+TASKS = Kinds("task", Task)
+for _kind in (Questions, ToyShopOrders):
+    TASKS.register(_kind)
+
+AnyTask = Annotated[Task, TASKS]
+
+
+class TasksConfig(Section):
+    """A file of tasks (`configs/task/*.yaml`)."""
+
+    tasks: Annotated[dict[str, AnyTask], Field(min_length=1)]
+    """Tasks by name."""
+
+
+def read_tasks(name_or_file: str) -> dict[str, Task]:
+    """The tasks of a shipped name, of a YAML file of tasks, or of a file of JSON lines, which is one task of questions.
+    Raises InputError with one line per problem."""
+    path = pathlib.Path(name_or_file)
+    if path.suffix in (".jsonl", ".ndjson"):
+        return {path.stem: Questions(path=name_or_file)}
+    return validation.validate(TasksConfig, strict_yaml.read(shipped.find(name_or_file, shipped.task_path))).tasks

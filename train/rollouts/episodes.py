@@ -1,0 +1,55 @@
+"""A model in an environment: one episode, as a trajectory."""
+
+from collections.abc import Callable, Sequence
+
+from data.environments import Environment
+from data.trajectories import Outcome, Provenance, Step, Trajectory
+from data.trajectories.trajectory import MAX_LABEL
+from maverick_jax.inference.replies import read_reply
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, render, values
+
+Policy = Callable[[Conversation], Reply | CallError]
+"""What was said so far, with the tools -> the assistant's next message, or one that cannot be understood."""
+Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
+"""Prompts as token ids -> what a model writes after each, the token that ends it included."""
+
+
+def play(environment: Environment, policy: Policy, *, seed: int, max_turns: int) -> Trajectory:
+    """The episode of `seed`. It ends as the environment says; with a message that cannot be understood; or after
+    `max_turns` messages of the assistant. The last two are failures, of reward 0."""
+    opening = environment.reset(seed)
+    steps = list(opening.steps)
+    outcome = Outcome(0.0, False, f"not over after {max_turns} turns")
+    for _ in range(max_turns):
+        reply = policy(Conversation([step.message for step in steps], environment.tools))
+        if isinstance(reply, CallError):
+            steps.append(Step(Message(Role.ASSISTANT, _as_text(reply))))
+            outcome = Outcome(0.0, False, str(reply)[:MAX_LABEL])
+            break
+        message = reply.message()
+        steps.append(Step(message))
+        feedback = environment.step(message)
+        steps += feedback.steps
+        if feedback.outcome is not None:
+            outcome = feedback.outcome
+            break
+    provenance = Provenance(format=environment.name, id=f"{environment.name}-{seed}", task=opening.task)
+    return Trajectory(steps, environment.tools, outcome, provenance)
+
+
+def _as_text(reply: CallError) -> str:
+    """What was written, as a message's text: of white space alone its JSON, for a message says something."""
+    return reply.text if reply.text.strip() else values.write(reply.text)
+
+
+def model_policy(answer: Answer, tokenizer: Tokenizer, dialect: str | None = None) -> Policy:
+    """The policy of the model that `answer` asks. `dialect`: of its calls; None: its tokenizer's, or the default."""
+    dialect = dialect or tokenizer.dialect or DEFAULT
+
+    def policy(conversation: Conversation) -> Reply | CallError:
+        prompt = render(conversation, tokenizer, dialect, add_generation_prompt=True)
+        (written,) = answer([prompt.ids.tolist()])
+        return read_reply(written, tokenizer, dialect)
+
+    return policy
