@@ -30,7 +30,7 @@ def compile_once(layers: int) -> dict[str, Any]:
 
     from benchmarks.ours import fresh, host_batch, model_config, parts, place
     from maverick_jax.sharding import make_mesh
-    from train.program import compile_step
+    from train.step import compile_step
 
     shape = dataclasses.replace(SHAPES["tiny"], num_hidden_layers=layers)
     with jax.set_mesh(make_mesh({}, jax.devices()[:1])):

@@ -16,8 +16,7 @@ from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Distill, Objective, Pretrain
 from train.objectives.distill.stored import PREFIX
-from train.program import compile_step
-from train.step import eval_step
+from train.step import compile_step, eval_step
 
 TEACHER = dataclasses.replace(
     SHAPES["tiny"], hidden_size=384, num_hidden_layers=8, num_local_experts=16, intermediate_size=768

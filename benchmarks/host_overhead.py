@@ -29,7 +29,7 @@ from maverick_jax.sharding import make_mesh
 from train.hooks import NonFiniteBudget, TrainingLines
 from train.loop import fit
 from train.metrics_writer import MetricsWriter
-from train.program import compile_step
+from train.step import compile_step
 
 SHAPE = SHAPES["trivial"]
 

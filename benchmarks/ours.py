@@ -18,8 +18,8 @@ from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives.pretrain import Pretrain
 from train.optimizers.config import OptimizerConfig
-from train.program import compile_step, fresh_state
-from train.state import TrainState
+from train.state import TrainState, fresh_state
+from train.step import compile_step
 
 TOTAL_STEPS = 1000
 MATRIX_SIZE = 4096
@@ -43,7 +43,7 @@ def model_config(shape: Shape, *, dtype: str = "float32", remat: str = "none") -
 
 
 def parts(*, packed: bool = False) -> dict[str, Any]:
-    """What `train.program.compile_step` takes beside a state and a batch."""
+    """What `train.step.compile_step` takes beside a state and a batch."""
     optimizer = OptimizerConfig(
         learning_rate=LEARNING_RATE, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM
     )

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import shutil
 import zlib
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from maverick_jax.errors import InputError
+from maverick_jax.files import write_atomically
 
 CONTENTS = "contents.json"
 BLOCK = 1 << 24
@@ -116,24 +116,14 @@ def seal(folder: pathlib.Path, dtypes: Mapping[str, np.dtype], meta: dict) -> No
         whole.update(f"{name} {dtype.str} {raw.size}".encode())
         entries[name] = {"dtype": dtype.str, "bytes": int(raw.size), "crc32": sums}
     contents = {"arrays": entries, "meta": meta, "sha256": whole.hexdigest()}
-    write_durably(folder / CONTENTS, json.dumps(contents).encode() + b"\n")
+    write_atomically(folder / CONTENTS, json.dumps(contents).encode() + b"\n")
 
 
 def write_array(folder: pathlib.Path, name: str, array: np.ndarray) -> np.dtype:
     """Write one array's file; returns its dtype on disk, for `seal`."""
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    write_durably(array_file(folder, name), array.view(np.uint8).data)
+    write_atomically(array_file(folder, name), array.view(np.uint8).data)
     return array.dtype
-
-
-def write_durably(path: pathlib.Path, content: bytes | memoryview) -> None:
-    """Write a small file so that it is either the old one or the new one, also after a power cut."""
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def array_file(folder: pathlib.Path, name: str) -> pathlib.Path:

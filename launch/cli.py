@@ -178,7 +178,8 @@ def _chat(args: argparse.Namespace) -> Any:
 
 
 def _eval(args: argparse.Namespace) -> Any:
-    from train.evaluate import evaluate, show
+    from train.evaluate import evaluate
+    from train.evaluation.tables import show
 
     options = {"generate": args.generate, "max_tokens": args.max_tokens, "tasks": args.tasks}
     found = evaluate(args.checkpoint, args.config, args.overrides, **options)

@@ -78,6 +78,16 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def write_atomically(path: pathlib.Path, content: bytes | memoryview) -> None:
+    """Write a file so that it has its old contents or its new ones, never a part of them, also after a power cut."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
 def require_new(path: pathlib.Path) -> None:
     """Raises InputError unless `path` is free, or an empty folder."""
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):

@@ -84,12 +84,19 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
     `dtype`: float32 or bfloat16, of parameters and of computation.
     Raises InputError for a path that is none of these, and for files that do not fit the model they describe.
     """
-    _require_dtype(dtype, DTYPES)
     source = open_source(path)
-    mesh = single_device_mesh() if mesh is None else mesh
-    config = source.config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
-    abstract = abstract_model(config, mesh)
+    abstract = abstract_model(_computing_in(dtype, source.config), single_device_mesh() if mesh is None else mesh)
     return names.unflatten(abstract, source.load(names.flatten(abstract)))
+
+
+def config_of(path: str | pathlib.Path, dtype: str = "float32") -> ModelConfig:
+    """The config of `load_pretrained(path, dtype=dtype)`. Only metadata is read. Raises InputError as that does."""
+    return _computing_in(dtype, open_source(path).config)
+
+
+def _computing_in(dtype: str, config: ModelConfig) -> ModelConfig:
+    _require_dtype(dtype, DTYPES)
+    return config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
 
 
 def load_into(abstract: Maverick, path: str | pathlib.Path) -> Maverick:

@@ -34,16 +34,16 @@ class TrainingLines(Hook):
         tokens_per_step: int,
         flops_per_token: float | None = None,
         peak_flops: float | None = None,
-        told: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        format_metrics: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ):
-        """told: what a line says of an update's metrics.
+        """format_metrics: an update's metrics as a training line shows them.
 
         tokens_per_step: of the whole job. peak_flops: of all its devices, per second. None: unknown.
 
         Metrics: `loss`; `tokens`, the cumulative count, or else steps are multiplied; any others.
         """
         self.writer, self.last_step, self.tokens_per_step = writer, last_step, tokens_per_step
-        self._log_every, self._told = every, told
+        self._log_every, self._format_metrics = every, format_metrics
         self._peak_tokens = peak_flops / flops_per_token if peak_flops and flops_per_token else None
         self._seconds: list[float] = []
         self._first = True
@@ -68,7 +68,8 @@ class TrainingLines(Hook):
             "grad_norm": metrics.get("grad_norm"),
             "mfu": rate / self._peak_tokens if self._peak_tokens else None,
         }
-        self.writer.write(line | {name: value for name, value in self._told(metrics).items() if name not in line})
+        shown = self._format_metrics(metrics)
+        self.writer.write(line | {name: value for name, value in shown.items() if name not in line})
 
 
 def _count(words) -> int:

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ import pydantic
 from pydantic import Field
 
 from maverick_jax.errors import InputError
+from maverick_jax.files import write_atomically
 from maverick_jax.settings.section import Section
 
 log = logging.getLogger(__name__)
@@ -106,9 +106,7 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
         kept += [line + b"\n"] if keep else []
         dropped += not keep
     if dropped:
-        replacement = path.with_name(path.name + ".tmp")
-        replacement.write_bytes(b"".join(kept))
-        os.replace(replacement, path)
+        write_atomically(path, b"".join(kept))
         log.info("%s: dropped %d line(s) after step %d, from which the run resumes", path, dropped, step)
 
 

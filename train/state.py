@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -13,6 +14,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
+from train.compilation import return_freed_memory
 from train.objectives import Objective
 from train.objectives.next_token import Head
 from train.optimizers.config import Optimizer
@@ -54,6 +56,23 @@ def state_with(
     made = {h.name: param(rngs, h.shape, h.axes, normal(h.std), model.rules, model.config.param_dtype) for h in heads}
     zero, tokens = jnp.zeros((), jnp.int32), jnp.zeros((2,), jnp.uint32)
     return TrainState(zero, zero, tokens, model, optimizer.init(model, made), objective.init(), made)
+
+
+def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, **parts) -> TrainState:
+    """The state before the first step, made in parts on the mesh that is set; `parts` as of `state_with`."""
+    init = functools.partial(init_state, config=config, rules=rules, **parts)
+    # it runs once: on a CPU, half the compile time is worth more than code that is a little better
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    state = jax.jit(init, compiler_options=options)(np.uint32(seed))
+    return_freed_memory()
+    return state
+
+
+def state_of(model: Maverick, seed: int, **parts) -> TrainState:
+    """The state before the first step of a model that exists, on the mesh that is set; `parts` as of `state_with`."""
+    state = jax.jit(functools.partial(state_with, **parts), donate_argnums=0)(model, np.uint32(seed))
+    return_freed_memory()
+    return state
 
 
 def abstract_state(mesh: Mesh, **parts) -> TrainState:

@@ -1,4 +1,4 @@
-"""The train step: loss, gradient, update, metrics. A pure function of (state, batch)."""
+"""The train step: loss, gradient, update, metrics. A pure function of (state, batch), and its compiled program."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import optax
 
 from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
+from train.compilation import return_freed_memory
 from train.objectives import Objective
 from train.objectives.next_token import Context
 from train.optimizers.config import Optimizer
@@ -51,6 +52,17 @@ def train_step(
     rate = optimizer.schedule(state.step - state.skipped)
     metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
     return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried, heads), metrics
+
+
+def compile_step(
+    state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer, references: dict[str, Maverick]
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """`train_step` compiled ahead of time for states and batches like these (arrays, or their shapes), with the frozen
+    models `references`. It donates its state. A batch of another shape is an error, never a second compilation."""
+    step = functools.partial(train_step, objective=objective, optimizer=optimizer)
+    program = jax.jit(step, donate_argnums=0).lower(state, batch, references).compile()
+    return_freed_memory()
+    return lambda state, batch: program(state, batch, references)
 
 
 def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> tuple[dict, Trained]:

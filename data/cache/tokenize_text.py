@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data.array_folder import ArrayFolder, array_file, build_once, seal, write_durably
+from data.array_folder import ArrayFolder, array_file, build_once, seal
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
 from data.sources import DocumentSource, SourceDocument, SourcePart
 from maverick_jax.errors import InputError
+from maverick_jax.files import write_atomically
 from maverick_jax.text import Tokenizer
 
 LAYOUT = 1
@@ -135,7 +136,7 @@ class _Tokenization:
         for file in self.files:
             file.flush()
             os.fsync(file.fileno())
-        write_durably(self.folder / JOURNAL, json.dumps(dataclasses.asdict(self.journal)).encode())
+        write_atomically(self.folder / JOURNAL, json.dumps(dataclasses.asdict(self.journal)).encode())
 
     def _resume(self) -> _Journal:
         """The last journal if the files hold at least what it says, else an empty one."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data.array_folder import write_durably
 from data.targets.format import (
     CONTENTS,
     HEADER,
@@ -29,6 +28,7 @@ from data.targets.format import (
     read_json,
 )
 from maverick_jax.errors import InputError
+from maverick_jax.files import write_atomically
 
 WRITE_OPTIONS = "group_size:1,uncompressed"  # one row is read at a time, and these numbers hardly compress
 FINITE = ("log_probs", "log_normaliser", "label_log_prob", "entropy")
@@ -88,7 +88,7 @@ class TargetsWriter:
             parts = [read_json(part_json(self.path, n), Part) for n in range(self.header.num_parts)]
             content = Contents(header=self.header, parts=parts).model_dump_json().encode() + b"\n"
             with _alone(self.path / "contents.lock", wait=True):
-                write_durably(self.path / CONTENTS, content)
+                write_atomically(self.path / CONTENTS, content)
         return Targets.open(self.path)
 
 
@@ -128,7 +128,7 @@ class PartWriter:
         self._unfinished.replace(self._file)
         size, sums = self._file.stat().st_size, {name: math.fsum(values) for name, values in self._sums.items()}
         done = Part(bytes=size, sha256=self._digest.hexdigest(), sums=sums)
-        write_durably(part_json(self._folder, self._number), done.model_dump_json().encode() + b"\n")
+        write_atomically(part_json(self._folder, self._number), done.model_dump_json().encode() + b"\n")
 
     def discard(self) -> None:
         self._writer.close()
@@ -138,7 +138,7 @@ class PartWriter:
 def _create(path: pathlib.Path, content: bytes) -> None:
     """Write a file that is there whole or not at all; whoever comes first wins."""
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    write_durably(fresh, content)
+    write_atomically(fresh, content)
     with contextlib.suppress(FileExistsError):
         os.link(fresh, path)
     fresh.unlink()

@@ -5,7 +5,6 @@ Everything in it comes from the run's files, which are data: text is escaped, nu
 
 import html
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from launch.report.plots import draw_all
 from launch.report.run_record import RunRecord, Text, number, read_run, series, wall_time
 from maverick_jax.errors import InputError
+from maverick_jax.files import write_atomically
 from maverick_jax.settings import strict_yaml
 
 # The policy is a second lock on what escaping already guarantees.
@@ -71,10 +71,8 @@ def report(run_dir: str | pathlib.Path) -> pathlib.Path:
     """
     record = read_run(run_dir)
     path = record.directory / "report.html"
-    temporary = path.with_name(path.name + ".tmp")
     # A JSON string may hold half of a surrogate pair, which UTF-8 cannot.
-    temporary.write_text(page(record), encoding="utf-8", errors="xmlcharrefreplace")
-    os.replace(temporary, path)
+    write_atomically(path, page(record).encode("utf-8", errors="xmlcharrefreplace"))
     return path
 
 

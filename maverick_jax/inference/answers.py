@@ -16,10 +16,10 @@ def answers(
     max_tokens: int,
     sampling: Sampling,
     seed: int = 0,
-    told: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
     """What the model writes after each of `prompts` (token ids): up to `max_tokens` ids, the one that ends the text
-    included. `told` is called with the number of prompts that are done.
+    included. `on_progress` is called with the number of prompts that are done.
 
     Prompts of like length are written together. Raises InputError as `sample_tokens`.
     """
@@ -36,5 +36,5 @@ def answers(
             waiting -= {i for i in waiting if found[i][-1] in stops}
             if not waiting:
                 break
-        told(done + len(some))
+        on_progress(done + len(some))
     return found

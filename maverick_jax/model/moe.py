@@ -63,7 +63,7 @@ class Moe(nnx.Module):
         with jax.named_scope("router"):
             logits = self.route(x)
             chosen = self.choose(logits)  # k of int32[B, T]
-            scores = [_pick(jax.nn.sigmoid(logits), expert) for expert in chosen]
+            scores = [_pick(self.gates(logits), expert) for expert in chosen]
             stats = router_stats(logits, chosen, real)
         experts, scores = jnp.stack(chosen, axis=-1), jnp.stack(scores, axis=-1).astype(x.dtype)
         if real is not None:
@@ -79,6 +79,10 @@ class Moe(nnx.Module):
             return jnp.einsum("BTD,DE->BTE", x, self.router[...].astype(x.dtype)).astype(jnp.float32)
         router = self.router[...].astype(jnp.float32)
         return jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
+
+    def gates(self, logits: jax.Array) -> jax.Array:
+        """What scales the input of each expert where it is chosen, float32[B, T, E]; sigmoids do not add up to 1."""
+        return jax.nn.sigmoid(logits)
 
     def choose(self, logits: jax.Array) -> list[jax.Array]:
         """The top-k experts of each token, best first, k times int32[B, T]; the lowest index wins a tie."""

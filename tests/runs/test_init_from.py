@@ -12,7 +12,7 @@ from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh
 from tests.parity.oracle import MULTIMODAL, case
 from train.config import read_config, resolved
-from train.run import StateParts, _restore
+from train.restore import StateParts, restore_or_start
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_fresh_run_starts_from_those_weights(folder, tmp_path, sizes):
     run = config(folder, "model.balance.kind=loss_free_bias")
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
     with jax.set_mesh(mesh):
-        state = _restore(StateParts.of(run, {}), CheckpointStore(tmp_path / "checkpoints"), mesh)
+        state = restore_or_start(StateParts.of(run, {}), CheckpointStore(tmp_path / "checkpoints"), mesh)
     assert int(state.step) == 0 and state.model.config.balance == Balance(kind="loss_free_bias")
     found, expected = names.flatten(state.model), case("maverick_with_images").parameters
     for name, value in expected.items():
@@ -53,11 +53,11 @@ def test_a_checkpoint_comes_before_the_weights_it_started_from(folder, tmp_path)
     with jax.set_mesh(make_mesh({}, jax.devices()[:1])) as _:
         mesh = jax.sharding.get_mesh()
         store = CheckpointStore(tmp_path / "checkpoints")
-        state = _restore(StateParts.of(run, {}), store, mesh)
+        state = restore_or_start(StateParts.of(run, {}), store, mesh)
         moved = jax.tree.map(lambda x: x + 1 if x.ndim > 1 else x, state.model)
         arrays = names.flatten(state) | {f"model/{n}": x for n, x in names.flatten(moved).items()}
         store.save(3, arrays, {}, wait=True)
-        again = _restore(StateParts.of(run, {}), store, mesh)
+        again = restore_or_start(StateParts.of(run, {}), store, mesh)
     np.testing.assert_array_equal(again.model.head[...], state.model.head[...] + 1)
 
 

@@ -20,13 +20,15 @@ _OWN_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED
 
 
 def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
-    """Joins the job described by the environment; does nothing when it describes none. Call before any use of JAX.
+    """Joins the job described by the environment, unless it describes none or was joined. Call before any use of JAX.
 
     From then on this process exits with code 76 when another has been dead or frozen for `peer_timeout` seconds.
 
     MAVERICK_COORDINATOR (host:port of process 0), and MAVERICK_NUM_PROCESSES and MAVERICK_PROCESS_ID or else
     SLURM_NTASKS and SLURM_PROCID. Raises InputError when the description is incomplete.
     """
+    if jax.distributed.is_initialized():
+        return
     environment = os.environ
     coordinator = environment.get("MAVERICK_COORDINATOR")
     if not coordinator:

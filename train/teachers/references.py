@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from jax.sharding import Mesh
 
@@ -57,27 +57,29 @@ def find_references(config: RunConfig) -> dict[str, Found]:
 
 def _network(reference: Reference) -> ModelConfig:
     """Of what is there, or of what will be made."""
-    if reference.made_by is not None and not pathlib.Path(reference.path).expanduser().exists():
-        return read_config(reference.made_by).model.network
-    return open_source(reference.path).config
+    making = _making(reference)
+    return open_source(reference.path).config if making is None else making.model.network
 
 
-def missing_references(config: RunConfig) -> list[RunConfig]:
-    """The runs that make what `config.objective` names and what is not there yet, or not to its end. What somebody else
-    has put there is taken as it is."""
-    missing = []
+def missing_references(config: RunConfig) -> dict[str, RunConfig]:
+    """The runs that make what `config.objective` names and what is not there yet, or not to its end, by name. What
+    somebody else has put there is taken as it is."""
+    missing = {}
     for name, reference in config.objective.references().items():
-        if reference.made_by is None:
-            continue
-        making = read_config(
-            reference.made_by, [f"run.dir={json.dumps(str(pathlib.Path(reference.path).expanduser()))}"]
-        )
-        if (step := _steps_done(making)) is None or step >= making.run.steps:
-            continue
-        log.info("objective.%s: %s is at step %d of %d: making it first, by %s", name, reference.path, step,
-                 making.run.steps, reference.made_by)  # fmt: skip
-        missing.append(making)
+        if (making := _making(reference)) is not None:
+            log.info("objective.%s: %s is at step %d of %d: making it first, by %s", name, reference.path,
+                     _steps_done(making), making.run.steps, reference.made_by)  # fmt: skip
+            missing[name] = making
     return missing
+
+
+def _making(reference: Reference) -> RunConfig | None:
+    """The run that makes it, where it has not come to its end yet; None where there is nothing to make."""
+    if reference.made_by is None:
+        return None
+    run_dir = json.dumps(str(pathlib.Path(reference.path).expanduser()))
+    making = read_config(reference.made_by, [f"run.dir={run_dir}"])
+    return making if (step := _steps_done(making)) is not None and step < making.run.steps else None
 
 
 def _steps_done(config: RunConfig) -> int | None:
@@ -104,20 +106,27 @@ def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:
     return of_objective + config.optimizer.adapters(config.model.network)
 
 
-def check_references(found: Mapping[str, Found], tokenizer: Tokenizer, sizes: dict[str, int]) -> None:
+def check_references(
+    found: Mapping[str, Found], tokenizer: Tokenizer, sizes: dict[str, int], missing: Collection[str] = ()
+) -> None:
     """Raises InputError for a model whose tokenizer is another one than the data's, and for one that mesh axes of these
-    sizes do not split evenly."""
+    sizes do not split evenly. `missing`: names of models that are not there yet; their tokenizers are not checked."""
     for name, model in found.items():
         check_split(f"objective.{name}", model.config, model.rules, sizes)
-        if find_tokenizer(pathlib.Path(model.path).expanduser()) is None:
-            log.warning("objective.%s: %s has no tokenizer: whether its ids mean what the data's do is not checked",
-                        name, model.path)  # fmt: skip
-        elif (theirs := load_tokenizer(model.path)).fingerprint != tokenizer.fingerprint:
-            raise InputError(
-                f"objective.{name}: {model.path} was trained with another tokenizer ({theirs.name}, "
-                f"{theirs.vocab_size} ids) than data.tokenizer ({tokenizer.name}, {tokenizer.vocab_size} ids): its "
-                "probabilities are of other tokens"
-            )
+        if name not in missing:
+            _check_tokenizer(name, model, tokenizer)
+
+
+def _check_tokenizer(name: str, model: Found, tokenizer: Tokenizer) -> None:
+    if find_tokenizer(pathlib.Path(model.path).expanduser()) is None:
+        log.warning("objective.%s: %s has no tokenizer; cannot verify that its token ids match data.tokenizer",
+                    name, model.path)  # fmt: skip
+    elif (theirs := load_tokenizer(model.path)).fingerprint != tokenizer.fingerprint:
+        raise InputError(
+            f"objective.{name}: {model.path} was trained with another tokenizer ({theirs.name}, "
+            f"{theirs.vocab_size} ids) than data.tokenizer ({tokenizer.name}, {tokenizer.vocab_size} ids): its "
+            "probabilities are of other tokens"
+        )
 
 
 def fingerprints(found: Mapping[str, Found]) -> dict[str, str]:

@@ -17,11 +17,11 @@ from maverick_jax.sharding import single_device_mesh
 from tests.helpers.folders import mesh_of_8, store_run
 from tests.helpers.small_run import assert_same_run, cut_back, losses
 from tests.parity.oracle import MODELS, case, our_model, random_parameters, random_tokens, shapes, variant
-from train import run
+from train import restore, run
 from train.batches import Feed
 from train.config import read_config, resolved
-from train.program import fresh_state
-from train.run import StateParts
+from train.restore import StateParts, restore_or_start
+from train.state import fresh_state
 
 DENSE = MODELS["dense"]
 """8 layers of width 40; layers 3 and 7 attend globally."""
@@ -302,10 +302,10 @@ def test_a_run_begins_as_the_layers_it_is_made_of_and_goes_on_from_its_checkpoin
     assert resolved(config)["model"]["init_layers"] == LAYERS
     mesh, store = single_device_mesh(), CheckpointStore(tmp_path / "checkpoints")
     with jax.set_mesh(mesh):
-        state = run._restore(run.StateParts.of(config, {}), store, mesh)
+        state = restore_or_start(StateParts.of(config, {}), store, mesh)
         store.save(1, names.flatten(state), {}, wait=True)
-        monkeypatch.setattr(run, "initial_weights", lambda *_: pytest.fail("a run that goes on began again"))
-        again = run._restore(run.StateParts.of(config, {}), store, mesh)
+        monkeypatch.setattr(restore, "initial_weights", lambda *_: pytest.fail("a run that goes on began again"))
+        again = restore_or_start(StateParts.of(config, {}), store, mesh)
     assert nll(state.model, first_batch(config)) == pytest.approx(first_loss, rel=1e-6)
     jax.tree.map(np.testing.assert_array_equal, again.model, state.model)
 

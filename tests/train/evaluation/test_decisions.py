@@ -37,9 +37,10 @@ from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, 
 from maverick_jax.text.chat.dialects import DIALECTS
 from tests.helpers import tiny
 from tests.helpers.trajectory_rows import data_config
-from train.evaluate import evaluate, show
+from train.evaluate import evaluate
 from train.evaluation import decisions
 from train.evaluation.generated import generated
+from train.evaluation.tables import show
 from train.objectives import TrajectoryTuning
 from train.optimizers.config import OptimizerConfig
 from train.step import eval_step

@@ -23,8 +23,9 @@ from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows, with_rows
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
 from train.config import read_config
-from train.expert_scores import choose_experts, pick, show
+from train.expert_scores import choose_experts, show
 from train.objectives.next_token import Context
+from train.trainable.expert_use import pick
 from train.trainable.selection import Selection
 
 # two periods of two mixtures of experts, and one more
@@ -210,13 +211,13 @@ def test_optimizer_memory_is_what_plan_said(sizes):
     ],
 )
 def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, monkeypatch):
-    from train.run import StateParts, _restore
+    from train.restore import StateParts, restore_or_start
 
     monkeypatch.setattr(StateParts, "fresh", lambda self: None)
     words = [*WORDS, *words, *(["optimizer.experts=null"] if frozen is None else [])]
     parts = StateParts.of(read_config("pretrain_tiny", words), {})
     with jax.set_mesh(mesh := single_device_mesh()), caplog.at_level("WARNING"):
-        _restore(parts, CheckpointStore(tmp_path, CheckpointConfig()), mesh)
+        restore_or_start(parts, CheckpointStore(tmp_path, CheckpointConfig()), mesh)
     assert caplog.messages == ([] if frozen is None else [f"{frozen}: {SAID}"])
 
 

@@ -251,9 +251,9 @@ def test_a_teacher_of_somebody_else_is_left_alone(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
     objective = f"objective={{kind: distill, teacher: {tmp_path / 'teacher'}, teacher_config: pretrain_teacher_tiny}}"
-    assert missing_references(run_config(tmp_path / "teacher", objective)) == []
+    assert missing_references(run_config(tmp_path / "teacher", objective)) == {}
     (tmp_path / "file").write_text("no folder")
-    assert missing_references(run_config("x", objective.replace("/teacher,", "/file,"))) == []
+    assert missing_references(run_config("x", objective.replace("/teacher,", "/file,"))) == {}
     (tmp_path / "none" / "checkpoints").mkdir(parents=True)  # of a run that was killed before it had said anything
     absent = missing_references(run_config("x", objective.replace("/teacher,", "/none,")))
-    assert [str(found.run.directory) for found in absent] == [str(tmp_path / "none")]
+    assert [str(found.run.directory) for found in absent.values()] == [str(tmp_path / "none")]

@@ -1,0 +1,62 @@
+"""The state a run starts from: its newest checkpoint, else the weights it is told to start from, else random ones."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.initialization.from_model import initial_weights
+from maverick_jax.precision import for_backend
+from train.config import RunConfig
+from train.objectives.next_token import Head
+from train.optimizers.config import Optimizer
+from train.state import TrainState, abstract_state, fresh_state, state_of
+from train.teachers.references import Found, heads_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateParts:
+    """What decides the train state: its shapes, and its values before the first step."""
+
+    config: RunConfig
+    optimizer: Optimizer
+    heads: tuple[Head, ...]
+
+    @classmethod
+    def of(cls, config: RunConfig, references: Mapping[str, Found]) -> "StateParts":
+        return cls(config, config.optimizer.build(config.run.steps), heads_of(config, references))
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `init_state`."""
+        rules = self.config.mesh.sharding_rules()
+        return {"config": for_backend(self.config.model.network), "rules": rules, **self.state_arguments()}
+
+    def state_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `state_with`."""
+        return {"optimizer": self.optimizer, "objective": self.config.objective, "heads": self.heads}
+
+    def fresh(self) -> TrainState:
+        return fresh_state(self.config.run.seed, **self.arguments())
+
+
+def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> TrainState:
+    """The newest state that verifies, onto this mesh whatever the one it was saved from; else a fresh one."""
+    target = abstract_state(mesh, **parts.arguments())
+    found = store.restore(names.flatten(target))
+    if found is not None:
+        return names.unflatten(target, found[1])
+    if (start := parts.config.model.start) is None:
+        if frozen := parts.optimizer.selection.frozen(parts.config.model.network):
+            log.warning(
+                "%s: random numbers, and not trained; model.init_from says where weights are", ", ".join(frozen)
+            )
+        return parts.fresh()
+    log.info("starting from the weights of %s", start.path)
+    seed = parts.config.run.seed
+    return state_of(initial_weights(target.model, start, seed), seed, **parts.state_arguments())

@@ -1,0 +1,45 @@
+"""A teacher's forward pass: its most likely tokens at every position, and samples of the others."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.sharding import reshard
+
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.top_k import Top, top_k
+from maverick_jax.sharding import ShardingRules
+from train.objectives.distill.stored import OfflineTargets
+from train.objectives.next_token import hidden_states
+
+TeacherForward = Callable[[dict[str, jax.Array], jax.Array], Top]
+"""(batch [A, b, T], uniforms [A, b, T, s]) -> the teacher's answers, [A, b, T, ...]."""
+
+
+def teacher_forward(
+    teacher: Maverick, wanted: OfflineTargets, temperature: float, rules: ShardingRules
+) -> TeacherForward:
+    """The jitted forward pass of a frozen teacher. rules: of the batches, which need not be those of its parameters."""
+    options = {"k": wanted.top_k, "temperature": temperature, "rules": rules}
+    return functools.partial(jax.jit(functools.partial(teacher_top_k, **options)), teacher)
+
+
+def teacher_top_k(
+    teacher: Maverick,
+    batch: dict[str, jax.Array],
+    uniforms: jax.Array,
+    *,
+    k: int,
+    temperature: float,
+    rules: ShardingRules,
+) -> Top:
+    """The `k` likeliest tokens at each position of a batch [A, b, T], one microbatch at a time, and s of the others,
+    drawn by `uniforms` float32[A, b, T, s] in [0, 1); see `top_k`."""
+
+    def one(microbatch):
+        batch, uniforms = microbatch
+        hidden = reshard(hidden_states(teacher, batch)[0], rules("batch", "length", None))
+        head = reshard(teacher.output_weight(), rules.compute("embed", "vocab"))
+        return top_k(hidden, head, batch["labels"], uniforms, k=k, temperature=temperature, rules=rules)
+
+    return jax.lax.map(one, (batch, uniforms))

@@ -1,0 +1,58 @@
+"""Which routed experts a model uses on given rows: sums of gates and of assignments, and the experts used most."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maverick_jax.model.layers import Taps
+from maverick_jax.model.transformer import Maverick
+from train.batches import Feed
+from train.objectives.next_token import tapped_states
+
+
+def measure(model: Maverick, feed: Feed, steps: int) -> dict[str, Any]:
+    """Over the batches of `steps`: `tokens`, how many were real, and two arrays float64[layers, E]. `token` is the part
+    of a layer's assignments that went to an expert (token selection ratio). `gate` is its part of the layer's gate
+    values, which count as 0 where it was not chosen (average gate score, normalized)."""
+    program, totals, tokens = jax.jit(_sums), None, 0
+    with feed.batches(0, steps) as batches:
+        for batch in batches:
+            *sums, real = jax.device_get(program(model, batch))
+            sums = np.asarray(sums, np.float64)
+            totals = sums if totals is None else totals + sums
+            tokens += int(real)
+    assert totals is not None
+    whole = totals.sum(axis=-1, keepdims=True)
+    gate, token = totals / np.where(whole == 0, 1, whole)
+    return {"gate": gate, "token": token, "tokens": tokens}
+
+
+def _sums(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gate values and assignments, float32[layers, E], and the number of real tokens, of arrays [A, b, T]."""
+    gates, counts = jax.lax.map(functools.partial(_uses, model), batch)
+    return jnp.sum(gates, axis=0), jnp.sum(counts, axis=0), jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)
+
+
+def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The same of one microbatch [b, T]."""
+    layers = model.config.moe_layers
+    real = (batch["segment_ids"] > 0)[..., None]
+    number = jnp.arange(model.config.num_local_experts, dtype=jnp.int32)[None, None, :]
+    found = []
+    moe_layers = [model.layer(i) for i in layers]
+    for layer, logits in zip(moe_layers, tapped_states(model, batch, Taps(router=layers)).routers, strict=True):
+        chosen = [(expert[..., None] == number) & real for expert in layer.moe.choose(logits)]
+        assigned = sum(one.astype(jnp.float32) for one in chosen)
+        found.append([jnp.sum(x, axis=(0, 1)) for x in (assigned * layer.moe.gates(logits), assigned)])
+    gates, counts = zip(*found, strict=True)
+    return jnp.stack(gates), jnp.stack(counts)
+
+
+def pick(parts: np.ndarray, share: float) -> list[int]:
+    """The fewest experts, ascending, whose `parts` [E] of the whole, 1, add up to `share`; of equal ones the first."""
+    order = np.argsort(-parts, kind="stable")
+    reached = np.cumsum(parts[order]) >= share - 1e-9
+    return sorted(order[: int(np.argmax(reached)) + 1 if reached.any() else len(order)].tolist())
