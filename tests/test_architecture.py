@@ -34,7 +34,6 @@ FLOOR_ZERO = {
     *("config", "errors", "files", "images", "network", "param", "parameters", "precision", "progress", "settings"),
     *("sharding", "stack", "text"),
 }
-JOINED_IN = ("train.run", "train.evaluate")
 
 
 def module_of(path: pathlib.Path) -> str:
@@ -87,12 +86,12 @@ def test_floor_zero_is_what_it_is_said_to_be():
     assert on_zero - upper <= FLOOR_ZERO
 
 
-def test_data_knows_nothing_of_models_and_only_the_entry_joins_them():
+def test_data_knows_nothing_of_models_and_no_module_of_train_imports_both():
     for path, tree in trees():
         module, imported = module_of(path), imports_of(tree)
         if module.startswith("data"):
             assert {i for i in imported if floor_of(i) > 0 and not i.startswith("data")} == set(), path
-        elif module.startswith("train") and module not in JOINED_IN:
+        elif module.startswith("train"):
             floors = {i.partition(".")[0] if i.startswith("data") else ".".join(i.split(".")[:2]) for i in imported}
             assert not {"data", "maverick_jax.model"} <= floors, path
 

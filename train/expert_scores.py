@@ -52,11 +52,9 @@ def choose_experts(
     # only the rows are needed, not what an objective reads besides them
     session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))
     with jax.set_mesh(session.mesh):
-        rules = config.mesh.sharding_rules()
-        abstract = abstract_model(for_backend(config.model.network), session.mesh, rules)
-        model = initial_weights(abstract, start, config.run.seed)
+        abstract = abstract_model(for_backend(config.model.network), session.mesh, config.mesh.sharding_rules())
         steps = -(-tokens // (config.data.batch_size * config.data.sequence_length))
-        used = measure(model, session.feed, steps)
+        used = measure(initial_weights(abstract, start, config.run.seed), session.feed, steps)
     found = {
         "model": start.path,
         "score": score,
@@ -65,14 +63,13 @@ def choose_experts(
         "experts": {str(layer): pick(used[score][i], share) for i, layer in enumerate(config.model.moe_layers)},
     }
     if out is not None and jax.process_index() == 0:
-        path = pathlib.Path(out)
-        text = json.dumps(found, indent=2) + "\n" if path.suffix == ".json" else strict_yaml.dump(found)
-        write_atomically(path, text.encode())
+        text = json.dumps(found, indent=2) + "\n" if out.endswith(".json") else strict_yaml.dump(found)
+        write_atomically(pathlib.Path(out), text.encode())
     return found | {"scores": {name: used[name].tolist() for name in ("gate", "token")}}
 
 
 def _checked(config: RunConfig, checkpoint: str | None, share: float, tokens: int, out: str | None) -> Start:
-    """Where the model is."""
+    """Where the model is. Raises InputError for options that cannot be."""
     if not 0 < share <= 1:
         raise InputError(f"--share: {share}; expected a part of 1, such as 0.1")
     if tokens < 1:
@@ -84,15 +81,13 @@ def _checked(config: RunConfig, checkpoint: str | None, share: float, tokens: in
     start = config.model.start if checkpoint is None else Start(checkpoint, None, False)
     if start is None:
         raise InputError("data experts: the config names no weights: give --checkpoint, or model.init_from")
-    if checkpoint is not None:
-        if unfit := findings(config.model.network, open_source(checkpoint).config, start):
-            raise InputError("\n".join(f"--checkpoint: {checkpoint}: {key}: {text}" for key, text in unfit))
+    if checkpoint is not None and (unfit := findings(config.model.network, open_source(checkpoint).config, start)):
+        raise InputError("\n".join(f"--checkpoint: {checkpoint}: {key}: {text}" for key, text in unfit))
     return start
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what `choose_experts` has returned."""
-    console = console or Console()
     table = Table(title=f"{found['tokens']:,} tokens; chosen for {found['share']:.0%} of {found['score']} scores")
     for name in ("layer", "chosen", "of", "gate", "token", "experts: gate, token"):
         table.add_column(name, justify="left" if ":" in name else "right")
@@ -102,4 +97,4 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         listed = ", ".join(f"{e}: {gate[e]:.1%}, {token[e]:.1%}" for e in best[:4]) + (", ..." if len(ids) > 4 else "")
         row = (layer, len(ids), len(gate), f"{gate[ids].sum():.1%}", f"{token[ids].sum():.1%}", listed)
         table.add_row(*map(str, row))
-    console.print(table)
+    (console or Console()).print(table)

@@ -10,6 +10,9 @@ For each update `n` from `start + 1` to `stop`, in this order:
 So every metric up to `n` is delivered before state `n` is saved, and a run that dies at any moment and resumes from
 state `n` lacks none of them. State `n` is the state after `n` updates.
 
+In a profiler trace, step 1 is the annotation "train" with its number, and a hook's call bears its class's name, such as
+`Evaluation` or `Checkpoint`.
+
 When the loop ends in order, and when it ends by a MaverickError, the hooks are closed: what they have begun is
 finished. On any other exception, such as another process's death, they are not: waiting could last for ever.
 """
@@ -61,16 +64,18 @@ def fit(step: Callable, state, batches: Iterator, *, start: int, stop: int, hook
 def _run(step, state, batches, start: int, stop: int, hooks: Sequence[Hook]):
     delivery = _Delivery(hooks)
     for number in range(start + 1, stop + 1):
-        batch = next(batches, None)
-        if batch is None:
-            raise RuntimeError(f"the data ended before update {number} of {stop}")
-        state, metrics = step(state, batch)
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            batch = next(batches, None)
+            if batch is None:
+                raise RuntimeError(f"the data ended before update {number} of {stop}")
+            state, metrics = step(state, batch)
         due = [hook for hook in hooks if hook.due(number)]
         delivery.put(number, metrics)
         if due:
             delivery.flush()
             for hook in due:
-                hook.on_state(number, state)
+                with jax.profiler.TraceAnnotation(type(hook).__name__):
+                    hook.on_state(number, state)
             delivery.restart_clock()
     delivery.flush()
     return state

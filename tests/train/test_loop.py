@@ -1,5 +1,6 @@
 """The loop's order contract, its hooks, metrics.jsonl and the ways out."""
 
+import gzip
 import json
 import os
 import signal
@@ -239,6 +240,21 @@ def test_profile_and_progress(tmp_path, capsys):
     assert list((tmp_path / "cut").rglob("*.xplane.pb"))
     with pytest.raises(ValidationError, match="at least 2"):
         LoggingConfig(profile_start=1)
+
+
+def test_a_trace_names_steps_and_hooks(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", CheckpointConfig(every=4))
+    hooks = [
+        ProfilerTrace(tmp_path / "profile", first=3, steps=3),
+        Evaluation(lambda state: {"eval_loss": state["total"]}, MetricsWriter(tmp_path), every=4, last_step=6),
+        Checkpoint(store, lambda number, state: (state, {}), last_step=6),
+    ]
+    fit(step, fresh(), numbers(0), start=0, stop=6, hooks=hooks)
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    named = lambda name: [event for event in events if event.get("name") == name]
+    assert sorted(event["args"]["step_num"] for event in named("train")) == ["3", "4", "5"]
+    assert len(named("Evaluation")) == len(named("Checkpoint")) == 1  # after update 4
 
 
 # ---- metrics.jsonl ---------------------------------------------------------------------------------------------------

@@ -41,9 +41,10 @@ class HeldOut:
                     sums = step(model, batch, references)
                     totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
             assert totals is not None
+            sums = jax.device_get(totals)
             # sums over batches, then one division: the mean over labels, not over batches
-            means = {f"eval_{name}": mean for name, mean in objective.means(totals, written).items()}
-            return {**means, "eval_tokens": int(totals["weight"])}
+            means = {f"eval_{name}": mean for name, mean in objective.means(sums, written).items()}
+            return {**means, "eval_tokens": int(sums["weight"])}
 
         return measured
 
