@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, the record of a run, and the sinks that copy it elsewhere.
+"""The writer of `metrics.jsonl`, the record of a run, and of the sinks that copy it elsewhere.
 
 One JSON object a line, written whole and flushed. Numbers that JSON lacks are the strings "NaN", "Infinity" and
 "-Infinity", which `float()` reads; null means unknown. A resumed run first drops the lines after its checkpoint, so
@@ -28,7 +28,7 @@ Sink = Callable[[int, dict[str, float]], None]
 
 
 class LoggingConfig(Section):
-    """What a run tells about itself."""
+    """What a run records and shows of itself, and how long it may be silent."""
 
     every: Annotated[int, Field(ge=1)] = 10
     """Steps between two training lines in metrics.jsonl. The last step always has one."""
@@ -84,7 +84,7 @@ class MetricsWriter:
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of all that is no dict; of what is in one, `name/inner name`."""
+    """(name, value) of every value that is not a dict; inside a dict the name is `outer/inner`."""
     for key, value in line.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}/")
@@ -93,7 +93,7 @@ def _flat(line: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:
-    """Rewrites the file in one move, without the lines of steps after `step` and without lines that are not JSON."""
+    """Rewrites the file at once, without the lines of steps after `step` and without lines that are not JSON."""
     if not path.exists():
         return
     kept, dropped = [], 0
@@ -111,7 +111,7 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
 
 
 def plain(value):
-    """`value` in what JSON has: arrays as lists, non-finite numbers as strings."""
+    """`value` as JSON can hold it: arrays as lists, non-finite numbers as strings."""
     match value:
         case dict():
             return {str(k): plain(v) for k, v in value.items()}

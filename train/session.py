@@ -12,8 +12,9 @@
 8. references that are missing: train them, each in a session of its own; then do 5 and 7 again;
 9. compilation cache: choose its directory.
 
-All checks come before anything is compiled. Before step 8 nothing is written but the cache of tokenized data, which is
-shared by all runs and named by its contents. A caller names the parts it needs; the others are not opened.
+All checks come before anything is compiled, except the second look at references that had to be made. Before step 8
+nothing is written but the cache of tokenized data, which all runs share. A caller names the parts it needs; the others
+are not opened.
 """
 
 import dataclasses

