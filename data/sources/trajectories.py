@@ -1,4 +1,4 @@
-"""Trajectories: agents' conversations with tools, in one of the known formats (docs/trajectories.md)."""
+"""Trajectories: agents' conversations with tools, in one of the known formats (docs/reference/trajectories.md)."""
 
 from typing import Annotated, ClassVar, Literal
 

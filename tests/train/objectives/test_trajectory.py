@@ -224,7 +224,7 @@ def test_losses_by_kind_and_decisions_are_those_of_the_logits(rows, dataset, one
 
 
 def test_it_needs_runs():
-    with pytest.raises(InputError, match=r"data\.sources: objective\.kind: trajectory needs a source of agent runs"):
+    with pytest.raises(InputError, match=r"data\.sources: objective\.kind: trajectory needs a source of trajectories"):
         read_config("pretrain_tiny", ["objective.kind=trajectory"])
 
 

@@ -411,7 +411,7 @@ def test_a_source_of_rows_is_filtered_and_scrubbed(source, tmp_path, capsys):
     text = "".join(run["text"] for row in inspect(config, 0, count=1)["rows"] for run in row["runs"])
     assert "joe@corp.com" not in text and ".invalid." in text
     refused = _source(source, tmp_path, filter=FilterConfig(max_tokens=1))
-    with pytest.raises(InputError, match=r"no run can be read: the filter drops 3 of 3 \(length 3\)"):
+    with pytest.raises(InputError, match=r"no trajectory can be read: the filter drops 3 of 3 \(length 3\)"):
         stats(refused, 0)
 
 
