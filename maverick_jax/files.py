@@ -67,8 +67,8 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_constant(text: str) -> NoReturn:
-    """`parse_constant` that raises ValueError: NaN and the infinities are no JSON."""
-    raise ValueError(f"{text} is no JSON number")
+    """`parse_constant` that raises ValueError: NaN and the infinities are not JSON."""
+    raise ValueError(f"{text} is not a JSON number")
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------

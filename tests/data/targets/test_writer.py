@@ -183,7 +183,7 @@ def test_rows_that_are_not_there_and_rows_of_other_data(whole):
         ('"top_k":4', '"top_k":999', "contents.json: header: Value error, top_k 999 is more than the vocabulary"),
         ('"top_k":4', '"top_k":4,"top_k":5', "contents.json: key 'top_k' is given twice"),
         ('"rows":22', '"rows":99999999', "contents.json: 6 parts; its header has 25000000"),
-        ('"temperature":1.0', '"temperature":NaN', "contents.json: NaN is no JSON number"),
+        ('"temperature":1.0', '"temperature":NaN', "contents.json: NaN is not a JSON number"),
         ("{", "[" * 100_000, "contents.json: "),
     ],
 )

@@ -86,7 +86,7 @@ KINDS = {
     "broken JSON": ('{"messages": [', "not JSON: Expecting value"),
     "truncated line": (json.dumps(samples.openai())[:-20], "not JSON"),
     "key twice": ('{"messages": [], "messages": []}', "key 'messages' is given twice"),
-    "NaN": (openai(lambda m: None, reward=float("nan")), "NaN is no JSON number"),
+    "NaN": (openai(lambda m: None, reward=float("nan")), "NaN is not a JSON number"),
     "not an object": ("[1, 2]", "record: expected an object, got a list"),
     "half a character": (on(8, content="\ud800"), r"messages\[8\]: content: .*"),
     "huge integer": ('{"messages": [], "x": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),

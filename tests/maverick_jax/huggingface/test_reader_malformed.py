@@ -190,7 +190,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "header is a list": (raw(b"[]"), "does not begin with {"),
     "header begins with a space": (raw(b" {}"), "does not begin with {"),
     "header is no text": (raw(b'{"\xff\xfe": 1}'), "not a readable"),
-    "header with NaN": (raw(b'{"a": NaN}'), "NaN is no JSON number"),
+    "header with NaN": (raw(b'{"a": NaN}'), "NaN is not a JSON number"),
     "header says a tensor twice": (raw(b'{"a": 1, "a": 2}'), "'a' is given twice"),
     "header says a type twice": (raw(b'{"a": {"dtype": "F32", "dtype": "F16"}}'), "'dtype' is given twice"),
     "header says 100000 tensors twice": (raw(b'{"a":1' + b',"a":1' * 100_000 + b"}"), "'a' is given twice"),

@@ -89,7 +89,7 @@ def test_images_stand_where_they_were_put(dialect, small_llama4):
 
 
 def test_an_image_is_made_of_image_tokens(small_llama4):
-    with pytest.raises(InputError, match=r"image: token id 200008 is none of <\|image_start\|>"):
+    with pytest.raises(InputError, match=r"image: token id 200008 is not one of <\|image_start\|>"):
         render(Conversation([Message(USER, (Image([200008]),))]), small_llama4)
 
 
@@ -326,7 +326,7 @@ SURROGATE = "a\ud800"
 MALFORMED = [
     (None, r"messages: expected a list, got NoneType"),
     ({}, r"messages: expected a list, got dict"),
-    ([], r"messages: there is none"),
+    ([], r"messages: empty; expected at least one"),
     (["hi"], r"message 0: message: expected an object, got str"),
     ([{"content": "hi"}], r"message 0: role: None; expected one of system"),
     ([{"role": "User", "content": "hi"}], r"message 0: role: 'User'; .*did you mean user"),
@@ -341,7 +341,7 @@ MALFORMED = [
     ([{"role": "user", "content": "x" * (2**24 + 1)}], r"message 0: content: 16,777,217 characters; expected at most"),
     ([{"role": "user", "content": [{"type": "text", "text": 5}]}], r"message 0: content\[0\]\.text: expected text"),
     ([{"role": "user", "content": [{"type": "audio"}]}], r"content\[0\]\.type: 'audio'; expected text, image"),
-    ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]\.an image, but `images` has no more"),
+    ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]\.more image parts than `images`"),
     ([{"role": "user", "content": ["hi"]}], r"content\[0\]\.part: expected an object"),
     ([{**USER_SAYS, "contents": "x"}], r"message 0: contents: unknown field; .*did you mean content"),
     ([{**USER_SAYS, "tool_calls": []}], r"message 0: tool_calls: unknown field"),
@@ -351,21 +351,21 @@ MALFORMED = [
     ([*CALL, {"role": "tool", "content": "", "tool_call_id": 3}], r"message 1: tool_call_id: expected a short text"),
     ([*CALL, {"role": "tool", "content": "", "tool_call_id": "d"}], r"message 1: tool_call_id: 'd'; expected 'c'"),
     ([*CALL, {"role": "tool", "content": "", "name": "g"}], r"message 1: name: 'g'; expected 'f'"),
-    ([*CALL, *[{"role": "tool", "content": ""}] * 2], r"message 2: a tool's result, but no call"),
-    ([*CALL, USER_SAYS, {"role": "tool", "content": ""}], r"message 2: a tool's result, but no call"),
-    ([{"role": "tool", "content": ""}], r"message 0: a tool's result, but no call"),
-    ([USER_SAYS, {"role": "system", "content": ""}], r"message 1: role: a system message is the first"),
+    ([*CALL, *[{"role": "tool", "content": ""}] * 2], r"message 2: a tool result, but every call before it"),
+    ([*CALL, USER_SAYS, {"role": "tool", "content": ""}], r"message 2: a tool result, but every call before it"),
+    ([{"role": "tool", "content": ""}], r"message 0: a tool result, but every call before it"),
+    ([USER_SAYS, {"role": "system", "content": ""}], r"message 1: role: only the first message may be a system message"),
     (calling({"name": "f"}), r"message 0: tool_calls\[0\]\.function\.arguments: expected an object, got NoneType"),
     (calling({"name": "f", "arguments": "{'a': 1}"}), r"tool_calls\[0\]\.function\.arguments: not JSON"),
     (calling({"name": "f", "arguments": ""}), r"function\.arguments: not JSON"),
     (calling({"name": "f", "arguments": "[1]"}), r"function\.arguments: expected an object, got list"),
     (calling({"name": "f", "arguments": "{} {}"}), r"function\.arguments: not JSON: more text after character 2"),
-    (calling({"name": "f", "arguments": '{"a": NaN}'}), r"function\.arguments: not JSON: NaN is no JSON number"),
+    (calling({"name": "f", "arguments": '{"a": NaN}'}), r"function\.arguments: not JSON: NaN is not a JSON number"),
     (calling({"name": "f", "arguments": '{"a": 1, "a": 2}'}), r"key 'a' is given twice"),
     (calling({"name": "f", "arguments": '{"a": ' + "[" * 100_000}), r"nested deeper than 64 levels"),
     (calling({"name": "f", "arguments": '{"a": "' + "x" * 10_000_000 + '"}'}), r"longer than 1,048,576 characters"),
-    (calling({"name": "f", "arguments": {"a": float("inf")}}), r"\[0\]\.'f': arguments: inf is no JSON number"),
-    (calling({"name": "f", "arguments": {"a": {1: 2}}}), r"expected a key of text, got int"),
+    (calling({"name": "f", "arguments": {"a": float("inf")}}), r"\[0\]\.'f': arguments: inf is not a JSON number"),
+    (calling({"name": "f", "arguments": {"a": {1: 2}}}), r"expected a key of type str, got int"),
     (calling({"name": "f", "arguments": {"a": object()}}), r"expected JSON .* got object"),
     (calling({"name": "f", "arguments": {"a": SURROGATE}}), r"half a character"),
     (calling({"name": "f", "arguments": {SURROGATE: 1}}), r"half a character"),
@@ -394,7 +394,7 @@ MALFORMED_TOOLS = [
     ([{"type": "function", "function": {"name": "f", "parameters": "{}"}}], r"tool 0: parameters: expected an object"),
     ([{"type": "function", "function": {"name": "f", "description": 5}}], r"tool 0: description: expected text"),
     ([{"type": "function", "function": {"name": "f", "strict": True}}], r"tool 0: function\.strict: unknown field"),
-    ([{"type": "function", "function": {"name": "f"}}] * 2, r"tool 1: name: 'f' is the name of tool 0 too"),
+    ([{"type": "function", "function": {"name": "f"}}] * 2, r"tool 1: name: 'f' is also the name of tool 0"),
     ([{"type": "function", "function": {"name": "f"}}] * 1_000_000, r"tools: 1,000,000; expected at most 1,024"),
 ]
 
@@ -467,7 +467,7 @@ def test_surplus_images_are_refused():
 
 
 def test_what_cannot_be_rendered():
-    with pytest.raises(InputError, match=r"declares tools in the first user message, and there is none"):
+    with pytest.raises(InputError, match=r"declares tools in the first user message, but there is none"):
         render(Conversation([Message(ASSISTANT, "x")], [Tool("f")]), BYTES, "hugging_face")
     with pytest.raises(InputError, match=r"tokenizer bytes has no control token <\|reasoning_thinking_start\|>"):
         render(Conversation([Message(ASSISTANT, "x", thought="y")]), BYTES)

@@ -305,7 +305,7 @@ def test_a_pattern_that_never_ends_is_an_error(tmp_path):
     """The library panics, with no Exception, once its regular expressions give up."""
     slow = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
     made = load_tokenizer(_byte_level_json(tmp_path, pre_tokenizer=slow))
-    with pytest.raises(InputError, match=r"cannot take this text: .*retry-limit"):
+    with pytest.raises(InputError, match=r"cannot tokenize this text: .*retry-limit"):
         made.encode("x" * 60)
 
 
