@@ -354,7 +354,7 @@ MALFORMED = [
     ([*CALL, *[{"role": "tool", "content": ""}] * 2], r"message 2: a tool result, but every call before it"),
     ([*CALL, USER_SAYS, {"role": "tool", "content": ""}], r"message 2: a tool result, but every call before it"),
     ([{"role": "tool", "content": ""}], r"message 0: a tool result, but every call before it"),
-    ([USER_SAYS, {"role": "system", "content": ""}], r"message 1: role: only the first message may be a system message"),
+    ([USER_SAYS, {"role": "system", "content": ""}], r"role: only the first message may be a system message"),
     (calling({"name": "f"}), r"message 0: tool_calls\[0\]\.function\.arguments: expected an object, got NoneType"),
     (calling({"name": "f", "arguments": "{'a': 1}"}), r"tool_calls\[0\]\.function\.arguments: not JSON"),
     (calling({"name": "f", "arguments": ""}), r"function\.arguments: not JSON"),
