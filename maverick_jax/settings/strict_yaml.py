@@ -74,7 +74,7 @@ def join(key: str, last: str | int) -> str:
 
 
 def raise_problems(problems: list[Problem]) -> None:
-    """Raise one InputError with a line per distinct problem, ordered by file and line. Does nothing without problems."""
+    """Raise one InputError with a line per distinct problem, ordered by file and line, if there are any."""
     if problems:
         in_order = sorted(dict.fromkeys(problems), key=lambda p: (p.place.source, p.place.line or 0))
         raise InputError("\n".join(str(p) for p in in_order))
