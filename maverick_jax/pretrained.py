@@ -331,7 +331,7 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
 
     importing.import_arrays(
         {
-            MODEL + name: importing.Arriving.of(readers[name], dtypes[name], _split_axes(leaf))
+            MODEL + name: importing.ImportedArray.of(readers[name], dtypes[name], _split_axes(leaf))
             for name, leaf in leaves.items()
         },
         {"model": config.model_dump(mode="json")},
