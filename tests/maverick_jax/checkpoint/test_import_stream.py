@@ -358,7 +358,7 @@ def test_an_interrupted_import_resumes(folder, tmp_path, stop_after, reads):
     assert len(set(reads)) > 100 and len(reads) <= len(set(reads)) + 3 * under_way
     assert stored(tmp_path / "run").verify(0) == []
     same_parameters(load_pretrained(tmp_path / "run"), case("maverick_with_images").parameters)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         import_checkpoint(folder, tmp_path / "run")
 
 

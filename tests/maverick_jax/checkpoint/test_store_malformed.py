@@ -87,14 +87,14 @@ CASES: dict[str, tuple[Damage, str]] = {
         meta(lambda found: found["arrays"].update({"model/x": found["arrays"][NORM]})),
         "model/x",
     ),
-    "an array is missing": (meta(lambda found: found["arrays"].pop(NORM)), "not those of its model: norm"),
+    "an array is missing": (meta(lambda found: found["arrays"].pop(NORM)), "do not match its model: norm"),
     "a path out of the checkpoint": (
         meta(lambda found: found["arrays"].update({"model/../../../x": found["arrays"][NORM]})),
         "model/../../../x",
     ),
-    "no model": (meta(lambda found: found.pop("model")), "does not hold the model's config"),
+    "no model": (meta(lambda found: found.pop("model")), "its metadata has no model config"),
     "a model that is a list": (meta(lambda found: found.update(model=[])), "metadata: model"),
-    "a model of another width": (model(hidden_size=64), "not those of its model"),
+    "a model of another width": (model(hidden_size=64), "do not match its model"),
     "a model of 10^12 layers": (model(num_hidden_layers=10**12), "at most 4096 layers"),
     "a model of more layers than arrays": (
         model(num_hidden_layers=4001, interleave_moe_layer_step=4001),
