@@ -98,7 +98,10 @@ def _quantiles(scores: array.array) -> dict[str, float]:
 def show(found: dict[str, Any], console: Console | None = None) -> None:
     """Print a report (its `as_dict`) as tables."""
     console = console or Console()
-    table = Table(title=f"{found['read']:,} trajectories: {found['kept']:,} kept, {found['dropped']:,} dropped")
+    console.print(
+        f"{found['read']:,} trajectories: {found['kept']:,} kept, {found['dropped']:,} dropped", highlight=False
+    )
+    table = Table()
     table.add_column("rule")
     table.add_column("matched", justify="right")
     table.add_column("dropped", justify="right")
