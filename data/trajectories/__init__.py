@@ -1,5 +1,5 @@
 """Agent trajectories: one normal form, readers of common formats, failed calls, token kinds and loss weights
-(docs/trajectories.md)."""
+(docs/reference/trajectories.md)."""
 
 from data.trajectories.actions import Action, find_actions
 from data.trajectories.formats import FORMATS

@@ -1,4 +1,7 @@
-"""Which tool results are errors: by a flag of the record, or else by a rule for the text (docs/trajectories.md)."""
+"""Which tool results are errors: by a flag of the record, or else by a rule for the text.
+
+The flags and rules are listed in docs/reference/trajectories.md.
+"""
 
 import json
 import re

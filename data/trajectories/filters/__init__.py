@@ -1,4 +1,7 @@
-"""Curate trajectories: filter them by rules and scores, and replace personal data (docs/trajectories.md)."""
+"""Curate trajectories: filter them by rules and scores, and replace personal data.
+
+The rules and the score are described in docs/reference/trajectories.md.
+"""
 
 from data.trajectories.filters.apply import apply
 from data.trajectories.filters.config import CurationConfig, FilterConfig, ScrubConfig

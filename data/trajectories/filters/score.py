@@ -2,7 +2,7 @@
 
     score = 0.40 outcome + 0.20 recovery + 0.15 grounding + 0.10 variety + 0.10 depth + 0.05 novelty
 
-The weights are our choice, not a measured result; docs/trajectories.md describes the parts.
+The weights are our choice, not a measured result; docs/reference/trajectories.md describes the parts.
 """
 
 import dataclasses

@@ -1,5 +1,4 @@
-"""Conversations with tools: typed messages, rendered to token ids with a kind per token, and parsed back
-(docs/chat.md)."""
+"""Conversations with tools: types, rendering to token ids and kinds, and parsing (docs/reference/chat.md)."""
 
 from maverick_jax.text.chat.conversation import Conversation, Image, Message, Role, Tool, ToolCall
 from maverick_jax.text.chat.dialects import DEFAULT, DIALECTS, Dialect, find_dialect

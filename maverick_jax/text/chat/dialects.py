@@ -1,5 +1,6 @@
 """Tool dialects used with Llama 4 models. A dialect fixes where tools are declared, how calls and results are written,
-which token ends them, and how calls are parsed. Messages without tools are the same in all dialects (docs/chat.md).
+which token ends them, and how calls are parsed. Messages without tools are the same in all dialects
+(docs/reference/chat.md).
 
 Each dialect has a twin in `templates/` for programs that render Jinja.
 """

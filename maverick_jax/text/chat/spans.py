@@ -57,7 +57,7 @@ Segment = Text | Control | Image
 @dataclasses.dataclass(frozen=True, slots=True)
 class Span:
     """One rendered segment; its tokens are ids[begin:end]. If texts are tokenized together, a token with characters of
-    several spans belongs to one of them (docs/chat.md), so a span may be empty (begin == end)."""
+    several spans belongs to one of them (docs/reference/chat.md), so a span may be empty (begin == end)."""
 
     kind: Kind
     role: Role

@@ -93,7 +93,7 @@ KINDS = {
     "mixed formats": (json.dumps(samples.tau_bench()), "is not of format openai, which .*: it looks like tau_bench"),
     "reward of a wrong kind": (openai(lambda m: None, reward="high"), "reward: expected a number, got text"),
     "negative weight": (on(8, weight=-1), r"messages\[8\]: weight: -1; expected 0 or more"),
-    "tool declared twice": (openai(lambda m: None, tools=samples.TOOLS * 2), "tool 2: name: 'find' is also the name of"),
+    "tool declared twice": (openai(lambda m: None, tools=samples.TOOLS * 2), "tool 2: name: 'find' is also the name"),
     "tools that are not JSON": (openai(lambda m: None, tools="[{"), "tools: not JSON"),
     "too long an id": (openai(lambda m: None, id="x" * 5000), "provenance.id: expected a text of at most"),
 }  # fmt: skip

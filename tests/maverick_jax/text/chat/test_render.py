@@ -1,4 +1,4 @@
-"""Conversations as token ids: Llama 4's format, control tokens from nowhere but the code, what each token is."""
+"""Rendering: Llama 4's format, control tokens placed only by code, and the kind of each token."""
 
 import contextlib
 import itertools
@@ -34,8 +34,8 @@ dialects = pytest.mark.parametrize("dialect", DIALECTS)
 SYSTEM, USER, ASSISTANT, TOOL = Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL
 
 
-def metas_way(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
-    """Ids of a conversation without tools, as Meta's code makes them: each header's line and each text on its own."""
+def metas_ids(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a conversation without tools, as by Meta's code: each header's line and each text is encoded alone."""
     control = lambda name: tokenizer.controls[f"<|{name}|>"]
     ids = [control("begin_of_text")]
     for message in conversation.messages:
@@ -58,10 +58,10 @@ def plain(text: str) -> Conversation:
 
 @dialects
 @pytest.mark.parametrize("text", ["Hello", "", " a\n", "\n\n\nb", "  \n c", "\td", "é 🙂", *LITERALS])
-def test_plain_messages_are_metas(dialect, text, small_llama4):
+def test_plain_messages_equal_metas(dialect, text, small_llama4):
     conversation = plain(text)
     wanted = conversation if dialect != "hugging_face" else _system_trimmed(conversation)
-    assert render(conversation, small_llama4, dialect).ids.tolist() == metas_way(wanted, small_llama4)
+    assert render(conversation, small_llama4, dialect).ids.tolist() == metas_ids(wanted, small_llama4)
 
 
 def _system_trimmed(conversation: Conversation) -> Conversation:
@@ -78,27 +78,27 @@ def test_known_ids(real_llama4):
 
 
 @dialects
-def test_images_stand_where_they_were_put(dialect, small_llama4):
+def test_images_keep_their_positions(dialect, small_llama4):
     image, wide = image_for(small_llama4), image_for(small_llama4, (2, 2))
     conversation = Conversation([Message(USER, ("One:", image, image, wide, " and", wide)), Message(ASSISTANT, "Ok")])
     rendered = render(conversation, small_llama4, dialect)
-    assert rendered.ids.tolist() == metas_way(conversation, small_llama4)
+    assert rendered.ids.tolist() == metas_ids(conversation, small_llama4)
     blocks = [rendered.ids[span.begin : span.end].tolist() for span in rendered.spans if span.kind is Kind.IMAGE]
     assert blocks == [list(i.ids) for i in (image, image, wide, wide)]
     assert not rendered.written[rendered.kinds == Kind.IMAGE].any()
 
 
-def test_an_image_is_made_of_image_tokens(small_llama4):
+def test_an_image_may_have_only_image_tokens(small_llama4):
     with pytest.raises(InputError, match=r"image: token id 200008 is not one of <\|image_start\|>"):
         render(Conversation([Message(USER, (Image([200008]),))]), small_llama4)
 
 
-# ---- what each token is ----------------------------------------------------------------------------------------------
+# ---- kinds of tokens -----------------------------------------------------------------------------------------------
 
 
 @dialects
 @pytest.mark.parametrize("kind", ["bytes", "small", "real"])
-def test_spans_make_up_the_whole(dialect, kind, request):
+def test_spans_cover_all_tokens(dialect, kind, request):
     tokenizer = BYTES if kind == "bytes" else request.getfixturevalue(f"{kind}_llama4")
     image = image_for(tokenizer)
     thought = "" if kind == "bytes" else "Hm."
@@ -127,7 +127,7 @@ def assert_consistent(rendered, tokenizer):
 
 
 def owners_one_by_one(rendered, tokenizer) -> list[int]:
-    """The span of each token, byte by byte: among the spans it has bytes of, the first that is not call syntax."""
+    """The span of each token, byte by byte: of the spans whose bytes it holds, the first that is not call syntax."""
     of_byte = [i for i, span in enumerate(rendered.spans) for _ in span.text.encode()]
     owners, position = [], 0
     lengths = byte_lengths(rendered.ids.tolist(), tokenizer)
@@ -194,8 +194,8 @@ def test_kinds_of_a_call():
 
 
 @dialects
-def test_what_the_assistant_writes(dialect, small_llama4):
-    """`written` is all that a model has to produce: its decisions, its words and calls, its stop tokens."""
+def test_written_tokens_of_the_assistant(dialect, small_llama4):
+    """`written` covers all tokens that a model generates: decisions, texts, calls and stop tokens."""
     conversation = everything()
     rendered = render(conversation, small_llama4, dialect, add_generation_prompt=True)
     runs = np.flatnonzero(np.diff(np.pad(rendered.written.astype(np.int8), 1))).reshape(-1, 2)
@@ -210,7 +210,7 @@ def test_what_the_assistant_writes(dialect, small_llama4):
 
 
 @dialects
-def test_a_beginning_renders_to_a_beginning(dialect, small_llama4):
+def test_a_prefix_of_a_conversation_renders_to_a_prefix(dialect, small_llama4):
     conversation = everything()
     whole = render(conversation, small_llama4, dialect).ids.tolist()
     for count in range(2, len(conversation.messages)):
@@ -222,7 +222,7 @@ def test_a_beginning_renders_to_a_beginning(dialect, small_llama4):
             assert whole[: len(asked)] == asked
 
 
-# ---- nothing in a text is a control token ----------------------------------------------------------------------------
+# ---- text never becomes a control token ------------------------------------------------------------------------------
 
 
 def controls_of(rendered, tokenizer) -> list[int]:
@@ -269,10 +269,10 @@ def assert_all_text(literal: str, dialect: str, tokenizer: Tokenizer) -> None:
         assert (json.loads(said) if quoted else said) == message.text
 
 
-# ---- from the chat API's form ----------------------------------------------------------------------------------------
+# ---- OpenAI's chat format ------------------------------------------------------------------------------------------
 
 
-def test_real_runs(real_data, real_llama4):
+def test_real_trajectories(real_data, real_llama4):
     tools = json.loads((real_data / "trajectories" / "tau_airline_tools.json").read_text())
     lines = (real_data / "trajectories" / "tau_airline_gpt4o.jsonl").read_text().splitlines()
     for run in map(json.loads, lines[:20]):
@@ -466,7 +466,7 @@ def test_surplus_images_are_refused():
         from_openai([USER_SAYS], images=[Image([1])])
 
 
-def test_what_cannot_be_rendered():
+def test_conversations_that_cannot_be_rendered():
     with pytest.raises(InputError, match=r"declares tools in the first user message, but there is none"):
         render(Conversation([Message(ASSISTANT, "x")], [Tool("f")]), BYTES, "hugging_face")
     with pytest.raises(InputError, match=r"tokenizer bytes has no control token <\|reasoning_thinking_start\|>"):
