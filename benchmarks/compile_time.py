@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Compares the time to trace and compile the train step of a shallow and of a deep model.
+"""Compare the time to trace and compile the train step of a shallow and of a deep model.
 
     python benchmarks/compile_time.py
 
-The last line of output is one JSON object. Layers are stacked and scanned over, so depth should cost next to nothing.
+The last line of output is one JSON object. Layers are stacked and scanned, so depth should add almost no time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from benchmarks.worker import environment
 
 
 def compile_once(layers: int) -> dict[str, Any]:
-    """Seconds to lower and compile the train step of `tiny` with that many layers, in a process that never did."""
+    """Seconds to lower and compile the train step of `tiny` with this number of layers, in a fresh process."""
     import jax
 
     from benchmarks.ours import fresh, host_batch, model_config, parts, place
@@ -47,7 +47,7 @@ def compile_once(layers: int) -> dict[str, Any]:
 
 
 def measure(shallow: int, deep: int, times: int) -> dict[str, Any]:
-    """Each depth in turn, each time in a fresh process; medians."""
+    """Medians over `times` fresh processes per depth, which take turns."""
     os.environ.update(environment())
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     found: dict[int, list[dict[str, Any]]] = {shallow: [], deep: []}
@@ -71,7 +71,7 @@ def measure(shallow: int, deep: int, times: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--layers", type=int, nargs=2, default=[8, 24], metavar=("SHALLOW", "DEEP"))
-    parser.add_argument("--times", type=int, default=3, help="processes for each depth")
+    parser.add_argument("--times", type=int, default=3, help="number of processes for each depth")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     args = parser.parse_args()
     result = measure(*args.layers, args.times)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What a teacher costs: distillation online and offline against plain pretraining, in time and in memory.
+"""Measure the time and memory of online and offline distillation, relative to pretraining.
 
     python benchmarks/distillation.py [--steps N] [--json]
 
 `online_ratio`: a distillation step over the sum of a pretraining step of the same student and the teacher's forward
-pass by itself; `offline_ratio`: a step on stored targets over a pretraining step; medians over rounds in which all four
-take turns. `memory_ratio`: peak memory of two steps at a vocabulary of 202,048 over that of plain pretraining of the
-same student and the teacher's weights. The last line is one JSON object.
+pass; `offline_ratio`: a step on stored targets over a pretraining step. Both are medians over rounds in which all four
+take turns. `memory_ratio`: peak memory of two steps at a vocabulary of 202,048 over the sum of the peak of pretraining
+the same student and the teacher's weights. The last line is one JSON object.
 """
 
 import argparse
@@ -26,7 +26,7 @@ NAMES = ("pretrain", "teacher", "online", "offline")
 
 
 def times(rounds: int) -> dict[str, Any]:
-    """Seconds of each, and the two ratios."""
+    """Seconds of each step, and the two ratios."""
     import jax
 
     from benchmarks.distillation_steps import TEACHER, Steps
@@ -51,7 +51,7 @@ def times(rounds: int) -> dict[str, Any]:
 
 
 def memory() -> dict[str, Any]:
-    """Peak bytes of two processes that do two steps each."""
+    """Peak bytes of two processes that run two steps each."""
     os.environ.update(environment())
     with Worker("benchmarks.distillation_worker", ["--step", "pretrain"]) as plain:
         pretrain = plain.ready
@@ -68,7 +68,7 @@ def memory() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--steps", type=int, default=12, help="rounds that are timed")
+    parser.add_argument("--steps", type=int, default=12, help="number of timed rounds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     args = parser.parse_args()
@@ -76,8 +76,8 @@ def main() -> int:
     result = {"benchmark": "distillation", **memory(), **times(args.steps), "load_average": os.getloadavg()[0]}
     if not args.json:
         print(
-            f"online {result['online_ratio']:.2f} (asked 1.15), offline {result['offline_ratio']:.2f} (asked 1.1), "
-            f"memory {result['memory_ratio']:.2f} (asked 1.5)"
+            f"online {result['online_ratio']:.2f} (goal 1.15), offline {result['offline_ratio']:.2f} (goal 1.1), "
+            f"memory {result['memory_ratio']:.2f} (goal 1.5)"
         )
     print(json.dumps(result))
     return 0

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""What a teacher teaches: held-out loss of students trained with and without one, with equal data and steps.
+"""Compare the held-out loss of students trained with and without a teacher, with equal data and steps.
 
     python benchmarks/distillation_quality.py TEACHER [--steps N] [--seeds 0 1 2] [--plot FILE.png] [key=value ...]
 
-Each variant is `maverick train distill_tiny` (or `pretrain_tiny` for `none`) with a seed of its own for weights and
-order; `key=value` is passed to all of them. The last line is one JSON object.
+Each variant is `maverick train distill_tiny` (or `pretrain_tiny` for `none`) with a seed for weights and order;
+`key=value` overrides are passed to all of them. The last line is one JSON object.
 """
 
 import argparse
@@ -36,7 +36,7 @@ VARIANTS: dict[str, str | None] = {
 
 
 def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.Path) -> float:
-    """Nats per byte after the last step of one run."""
+    """Held-out loss in nats per byte after the last step of a run."""
     run_dir = folder / f"{variant.replace(' ', '_')}-{seed}"
     weighting = VARIANTS[variant]
     words = [f"run.dir={run_dir}", f"run.steps={args.steps}", f"run.seed={seed}", f"checkpoint.every={args.steps}"]
@@ -46,7 +46,7 @@ def held_out(variant: str, seed: int, args: argparse.Namespace, folder: pathlib.
         words = [word for word in words if not word.startswith("objective")]
     else:
         config = "distill_tiny"
-        # its own, whole section: nothing of the shipped one's weighting stays
+        # a whole section, which replaces the shipped weighting
         words += [f"objective.teacher={args.teacher}"]
         words += [f"objective.weighting={weighting.replace('STEPS', str(args.steps))}"]
     command = [sys.executable, "-m", "launch.cli", "train", config, *words]
@@ -77,13 +77,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def means(result: dict[str, Any]) -> dict[str, float]:
-    """By variant, the best first."""
+    """Variant -> mean loss over seeds, best first."""
     found = {name: sum(runs.values()) / len(runs) for name, runs in result["held_out"].items()}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def table(result: dict[str, Any]) -> str:
-    """Rows of Markdown, best first."""
+    """A Markdown table, best variant first."""
     rows = ["| weighting | " + " | ".join(f"seed {seed}" for seed in result["seeds"]) + " | mean |"]
     rows.append("|---" * (len(result["seeds"]) + 2) + "|")
     for name, mean in means(result).items():
@@ -94,7 +94,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: str) -> None:
-    """A row per variant, a dot per seed."""
+    """Plot a row per variant with a dot per seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -109,7 +109,7 @@ def plot(result: dict[str, Any], path: str) -> None:
     axes.scatter(list(found.values()), list(place.values()), marker="|", s=300, color="black", label="mean", zorder=2)
     axes.set_yticks(list(place.values()), labels=list(place))
     axes.set_xlabel("held-out loss, nats per byte")
-    axes.set_title(f"Students after {result['steps']} updates, by how soft and hard targets are weighed")
+    axes.set_title(f"Students after {result['steps']} updates, by weighting of soft and hard targets")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
@@ -118,7 +118,7 @@ def plot(result: dict[str, Any], path: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("teacher", help="a run directory")
-    parser.add_argument("overrides", nargs="*", help="key=value, for every run")
+    parser.add_argument("overrides", nargs="*", help="key=value overrides for every run")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))

@@ -1,4 +1,4 @@
-"""The steps that `distillation.py` compares: pretraining, distillation online and offline, and a teacher alone."""
+"""The steps that `distillation.py` compares: pretraining, online and offline distillation, and the teacher alone."""
 
 import dataclasses
 import functools
@@ -21,12 +21,12 @@ from train.step import compile_step, eval_step
 TEACHER = dataclasses.replace(
     SHAPES["tiny"], hidden_size=384, num_hidden_layers=8, num_local_experts=16, intermediate_size=768
 )
-"""Of the batch and vocabulary of the student (`tiny`); an expert in every other layer."""
+"""The teacher's shape, with the batch and vocabulary of the student (`tiny`) and experts in every other layer."""
 TOP_K = 64
 
 
 class Steps:
-    """Compiled programs by name, each with a state of its own: pretrain, online, offline, teacher."""
+    """Compiled programs, each with its own state: pretrain, online, offline, teacher."""
 
     def __init__(self, shape: Shape, teacher: Shape, wanted: Sequence[str]):
         self._batch = place(host_batch(shape))
@@ -54,7 +54,7 @@ class Steps:
         return Distill(targets={"path": "-", "top_k": TOP_K}), {}
 
     def loss(self, name: str) -> float:
-        """Of one more step, which is waited for."""
+        """Run a step of the program `name` and wait for it; returns its loss."""
         if name == "teacher":
             sums = self._forward(self._references["teacher"], self._batch, {})
             return float(sums["loss"] / sums["weight"])
@@ -72,7 +72,7 @@ def _frozen(shape: Shape) -> Maverick:
 
 
 def offline_fields(shape: Shape) -> dict[str, jax.Array]:
-    """What a batch holds of an offline teacher, made up: no step's time depends on the numbers."""
+    """Random fields of an offline teacher for a batch; the time of a step does not depend on the values."""
     rng, rows = np.random.default_rng(1), (1, shape.batch_size, shape.sequence_length)
     first = rng.integers(0, shape.vocab_size, (*rows, 1))
     values = np.sort(rng.exponential(3.0, (*rows, TOP_K)).astype(np.float32), axis=-1)

@@ -1,4 +1,4 @@
-"""One step of pretraining or of distillation at a large vocabulary, as a worker: what memory it takes."""
+"""Peak memory of a pretraining or distillation step at a large vocabulary, as a worker."""
 
 import argparse
 import dataclasses

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Measures what a step costs the host, with a model so small that the device's share is next to nothing.
+"""Measure the host's time per step, with a model so small that the device's time is negligible.
 
     python benchmarks/host_overhead.py
 
-The last line of output is one JSON object. CPU time of the main thread is what counts: XLA computes in threads of its
-own, and other work on the machine lengthens wall time only.
+The last line of output is one JSON object. The CPU time of the main thread is measured: XLA computes in other threads,
+and other work on the machine lengthens only the wall time.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SHAPE = SHAPES["trivial"]
 
 
 def measure(steps: int) -> dict[str, Any]:
-    """CPU and wall seconds per step of the bare call, and of the training loop with placement, metrics and lines."""
+    """CPU seconds per step of the bare call, and CPU and wall seconds per step of the loop with its hooks."""
     step_parts = parts(packed=True)
     state, batch = fresh(model_config(SHAPE), step_parts), place(host_batch(SHAPE))
     step = compile_step(state, batch, **step_parts)
@@ -47,7 +47,7 @@ def measure(steps: int) -> dict[str, Any]:
         cpu = time.thread_time()
         state, metrics = step(state, batch)
         dispatch.append(time.thread_time() - cpu)
-        jax.block_until_ready((state, metrics))  # the queue is empty at each call
+        jax.block_until_ready((state, metrics))  # so that the queue is empty at the next call
     loop_cpu, loop_wall = _loop(step, state, steps)
     return {
         "benchmark": "host_overhead",
@@ -61,7 +61,8 @@ def measure(steps: int) -> dict[str, Any]:
 
 
 def _loop(step, state, steps: int) -> tuple[float, float]:
-    """Main thread's CPU seconds and wall seconds of `steps` updates by the product's loop, a line for every one."""
+    """The main thread's CPU seconds and the wall seconds of `steps` updates in the training loop, with a metrics line
+    for each."""
     batches = (place(local) for local in itertools.repeat(host_batch(SHAPE)))
     with tempfile.TemporaryDirectory() as run_dir:
         lines = TrainingLines(MetricsWriter(run_dir), every=1, last_step=steps, tokens_per_step=SHAPE.tokens)

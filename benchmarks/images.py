@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Measures how long a picture takes to become tiles, against transformers' Llama 4 image processor.
+"""Time the preprocessing of pictures into tiles, compared with transformers' Llama 4 image processor.
 
     python benchmarks/images.py [--repeats N] [--threads 2]
 
-The last line of output is one JSON object. Both begin with a decoded picture and give equal pixel values, to the bit.
+The last line of output is one JSON object. Both start from a decoded picture and give bit-identical pixel values.
 It needs torchvision: see torchvision_import.py.
 """
 
@@ -23,7 +23,7 @@ from maverick_jax.errors import MaverickError
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Median seconds of each, in turns, and the median of the pairs' ratios, per picture."""
+    """Per picture: median seconds of both programs, which take turns, and the median ratio of the pairs."""
     with (
         Worker("benchmarks.images_worker", ["ours"]) as mine,
         Worker("benchmarks.images_worker", ["transformers"]) as theirs,
@@ -31,7 +31,7 @@ def measure(repeats: int) -> dict[str, Any]:
         pictures = {}
         for name, size in PICTURES.items():
             for worker in (mine, theirs):
-                worker.ask(name)  # caches, and what is loaded when first used
+                worker.ask(name)  # warm up caches and lazy imports
             pairs = [(mine.ask(name), theirs.ask(name)) for _ in range(repeats)]
             pictures[name] = {
                 "size": size,
@@ -54,7 +54,7 @@ def measure(repeats: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2, help="processors for either program")
+    parser.add_argument("--threads", type=int, default=2, help="processors for each program")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     args = parser.parse_args()
     try:

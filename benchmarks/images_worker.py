@@ -15,7 +15,7 @@ PICTURES = {"photo": (4000, 3000), "screen": (1920, 1080), "small": (400, 300)}
 
 
 def picture(name: str) -> Image.Image:
-    """A slope with noise on it, as in memory after decoding."""
+    """A gradient with noise, as a decoded picture in memory."""
     width, height = PICTURES[name]
     slope = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
     noise = np.random.default_rng(0).integers(0, 56, slope.shape)

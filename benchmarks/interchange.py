@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Measures how fast a Hugging Face folder goes into a checkpoint and out again, against a plain copy of the same files.
+"""Measure the rate of importing and exporting a Hugging Face folder, relative to a plain copy of the same files.
 
     python benchmarks/interchange.py import|export [--experts 4] [--rounds 3] [--scratch FOLDER]
 
-The last line of output is one JSON object. The model has Maverick's real widths and random bfloat16 weights; the copy
-and the conversion take turns on the same disk, each starts with its source out of the page cache and ends when the
-disk has everything. A conversion has a process of its own, whose peak resident set (mapped pages included) is reported.
-`ratio`: rate of the conversion over that of the copy, the median over the rounds. Needs three times the size in disk.
+The last line of output is one JSON object. The model has Maverick's real widths and random bfloat16 weights. Copy and
+conversion take turns on the same disk; each starts with its source out of the page cache and ends when everything is
+on disk. A conversion runs in its own process, whose peak resident memory (including mapped pages) is reported. `ratio`
+is the rate of the conversion over that of the copy, the median over the rounds. It needs disk space for three models.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def model_config(experts: int):
 
 
 def write_folder(folder: pathlib.Path, experts: int, shard_bytes: int = GB) -> int:
-    """Random bfloat16 weights of that model as a folder; its bytes. Needs no memory to speak of."""
+    """Write a folder with random bfloat16 weights of that model; returns its bytes. It needs little memory."""
     from maverick_jax.huggingface.config import write_config
     from maverick_jax.huggingface.names import table
     from maverick_jax.pretrained import shapes_of
@@ -84,11 +84,11 @@ def _write_file(path: pathlib.Path, shard: list, random: np.random.Generator) ->
         os.fsync(file.fileno())
 
 
-# ---- what is measured ----------------------------------------------------------------------------------------------
+# ---- measurements --------------------------------------------------------------------------------------------------
 
 
-def forget(folder: pathlib.Path) -> None:
-    """Takes the folder's files out of the page cache."""
+def drop_cache(folder: pathlib.Path) -> None:
+    """Drop the folder's files from the page cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             handle = os.open(path, os.O_RDONLY)
@@ -98,8 +98,8 @@ def forget(folder: pathlib.Path) -> None:
 
 
 def copy(source: pathlib.Path, out: pathlib.Path) -> float:
-    """Seconds of a plain sequential copy, to the disk."""
-    forget(source)
+    """Seconds of a plain sequential copy until it is on disk."""
+    drop_cache(source)
     started = time.perf_counter()
     out.mkdir()
     for path in sorted(source.iterdir()):
@@ -111,8 +111,8 @@ def copy(source: pathlib.Path, out: pathlib.Path) -> float:
 
 
 def convert(which: str, source: pathlib.Path, out: pathlib.Path) -> dict[str, float]:
-    """`seconds` and `peak_bytes` of a conversion in a process of its own, and what it took with the interpreter."""
-    forget(source)
+    """`seconds` and `peak_bytes` of a conversion in its own process, and `process_seconds` including its start."""
+    drop_cache(source)
     started = time.perf_counter()
     command = [sys.executable, __file__, "--alone", which, str(source), str(out)]
     text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -135,8 +135,8 @@ CONVERSIONS: dict[str, Callable[[str, str], None]] = {"import": _import, "export
 
 
 def alone(which: str, source: str, out: str) -> dict[str, float]:
-    """Runs in the conversion's own process."""
-    import maverick_jax.pretrained  # noqa: F401  (loading libraries is not conversion)
+    """Run a conversion; called in its own process."""
+    import maverick_jax.pretrained  # noqa: F401  (import libraries before the timer starts)
 
     started = time.perf_counter()
     CONVERSIONS[which](source, out)
@@ -181,9 +181,9 @@ def measure(which: str, experts: int, rounds: int, scratch: pathlib.Path) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=sorted(CONVERSIONS))
-    parser.add_argument("--experts", type=int, default=4, help="of each of two layers: 0.5 GB each (4: 4.4 GB in all)")
+    parser.add_argument("--experts", type=int, default=4, help="experts in each of two layers, 0.5 GB each (4: 4.4 GB)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="as the others have it: only the result is ever printed")
+    parser.add_argument("--json", action="store_true", help="accepted as in other benchmarks; only JSON is printed")
     parser.add_argument("--scratch", type=pathlib.Path, help="a folder on the disk to measure")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:

@@ -1,4 +1,4 @@
-"""Texts and agent runs by chance, for models that are pretrained in minutes: what teaches them to copy, and to call."""
+"""Random texts and trajectories that teach models pretrained in minutes to copy values and to call tools."""
 
 import json
 import random
@@ -17,7 +17,7 @@ PEOPLE, THINGS = ("member", "client", "patient", "reader"), ("parcel", "loan", "
 
 
 class Values:
-    """Words, names, ids and numbers that nobody has seen before."""
+    """Random words, names, ids and numbers."""
 
     def __init__(self, seed: int):
         self.draw = random.Random(seed)
@@ -31,8 +31,8 @@ class Values:
     def owner(self) -> str:
         return f"{self.word()}_{self.word()}_{self.draw.randint(1000, 9999)}"
 
-    def spelt(self) -> str:
-        """As `owner`, of any letters: no piece of it is a word."""
+    def letters(self) -> str:
+        """Like `owner`, but of random letters instead of words."""
         first, last = ("".join(self.draw.choices(string.ascii_lowercase, k=self.draw.randint(3, 8))) for _ in range(2))
         return f"{first}_{last}_{self.draw.randint(1000, 9999)}"
 
@@ -44,7 +44,7 @@ class Values:
 
 
 def tables(count: int) -> Iterator[str]:
-    """Rows of values, and the same rows again in other orders."""
+    """Texts with rows of values, which are repeated in other orders."""
     values = Values(0)
     draw, make = values.draw, (values.code, values.owner, values.sum, values.place)
     for _ in range(count):
@@ -55,38 +55,38 @@ def tables(count: int) -> Iterator[str]:
 
 
 def offices(count: int) -> Iterator[Trajectory]:
-    """Runs of an agent that looks up who asks, then some of what they have, and cancels what it is told to."""
+    """Trajectories of an agent that looks up a user and some of their records, and cancels those it is asked to."""
     for number in range(count):
         yield Trajectory(_Office(number).steps, (), Outcome(1.0, True), Provenance("made_up", id=f"office-{number}"))
 
 
-def renamed(run: str, seed: int) -> str:
-    """A tau-bench run of the airline, as JSON, with other ids of users, reservations and flights, which follow from
-    `seed`: one by one other wherever it stands. Raises InputError for a run with about as many as there are."""
+def renamed(trajectory: str, seed: int) -> str:
+    """A tau-bench airline trajectory (JSON) with other ids of users, reservations and flights, drawn from `seed`; equal
+    ids get equal replacements. Raises InputError if the trajectory uses up the available ids."""
     values, others = Values(seed), {}
     make = {
-        r"\b[a-z]+_[a-z]+_\d{4}\b": values.spelt,
+        r"\b[a-z]+_[a-z]+_\d{4}\b": values.letters,
         r"(?<=\")[0-9A-Z]{6}(?=\\?\")": values.code,
         r"\bHAT\d{3}\b": lambda: f"HAT{values.draw.randint(100, 999)}",
     }
     for pattern, other in make.items():
-        for found in dict.fromkeys(re.findall(pattern, run)):
+        for found in dict.fromkeys(re.findall(pattern, trajectory)):
             tried = (other() for _ in range(10_000))
-            new = next((made for made in tried if made not in run and made not in others.values()), None)
+            new = next((made for made in tried if made not in trajectory and made not in others.values()), None)
             if new is None:
-                raise InputError(f"{found}: no other id is left for it; the run has {len(others)} others")
+                raise InputError(f"{found}: no other id is left for it; {len(others)} ids were replaced before it")
             others[found] = new
-    return re.sub("|".join(others), lambda found: others[found[0]], run) if others else run
+    return re.sub("|".join(others), lambda found: others[found[0]], trajectory) if others else trajectory
 
 
 class _Office:
-    """One run being written."""
+    """Writes one trajectory."""
 
     def __init__(self, seed: int):
         self.values = Values(seed)
         self.draw, self.steps = self.values.draw, []
         self.person, self.thing = self.draw.choice(PEOPLE), self.draw.choice(THINGS)
-        self.owner, self.codes = self.values.spelt(), [self.values.code() for _ in range(self.draw.randint(2, 6))]
+        self.owner, self.codes = self.values.letters(), [self.values.code() for _ in range(self.draw.randint(2, 6))]
         self._who()
         for code in self._which():
             self._look_up(code)

@@ -1,7 +1,7 @@
-"""The same train step in MaxText: its documented pretraining entry point, run to its end in an environment of its own.
+"""The same train step in MaxText, through its documented pretraining command, in a separate environment.
 
-MaxText needs Python 3.12 or later, so its environment cannot be ours. Its own `seconds:` are dispatch times for the
-first steps; the time between two "completed step" lines is used instead.
+MaxText needs Python 3.12 or later, so it cannot share our environment. Its own `seconds:` are dispatch times for the
+first steps, so the time between two "completed step" lines is used instead.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from benchmarks.worker import WorkerFailed, environment
 from maverick_jax.errors import InputError
 
 UNTIMED_STEPS = 3
-"""Compiling, and the steps that are dispatched before the first has ended."""
+"""Steps that include compilation or are dispatched before the first has ended."""
 _COMPLETED = re.compile(r"completed step: (\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class MaxTextRun:
     step_seconds: list[float]
     peak_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Installation:
-    """MaxText as one Python interpreter finds it."""
+    """An installation of MaxText and its Python interpreter."""
 
     python: str
     package: pathlib.Path
@@ -39,7 +39,7 @@ class Installation:
 
 
 def find(python: str) -> Installation:
-    """MaxText in the environment of the interpreter `python`. Raises InputError when it has none."""
+    """MaxText in the environment of the interpreter `python`. Raises InputError if it is not installed there."""
     program = (
         "import importlib.metadata, importlib.util;"
         "print(importlib.util.find_spec('maxtext').submodule_search_locations[0]);"
@@ -56,8 +56,8 @@ def find(python: str) -> Installation:
     return Installation(python, pathlib.Path(package), version)
 
 
-def run(maxtext: Installation, shape: Shape, *, dtype: str, steps: int) -> Run:
-    """Times `steps` steps after the untimed ones. Raises WorkerFailed when the run ends early."""
+def run(maxtext: Installation, shape: Shape, *, dtype: str, steps: int) -> MaxTextRun:
+    """Time `steps` steps after the untimed ones. Raises WorkerFailed if the run ends early."""
     flags = _flags(shape, dtype=dtype, steps=UNTIMED_STEPS + steps)
     base = maxtext.package / "configs" / "base.yml"
     command = [maxtext.python, "-m", "maxtext.trainers.pre_train.train", str(base)]
@@ -70,11 +70,11 @@ def run(maxtext: Installation, shape: Shape, *, dtype: str, steps: int) -> Run:
                 f"the end of its log:\n{_tail(log)}"
             )
     since = completed[UNTIMED_STEPS - 1 :]
-    return Run([b - a for a, b in itertools.pairwise(since)], peak_bytes)
+    return MaxTextRun([b - a for a, b in itertools.pairwise(since)], peak_bytes)
 
 
 def _time_lines(command: list[str], log: TextIO) -> tuple[list[float], int, int]:
-    """When each "completed step" line came, the exit code, and the most bytes the process ever had resident."""
+    """Time of each "completed step" line, exit code, and peak resident memory of the process in bytes."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -94,14 +94,14 @@ def _time_lines(command: list[str], log: TextIO) -> tuple[list[float], int, int]
         process.kill()
         process.wait()
         raise
-    # Memory of this one child: getrusage(RUSAGE_CHILDREN) would mix it with the others'.
+    # wait4 gives the memory of this child; getrusage(RUSAGE_CHILDREN) would include other children.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return completed, process.returncode, usage.ru_maxrss * 1024
 
 
 def _flags(shape: Shape, *, dtype: str, steps: int) -> dict[str, object]:
-    """MaxText's settings for the same network, batch and optimizer; remat and loss are its own defaults."""
+    """MaxText's settings for the same network, batch and optimizer; remat and loss keep its defaults."""
     network = {
         "model_name": "llama4-17b-128e",
         "override_model_config": True,
@@ -122,7 +122,7 @@ def _flags(shape: Shape, *, dtype: str, steps: int) -> dict[str, object]:
         "chunk_attn_window_size": shape.attention_chunk_size,
         "max_target_length": shape.sequence_length,
     }
-    # On a CPU its kernels for TPUs are not available, and of its two expert paths each is the faster in one precision.
+    # Its TPU kernels do not run on a CPU; of its two expert implementations, use the faster one for the dtype.
     computation = {
         "hardware": "cpu",
         "attention": "dot_product",

@@ -1,4 +1,4 @@
-"""Our train step, as a worker, and the parts of it that other benchmarks use."""
+"""Our train step as a worker, and parts of it for other benchmarks."""
 
 import argparse
 import resource
@@ -26,7 +26,7 @@ MATRIX_SIZE = 4096
 
 
 class WholeRows(Pretrain):
-    """Pretraining on rows that are one document each and known to be: no segments, which is how the peers run."""
+    """Pretraining on rows with a single document each, without segments, as the peers train."""
 
     def loss(self, model, batch, totals, context):
         whole_rows = types.SimpleNamespace(
@@ -55,12 +55,12 @@ def parts(*, packed: bool = False) -> dict[str, Any]:
 
 
 def fresh(config: ModelConfig, parts: dict[str, Any]) -> TrainState:
-    """The state before the first step, by the code that a run uses."""
+    """The state before the first step, made by the code of a training run."""
     return fresh_state(0, config, ShardingRules(), optimizer=parts["optimizer"], objective=parts["objective"])
 
 
 def host_batch(shape: Shape) -> dict[str, np.ndarray]:
-    """The batch dict of the train step, one microbatch, one document a row: arrays [1, batch, sequence]."""
+    """The batch of the train step, with one microbatch and one document per row: arrays [1, batch, sequence]."""
     tokens = shape.random_tokens().astype(np.int32)[None]
     ones = np.ones_like(tokens[..., 1:])
     return {
@@ -73,13 +73,13 @@ def host_batch(shape: Shape) -> dict[str, np.ndarray]:
 
 
 def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """On the mesh that is set, as the train step wants it."""
+    """The batch on the current mesh, with the shardings of the train step."""
     spec = jax.sharding.PartitionSpec(None, *ShardingRules()("batch", "length"))
     return {key: jax.device_put(value, spec) for key, value in batch.items()}
 
 
 def matrix_rate(size: int = MATRIX_SIZE, times: int = 3) -> float:
-    """FLOP/s of the best of several float32 products of two square matrices."""
+    """FLOP/s of the fastest of several float32 products of two square matrices."""
     a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
@@ -87,14 +87,14 @@ def matrix_rate(size: int = MATRIX_SIZE, times: int = 3) -> float:
 
 
 def seconds_of(call) -> float:
-    """Wall time of a call and of all it dispatched."""
+    """Wall time of a call until its results are ready."""
     began = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - began
 
 
-class TrainStep:
-    """A compiled train step with its state, one step done."""
+class OurTrainStep:
+    """Our compiled train step with its state, after one step."""
 
     def __init__(self, shape: Shape, *, dtype: str, remat: str, packed: bool):
         config = for_backend(model_config(shape, dtype=dtype, remat=remat))
@@ -106,7 +106,7 @@ class TrainStep:
         self.facts: dict[str, Any] = {"compile_seconds": time.perf_counter() - began}
         loss = self.step()["loss"]
         self.facts |= {
-            "first_step_cpu_seconds": time.process_time(),  # counts from the start of the process
+            "first_step_cpu_seconds": time.process_time(),  # since the start of the process
             "first_loss": loss,
             "num_parameters": sum(x.size for x in jax.tree.leaves(self._state.model)),
             "flops": train_flops_per_token(config, shape.sequence_length) * shape.tokens,
@@ -114,7 +114,7 @@ class TrainStep:
         }
 
     def step(self) -> dict[str, float]:
-        """One step: its wall and CPU time, the loss before it, and the most memory the process ever had."""
+        """Run a step; returns its wall and CPU time, the loss before it, and the peak memory of the process."""
         cpu, began = time.process_time(), time.perf_counter()
         self._state, metrics = self._step(self._state, self._batch)
         jax.block_until_ready((self._state, metrics))
@@ -127,7 +127,7 @@ class TrainStep:
 
 
 def _start(args: argparse.Namespace):
-    measured = TrainStep(SHAPES[args.shape], dtype=args.dtype, remat=args.remat, packed=args.packed)
+    measured = OurTrainStep(SHAPES[args.shape], dtype=args.dtype, remat=args.remat, packed=args.packed)
     return measured.facts, {"step": measured.step, "matrix_rate": lambda: {"flops_per_second": matrix_rate()}}
 
 

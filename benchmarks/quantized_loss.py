@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What int8 and int4 cost: held-out loss of a trained model as it is, in bfloat16, and quantized.
+"""Measure the cost of int8 and int4: held-out loss of a trained model in float32, in bfloat16, and quantized.
 
     maverick train pretrain_tiny
     python benchmarks/quantized_loss.py runs/pretrain_tiny [--config pretrain_tiny]
 
-Every row is exported as `maverick export` does it and read back from those files; integers are turned into the weights
-that they mean, in the export's own dtype. The last line of output is one JSON object, the lines before it a table.
-`bits`: bytes of the folder's tensors, times 8, over parameters. `nats_lost`: loss over that of the model as it is.
+Every variant is exported as by `maverick export` and loaded from its files; quantized weights are first dequantized in
+the dtype of the export. The output is a table and, in its last line, one JSON object. `bits`: bytes of the folder's
+tensors, times 8, over the number of parameters. `nats_lost`: loss minus that of the float32 export.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write_dequantized(quantized: pathlib.Path, plain: pathlib.Path, bits: int, out: pathlib.Path) -> None:
-    """An ordinary float32 folder of the weights that `quantized` means. `plain`: the same model in bfloat16."""
+    """Write a plain float32 folder with the dequantized weights of `quantized`. `plain`: the same model in bfloat16."""
     import jax.numpy as jnp
 
     from maverick_jax.checkpoint import names
@@ -68,8 +68,8 @@ def measure(run: str, config: str, scratch: pathlib.Path) -> dict[str, dict[str,
         export(run, folder, **options)
         size = sum(tensor.nbytes for tensor in tensors_of(folder).values())
         if quantize := options.get("quantize"):
-            write_dequantized(folder, scratch / "bfloat16", BITS[quantize], scratch / f"{folder.name}_meant")
-            folder = scratch / f"{folder.name}_meant"
+            write_dequantized(folder, scratch / "bfloat16", BITS[quantize], scratch / f"{folder.name}_dequantized")
+            folder = scratch / f"{folder.name}_dequantized"
         loss = evaluate(str(folder), config)["eval_loss"]
         first = found.setdefault(name, {"loss": loss, "bytes": size}) and found["float32"]
         found[name] |= {"nats_lost": loss - first["loss"], "bits": 32 * size / first["bytes"]}
@@ -79,11 +79,11 @@ def measure(run: str, config: str, scratch: pathlib.Path) -> dict[str, dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run directory")
-    parser.add_argument("--config", default="pretrain_tiny", help="whose held-out data is used, all of it")
+    parser.add_argument("--config", default="pretrain_tiny", help="config of the held-out data, all of which is used")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(args.run, args.config, pathlib.Path(scratch))
-    print("| | bits a parameter | held-out nats | lost |\n| --- | --- | --- | --- |")
+    print("| | bits per parameter | held-out nats | lost |\n| --- | --- | --- | --- |")
     for name, row in found.items():
         print(f"| {name} | {row['bits']:.1f} | {row['loss']:.5f} | {row['nats_lost']:+.5f} |")
     print(json.dumps({"benchmark": "quantized_loss", "run": args.run, "exports": found}))

@@ -114,7 +114,7 @@ def _sizes(result: Result, cell: Callable[[dict[str, Any]], str], joint: str = "
 
 
 def render(results: list[Result]) -> str:
-    """Markdown: one table per kind of benchmark that has a result."""
+    """Markdown with a table for each kind of benchmark that has results."""
     parts = []
     for kind, (title, columns) in TABLES.items():
         rows = [[cell(result) for cell in columns.values()] for result in results if result["benchmark"] == kind]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Runs the benchmarks, keeps each result in `results/NAME.json`, and renders the tables in docs/results/benchmarks.md.
+"""Run benchmarks, store each result in `results/NAME.json`, and render the tables in docs/results/benchmarks.md.
 
     python benchmarks/run_all.py [NAME ...] [--maxtext-python PATH]
 
-For figures worth keeping the machine must do nothing else.
+For reliable figures the machine must be otherwise idle.
 """
 
 import argparse
@@ -48,7 +48,7 @@ MAXTEXT_RUNS = {
 
 
 def choose(names: list[str], maxtext_python: str | None) -> dict[str, list[str]]:
-    """The command of each run that is wanted. Raises InputError for a name that is none."""
+    """Name -> command of the chosen benchmarks. Raises InputError for an unknown name."""
     known = RUNS
     if maxtext_python:
         known = RUNS | {name: [*command, "--maxtext-python", maxtext_python] for name, command in MAXTEXT_RUNS.items()}
@@ -56,16 +56,16 @@ def choose(names: list[str], maxtext_python: str | None) -> dict[str, list[str]]
         if name in MAXTEXT_RUNS and name not in known:
             raise InputError(f"{name} needs --maxtext-python PATH")
         if name not in known:
-            raise InputError(f"no benchmark {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+            raise InputError(f"no benchmark {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
     return {name: known[name] for name in names or known}
 
 
 def run(name: str, command: list[str]) -> bool:
-    """Whether the run succeeded; its result replaces the former one only then."""
+    """Run a benchmark; returns whether it succeeded. Only then its result replaces the previous one."""
     print(f"== {name}: {' '.join(command)}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, str(HERE / command[0]), *command[1:], "--json"], stdout=subprocess.PIPE)
     if done.returncode:
-        print(f"{name} failed with code {done.returncode}; its former result, if any, stays", file=sys.stderr)
+        print(f"{name} failed with code {done.returncode}; its previous result, if any, is kept", file=sys.stderr)
         return False
     result = json.loads(done.stdout.splitlines()[-1])
     RESULTS.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The model shapes and batches that are measured."""
+"""Model shapes and batches of the benchmarks."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ LEARNING_RATE, B1, B2, WEIGHT_DECAY, CLIP_NORM = 3e-5, 0.9, 0.95, 0.1, 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A model of Maverick's pattern (experts in every other layer, top-1 and shared) and a batch for it."""
+    """A model with Maverick's pattern (every other layer has experts, top-1 plus a shared one) and a batch for it."""
 
     vocab_size: int
     hidden_size: int
@@ -25,7 +25,7 @@ class Shape:
     sequence_length: int
     batch_size: int
     warmup: int
-    """Steps before the first timed one, the compiling one included."""
+    """Untimed steps before the first timed one, including the one that compiles."""
     steps: int
     """Timed steps."""
     num_attention_heads: int = 8
@@ -33,17 +33,17 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step."""
+        """Number of tokens of a step."""
         return self.batch_size * self.sequence_length
 
     def model_fields(self) -> dict[str, Any]:
-        """What describes the network, under the names that Llama 4's public config uses."""
+        """The fields that describe the network, with the names of Llama 4's public config."""
         ours = ("sequence_length", "batch_size", "warmup", "steps")
         fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ours}
         return fields | {"interleave_moe_layer_step": 2, "num_experts_per_tok": 1}
 
     def random_tokens(self) -> np.ndarray:
-        """The one batch of every step, int64[batch, sequence + 1]: inputs are all but the last, labels all but the
+        """The batch of every step, int64[batch, sequence + 1]: inputs are all tokens but the last, labels all but the
         first."""
         return np.random.default_rng(0).integers(0, self.vocab_size, (self.batch_size, self.sequence_length + 1))
 
@@ -77,7 +77,7 @@ SHAPES = {
         warmup=1,
         steps=2,
     ),
-    # So small that the host, not the arithmetic, takes the time.
+    # So small that the host's time dominates.
     "trivial": Shape(
         vocab_size=64,
         hidden_size=16,

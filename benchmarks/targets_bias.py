@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""What is lost by keeping only the top k of a teacher: each reading's divergence beside the whole one.
+"""Measure the bias from storing only a teacher's top k, for each way to estimate the divergence from them.
 
     python benchmarks/targets_bias.py runs/teacher --student runs/student [--config CONFIG] [--k 8 32 128]
 
-Teacher and student: run directories, checkpoints or Hugging Face folders of one vocabulary; without `--student` it is a
-model of the teacher's own shape that has learned nothing. Rows are the held-out ones of the config (the teacher's own
-`config.yaml` unless another is given), all in float32 on one device. Log-probabilities are rounded as `--dtype` rounds
-them on disk. Forward KL in nats per label, temperature 1; `mass` is the teacher's in its top k, `student_mass` the
-student's on the same tokens; a bias is the reading's mean less the whole KL's. `sampled` draws `--samples` tokens of
-the tail; its `error` is the standard error of its bias over batches. The last line of output is one JSON object.
+Teacher and student are run directories, checkpoints or Hugging Face folders with the same vocabulary; without
+`--student` the student is an untrained model of the teacher's shape. Rows are the held-out rows of the config (default:
+the teacher's `config.yaml`); all computation is in float32 on one device. Log-probabilities are rounded to `--dtype`,
+as on disk. Divergences are forward KL in nats per label at temperature 1; `mass` is the teacher's mass in its top k,
+`student_mass` the student's on the same tokens; a bias is the mean of an estimate minus that of the full KL. `sampled`
+draws `--samples` tokens from the tail; its `error` is the standard error of its bias over batches. The last line of
+output is one JSON object.
 """
 
 import argparse
@@ -26,7 +27,7 @@ MODES = ("tail", "renormalised", "sampled")
 
 
 def program(teacher, student, args):
-    """(batch [b, T], uniforms by k) -> sums over a batch: the labels' weight, and per reading divergence and masses."""
+    """(batch [b, T], k -> uniforms) -> sums over a batch: weight of labels, and divergences and masses per estimate."""
     import jax
     import jax.numpy as jnp
 
@@ -96,7 +97,7 @@ def measure(args) -> dict:
 
 
 def table(found: list[dict[str, float]], args, vocab_size: int) -> dict:
-    """From sums of batches to a line per k."""
+    """A line per k from the sums of all batches."""
     sums = {name: np.array([batch[name] for batch in found]) for name in found[0]}
     weight = sums["weight"]
     mean = lambda name: float(sums[name].sum() / weight.sum())
@@ -124,12 +125,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", metavar="TEACHER")
     parser.add_argument("--student", metavar="PATH")
-    parser.add_argument("--config", metavar="CONFIG", help="whose held-out rows are used; default: the teacher's own")
+    parser.add_argument("--config", metavar="CONFIG", help="config of the held-out rows; default: the teacher's")
     parser.add_argument("--batches", type=int, default=16, metavar="N")
     parser.add_argument("--k", type=int, nargs="+", default=[8, 32, 128], metavar="K")
     parser.add_argument("--samples", type=int, default=16, metavar="S")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")
-    parser.add_argument("--json", action="store_true", help="the JSON object alone")
+    parser.add_argument("--json", action="store_true", help="print the JSON object only")
     args = parser.parse_args()
     found = measure(args)
     if not args.json:

@@ -1,11 +1,11 @@
-"""Imports torchvision wherever some build of it is: the public image processor needs only its Python half.
+"""Import any build of torchvision; the public image processor needs only its Python code.
 
-Looked for in the environment, then in `.cache/torchvision`, where it stands in no other program's way:
+It is searched in the environment, then in `.cache/torchvision`, where it does not affect other programs:
 
     pip install --no-deps --target .cache/torchvision torchvision==0.28.0     # the version for torch 2.13
 
-A build for CUDA beside a torch without it does not load its operators for detection, and then not at all: those are
-declared here, so that the rest does. Import this before transformers, which looks for torchvision only once.
+With a torch without CUDA, a CUDA build fails to import because its detection operators are missing; declaring them here
+makes the import work. Import this before transformers, which looks for torchvision only once.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "torchvisio
 
 
 def import_torchvision() -> str:
-    """Its version. Raises InputError where there is none."""
+    """Import torchvision and return its version. Raises InputError if there is none."""
     sys.path.append(str(FOLDER))
     try:
         return _version()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Times a full train step of ours and of a peer in turn: forward, backward, clipping, AdamW.
+"""Time full train steps of ours and of a peer in turns: forward, backward, clipping, AdamW.
 
     python benchmarks/train_step.py --shape tiny --against transformers
 
-The last line of output is one JSON object; `benchmarks/README.md` says what its numbers mean.
+The last line of output is one JSON object; `benchmarks/README.md` explains its numbers.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from maverick_jax.errors import InputError, MaverickError
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """What the last line of output holds. Raises InputError and WorkerFailed."""
+    """The result, as in the last line of output. Raises InputError and WorkerFailed."""
     shape = SHAPES[args.shape]
     steps, warmup = args.steps or shape.steps, shape.warmup
     take_cpus(args.threads)
@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return _header(args, began) | _result(shape, mine, timed)
 
 
-# ---- the three ways to run -------------------------------------------------------------------------------------------
+# ---- peers -----------------------------------------------------------------------------------------------------------
 
 
 def _alone(args: argparse.Namespace, shape: Shape, mine: Worker, steps: int) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def _alone(args: argparse.Namespace, shape: Shape, mine: Worker, steps: int) -> 
 
 
 def _with_transformers(args: argparse.Namespace, shape: Shape, mine: Worker, steps: int) -> dict[str, Any]:
-    """Pairs of one step of ours and one of theirs; the ratio is the median of the pairs' ratios, so that a change in
-    what else the machine does moves both sides."""
+    """Pairs of one step of ours and one of theirs. The ratio is the median of the pairs' ratios, so that other load on
+    the machine affects both sides."""
     arguments = ["--shape", args.shape, "--dtype", args.dtype, "--threads", str(args.threads)]
     with Worker("benchmarks.transformers_peer", arguments) as theirs:
         if theirs.ready["num_parameters"] != mine.ready["num_parameters"]:
@@ -83,7 +83,7 @@ def _with_transformers(args: argparse.Namespace, shape: Shape, mine: Worker, ste
 
 
 def _with_maxtext(args: argparse.Namespace, shape: Shape, mine: Worker, steps: int) -> dict[str, Any]:
-    """MaxText runs as one program and cannot be asked for a step: half of ours before it, the others after."""
+    """MaxText runs as one program and cannot run single steps, so half of our steps run before it and half after."""
     before = [_ours(mine) for _ in range(-(-steps // 2))]
     theirs = maxtext_peer.run(args.maxtext, shape, dtype=args.dtype, steps=steps)
     taken = before + [_ours(mine) for _ in range(steps - len(before))]
@@ -98,7 +98,7 @@ def _with_maxtext(args: argparse.Namespace, shape: Shape, mine: Worker, steps: i
 
 
 def _ours(mine: Worker) -> dict[str, float]:
-    """One step of ours, and the machine's matrix rate just after it."""
+    """One step of ours, and the machine's matrix rate directly after it."""
     return mine.ask("step") | mine.ask("matrix_rate")
 
 
@@ -174,11 +174,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--shape", choices=["tiny", "big"], default="tiny")
     parser.add_argument("--against", choices=["transformers", "maxtext", "none"], default="transformers")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
-    parser.add_argument("--remat", choices=["none", "dots", "attention", "full"], default="none", help="of ours")
-    parser.add_argument("--packed", action="store_true", help="ours with segments and positions, as in a packed run")
-    parser.add_argument("--steps", type=int, help="timed steps of each; default: 10 for tiny, 2 for big")
-    parser.add_argument("--threads", type=int, default=2, help="processors, for each in its turn")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="compute dtype")
+    parser.add_argument("--remat", choices=["none", "dots", "attention", "full"], default="none", help="for ours")
+    parser.add_argument(
+        "--packed", action="store_true", help="ours with segments and positions, as in a run on packed rows"
+    )
+    parser.add_argument("--steps", type=int, help="timed steps of each program; default: 10 for tiny, 2 for big")
+    parser.add_argument("--threads", type=int, default=2, help="processors for each program")
     parser.add_argument("--maxtext-python", metavar="PATH", help="the interpreter of an environment with MaxText")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     args = parser.parse_args(argv)
@@ -186,14 +188,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         raise InputError(f"--steps {args.steps}: expected at least 1")
     if args.against == "maxtext" and not args.maxtext_python:
         raise InputError(
-            "--against maxtext needs --maxtext-python PATH: MaxText wants Python 3.12 or later, so it runs in an "
-            "environment of its own"
+            "--against maxtext needs --maxtext-python PATH: MaxText needs Python 3.12 or later, so it runs in a "
+            "separate environment"
         )
     return args
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The result in words."""
+    """The result as text."""
     lines = [
         f"{result['shape']}, {result['dtype']}: {result['step_seconds']:.3f} s a step, "
         f"{result['tokens_per_second']:,.0f} tokens/s, {result['fraction_of_peak']:.1%} of the matrix rate, "

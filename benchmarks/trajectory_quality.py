@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""What weights by kind teach: a tiny model, pretrained on text, tuned on real agent runs and asked about other tasks.
+"""Compare loss weights by token kind: tune a tiny pretrained model on real trajectories and evaluate it on other tasks.
 
     python benchmarks/trajectory_quality.py RUNS.jsonl PROBLEMS.jsonl --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
 
-RUNS: tau-bench's airline runs; those of tasks outside `--held-out` are learnt, each several times with other ids, which
-cannot be known by heart. PROBLEMS: gsm8k's. A model of 3.1M parameters is pretrained on made-up tables, which
-teach it to copy, then also on tinyshakespeare, the problems and made-up agent runs, and tuned for each seed and
-variant: equal data, order and steps, a third of the rows being made-up runs again, so that it goes on copying.
-`equal` weighs all tokens alike, `kinds` has the default weights by kind, `with_failed` these but that it also learns
-from calls that failed, `with_context` that and a little from what users and tools say, `calls_first` that with more
-weight on names and decisions; `none` is the pretrained model. All is kept in FOLDER: a second call goes on where the
-first was; calls for other seeds or variants may run beside it once the pretrained model is there. The last line is
-one JSON object.
+RUNS holds tau-bench airline trajectories. Those of tasks outside `--held-out` are trained on, each several times with
+different ids, so that ids cannot be memorized. PROBLEMS holds gsm8k problems. A model of 3.1M parameters is pretrained
+on random tables, which teach it to copy, then also on tinyshakespeare, the problems and random trajectories. It is then
+tuned for each seed and variant with equal data, order and steps; a third of the rows are random trajectories again, so
+that it keeps the ability to copy. Variants: `equal` gives all tokens the same weight; `kinds` uses the default weights
+by kind; `with_failed` also trains on failed calls; `with_context` also trains a little on what users and tools write;
+`calls_first` also gives more weight to tool names and decisions; `none` is the pretrained model. Everything is kept in
+FOLDER, and a second call continues there; calls for other seeds or variants may run in parallel once the pretrained
+model exists. The last line is one JSON object.
 """
 
 import argparse
@@ -40,9 +40,9 @@ from train.config import read_config
 
 VOCABULARY = 3072
 TABLES, OFFICES = 40_000, 4_000
-POLICY = 3  # paragraphs of it that are kept: a model of this size makes nothing of rules
-WHOLE = 12_288  # tokens: the longest run has fewer
-OTHER_IDS = 4  # times that a run is learnt from, with ids of their own
+POLICY = 3  # paragraphs of the policy that are kept; a model of this size cannot use its rules
+WHOLE = 12_288  # tokens; longer than the longest trajectory
+OTHER_IDS = 4  # copies of each training trajectory, each with other ids
 NONE = "none"
 READ = {"user": 0.2, "observation": 0.2, "observation_error": 0.2}
 WEIGHTS: dict[str, dict[str, float]] = {
@@ -52,7 +52,7 @@ WEIGHTS: dict[str, dict[str, float]] = {
     "with_context": {"failed_action": 1.0} | READ,
     "calls_first": {"failed_action": 1.0, "call_name": 3.0, "decision": 2.0} | READ,
 }
-"""Variant -> what differs from the default weights."""
+"""Variant -> changes to the default weights."""
 COMPARED = ("equal", "with_context", "kinds", "calls_first")
 PINNED = ("held_out", "copy_steps", "pretrain_steps", "steps", "rate")
 LOSSES = ("call_name", "call_arguments", "decision")
@@ -68,9 +68,9 @@ OPTIMIZER = {"warmup_steps": 20, "schedule": "cosine", "min_ratio": 0.05, "weigh
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """The parts of RUNS, texts, a tokenizer made from what is learnt of both, and the configs. Raises InputError for
-    tasks that leave nothing to learn or to ask about, for settings that no config takes, and for a folder that was
-    begun with others: its runs would go on as something else."""
+    """Write the two parts of RUNS, the texts, a tokenizer trained on the training data, and the configs. Raises
+    InputError if `--held-out` leaves no task to train on or to evaluate, for invalid settings, and for a folder that
+    was created with other settings, since its runs would resume with these."""
     runs = [json.loads(line) for line in args.runs.read_text("utf-8").splitlines()]
     first, last = args.held_out
     parts = [[run for run in runs if (first <= run["task_id"] <= last) == held_out] for held_out in (False, True)]
@@ -83,11 +83,11 @@ def prepare(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in PINNED}
     work.mkdir(parents=True, exist_ok=True)
     if (kept := work / "settings.json").exists() and (there := json.loads(kept.read_text())) != settings:
-        raise InputError(f"--work {work}: was begun with {there}, not {settings}; give these a folder of their own")
+        raise InputError(f"--work {work}: created with {there}, not {settings}; choose another folder")
     for name, config in configs(args).items():
         _write(path := work / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False))
-        read_config(str(path))  # or a rate that cannot be would be told of after the pretraining
-    _write(kept, json.dumps(settings))  # of settings that were not refused: the folder is theirs from now on
+        read_config(str(path))  # so that an invalid learning rate is found before the pretraining
+    _write(kept, json.dumps(settings))  # only after validation, so that refused settings do not claim the folder
     lines = [[json.dumps(_without_rules(run)) + "\n" for run in part] for part in parts]
     _write(work / "held_out.jsonl", "".join(lines[1]))
     others = [made_up.renamed(run, seed) for seed, run in enumerate(lines[0] * OTHER_IDS)]
@@ -99,13 +99,13 @@ def prepare(args: argparse.Namespace) -> None:
     _write(work / "offices.jsonl", "".join(ours.write(run) + "\n" for run in made_up.offices(OFFICES)))
     if not (tokenizer := work / "tokenizer" / "tokenizer.json").exists():
         tokenizer.parent.mkdir(exist_ok=True)
-        _tokenizer([*texts, *made_up.tables(2_000), *_said(parts[0])]).save(str(tokenizer))
+        _tokenizer([*texts, *made_up.tables(2_000), *_texts(parts[0])]).save(str(tokenizer))
 
 
 def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Of the three runs that follow each other, by name."""
+    """Name -> config of each of the three consecutive runs."""
     file = lambda name, **more: {"path": str(args.work / f"{name}.jsonl"), **more}
-    # Made anew for each source: one mapping in two places would be an anchor in the YAML, which configs refuse.
+    # A new mapping for each source: a shared one would become an anchor in the YAML, which configs do not allow.
     as_tau_bench = lambda: {"format": "trajectories",
                             "trajectories": {"format": "tau_bench", "dialect": "meta_pythonic"}}  # fmt: skip
     tables = {"tables": file("tables")}
@@ -141,7 +141,7 @@ def configs(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    """What is there and the same stays, so that caches of it hold."""
+    """Write a file, unless it has this content already, so that caches of it stay valid."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text("utf-8") != text:
         path.write_text(text, "utf-8")
@@ -152,8 +152,8 @@ def _without_rules(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"traj": [policy | {"content": "\n\n".join(policy["content"].split("\n\n")[:POLICY])}, *others]}
 
 
-def _said(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Texts and calls of runs; the policy, which is the same in all, once."""
+def _texts(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Texts and calls of trajectories; the policy, which is the same in all of them, once."""
     yield runs[0]["traj"][0]["content"]
     for run in runs:
         for message in run["traj"][1:]:
@@ -163,8 +163,8 @@ def _said(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
-    """Byte-level BPE with the chat format's control tokens. Of digits and capitals two are a token, whichever they are:
-    else the ids of the runs that are learnt would be tokens of their own, to be known by heart, and others be spelt."""
+    """Byte-level BPE with the chat format's control tokens. Every pair of digits or capitals is a token; otherwise the
+    ids in the training data would become tokens, which could be memorized, and other ids would not."""
     pre_tokenizers = tokenizers.pre_tokenizers
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     words = tokenizers.Regex(r"[0-9A-Z]{1,2}| ?\p{Ll}+| ?[^\s\p{L}\p{N}]+|\s+")
@@ -174,7 +174,7 @@ def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    pairs = ["".join(pair) for pair in itertools.product(made_up.SYMBOLS, repeat=2)] * 1_000  # more than any other word
+    pairs = ["".join(pair) for pair in itertools.product(made_up.SYMBOLS, repeat=2)] * 1_000  # more than other words
     made.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
@@ -185,7 +185,7 @@ def _tokenizer(texts: Sequence[str]) -> tokenizers.Tokenizer:
 
 
 def maverick(*words: str) -> str:
-    """Standard output of one command."""
+    """Standard output of a `maverick` command. Raises WorkerFailed if it fails."""
     command = [sys.executable, "-m", "launch.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)))
     if done.returncode:
@@ -194,7 +194,7 @@ def maverick(*words: str) -> str:
 
 
 def train(args: argparse.Namespace, variant: str, seed: int) -> pathlib.Path:
-    """The directory of a run, made if it is not there; a run that was interrupted goes on."""
+    """The directory of a run, which is trained or resumed if it is not complete."""
     copying, pretrained = args.work / "copying", args.work / "pretrained"
     if variant == NONE:
         _run(args.work / "copy.yaml", copying, args.copy_steps)
@@ -211,25 +211,25 @@ def _run(config: pathlib.Path, directory: pathlib.Path, steps: int, *words: str)
 
 
 def ask(args: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
-    """What `maverick eval` tells of the held-out runs, in rows that hold each of them whole: of a run that is cut, a
-    window does not tell what its calls are about. The loss is always by the default weights."""
+    """The result of `maverick eval` on the held-out trajectories, in rows long enough for whole trajectories, since a
+    window of a trajectory may lack what its calls refer to. The loss always uses the default weights."""
     kept = directory / f"asked_{args.generate}.json"
     if not kept.exists():
         words = [f"data.sequence_length={WHOLE}", "data.batch_size=1", "--json"]
         words += ["--generate", str(args.generate), "--max-tokens", "192"] if args.generate else []
-        told = maverick("eval", str(directory), str(args.work / "tune.yaml"), *words)
-        kept.write_text(told.strip().splitlines()[-1])
+        output = maverick("eval", str(directory), str(args.work / "tune.yaml"), *words)
+        kept.write_text(output.strip().splitlines()[-1])
     return json.loads(kept.read_text())
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """What the pretrained model, and each variant and seed of tuning it, tell of the held-out runs."""
+    """Evaluate the pretrained model, and each variant and seed of tuning, on the held-out trajectories."""
     found: dict[str, list[dict[str, float]]] = {}
     for variant in dict.fromkeys((NONE, *args.variants)):
         for seed in [0] if variant == NONE else args.seeds:
-            told = summary(ask(args, train(args, variant, seed)))
-            found.setdefault(variant, []).append(told)
-            print(f"{variant} {seed}: {told}", file=sys.stderr, flush=True)
+            figures = summary(ask(args, train(args, variant, seed)))
+            found.setdefault(variant, []).append(figures)
+            print(f"{variant} {seed}: {figures}", file=sys.stderr, flush=True)
     return {
         "benchmark": "trajectory_quality",
         "copy_steps": args.copy_steps,
@@ -241,11 +241,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def summary(told: dict[str, Any]) -> dict[str, float]:
-    """The figures of the table, by its rows. A rate that has nothing to be one of is 0."""
-    found = {f"{kind}, nats": told["eval_kind_loss"][kind] for kind in LOSSES}
-    ways: list[tuple[str, str, dict[str, Any]]] = [("", "eval_", told)]
-    ways += [(", written", "", told["generated"])] if "generated" in told else []
+def summary(evaluation: dict[str, Any]) -> dict[str, float]:
+    """Row of the table -> figure. A missing rate (without any case) is 0."""
+    found = {f"{kind}, nats": evaluation["eval_kind_loss"][kind] for kind in LOSSES}
+    ways: list[tuple[str, str, dict[str, Any]]] = [("", "eval_", evaluation)]
+    ways += [(", written", "", evaluation["generated"])] if "generated" in evaluation else []
     for way, prefix, part in ways:
         f1 = part[f"{prefix}decision_f1"]
         found[f"decision F1{way}"] = sum(f1.get(name, 0.0) for name in CLASSES) / len(CLASSES)
@@ -257,13 +257,13 @@ def rows_of(result: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Row of the table -> variant -> a figure for each seed."""
     held_out = result["held_out"]
     return {
-        name: {variant: [told[name] for told in each] for variant, each in held_out.items()}
+        name: {variant: [figures[name] for figures in each] for variant, each in held_out.items()}
         for name in held_out[NONE][0]
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: the mean over seeds, and each of them."""
+    """A Markdown table with the mean over seeds and the value of each seed."""
     rows = ["| held out | " + " | ".join(result["held_out"]) + " |", "|---" * (len(result["held_out"]) + 1) + "|"]
     for name, variants in rows_of(result).items():
         seeds = lambda each: f" ({' '.join(f'{x:.3f}' for x in each)})" if len(each) > 1 else ""
@@ -273,8 +273,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: pathlib.Path) -> None:
-    """A panel per row of the table, a dot per seed. What the pretrained model has is told in words: it is so far off
-    that the others would be one dot."""
+    """Plot a panel per row of the table with a dot per seed. The pretrained model's figure is in the title, since it is
+    too far from the others for the same axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -286,17 +286,17 @@ def plot(result: dict[str, Any], path: pathlib.Path) -> None:
                                    constrained_layout=True, squeeze=False)  # fmt: skip
     for axes, (name, variants) in zip(grid.flat, rows.items(), strict=False):
         tuned = [variant for variant in variants if variant != NONE]
-        for place, variant in enumerate(tuned):
+        for column, variant in enumerate(tuned):
             each = variants[variant]
-            axes.scatter([place] * len(each), each, s=22, alpha=0.7, zorder=3)
-            axes.hlines(statistics.fmean(each), place - 0.25, place + 0.25, color="black", linewidth=1)
+            axes.scatter([column] * len(each), each, s=22, alpha=0.7, zorder=3)
+            axes.hlines(statistics.fmean(each), column - 0.25, column + 0.25, color="black", linewidth=1)
         axes.set_title(f"{name} ({NONE}: {statistics.fmean(variants[NONE]):.3f})", fontsize=10)
         axes.set_xticks(range(len(tuned)), labels=tuned)
         axes.set_xlim(-0.6, len(tuned) - 0.4)
         axes.grid(axis="y", alpha=0.3)
     for axes in list(grid.flat)[len(rows) :]:
         axes.set_axis_off()
-    figure.suptitle(f"Held-out trajectories after {result['steps']} updates: a dot per seed, a line for the mean")
+    figure.suptitle(f"Held-out trajectories after {result['steps']} updates: dots are seeds, lines their means")
     figure.savefig(path, dpi=110)
 
 
@@ -306,17 +306,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("problems", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--held-out", type=int, nargs=2, metavar=("FIRST", "LAST"), default=[30, 37],
-                        help="tasks that are not learnt")  # fmt: skip
+                        help="tasks that are not trained on")  # fmt: skip
     parser.add_argument("--copy-steps", type=int, default=2000)
     parser.add_argument("--pretrain-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=375)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of tuning")
-    parser.add_argument("--generate", type=int, default=0, help="turns of the held-out runs to write freely")
+    parser.add_argument("--generate", type=int, default=0, help="number of held-out turns to generate")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plot", type=pathlib.Path, help="a PNG file to write")
     parser.add_argument("--variants", nargs="+", default=COMPARED, choices=WEIGHTS)
     args = parser.parse_args(arguments)
-    # Asked for before hours of training, not told of after them.
+    # Check these before hours of training.
     if min(args.generate, *args.seeds) < 0:
         parser.error("--generate and --seeds: expected numbers from 0")
     if args.plot and not args.plot.absolute().parent.is_dir():

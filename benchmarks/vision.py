@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Times the image encoder's forward pass against transformers', float32, in turns.
+"""Time the image encoder's forward pass and transformers' in turns, in float32.
 
     python benchmarks/vision.py [--repeats N] [--threads 2]
 
-The last line of output is one JSON object. Both go from the same pixels to the adapter's output at the same shapes.
+The last line of output is one JSON object. Both compute the adapter's output from the same pixels at equal shapes.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from maverick_jax.errors import MaverickError
 
 
 def measure(repeats: int, threads: int, shapes: list[str]) -> dict[str, Any]:
-    """Median seconds of each, in turns, the median of the pairs' ratios, and the share of the matrix rate."""
+    """Per shape: median seconds of both programs, which take turns, the median ratio of the pairs, and the fraction of
+    the matrix rate."""
     arguments = ["--threads", str(threads)]
     with (
         Worker("benchmarks.vision_worker", ["ours", *arguments]) as mine,
@@ -31,7 +32,7 @@ def measure(repeats: int, threads: int, shapes: list[str]) -> dict[str, Any]:
         found, rate = {}, 0.0
         for shape in shapes:
             for worker in (mine, theirs):
-                worker.ask(shape)  # builds and compiles
+                worker.ask(shape)  # build and compile
             pairs = [(mine.ask(shape), theirs.ask(shape)) for _ in range(repeats)]
             rate = max(rate, mine.ask("matrix_rate")["flops_per_second"])
             found[shape] = {
@@ -59,8 +60,8 @@ def measure(repeats: int, threads: int, shapes: list[str]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2, help="processors for either program")
-    parser.add_argument("--shape", choices=SHAPES, action="append", help="again for more; default: all")
+    parser.add_argument("--threads", type=int, default=2, help="processors for each program")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="may be repeated; default: all")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     args = parser.parse_args()
     try:

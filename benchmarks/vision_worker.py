@@ -1,4 +1,4 @@
-"""The image encoder's forward pass, ours or transformers', as a worker. A request is a shape's name."""
+"""The image encoder's forward pass, ours or transformers', as a worker. A request is the name of a shape."""
 
 import argparse
 import functools
@@ -17,7 +17,7 @@ SHAPES = {
     "seventeen_tiles": (17, {"num_hidden_layers": 2}),
     "narrow": (5, {"num_hidden_layers": 8, "hidden_size": 256, "num_attention_heads": 4, "vision_output_dim": 512}),
 }
-"""Tiles, and what is changed of the released encoder: its widths, with fewer of its 34 equal layers; or a small one."""
+"""Number of tiles, and changes to the released encoder: its widths with fewer of its 34 layers, or a small one."""
 
 
 def fields(shape: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def pixels(shape: str) -> np.ndarray:
 
 
 def flops(shape: str) -> float:
-    """Of the matrix products of one forward pass."""
+    """FLOPs of the matrix products of one forward pass."""
     from maverick_jax.network import VisionConfig
 
     v, tiles = VisionConfig(**fields(shape)), SHAPES[shape][0]
@@ -42,7 +42,7 @@ def flops(shape: str) -> float:
 
 @functools.cache
 def ours(shape: str) -> Callable[[], np.ndarray]:
-    """From pixels in the host's memory to the adapter's output there, as theirs."""
+    """Our forward pass, from pixels in host memory to the adapter's output in host memory."""
     import jax
     from flax import nnx
 

@@ -1,7 +1,7 @@
-"""Programs that are measured run in processes of their own and do one thing at a time, when asked.
+"""Run measured programs in separate worker processes that handle one request at a time.
 
-So the memory of each can be told apart, none holds threads or caches of the other, and the one that is not being
-timed waits for its next line of input. Requests and answers are one JSON object a line.
+So their memory is measured separately, they share no threads or caches, and the program that is not being timed waits
+for input. Requests and answers are JSON objects, one per line.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ SETTLE_SECONDS = 0.3
 
 
 class WorkerFailed(MaverickError):
-    """A measured program ended before it was told to."""
+    """A measured program ended early."""
 
 
 def take_cpus(count: int) -> None:
-    """Confines this process, and those it starts, to `count` processors. Raises InputError when there are fewer."""
+    """Restrict this process and its children to `count` processors. Raises InputError if there are fewer."""
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= count <= len(available):
         raise InputError(f"--threads {count}: expected 1 to {len(available)}, the processors this process may use")
@@ -33,13 +33,14 @@ def take_cpus(count: int) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The variables of a measured program: ours, without a compile cache that would hide compile time."""
+    """Environment variables for a measured program: those of this process without the compilation cache, which would
+    hide compile time."""
     kept = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")}
     return kept | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"} | more
 
 
 class Worker:
-    """A running worker. `start_seconds`: from before its process existed to its first answer, `ready`."""
+    """A running worker. `ready`: its first answer; `start_seconds`: time from starting the process to that answer."""
 
     def __init__(self, module: str, arguments: Sequence[str]):
         self.module = module
@@ -56,9 +57,9 @@ class Worker:
         self.start_seconds = time.perf_counter() - began
 
     def ask(self, request: str) -> dict[str, Any]:
-        """The worker's answer to one request, after everything else has come to rest."""
+        """The worker's answer to a request, sent after a pause in which other activity settles."""
         time.sleep(SETTLE_SECONDS)
-        with contextlib.suppress(BrokenPipeError):  # it has ended: there is no answer either, which says more
+        with contextlib.suppress(BrokenPipeError):  # the worker has ended; reading the answer reports it
             self._process.stdin.write(json.dumps({"do": request}) + "\n")
             self._process.stdin.flush()
         return self._answer()
@@ -68,8 +69,8 @@ class Worker:
         if not line:
             code = self._process.wait()
             self._close()
-            why = "was killed, probably for want of memory" if code == -9 else f"ended with code {code}"
-            raise WorkerFailed(f"{self.module} {why}; its output is above")
+            reason = "was killed, probably out of memory" if code == -9 else f"ended with code {code}"
+            raise WorkerFailed(f"{self.module} {reason}; its output is above")
         return json.loads(line)
 
     def __enter__(self) -> "Worker":
@@ -84,16 +85,16 @@ class Worker:
             self._process.wait()
 
     def _close(self) -> None:
-        """Ends its input, which ends it."""
+        """Close the worker's input, which ends it."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.stdout.close()
 
 
 def serve(start: Callable[[], tuple[dict[str, Any], dict[str, Callable[[], dict[str, Any]]]]]) -> None:
-    """The worker's side: `start()` gives the first answer and what to call for each request. Ends with the input."""
+    """The worker's side: `start()` returns the first answer and a function per request. Returns when the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with answers
 
     def answer(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=answers, flush=True)

@@ -19,7 +19,7 @@ from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Windowed
 from data.trajectories.decisions import CLASSES, Decision
 from data.trajectories.kinds import TokenKind
-from data.trajectories.reading import Problem
+from data.trajectories.reading import RecordProblem
 from maverick_jax.errors import harmless
 from maverick_jax.text import Tokenizer
 
@@ -203,7 +203,7 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
             f"chosen: {chosen['kept']:,} of {chosen['read']:,} runs; dropped: {rules or 'none'}", markup=False
         )
     for problem in source["read"]["problems"]:
-        console.print(harmless(f"malformed: {Problem(**problem)}"), markup=False, highlight=False)
+        console.print(harmless(f"malformed: {RecordProblem(**problem)}"), markup=False, highlight=False)
 
 
 def _show_rows(found: dict[str, Any], console: Console) -> None:

@@ -1,7 +1,7 @@
-"""`make demo`: the whole life of a run in a few minutes on a CPU, through the same commands that anyone types.
+"""`make demo`: the whole life of a run in a few minutes on a CPU, with the ordinary commands.
 
-Pretrains the `demo` config, interrupts it as a preempting cluster would, resumes it, lets the model write, exports it
-to a Hugging Face folder and writes the report.
+It pretrains the `demo` config, interrupts it as a preempting cluster would, resumes it, generates text, exports the
+model to a Hugging Face folder and writes a report.
 """
 
 import itertools
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.5
 
 
 class DemoFailed(MaverickError):
-    """A command of the demo ended otherwise than it should."""
+    """A command of the demo ended with an unexpected exit code."""
 
 
 def main() -> int:
@@ -33,16 +33,16 @@ def main() -> int:
 
 
 def demo(run_dir: pathlib.Path) -> None:
-    """Everything, in `run_dir`, which must not exist. Raises DemoFailed."""
+    """Run all steps of the demo in `run_dir`, which must not exist. Raises DemoFailed if a command fails."""
     began = time.monotonic()
     train = ["train", "demo", f"run.dir={run_dir}"]
-    _say("pretrain, and interrupt it on the way")
+    _say("pretrain, and interrupt the run")
     _interrupt(_start(train), run_dir)
     _say("the same command again: it resumes")
     _run(train)
-    _say(f"what the model makes of {PROMPT!r}")
+    _say(f"generate text from {PROMPT!r}")
     sample = ["generate", str(run_dir), "--prompt", PROMPT + "\n", "--max-tokens", "240", "--temperature", "0.8"]
-    (run_dir / "sample.txt").write_text(PROMPT + "\n" + _output(sample))  # the report shows it
+    (run_dir / "sample.txt").write_text(PROMPT + "\n" + _output(sample))  # for the report
     _say("export for transformers and vLLM")
     _run(["export", str(run_dir), str(run_dir / "huggingface"), "--dtype", "float32"])
     _say("report")
@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _output(arguments: list[str]) -> str:
-    """What a command prints, printed."""
+    """Print and return the output of a command."""
     process = _start(arguments, stdout=subprocess.PIPE)
     text, _ = process.communicate()
     print(text, end="", flush=True)
@@ -77,7 +77,7 @@ def _output(arguments: list[str]) -> str:
 
 
 def _interrupt(process: subprocess.Popen, run_dir: pathlib.Path) -> None:
-    """Sends the signal of a preemption as soon as the run has told of its first steps."""
+    """Send the signal of a preemption as soon as the run has written its first metrics."""
     while process.poll() is None and not _lines(run_dir):
         time.sleep(POLL_SECONDS)
     process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""`maverick doctor RUN_DIR`: reads every checkpoint of a run and says which of them a run can go on from.
+"""`maverick doctor RUN_DIR`: verify every checkpoint of a run and report from which one it can resume.
 
-Needs neither the run's devices nor its memory: arrays are read in blocks and compared with the checksums that were
-taken on the devices. It changes nothing and may run beside the run.
+It needs neither the run's devices nor its memory: arrays are read in blocks and compared with the checksums that were
+computed on the devices when they were saved. It changes nothing and can be used while the run is alive.
 """
 
 import pathlib
@@ -12,15 +12,16 @@ from maverick_jax.errors import CheckFailed, InputError, NoRestorableCheckpoint
 
 
 def doctor(run_dir) -> dict[str, Any]:
-    """The findings: `checkpoints` (step, restorable, problems, bytes), `set_aside`, and `restorable_step`, the newest.
+    """The report: `checkpoints` (step, restorable, problems, bytes), `set_aside` (names of folders), and
+    `restorable_step` (the newest restorable step, or None).
 
-    Raises InputError when `run_dir` has never held a checkpoint.
+    Raises InputError if `run_dir` has never held a checkpoint.
     """
     directory = pathlib.Path(run_dir) / "checkpoints"
     store = CheckpointStore(directory, read_only=True)
     steps, aside = store.steps(), store.set_aside()
     if not steps and not aside:
-        raise InputError(f"{run_dir}: expected a run directory with checkpoints, and {directory} holds none")
+        raise InputError(f"{run_dir}: expected a run directory with checkpoints, but {directory} holds none")
     found = [_examine(store, directory, step) for step in steps]
     restorable = [entry["step"] for entry in found if entry["restorable"]]
     return {
@@ -32,21 +33,22 @@ def doctor(run_dir) -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The findings in words."""
+    """The report as text."""
     lines = []
     for entry in report["checkpoints"]:
-        lines.append(f"step {entry['step']}: {'whole' if entry['restorable'] else 'DAMAGED'}, {entry['bytes']:,} bytes")
+        state = "intact" if entry["restorable"] else "DAMAGED"
+        lines.append(f"step {entry['step']}: {state}, {entry['bytes']:,} bytes")
         lines += [f"  {problem}" for problem in entry["problems"]]
-    lines += [f"{name}: set aside by an earlier run, which found it damaged" for name in report["set_aside"]]
+    lines += [f"{name}: found damaged and set aside earlier" for name in report["set_aside"]]
     step = report["restorable_step"]
-    return "\n".join([*lines, "nothing can be restored" if step is None else f"a run goes on from step {step}"])
+    return "\n".join([*lines, "nothing can be restored" if step is None else f"the run can resume from step {step}"])
 
 
 def require_healthy(report: dict[str, Any]) -> None:
-    """Raises NoRestorableCheckpoint when nothing can be restored, CheckFailed when a checkpoint is damaged."""
+    """Raises NoRestorableCheckpoint if nothing can be restored, CheckFailed if a checkpoint is damaged."""
     damaged = [entry["step"] for entry in report["checkpoints"] if not entry["restorable"]]
     if report["restorable_step"] is None:
-        raise NoRestorableCheckpoint(f"{report['run_dir']}: no checkpoint verifies")
+        raise NoRestorableCheckpoint(f"{report['run_dir']}: no checkpoint passes verification")
     if damaged:
         raise CheckFailed(f"{report['run_dir']}: damaged checkpoints of steps {damaged}")
 

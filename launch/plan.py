@@ -1,4 +1,4 @@
-"""What a run will cost and whether it fits, from its config alone: nothing is built, compiled or read."""
+"""Compute the cost of a run and whether it fits, from its config alone, without building or compiling anything."""
 
 import dataclasses
 import math
@@ -16,15 +16,15 @@ from train.config import RunConfig, check_against_mesh
 from train.teachers.references import find_references, heads_of
 
 USABLE = 0.92
-"""Part of a device's memory that a plan may fill: the rest is for the runtime, fragmentation and collectives."""
+"""Fraction of a device's memory that a plan may use; the rest is for the runtime, fragmentation and collectives."""
 ASSUMED_MFU = 0.4
-"""Fraction of peak that the estimate of time assumes; NVIDIA publishes 0.41 for Maverick on 512 H100."""
+"""Fraction of peak FLOP/s assumed in the estimate of time; NVIDIA publishes 0.41 for Maverick on 512 H100."""
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
-    """The plan of a run as plain data; `plan["fits"]` is the verdict. All bytes are per device unless named otherwise.
+    """The plan of a run as a JSON object; `plan["fits"]` is the verdict. Bytes are per device unless stated otherwise.
 
-    Raises InputError when the mesh does not divide the model or the batch.
+    Raises InputError if the mesh does not divide the model or the batch.
     """
     target = _target(config)
     sizes = _sizes(config, target["local_devices"])
@@ -82,7 +82,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
 
 
 def _target(config: RunConfig) -> dict[str, Any]:
-    """The device that the run is judged by: the one it names, else this machine's."""
+    """The device of the plan: the one named in `run.hardware`, else this machine's."""
     if name := config.run.hardware:
         device = DEVICES[name]
         memory_bytes = int(device.memory_gb * 1e9)
@@ -106,7 +106,7 @@ def _target(config: RunConfig) -> dict[str, Any]:
 
 
 def _sizes(config: RunConfig, local_devices: int | None) -> dict[str, int]:
-    """Devices per axis. The rest (-1) is what this machine has, or 1 for hardware that is elsewhere."""
+    """Devices per mesh axis. An axis of -1 takes the remaining devices of this machine, or is 1 for named hardware."""
     sizes = config.mesh.sizes
     if -1 not in sizes.values():
         return sizes
@@ -115,7 +115,7 @@ def _sizes(config: RunConfig, local_devices: int | None) -> dict[str, int]:
 
 
 def _machine_memory() -> int:
-    """Bytes of memory that this process may use."""
+    """Bytes of memory available to this process."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = pathlib.Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
@@ -123,7 +123,7 @@ def _machine_memory() -> int:
 
 
 def _days(flops: float, peak: float | None, devices: int) -> float | None:
-    """Days of the whole run at `ASSUMED_MFU`; None where peak FLOP/s are unknown."""
+    """Days of the whole run at `ASSUMED_MFU`; None if the peak FLOP/s are unknown."""
     return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
 
 
@@ -145,11 +145,11 @@ def _moment_bytes(config: RunConfig) -> int:
     return BYTES[config.optimizer.mu_dtype] + BYTES[config.optimizer.nu_dtype]
 
 
-# ---- as text ---------------------------------------------------------------------------------------------------------
+# ---- text ------------------------------------------------------------------------------------------------------------
 
 
 def render(found: dict[str, Any]) -> str:
-    """The plan as lines for a terminal."""
+    """The plan as text for a terminal."""
     held, hardware, saved = found["bytes_per_device"], found["hardware"], found["checkpoints"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
     wire = {kind: n for kind, n in found["communication_bytes_per_step"].items() if n}

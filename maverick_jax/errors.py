@@ -1,19 +1,19 @@
-"""Errors a user can act on, each with the exit code its process ends with.
+"""Errors that a user can act on, each with the exit code of the process.
 
-Raise one of these with a message that names the file, line or key, says what was expected and, where
-there is one, the nearest valid choice. Anything else that escapes is a bug and shows its traceback.
+The message names the file, line or key, states what was expected and, if there is one, the nearest valid choice. Any
+other exception that escapes is a bug and shows its traceback.
 """
 
 import re
 
 MAX_MESSAGE = 16_000
-"""Characters of a message that are shown."""
+"""Longest message that is shown in full, in characters."""
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal acts on, and what cannot be written as UTF-8."""
+"""Characters that control a terminal, and surrogates, which cannot be written as UTF-8."""
 
 
 def harmless(text: str) -> str:
-    """`text` that a terminal shows and does not act on; line breaks and tabs stay."""
+    """`text` with control characters escaped, so that it is safe to show in a terminal; line breaks and tabs stay."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -23,7 +23,7 @@ class MaverickError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message, safe to print: it may quote data that was made to harm."""
+        """The message, shortened and safe to print, since it may quote hostile data."""
         text = super().__str__()
         if len(text) > MAX_MESSAGE:
             text = f"{text[:MAX_MESSAGE]}... ({len(text):,} characters)"
@@ -31,36 +31,36 @@ class MaverickError(Exception):
 
 
 class CheckFailed(MaverickError):
-    """The check that was asked for (plan, doctor) came out negative."""
+    """The requested check (plan, doctor) failed."""
 
     exit_code = 1
 
 
 class Preempted(MaverickError):
-    """The run was asked to stop and saved first: start it again."""
+    """The run was asked to stop and has saved a checkpoint; restart it."""
 
     exit_code = 75
 
 
 class PeerFailed(MaverickError):
-    """Another process of the job failed: start the job again."""
+    """Another process of the job failed; restart the job."""
 
     exit_code = 76
 
 
 class InputError(MaverickError):
-    """A bad config, file or argument: starting again cannot help."""
+    """A bad config, file or argument; restarting does not help."""
 
     exit_code = 78
 
 
 class NonFiniteBudgetSpent(MaverickError):
-    """Too many updates were refused because loss or gradients were not finite."""
+    """Too many updates were skipped because the loss or the gradients were not finite."""
 
     exit_code = 79
 
 
 class NoRestorableCheckpoint(MaverickError):
-    """Checkpoints exist, but none of them verifies."""
+    """Checkpoints exist, but none passes verification."""
 
     exit_code = 81

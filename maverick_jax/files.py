@@ -1,6 +1,6 @@
-"""Files and folders beside arrays: JSON, read safely, and folders that appear whole.
+"""Read JSON files safely, and write folders that appear only when they are complete.
 
-Writing happens in a folder beside the target that takes the target's name only when it is complete.
+A folder is written under a temporary name next to the target and renamed at the end.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ _MAX_JSON_BYTES, _MAX_DEPTH = 4 * 2**20, 32
 
 
 def read_json(path: pathlib.Path, most_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError if it is absent, huge, not JSON, or says a key twice."""
-
+    """The JSON object in a file. Raises InputError if the file is missing or larger than `most_bytes`, or if it is not
+    a JSON object, has a duplicate key or is nested too deeply."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.stat().st_size > most_bytes:
-        raise InputError(f"{path}: {path.stat().st_size} bytes is too much; at most {most_bytes} are read")
+        raise InputError(f"{path}: {path.stat().st_size} bytes; expected at most {most_bytes}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
-    if _deeper_than(_MAX_DEPTH, value):  # what is deep cannot even be quoted: that takes a call a level
+    if _deeper_than(_MAX_DEPTH, value):  # even printing a deep value may exceed the recursion limit
         raise InputError(f"{path}: nested deeper than {_MAX_DEPTH} levels")
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -48,16 +48,16 @@ def _deeper_than(depth: int, value: Any) -> bool:
 
 
 def listed(problems: list[str], most: int = 20) -> str:
-    """Problems as one text, the first `most` in full."""
+    """Problems as one text, with the first `most` in full."""
     rest = f"\n  ... and {len(problems) - most} more" if len(problems) > most else ""
     return "\n  ".join([f"{len(problems)} problem(s)", *problems[:most]]) + rest
 
 
-# ---- strict JSON: hooks of Python's parser that refuse what it lets through ------------------------------------------
+# ---- strict JSON: hooks that reject duplicate keys, NaN and Infinity, which Python's parser accepts ------------------
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """`object_pairs_hook` that raises ValueError for a key that is given twice."""
+    """`object_pairs_hook` that raises ValueError for a duplicate key."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -67,8 +67,8 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_constant(text: str) -> NoReturn:
-    """`parse_constant` that raises ValueError: NaN and the infinities are no JSON."""
-    raise ValueError(f"{text} is no JSON number")
+    """`parse_constant` that raises ValueError, since NaN and the infinities are not JSON."""
+    raise ValueError(f"{text} is not a JSON number")
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -89,16 +89,16 @@ def write_atomically(path: pathlib.Path, content: bytes | memoryview) -> None:
 
 
 def require_new(path: pathlib.Path) -> None:
-    """Raises InputError unless `path` is free, or an empty folder."""
+    """Raises InputError unless `path` does not exist or is an empty folder."""
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise InputError(f"{path}: exists already; choose a path that does not")
+        raise InputError(f"{path}: already exists; choose another path")
 
 
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write into that becomes `path` when the block ends well, and vanishes when it does not.
+    """A temporary folder that is renamed to `path` when the block succeeds, and deleted when it raises.
 
-    Raises InputError if `path` exists already and is not an empty folder: nothing is ever written over.
+    Raises InputError if `path` already exists and is not an empty folder, so nothing is overwritten.
     """
     require_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Waits until the disk holds it: a rename that survives a crash must not name an empty file."""
+    """Flush a file or folder to disk, so that after a crash a renamed file is not empty."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

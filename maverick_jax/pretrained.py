@@ -1,4 +1,4 @@
-"""Models from and to disk: a run directory, one of its checkpoints, or a Hugging Face folder; and between them."""
+"""Load, save, import and export models: run directories, their checkpoints, and Hugging Face folders."""
 
 import dataclasses
 import hashlib
@@ -24,15 +24,9 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import require_new, write_json
-from maverick_jax.huggingface import (
-    export as exporting,
-)
-from maverick_jax.huggingface import (
-    generation_config as generation,
-)
-from maverick_jax.huggingface import (
-    reader as huggingface_reader,
-)
+from maverick_jax.huggingface import export as exporting
+from maverick_jax.huggingface import generation_config as generation
+from maverick_jax.huggingface import reader as huggingface_reader
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Purpose
 from maverick_jax.settings.section import did_you_mean
@@ -42,47 +36,47 @@ from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-"""Folder of a run directory that holds its checkpoints, one numbered folder each."""
+"""Folder of a run directory with its checkpoints, one numbered folder each."""
 MODEL = "model/"
 """Prefix of the model's parameters among the arrays of a checkpoint."""
 ADAPTERS = "heads/lora/"
-"""Prefix of the factors A and B that low-rank adapters add to them: then the parameter's name, `/a` or `/b`."""
+"""Prefix of the factors of low-rank adapters, followed by the parameter's name and `/a` or `/b`."""
 DTYPES = ("float32", "bfloat16")
 _FREE = (Purpose.STORAGE, Purpose.COMPUTATION, Purpose.TRAINING)
-"""What may differ between two models of one fingerprint."""
+"""Purposes of config keys that do not change a model's fingerprint."""
 KEEP = "keep"
-"""The dtype that a source has itself."""
+"""Keep the dtype of the source."""
 
 Target = dict[str, jax.ShapeDtypeStruct]
-"""Shape, dtype and sharding that each parameter is wanted in, by its path."""
+"""Path of a parameter -> the shape, dtype and sharding in which to load it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A model on disk: its config, and its parameters as they are asked for."""
+class ModelSource:
+    """A model on disk: its config, and functions that read its parameters."""
 
     config: ModelConfig
     load: Callable[[Target], dict[str, jax.Array]]
-    """Parameters placed directly as the target says; no device and no host holds more than its part of them."""
+    """Loads parameters directly into the shardings of the target; no device or host holds more than its shards."""
     readers: Callable[[], Mapping[str, Reader]]
-    """Every parameter of the model by its path, to be read in parts: nothing is loaded."""
+    """A reader for every parameter of the model, by path; nothing is loaded."""
     identity: Callable[[], str]
-    """Hexadecimal; the same only while the source holds the same numbers."""
+    """Hex digest that changes when the stored values or the path may have changed."""
     require_undamaged: Callable[[], None]
-    """Raises InputError if the parameters are not those that were saved, for readers that do not read all of them. It
-    reads all of them; processes of a job share the work, and all of them call it."""
+    """Raises InputError if any stored parameter is damaged, for callers that read only some of them. It reads all
+    parameters; every process of a job must call it, and each reads a share."""
     fingerprint: Callable[[], str]
-    """Hexadecimal, of the network and its numbers: of all of them in a checkpoint, which holds their checksums; of the
-    first ones of every layer and expert in a Hugging Face folder. So it follows a model that is moved, and differs
-    between the two forms of one. Little is read."""
+    """Hex digest of the network and its values: of all values in a checkpoint (from their checksums), of the first
+    values of every layer and expert in a Hugging Face folder. It does not depend on the path, but differs between a
+    checkpoint and a folder of the same model. It reads little."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
-    """The model at `path`: a run directory (its newest checkpoint), a checkpoint, or a Hugging Face folder.
+    """Load the model at `path`: a run directory (its newest checkpoint), a checkpoint, or a Hugging Face folder.
 
-    `mesh`: where its parameters are placed, split by the default `ShardingRules`; one device if None.
-    `dtype`: float32 or bfloat16, of parameters and of computation.
-    Raises InputError for a path that is none of these, and for files that do not fit the model they describe.
+    `mesh`: devices for the parameters, sharded by the default `ShardingRules`; None means one device.
+    `dtype`: float32 or bfloat16, for parameters and computation.
+    Raises InputError if `path` is none of these, or if the files do not match the config of the model.
     """
     source = open_source(path)
     abstract = abstract_model(_computing_in(dtype, source.config), single_device_mesh() if mesh is None else mesh)
@@ -90,7 +84,7 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
 
 
 def config_of(path: str | pathlib.Path, dtype: str = "float32") -> ModelConfig:
-    """The config of `load_pretrained(path, dtype=dtype)`. Only metadata is read. Raises InputError as that does."""
+    """The config of `load_pretrained(path, dtype=dtype)`, from metadata only. Raises InputError in the same cases."""
     return _computing_in(dtype, open_source(path).config)
 
 
@@ -100,7 +94,8 @@ def _computing_in(dtype: str, config: ModelConfig) -> ModelConfig:
 
 
 def load_into(abstract: Maverick, path: str | pathlib.Path) -> Maverick:
-    """The model at `path` (as for `load_pretrained`) in the dtypes and shardings of `abstract`, which is that model."""
+    """Load the model at `path` (as in `load_pretrained`) with the dtypes and shardings of `abstract`, an abstract model
+    of the same config."""
     return names.unflatten(abstract, open_source(path).load(names.flatten(abstract)))
 
 
@@ -123,13 +118,13 @@ def save_pretrained(
     drop_router_bias: bool = False,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
-    `Llama4ForConditionalGeneration` if the model has an image encoder and not `text_only`.
+    `Llama4ForConditionalGeneration` if the model has an image encoder and `text_only` is false.
 
-    `dtype`: float32 or bfloat16, of the files. `tokenizer` is written with it, as `tokenizer.json` with the same ids.
-    `max_shard_gb`: most bytes a file, in units of 10^9; a tensor larger than that has a file of its own.
-    `quantize`: None, int8 or int4, of feed-forward weights, with a scale per `group_size` inputs.
-    `dialect` of tool calls: writes its chat template and the settings of an instruct model.
-    Raises InputError if `path` exists or its disk has no room, or for a model that is no Llama 4: sliding-window
+    `dtype`: float32 or bfloat16, for the files. `tokenizer`: written as `tokenizer.json` with the same ids.
+    `max_shard_gb`: largest size of a file, in units of 10^9 bytes; a larger tensor gets a file of its own.
+    `quantize`: None, int8 or int4, for feed-forward weights, with a scale per `group_size` inputs.
+    `dialect`: tool dialect; writes its chat template and the settings of an instruct model.
+    Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
     attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`).
     """
     options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias)
@@ -138,7 +133,7 @@ def save_pretrained(
 
 
 def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None = None) -> Maverick:
-    """`Maverick(config)` whose parameters are only shapes, dtypes and their storage shardings on `mesh`."""
+    """`Maverick(config)` with abstract parameters: shapes, dtypes and storage shardings on `mesh`."""
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda: Maverick(config, rules or ShardingRules(), rngs=nnx.Rngs(0)))
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, leaf.sharding.spec))
@@ -146,16 +141,16 @@ def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None 
 
 
 def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of each parameter of `Maverick(config)`, by its path and in the order of the model's tree."""
+    """Path -> shape of each parameter of `Maverick(config)`, in the order of the model's tree."""
     shapes = {p.name: p.full_shape for p in parameters.of_model(config)}
     return dict(sorted(shapes.items(), key=lambda item: item[0].split("/")))
 
 
-# ---- where a model is ----------------------------------------------------------------------------------------------
+# ---- opening a model -----------------------------------------------------------------------------------------------
 
 
-def open_source(path: str | pathlib.Path) -> Source:
-    """What is at `path`, opened for reading. Raises InputError if it is no model."""
+def open_source(path: str | pathlib.Path) -> ModelSource:
+    """Open the model at `path` for reading. Raises InputError if there is no model."""
     path = pathlib.Path(path).expanduser()
     if huggingface_reader.is_folder(path):
         return _open_huggingface(path)
@@ -170,7 +165,7 @@ def open_source(path: str | pathlib.Path) -> Source:
     )
 
 
-def _open_huggingface(path: pathlib.Path) -> Source:
+def _open_huggingface(path: pathlib.Path) -> ModelSource:
     folder = huggingface_reader.HuggingFaceFolder.at(path)
 
     def load(target: Target) -> dict[str, jax.Array]:
@@ -186,11 +181,12 @@ def _open_huggingface(path: pathlib.Path) -> Source:
             whole.update(name.encode() + some.tobytes())
         return whole.hexdigest()
 
-    return Source(folder.config, load, readers, folder.identity, lambda: None, fingerprint)
+    return ModelSource(folder.config, load, readers, folder.identity, lambda: None, fingerprint)
 
 
 def _first_rows(shape: tuple[int, ...], rows: int = 8192) -> tuple[slice, ...]:
-    """The first 256 numbers of each layer and expert: of every index of the leading axes that are `rows` together."""
+    """The first 256 values of each layer and expert: of every index of the leading axes, as long as these have at most
+    `rows` entries together."""
     found, left = [], rows
     for size in shape[:-1]:
         left //= size
@@ -199,17 +195,18 @@ def _first_rows(shape: tuple[int, ...], rows: int = 8192) -> tuple[slice, ...]:
 
 
 def _network_digest(config: ModelConfig):
-    """SHA-256 of what the parameters are, however they are computed with."""
+    """SHA-256 of the config keys that define the network, without those of `_FREE`."""
     network = config.model_dump(mode="json", exclude=set(config.keys_of(*_FREE)))
     return hashlib.sha256(json.dumps(network, sort_keys=True).encode())
 
 
-def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
-    """Checkpoint `step` of a store; None: the newest that verifies. The store is only read: its run may be alive."""
+def _open_checkpoint(directory: pathlib.Path, step: int | None) -> ModelSource:
+    """Checkpoint `step` of a store; None means the newest that passes verification. The store is opened read-only,
+    since its run may be alive."""
     store = CheckpointStore(directory, read_only=True)
     steps = store.steps()
     if not steps:
-        raise InputError(f"{directory}: holds no checkpoint yet")
+        raise InputError(f"{directory}: no checkpoint yet")
     newest = steps[-1] if step is None else step
     config = _config_of(store.meta(newest), directory)
     adapters = Adapters.of(store.meta(newest), ADAPTERS, directory)
@@ -220,12 +217,14 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
             MODEL + name: jax.ShapeDtypeStruct(leaf.shape, dtypes[name], sharding=leaf.sharding)
             for name, leaf in target.items()
         }
-        beside = adapters.target({name: stored[MODEL + name] for name in target})
-        restored = store.restore(stored | {ADAPTERS + name: leaf for name, leaf in beside.items()}, step, subset=True)
+        adapter_target = adapters.target({name: stored[MODEL + name] for name in target})
+        restored = store.restore(
+            stored | {ADAPTERS + name: leaf for name, leaf in adapter_target.items()}, step, subset=True
+        )
         if restored is None:
-            raise InputError(f"{directory}: its checkpoints are gone")
+            raise InputError(f"{directory}: its checkpoints were deleted")
         arrays = restored[1]
-        factors = {name: arrays.pop(ADAPTERS + name) for name in beside}
+        factors = {name: arrays.pop(ADAPTERS + name) for name in adapter_target}
         merged = lambda name, leaf: adapters.merge(name, arrays.pop(MODEL + name), factors).astype(leaf.dtype)
         return {name: merged(name, leaf) for name, leaf in target.items()}
 
@@ -237,7 +236,7 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         found, shapes = store.readers(MODEL, newest), shapes_of(config)
         wrong = [n for n in {**shapes, **found} if n not in found or found[n].shape != shapes.get(n)]
         if wrong:
-            raise InputError(f"{directory}: {len(wrong)} array(s) are not those of its model: {', '.join(wrong[:5])}")
+            raise InputError(f"{directory}: {len(wrong)} array(s) do not match its model: {', '.join(wrong[:5])}")
         return adapters.merged_readers(found, store.readers(ADAPTERS, newest))
 
     def require_undamaged() -> None:
@@ -250,30 +249,31 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> Source:
         whole.update(json.dumps([used, (meta.get("optimizer") or {}).get("lora")], sort_keys=True).encode())
         return whole.hexdigest()
 
-    return Source(config, load, readers, identity, require_undamaged, fingerprint)
+    return ModelSource(config, load, readers, identity, require_undamaged, fingerprint)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:
     try:
-        # As JSON, where a list may stand for a tuple; strict otherwise.
+        # JSON mode accepts a list for a tuple; otherwise validation is strict.
         config = ModelConfig.model_validate_json(json.dumps(meta["model"]))
     except KeyError:
-        raise InputError(f"{where}: its metadata does not hold the model's config (`model`)") from None
+        raise InputError(f"{where}: its metadata has no model config (`model`)") from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("model", *first["loc"])))
         raise InputError(f"{where}: metadata: {key}: {first['msg']} ({error.error_count()} problem(s))") from None
-    if len(meta["arrays"]) < len(config.stack.slots):  # before anything of the model's size is made
+    # Check this before creating anything whose size depends on the claimed number of layers.
+    if len(meta["arrays"]) < len(config.stack.slots):
         raise InputError(f"{where}: holds {len(meta['arrays'])} arrays, too few for the model in its metadata")
     return config
 
 
 def _stored_dtypes(config: ModelConfig) -> dict[str, np.dtype]:
-    """What a checkpoint of this model holds each parameter in."""
+    """Path -> dtype of each parameter in a checkpoint of this model."""
     return {p.name: jnp.dtype(p.dtype or config.param_dtype) for p in parameters.of_model(config)}
 
 
-# ---- from one to another -------------------------------------------------------------------------------------------
+# ---- conversion ----------------------------------------------------------------------------------------------------
 
 
 def export(
@@ -287,10 +287,10 @@ def export(
     group_size: int = 128,
     dialect: str | None = None,
 ) -> None:
-    """The model at `checkpoint` (as for `load_pretrained`) as a new Hugging Face folder `out`, with its tokenizer.
+    """Write the model at `checkpoint` (as in `load_pretrained`) to a new Hugging Face folder `out`, with its tokenizer.
 
-    Arguments as for `save_pretrained`. The model is never loaded: a few blocks of it are in memory at a time.
-    Raises InputError, also for a checkpoint that is damaged.
+    The arguments are those of `save_pretrained`. Only a few blocks of the model are in memory at a time.
+    Raises InputError in the same cases, and for a damaged checkpoint.
     """
     require_new(pathlib.Path(out))
     options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect)
@@ -307,12 +307,12 @@ def export(
 
 
 def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype: str = KEEP) -> None:
-    """The model at `source` (as for `load_pretrained`) as a new run directory `out`: one checkpoint, of step 0, and
-    what came with the model: tokenizer, generation_config.json.
+    """Write the model at `source` (as in `load_pretrained`) to a new run directory `out`, which gets one checkpoint (of
+    step 0) and the model's tokenizer and generation_config.json.
 
-    `dtype` of the stored parameters: float32, bfloat16, or keep: the source's own. The model is never loaded: a few
-    blocks of it are in memory at a time. If it is stopped, the same call goes on where it was.
-    Raises InputError if `out` exists or its disk has no room, and for a source that does not fit or is damaged.
+    `dtype` of the stored parameters: float32, bfloat16, or keep (that of the source). Only a few blocks of the model
+    are in memory at a time. If it is interrupted, the same call resumes it.
+    Raises InputError if `out` exists or its disk is too full, and for a malformed or damaged source.
     """
     _require_dtype(dtype, (KEEP, *DTYPES))
     opened, out = open_source(source), pathlib.Path(out)
@@ -331,7 +331,7 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
 
     importing.import_arrays(
         {
-            MODEL + name: importing.Arriving.of(readers[name], dtypes[name], _split_axes(leaf))
+            MODEL + name: importing.ImportedArray.of(readers[name], dtypes[name], _split_axes(leaf))
             for name, leaf in leaves.items()
         },
         {"model": config.model_dump(mode="json")},
@@ -344,19 +344,20 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
 
 
 def _split_axes(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    """The axes that a mesh may split."""
+    """The axes that a mesh may shard."""
     return tuple(axis for axis, names in enumerate(leaf.sharding.spec) if names is not None)
 
 
 def _host_mesh() -> Mesh:
-    """Conversion needs memory, not arithmetic."""
+    """One CPU device: conversion needs memory, not arithmetic."""
     return single_device_mesh(jax.local_devices(backend="cpu")[0])
 
 
 def _tokenizer_of(path: str | pathlib.Path) -> Tokenizer | None:
-    """None where there is none. Raises InputError for one that cannot be read: a model must not lose its tokenizer."""
+    """The model's tokenizer; None (with a warning) if it has none. Raises InputError if it cannot be read, so that a
+    model does not lose its tokenizer."""
     path = pathlib.Path(path).expanduser()
     if find_tokenizer(path) is None:
-        log.warning("%s: holds no tokenizer; none is written", path)
+        log.warning("%s has no tokenizer; none is written", path)
         return None
     return load_tokenizer(path)

@@ -1,4 +1,4 @@
-"""How far long work on the host is: a live line on a terminal, a plain one now and then elsewhere (standard error)."""
+"""Progress of long work on the host, on standard error: a live bar in a terminal, occasional lines elsewhere."""
 
 import sys
 import threading
@@ -20,8 +20,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """`with Progress(title, columns) as progress: progress.update(line)`. On a terminal the columns are shown, with
-    the line as their `description`; elsewhere the line alone, every `SECONDS_BETWEEN_LINES`."""
+    """`with Progress(title, columns) as progress: progress.update(line)`. A terminal shows the columns, with the line
+    as their `description`; otherwise the line is printed every `SECONDS_BETWEEN_LINES`."""
 
     def __init__(self, title: str, columns: tuple[ProgressColumn, ...], total: float | None = None):
         console = Console(stderr=True)
@@ -48,7 +48,7 @@ class Progress:
 
 class ByteProgress:
     """Progress of `total` bytes: `with ByteProgress(title, total, done) as progress: progress.advance(n)`, from any
-    thread. `done`: what an earlier attempt got through."""
+    thread. `done`: number of bytes finished in an earlier attempt."""
 
     def __init__(self, title: str, total: int, done: int = 0):
         text = TextColumn(title, markup=False)

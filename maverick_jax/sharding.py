@@ -1,7 +1,7 @@
-"""Where arrays live: the mesh, and the one table from what an axis means to the mesh axes that split it.
+"""The device mesh, and the table that maps logical axes to mesh axes.
 
-This is the only file that names mesh axes. Arrays carry their sharding in their type (every mesh axis is
-Explicit), so gradients, optimizer moments and restore targets follow their parameters without being told.
+This is the only file that names mesh axes. Every mesh axis is Explicit, so arrays carry their sharding in their type,
+and gradients, optimizer moments and restore targets have the shardings of their parameters.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ Axes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """Meaning -> mesh axes. Parameters are stored by `storage` and used by `compute`: an axis of `GATHERED` is
-    split in storage and whole in use, which is what fully sharded data parallelism is."""
+    """Logical axis -> mesh axes. Parameters are stored with the spec of `storage` and used with that of `compute`: an
+    axis in `GATHERED` is sharded in storage and gathered for use (fully sharded data parallelism)."""
 
     batch: Axes = BATCH_AXES
     """Sequences of a batch."""
     length: Axes = None
-    """Positions of a sequence; `context` takes them once context parallelism exists."""
+    """Positions of a sequence; reserved for context parallelism."""
     residual: Axes = None
     """Model dimension of activations."""
     vocab: Axes = "tensor"
@@ -46,20 +46,20 @@ class ShardingRules:
     expert_embed: Axes = "fsdp"
     """Model dimension of the routed experts' parameters."""
     vision_embed: Axes = ("fsdp", "expert")
-    """Widths of the image encoder's parameters; its heads and hidden widths are split as the text model's."""
+    """Model dimension of the image encoder's parameters; its heads and hidden dimensions use the text model's axes."""
     table: Axes = ("fsdp", "expert", "tensor")
-    """Model dimension of the embedding table, whose rows are never split: a lookup needs no other device's rows."""
+    """Model dimension of the embedding table. Its rows are not sharded, so a lookup needs no communication."""
 
     GATHERED = frozenset({"embed", "expert_embed", "vision_embed"})
 
     def storage(self, *axes: str | None) -> PartitionSpec:
-        """Spec of a stored parameter or of an activation, one logical name (or None) per dimension."""
+        """Spec of a stored parameter or of an activation, from one logical axis (or None) per dimension."""
         return PartitionSpec(*[getattr(self, name) if name else None for name in axes])
 
     __call__ = storage
 
     def compute(self, *axes: str | None) -> PartitionSpec:
-        """Spec of a parameter while it is multiplied with."""
+        """Spec of a parameter while it is used: the axes in `GATHERED` are not sharded."""
         return self.storage(*[None if name in self.GATHERED else name for name in axes])
 
     @classmethod
@@ -68,31 +68,31 @@ class ShardingRules:
 
 
 class MeshConfig(Section):
-    """Devices per mesh axis. -1: what the other axes leave."""
+    """Number of devices along each mesh axis; -1 means all remaining devices."""
 
     data: Annotated[int, Field(ge=-1)] = -1
-    """Replicas; the only axis that should cross slow links."""
+    """Replicas of the model; the only axis that should cross slow links."""
     fsdp: Annotated[int, Field(ge=-1)] = 1
-    """Parameters, gradients and moments split; batch split."""
+    """Shards parameters, gradients, optimizer moments and the batch."""
     expert: Annotated[int, Field(ge=-1)] = 1
-    """Experts split; batch split; tokens travel by all-to-all."""
+    """Shards the experts and the batch; tokens are exchanged by all-to-all."""
     context: Annotated[int, Field(ge=-1)] = 1
-    """Sequence split (not supported yet: must be 1)."""
+    """Shards the sequence (not supported yet; must be 1)."""
     tensor: Annotated[int, Field(ge=-1)] = 1
-    """Heads, hidden widths and vocabulary split."""
+    """Shards heads, hidden dimensions and the vocabulary."""
     pipeline: Annotated[int, Field(ge=-1)] = 1
-    """Layers split (not supported yet: must be 1)."""
+    """Shards the layers (not supported yet; must be 1)."""
     rules: dict[str, str | list[str] | None] = {}
-    """Overrides of the sharding table: logical axis -> mesh axis, list of them, or null."""
+    """Overrides of the sharding table: logical axis -> mesh axis, list of mesh axes, or null."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         sizes = self.sizes
         if sum(s == -1 for s in sizes.values()) > 1:
-            raise ValueError("at most one axis may be -1 (the rest of the devices)")
+            raise ValueError("at most one axis may be -1 (all remaining devices)")
         for axis, size in sizes.items():
             if size == 0:
-                raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for the rest")
+                raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for all remaining devices")
         for axis in ("context", "pipeline"):
             if sizes[axis] != 1:
                 raise ValueError(f"{axis}: {sizes[axis]} is not supported yet; it must be 1")
@@ -104,7 +104,7 @@ class MeshConfig(Section):
         return {axis: getattr(self, axis) for axis in MESH_AXES}
 
     def sharding_rules(self) -> ShardingRules:
-        """The table with this config's overrides. Raises ValueError for names it does not know."""
+        """The table with the overrides of `rules`. Raises ValueError for unknown axes."""
         changes: dict[str, Axes] = {}
         for name, axes in self.rules.items():
             if name not in ShardingRules.names():
@@ -117,7 +117,7 @@ class MeshConfig(Section):
         return dataclasses.replace(ShardingRules(), **changes)
 
     def resolve(self, num_devices: int) -> dict[str, int]:
-        """Axis sizes for `num_devices` devices. Raises InputError when they do not multiply to it."""
+        """Axis sizes for `num_devices` devices. Raises InputError if their product cannot be `num_devices`."""
         sizes = self.sizes
         known = math.prod(s for s in sizes.values() if s != -1)
         rest = [axis for axis, s in sizes.items() if s == -1]
@@ -131,7 +131,7 @@ class MeshConfig(Section):
 
 
 def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
-    """The mesh of a run: six axes, in the order of `MESH_AXES`, all Explicit."""
+    """The mesh of a run: the axes of `MESH_AXES` in this order, all Explicit."""
     devices = jax.devices() if devices is None else devices
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices)
@@ -142,16 +142,16 @@ def single_device_mesh(device=None) -> Mesh:
 
 
 def abstract_mesh(sizes: dict[str, int]) -> AbstractMesh:
-    """A mesh of devices that need not exist, for shapes and specs only."""
+    """A mesh without devices, for shapes and specs only."""
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
     return AbstractMesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
 
 
 def axes_tuple(axes: Axes) -> tuple[str, ...]:
-    """The mesh axes of one entry of the table, as a tuple."""
+    """The mesh axes of an entry of the table, as a tuple."""
     return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def size_of(sizes: dict[str, int], axes: Axes) -> int:
-    """Into how many parts `axes` split a dimension."""
+    """Number of shards into which `axes` divide a dimension."""
     return math.prod(sizes.get(axis, 1) for axis in axes_tuple(axes))

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say they do."""
+"""The benchmarks measure what they claim to measure."""
 
 import argparse
 import dataclasses
@@ -47,13 +47,13 @@ def fake_maxtext(directory: pathlib.Path, missing: int = 0, code: int = 0) -> st
 
 
 @pytest.mark.parametrize(("name", "flops", "parameters"), [("tiny", 0.131e12, 11.5e6), ("big", 1.883e12, 134e6)])
-def test_shapes_are_the_documented_ones(name, flops, parameters):
+def test_shapes_have_the_documented_sizes(name, flops, parameters):
     shape, config = SHAPES[name], model_config(SHAPES[name])
     assert train_flops_per_token(config, shape.sequence_length) * shape.tokens == pytest.approx(flops, rel=0.005)
     assert config.num_parameters() == pytest.approx(parameters, rel=0.005)
 
 
-def test_whole_rows_have_the_loss_and_gradient_of_one_document_a_row(mesh_of):
+def test_whole_rows_equal_pretraining_with_one_document_per_row(mesh_of):
     shape = dataclasses.replace(SHAPES["trivial"], num_hidden_layers=2)
     config = model_config(shape)
     with mesh_of():
@@ -77,12 +77,12 @@ def test_labels_follow_their_tokens():
     assert batch["positions"][0, -1].tolist() == list(range(shape.sequence_length))
 
 
-def test_matrix_rate_is_that_of_a_processor(mesh_of):
+def test_matrix_rate_is_plausible(mesh_of):
     with mesh_of():
         assert 1e8 < matrix_rate(128) < 1e15
 
 
-def test_maxtext_steps_are_the_times_between_its_lines(tmp_path):
+def test_maxtext_step_times_are_the_times_between_its_lines(tmp_path):
     maxtext = maxtext_peer.find(fake_maxtext(tmp_path))
     found = maxtext_peer.run(maxtext, SHAPES["tiny"], dtype="float32", steps=4)
     assert maxtext.version == "0.2.5" and len(found.step_seconds) == 4
@@ -92,13 +92,13 @@ def test_maxtext_steps_are_the_times_between_its_lines(tmp_path):
 
 
 @pytest.mark.parametrize(("missing", "code"), [(2, 0), (0, 3)])
-def test_a_maxtext_that_fails_is_no_measurement(tmp_path, missing, code):
+def test_a_failed_maxtext_run_is_an_error(tmp_path, missing, code):
     maxtext = maxtext_peer.find(fake_maxtext(tmp_path, missing, code))
     with pytest.raises(WorkerFailed, match=f"code {code} after {5 - missing} of 5 steps(.|\n)*the last words"):
         maxtext_peer.run(maxtext, SHAPES["tiny"], dtype="float32", steps=2)
 
 
-def test_maxtext_must_be_named_and_there(tmp_path):
+def test_a_missing_maxtext_is_an_error(tmp_path):
     with pytest.raises(InputError, match="--maxtext-python"):
         train_step.parse(["--against", "maxtext"])
     with pytest.raises(InputError, match="has MaxText"):
@@ -107,7 +107,7 @@ def test_maxtext_must_be_named_and_there(tmp_path):
         train_step.parse(["--steps", "0"])
 
 
-def test_more_processors_than_there_are_is_an_error():
+def test_too_many_processors_is_an_error():
     with pytest.raises(InputError, match="--threads 100000: expected 1 to"):
         take_cpus(100_000)
 
@@ -117,7 +117,7 @@ def test_a_worker_that_ends_early_is_reported():
         Worker("benchmarks.no_such_module", [])
 
 
-def test_run_all_knows_its_names():
+def test_run_all_refuses_unknown_names():
     assert list(run_all.choose([], None)) == list(run_all.RUNS)
     assert run_all.choose(["tiny_maxtext"], "/usr/bin/python")["tiny_maxtext"][-1] == "/usr/bin/python"
     with pytest.raises(InputError, match="did you mean tiny_packed"):
@@ -143,10 +143,10 @@ def test_the_last_line_is_the_result():
         assert loss == pytest.approx(math.log(4096), abs=0.2)
 
 
-# ---- what weights by kind teach --------------------------------------------------------------------------------------
+# ---- the comparison of weights by kind -------------------------------------------------------------------------------
 
 
-def test_made_up_tables_are_told_again_and_always_alike():
+def test_random_tables_repeat_their_rows_and_are_deterministic():
     for text in made_up.tables(50):
         lines = text.splitlines()
         table = lines[: next(i for i, line in enumerate(lines) if line in lines[:i])]
@@ -154,19 +154,19 @@ def test_made_up_tables_are_told_again_and_always_alike():
     assert next(made_up.tables(1)) == next(made_up.tables(9))
 
 
-def test_made_up_agents_use_ids_that_the_run_has_told_before():
+def test_random_trajectories_use_only_values_that_occurred_before():
     made = list(made_up.offices(50))
     assert next(made_up.offices(1)) == made[0]
     calls = [call for run in made for step in run.steps for call in step.message.calls]
     assert len({call.name for call in calls}) > 10 and len({str(call.arguments) for call in calls}) > 150
     for run in made:
-        said = ""
+        text = ""
         for step in run.steps:
-            assert all(told in said for call in step.message.calls for told in call.arguments.values())
-            said += step.message.text
+            assert all(value in text for call in step.message.calls for value in call.arguments.values())
+            text += step.message.text
 
 
-def test_other_ids_are_other_ones_and_the_same_wherever_they_stand():
+def test_renamed_ids_are_new_and_consistent():
     told = {
         "user": "jo_doe_1234",
         "reservations": ["ABC123", "ABC124"],
@@ -186,8 +186,8 @@ def test_other_ids_are_other_ones_and_the_same_wherever_they_stand():
         made_up.renamed(" ".join(f"HAT{n}" for n in [*range(900, 1000), *range(100, 900)]), 0)
 
 
-def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypatch, capsys):
-    """Tasks are apart, the tokenizer keeps the chat format's control tokens, and the configs are ones."""
+def test_prepare_writes_data_tokenizer_and_configs(tmp_path, monkeypatch, capsys):
+    """Tasks are separate, the tokenizer has the chat format's control tokens, and the configs are valid."""
     monkeypatch.setattr(trajectory_quality, "TABLES", 40)
     monkeypatch.setattr(trajectory_quality, "OFFICES", 20)
     (tmp_path / "problems").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
@@ -207,7 +207,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
     for name in ("copy", "pretrain", "tune"):
         config = read_config(str(args.work / f"{name}.yaml"))
         assert set(CONTROLS) <= set(load_tokenizer(config.data.tokenizer).controls)
-    for weights in trajectory_quality.WEIGHTS.values():  # refused now or after the pretraining
+    for weights in trajectory_quality.WEIGHTS.values():  # valid before the pretraining
         read_config(str(args.work / "tune.yaml"), [f"data.kind_weights={json.dumps(weights)}"])
     data = config.data.model_copy(update={"cache_dir": str(tmp_path / "cache")})
     found = {split: open_dataset(data, split, seed=0).sources for split in ("train", "eval")}
@@ -215,7 +215,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
         "train": [("learnt", 8), ("offices", 20)], "eval": [("held_out", 4)]}  # fmt: skip
     trajectory_quality.prepare(args)
     args.steps = 2
-    with pytest.raises(InputError, match=r"was begun with .*'steps': 1.*, not .*'steps': 2"):
+    with pytest.raises(InputError, match=r"created with .*'steps': 1.*, not .*'steps': 2"):
         trajectory_quality.prepare(args)
     args.work = tmp_path / "other"
     for args.held_out in ([3, 9], [0, 2]):
@@ -226,7 +226,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
     with pytest.raises(InputError, match=r"optimizer.learning_rate: must be greater than 0, got -1.0"):
         trajectory_quality.prepare(args)
     args.rate = 1e-3
-    trajectory_quality.prepare(args)  # a folder whose first settings were refused is not begun
+    trajectory_quality.prepare(args)  # refused settings do not claim a folder
     files = [str(args.runs), str(args.problems), "--work", str(args.work)]
     with pytest.raises(SystemExit):
         trajectory_quality.main([*files, "--held-out", "3", "9"])
@@ -234,7 +234,7 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--generate", "-3"], "--generate and --seeds: expected numbers from 0"),
         (["--seeds", "1", "-1"], "--generate and --seeds: expected numbers from 0"),
@@ -242,13 +242,13 @@ def test_parts_of_the_airline_runs_and_what_was_told_of_them(tmp_path, monkeypat
         (["--variants", "calls"], "choose from equal, kinds, with_failed, with_context, calls_first"),
     ],
 )
-def test_the_comparison_refuses_before_it_trains(words, said, tmp_path, capsys):
+def test_bad_arguments_are_refused_before_training(words, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         trajectory_quality.main(["runs", "problems", "--work", str(tmp_path / "work"), *words])
-    assert said in capsys.readouterr().err.replace("'", "") and not (tmp_path / "work").exists()
+    assert message in capsys.readouterr().err.replace("'", "") and not (tmp_path / "work").exists()
 
 
-def test_the_table_of_what_was_told(tmp_path):
+def test_summary_table_and_plot(tmp_path):
     rates = {"name_accuracy": 0.5}  # no call had arguments
     told = {
         "eval_kind_loss": {"call_name": 1.0, "call_arguments": 2.0, "decision": 3.0, "text": 4.0},

@@ -21,7 +21,7 @@ from data.sources import TrajectoriesSource
 from data.trajectories.decisions import choices, count
 from data.trajectories.filters import CurationConfig, Report, apply
 from data.trajectories.kinds import token_kinds
-from data.trajectories.reading import Problem, Tally, read_tools, read_trajectories
+from data.trajectories.reading import RecordProblem, Tally, read_tools, read_trajectories
 from data.trajectories.trajectory import Outcome, Trajectory
 from data.trajectories.weights import own_weights
 from maverick_jax.errors import InputError
@@ -97,7 +97,7 @@ class _Rendering:
                 yield trajectory, self._render(trajectory)
             except InputError as error:
                 where = trajectory.provenance
-                problem = Problem(where.file, where.record or 0, where.line, str(error))
+                problem = RecordProblem(where.file, where.record or 0, where.line, str(error))
                 if self.options.malformed == "stop":
                     raise InputError(str(problem)) from None
                 self.unrenderable += 1

@@ -1,10 +1,10 @@
-"""What a teacher said of every position of a run's data, kept on disk: top-k tokens, their exact log-probabilities, and
-the mass of all others.
+"""Stored teacher outputs ("targets") for every position of a run's training rows: top-k tokens, their exact
+log-probabilities, and the mass of all other tokens.
 
-A folder holds `header.json` (what the targets are of), `part-NNNNN.array_record` (one record per row of the training
-stream), `part-NNNNN.json` (written when its part is complete) and `contents.json` (written last). A record is
-`ROW_HEAD` (row number, content hash of the row the teacher read), the arrays of `Header.layout` in their order,
-little-endian, and a CRC-32 of all that. `targets_writer` writes it; this file reads it.
+A folder holds `header.json` (what determines the targets), `part-NNNNN.array_record` (one record per row of the
+training stream), `part-NNNNN.json` (written when its part is complete) and `contents.json` (written last). A record is
+`ROW_HEAD` (row number, content hash of the row that the teacher read), the arrays of `Header.layout` in order,
+little-endian, and a CRC-32 of all these bytes. `writer.py` writes the folder; this file reads it.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from maverick_jax.settings.section import Section
 VERSION = 1
 HEADER, CONTENTS = "header.json", "contents.json"
 MAX_JSON = 1 << 26
-"""Bytes of a JSON file that is read."""
+"""Largest JSON file that is read, in bytes."""
 HASHED = ("tokens", "positions", "segment_ids", "labels")
-"""Fields of a row that the teacher's answer depends on."""
+"""Fields of a row on which the teacher's outputs depend."""
 ROW_HEAD, CHECKSUM = struct.Struct("<Q32s"), struct.Struct("<I")
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -41,33 +41,33 @@ J = TypeVar("J", bound=Section)
 
 
 class Header(Section):
-    """What decides the targets' contents. A folder holds targets of one header."""
+    """Everything that determines the targets. A folder holds the targets of one header."""
 
     version: Literal[1] = VERSION
     vocab_size: Annotated[int, Field(ge=1, le=2**31)]
-    """V of teacher and student."""
+    """V, the vocabulary size of teacher and student."""
     top_k: Annotated[int, Field(ge=1, le=2**31)]
-    """Tokens per position, k: the likeliest, in falling order."""
+    """k, the number of most likely tokens per position, in descending order of probability."""
     tail_samples: Annotated[int, Field(ge=0, le=2**16)]
-    """Tokens per position drawn from outside the top k, with replacement, s."""
+    """s, the number of tokens per position sampled from outside the top k, with replacement."""
     dtype: Literal["float16", "float32"]
-    """Of the log-probabilities of tokens."""
+    """dtype of the log-probabilities of tokens."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    """The teacher's logits were divided by it."""
+    """Divisor of the teacher's logits."""
     seed: Count
-    """Of the samples."""
+    """Seed of the samples."""
     teacher: Digest
-    """Identity of the teacher: equal only for the same numbers."""
+    """Fingerprint of the teacher; equal only for equal parameters."""
     data: Digest
     """Fingerprint of the data set."""
     tokenizer: str
     """Fingerprint of the tokenizer."""
     sequence_length: Annotated[int, Field(ge=1, le=2**31)]
-    """Positions per row, T."""
+    """T, the number of positions per row."""
     rows: Positive
-    """Rows of the training stream, from 0."""
+    """Number of rows of the training stream, counted from its first."""
     rows_per_part: Positive
-    """Rows of each part; the last one has what is left."""
+    """Rows in each part; the last part may have fewer."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -108,25 +108,26 @@ class Header(Section):
         return range(part * self.rows_per_part, min((part + 1) * self.rows_per_part, self.rows))
 
 
-class Part(Section):
-    """A part that is complete."""
+class TargetPart(Section):
+    """A complete part."""
 
     bytes: Positive
+    """Size of its file."""
     sha256: Digest
-    """Of its records, in their order."""
+    """SHA-256 of its records, in order."""
     sums: dict[str, float] = {}
-    """Over its positions, of what a summary tells."""
+    """Sums over its positions, for the summary."""
 
 
 class Contents(Section):
-    """A folder that is complete."""
+    """A complete folder."""
 
     header: Header
-    parts: list[Part]
+    parts: list[TargetPart]
 
 
 def content_hash(row: Row) -> bytes:
-    """SHA-256 of what a model sees in a row and what it is to say there: `HASHED`, as little-endian int32."""
+    """SHA-256 of the fields `HASHED` of a row, as little-endian int32."""
     whole = hashlib.sha256()
     for name in HASHED:
         whole.update(np.ascontiguousarray(row[name], "<i4").data)
@@ -142,7 +143,7 @@ def part_json(folder: pathlib.Path, part: int) -> pathlib.Path:
 
 
 def encode(header: Header, index: int, content: bytes, arrays: Row) -> bytes:
-    """The record of row `index`. `arrays`: as `header.layout` says. Raises ValueError for other shapes."""
+    """The record of row `index`, with the `arrays` of `header.layout`. Raises ValueError for other shapes."""
     pieces = [ROW_HEAD.pack(index, content)]
     for name, (dtype, shape) in header.layout.items():
         if arrays[name].shape != shape:
@@ -153,7 +154,7 @@ def encode(header: Header, index: int, content: bytes, arrays: Row) -> bytes:
 
 
 def decode(header: Header, record: bytes) -> tuple[int, bytes, Row]:
-    """(row, content hash, read-only arrays) of a record. Raises ValueError for one that is damaged."""
+    """(row number, content hash, read-only arrays) of a record. Raises ValueError if it is damaged."""
     if len(record) != header.record_bytes:
         raise ValueError(f"{len(record)} bytes; expected {header.record_bytes}")
     body = memoryview(record)[: -CHECKSUM.size]
@@ -166,13 +167,12 @@ def decode(header: Header, record: bytes) -> tuple[int, bytes, Row]:
         at += arrays[name].nbytes
     for name in ("ids", "sample_ids"):
         if name in arrays and int(arrays[name].max()) >= header.vocab_size:
-            raise ValueError(f"{name} holds a token outside the vocabulary")
+            raise ValueError(f"{name} has a token outside the vocabulary")
     return index, content, arrays
 
 
 def read_json(path: pathlib.Path, section: type[J]) -> J:
-    """A JSON file of the folder. Raises FileNotFoundError where there is none, InputError for one that is not as it
-    was written."""
+    """Read a JSON file of the folder. Raises FileNotFoundError if it is missing, InputError if it is malformed."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"more than {MAX_JSON:,} bytes")
@@ -189,7 +189,7 @@ def read_json(path: pathlib.Path, section: type[J]) -> J:
 
 
 class Targets:
-    """The targets in a folder, row by row. Pickles as its path."""
+    """Reads the targets of a folder row by row. It is pickled as its path."""
 
     def __init__(self, path: pathlib.Path, contents: Contents):
         self.path, self.header = path, contents.header
@@ -198,14 +198,14 @@ class Targets:
 
     @classmethod
     def open(cls, path: pathlib.Path) -> "Targets":
-        """Raises InputError for a folder that is missing, not complete, or not what was written: its sizes are
-        checked here, every row when it is read."""
+        """Open a folder. Raises InputError if it is missing, incomplete or damaged. File sizes are checked here, and
+        each row when it is read."""
         try:
             contents = read_json(path / CONTENTS, Contents)
         except FileNotFoundError:
             raise InputError(_unfinished(path)) from None
         if len(contents.parts) != contents.header.num_parts:
-            raise InputError(f"{path / CONTENTS}: {len(contents.parts)} parts; its header has "
+            raise InputError(f"{path / CONTENTS}: {len(contents.parts)} parts; its header declares "
                              f"{contents.header.num_parts}")  # fmt: skip
         for number, part in enumerate(contents.parts):
             file = part_file(path, number)
@@ -213,39 +213,40 @@ class Targets:
             if size != part.bytes:
                 found = "is missing" if size is None else f"has {size:,} bytes"
                 raise InputError(
-                    f"{file}: {found}; {part.bytes:,} were written. To make it again, delete "
-                    f"{part_json(path, number).name} and {CONTENTS}, then {how_to_go_on(path)}"
+                    f"{file}: {found}; expected {part.bytes:,} bytes. To write it again, delete "
+                    f"{part_json(path, number).name} and {CONTENTS}, then run {how_to_go_on(path)}"
                 )
         return cls(path, contents)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of header and records: equal for equal targets, wherever and whenever they were made."""
+        """SHA-256 of header and records; equal for equal targets, independent of path and time."""
         whole = [self.header.model_dump(mode="json"), [part.sha256 for part in self.parts]]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     @property
     def sums(self) -> dict[str, float]:
+        """Sums over all positions."""
         names = sorted({name for part in self.parts for name in part.sums})
         return {name: math.fsum(part.sums.get(name, 0.0) for part in self.parts) for name in names}
 
     def row(self, index: int, row: Row) -> Row:
-        """The arrays of `Header.layout` for stream row `index`, whose fields are `row`. Raises InputError for a row
-        that is not there, whose record is damaged, or that the teacher has seen with other contents."""
+        """The arrays of `Header.layout` for row `index` of the stream, whose fields are `row`. Raises InputError for an
+        index out of range, a damaged record, or a row whose contents differ from those that the teacher read."""
         if not 0 <= index < self.header.rows:
-            raise InputError(f"{self.path}: holds rows 0 to {self.header.rows - 1:,}; row {index:,} was asked for")
+            raise InputError(f"{self.path}: holds rows 0 to {self.header.rows - 1:,}, but row {index:,} is needed")
         part, at = divmod(index, self.header.rows_per_part)
         file = part_file(self.path, part)
         try:
             number, content, arrays = decode(self.header, self._reader(part).read([at])[0])
             if number != index:
-                raise ValueError(f"is of row {number:,}")
-        # array_record raises RuntimeError and IndexError for files that are damaged
+                raise ValueError(f"belongs to row {number:,}")
+        # array_record raises RuntimeError and IndexError for damaged files
         except (ValueError, IndexError, RuntimeError, OSError) as error:
             raise InputError(f"{file}: the record of row {index:,}: {str(error).splitlines()[0]}") from None
         if content != content_hash(row):
-            raise InputError(f"{self.path}: was made from other data: its row {index:,} holds other tokens than this "
-                             "run's (sources, order, packing, seed and tokenizer must be the same)")  # fmt: skip
+            raise InputError(f"{self.path}: made from other data: its row {index:,} has other tokens than this run's "
+                             "(sources, order, packing, seed and tokenizer must be the same)")  # fmt: skip
         return arrays
 
     def _reader(self, part: int) -> ArrayRecordReader:
@@ -261,18 +262,19 @@ class Targets:
 
 
 def how_to_go_on(path: pathlib.Path | str) -> str:
+    """The command that makes or completes the targets in `path`."""
     return f"`maverick data targets CONFIG --out {path}`"
 
 
 def _unfinished(path: pathlib.Path) -> str:
-    """Why there is nothing to train on."""
+    """The error message for a folder without complete targets."""
     try:
         header = read_json(path / HEADER, Header)
     except FileNotFoundError:
-        return f"{path}: no teacher's targets are there; make them: {how_to_go_on(path)}"
+        return f"{path}: no teacher targets here; make them with {how_to_go_on(path)}"
     missing = [part for part in range(header.num_parts) if not part_json(path, part).is_file()]
     rows = sum(len(header.part_rows(part)) for part in missing)
     return (
-        f"{path}: is not complete: {rows:,} of {header.rows:,} rows are missing ({len(missing):,} of "
-        f"{header.num_parts:,} parts); go on with {how_to_go_on(path)}"
+        f"{path}: incomplete: {rows:,} of {header.rows:,} rows are missing ({len(missing):,} of "
+        f"{header.num_parts:,} parts); continue with {how_to_go_on(path)}"
     )

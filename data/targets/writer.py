@@ -1,4 +1,4 @@
-"""Writing a teacher's targets: in parts, each whole or not at all, by one job or several, once."""
+"""Write a teacher's targets in parts, each of which appears when it is complete, from one job or several."""
 
 import contextlib
 import dataclasses
@@ -18,8 +18,8 @@ from data.targets.format import (
     HEADER,
     Contents,
     Header,
-    Part,
     Row,
+    TargetPart,
     Targets,
     content_hash,
     encode,
@@ -30,13 +30,13 @@ from data.targets.format import (
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 
-WRITE_OPTIONS = "group_size:1,uncompressed"  # one row is read at a time, and these numbers hardly compress
+WRITE_OPTIONS = "group_size:1,uncompressed"  # rows are read one at a time, and the values hardly compress
 FINITE = ("log_probs", "log_normaliser", "label_log_prob", "entropy")
 PART_BYTES = 1 << 26
 
 
 def rows_per_part(record_bytes: int, batch_size: int) -> int:
-    """Whole batches of about `PART_BYTES`: what an interrupted run does again at most."""
+    """Rows of a part: whole batches of about `PART_BYTES`. An interrupted job repeats at most one part."""
     return batch_size * max(1, PART_BYTES // (record_bytes * batch_size))
 
 
@@ -50,27 +50,27 @@ class TargetsWriter:
 
     @classmethod
     def open(cls, path: pathlib.Path, header: Header) -> "TargetsWriter":
-        """Begins the folder, or goes on with it. Raises InputError where it holds targets of another header."""
+        """Create the folder or continue it. Raises InputError if it holds targets with another header."""
         path.mkdir(parents=True, exist_ok=True)
         if not (path / HEADER).exists():
             _create(path / HEADER, header.model_dump_json(indent=1).encode() + b"\n")
-        there = read_json(path / HEADER, Header)
-        old, new = there.model_dump(), header.model_dump()
+        existing = read_json(path / HEADER, Header)
+        old, new = existing.model_dump(), header.model_dump()
         if changed := [f"  {key}: {old[key]} there, {new[key]} here" for key in old if old[key] != new[key]]:
-            raise InputError("\n".join([f"{path} holds targets that differ from these; nothing was changed:", *changed,
+            raise InputError("\n".join([f"{path} holds targets with other settings; nothing was changed:", *changed,
                                         "choose another folder (--out, or objective.targets.path)"]))  # fmt: skip
         return cls(path, header)
 
     def missing(self, shard: tuple[int, int] = (0, 1)) -> list[int]:
-        """Parts that are not complete, of those that are the business of job i of n: i, i + n, ..."""
+        """Incomplete parts of job i of n (`shard` = (i, n)), which has the parts i, i + n, ..."""
         first, step = shard
         parts = range(first, self.header.num_parts, step)
         return [part for part in parts if not part_json(self.path, part).is_file()]
 
     @contextlib.contextmanager
     def part(self, number: int) -> Iterator["PartWriter"]:
-        """What takes the part's rows, in order. Complete on leaving; after an error as if it had never begun.
-        Raises InputError where another process writes the same part."""
+        """A writer that takes the part's rows in order. The part is complete at the end of the block, and deleted if
+        the block raises. Raises InputError if another process is writing the part."""
         with _alone(part_file(self.path, number).with_suffix(".lock")):
             writer = PartWriter(self, number)
             try:
@@ -81,11 +81,11 @@ class TargetsWriter:
             writer.complete()
 
     def finish(self) -> Targets | None:
-        """Seals the folder once every part is complete; None before that, while other jobs have parts to do."""
+        """Complete the folder and open it; returns None while other jobs still have incomplete parts."""
         if not (self.path / CONTENTS).exists():
             if self.missing():
                 return None
-            parts = [read_json(part_json(self.path, n), Part) for n in range(self.header.num_parts)]
+            parts = [read_json(part_json(self.path, n), TargetPart) for n in range(self.header.num_parts)]
             content = Contents(header=self.header, parts=parts).model_dump_json().encode() + b"\n"
             with _alone(self.path / "contents.lock", wait=True):
                 write_atomically(self.path / CONTENTS, content)
@@ -93,7 +93,7 @@ class TargetsWriter:
 
 
 class PartWriter:
-    """The rows of one part, on their way."""
+    """Writes the rows of one part."""
 
     def __init__(self, targets: TargetsWriter, number: int):
         self._folder, self._header, self._number = targets.path, targets.header, number
@@ -105,8 +105,8 @@ class PartWriter:
         self._writer = ArrayRecordWriter(str(self._unfinished), WRITE_OPTIONS)
 
     def add(self, index: int, row: Row, arrays: Row, sums: dict[str, float]) -> None:
-        """Row `index` of the stream, the teacher's arrays for it, and what it adds to the part's sums. Raises
-        InputError where they are no numbers, ValueError for any row but the next one."""
+        """Write row `index` of the stream: its fields, the teacher's arrays, and its terms of the part's sums. Raises
+        InputError if the arrays are not finite, ValueError if it is not the next row."""
         if index != self._next or index not in self.rows:
             raise ValueError(f"row {index} after row {self._next - 1} in part {self._number} of rows {self.rows}")
         if not all(np.isfinite(arrays[name]).all() for name in FINITE):
@@ -127,7 +127,7 @@ class PartWriter:
             os.fsync(file.fileno())
         self._unfinished.replace(self._file)
         size, sums = self._file.stat().st_size, {name: math.fsum(values) for name, values in self._sums.items()}
-        done = Part(bytes=size, sha256=self._digest.hexdigest(), sums=sums)
+        done = TargetPart(bytes=size, sha256=self._digest.hexdigest(), sums=sums)
         write_atomically(part_json(self._folder, self._number), done.model_dump_json().encode() + b"\n")
 
     def discard(self) -> None:
@@ -136,7 +136,7 @@ class PartWriter:
 
 
 def _create(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all; whoever comes first wins."""
+    """Write a file atomically, unless it exists: the first of several processes wins."""
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     write_atomically(fresh, content)
     with contextlib.suppress(FileExistsError):
@@ -152,8 +152,8 @@ def _alone(path: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(
-                f"{path.with_suffix('.array_record')}: another process is making it; jobs that share a folder need "
-                "shards of their own (--shard 0/2, --shard 1/2)"
+                f"{path.with_suffix('.array_record')}: another process is writing it; jobs that share a folder need "
+                "different shards (--shard 0/2, --shard 1/2)"
             ) from None
         try:
             yield

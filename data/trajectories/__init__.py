@@ -1,9 +1,10 @@
-"""Trajectories: one normal form, readers of seven formats, failures and recoveries (docs/reference/trajectories.md)."""
+"""Agent trajectories: one normal form, readers of common formats, failed calls, token kinds and loss weights
+(docs/reference/trajectories.md)."""
 
 from data.trajectories.actions import Action, find_actions
 from data.trajectories.formats import FORMATS
 from data.trajectories.kinds import TokenKind, token_kinds
-from data.trajectories.reading import Problem, Tally, count, read_tools, read_trajectories
+from data.trajectories.reading import RecordProblem, Tally, count, read_tools, read_trajectories
 from data.trajectories.trajectory import Outcome, Provenance, Step, Trajectory
 from data.trajectories.weights import KindWeights, OutcomeWeights, loss_weights
 
@@ -13,8 +14,8 @@ __all__ = [
     "KindWeights",
     "Outcome",
     "OutcomeWeights",
-    "Problem",
     "Provenance",
+    "RecordProblem",
     "Step",
     "Tally",
     "TokenKind",

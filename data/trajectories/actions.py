@@ -1,8 +1,8 @@
-"""What an agent did: its calls, which of them failed, and which made good a failure. Pure functions of the normal form.
+"""The calls of a trajectory, which of them failed, and which recovered a failure. Pure functions of the normal form.
 
-A call failed when its result is an error. Its recovery is the next call with the same intent that succeeded: of the
-same tool and, where the tool takes a command line (a text argument `command`), with the same first word of it. Calls
-that fail in between do not end the search, so that one call may make good several failures.
+A call fails if its result is an error. Its recovery is the next successful call with the same intent: of the same tool
+and, if the tool takes a command line (a text argument `command`), with the same first word. Failed calls in between do
+not end the search, so one call may recover several failures.
 """
 
 import dataclasses
@@ -14,24 +14,24 @@ from maverick_jax.text.chat import Role, ToolCall
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """One call of a run."""
+    """One call of a trajectory."""
 
     step: int
-    """Index of the message that it stands in."""
+    """Index of the message with the call."""
     position: int
-    """Which of that message's calls."""
+    """Index of the call within that message."""
     call: ToolCall
     result: int | None
-    """Index of the message with its result; None: the run ended before."""
+    """Index of the message with its result; None if the trajectory ends before the result."""
     failed: bool
     recovered_by: int | None = None
-    """Of a failed one: index (in the list of actions) of its recovery, if there is one."""
+    """For a failed call: index (in the list of actions) of its recovery, or None."""
     recovers: bool = False
-    """It makes good one failure or more."""
+    """Whether it recovers at least one failure."""
 
 
 def find_actions(trajectory: Trajectory) -> list[Action]:
-    """Every call in order, with its result, whether it failed, and what made that good."""
+    """Every call in order, with its result, whether it failed, and its recovery."""
     actions = _answered(trajectory)
     recovery = _recoveries(actions)
     recovering = set(recovery.values())
@@ -42,14 +42,14 @@ def find_actions(trajectory: Trajectory) -> list[Action]:
 
 
 def intent(call: ToolCall) -> tuple[str, ...]:
-    """What two calls share that try to do the same."""
+    """Equal for calls with the same intent: the tool's name and the first word of its command line, if any."""
     command = call.arguments.get("command")
     words = command.split(maxsplit=1)[:1] if isinstance(command, str) else []
     return (call.name, *words)
 
 
 def _answered(trajectory: Trajectory) -> list[Action]:
-    """Results answer the calls before them in order: `Conversation` has seen to that."""
+    """Every call with its result. Results follow their calls in order, which `Conversation` has checked."""
     actions: list[Action] = []
     waiting: list[int] = []
     for i, step in enumerate(trajectory.steps):
@@ -63,7 +63,7 @@ def _answered(trajectory: Trajectory) -> list[Action]:
 
 
 def _recoveries(actions: Sequence[Action]) -> dict[int, int]:
-    """Of each failed action that was made good, the index of the action that did; in one pass from the end."""
+    """Index of each recovered action -> index of its recovery, in one pass from the end."""
     found: dict[int, int] = {}
     next_success: dict[tuple[str, ...], int] = {}
     for i in reversed(range(len(actions))):

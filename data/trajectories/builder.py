@@ -1,4 +1,4 @@
-"""Messages put together into a run: results find their calls, and what does not fit is refused where it stands."""
+"""Build the steps of a trajectory: match results to their calls, and refuse messages that are out of place."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,35 +11,36 @@ from maverick_jax.text.chat import Image, Message, Role, ToolCall, values
 
 @dataclasses.dataclass
 class _Open:
-    """The calls of one message, and their results as they come in."""
+    """The calls of one message, and their results so far."""
 
     where: str
     calls: list[ToolCall]
     results: list[Step | None]
 
 
-class Builder:
-    """Collects steps. Results of parallel calls may come in any order when they name their calls; they are put into
-    the order of the calls, for no chat format writes which call a result answers."""
+class StepBuilder:
+    """Collects steps. Results of parallel calls may come in any order if they have the ids of their calls; they are
+    sorted by the order of the calls, since no chat format writes which call a result answers."""
 
     def __init__(self):
         self.steps: list[Step] = []
         self._open: _Open | None = None
 
     def waiting(self) -> int:
-        """How many calls have no result yet."""
+        """Number of calls without a result so far."""
         return self._open.results.count(None) if self._open else 0
 
     def add(self, where: str, message: Message, *, called: str | None = None, **notes: Any) -> None:
-        """One more message; `notes` are fields of `Step`, `called` is the tool that a result says it is of."""
+        """Append a message. `notes`: fields of `Step`; `called`: name of the tool in a result, if given. Raises
+        InputError beginning with `where` for a message that is out of place."""
         step = at(where, lambda: Step(message, **notes))
         if message.role is Role.TOOL:
             self._answer(where, step, called)
             return
-        if not message.calls and not message.thought and not any(map(_says_something, message.parts)):
+        if not message.calls and not message.thought and not any(map(_has_content, message.parts)):
             raise InputError(f"{where}: an empty turn: no text and no call")
         if message.role is Role.SYSTEM and (self.steps or self._open):
-            raise InputError(f"{where}: role: a system message is the first or there is none")
+            raise InputError(f"{where}: role: only the first message may be a system message")
         self._close(where)
         self.steps.append(step)
         if message.calls:
@@ -47,19 +48,19 @@ class Builder:
             self._open = _Open(where, list(message.calls), [None] * len(message.calls))
 
     def finish(self) -> list[Step]:
-        """All steps. The last calls of a run may be without results: it ended there."""
+        """All steps. The last calls of a trajectory may have no results."""
         self._close(None)
         if not any(step.message.role is Role.ASSISTANT for step in self.steps):
-            raise InputError("messages: none is the assistant's" if self.steps else "messages: there is none")
+            raise InputError("messages: no message of the assistant" if self.steps else "messages: empty")
         return self.steps
 
     def _answer(self, where: str, step: Step, called: str | None) -> None:
         if not self.waiting() or self._open is None:
-            raise InputError(f"{where}: a tool's result, but no call before it waits for one")
+            raise InputError(f"{where}: a tool result, but every call before it already has one")
         at_call = self._call_of(where, step.message.call_id)
         name = self._open.calls[at_call].name
         if called is not None and called != name:
-            raise InputError(f"{where}: name: {called!r:.80}; expected {name!r:.80}, which was called")
+            raise InputError(f"{where}: name: {called!r:.80}; expected {name!r:.80}, the tool that was called")
         self._open.results[at_call] = step
 
     def _call_of(self, where: str, call_id: str | None) -> int:
@@ -74,7 +75,7 @@ class Builder:
         return empty[ids.index(call_id)]
 
     def _close(self, where: str | None) -> None:
-        """Results into the run. `where`: what comes after them, None at the end."""
+        """Append the results of the open calls. `where`: the message after them; None at the end."""
         if self._open is None:
             return
         found = [result for result in self._open.results if result is not None]
@@ -90,7 +91,7 @@ class Builder:
 
 
 def at(where: str, make: Callable[[], Any]) -> Any:
-    """`make()`, with `where` before what it refuses."""
+    """`make()`; errors are prefixed with `where`."""
     try:
         return make()
     except InputError as error:
@@ -98,7 +99,7 @@ def at(where: str, make: Callable[[], Any]) -> Any:
 
 
 def tool_call(name: Any, arguments: Any, call_id: str | None = None) -> ToolCall:
-    """A call whose arguments are an object, or JSON text of one. Raises InputError beginning with `arguments`."""
+    """A call whose arguments are an object or its JSON text. Raises InputError beginning with `arguments`."""
     if isinstance(arguments, str):
         arguments = values.read(arguments, "arguments")
     if arguments is not None and not isinstance(arguments, Mapping):
@@ -106,7 +107,7 @@ def tool_call(name: Any, arguments: Any, call_id: str | None = None) -> ToolCall
     return ToolCall(name, arguments or {}, call_id)
 
 
-def _says_something(part: str | Image) -> bool:
+def _has_content(part: str | Image) -> bool:
     return not isinstance(part, str) or bool(part.strip())
 
 

@@ -1,4 +1,4 @@
-"""`maverick data convert`: runs of any known format into ours, one JSON object a line."""
+"""`maverick data convert`: convert trajectories of any known format to ours, one JSON object per line."""
 
 import pathlib
 from typing import Any
@@ -14,7 +14,7 @@ from data.trajectories.writing import new_file, require_new
 from maverick_jax.errors import InputError, harmless
 
 SHOWN = 20
-"""Problems and names of fields that are printed for a person."""
+"""Most names of fields that are printed."""
 
 
 def convert(
@@ -26,18 +26,21 @@ def convert(
     malformed: Malformed = "stop",
     tools: str | None = None,
 ) -> dict[str, Any]:
-    """Write the runs of `source` (file or folder) to the new file `out`, whole or not at all; counts of all there was.
+    """Write the trajectories of `source` (file or folder) to the new file `out`, which appears when complete. Returns
+    the path and the counts of the tally.
 
-    `tools`: a file that declares them, for runs that do not. Raises InputError for an `out` that is there, for what
-    `read_trajectories` refuses, and where no run is left.
+    `tools`: a file that declares tools, for trajectories without. Raises InputError if `out` exists, for what
+    `read_trajectories` refuses, and if there is no trajectory.
     """
     target = pathlib.Path(out).expanduser()
     require_new(target)
     declared = read_tools(tools) if tools is not None else ()
     tally = Tally()
-    runs = read_trajectories(source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally)
+    trajectories = read_trajectories(
+        source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally
+    )
     with new_file(target) as file:
-        for trajectory in runs:
+        for trajectory in trajectories:
             file.write(ours.write(trajectory) + "\n")
         if tally.trajectories == 0:
             raise InputError(nothing_read(source, tally))
@@ -45,13 +48,13 @@ def convert(
 
 
 def nothing_read(source: str, tally: Tally) -> str:
-    """What to say where no record of `source` is a run."""
-    first = f"; the first: {tally.problems[0]}" if tally.problems else ""
-    return f"{source}: no run can be read of {tally.records:,} records{first}"
+    """The error message if no record of `source` is a trajectory."""
+    first = f"; the first problem: {tally.problems[0]}" if tally.problems else ""
+    return f"{source}: none of its {tally.records:,} records is a trajectory{first}"
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `convert` has returned, for a person."""
+    """Print the result of `convert` as a table."""
     console = console or Console()
     table = Table(title=Text(harmless(found["out"])), show_header=False)
     table.add_column("")
@@ -62,7 +65,7 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     console.print(table)
     formats = ", ".join(f"{name} ({count:,})" for name, count in found["formats"].items())
     console.print(f"formats: {formats}", markup=False, highlight=False)
-    for key, words in (("unknown_fields", "unknown, kept in extra"), ("left_out_fields", "copies, left out")):
+    for key, words in (("unknown_fields", "unknown fields, kept in extra"), ("left_out_fields", "duplicates, dropped")):
         if found[key]:
             names = [f"{harmless(name)} ({count:,})" for name, count in list(found[key].items())[:SHOWN]]
             more = f", and {len(found[key]) - SHOWN} more" if len(found[key]) > SHOWN else ""

@@ -1,8 +1,8 @@
-"""What each turn of an assistant decides: to call, to answer, or to ask the user back; and where that can be seen.
+"""The decision of each assistant turn: to call a tool, to answer, or to ask the user; and the tokens that show it.
 
-Known from the normal form. A turn with a call is a call. Another is a question if its message says so (a field
-`decision`: `ask` or `answer`), or else if its text ends in a question mark, quotes, brackets and white space after it
-left out.
+Decisions follow from the normal form. A turn with a call is a call. Any other turn is a question if its message has the
+field `decision: ask`, or if it has no such field and its text ends in a question mark, ignoring quotes, brackets and
+white space after it.
 """
 
 import enum
@@ -17,13 +17,13 @@ from maverick_jax.text.chat import Kind, Rendered, Role
 from maverick_jax.text.chat.reply import CALLING
 
 FIELD = "decision"
-"""Of a message without calls, among its fields of no place in the normal form."""
+"""Field in the `extra` of a message without calls that gives its decision: `ask` or `answer`."""
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 _CLOSERS = string.whitespace + "\"')]}*_`\u2019\u201d\u00bb"
 
 
 class Decision(enum.IntEnum):
-    """The numbers are stored in data."""
+    """Decision of an assistant turn. The numbers are stored in data."""
 
     CALL = 1
     ANSWER = 2
@@ -32,18 +32,18 @@ class Decision(enum.IntEnum):
 
 CLASSES = tuple(decision.name.lower() for decision in Decision)
 
-# What a token is to decisions, uint8, these parts added up:
+# A token's role in decisions, as the sum of these parts in a uint8:
 DECIDES = 0b11
-"""The Decision of a turn, on the token where it is seen whether it calls: the first of its calls, or of its text."""
+"""Mask of the turn's Decision, set on the token that shows whether it calls: the first of its calls or of its text."""
 CLOSES_SHIFT = 2
 CLOSES = 0b11 << CLOSES_SHIFT
-"""The Decision of a turn without calls, on the last token of its text that is more than closing marks."""
+"""Mask of the Decision of a turn without calls, set on the last token of its text that is more than closing marks."""
 NAME, ARGUMENTS = 1 << 4, 1 << 5
-"""On each token that holds a part of a called tool's name, of its arguments."""
+"""Set on each token of a called tool's name, and of its arguments."""
 
 
 def decision_of(step: Step) -> Decision:
-    """Of an assistant's message."""
+    """The decision of an assistant message."""
     if step.message.calls:
         return Decision.CALL
     declared = step.extra.get(FIELD)
@@ -56,10 +56,10 @@ def is_question(text: str) -> bool:
 
 
 def choices(trajectory: Trajectory, rendered: Rendered, tokenizer: Tokenizer) -> np.ndarray:
-    """uint8[T]: what each token of `rendered` is to decisions; 0 for most."""
+    """uint8[T]: the role of each token of `rendered` in decisions; 0 for most."""
     found = np.zeros(rendered.ids.size, np.uint8)
     called: set[int] = set()
-    said: dict[int, list[int]] = {}
+    texts: dict[int, list[int]] = {}
     for span in rendered.spans:
         if span.begin == span.end or span.role is not Role.ASSISTANT:
             continue
@@ -70,30 +70,31 @@ def choices(trajectory: Trajectory, rendered: Rendered, tokenizer: Tokenizer) ->
         if span.kind in (Kind.CALL_NAME, Kind.CALL_ARGUMENTS):
             found[span.begin : span.end] |= NAME if span.kind is Kind.CALL_NAME else ARGUMENTS
         if span.kind is Kind.TEXT:
-            said.setdefault(span.message, []).extend(range(span.begin, span.end))
+            texts.setdefault(span.message, []).extend(range(span.begin, span.end))
     for message, at in decisions(rendered).items():
         step = trajectory.steps[message]
         if not step.message.calls:
             decision = decision_of(step)
             found[at] |= decision
-            if (end := _closing(rendered.ids, said.get(message, []), tokenizer)) is not None:
+            if (end := _closing(rendered.ids, texts.get(message, []), tokenizer)) is not None:
                 found[end] |= decision << CLOSES_SHIFT
     return found
 
 
-def _closing(ids: np.ndarray, said: list[int], tokenizer: Tokenizer) -> int | None:
-    whole = (at for at in reversed(said) if tokenizer.decode([ids[at]]).strip(_CLOSERS))
-    return next(whole, None)
+def _closing(ids: np.ndarray, text: list[int], tokenizer: Tokenizer) -> int | None:
+    """The last index in `text` whose token is more than closing marks."""
+    return next((at for at in reversed(text) if tokenizer.decode([ids[at]]).strip(_CLOSERS)), None)
 
 
 def count(choices: np.ndarray) -> np.ndarray:
-    """int64[3]: turns by Decision, of tokens' `choices`."""
+    """int64[3]: number of turns with each Decision, from the `choices` of tokens."""
     return np.bincount(choices & DECIDES, minlength=len(Decision) + 1)[1:]
 
 
 def balance(turns: np.ndarray, most: float) -> np.ndarray:
-    """float32[4]: by Decision (0: of none, 1), what to multiply a decision's weight with so that every class counts
-    alike, as far as no factor is more than `most`. `turns` int64[3]: of each class. Their mean over turns is 1."""
+    """float32[4]: factor of the loss weight of each Decision (index 0: 1, for other tokens), so that all classes have
+    the same total weight as far as no factor exceeds `most`. The mean factor over turns is 1. `turns`: int64[3], number
+    of turns of each class."""
     factors = np.ones(len(Decision) + 1, np.float32)
     there = np.flatnonzero(turns)
     total, capped = turns.sum(), np.zeros(turns.size, bool)

@@ -1,4 +1,7 @@
-"""Which results are errors: what the record says itself, else a rule for its text (docs/reference/trajectories.md)."""
+"""Which tool results are errors: by a flag of the record, or else by a rule for the text.
+
+The flags and rules are listed in docs/reference/trajectories.md.
+"""
 
 import json
 import re
@@ -21,14 +24,15 @@ _SWE_AGENT = (
     "COMMAND TIMED OUT",
 )
 MAX_PARSED = 1 << 20
-"""Characters of a result that is looked at as JSON."""
+"""Longest result that is parsed as JSON, in characters."""
 
 
 def is_error(fields: Fields, text: str, rule: TextRule) -> bool:
-    """Whether the result in `fields` (its object in the record) is an error: a flag of it, else `rule` on its text.
+    """Whether the result in `fields` (its object in the record) is an error: by its flags, or else by `rule` on its
+    text.
 
-    Flags: a boolean `is_error`, `isError` or `error`; `status`; an exit code that is not 0. All but the first three
-    stay in `extra`.
+    Flags are a boolean `is_error`, `isError` or `error`, a known `status`, and an exit code. Status and exit code are
+    kept in `extra`.
     """
     for name in FLAGS:
         if type(fields.value.get(name)) is bool:
@@ -44,22 +48,22 @@ def is_error(fields: Fields, text: str, rule: TextRule) -> bool:
     return rule(text)
 
 
-def said(text: str) -> bool:
-    """The text begins as an error does, or is a JSON object that says it is one."""
-    return bool(_BEGINS.match(text)) or _object_says(text)
+def generic(text: str) -> bool:
+    """Whether the text begins like an error message, or is a JSON object with an error flag."""
+    return bool(_BEGINS.match(text)) or _is_error_object(text)
 
 
 def tau_bench(text: str) -> bool:
-    """What tau-bench answers to a call that failed or to a tool that it has not."""
+    """Whether the text is tau-bench's answer to a failed call or an unknown tool."""
     return text.startswith(("Error:", "Unknown action "))
 
 
 def swe_agent(text: str) -> bool:
-    """What its tools answer to a command that they refuse, and what shells and Python say of one that failed."""
-    return said(text) or text.lstrip().startswith(_SWE_AGENT) or bool(_SHELL.search(text))
+    """Whether the text is a refusal of SWE-agent's tools, or an error of a shell or of Python."""
+    return generic(text) or text.lstrip().startswith(_SWE_AGENT) or bool(_SHELL.search(text))
 
 
-def _object_says(text: str) -> bool:
+def _is_error_object(text: str) -> bool:
     if text.lstrip()[:1] != "{" or len(text) > MAX_PARSED:
         return False
     try:

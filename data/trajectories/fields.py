@@ -1,4 +1,4 @@
-"""A JSON object taken field by field, so that what nobody took is known: kept, or refused."""
+"""Read a JSON object field by field, and keep or refuse the fields that were not read."""
 
 import collections
 import dataclasses
@@ -14,18 +14,18 @@ _INDEX = re.compile(r"\[\d+\]")
 _NAMES = {str: "text", dict: "an object", list: "a list", bool: "true or false", int: "an integer", float: "a number"}
 _MISSING: Any = object()
 MAX_NAMES = 1_000
-"""Different names that are counted of each sort; more are counted together."""
+"""Most different names with their own count; further names are counted together."""
 
 
 @dataclasses.dataclass
-class Seen:
-    """What became of fields that have no place in the normal form: how often each, by path without indices."""
+class FieldCounts:
+    """Counts of fields that the normal form lacks, by path without indices, and the policy for unknown fields."""
 
     unknown: Unknown = "keep"
     kept: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     left_out: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
-    def add(self, other: "Seen") -> None:
+    def add(self, other: "FieldCounts") -> None:
         for mine, theirs in ((self.kept, other.kept), (self.left_out, other.left_out)):
             for name, count in theirs.items():
                 mine[name if name in mine or len(mine) < MAX_NAMES else "(others)"] += count
@@ -34,7 +34,7 @@ class Seen:
 class Fields:
     """One object of a record. Every error begins with the path of the field."""
 
-    def __init__(self, value: Any, where: str, seen: Seen):
+    def __init__(self, value: Any, where: str, seen: FieldCounts):
         if not isinstance(value, dict):
             raise InputError(f"{where or 'record'}: expected an object, got {kind_of(value)}")
         self.value, self.where, self.seen = value, where, seen
@@ -46,7 +46,7 @@ class Fields:
         return f"{self.where}.{shown}" if self.where else shown
 
     def take(self, name: str, *kinds: type, default: Any = _MISSING) -> Any:
-        """The field's value, of one of `kinds`; `default` where it is absent or null."""
+        """The field's value, which must have one of the types `kinds`; `default` if it is absent or null."""
         self._taken.add(name)
         value = self.value.get(name)
         if value is None:
@@ -61,45 +61,46 @@ class Fields:
         return value
 
     def skip(self, *names: str) -> None:
-        """Fields that somebody else reads."""
+        """Mark fields as read that other code reads."""
         self._taken.update(names)
 
     def take_label(self, name: str) -> str | None:
-        """An id, given as text or as an integer."""
+        """An id, given as text or as an integer; None if it is absent."""
         value = self.take(name, str, int, default=None)
         return None if value is None else str(value)
 
     def objects(self, name: str, *, default: Any = _MISSING) -> Iterator["Fields"]:
-        """The objects of a list; what is left of each is its reader's to keep."""
+        """The objects of a list; the caller handles the remaining fields of each."""
         for i, value in enumerate(self.take(name, list, default=default)):
             yield Fields(value, f"{self.path(name)}[{i}]", self.seen)
 
     def child(self, name: str) -> "Fields":
-        """The object of this name; an absent one is empty."""
+        """The object of this name; empty if it is absent."""
         return Fields(self.take(name, dict, default={}), self.path(name), self.seen)
 
     def keep(self, *names: str) -> None:
-        """Known fields without a place in the normal form: they stay in `extra`, whatever becomes of unknown ones."""
+        """Keep known fields that the normal form lacks in `extra`, even if unknown fields are refused."""
         for name in names:
             if name in self.value and name not in self._taken:
                 self._taken.add(name)
                 self.add(name, self.value[name])
 
     def leave_out(self, *names: str) -> None:
-        """Fields that only repeat what is read elsewhere: counted, not kept."""
+        """Drop fields that only repeat what is read elsewhere; they are counted."""
         for name in names:
             if name in self.value and name not in self._taken:
                 self._taken.add(name)
                 self.seen.left_out[_INDEX.sub("[]", self.path(name))] += 1
 
     def add(self, name: str, value: Any) -> None:
-        """Keep something under a name that no field may have too."""
+        """Keep a value in `extra`. Raises InputError if the name is already there."""
         if name in self._extra:
-            raise InputError(f"{self.path(name)}: stands in `extra` too")
+            raise InputError(f"{self.path(name)}: also given in `extra`")
         self._extra[name] = value
 
     def rest(self) -> dict[str, Any]:
-        """`extra`: what was kept, and what nobody took. Raises InputError for the latter where that is asked for."""
+        """`extra`: the kept fields and those that were not read. With `unknown: refuse`, raises InputError for a field
+        that was not read."""
         for name, value in self.value.items():
             if name in self._taken:
                 continue
@@ -114,5 +115,5 @@ class Fields:
 
 
 def kind_of(value: Any) -> str:
-    """The JSON kind of a value, for messages."""
+    """The JSON type of a value, for messages."""
     return "null" if value is None else _NAMES.get(type(value), type(value).__name__)

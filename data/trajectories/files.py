@@ -1,4 +1,4 @@
-"""Records of files: lines of JSON, or one JSON document with a record or a list of them. Bounded in size."""
+"""Read records from files: JSON lines, or one JSON document with a record or a list of records. Sizes are bounded."""
 
 import dataclasses
 import json
@@ -12,27 +12,28 @@ from maverick_jax.settings.section import did_you_mean
 
 LINES, DOCUMENTS = (".jsonl", ".ndjson"), (".json", ".traj")
 MAX_LINE = 1 << 26
-"""Bytes of one record on a line."""
+"""Longest line, in bytes."""
 MAX_DOCUMENT = 1 << 28
-"""Bytes of a file that is one JSON document, which is held in memory."""
+"""Largest file with a single JSON document, in bytes; it is held in memory."""
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One record of a file, not parsed yet."""
+    """One record of a file, not yet parsed."""
 
     number: int
-    """Counted from 0."""
+    """Number of the record, from 0."""
     line: int | None
-    """Counted from 1; None in a file that is one document."""
+    """Line of the record, from 1; None if the file is a single document."""
     load: Callable[[], Any]
-    """Its value. Raises InputError saying what is wrong with it."""
+    """Returns its JSON value. Raises InputError if it is malformed."""
 
 
 def find_files(source: str | pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
-    """The folder that names are relative to, and the files, sorted; hidden ones are left alone."""
+    """The folder to which names are relative, and the files, sorted, without hidden ones. Raises InputError if there
+    are none."""
     path = pathlib.Path(source).expanduser()
     if path.is_file():
         return path.parent, [path]
@@ -40,14 +41,14 @@ def find_files(source: str | pathlib.Path) -> tuple[pathlib.Path, list[pathlib.P
         ends = (*LINES, *DOCUMENTS)
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ends and p.is_file() and not _hidden(p, path))
         if not files:
-            raise InputError(f"{path}: the folder holds no file that ends in {', '.join(ends)}")
+            raise InputError(f"{path}: the folder has no file that ends in {', '.join(ends)}")
         return path, files
     near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
     raise InputError(f"{path}: no such file or folder{near}")
 
 
 def read_records(path: pathlib.Path) -> Iterator[Record]:
-    """The records of one file, each loaded by whoever takes it. Raises InputError where the file cannot be read."""
+    """The records of one file; the caller parses each with `load`. Raises InputError if the file cannot be read."""
     try:
         with path.open("rb") as file:
             yield from _lines(file) if _is_lines(path, file) else _document(file)
@@ -56,7 +57,7 @@ def read_records(path: pathlib.Path) -> Iterator[Record]:
 
 
 def parse(text: bytes, hint: str = "") -> Any:
-    """Strict JSON. Raises InputError for all else: also NaN, keys given twice, deep nesting."""
+    """Parse strict JSON. Raises InputError for anything else, including NaN, duplicate keys and deep nesting."""
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
     except UnicodeDecodeError as error:
@@ -74,7 +75,7 @@ def _hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
 
 
 def _is_lines(path: pathlib.Path, file: BinaryIO) -> bool:
-    """By its ending; of other endings, a file whose first line is a whole object is one of lines."""
+    """Whether the file holds JSON lines: by its suffix, or, for an unknown suffix, if its first line is an object."""
     if path.suffix.lower() in (*LINES, *DOCUMENTS):
         return path.suffix.lower() in LINES
     first = file.readline(MAX_LINE).removeprefix(_BOM).strip()
@@ -100,7 +101,7 @@ def _lines(file: BinaryIO) -> Iterator[Record]:
 
 
 def _loader(text: bytes) -> Callable[[], Any]:
-    hint = "" if text.endswith(b"\n") else " (the last line, without an end: the file may be truncated)"
+    hint = "" if text.endswith(b"\n") else " (the last line has no line break: the file may be truncated)"
     return lambda: parse(text, hint)
 
 
@@ -113,11 +114,12 @@ def _empty() -> Any:
 
 
 def _document(file: BinaryIO) -> Iterator[Record]:
-    """A record per element of a list, else one; a document that is no JSON is one record that cannot be loaded."""
+    """A record for each element of a list, or a single one. A document that is not JSON is one record that cannot be
+    loaded."""
     text = file.read(MAX_DOCUMENT + 1)
     try:
         if len(text) > MAX_DOCUMENT:
-            raise InputError(f"longer than {MAX_DOCUMENT:,} bytes in one document; give one record a line (.jsonl)")
+            raise InputError(f"a document of more than {MAX_DOCUMENT:,} bytes; use one record per line (.jsonl)")
         if not text.strip():
             _empty()
         document = parse(text.removeprefix(_BOM))

@@ -1,7 +1,7 @@
-"""What every token of a rendered run is, as far as learning from it goes: one kind each.
+"""The kind of every token of a rendered trajectory, which determines its loss weight.
 
-Known from how the run was written: the chat format says what each span is and which call it writes, the run says which
-calls failed. Nothing is looked for in tokens or texts.
+Kinds follow from the structure: the chat format gives the kind and the call of each span, and the trajectory gives the
+failed calls. Neither tokens nor texts are searched.
 """
 
 import enum
@@ -17,42 +17,43 @@ from maverick_jax.text.chat.reply import THINKING
 
 
 class TokenKind(enum.IntEnum):
-    """The numbers are stored in data: give new kinds new ones and leave these as they are."""
+    """Kind of a token. The numbers are stored in data: never change them, and give a new kind a new number."""
 
     HEADER = 0
-    """Control tokens that no assistant writes, names of roles, the empty line after them."""
+    """Control tokens that the assistant does not generate, names of roles, and the empty line after them."""
     SYSTEM = 1
     TOOLS = 2
     """The declaration of the tools."""
     USER = 3
     IMAGE = 4
     OBSERVATION = 5
-    """What a tool gave back."""
+    """The result of a successful call."""
     OBSERVATION_ERROR = 6
+    """The result of a failed call."""
     THOUGHT = 7
-    """What the assistant thinks, and what it says before its calls."""
+    """The assistant's reasoning, and its text before calls."""
     DECISION = 8
-    """The first token of an assistant's turn after its thought: whether it calls, answers or asks."""
+    """The first token of an assistant turn after its thought, which decides whether it calls, answers or asks."""
     TEXT = 9
-    """What the assistant says in a message without calls that is not the run's last."""
+    """The assistant's text in a message without calls, except the final answer."""
     FINAL_ANSWER = 10
-    """What it says in its last message, if that has no calls."""
+    """The assistant's text in its last message, if that has no calls."""
     CALL_SYNTAX = 11
     CALL_NAME = 12
     CALL_ARGUMENTS = 13
     FAILED_ACTION = 14
-    """A call whose result is an error: its syntax, name and arguments, and the decision for it."""
+    """Syntax, name, arguments and decision of a call whose result is an error."""
     RECOVERY = 15
-    """The same of a call that makes good a failed one."""
+    """Syntax, name, arguments and decision of a call that recovers a failed one."""
     CONTROL = 16
-    """Control tokens that the assistant writes: around thoughts and calls, and the one that ends its turn."""
+    """Control tokens that the assistant generates: around thoughts and calls, and the one that ends its turn."""
     DOCUMENT = 17
-    """Of a text that is no run, where data has both."""
+    """Tokens of a text that is not a trajectory, in data with both."""
 
 
 CONTEXT = (TokenKind.HEADER, TokenKind.SYSTEM, TokenKind.TOOLS, TokenKind.USER, TokenKind.IMAGE, TokenKind.OBSERVATION,
            TokenKind.OBSERVATION_ERROR)  # fmt: skip
-"""What the assistant reads."""
+"""Kinds of the tokens that the assistant reads but does not generate."""
 _SAME = {
     Kind.HEADER: TokenKind.HEADER, Kind.SYSTEM: TokenKind.SYSTEM, Kind.TOOLS: TokenKind.TOOLS,
     Kind.USER: TokenKind.USER, Kind.IMAGE: TokenKind.IMAGE, Kind.THOUGHT: TokenKind.THOUGHT,
@@ -60,30 +61,31 @@ _SAME = {
     Kind.CALL_ARGUMENTS: TokenKind.CALL_ARGUMENTS,
 }  # fmt: skip
 _OF_CALLS = (Kind.CALL_SYNTAX, Kind.CALL_NAME, Kind.CALL_ARGUMENTS)
-_Fates = dict[tuple[int, int], TokenKind]
-"""FAILED_ACTION or RECOVERY by message and call; call -1 stands for all calls of the message, where they share it."""
+_CallKinds = dict[tuple[int, int], TokenKind]
+"""(message, call) -> FAILED_ACTION or RECOVERY; call -1 holds the kind shared by all calls of the message."""
 
 
 def token_kinds(trajectory: Trajectory, rendered: Rendered) -> np.ndarray:
-    """uint8[T]: TokenKind of each token of `rendered`, which `trajectory.conversation` was rendered to.
+    """uint8[T]: TokenKind of each token of `rendered`, the rendered `trajectory.conversation`.
 
-    Raises InputError where it was rendered from another conversation, as far as that can be seen.
+    Raises InputError if the roles of the two do not match.
     """
     _require_same(trajectory, rendered)
-    fates = _fates(find_actions(trajectory))
+    call_kinds = _call_kinds(find_actions(trajectory))
     final = _final_answer(trajectory)
     kinds = np.zeros(len(rendered.ids), np.uint8)
     for span in rendered.spans:
         if span.begin < span.end:
-            kinds[span.begin : span.end] = _kind(span, bool(rendered.written[span.begin]), trajectory, fates, final)
+            written = bool(rendered.written[span.begin])
+            kinds[span.begin : span.end] = _kind(span, written, trajectory, call_kinds, final)
     for message, at in decisions(rendered).items():
-        kinds[at] = fates.get((message, -1), TokenKind.DECISION)
+        kinds[at] = call_kinds.get((message, -1), TokenKind.DECISION)
     return kinds
 
 
 def decisions(rendered: Rendered) -> dict[int, int]:
-    """Of each assistant's message, the index of the token that decides what it does: the first that it writes, or the
-    first after its thought if it begins with one."""
+    """Index of each assistant message -> index of its decision token: the first token that it generates, or the first
+    after its thought if it begins with one."""
     begin, end = THINKING
     found: dict[int, int] = {}
     thinking = False
@@ -98,7 +100,7 @@ def decisions(rendered: Rendered) -> dict[int, int]:
     return found
 
 
-def _kind(span: Span, written: bool, trajectory: Trajectory, fates: _Fates, final: int) -> TokenKind:
+def _kind(span: Span, written: bool, trajectory: Trajectory, call_kinds: _CallKinds, final: int) -> TokenKind:
     if span.kind is Kind.CONTROL:
         return TokenKind.CONTROL if written else TokenKind.HEADER
     if span.kind is Kind.RESULT:
@@ -106,27 +108,27 @@ def _kind(span: Span, written: bool, trajectory: Trajectory, fates: _Fates, fina
     if span.kind is Kind.TEXT:
         return TokenKind.FINAL_ANSWER if span.message == final else TokenKind.TEXT
     if span.kind in _OF_CALLS:
-        return fates.get((span.message, span.call), _SAME[span.kind])
+        return call_kinds.get((span.message, span.call), _SAME[span.kind])
     return _SAME[span.kind]
 
 
-def _fates(actions: Iterable[Action]) -> _Fates:
-    """A call that failed is that, even where it is the same tool's as one that failed before."""
+def _call_kinds(actions: Iterable[Action]) -> _CallKinds:
+    """The kinds of failed calls and recoveries. A failed call is never a recovery."""
     of_message: dict[int, list[TokenKind | None]] = {}
-    fates: _Fates = {}
+    found: _CallKinds = {}
     for action in actions:
-        fate = TokenKind.FAILED_ACTION if action.failed else TokenKind.RECOVERY if action.recovers else None
-        of_message.setdefault(action.step, []).append(fate)
-        if fate is not None:
-            fates[action.step, action.position] = fate
-    for message, all_of_it in of_message.items():
-        if len(set(all_of_it)) == 1 and all_of_it[0] is not None:
-            fates[message, -1] = all_of_it[0]
-    return fates
+        kind = TokenKind.FAILED_ACTION if action.failed else TokenKind.RECOVERY if action.recovers else None
+        of_message.setdefault(action.step, []).append(kind)
+        if kind is not None:
+            found[action.step, action.position] = kind
+    for message, kinds in of_message.items():
+        if len(set(kinds)) == 1 and kinds[0] is not None:
+            found[message, -1] = kinds[0]
+    return found
 
 
 def _final_answer(trajectory: Trajectory) -> int:
-    """Index of the assistant's last message, if it has no calls; else -2, which is no message's."""
+    """Index of the assistant's last message if it has no calls; else -2, which is not an index of a message."""
     own = [i for i, step in enumerate(trajectory.steps) if step.message.role is Role.ASSISTANT]
     return own[-1] if own and not trajectory.steps[own[-1]].message.calls else -2
 
@@ -135,4 +137,4 @@ def _require_same(trajectory: Trajectory, rendered: Rendered) -> None:
     roles = dict(zip(rendered.messages.tolist(), rendered.roles.tolist(), strict=True))
     roles.pop(-1, None)
     if [roles.get(i) for i in range(len(roles))] != [step.message.role for step in trajectory.steps]:
-        raise InputError("trajectory: the rendered conversation is another one: its messages differ")
+        raise InputError("trajectory: the rendered conversation has other messages")

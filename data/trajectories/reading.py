@@ -1,6 +1,6 @@
-"""Files of any known format, read into the normal form one record at a time; what cannot be read is counted and told.
+"""Read files of any known format into the normal form, one record at a time.
 
-A record that is malformed stops the reading, or is skipped and counted: as configured, never in silence.
+A malformed record stops the reading, or is skipped with a warning and counted, as configured.
 """
 
 import collections
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from data.trajectories.actions import find_actions
 from data.trajectories.builder import at
-from data.trajectories.fields import Fields, Seen, Unknown
+from data.trajectories.fields import FieldCounts, Fields, Unknown
 from data.trajectories.files import Record, find_files, parse, read_records
 from data.trajectories.formats import FORMATS, Format, detect, find_format
 from data.trajectories.trajectory import Trajectory
@@ -23,12 +23,12 @@ from maverick_jax.text.chat.openai import tools_from_openai
 log = logging.getLogger(__name__)
 Malformed = Literal["stop", "skip"]
 MAX_PROBLEMS = 1_000
-"""Problems that a tally keeps; all are counted and logged."""
+"""Most problems that a tally lists; all of them are counted and logged."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """Why one record is not among the trajectories."""
+class RecordProblem:
+    """Why a record was skipped."""
 
     file: str
     record: int
@@ -42,7 +42,7 @@ class Problem:
 
 @dataclasses.dataclass
 class Tally:
-    """What became of every record: `records == trajectories + malformed`."""
+    """Counts of a reading; `records == trajectories + malformed` at its end."""
 
     files: int = 0
     records: int = 0
@@ -50,25 +50,25 @@ class Tally:
     malformed: int = 0
     formats: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Messages, calls, failed, recovered (failed ones that were made good), recoveries (calls that did)."""
-    seen: Seen = dataclasses.field(default_factory=Seen)
-    problems: list[Problem] = dataclasses.field(default_factory=list)
-    """The first of them."""
+    """Messages, calls, failed calls, recovered (failed calls with a recovery) and recoveries (calls that recover)."""
+    seen: FieldCounts = dataclasses.field(default_factory=FieldCounts)
+    problems: list[RecordProblem] = dataclasses.field(default_factory=list)
+    """The first problems."""
 
-    def add(self, trajectory: Trajectory, form: Format, seen: Seen) -> None:
+    def add(self, trajectory: Trajectory, form: Format, seen: FieldCounts) -> None:
         self.trajectories += 1
         self.formats[form.name] += 1
         self.counts.update(count(trajectory))
         self.seen.add(seen)
 
-    def refuse(self, problem: Problem) -> None:
+    def refuse(self, problem: RecordProblem) -> None:
         self.malformed += 1
-        log.warning("skipped: %s", harmless(str(problem)))
+        log.warning("skipping malformed record: %s", harmless(str(problem)))
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The counts as a JSON object."""
         counts = {name: self.counts[name] for name in ("messages", "calls", "failed", "recovered", "recoveries")}
         return {
             "files": self.files,
@@ -84,7 +84,7 @@ class Tally:
 
 
 def count(trajectory: Trajectory) -> dict[str, int]:
-    """Messages, and calls by what became of them."""
+    """Numbers of messages, calls, failed calls, recovered calls and recoveries."""
     actions = find_actions(trajectory)
     return {
         "messages": len(trajectory.steps),
@@ -104,11 +104,12 @@ def read_trajectories(
     tools: Sequence[Tool] = (),
     tally: Tally | None = None,
 ) -> Iterator[Trajectory]:
-    """The trajectories of a file or a folder of files, in order, one in memory at a time.
+    """The trajectories of a file or of the files in a folder, in order, with one in memory at a time.
 
-    `format`: a name of `FORMATS`; None: each file's first recognisable record tells. `unknown`: fields without a
-    meaning here are kept in `extra` or make a record malformed. `malformed`: what then happens. `tools`: of records
-    that declare none. `tally` is filled in as reading goes on. Raises InputError naming file, record and field.
+    `format`: a name in `FORMATS`; None detects it from the first recognizable record of each file. `unknown`: whether
+    unknown fields are kept in `extra` or make a record malformed. `malformed`: whether a malformed record stops the
+    reading or is skipped. `tools`: tools for records that declare none. `tally` is updated during reading. Raises
+    InputError naming file, record and field.
     """
     chosen = find_format(format) if format is not None else None
     tally = Tally() if tally is None else tally
@@ -119,22 +120,22 @@ def read_trajectories(
         form = chosen
         for record in read_records(path):
             tally.records += 1
-            seen = Seen(unknown)
+            seen = FieldCounts(unknown)
             try:
                 value = record.load()
                 form = form or detect(value)
                 trajectory = _read(value, form, seen, tools)
             except InputError as error:
                 if malformed == "stop":
-                    raise InputError(str(Problem(str(path), record.number, record.line, str(error)))) from None
-                tally.refuse(Problem(name, record.number, record.line, str(error)))
+                    raise InputError(str(RecordProblem(str(path), record.number, record.line, str(error)))) from None
+                tally.refuse(RecordProblem(name, record.number, record.line, str(error)))
                 continue
             tally.add(trajectory, form, seen)
             yield _from(trajectory, form, name, record)
 
 
 def read_tools(path: str | pathlib.Path) -> tuple[Tool, ...]:
-    """Tools declared in a file of JSON: a list in OpenAI's form. Raises InputError."""
+    """Tools declared in a JSON file: a list in OpenAI's format. Raises InputError if it is malformed."""
     try:
         text = pathlib.Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -142,11 +143,11 @@ def read_tools(path: str | pathlib.Path) -> tuple[Tool, ...]:
     return at(str(path), lambda: tools_from_openai(parse(text)))
 
 
-def _read(value: Any, form: Format, seen: Seen, tools: Sequence[Tool]) -> Trajectory:
+def _read(value: Any, form: Format, seen: FieldCounts, tools: Sequence[Tool]) -> Trajectory:
     if isinstance(value, dict) and not form.matches(value):
         others = [other.name for other in FORMATS.values() if other.matches(value)]
-        what = f"it looks like {' or '.join(others)}" if others else f"that has {form.needs}"
-        raise InputError(f"is not of format {form.name}, as this file is read: {what}")
+        hint = f"it looks like {' or '.join(others)}" if others else f"expected {form.needs}"
+        raise InputError(f"is not of format {form.name}, which this file is read as: {hint}")
     trajectory = form.read(Fields(value, "", seen))
     if tools and not trajectory.tools:
         trajectory = dataclasses.replace(trajectory, tools=tuple(tools))
@@ -155,19 +156,19 @@ def _read(value: Any, form: Format, seen: Seen, tools: Sequence[Tool]) -> Trajec
 
 
 def _require_known_tools(trajectory: Trajectory) -> None:
-    """A call of a tool that was not declared is an error of the run if its result says so, else of the record."""
+    """Raises InputError if an undeclared tool is called, unless the result of the call is an error."""
     declared = {tool.name for tool in trajectory.tools}
     for action in find_actions(trajectory) if declared else ():
         if action.call.name not in declared and not action.failed:
             known = ", ".join(sorted(declared))[:400]
             where = f"messages[{action.step}]: call {action.position}"
-            raise InputError(f"{where}: {action.call.name!r:.80}: unknown tool; declared are {known}")
+            raise InputError(f"{where}: {action.call.name!r:.80}: unknown tool; declared tools: {known}")
 
 
 def _from(trajectory: Trajectory, form: Format, name: str, record: Record) -> Trajectory:
-    """With where it was read; one of our own keeps what it says of that."""
+    """`trajectory` with its provenance; a record of our own format keeps the provenance it has."""
     provenance = trajectory.provenance
     if provenance.format:
         return trajectory
-    place = dataclasses.replace(provenance, format=form.name, file=name, record=record.number, line=record.line)
-    return dataclasses.replace(trajectory, provenance=place)
+    provenance = dataclasses.replace(provenance, format=form.name, file=name, record=record.number, line=record.line)
+    return dataclasses.replace(trajectory, provenance=provenance)

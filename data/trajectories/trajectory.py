@@ -1,7 +1,7 @@
-"""The normal form of an agent's run: a conversation, and what is known of each message beyond what was said.
+"""The normal form of a trajectory: a conversation with tools, and annotations of its messages.
 
-What was said is `maverick_jax.text.chat`'s: messages, calls with parsed arguments, tools. This adds what a run has and
-a conversation has not: which results are errors, rewards, weights, where it came from, and fields we do not know.
+Messages, calls with parsed arguments and tools are those of `maverick_jax.text.chat`. A trajectory adds which results
+are errors, rewards, loss weights, provenance and unknown fields.
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Conversation, Message, Role, Tool, values
 
 MAX_EXTRA_CHARACTERS, MAX_EXTRA_ITEMS = 1 << 24, 1 << 20
-"""Of the unknown fields of one message, or of one trajectory outside its messages."""
+"""Limits for the unknown fields of one message, or of one trajectory outside its messages."""
 MAX_LABEL = 4_096
-"""Characters of an id, a task, the reason of an end."""
+"""Most characters of an id, a task or a termination reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One message of a run, and what is known of it."""
+    """One message of a trajectory with its annotations."""
 
     message: Message
     error: bool = False
-    """Of a tool's result: the call failed."""
+    """For a tool result: whether the call failed."""
     weight: float | None = None
-    """Loss weight of this message, instead of what its kinds have; None: no override."""
+    """Loss weight of this message, which overrides the weights of its token kinds; None means no override."""
     reward: float | None = None
-    """Given for this message alone."""
+    """Reward of this message alone."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """JSON values of fields that have no place here, by name or path."""
+    """Name or path -> JSON value, for fields that the normal form lacks."""
 
     def __post_init__(self):
         if self.error and self.message.role is not Role.TOOL:
-            raise InputError(f"error: of {self.message.role.header}; only a tool's result is an error or none")
+            raise InputError(f"error: on a message of role {self.message.role.header}; only a tool result has it")
         _set(self, "weight", _number(self.weight, "weight"))
         if self.weight is not None and self.weight < 0:
             raise InputError(f"weight: {self.weight:g}; expected 0 or more")
@@ -45,19 +45,19 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where a trajectory was read."""
+    """Where a trajectory came from."""
 
     format: str = ""
     file: str = ""
-    """Its name, relative to the folder that was read. Never opened again."""
+    """File name relative to the folder that was read. It is never opened again."""
     record: int | None = None
-    """Counted from 0 in its file."""
+    """Number of the record in its file, from 0."""
     line: int | None = None
-    """Counted from 1; None where the file is one document."""
+    """Line of the record, from 1; None if the file is a single document."""
     id: str | None = None
-    """Name of the run."""
+    """Name of the trajectory."""
     task: str | None = None
-    """What was to be done; several runs may share one."""
+    """The task; several trajectories may share one."""
 
     def __post_init__(self):
         for name in ("format", "file", "id", "task"):
@@ -73,12 +73,12 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """How a trajectory ended."""
 
     reward: float | None = None
     success: bool | None = None
     termination: str | None = None
-    """Why it ended, in the words of its source."""
+    """Why it ended, as given by its source."""
 
     def __post_init__(self):
         _set(self, "reward", _number(self.reward, "reward"))
@@ -93,24 +93,24 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """A whole run. Checked when it is made: all that `Conversation` checks, and the fields above."""
+    """A trajectory. It is checked when created, including all checks of `Conversation`."""
 
     steps: Sequence[Step]
     tools: Sequence[Tool] = ()
     outcome: Outcome = dataclasses.field(default_factory=Outcome)
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """JSON values of fields of the record that have no place here."""
+    """Name -> JSON value, for fields of the record that the normal form lacks."""
 
     def __post_init__(self):
         _set(self, "steps", tuple(self.steps))
         _set(self, "tools", tuple(self.tools))
         _set(self, "extra", _extra(self.extra))
-        self.conversation  # noqa: B018  checks what was said
+        self.conversation  # noqa: B018  creating it checks the messages
 
     @functools.cached_property
     def conversation(self) -> Conversation:
-        """What was said, for `maverick_jax.text.chat.render`; message i is that of step i."""
+        """The conversation, for `maverick_jax.text.chat.render`; message i is that of step i."""
         return Conversation(tuple(step.message for step in self.steps), self.tools)
 
 
@@ -125,7 +125,7 @@ def _number(value: Any, where: str) -> float | None:
 def _finite(value: int | float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 

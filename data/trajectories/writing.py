@@ -1,4 +1,4 @@
-"""Files that are made whole or not at all, and never over one that is there."""
+"""Write files that appear only when they are complete, and never overwrite another file."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from maverick_jax.errors import InputError
 
 @contextlib.contextmanager
 def new_file(path: str | pathlib.Path) -> Iterator[TextIO]:
-    """A text file to write, which has its name once the block has ended well, and else is gone.
+    """A text file to write; it is renamed to `path` when the block succeeds, and deleted when it raises.
 
-    Raises InputError, before anything is written and again before it gets its name, for a `path` that is there.
+    Raises InputError if `path` exists, before anything is written and again before the file is renamed.
     """
     target = pathlib.Path(path).expanduser()
     require_new(target)
@@ -30,8 +30,8 @@ def new_file(path: str | pathlib.Path) -> Iterator[TextIO]:
 
 
 def require_new(target: pathlib.Path) -> None:
-    """Raises InputError unless `target` can be made."""
+    """Raises InputError if `target` exists or its folder does not."""
     if target.exists() or target.is_symlink():
-        raise InputError(f"{target}: is there already; nothing is overwritten")
+        raise InputError(f"{target}: already exists; choose another path")
     if not target.parent.is_dir():
         raise InputError(f"{target}: no such folder: {target.parent}")

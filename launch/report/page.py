@@ -1,6 +1,6 @@
-"""`maverick report RUN_DIR`: one HTML file about a run, complete in itself: no scripts, nothing fetched.
+"""`maverick report RUN_DIR`: write a report of a run as one self-contained HTML file without scripts.
 
-Everything in it comes from the run's files, which are data: text is escaped, numbers are drawn.
+All content comes from the run's files, which are untrusted data: text is escaped, and numbers are plotted.
 """
 
 import html
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from launch.report.plots import draw_all
-from launch.report.run_record import RunRecord, Text, number, read_run, series, wall_time
+from launch.report.run_record import RunRecord, TextFile, number, read_run, series, wall_time
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.settings import strict_yaml
 
-# The policy is a second lock on what escaping already guarantees.
+# The content security policy is a second defense; escaping already prevents scripts.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -61,23 +61,23 @@ COLORS = {
     "other": "#a8a8a8",
 }
 MAX_SAMPLE = 20_000
-"""Characters of the sample that are shown."""
+"""Most characters of the sample that are shown."""
 
 
 def report(run_dir: str | pathlib.Path) -> pathlib.Path:
-    """Writes `report.html` into a run's directory, from what the run has written so far, and returns its path.
+    """Write `report.html` into a run's directory, from the files that the run has written so far; returns its path.
 
-    A run without metrics yet has a report, too. Raises InputError for a directory that is no run.
+    A run without metrics gets a report too. Raises InputError if the directory is not a run.
     """
     record = read_run(run_dir)
     path = record.directory / "report.html"
-    # A JSON string may hold half of a surrogate pair, which UTF-8 cannot.
+    # A JSON string may hold a surrogate, which UTF-8 cannot encode.
     write_atomically(path, page(record).encode("utf-8", errors="xmlcharrefreplace"))
     return path
 
 
 def page(record: RunRecord) -> str:
-    """The whole page."""
+    """The HTML of the report."""
     config, environment = _config(record.config), _json(record.environment)
     experts = config.get("model.num_local_experts")
     drawn = draw_all(record, experts if type(experts) is int and experts > 1 else None)
@@ -104,16 +104,19 @@ def page(record: RunRecord) -> str:
     return PAGE.format(title=_escape(f"{record.name}: maverick-jax run"), body="\n".join(body))
 
 
-# ---- in words --------------------------------------------------------------------------------------------------------
+# ---- text ------------------------------------------------------------------------------------------------------------
 
 
 def headline(record: RunRecord, config: dict[str, Any]) -> str:
-    """The run in a line: how far it is, what it reached, how fast."""
+    """The run in one line: step, loss and speed."""
     total = config.get("run.steps")
     if not record.lines:
         return "No metrics yet" + (f"; {total:,} steps planned" if type(total) is int else "")
     parts = [f"Step {record.lines[-1]['step']:,}" + (f" of {total:,}" if type(total) is int else "")]
-    for name, lines, key in (("loss", record.of_text, "loss"), ("held-out loss", record.evaluations, "eval_loss")):
+    for name, lines, key in (
+        ("loss", record.without_own_samples, "loss"),
+        ("held-out loss", record.evaluations, "eval_loss"),
+    ):
         if lines:
             parts.append(f"{name} {_number(lines[-1].get(key))}")
     _, rates = series(record.training, "tokens_per_second")
@@ -123,13 +126,15 @@ def headline(record: RunRecord, config: dict[str, Any]) -> str:
 
 
 def notes(record: RunRecord) -> list[str]:
-    """What a reader must not miss."""
+    """Warnings for the top of the page."""
     found = []
     if record.unreadable:
         found.append(f"metrics.jsonl: {record.unreadable} line(s) could not be read and are not in this report")
     _, refused = series(record.training, "skipped")
     if np.isfinite(refused).any() and np.nanmax(refused) > 0:
-        found.append(f"{np.nanmax(refused):,.0f} update(s) were refused because loss or gradients were not finite")
+        found.append(
+            f"{np.nanmax(refused):,.0f} update(s) were skipped because the loss or the gradients were not finite"
+        )
     _, losses = series(record.training, "loss")
     if np.isnan(losses).any():
         found.append(f"the loss of {np.isnan(losses).sum()} line(s) is not finite")
@@ -137,16 +142,16 @@ def notes(record: RunRecord) -> list[str]:
 
 
 def facts(record: RunRecord, environment: Any) -> dict[str, tuple[str, str]]:
-    """Name -> (value, remark) of what one wants to know first."""
+    """Name -> (value, remark) of the key figures."""
     found: dict[str, tuple[str, str]] = {}
-    if record.of_text:
-        first, last = record.of_text[0], record.of_text[-1]
+    if record.without_own_samples:
+        first, last = record.without_own_samples[0], record.without_own_samples[-1]
         start = f"from {_number(first.get('loss'))} at step {first['step']:,}"
         found["Training loss"] = (_number(last.get("loss")), start)
     if record.training:
         last = record.training[-1]
         found["Tokens"] = (_number(last.get("tokens")), "")
-        found["Updates refused"] = (_number(last.get("skipped")), "")
+        found["Updates skipped"] = (_number(last.get("skipped")), "")
     steps, losses = series(record.evaluations, "eval_loss")
     if np.isfinite(losses).any():
         best = int(np.nanargmin(losses))
@@ -162,13 +167,13 @@ def facts(record: RunRecord, environment: Any) -> dict[str, tuple[str, str]]:
 
 
 def _number(value: Any) -> str:
-    """A metric as text: counts in full, others to four places."""
+    """A metric as text: counts in full, other numbers with four decimals."""
     if value is None:
         return "unknown"
     if type(value) is int:
         return f"{value:,}" if abs(value) < 10**18 else "out of range"
     found = number(value)
-    return f"{found:.4f}" if abs(found) < 1e6 else f"{found:.3g}"  # NaN and infinities as themselves
+    return f"{found:.4f}" if abs(found) < 1e6 else f"{found:.3g}"  # also "nan" and "inf"
 
 
 def _duration(seconds: float) -> str:
@@ -178,7 +183,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
-# ---- as HTML ---------------------------------------------------------------------------------------------------------
+# ---- HTML ------------------------------------------------------------------------------------------------------------
 
 
 def _escape(text: Any) -> str:
@@ -194,7 +199,7 @@ def _tiles(found: dict[str, tuple[str, str]]) -> str:
 
 
 def _time(record: RunRecord) -> str:
-    """Goodput: a bar, its legend, and what it leaves out."""
+    """Goodput: a bar with a legend, and a remark on time that is not included."""
     seconds = wall_time(record)
     total = sum(seconds.values())
     if not total:
@@ -205,19 +210,19 @@ def _time(record: RunRecord) -> str:
         f"<td>{s / total:.1%}</td><td>{_duration(s)}</td></tr>"
         for name, s in seconds.items()
     )
-    remark = "" if "other" in seconds else " Start-up, and what metrics.jsonl does not record, is not in it."
-    said = f"{seconds.get('updates', 0) / total:.1%} of {_duration(total)} went into updates.{remark}"
-    return f'<div class="bar">{"".join(bars)}</div><table>{"".join(rows)}</table><p>{said}</p>'
+    remark = "" if "other" in seconds else " Start-up and other times that metrics.jsonl does not record are excluded."
+    summary = f"{seconds.get('updates', 0) / total:.1%} of {_duration(total)} went into updates.{remark}"
+    return f'<div class="bar">{"".join(bars)}</div><table>{"".join(rows)}</table><p>{summary}</p>'
 
 
-def _sample(sample: Text) -> list[str]:
+def _sample(sample: TextFile) -> list[str]:
     if sample.content is None:
         return []
     cut = "\n[...]" if sample.cut or len(sample.content) > MAX_SAMPLE else ""
     return ["<h2>Sample</h2>", f'<pre class="sample">{_escape(sample.content[:MAX_SAMPLE] + cut)}</pre>']
 
 
-def _environment(text: Text, found: Any) -> str:
+def _environment(text: TextFile, found: Any) -> str:
     if not isinstance(found, dict):
         return _file(text, "environment.json")
     rows = (f"<tr><td>{_escape(key)}</td><td>{_escape(value)}</td></tr>" for key, value in _flat(found))
@@ -236,17 +241,17 @@ def _flat(found: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _file(text: Text, name: str) -> str:
+def _file(text: TextFile, name: str) -> str:
     if text.content is None:
         return f"<p>{name} is missing.</p>"
     return f"<pre>{_escape(text.content)}{_escape('[...]') if text.cut else ''}</pre>"
 
 
-# ---- the run's files as data -----------------------------------------------------------------------------------------
+# ---- parsing ---------------------------------------------------------------------------------------------------------
 
 
-def _config(text: Text) -> dict[str, Any]:
-    """The config by dotted keys; empty when it cannot be read, which its text in the page then shows."""
+def _config(text: TextFile) -> dict[str, Any]:
+    """Dotted key -> value of the config; empty if it cannot be parsed (the page shows its text anyway)."""
     try:
         data = strict_yaml.parse(text.content or "", "config.yaml").data
     except InputError:
@@ -257,10 +262,10 @@ def _config(text: Text) -> dict[str, Any]:
     }
 
 
-def _json(text: Text) -> Any:
+def _json(text: TextFile) -> Any:
     try:
         found = json.loads(text.content or "null")
-        json.dumps(found)  # shallow enough to be written again
+        json.dumps(found)  # check that it is not nested too deeply
         return found
     except (ValueError, RecursionError):
         return None

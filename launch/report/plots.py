@@ -1,4 +1,4 @@
-"""The curves of a run as SVG text, one figure each. Titles are the page's business."""
+"""Plot the curves of a run as SVG text, one figure each. The page adds the titles."""
 
 import dataclasses
 import io
@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from launch.report.run_record import Line, RunRecord, layer_series, series
 
 MAX_POINTS = 400
-"""Points of a curve; longer ones are drawn as means with a band from least to greatest."""
+"""Most points of a curve; a longer one is plotted as means, with a band from minimum to maximum."""
 MAX_LAYERS = 256
 LEGEND_LAYERS = 6
-BLUE, ORANGE, GREY = "#2a6fb0", "#d9660c", "#8a8a8a"
+BLUE, ORANGE, GRAY = "#2a6fb0", "#d9660c", "#8a8a8a"
 STYLE = {
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -35,21 +35,21 @@ STYLE = {
     "legend.edgecolor": "none",
     "legend.framealpha": 0.85,
     "lines.linewidth": 1.3,
-    "svg.fonttype": "path",  # looks the same wherever it is opened
+    "svg.fonttype": "path",  # text as paths, independent of installed fonts
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A metric to draw, if the run has it."""
+    """A metric to plot if the run has it."""
 
     title: str
     key: str
     scale: Literal["plain", "engineering", "percent", "scientific"] = "plain"
     held_out: str | None = None
-    """A metric of evaluation lines to draw with it."""
+    """A metric of evaluation lines to plot in the same figure."""
     level: float | None = None
-    """A value to compare with, drawn as a dashed line, "dashed: `level_is`"."""
+    """A reference value, plotted as a dashed line with the note "dashed: `level_is`"."""
     level_is: str = ""
     only_if_positive: bool = False
 
@@ -70,23 +70,23 @@ PLOTS = (
     Plot("Learning rate", "learning_rate", "scientific"),
     Plot("Gradient norm before clipping", "grad_norm"),
     Plot("Tokens per second", "tokens_per_second", "engineering"),
-    Plot("Model FLOPs utilisation", "mfu", "percent"),
-    Plot("Heaviest expert, load over the mean", "router_load_max", level=1.0, level_is="perfectly even"),
-    Plot("Router entropy, nats", "router_entropy", level_is="the most it can be"),
+    Plot("Model FLOPs utilization", "mfu", "percent"),
+    Plot("Most loaded expert, load over the mean", "router_load_max", level=1.0, level_is="perfectly even"),
+    Plot("Router entropy, nats", "router_entropy", level_is="maximum"),
     Plot("Experts without a token", "router_idle", "percent"),
     Plot("Auxiliary balance loss", "router_balance", level=1.0, level_is="perfectly even"),
-    Plot("Updates refused so far", "skipped", only_if_positive=True),
+    Plot("Updates skipped so far", "skipped", only_if_positive=True),
 )
 _NOT_DRAWN = {"step", "kind_tokens", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
 MAX_OTHERS = 24
 MAX_NAMES, MAX_NAME = 20, 40
-"""Curves of a metric by name, and characters of a name."""
+"""Most curves of a metric with a value per name, and most characters of a name."""
 
 
 def draw_all(record: RunRecord, num_experts: int | None = None) -> list[Drawn]:
-    """Every curve of the run: the known ones in their order, then each further metric that its lines have.
+    """Every plot of the run: the known metrics in order, then any other metrics in its lines.
 
-    num_experts: of an MoE layer; entropy is then compared with the most it can be.
+    num_experts: experts of an MoE layer, for the maximum of the router entropy.
     """
     known = [
         dataclasses.replace(plot, level=math.log(num_experts)) if plot.key == "router_entropy" and num_experts else plot
@@ -97,14 +97,14 @@ def draw_all(record: RunRecord, num_experts: int | None = None) -> list[Drawn]:
 
 
 def _others(record: RunRecord) -> list[Plot]:
-    """Metrics of training lines that `PLOTS` does not name, by name."""
+    """Plots of the metrics in training lines that are not in `PLOTS`, sorted by name."""
     drawn = _NOT_DRAWN | {plot.key for plot in PLOTS}
     keys = sorted({key for line in record.training[-1000:] for key in line} - drawn)
     return [Plot(key, key) for key in keys[:MAX_OTHERS]]
 
 
 def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
-    """None when the run has nothing to draw for it."""
+    """The plot as SVG; None if the run has no values for it."""
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": prefix}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.4, 2.7), layout="constrained")
@@ -118,14 +118,14 @@ def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
         if drawn is None:
             return None
         if plot.level is not None:
-            axes.axhline(plot.level, color=GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+            axes.axhline(plot.level, color=GRAY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
             drawn.append(f"dashed: {plot.level_is}")
         _format(axes, plot)
         return Drawn(plot.title, _svg(figure, prefix), tuple(drawn))
 
 
 def _draw_curve(axes: Axes, plot: Plot, record: RunRecord) -> list[str] | None:
-    lines = record.of_text if plot.held_out else record.training
+    lines = record.without_own_samples if plot.held_out else record.training
     steps, values = series(lines, plot.key)
     eval_steps, eval_values = series(record.evaluations if plot.held_out else [], plot.held_out or "")
     drawn = np.concatenate([values, eval_values])
@@ -148,7 +148,7 @@ def _draw_curve(axes: Axes, plot: Plot, record: RunRecord) -> list[str] | None:
 
 
 def _draw_layers(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
-    """One curve per MoE layer, from the first (dark) to the last (light)."""
+    """Plot one curve per MoE layer, from the first (dark) to the last (light)."""
     steps, values = layer_series(lines, plot.key, MAX_LAYERS)
     if not np.isfinite(values).any():
         return None
@@ -170,14 +170,14 @@ def _draw_layers(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
 
 
 def _draw_names(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
-    """One curve per name, of a metric with a value per name; a line need not have every name."""
-    there = [(line["step"], line[plot.key]) for line in lines if isinstance(line.get(plot.key), dict)]
-    names = sorted({name for _, values in there for name in values})
+    """Plot one curve per name, for a metric with a value per name; a line may lack some names."""
+    points = [(line["step"], line[plot.key]) for line in lines if isinstance(line.get(plot.key), dict)]
+    names = sorted({name for _, values in points for name in values})
     notes, colors, drawn = [], matplotlib.colormaps["tab20"], 0
     for i, name in enumerate(names[:MAX_NAMES]):
-        steps, values = series([{"step": step, name: values.get(name)} for step, values in there], name)
+        steps, values = series([{"step": step, name: values.get(name)} for step, values in points], name)
         if np.isfinite(values).any():
-            label = name[:MAX_NAME].replace("$", r"\$")  # else it would be a formula
+            label = name[:MAX_NAME].replace("$", r"\$")  # otherwise matplotlib would parse a formula
             notes += _line(axes, steps, values, colors(i), label.lstrip("_") or "(no name)", band=False)
             drawn += 1
     if not drawn:
@@ -188,7 +188,7 @@ def _draw_names(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
 
 
 def _line(axes: Axes, steps, values, color, label: str | None, *, band: bool = True) -> list[str]:
-    """Draws one curve; a note says so when it stands for more points than it has."""
+    """Plot one curve; returns a note if its points are means of several lines."""
     marker = "." if len(steps) < 20 else None
     if len(steps) <= MAX_POINTS:
         axes.plot(steps, values, color=color, label=label, marker=marker)
@@ -197,11 +197,11 @@ def _line(axes: Axes, steps, values, color, label: str | None, *, band: bool = T
     if band:
         axes.fill_between(middle, low, high, color=color, alpha=0.2, linewidth=0)
     axes.plot(middle, means, color=color, label=label)
-    return [f"means of {math.ceil(len(steps) / MAX_POINTS)} lines" + ("; band: least to greatest" if band else "")]
+    return [f"means of {math.ceil(len(steps) / MAX_POINTS)} lines" + ("; band: minimum to maximum" if band else "")]
 
 
 def _bins(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Mean, least and greatest value, and mean step, of runs of consecutive points; NaN where none is finite."""
+    """Mean, minimum and maximum, and mean step, of groups of consecutive points; NaN if no value is finite."""
     width = math.ceil(len(steps) / MAX_POINTS)
     cut = range(0, len(steps), width)
     finite = [part[np.isfinite(part)] for part in (values[i : i + width] for i in cut)]
@@ -226,7 +226,7 @@ def _format(axes: Axes, plot: Plot) -> None:
 
 
 def _svg(figure: Figure, prefix: str) -> str:
-    """The figure as an `svg` element for a page with others: its ids start with `prefix`."""
+    """The figure as an `svg` element whose ids start with `prefix`, so that several fit in one page."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()

@@ -1,7 +1,6 @@
-"""What a run has written about itself, read for people.
+"""Read the files of a run for a report.
 
-The files are data of unknown origin: nothing in them is trusted to have the type it should, and what cannot be read is
-counted, not hidden.
+The files are untrusted: no value is assumed to have the right type, and unreadable lines are counted.
 """
 
 import dataclasses
@@ -18,38 +17,38 @@ from maverick_jax.settings.section import did_you_mean
 Line = dict[str, Any]
 
 MAX_TEXT = 200_000
-"""Characters of a text file that are read."""
+"""Most characters of a text file that are read."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-    """A text file of the run; None where it is missing."""
+class TextFile:
+    """A text file of the run; `content` is None if the file is missing."""
 
     content: str | None
     cut: bool = False
-    """The file is longer."""
+    """Whether the file is longer than `content`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run so far. Training lines have a `loss`, evaluation lines an `eval_loss`; both are sorted by step."""
+    """The files of a run. Training lines have a `loss`, evaluation lines an `eval_loss`; both are sorted by step."""
 
     directory: pathlib.Path
     training: list[Line]
     evaluations: list[Line]
     unreadable: int
-    """Lines of metrics.jsonl that are no record, one that was still being written not counted."""
-    config: Text
-    environment: Text
-    sample: Text
+    """Number of malformed lines in metrics.jsonl, except for a last line that is still being written."""
+    config: TextFile
+    environment: TextFile
+    sample: TextFile
 
     @property
     def name(self) -> str:
         return self.directory.resolve().name
 
     @property
-    def of_text(self) -> list[Line]:
-        """Training lines whose loss is that of text, and not of what the model wrote itself (`on_policy`)."""
+    def without_own_samples(self) -> list[Line]:
+        """Training lines whose loss is that of the data, not of the model's own samples (`on_policy`)."""
         return [line for line in self.training if not line.get("on_policy")]
 
     @property
@@ -58,11 +57,11 @@ class RunRecord:
 
 
 def read_run(run_dir: str | pathlib.Path) -> RunRecord:
-    """Reads a run's directory. Raises InputError when it is none: neither config.yaml nor metrics.jsonl is there."""
+    """Read a run's directory. Raises InputError if it has neither config.yaml nor metrics.jsonl."""
     directory = pathlib.Path(run_dir)
     if not any((directory / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
-        what = "holds neither config.yaml nor metrics.jsonl" if directory.is_dir() else "is not there"
-        raise InputError(f"{run_dir}: expected a run directory, but it {what}{_nearest_run(directory)}")
+        reason = "has neither config.yaml nor metrics.jsonl" if directory.is_dir() else "does not exist"
+        raise InputError(f"{run_dir}: expected a run directory, but it {reason}{_nearest_run(directory)}")
     lines, unreadable = read_metrics(directory / "metrics.jsonl")
     return RunRecord(
         directory=directory,
@@ -77,9 +76,9 @@ def read_run(run_dir: str | pathlib.Path) -> RunRecord:
 
 
 def read_metrics(path: pathlib.Path) -> tuple[list[Line], int]:
-    """The lines of a metrics file in the order of their steps, and how many others it has. No file: no lines.
+    """The lines of a metrics file, sorted by step, and the number of malformed ones. A missing file has no lines.
 
-    The last line is left out without being counted when it has no end: it is still being written.
+    A malformed last line without a line break is not counted, since it is still being written.
     """
     lines: list[Line] = []
     unreadable = 0
@@ -102,7 +101,7 @@ def _line(text: bytes) -> Line | None:
 
 
 def number(value: Any) -> float:
-    """A metric as a float; NaN for what is not one. "NaN" and "Infinity" are how metrics.jsonl writes those."""
+    """A metric as a float; NaN if it is not a number. metrics.jsonl has non-finite values as "NaN" and "Infinity"."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
@@ -112,14 +111,14 @@ def number(value: Any) -> float:
 
 
 def series(lines: list[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps int64[n] and values float64[n] of a scalar metric where it is known; NaN where it was not finite."""
+    """Steps int64[n] and values float64[n] of a scalar metric in the lines that have it; NaN for non-finite values."""
     points = [(line["step"], number(line[key])) for line in lines if line.get(key) is not None]
     steps, values = [step for step, _ in points], np.array([value for _, value in points], np.float64)
     return np.array(steps, np.int64), _finite(values)
 
 
 def layer_series(lines: list[Line], key: str, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps int64[n] and values float64[n, layers] of a metric with one value per layer; `most` layers at most."""
+    """Steps int64[n] and values float64[n, layers] of a metric with one value per layer, for at most `most` layers."""
     rows = [(line["step"], [number(v) for v in line[key][:most]]) for line in lines if isinstance(line.get(key), list)]
     width = max((len(row) for _, row in rows), default=0)
     values = np.full((len(rows), width), np.nan)
@@ -129,16 +128,16 @@ def layer_series(lines: list[Line], key: str, most: int) -> tuple[np.ndarray, np
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    """NaN for what is not finite in float32, in which metrics are computed."""
+    """`values` with NaN in place of those that are not finite in float32, the dtype of metrics."""
     with np.errstate(invalid="ignore"):
         return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.nan)
 
 
 def wall_time(record: RunRecord) -> dict[str, float]:
-    """Seconds by what they went into, of the time that metrics.jsonl accounts for.
+    """Seconds spent on updates, evaluation, compilation, checkpoints and other work, according to metrics.jsonl.
 
-    A training line stands for all updates since the line before. `other` needs time stamps (`time`, seconds since
-    1970) in the lines: it is what lies between the first and the last one and is in no other class.
+    A training line accounts for all updates since the previous one. `other` needs time stamps (`time`, seconds since
+    1970) in the lines: it is the time between the first and the last line that is in no other class.
     """
     seconds = {"updates": _update_seconds(record.training)}
     for name in ("evaluation", "compilation", "checkpoints"):
@@ -163,18 +162,18 @@ def _update_seconds(training: list[Line]) -> float:
     return total
 
 
-def _text(path: pathlib.Path) -> Text:
+def _text(path: pathlib.Path) -> TextFile:
     if not path.is_file():
-        return Text(None)
+        return TextFile(None)
     with path.open(encoding="utf-8", errors="replace") as file:
         content = file.read(MAX_TEXT + 1)
-    return Text(content[:MAX_TEXT], len(content) > MAX_TEXT)
+    return TextFile(content[:MAX_TEXT], len(content) > MAX_TEXT)
 
 
 def _nearest_run(directory: pathlib.Path) -> str:
-    """A run beside or inside `directory`, if there is one."""
+    """A hint at a run inside `directory`, or at a similarly named one next to it."""
     if directory.is_dir():
         inside = sorted(str(path.parent) for path in directory.glob("*/config.yaml"))
         return f"; did you mean {inside[-1]}?" if inside else ""
-    beside = {path.parent.name for path in directory.parent.glob("*/config.yaml")}
-    return did_you_mean(directory.name, sorted(beside))
+    siblings = {path.parent.name for path in directory.parent.glob("*/config.yaml")}
+    return did_you_mean(directory.name, sorted(siblings))

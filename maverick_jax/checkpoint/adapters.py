@@ -1,4 +1,4 @@
-"""Low-rank adapters of a checkpoint, merged into the model's parameters wherever these are read: W + scale A B."""
+"""Merge a checkpoint's low-rank adapters into the model's parameters as they are read: W + scale A B."""
 
 import dataclasses
 import math
@@ -18,32 +18,33 @@ from maverick_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Adapters:
-    """What a checkpoint's metadata says of its adapters; none have no shapes."""
+    """Scale and factor shapes of a checkpoint's adapters, from its metadata; `shapes` is empty without adapters."""
 
     scale: float
+    """alpha / rank."""
     shapes: Mapping[str, tuple[tuple[int, ...], str]]
-    """Shape and dtype of each factor, by the parameter's name, `/a` or `/b`."""
+    """`PARAMETER/a` or `PARAMETER/b` -> shape and dtype of the factor."""
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], prefix: str, where: Any) -> "Adapters":
-        """`prefix`: of the factors among the arrays. Raises InputError where one of the two says nothing of adapters of
-        which the other does: the parameters alone would be another model."""
+        """Read the adapters from the metadata `meta`; their arrays have names that begin with `prefix`. Raises
+        InputError if `optimizer.lora` and these arrays disagree, since the parameters alone would be another model."""
         table = {n.removeprefix(prefix): e for n, e in meta["arrays"].items() if n.startswith(prefix)}
         optimizer = meta.get("optimizer")
         lora = optimizer.get("lora") if isinstance(optimizer, dict) else None
         if lora is None and not table:
             return cls(0.0, {})
         pairs = {name.rpartition("/")[0] for name in table}
-        said = lora if isinstance(lora, dict) else {}
-        alpha, rank = said.get("alpha"), said.get("rank")
+        section = lora if isinstance(lora, dict) else {}
+        alpha, rank = section.get("alpha"), section.get("rank")
         fitting = _is_positive(alpha) and _is_positive(rank)
         whole = bool(pairs) and table.keys() == {f"{name}/{side}" for name in pairs for side in "ab"}
         if not whole or not fitting or any(table[f"{name}/a"]["shape"][-1:] != [rank] for name in pairs):
-            raise InputError(f"{where}: metadata: optimizer.lora and the arrays {prefix}... do not fit each other")
+            raise InputError(f"{where}: metadata: optimizer.lora and the arrays {prefix}... do not match")
         return cls(float(alpha) / float(rank), {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
 
     def target(self, parameters: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
-        """How the factors of these parameters are to be placed: each axis as that of the parameter."""
+        """Shape, dtype and sharding of the factors of `parameters`; each axis is sharded as that of the parameter."""
         found = {}
         for name, leaf in parameters.items():
             if f"{name}/a" not in self.shapes:
@@ -57,7 +58,7 @@ class Adapters:
         return found
 
     def merge(self, name: str, base: jax.Array, factors: dict[str, jax.Array]) -> jax.Array:
-        """The parameter `name`, whose own array is `base`; takes its factors out of `factors`."""
+        """The parameter `name` with its adapter merged into `base` (donated); removes its factors from `factors`."""
         if f"{name}/a" not in factors:
             return base
         lead, middle = self._split(name, base.shape)
@@ -70,24 +71,24 @@ class Adapters:
             return jax.jit(add, donate_argnums=0)(base, factors.pop(f"{name}/a"), factors.pop(f"{name}/b"))
 
     def merged_readers(self, parameters: Mapping[str, Reader], factors: Mapping[str, StoredArray]) -> dict[str, Reader]:
-        """Readers of all parameters, those with adapters merged."""
+        """Readers of all parameters, with adapters merged. Raises InputError for an adapter of an unknown parameter."""
         found = dict(parameters)
         for name in {name.rpartition("/")[0] for name in self.shapes}:
             if name not in found:
-                raise InputError(f"heads/lora/{name}: adapters of a parameter that the model has not")
+                raise InputError(f"heads/lora/{name}: the model has no such parameter")
             lead, middle = self._split(name, found[name].shape)
             pair = _Pair(factors[f"{name}/a"], factors[f"{name}/b"])
             found[name] = _Merged(found[name], pair, lead, middle, self.scale)
         return found
 
     def _split(self, name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Where the parameter's inputs begin and where they end among its axes, from the shapes of its factors: A is
-        [*lead, *in, r], B [*lead, r, *out]. Raises InputError for shapes that are none of these."""
+        """The axes at which the parameter's inputs begin and end, from the shapes of its factors: A is [*lead, *in, r],
+        B is [*lead, r, *out]. Raises InputError for any other shapes."""
         (a, _), (b, _) = self.shapes[f"{name}/a"], self.shapes[f"{name}/b"]
         middle = len(a) - 1
         lead = middle - (len(shape) - len(b) + 1)
         if a[:middle] != shape[:middle] or not 0 <= lead < middle or b != (*shape[:lead], a[-1], *shape[middle:]):
-            raise InputError(f"{name}: factors of shapes {list(a)} and {list(b)} make no {list(shape)}")
+            raise InputError(f"{name}: factors of shapes {list(a)} and {list(b)} do not match shape {list(shape)}")
         return lead, middle
 
 
@@ -104,13 +105,13 @@ def _product(a, b, lead: int, middle: int, numpy):
 
 
 class _Pair:
-    """Both factors of a parameter, read whole when first asked for: a checksum is of a whole."""
+    """Both factors of a parameter, read completely on first use, since a checksum covers the complete array."""
 
     def __init__(self, a: StoredArray, b: StoredArray):
         self._stored, self._read, self._lock = (a, b), None, threading.Lock()
 
     def __call__(self) -> tuple[np.ndarray, np.ndarray]:
-        with self._lock:  # parts are asked for by several threads
+        with self._lock:  # several threads read parts
             if self._read is None:
                 whole = lambda reader: reader(tuple(slice(0, n) for n in reader.shape), np.dtype(np.float32))
                 self._read = whole(self._stored[0]), whole(self._stored[1])
@@ -123,7 +124,7 @@ class _Pair:
 
 @dataclasses.dataclass(frozen=True)
 class _Merged:
-    """A parameter with its adapters in it."""
+    """Reader of a parameter with its adapter merged."""
 
     base: Reader
     pair: _Pair

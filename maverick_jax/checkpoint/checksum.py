@@ -1,9 +1,9 @@
-"""A 64-bit checksum of an array that does not depend on how the array is split over devices.
+"""A 64-bit checksum of an array that does not depend on how the array is sharded.
 
-Each element's bits are mixed with its position in the whole array; two different mixes are summed modulo 2^32. Sums
-of integers have no order, so every sharding on every mesh gives the same value. Each device sums the part it holds and
-the host adds up the devices' sums: no array leaves its device, and there is no communication that could get in the way
-of the training step's. One flipped bit always changes both sums.
+Each element's bits are mixed with its position in the whole array, and two different mixes are summed modulo 2^32.
+Integer sums do not depend on order, so every sharding on every mesh gives the same value. Each device sums its own
+shard and the host adds the devices' sums, so no array leaves its device and no communication can interfere with the
+training step's. One flipped bit always changes both sums.
 """
 
 import functools
@@ -18,8 +18,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from maverick_jax.errors import InputError
 
-# One odd constant per dimension: a position is sum(index_d * _STRIDES[d]) mod 2^32. Constants unrelated to each other
-# and to the shape keep positions apart in arrays of more than 2^32 elements, where row-major order would repeat.
+# One odd constant per dimension: a position is sum(index_d * _STRIDES[d]) mod 2^32. The constants are unrelated to each
+# other and to the shape; a row-major position would repeat in arrays of more than 2^32 elements.
 _STRIDES = tuple(np.uint32(s) for s in (
     0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D, 0xFD7046C5, 0xB55A4F09,
 ))  # fmt: skip
@@ -27,14 +27,13 @@ _DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float
 
 
 def checksums(arrays: dict[str, jax.Array]) -> dict[str, str]:
-    """16 hexadecimal digits per array, computed on the devices that hold it. Every process of the job must call it.
-
-    Raises InputError for a dtype that cannot be stored.
+    """Name -> 16 hexadecimal digits, computed on the devices that hold the array. Every process of the job must call
+    it. Raises InputError for a dtype that cannot be stored.
     """
     for name, array in arrays.items():
         require_supported(name, array.dtype)
     sums = [_sums_of_parts(array) for array in arrays.values()]
-    # A part that several devices hold counts once; in a job of several processes, for one of them.
+    # A replicated shard counts once over all processes of the job.
     mine = [[shard.data for shard in x.addressable_shards if shard.replica_id == 0] for x in sums]
     totals = [sum(parts, np.zeros((1, 2), np.uint32))[0] for parts in jax.device_get(mine)]
     if jax.process_count() > 1 and totals:
@@ -43,7 +42,7 @@ def checksums(arrays: dict[str, jax.Array]) -> dict[str, str]:
 
 
 def checksum_of_blocks(blocks: Iterable[tuple[tuple[int, ...], np.ndarray]]) -> str:
-    """The same value from NumPy blocks, each with the index of its first element in the whole array."""
+    """The checksum from NumPy blocks that make up the array, each with the index of its first element in the array."""
     running = RunningChecksum()
     for start, block in blocks:
         running.add(start, block)
@@ -51,7 +50,7 @@ def checksum_of_blocks(blocks: Iterable[tuple[tuple[int, ...], np.ndarray]]) -> 
 
 
 def added(parts: Iterable[str]) -> str:
-    """The checksum of an array from those of boxes that make it up, each computed at its place in the array."""
+    """The checksum of an array from the checksums of its blocks, each computed at the block's position."""
     totals = sum(
         (np.array([int(part[:8], 16), int(part[8:], 16)], np.uint64) for part in parts), np.zeros(2, np.uint64)
     )
@@ -59,15 +58,15 @@ def added(parts: Iterable[str]) -> str:
 
 
 class RunningChecksum:
-    """The checksum of an array that passes by in blocks, in any order. On the host, and nothing to compile."""
+    """The checksum of an array from its blocks, added in any order. It is computed on the host."""
 
     def __init__(self):
         self.elements = 0
-        """How many elements were added. Each must be added once."""
+        """Number of elements added. Each element must be added exactly once."""
         self._totals = np.zeros(2, np.uint32)
 
     def add(self, start: tuple[int, ...], block: np.ndarray) -> None:
-        """`start`: index of the block's first element in the whole array."""
+        """Add a block; `start` is the index of its first element in the whole array."""
         block = np.asarray(block, order="C")
         rows, columns = _positions(block.shape, start)
         bits = block.view(f"uint{8 * block.dtype.itemsize}").reshape(len(rows), len(columns))
@@ -87,14 +86,14 @@ class RunningChecksum:
 
 _LEAST_COLUMNS = 1 << 12
 _AT_A_TIME = 1 << 16
-"""Elements that NumPy mixes at a time: what fits a core's own cache."""
+"""Number of elements that NumPy processes at a time, so that they fit a core's cache."""
 _WORTH_COMPILING = 2**20
-"""Bytes of a block from which a compiled program, seven times as fast as NumPy, makes up for being compiled."""
+"""Blocks of at least this many bytes use a compiled program, which is seven times as fast as NumPy."""
 
 
 @functools.cache
 def host():
-    """The processor as a JAX device; None where JAX was told to do without."""
+    """The CPU as a JAX device; None if JAX runs without its CPU backend."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -102,9 +101,10 @@ def host():
 
 
 def _positions(shape: tuple[int, ...], start: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """uint32[R] and uint32[C] for a block seen as R rows of C columns: its element [r, c] is at rows[r] + columns[c].
+    """uint32[R] and uint32[C] for a block viewed as R rows of C columns: element [r, c] has position
+    rows[r] + columns[c].
 
-    Some thousand columns, where the shape allows it: the last axes, and a part of the one before them.
+    The columns are the last axes and part of the axis before them, at least _LEAST_COLUMNS if the shape allows.
     """
     split, width = len(shape), 1
     while split and width < _LEAST_COLUMNS:
@@ -121,7 +121,7 @@ def _positions(shape: tuple[int, ...], start: tuple[int, ...]) -> tuple[np.ndarr
 
 
 def _sum_of_axes(positions: list[np.ndarray]) -> np.ndarray:
-    """uint32[n]: the position of each element, in row-major order, of the axes given."""
+    """uint32[n]: the sums of one value from each of `positions`, in row-major order."""
     total = np.zeros(1, np.uint32)
     for axis in positions:
         total = (total[:, None] + axis[None]).reshape(-1)
@@ -129,7 +129,7 @@ def _sum_of_axes(positions: list[np.ndarray]) -> np.ndarray:
 
 
 def _host_sums(bits: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """`_mixes` and their sums in as few passes as NumPy allows. Overwrites `position`."""
+    """Sums of `_mixes`, in as few passes over memory as NumPy allows. Overwrites `position`."""
     h = bits ^ position
     shifted = np.empty_like(h)
     for bits_down, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None)):
@@ -145,7 +145,7 @@ def _host_sums(bits: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _sums_of_rows(bits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """`_mixes` and their sums in one pass, a row at a time: nothing of the size of the block is made."""
+    """Sums of `_mixes` in one pass, row by row, without temporaries of the block's size."""
 
     def add(sums, row):
         values, position = row
@@ -159,11 +159,11 @@ def _sums_of_rows(bits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.A
 def require_supported(name: str, dtype) -> None:
     """Raises InputError unless arrays of `dtype` can be stored and verified."""
     if str(dtype) not in _DTYPES:
-        raise InputError(f"array {name!r} is {dtype}; a checkpoint holds {', '.join(_DTYPES)}")
+        raise InputError(f"array {name!r} is {dtype}; a checkpoint supports {', '.join(_DTYPES)}")
 
 
 def _sums_of_parts(array: jax.Array) -> jax.Array:
-    """uint32[n, 2], a row per part of the array, on the device that holds the part."""
+    """uint32[n, 2]: one row per shard of the array, on the device that holds the shard."""
     sharding = array.sharding
     if not isinstance(sharding, NamedSharding):
         return _device_sums(array)[None]
@@ -185,7 +185,7 @@ def _sums_on_mesh(array: jax.Array, mesh: Mesh | AbstractMesh, spec: PartitionSp
 
 
 def _index(names: tuple[str, ...]) -> jax.Array:
-    """Which part of a dimension split over the mesh axes `names` this device holds."""
+    """Index of this device's shard along a dimension that is sharded over the mesh axes `names`."""
     return jax.lax.axis_index(names).astype(jnp.uint32) if names else jnp.uint32(0)
 
 
@@ -208,7 +208,7 @@ _device_sums = jax.jit(_sums)
 
 def _mixes(bits, position):
     """Two functions of (bits, position), all uint32, each a bijection of `bits`."""
-    h = bits ^ position  # what follows is the finaliser of MurmurHash3 (public domain)
+    h = bits ^ position  # followed by the finalizer of MurmurHash3 (public domain)
     h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     h = h ^ (h >> np.uint32(16))

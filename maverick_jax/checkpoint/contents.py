@@ -1,7 +1,7 @@
-"""What is inside one checkpoint: `meta/` (JSON) and `arrays/` (Zarr in one OCDBT database), through Orbax.
+"""Read and check the contents of one checkpoint: `meta/` (JSON) and `arrays/` (Zarr in one OCDBT database), by Orbax.
 
-`meta` holds the caller's keys, `step`, `arrays` (name -> shape, dtype, checksum) and `digest`, a SHA-256 of all the
-rest: a flipped bit in a number of the JSON is damage like any other.
+`meta` holds the caller's keys, `step`, `arrays` (name -> shape, dtype, checksum) and `digest`, a SHA-256 of the other
+keys, so that a flipped bit in the JSON is detected too.
 """
 
 import contextlib
@@ -26,49 +26,49 @@ _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
 _CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
 MAX_CHUNK_BYTES, MAX_RECORD_BYTES = 2**30, 2**20
-# What damage raises. Not OSError or RuntimeError at large: a disk that does not answer, a file of another user or a
-# device without room damage nothing, and must not cost a checkpoint.
+# Errors that damage raises. Other OSErrors and RuntimeErrors (a disk that does not respond, missing permissions, a full
+# device) are not damage, and a checkpoint must not be set aside because of them.
 _UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
 _NOT_DAMAGE = ("PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED")
 
 
 class Damaged(Exception):
-    """A checkpoint is not what was saved."""
+    """A checkpoint differs from what was saved."""
 
 
 def seal(
     step: int, arrays: Mapping[str, jax.Array | jax.ShapeDtypeStruct], checksums: dict[str, str], meta: dict
 ) -> dict:
-    """The JSON object stored with `arrays`. Raises InputError for an array that cannot be stored."""
+    """The JSON object stored with `arrays`, with its digest. Raises InputError for an array that cannot be stored."""
     taken = [key for key in _OURS if key in meta]
     if taken or meta.get("step", step) != step:
-        raise ValueError(f"meta uses keys of the store: {taken or 'step'}")
+        raise ValueError(f"meta uses keys reserved by the store: {taken or 'step'}")
     table = {}
     for name, array in arrays.items():
         if not array.size:
-            raise InputError(f"array {name!r} of shape {array.shape} has no elements; a checkpoint cannot hold it")
+            raise InputError(f"array {name!r} of shape {array.shape} has no elements and cannot be stored")
         table[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "checksum": checksums[name]}
     sealed = json.loads(json.dumps({**meta, "step": step, "arrays": table}))
     return {**sealed, "digest": _digest(sealed)}
 
 
 def read_meta(path: pathlib.Path) -> dict:
-    """The JSON object of the checkpoint at `path`, without its digest. Raises Damaged."""
+    """The JSON object of the checkpoint at `path`, without its digest. Raises Damaged if it is malformed or altered."""
     meta = _load(path, {META: None})[META]
     if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
-        raise Damaged("its metadata is not what the store writes")
+        raise Damaged("its metadata is malformed")
     digest = meta.pop("digest", None)
     if digest != _digest(meta):
         raise Damaged("its metadata differs from what was saved")
     if wrong := [name for name, entry in meta["arrays"].items() if not _is_entry(entry)]:
-        raise Damaged(f"its metadata is not what the store writes: {wrong[0]!r:.80}")
+        raise Damaged(f"its metadata is malformed: arrays: {wrong[0]!r:.80}")
     if str(meta.get("step")) != path.name:
         raise Damaged(f"it was saved as step {meta.get('step')!r:.80}")
     return meta
 
 
 def _is_entry(entry: Any) -> bool:
-    """The digest tells accidents; that an entry is well-formed, whoever wrote it, is a check of its own."""
+    """Whether an entry is well-formed. The digest detects only accidents: anyone can compute it."""
     if not isinstance(entry, dict) or entry.keys() != {"shape", "dtype", "checksum"}:
         return False
     shape = entry["shape"]
@@ -77,37 +77,39 @@ def _is_entry(entry: Any) -> bool:
 
 
 def read_arrays(path: pathlib.Path, target: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The arrays named in `target`, placed as it says; their contents are not verified. Raises Damaged."""
+    """The arrays named in `target`, with its shardings; their values are not verified. Raises Damaged if unreadable."""
     arrays = _load(path, {ARRAYS: dict(target)})[ARRAYS]
-    # Orbax hands back what it was given for an array that its own records leave out.
+    # For an array that its records omit, Orbax returns the target unchanged.
     if left := [name for name in target if not isinstance(arrays.get(name), jax.Array)]:
-        raise Damaged(f"its records leave out {len(left)} array(s): {', '.join(left[:5])}")
+        raise Damaged(f"its records omit {len(left)} array(s): {', '.join(left[:5])}")
     return arrays
 
 
 def require_fits(path: pathlib.Path, stored: dict[str, dict], target: dict, subset: bool) -> None:
-    """Raises InputError with a line per array whose name, shape or dtype differs between checkpoint and target."""
+    """Raises InputError with a line per array whose name, shape or dtype differs between checkpoint and `target`;
+    `subset` allows arrays that `target` lacks."""
     lines = []
     for name in sorted({*target, *(() if subset else stored)}):
         have = f"{stored[name]['dtype']}{stored[name]['shape']}" if name in stored else "absent"
         want = f"{target[name].dtype}{list(target[name].shape)}" if name in target else "absent"
         if have != want:
-            lines.append(f"  {name}: the checkpoint has {have}, the run wants {want}")
+            lines.append(f"  {name}: the checkpoint has {have}, the run expects {want}")
     if lines:
         more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
-        raise InputError("\n".join([f"checkpoint {path} does not fit this run:", *lines[:20], *more]))
+        raise InputError("\n".join([f"checkpoint {path} does not match this run:", *lines[:20], *more]))
 
 
 def require_readable(path: pathlib.Path, table: dict[str, dict]) -> None:
-    """Raises Damaged unless each array is stored as `table` says, in chunks that can be held: Orbax would not look."""
+    """Raises Damaged unless each array has the shape and dtype in `table` and chunks that fit memory, which Orbax does
+    not check."""
     cache = tensorstore.Context()
     for name, entry in table.items():
         open_array(path, name, entry, cache)
 
 
 def problems(path: pathlib.Path, wanted: Collection[str] | None = None) -> list[str]:
-    """Everything wrong with the checkpoint at `path`, or with its arrays `wanted`, in words. Reads in blocks, on
-    the host."""
+    """Every problem of the checkpoint at `path` (only of the arrays `wanted`, if given), one message each. Reads the
+    arrays in blocks, on the host."""
     try:
         table = read_meta(path)["arrays"]
     except Damaged as damage:
@@ -118,25 +120,25 @@ def problems(path: pathlib.Path, wanted: Collection[str] | None = None) -> list[
 
 
 def context(*, timeout_seconds: int = 1200) -> ocp.Context:
-    """Orbax's settings for writing."""
+    """Orbax's settings for reading and writing."""
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name=META)
     made = ocp.Context()
     made.checkpointables.registry = registry
     made.atomicity.mode = ocp.options.AtomicityMode.ATOMIC_RENAME
     made.asynchronous.timeout_secs = timeout_seconds
-    # So that a directory that cannot be made is an error of save(), not of a thread.
+    # A directory that cannot be created then raises in save(), not in a thread.
     made.asynchronous.create_directories_asynchronously = False
-    # zstd takes three times as long as the disk and saves a twelfth of trained weights.
+    # zstd takes three times as long as the disk and saves a twelfth of the bytes of trained weights.
     made.array.saving.use_compression = False
     made.array.saving.scoped_storage_options_creator = _chunks
     return made
 
 
 def _chunks(key, value):
-    """How an array is cut for storage, so that parts of it (a layer, an expert) can be read alone, in little memory.
+    """How an array is cut into chunks, so that parts of it (a layer, an expert) can be read with little memory.
 
-    At most `_CHUNK_BYTES` a chunk. Leading axes are cut to single entries where those are still worth a read.
+    A chunk has at most `_CHUNK_BYTES`. Leading axes are cut to single entries while an entry has `_LEAST_ROW_BYTES`.
     """
     options = ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=_CHUNK_BYTES)
     shape = value.sharding.shard_shape(value.shape) if isinstance(value, jax.Array) else np.shape(value)
@@ -150,7 +152,7 @@ def _load(path: pathlib.Path, items: dict) -> dict:
     reading = context()
     reading.pytree.loading.partial_load = True
     if jax.process_count() > 1:
-        # Orbax's own barriers would hold the others for minutes when one process meets damage; the store agrees itself.
+        # If one process finds damage, Orbax's barriers would block the others for minutes; the store synchronizes them.
         reading.multiprocessing.active_processes = {jax.process_index()}
         reading.multiprocessing.primary_host = jax.process_index()
         reading.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
@@ -160,7 +162,7 @@ def _load(path: pathlib.Path, items: dict) -> dict:
 
 @contextlib.contextmanager
 def named_damage() -> Iterator[None]:
-    """Raises Damaged for what damage makes TensorStore and Orbax raise inside the block."""
+    """Turns the errors that TensorStore and Orbax raise for damaged files inside the block into Damaged."""
     try:
         yield
     except _UNREADABLE as error:
@@ -170,7 +172,7 @@ def named_damage() -> Iterator[None]:
 
 
 def _root(error: BaseException) -> str:
-    """The first cause in a line: what Orbax says around it is about handlers."""
+    """The message of the first cause; the messages that Orbax wraps around it are about handlers."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     text = str(error).split("[tensorstore_spec")[0].split("[source locations")[0].strip()
@@ -178,7 +180,8 @@ def _root(error: BaseException) -> str:
 
 
 def _problems_of_index(path: pathlib.Path, table: dict[str, dict]) -> list[str]:
-    """Whether Orbax finds an array: it reads records of its own that the arrays themselves do without."""
+    """Problems of Orbax's records, found by loading the smallest array through Orbax; the arrays themselves can be read
+    without these records."""
     if not table:
         return []
     name = min(table, key=lambda n: math.prod(table[n]["shape"]))
@@ -205,9 +208,9 @@ def _problem(path: pathlib.Path, name: str, entry: dict) -> str | None:
 
 
 def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Context | None = None):
-    """Array `name` of the checkpoint at `path` as a TensorStore, to be read in parts; its contents are not verified.
+    """Array `name` of the checkpoint at `path` as a TensorStore, to be read in parts; its values are not verified.
 
-    `entry`: what the metadata says of it. Raises Damaged if that is not what is stored.
+    `entry`: the array's metadata. Raises Damaged if the stored shape or dtype differs from it.
     """
     database = {"driver": "ocdbt", "base": f"file://{path / ARRAYS}/", "path": f"{name}/"}
     spec = {"driver": "zarr3", "kvstore": database, "open": True, "recheck_cached_data": "open"}
@@ -218,7 +221,7 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
     dtype = np.dtype(store.dtype.numpy_dtype)
     if list(store.shape) != entry["shape"] or str(dtype) != entry["dtype"]:
         raise Damaged(f"is {dtype}{list(store.shape)}; expected {entry['dtype']}{entry['shape']}")
-    # A chunk is held whole, and TensorStore ends the process where there is no memory for it.
+    # A chunk is read whole, and TensorStore ends the process if it cannot allocate it.
     chunk = [int(n) for n in store.chunk_layout.read_chunk.shape or ()]
     if (size := math.prod(chunk) * dtype.itemsize) > MAX_CHUNK_BYTES:
         raise Damaged(f"is stored in chunks of {size} bytes; expected at most {MAX_CHUNK_BYTES}")
@@ -226,7 +229,7 @@ def open_array(path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Co
 
 
 def _require_shallow(record: bytes) -> None:
-    """Raises ValueError for JSON that TensorStore would end the process over: it has no limit to nesting."""
+    """Raises ValueError for JSON on which TensorStore would end the process, since it does not limit nesting."""
     if len(record) > MAX_RECORD_BYTES:
         raise ValueError(f"its record has {len(record)} bytes; expected at most {MAX_RECORD_BYTES}")
     try:
@@ -236,7 +239,7 @@ def _require_shallow(record: bytes) -> None:
 
 
 def _blocks(store, dtype: np.dtype):
-    """Pieces of at most `_BLOCK_BYTES`, or one stored chunk each where chunks are larger."""
+    """(index of its first element, values) of each block: at most `_BLOCK_BYTES`, or one chunk if chunks are larger."""
     block = list(store.chunk_layout.read_chunk.shape or ())
     for axis in reversed(range(len(block))):
         room = _BLOCK_BYTES // (math.prod(block) * dtype.itemsize)

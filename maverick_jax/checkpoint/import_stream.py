@@ -1,8 +1,7 @@
-"""A model from anywhere into one of our checkpoints, as a stream: a few blocks are in memory, whatever its size.
+"""Import a model from any source into one of our checkpoints as a stream, with a few blocks in memory at a time.
 
-Each block is read, put into our order, added to its array's checksum and written, by several threads at once. What is
-done is written to a journal, block by block, so that an import that was stopped goes on where it was; what appears
-under the final name is complete.
+Several threads read blocks, transpose them to row-major order, add them to their array's checksum and write them. A
+journal records each finished block, so that an interrupted import resumes. A folder with the final name is complete.
 """
 
 import collections
@@ -26,7 +25,7 @@ import numpy as np
 import tensorstore
 
 from maverick_jax.checkpoint import contents
-from maverick_jax.checkpoint.array_writer import ArrayWriter, Layout
+from maverick_jax.checkpoint.array_writer import ArrayLayout, ArrayWriter
 from maverick_jax.checkpoint.checksum import RunningChecksum, added, host
 from maverick_jax.checkpoint.placement import order_of
 from maverick_jax.checkpoint.readers import Reader, StoredArray, require_undamaged
@@ -38,24 +37,25 @@ log = logging.getLogger(__name__)
 
 _THREADS = 3
 _WRITING = 8
-"""Blocks that may be on their way to the database: it takes them in together."""
+"""Most blocks being written at a time; the database commits several together."""
 _FLUSH_BYTES = 256 * 2**20
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _JOURNAL, _RUN, _SCRATCH = "journal.jsonl", "run", "records"
 
 
 @dataclasses.dataclass(frozen=True)
-class Arriving:
-    """One array on its way into a checkpoint."""
+class ImportedArray:
+    """One array to import into a checkpoint."""
 
     reader: Reader
     dtype: np.dtype
-    """That it is stored in."""
-    layout: Layout
+    """Dtype in which it is stored."""
+    layout: ArrayLayout
 
     @classmethod
-    def of(cls, reader: Reader, dtype: np.dtype, split: tuple[int, ...]) -> "Arriving":
-        return cls(reader, dtype, Layout.of(reader.shape, dtype.itemsize, order_of(reader), split))
+    def of(cls, reader: Reader, dtype: np.dtype, split: tuple[int, ...]) -> "ImportedArray":
+        """`split`: the axes that meshes shard."""
+        return cls(reader, dtype, ArrayLayout.of(reader.shape, dtype.itemsize, order_of(reader), split))
 
     @property
     def num_bytes(self) -> int:
@@ -63,7 +63,7 @@ class Arriving:
 
 
 def import_arrays(
-    arrays: Mapping[str, Arriving],
+    arrays: Mapping[str, ImportedArray],
     meta: dict[str, Any],
     out: pathlib.Path,
     *,
@@ -71,11 +71,11 @@ def import_arrays(
     checkpoint: str,
     add_files: Callable[[pathlib.Path], None],
 ) -> None:
-    """Writes `out`, a folder with the checkpoint of step 0 of `arrays` in it at `checkpoint`/0.
+    """Write the folder `out` with a checkpoint of `arrays` at `checkpoint`/0.
 
-    `identity`: of the source; an import that was stopped is continued only if it was of the same source, into the same
-    arrays. `add_files` puts what else belongs into the folder it is given. Raises InputError if `out` exists, if
-    another process writes it, if the disk has no room, or if the source is damaged or changes meanwhile.
+    `identity`: text that identifies the source; an interrupted import is resumed only for the same source and the same
+    arrays. `add_files` adds the remaining files to the folder it is given. Raises InputError if `out` exists, if
+    another process is writing it, if the disk is too full, or if the source is damaged or changes during the import.
     """
     require_new(out)
     with _Partial.opened(out, _key(identity, arrays, meta)) as partial:
@@ -91,14 +91,15 @@ def import_arrays(
         partial.become(out)
 
 
-def _key(identity: str, arrays: Mapping[str, Arriving], meta: dict[str, Any]) -> str:
-    """Of what is imported, into what, since when this machine runs: what was not flushed is gone when it restarts."""
+def _key(identity: str, arrays: Mapping[str, ImportedArray], meta: dict[str, Any]) -> str:
+    """Digest that identifies an import: source, arrays, metadata, and the machine's boot, since a restart loses data
+    that was not yet flushed."""
     plan = {name: (str(a.dtype), a.layout.shape, a.layout.block, a.layout.chunk) for name, a in arrays.items()}
     boot = _BOOT.read_text() if _BOOT.exists() else ""
     return hashlib.sha256(json.dumps([identity, plan, meta, boot], sort_keys=True).encode()).hexdigest()
 
 
-def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
+def _require_room(partial: "_Partial", arrays: Mapping[str, ImportedArray]) -> None:
     needed = sum(a.num_bytes for a in arrays.values()) - partial.done_bytes(arrays)
     free = shutil.disk_usage(partial.folder).free
     if free < needed:
@@ -109,7 +110,7 @@ def _require_room(partial: "_Partial", arrays: Mapping[str, Arriving]) -> None:
 # ---- the stream ----------------------------------------------------------------------------------------------------
 
 
-def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> None:
+def _stream(arrays: Mapping[str, ImportedArray], writer: ArrayWriter, partial: "_Partial") -> None:
     total, done = sum(a.num_bytes for a in arrays.values()), partial.done_bytes(arrays)
     writing: collections.deque[_Moved] = collections.deque()
     with ByteProgress("importing", total, done) as progress, _Flushing(writer) as flushing:
@@ -126,14 +127,14 @@ def _stream(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Part
             writing.append(moved)
             settle(_WRITING)
         settle(0)
-    for name, arriving in arrays.items():
-        if isinstance(arriving.reader, StoredArray):
-            _see_again(arriving, partial.sums_before.get(name, {}).keys())
-            require_undamaged({name: arriving.reader})
+    for name, array in arrays.items():
+        if isinstance(array.reader, StoredArray):
+            _reread(array, partial.sums_before.get(name, {}).keys())
+            require_undamaged({name: array.reader})
 
 
 class _Flushing:
-    """Keeps the disk at work meanwhile: left alone, the system would let gigabytes gather first."""
+    """Flushes files in the background; otherwise the operating system would first accumulate gigabytes."""
 
     def __init__(self, writer: ArrayWriter):
         self._writer, self._bytes, self._flush = writer, 0, None
@@ -155,11 +156,11 @@ class _Flushing:
             self._flush.result()
 
 
-def _see_again(arriving: Arriving, finished: Collection[int]) -> None:
-    """Reads once more what an earlier attempt read, so that all of the source's array is verified."""
-    for number, block in enumerate(arriving.layout.blocks()):
+def _reread(array: ImportedArray, finished: Collection[int]) -> None:
+    """Read the blocks of earlier attempts again, so that the whole source array is verified."""
+    for number, block in enumerate(array.layout.blocks()):
         if number in finished:
-            arriving.reader(block, arriving.dtype)
+            array.reader(block, array.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,19 +174,21 @@ class _Moved:
     written: tensorstore.WriteFutures
 
 
-def _jobs(arrays: Mapping[str, Arriving], writer: ArrayWriter, partial: "_Partial") -> Iterator[Callable[[], _Moved]]:
-    # All at once: each is a small write of its own, which the disk takes its time for.
+def _jobs(
+    arrays: Mapping[str, ImportedArray], writer: ArrayWriter, partial: "_Partial"
+) -> Iterator[Callable[[], _Moved]]:
+    # Open all arrays concurrently: each open is a small, slow write.
     opening = {name: writer.open(name, a.layout, a.dtype) for name, a in arrays.items()}
-    for name, arriving in arrays.items():
+    for name, array in arrays.items():
         finished, opened = partial.sums_before.get(name, {}), opening.pop(name).result()
-        for number, block in enumerate(arriving.layout.blocks()):
+        for number, block in enumerate(array.layout.blocks()):
             if number not in finished:
-                yield functools.partial(_move, opened, arriving, name, number, block)
+                yield functools.partial(_move, opened, array, name, number, block)
 
 
-def _move(opened, arriving: Arriving, name: str, number: int, block: tuple[slice, ...]) -> _Moved:
-    part = arriving.reader(block, arriving.dtype)
-    # Row-major, without a copy if it is already: JAX transposes several times as fast as NumPy.
+def _move(opened, array: ImportedArray, name: str, number: int, block: tuple[slice, ...]) -> _Moved:
+    part = array.reader(block, array.dtype)
+    # Make it row-major, without a copy if it already is; JAX transposes several times as fast as NumPy.
     values = np.asarray(jax.device_put(part, host()))
     checksum = RunningChecksum()
     checksum.add(tuple(s.start for s in block), values)
@@ -194,7 +197,7 @@ def _move(opened, arriving: Arriving, name: str, number: int, block: tuple[slice
 
 
 def _in_threads(jobs: Iterator[Callable[[], _Moved]]) -> Iterator[_Moved]:
-    """What each of `jobs` returns, as they finish; no more are under way than there are threads."""
+    """Yield the results of `jobs` as they finish; at most `_THREADS` jobs run at a time."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "import") as pool:
         running = {pool.submit(job) for job in itertools.islice(jobs, _THREADS)}
         try:
@@ -206,22 +209,22 @@ def _in_threads(jobs: Iterator[Callable[[], _Moved]]) -> Iterator[_Moved]:
             pool.shutdown(cancel_futures=True)
 
 
-# ---- what is left by an import that was stopped ----------------------------------------------------------------------
+# ---- resuming interrupted imports ------------------------------------------------------------------------------------
 
 
 class _Partial:
-    """The folder beside the target that an import is made in, and the journal in it: one line of JSON per block."""
+    """The folder next to the target that an import writes to, and its journal: one JSON line per finished block."""
 
     def __init__(self, folder: pathlib.Path, journal, sums: dict[str, dict[int, str]]):
         self.folder, self._journal, self.sums = folder, journal, sums
-        """`sums`: per array, checksums of the blocks that the disk has."""
+        """`sums`: array name -> block number -> checksum, of the finished blocks."""
         self.sums_before = {name: dict(finished) for name, finished in sums.items()}
-        """Those of earlier attempts."""
+        """The same for the blocks of earlier attempts."""
 
     @classmethod
     @contextlib.contextmanager
     def opened(cls, out: pathlib.Path, key: str) -> Iterator["_Partial"]:
-        """Beside `out`, and always under the same name. Raises InputError if another process has it open."""
+        """Open the folder for `out`; its name is fixed. Raises InputError if another process has it open."""
         folder = out.absolute().parent / f".{out.name}.importing"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _JOURNAL).open("a+", encoding="utf-8") as journal:
@@ -232,14 +235,14 @@ class _Partial:
             try:
                 yield cls(folder, journal, _continue(folder, journal, key))
             finally:
-                if folder.exists() and not (folder / _RUN).exists():  # refused before anything was written
+                if folder.exists() and not (folder / _RUN).exists():  # failed before anything was written
                     shutil.rmtree(folder)
 
     def record(self, name: str, block: int, checksum: str) -> None:
         print(json.dumps([name, block, checksum]), file=self._journal, flush=True)
         self.sums.setdefault(name, {})[block] = checksum
 
-    def done_bytes(self, arrays: Mapping[str, Arriving]) -> int:
+    def done_bytes(self, arrays: Mapping[str, ImportedArray]) -> int:
         done = 0
         for name, finished in self.sums.items():
             sizes = [math.prod(s.stop - s.start for s in block) for block in arrays[name].layout.blocks()]
@@ -252,26 +255,27 @@ class _Partial:
             sync(path)
         sync(run)
         if out.is_dir():
-            out.rmdir()  # an empty folder may be in the way
+            out.rmdir()  # an empty folder may exist under this name
         run.rename(out)
         sync(out.absolute().parent)
         shutil.rmtree(self.folder)
 
 
 def _continue(folder: pathlib.Path, journal, key: str) -> dict[str, dict[int, str]]:
-    """What the journal says is done; begins it anew, and empties the folder, if it is of another import."""
+    """Checksums of the finished blocks in the journal. If the journal belongs to another import, it is restarted and
+    the folder is emptied."""
     journal.seek(0)
     lines = journal.read().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+    whole = [line for line in lines if line.endswith("\n")]  # the last line may be incomplete
     if whole and whole[0].strip() == key:
         journal.truncate(len("".join(whole).encode()))
         sums: dict[str, dict[int, str]] = {}
         for name, block, checksum in map(json.loads, whole[1:]):
             sums.setdefault(name, {})[block] = checksum
-        log.info("goes on with an import that was stopped: %d blocks are done", len(whole) - 1)
+        log.info("resuming interrupted import: %d blocks already written", len(whole) - 1)
         return sums
     if lines:
-        log.warning("%s: another import was stopped here, or before this machine restarted; starting over", folder)
+        log.warning("%s: left by another import, or from before this machine restarted; starting over", folder)
     shutil.rmtree(folder / _RUN, ignore_errors=True)
     journal.truncate(0)
     print(key, file=journal, flush=True)

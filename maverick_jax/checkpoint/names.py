@@ -1,7 +1,7 @@
-"""Names of the arrays of a pytree: its path, `/` between the parts, e.g. `model/periods/layer_0/attention/q`.
+"""Names of the arrays of a pytree: the path, joined with `/`, e.g. `model/periods/layer_0/attention/q`.
 
-Names are what a checkpoint is made of, so they say what an array is and nothing of the library that holds it: the
-`value` that an `nnx.Variable` adds below each parameter is left out.
+Names are stored in checkpoints, so they do not depend on the library that holds the arrays: the `value` that an
+`nnx.Variable` adds below each parameter is left out.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ _VARIABLE_VALUE = GetAttrKey("value")
 
 
 def flatten(tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """Path name -> leaf, in the tree's order. Dicts, dataclasses, (named) tuples, lists and NNX modules have parts,
-    unless they are leaves to `is_leaf`.
+    """Name -> leaf, in the tree's order. Dicts, dataclasses, (named) tuples, lists and NNX modules are inner nodes,
+    unless `is_leaf` makes them leaves.
 
-    Raises ValueError when two leaves would have one name.
+    Raises ValueError if two leaves have the same name.
     """
     paths, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     named: dict[str, Any] = {}
@@ -32,15 +32,15 @@ def flatten(tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any
 
 
 def unflatten(target, leaves: dict[str, Any]):
-    """A tree of the structure of `target` with its leaves taken from `leaves` by name.
+    """A tree with the structure of `target` and the leaves of `leaves`, matched by name.
 
-    Raises InputError when the names differ.
+    Raises InputError if the names differ.
     """
     names = list(flatten(target))
     missing = [name for name in names if name not in leaves]
     spare = sorted(set(leaves) - set(names))
     if missing or spare:
-        raise InputError(f"arrays do not fit the tree: missing {missing[:5]}, unexpected {spare[:5]}")
+        raise InputError(f"array names do not match the tree: missing {missing[:5]}, unexpected {spare[:5]}")
     return jax.tree.unflatten(jax.tree.structure(target), [leaves[name] for name in names])
 
 

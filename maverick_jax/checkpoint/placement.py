@@ -1,7 +1,7 @@
-"""Arrays read in parts and put straight onto their devices.
+"""Read arrays in parts, directly onto their devices.
 
-A parameter is gone through once, in blocks that lie together on disk; each block goes to every device that holds some
-of it, whatever the mesh. What the host holds at a time is a few blocks, not a device's part.
+A parameter is read once, in blocks that are contiguous on disk. Each block is copied to every device whose shard
+overlaps it, on any mesh. The host holds a few blocks at a time, never a whole shard.
 """
 
 import concurrent.futures
@@ -19,14 +19,14 @@ from maverick_jax.checkpoint.readers import Reader
 BLOCK_BYTES = 64 * 2**20
 
 Box = tuple[tuple[int, int], ...]
-"""First and end index along each axis."""
+"""(first index, end index) along each axis."""
 T = TypeVar("T")
 
 
 def place(leaf: jax.ShapeDtypeStruct, reader: Reader) -> jax.Array:
-    """The array that `leaf` describes (shape, dtype, sharding), from `reader`. Every number is read once.
+    """The array that `leaf` describes (shape, dtype, sharding), read from `reader`. Every element is read once.
 
-    Of an array that processes share, each reads what its own devices hold.
+    If several processes share the array, each reads the shards of its own devices.
     """
     devices: dict[Box, list] = {}
     for device, index in leaf.sharding.addressable_devices_indices_map(leaf.shape).items():
@@ -41,17 +41,17 @@ def place(leaf: jax.ShapeDtypeStruct, reader: Reader) -> jax.Array:
             piece = part[tuple(slice(a - first, b - first) for (a, b), (first, _) in zip(common, block, strict=True))]
             for device in devices[box]:
                 shards[device] = _with(shards.get(device), piece, common, box, device)
-        jax.block_until_ready(list(shards.values()))  # or blocks would wait for their devices in the host's memory
+        jax.block_until_ready(list(shards.values()))  # otherwise blocks would pile up in the host's memory
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, list(shards.values()))
 
 
 def order_of(reader: Reader) -> tuple[int, ...]:
-    """Its axes from the one that changes slowest where its numbers lie to the one that changes fastest."""
+    """Axes of the reader's source from slowest to fastest in memory order."""
     return getattr(reader, "order", tuple(range(len(reader.shape))))
 
 
 def ahead(items: Iterable[T], make: Callable[[T], np.ndarray]) -> Iterator[tuple[T, np.ndarray]]:
-    """Each item with what `make` gives for it, made in another thread while the one before is used."""
+    """Yield each item with `make(item)`, computed in another thread while the previous one is being used."""
     with concurrent.futures.ThreadPoolExecutor(1, "read") as pool:
         coming = None
         for item in items:
@@ -63,7 +63,7 @@ def ahead(items: Iterable[T], make: Callable[[T], np.ndarray]) -> Iterator[tuple
 
 
 def _with(shard: jax.Array | None, piece: np.ndarray, where: Box, box: Box, device) -> jax.Array:
-    """A device's part `box` of the array with `piece` of it written, in place."""
+    """A device's shard (covering `box`) with `piece` (covering `where`) written into it, in place."""
     placed = jax.device_put(piece, device)
     if where == box:
         return placed
@@ -78,8 +78,8 @@ def _write(whole: jax.Array, part: jax.Array, start: tuple[jax.Array, ...]) -> j
 
 
 def _blocks(hull: Box, order: Sequence[int], item_bytes: int) -> Iterator[Box]:
-    """Boxes of at most `BLOCK_BYTES` (or a row) that cover `hull`: all of the fastest axes, some of one, one of each
-    before it."""
+    """Boxes of at most `BLOCK_BYTES` (or one element of the fastest axis) that cover `hull`: whole along the fastest
+    axes, partial along one, single entries along the slower ones."""
     steps, inner = [1] * len(hull), item_bytes
     for axis in reversed(order):
         size = hull[axis][1] - hull[axis][0]

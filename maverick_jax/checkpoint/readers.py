@@ -1,6 +1,6 @@
-"""Our parameters as readers: objects with a shape that give any part of themselves as NumPy, from disk or from devices.
+"""Readers: objects with a shape that return any part of a parameter as a NumPy array, from disk or from devices.
 
-A reader is called with a slice (of step 1) per dimension and a dtype. What is larger than memory is read part by part.
+A reader is called with a slice (of step 1) per dimension and a dtype. Arrays larger than memory are read in parts.
 """
 
 import functools
@@ -20,11 +20,11 @@ from maverick_jax.checkpoint.contents import Damaged
 from maverick_jax.errors import InputError
 
 _CACHE_BYTES = 128 * 2**20
-"""Decoded chunks that are kept: neighbouring parts often share one."""
+"""Size of the cache of decoded chunks, since adjacent parts often share a chunk."""
 
 
 class Reader(Protocol):
-    """One of our parameters, readable in parts."""
+    """A parameter of our model that can be read in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -35,10 +35,10 @@ class Reader(Protocol):
 
 
 class StoredArray:
-    """An array of one of our checkpoints. Every part it gives counts towards its checksum."""
+    """Reader of an array in one of our checkpoints. Every part read is added to its checksum."""
 
     def __init__(self, path: pathlib.Path, name: str, entry: dict, cache: tensorstore.Context):
-        """`path` of the checkpoint; `entry`: what its metadata says of the array. Raises InputError if damaged."""
+        """`path`: the checkpoint's folder; `entry`: the array's metadata. Raises InputError if the array is damaged."""
         self._name, self._expected = f"{path}: {name}", entry["checksum"]
         try:
             require_supported(name, entry["dtype"])
@@ -48,7 +48,7 @@ class StoredArray:
         self._seen, self._elements, self._lock = added(()), 0, threading.Lock()
         self.shape = tuple(entry["shape"])
         self.chunks = tuple(self._store.chunk_layout.read_chunk.shape or self.shape)
-        """Shape of what is read at once from the disk."""
+        """Shape of the chunks in which the array is stored."""
 
     def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
         try:
@@ -58,24 +58,25 @@ class StoredArray:
             raise InputError(f"{self._name}: {damage}") from damage
         checksum = RunningChecksum()
         checksum.add(tuple(s.start or 0 for s in index), part)
-        with self._lock:  # parts are read by several threads
+        with self._lock:  # several threads read parts
             self._seen = added((self._seen, checksum.hexadecimal()))
             self._elements += part.size
         return part.astype(dtype, copy=False)
 
     def require_undamaged(self) -> None:
-        """Raises InputError if what was read differs from what was saved. Nothing may have been read twice."""
+        """Raises InputError if the values read do not match the stored checksum. Each element must have been read
+        exactly once, or none at all."""
         if self._elements not in (0, math.prod(self.shape)):
             raise ValueError(f"{self._name}: {self._elements} elements were read of an array of {self.shape}")
         if self._elements and self._seen != self._expected:
-            hint = "`maverick doctor` tells which checkpoints are whole"
+            hint = "`maverick doctor` shows which checkpoints are intact"
             raise InputError(f"{self._name} differs from what was saved; {hint}")
 
 
 def open_checkpoint(path: pathlib.Path, table: dict[str, dict], prefix: str) -> dict[str, StoredArray]:
-    """The arrays of the checkpoint at `path` whose name begins with `prefix`, by the rest of their name.
+    """Readers of the arrays of the checkpoint at `path` whose names begin with `prefix`, keyed by the rest of the name.
 
-    `table`: name -> {shape, dtype, checksum}, as in the checkpoint's metadata. Raises InputError for a damaged one.
+    `table`: name -> {shape, dtype, checksum}, as in the checkpoint's metadata. Raises InputError for a damaged array.
     """
     cache = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
     names = [name for name in table if name.startswith(prefix)]
@@ -83,20 +84,20 @@ def open_checkpoint(path: pathlib.Path, table: dict[str, dict], prefix: str) -> 
 
 
 def require_undamaged(readers: Mapping[str, Reader]) -> None:
-    """Raises InputError if one of `readers` is (made) of a checkpoint and gave something else than what was saved."""
+    """Raises InputError if a reader of a checkpoint (or one built on it) read values that differ from those saved."""
     for reader in readers.values():
         if (check := getattr(reader, "require_undamaged", None)) is not None:
             check()
 
 
 class LiveArray:
-    """A JAX array on any mesh of this process: parts are put together from the devices that hold them."""
+    """Reader of a JAX array on any mesh of this process; parts are assembled from the devices' shards."""
 
     def __init__(self, name: str, array: jax.Array):
         if not array.is_fully_addressable:
-            raise InputError(f"{name}: is spread over several processes; export from a single process")
+            raise InputError(f"{name}: is sharded over several processes; export from a single process")
         self._parts = {}
-        for shard in array.addressable_shards:  # several devices may hold the same part
+        for shard in array.addressable_shards:  # several devices may hold the same shard
             self._parts.setdefault(
                 tuple(s.indices(n)[:2] for s, n in zip(shard.index, array.shape, strict=True)), shard
             )
@@ -124,5 +125,5 @@ def _on_host(data: jax.Array, index: tuple[slice, ...]) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _slice(data: jax.Array, start: tuple[jax.Array, ...], sizes: tuple[int, ...]) -> jax.Array:
-    """One program for all parts of the same size."""
+    """A slice whose start is dynamic, so that all parts of one size share a compiled program."""
     return jax.lax.dynamic_slice(data, start, sizes)

@@ -1,9 +1,9 @@
-"""Checkpoints on disk: a flat dict of arrays and a JSON object per step, each verified when it is read.
+"""Checkpoints on disk: per step a flat dict of arrays and a JSON object, verified when they are read.
 
-`<directory>/<step>/` is one checkpoint, written by Orbax under another name and renamed when it is complete. A
-directory of that name therefore claims to be whole: one that does not verify was damaged, is set aside as
-`<step>.corrupt-<n>` and is never taken for a save that was cut short. (Orbax's commit file would leave an emptied
-directory and an interrupted first save looking the same.) Directory must be a file system all processes share.
+`<directory>/<step>/` is one checkpoint. Orbax writes it under another name and renames it when it is complete, so a
+directory of that name that fails verification was damaged later: it is set aside as `<step>.corrupt-<n>`, and is never
+mistaken for an interrupted save. (With Orbax's commit file, an emptied directory and an interrupted first save would
+look the same.) The directory must be on a file system that all processes share.
 
 Every process of a job calls every method of a writable store, in the same order.
 """
@@ -34,29 +34,29 @@ _SET_ASIDE = re.compile(r"\d+\.corrupt-\d+")
 
 
 class CheckpointConfig(Section):
-    """When state is saved and which saves are kept."""
+    """When the training state is saved and which checkpoints are kept."""
 
     every: Annotated[int, Field(ge=1)] = 500
     """Steps between saves. The last step is always saved."""
     keep: Annotated[int, Field(ge=1)] = 3
-    """The newest checkpoints that stay. One is deleted only after a newer one is complete."""
+    """Number of newest checkpoints to keep. A checkpoint is deleted only after a newer one is complete."""
     keep_every: Annotated[int, Field(ge=1)] | None = None
-    """Checkpoints of steps that are multiples of this stay for ever; null: none does."""
+    """Checkpoints of steps that are multiples of this number are never deleted; null disables this."""
     timeout_seconds: Annotated[int, Field(ge=1)] = 1200
-    """Longest time a save in the background may take."""
+    """Longest time, in seconds, that a save in the background may take."""
 
 
 class SaveFailed(MaverickError):
-    """A checkpoint could not be written. Those before it are untouched."""
+    """A checkpoint could not be written. Earlier checkpoints are unchanged."""
 
 
 class CheckpointStore:
-    """The checkpoints of one run. `read_only` leaves the directory as it is: for readers of a run that is alive."""
+    """The checkpoints of one run. With `read_only` the directory is not changed, so that a live run can be read."""
 
     def __init__(self, directory, config: CheckpointConfig | None = None, *, read_only: bool = False):
-        """Creates `directory` and removes what interrupted saves left there, unless `read_only`.
+        """Create `directory` and remove the remains of interrupted saves, unless `read_only`.
 
-        Raises InputError when the directory cannot be written.
+        Raises InputError if the directory cannot be written.
         """
         self.directory = pathlib.Path(directory).absolute()
         self.config = config or CheckpointConfig()
@@ -68,10 +68,10 @@ class CheckpointStore:
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def save(self, step: int, arrays: dict[str, jax.Array], meta: dict, *, wait: bool = False) -> None:
-        """Copies `arrays` to the host, then writes them in the background; `arrays` may be donated on return.
+        """Copy `arrays` to the host, then write them in the background; `arrays` may be donated on return.
 
-        `meta` is JSON and may not use the keys `arrays` and `digest`. Raises SaveFailed when an earlier save
-        turns out to have failed or the disk has no room, InputError when the step holds something else already.
+        `meta` is JSON and may not use the keys `arrays` and `digest`. Raises SaveFailed if the previous save failed or
+        the disk is too full, InputError if a checkpoint with other contents exists for this step.
         """
         self.wait()
         sealed = contents.seal(step, arrays, checksums(arrays), meta)
@@ -90,9 +90,9 @@ class CheckpointStore:
             self.wait()
 
     def wait(self) -> None:
-        """Blocks until the save in flight is complete, then deletes what `keep` no longer covers.
+        """Wait until the pending save is complete, then delete checkpoints that `keep` and `keep_every` do not cover.
 
-        Raises SaveFailed when that save failed.
+        Raises SaveFailed if that save failed.
         """
         if self._pending is None:
             return
@@ -100,7 +100,7 @@ class CheckpointStore:
         try:
             response.result()
         except jax.errors.JaxRuntimeError:
-            raise  # another process is gone: the entry point knows what to do
+            raise  # another process has failed, which the entry point handles
         except Exception as error:
             raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
         log.info("saved checkpoint %s", self._path(step))
@@ -111,19 +111,19 @@ class CheckpointStore:
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Steps with a complete checkpoint, ascending. Says nothing of whether they verify."""
+        """Steps with a complete checkpoint, ascending. The checkpoints are not verified."""
         names = [p.name for p in self.directory.iterdir() if p.is_dir()] if self.directory.is_dir() else []
         return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)
 
     def set_aside(self) -> list[str]:
-        """Names of the directories of checkpoints that were found damaged."""
+        """Names of the directories of damaged checkpoints that were set aside."""
         names = [p.name for p in self.directory.iterdir()] if self.directory.is_dir() else []
         return sorted(name for name in names if _SET_ASIDE.fullmatch(name))
 
     def meta(self, step: int) -> dict:
-        """The `meta` saved with `step`, and beside it `step` and `arrays`: name -> {shape, dtype, checksum}.
+        """The `meta` saved with `step`, plus the keys `step` and `arrays` (name -> {shape, dtype, checksum}).
 
-        Raises InputError when there is no such step, NoRestorableCheckpoint when its record is damaged.
+        Raises InputError if there is no such step, NoRestorableCheckpoint if its metadata is damaged.
         """
         self._require_exists(step)
         try:
@@ -132,27 +132,30 @@ class CheckpointStore:
             raise NoRestorableCheckpoint(f"checkpoint {self._path(step)}: {damage}") from damage
 
     def verify(self, step: int) -> list[str]:
-        """What is wrong with `step`, in words; empty when it is whole. Needs no devices and little memory."""
+        """Problems of the checkpoint of `step`, one message each; empty if it is intact. Needs no devices and little
+        memory."""
         self._require_exists(step)
         return contents.problems(self._path(step))
 
     def require_undamaged(self, step: int, prefix: str) -> None:
-        """Raises InputError unless the arrays of `step` whose name begins with `prefix` are as they were saved. The
-        processes of a job, all of which call it, read a share of them each."""
+        """Raises InputError unless the arrays of `step` whose names begin with `prefix` are intact. All processes of a
+        job must call it; each reads a share of the arrays."""
         wanted = sorted(name for name in self.meta(step)["arrays"] if name.startswith(prefix))
         found = contents.problems(self._path(step), wanted[jax.process_index() :: jax.process_count()])
         if _anywhere(bool(found)):
-            said = found[0] if found else "another process found it damaged"
-            raise InputError(f"{self._path(step)}: {said}; `maverick doctor` tells which checkpoints are whole")
+            problem = found[0] if found else "another process found damage"
+            raise InputError(f"{self._path(step)}: {problem}; `maverick doctor` shows which checkpoints are intact")
 
     def restore(self, target: dict[str, jax.ShapeDtypeStruct], step: int | None = None, *, subset: bool = False):
-        """`(step, arrays, meta)` of the newest checkpoint that verifies, or of `step`; None when none was ever saved.
+        """`(step, arrays, meta)` of the newest checkpoint that passes verification, or of `step`; None if nothing was
+        ever saved.
 
         target: name -> shape, dtype and concrete `NamedSharding`, on any mesh. `subset` allows the checkpoint to hold
-        more than the target. One that does not verify is set aside, and the next older is tried.
+        arrays that the target lacks. A checkpoint that fails verification is set aside, and the next older one is
+        tried.
 
-        Raises NoRestorableCheckpoint when checkpoints exist but none verifies, and InputError when `target` does not
-        fit the checkpoint or `step` does not exist.
+        Raises NoRestorableCheckpoint if checkpoints exist but none passes, and InputError if `target` does not match
+        the checkpoint or `step` does not exist.
         """
         self.wait()
         if step is not None:
@@ -168,22 +171,22 @@ class CheckpointStore:
             return candidate, arrays, meta
         if candidates or self.set_aside():
             raise NoRestorableCheckpoint(
-                f"no checkpoint in {self.directory} verifies; `maverick doctor` says what is wrong with each. "
+                f"no checkpoint in {self.directory} passes verification; `maverick doctor` shows the problems of each. "
                 "To start over, choose another run.dir or move this directory away"
             )
         return None
 
     def readers(self, prefix: str, step: int | None = None) -> dict[str, StoredArray]:
-        """The arrays of `step` (None: the newest) whose name begins with `prefix`, by the rest of their name, to be
-        read in parts without devices. What they give is verified by `array_readers.require_undamaged`.
+        """Readers of the arrays of `step` (None: the newest) whose names begin with `prefix`, keyed by the rest of the
+        name. They read in parts and need no devices; `readers.require_undamaged` verifies what was read.
 
-        Raises InputError when there is no such step or an array cannot be opened, NoRestorableCheckpoint when the
-        record of the step is damaged.
+        Raises InputError if there is no such step or an array cannot be opened, NoRestorableCheckpoint if the metadata
+        of the step is damaged.
         """
         step = max(self.steps(), default=0) if step is None else step
         return open_checkpoint(self._path(step), self.meta(step)["arrays"], prefix)
 
-    # ---- how ---------------------------------------------------------------------------------------------------
+    # ---- implementation ----------------------------------------------------------------------------------------
 
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
@@ -194,7 +197,7 @@ class CheckpointStore:
             if jax.process_index() == 0:
                 for path in self.directory.iterdir():
                     if _TEMPORARY.fullmatch(path.name):
-                        log.warning("removing %s, left by a process that was stopped", path)
+                        log.warning("removing %s, left by an interrupted process", path)
                         shutil.rmtree(path)
                 (self.directory / ".writable").touch()
                 (self.directory / ".writable").unlink()
@@ -203,7 +206,7 @@ class CheckpointStore:
         _barrier("checkpoint directory is ready")
 
     def _load(self, step: int, target, subset: bool) -> tuple[dict[str, jax.Array], dict]:
-        """Raises Damaged, on every process alike, unless all arrays of `target` are as they were saved."""
+        """Arrays and metadata of `step`. Raises Damaged, on all processes, unless all arrays of `target` are intact."""
         arrays, meta, problem = {}, {}, None
         try:
             meta = contents.read_meta(self._path(step))
@@ -222,18 +225,19 @@ class CheckpointStore:
 
     def _set_aside(self, step: int, problem: str) -> None:
         if self._read_only:
-            log.error("checkpoint %s does not verify and is passed over: %s", self._path(step), problem)
+            log.error("checkpoint %s fails verification; skipping it: %s", self._path(step), problem)
             return
         taken = [p.name for p in self.directory.iterdir()]
         n = next(n for n in range(1, len(taken) + 2) if f"{step}.corrupt-{n}" not in taken)
         aside = self.directory / f"{step}.corrupt-{n}"
-        log.error("checkpoint %s does not verify and is set aside as %s: %s", self._path(step), aside.name, problem)
+        log.error("checkpoint %s fails verification; setting it aside as %s: %s", self._path(step), aside.name, problem)
         if jax.process_index() == 0:
             self._path(step).rename(aside)
         _barrier(f"checkpoint {step} is set aside")
 
     def _candidates(self) -> list[int]:
-        """Process 0's steps, for all: a shared file system may show a rename to one process before another."""
+        """The steps that process 0 finds, on all processes; a shared file system may show a rename to some of them
+        later."""
         steps = self.steps()
         if jax.process_count() == 1:
             return steps
@@ -242,7 +246,8 @@ class CheckpointStore:
         return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
 
     def _delete_old(self) -> None:
-        """A rename comes first, so that a deletion cut short does not leave half a checkpoint under its name."""
+        """Delete checkpoints beyond `keep`. Each is renamed first, so that an interrupted deletion does not leave part
+        of a checkpoint under its name."""
         every, steps = self.config.keep_every, self.steps()
         old = [s for s in steps[: -self.config.keep] if not (every and s % every == 0)]
         for step in old if jax.process_index() == 0 else []:
@@ -252,12 +257,13 @@ class CheckpointStore:
 
     def _require_exists(self, step: int) -> None:
         if step not in self.steps():
-            raise InputError(f"no checkpoint of step {step} in {self.directory}; there are {self.steps() or 'none'}")
+            existing = self.steps() or "none"
+            raise InputError(f"no checkpoint of step {step} in {self.directory}; existing steps: {existing}")
 
     def _require_same(self, step: int, sealed: dict) -> None:
         if self.meta(step)["arrays"] != sealed["arrays"]:
             raise InputError(f"{self._path(step)} already holds a checkpoint with other contents; nothing was saved")
-        log.info("checkpoint %s is saved already", self._path(step))
+        log.info("checkpoint %s is already saved", self._path(step))
 
     def _require_space(self, step: int, needed: int) -> None:
         free = shutil.disk_usage(self.directory).free
@@ -274,7 +280,7 @@ def _barrier(name: str) -> None:
 
 
 def _anywhere(flag: bool) -> bool:
-    """Whether any process has the flag set; all learn it."""
+    """Whether the flag is set on any process; the result is the same on all."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

@@ -1,9 +1,9 @@
-"""Weights in eight-bit floating point, as the library compressed-tensors stores them ("float-quantized").
+"""Read weights in 8-bit floating point, as the compressed-tensors library stores them ("float-quantized").
 
-Each quantised `<module>.weight` (F8_E4M3, `[out, in]`) has a `<module>.weight_scale` beside it: `[out, 1]`, one number
-an output channel, or a single number. The weight is their product. How activations are to be rounded (`config.json`
-says it) is left out: we compute with the weights as they are. Which tensors are quantised, the files themselves say;
-`ignore` in `config.json` is not needed for it, and being a list of patterns from a file, is not run.
+Each quantized `<module>.weight` (F8_E4M3, `[out, in]`) comes with a `<module>.weight_scale`: `[out, 1]`, one number per
+output channel, or a single number. The weight is their product. The rounding of activations in `config.json` is
+ignored: we compute with the dequantized weights. The tensors' types show which of them are quantized, so the patterns
+under `ignore` in `config.json` are not needed, and patterns from a file are never evaluated.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from maverick_jax.huggingface.safetensors_reader import Stored
 
-QUANTISED = "F8_E4M3"
+QUANTIZED = "F8_E4M3"
 SCALE_TYPES = ("BF16", "F16", "F32")
 _WEIGHTS = {
     "num_bits": (8,),
@@ -35,7 +35,7 @@ _CONFIG = {
     "sparsity_config": (None, {}),
     "transform_config": (None, {}),
 }
-"""What each key may be for us to read the weights right; an absent key is None."""
+"""Supported values of each key; an absent key counts as None."""
 
 
 def scale_name(weight: str) -> str:
@@ -43,7 +43,7 @@ def scale_name(weight: str) -> str:
 
 
 def problems(config: Any) -> list[str]:
-    """Why weights under this `quantization_config` cannot be read; empty if they can. None: nothing is quantised."""
+    """Reasons why weights with this `quantization_config` cannot be read; empty if they can, or if it is None."""
     if config is None:
         return []
     if not isinstance(config, Mapping):
@@ -61,14 +61,14 @@ def problems(config: Any) -> list[str]:
         found += _unlike(weights, _WEIGHTS, f"{where}.weights")
         inputs = group.get("input_activations")
         if inputs is not None and (not isinstance(inputs, Mapping) or inputs.get("dynamic") is not True):
-            found.append(f"{where}.input_activations: only scales computed as the model runs (dynamic: true) are read")
+            found.append(f"{where}.input_activations: only scales computed at run time (dynamic: true) are supported")
         if group.get("output_activations") is not None:
             found.append(f"{where}.output_activations: expected null")
     return found
 
 
 def _unlike(given: Mapping[str, Any], expected: Mapping[str, tuple], where: str) -> list[str]:
-    # By type too: in JSON, true is not 1.
+    # Types are compared too, since true is not 1 in JSON.
     wrong = [key for key, values in expected.items() if not any(_same(given.get(key), value) for value in values)]
     return [
         f"{where}.{key}: {given.get(key)!r:.80} is not supported; expected {' or '.join(map(repr, expected[key]))}"
@@ -81,7 +81,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def scale_problem(weight: Stored, scale: Stored) -> str | None:
-    """What keeps `scale` from being that of `weight`."""
+    """Why `scale` cannot be the scale of `weight`; None if it can."""
     channels = weight.shape[0]
     if scale.shape not in ((channels, 1), (channels,), (1, 1), (1,), ()):
         return f"is {list(scale.shape)}; expected {[channels, 1]} or a single number"
@@ -91,14 +91,14 @@ def scale_problem(weight: Stored, scale: Stored) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dequantised:
-    """A quantised tensor, read as float32: exact, since a product of so few bits is."""
+class Dequantized:
+    """A quantized tensor, read as float32. The product is exact, since its factors have few bits."""
 
     stored: Stored
     scale: Stored
 
     def read(self, index: Sequence[slice], shape: Sequence[int]) -> np.ndarray:
-        """The part `index` of the tensor as if it had `shape`, whose leading axes are its output channels."""
+        """The part `index` of the tensor, viewed with `shape`, whose leading axes are the output channels. float32."""
         scale = self.scale.read().astype(np.float32).reshape(-1)
         lead = next(axes for axes in range(len(shape) + 1) if math.prod(shape[:axes]) == scale.size)
         scale = scale.reshape(shape[:lead])[tuple(index[:lead])]

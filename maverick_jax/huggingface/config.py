@@ -1,7 +1,7 @@
-"""`config.json` of a Hugging Face Llama 4, in both directions.
+"""Read and write `config.json` of a Hugging Face Llama 4.
 
-Reading refuses whatever we would compute differently, and says so; a key that is absent means what it means to
-`Llama4TextConfig` of transformers 5.23. Writing spells everything so that transformers 4.5x, 5.x and vLLM agree.
+Reading refuses every setting that we would compute differently. An absent key has the default of `Llama4TextConfig` in
+transformers 5.23. Writing spells out every key, so that transformers 4.5x, 5.x and vLLM read the same model.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from maverick_jax.huggingface.vision_config import read_vision_config, write_vis
 TEXT_ONLY, MULTIMODAL = "llama4_text", "llama4"
 ROPE, GLOBAL = "chunked_attention", "full_attention"
 
-# What an absent key means: the defaults of Llama4TextConfig, which differ from those of ModelConfig.
+# Defaults for absent keys, from Llama4TextConfig; they differ from the defaults of ModelConfig.
 _COPIED = {
     "vocab_size": 202048,
     "hidden_size": 5120,
@@ -41,21 +41,21 @@ _MUST_BE = {
     "tie_word_embeddings": False,
     "partial_rotary_factor": 1.0,
 }
-"""Keys with which there is only one model that we compute."""
+"""Keys with only one supported value."""
 
 
 _MOST = {"num_hidden_layers": 1024}
 _MOST_OF_ANY = 2**24
-"""A file may claim any number; what it costs to look at the claim is bounded."""
+"""Limits on numbers in the file, so that checking them costs little whatever the file claims."""
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
-    """Whether the text model's tensors carry the prefix of `Llama4ForConditionalGeneration`."""
+    """Whether the text model's tensors have the prefix of `Llama4ForConditionalGeneration`."""
     return config.get("model_type") == MULTIMODAL
 
 
 def quantization(config: Mapping[str, Any]) -> Any:
-    """How its weights are quantised, as the file says it; None if they are not."""
+    """`quantization_config` of the file, not yet checked; None if the weights are not quantized."""
     text = config.get("text_config")
     inner = text.get("quantization_config") if isinstance(text, Mapping) else None
     return config.get("quantization_config", inner)
@@ -65,9 +65,9 @@ def quantization(config: Mapping[str, Any]) -> Any:
 
 
 def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
-    """The model that `config` (a whole config.json, text-only or multimodal) describes.
+    """The model described by `config` (a complete config.json, text-only or multimodal).
 
-    `where` names the file in errors. Raises InputError that lists every key we would compute wrongly.
+    `where` names the file in errors. Raises InputError that lists every malformed or unsupported key.
     """
     if config.get("model_type") not in (TEXT_ONLY, MULTIMODAL):
         raise InputError(f"{where}: model_type {config.get('model_type')!r}; expected {TEXT_ONLY} or {MULTIMODAL}")
@@ -82,7 +82,7 @@ def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
     ]
     problems += compressed_tensors.problems(quantization(config))
     values, wrong = _copied(text)
-    if wrong:  # nothing further can be said without them
+    if wrong:  # the other checks need these values
         raise InputError(f"{where}: {listed(problems + wrong)}")
     for keys, reader in _READERS.items():
         try:
@@ -104,7 +104,7 @@ def read_config(config: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _copied(text) -> tuple[dict[str, Any], list[str]]:
-    """Plain values, and what is wrong with them. Old files write whole numbers as floats."""
+    """Values of plain keys, and their problems. Old files write whole numbers as floats."""
     values, problems = {}, []
     for key, default in _COPIED.items():
         value = text.get(key, default)
@@ -133,7 +133,7 @@ def _attention(text, values):
 
 
 def _rope(text, values):
-    """Both spellings: `rope_parameters` (5.x) and `rope_theta` with `rope_scaling` (4.x). They must agree."""
+    """Rotary settings from `rope_parameters` (5.x) or `rope_theta` and `rope_scaling` (4.x), which must agree."""
     theta, scaling, new = text.get("rope_theta"), text.get("rope_scaling"), text.get("rope_parameters")
     if not new:
         return _one_rope("rope_scaling", {"rope_theta": theta, **(scaling or {})})
@@ -148,7 +148,7 @@ def _rope(text, values):
 
 def _one_rope(key, given):
     if ROPE in given or GLOBAL in given:
-        raise ValueError(f"{key}: parameters for each kind of layer are not supported; expected one mapping")
+        raise ValueError(f"{key}: parameters per type of layer are not supported; expected one mapping")
     kind = given.get("rope_type", given.get("type", "default"))
     theta = float(given["rope_theta"] if given.get("rope_theta") is not None else 500000.0)
     if given.get("partial_rotary_factor", 1.0) != 1.0:
@@ -166,7 +166,7 @@ def _one_rope(key, given):
 
 
 def _layer_pattern(text, values):
-    """Which layers have RoPE, and how far those attend."""
+    """Which layers have rotary embedding, and the chunk size of their attention."""
     depth, interval = values["num_hidden_layers"], text.get("no_rope_layer_interval", 4)
     listed_rope = text.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(depth)]
     rope = [bool(r) for r in listed_rope[:depth]]
@@ -174,14 +174,14 @@ def _layer_pattern(text, values):
         raise ValueError(f"no_rope_layers: {len(rope)} entries for {depth} layers")
     interval = _step_of([not r for r in rope])
     if interval is None:
-        raise ValueError(f"no_rope_layers: {listed_rope} is not 'no RoPE in every n-th layer', the pattern we compute")
+        raise ValueError(f"no_rope_layers: {listed_rope}: expected no rotary embedding in every n-th layer")
 
     chunk = text.get("attention_chunk_size", 8192)
     kinds = text.get("layer_types") or [ROPE if r else GLOBAL for r in rope]
     if any(rope) and kinds == [GLOBAL] * depth:
-        chunk = None  # layers with RoPE that attend globally: what a null attention_chunk_size means to us
+        chunk = None  # layers with rotary embedding and global attention: our attention_chunk_size is null
     elif kinds != [ROPE if r else GLOBAL for r in rope]:
-        raise ValueError(f"layer_types: {kinds} does not fit no_rope_layers {listed_rope}")
+        raise ValueError(f"layer_types: {kinds} does not match no_rope_layers {listed_rope}")
     return {"no_rope_layer_interval": interval, "attention_chunk_size": chunk}
 
 
@@ -193,7 +193,7 @@ def _experts_pattern(text, values):
         layers = list(range(step - 1, depth, step)) if step else []
     found = _step_of([i in layers for i in range(depth)])
     if found is None or any(not 0 <= i < depth for i in layers):
-        raise ValueError(f"moe_layers: {layers} is not 'every n-th of {depth} layers', the pattern we compute")
+        raise ValueError(f"moe_layers: {layers}: expected every n-th of {depth} layers")
     if found == 0 or values["num_local_experts"] == 0:
         return {"num_local_experts": 0, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1}
     return {"interleave_moe_layer_step": found}
@@ -208,7 +208,7 @@ _READERS = {
 
 
 def _step_of(marks: list[bool]) -> int | None:
-    """n such that exactly every n-th entry is marked, 0 if none is, None if there is no such n."""
+    """The n for which exactly every n-th entry is marked; 0 if no entry is marked, None if there is no such n."""
     if not any(marks):
         return 0
     step = marks.index(True) + 1
@@ -230,13 +230,13 @@ def write_config(
     """config.json of `Llama4ForCausalLM` (model_type llama4_text), or of `Llama4ForConditionalGeneration` (llama4) for
     a model with an image encoder, as a dict.
 
-    `token_ids`: `bos_token_id`, `eos_token_id` (int or list), `pad_token_id`; null where there is none.
-    Raises InputError for a model whose function no Llama 4 config describes.
+    `token_ids`: `bos_token_id`, `eos_token_id` (int or list) and `pad_token_id`; None for a missing token.
+    Raises InputError for a model that a Llama 4 config cannot describe.
     """
     if config.local_attention != "chunked" and any(spec.rope for spec in config.layers):
         raise InputError(
-            f"local_attention: {config.local_attention} has no Llama 4 config, whose layers with rotary embedding "
-            "attend in chunks; only a model trained with `chunked` can be exported"
+            f"local_attention: {config.local_attention} cannot be written to a Llama 4 config, whose layers with "
+            "rotary embedding attend in chunks; only a model trained with `chunked` can be exported"
         )
     text = _text_config(config, dtype, token_ids, max_position_embeddings)
     if config.vision is None:
@@ -270,11 +270,12 @@ def _text_config(config: ModelConfig, dtype: str, token_ids, max_position_embedd
         "rope_scaling": scaling,
         "rope_parameters": {"rope_theta": config.rope_theta, **(scaling or {"rope_type": "default"})},
         "no_rope_layers": [int(r) for r in rope],
-        # transformers divides by it whatever no_rope_layers says, so 0 (no such layer) becomes a layer never reached
+        # transformers divides by it even if no_rope_layers is given, so 0 (no such layer) becomes depth + 1
         "no_rope_layer_interval": config.no_rope_layer_interval or config.num_hidden_layers + 1,
         "moe_layers": [i for i, m in enumerate(moe) if m],
         "interleave_moe_layer_step": config.interleave_moe_layer_step if any(moe) else 0,  # vLLM reads only this one
-        # transformers has no unchunked RoPE layer: say full attention, and a chunk nothing reaches for vLLM
+        # transformers has no unchunked layer with rotary embedding: write full attention, and for vLLM a chunk that is
+        # as long as the context
         "attention_chunk_size": chunk or max_position_embeddings,
         "layer_types": [ROPE if r and chunk else GLOBAL for r in rope],
         "dtype": dtype,

@@ -1,4 +1,4 @@
-"""Hugging Face folders, written from readers of our parameters: of any size, a few blocks at a time, whole or not."""
+"""Write Hugging Face folders from readers of our parameters, a few blocks at a time, for models of any size."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ from maverick_jax.huggingface.generation_config import generation_config, token_
 from maverick_jax.huggingface.names import Entry
 from maverick_jax.huggingface.processor_files import write_processor
 from maverick_jax.huggingface.quantize import Quantization, quantized_views
-from maverick_jax.huggingface.safetensors_writer import Header, Made, Planned, total_bytes, write_tensors
+from maverick_jax.huggingface.safetensors_writer import Made, Planned, TensorHeader, total_bytes, write_tensors
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
@@ -36,23 +36,24 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
 CHUNKS_PER_CONTEXT = 32
-"""Released base models state a context of 32 chunks; nothing in the network depends on the number."""
+"""Chunks in `max_position_embeddings`, as in the released base models; the network does not depend on it."""
 _OTHER_FILES_BYTES = 64 * 2**20
-"""Room for a tokenizer and the rest."""
+"""Disk space reserved for the tokenizer and other small files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What is written. Raises InputError for what cannot be."""
+    """Options of an export. Raises InputError for unsupported values."""
 
     dtype: str = "bfloat16"
-    """Of the tensors (rounded to nearest even), or of the scales and of what is not quantised."""
+    """dtype of the tensors (rounded to nearest even); with quantization, of the scales and the other tensors."""
     max_shard_gb: float = 5
-    """Most bytes a file, in units of 10^9; what is larger has a file of its own."""
+    """Largest size of a file, in units of 10^9 bytes; a larger tensor gets a file of its own."""
     quantization: Quantization | None = None
     dialect: str | None = None
-    """Of tool calls, in the chat template; makes the export an instruct model."""
+    """Tool dialect of the chat template; setting it exports an instruct model."""
     drop_router_bias: bool = False
+    """Leave out loss-free balance biases even if they are not zero."""
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
@@ -72,7 +73,7 @@ def options(
     dialect: str | None = None,
     drop_router_bias: bool = False,
 ) -> ExportOptions:
-    """`ExportOptions` from what a user gives."""
+    """`ExportOptions` from a user's arguments. Raises InputError for unsupported values."""
     quantization = Quantization(quantize, group_size) if quantize else None
     return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_router_bias)
 
@@ -87,12 +88,12 @@ def write_folder(
     tokenizer: Tokenizer | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `path`, which transformers and vLLM load; it appears complete, read back and compared, or not at all.
+    """Write the folder `path`, which transformers and vLLM load. It appears only when it is complete and verified.
 
-    `readers`: our parameters, by path. `text_only` leaves out those of the image encoder. `generation`: the source's
-    generation_config.json, which is carried over unless `options.dialect` says otherwise.
-    Raises InputError, before anything is written, for a model that is no Llama 4, if `path` exists or the disk has no
-    room; and before `path` appears for a source that turns out to be damaged.
+    `readers`: our parameters, by path. `text_only` leaves out the image encoder. `generation`: the source's
+    generation_config.json, which is copied unless `options.dialect` is set.
+    Raises InputError before anything is written if the model is not a Llama 4, `path` exists or the disk is too full;
+    and before `path` appears if the source is damaged.
     """
     path = pathlib.Path(path)
     require_new(path)
@@ -126,7 +127,7 @@ def write_folder(
 
 def _text_of(config: ModelConfig, readers: Mapping[str, Reader]) -> tuple[ModelConfig, dict[str, Reader]]:
     if config.vision is None:
-        raise InputError("text_only: the model is a text model already; leave it out")
+        raise InputError("text_only: the model has no image encoder; remove this option")
     text = {name: reader for name, reader in readers.items() if not name.startswith(huggingface_names.VISION_PREFIX)}
     return config.model_copy(update={"vision": None}), text
 
@@ -151,21 +152,22 @@ def _plain(entry: Entry, reader: Reader, kind: str, dtype: np.dtype) -> Planned:
         for block in view.blocks(reader, dtype, tensor_blocks.BLOCK_BYTES):
             yield lambda block=block: [(view.name, block())]
 
-    return Planned((Header(view.name, kind, view.shape),), parts)
+    return Planned((TensorHeader(view.name, kind, view.shape),), parts)
 
 
 def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
-    """All parameters but the loss-free bias, which Llama 4 lacks; it may be left out silently only where it is zero."""
+    """All parameters except the loss-free balance bias, which Llama 4 lacks. Raises InputError if a bias is not zero,
+    unless `drop`."""
     biases = [name for name in readers if name.endswith(ROUTER_BIAS)]
     whole = lambda reader: reader(tuple(slice(0, size) for size in reader.shape), np.dtype(np.float32))
     live = [name for name in biases if np.any(whole(readers[name]) != 0)]
     if live and not drop:
         raise InputError(
-            f"{live[0]} is not zero: the balance bias takes part in the choice of experts and Llama 4 has no place for "
-            "it, so the exported model would choose differently; pass drop_router_bias=True to accept that"
+            f"{live[0]} is not zero: the balance bias affects the choice of experts and Llama 4 has no such parameter, "
+            "so the exported model would choose other experts; pass drop_router_bias=True to accept that"
         )
     if live:
-        log.warning("dropped the balance bias of %d parameters: the export chooses experts without it", len(live))
+        log.warning("dropped the balance bias of %d parameters; the exported model may choose other experts", len(live))
     return {name: reader for name, reader in readers.items() if name not in biases}
 
 

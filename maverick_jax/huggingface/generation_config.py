@@ -1,4 +1,4 @@
-"""generation_config.json: which ids end a text or a turn, and how instruct models are sampled."""
+"""Read and write generation_config.json: the ids that end a text or a turn, and the sampling of instruct models."""
 
 import logging
 import pathlib
@@ -14,21 +14,21 @@ log = logging.getLogger(__name__)
 
 FILE = "generation_config.json"
 ENDS = ("<|end_of_text|>", "<|eom|>", "<|eot|>")
-"""What an instruct model stops at."""
+"""Tokens at which an instruct model stops."""
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
-"""Of the released instruct models."""
+"""Sampling settings of the released instruct models."""
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CARRIED = {"do_sample": bool, "temperature": float, "top_p": float, "top_k": int, "max_new_tokens": int}
-_UNSAID = {"_from_model_config", "transformers_version", "attn_temperature_tuning", *_IDS, *_CARRIED}
+_NOT_REPORTED = {"_from_model_config", "transformers_version", "attn_temperature_tuning", *_IDS, *_CARRIED}
 
 
 def read(source: pathlib.Path) -> dict[str, Any] | None:
-    """The generation_config.json that came with the model at `source`, a run directory, one of its checkpoints or a
-    Hugging Face folder; None if there is none. Raises InputError for one that is not JSON."""
+    """The generation_config.json of the model at `source`, a run directory, one of its checkpoints or a Hugging Face
+    folder; None if there is none. Raises InputError if it is not JSON."""
     folder = source.expanduser().absolute()
-    for place in (folder, folder.parent.parent if folder.parent.name == "checkpoints" else folder):
-        if (place / FILE).is_file():
-            return read_json(place / FILE)
+    for candidate in (folder, folder.parent.parent if folder.parent.name == "checkpoints" else folder):
+        if (candidate / FILE).is_file():
+            return read_json(candidate / FILE)
     return None
 
 
@@ -37,9 +37,9 @@ def generation_config(
 ) -> dict[str, Any]:
     """generation_config.json as a dict.
 
-    With `dialect`, of an instruct model; else as in `source`, the file that the model came with; else of an instruct
-    model if the tokenizer's folder has a dialect, of a base model if not.
-    Raises InputError for a tokenizer without the tokens that end a turn, and for a `source` that is not well-formed.
+    With `dialect`, that of an instruct model. Otherwise as in `source`, the file that came with the model. Without
+    either, that of an instruct model if the tokenizer has a dialect, else that of a base model.
+    Raises InputError if the tokenizer lacks the tokens that end a turn or `source` is malformed.
     """
     found = _of_tokenizer(tokenizer)
     if dialect is None and source is None and tokenizer is not None:
@@ -49,12 +49,12 @@ def generation_config(
     elif source is not None:
         found |= _carried(source, config.vocab_size)
     known = {key: value for key, value in found.items() if value is not None}
-    # vLLM takes this switch from here and not from config.json
+    # vLLM reads this switch here and not in config.json
     return known | {"attn_temperature_tuning": config.attn_temperature_tuning}
 
 
 def token_ids(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The ids that config.json repeats; null where there is none."""
+    """The token ids that config.json repeats; None for a missing token."""
     return {key: generation.get(key) for key in _IDS}
 
 
@@ -65,7 +65,7 @@ def _of_tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 def _ends(tokenizer: Tokenizer | None, dialect: str) -> list[int]:
     if tokenizer is None:
-        raise InputError(f"dialect: {dialect!r} needs a tokenizer, and the model has none")
+        raise InputError(f"dialect: {dialect!r} needs a tokenizer, but the model has none")
     absent = [text for text in ENDS if text not in tokenizer.controls]
     if absent:
         raise InputError(f"dialect: {dialect!r}: tokenizer {tokenizer.name} has no {absent[0]}; conversations need it")
@@ -87,6 +87,6 @@ def _carried(source: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, int | float) or not abs(value) < 2**53:
             raise InputError(f"{FILE}: {key}: expected {kind.__name__}, found {value!r:.80}")
         found[key] = kind(value)
-    if unknown := sorted(set(source) - _UNSAID):
-        log.warning("%s: not carried over: %s", FILE, ", ".join(unknown))
+    if unknown := sorted(set(source) - _NOT_REPORTED):
+        log.warning("%s: ignoring keys: %s", FILE, ", ".join(unknown))
     return found

@@ -1,4 +1,4 @@
-"""The files that tell transformers and vLLM how images are prepared, beside an exported model."""
+"""Write the files with which transformers and vLLM preprocess images for an exported model."""
 
 import json
 import pathlib
@@ -8,13 +8,13 @@ from maverick_jax.images.config import ImageConfig
 
 PROCESSOR_FILE, PREPROCESSOR_FILE = "processor_config.json", "preprocessor_config.json"
 BILINEAR = 2
-"""Pillow's number, which the files spell the filter by."""
+"""Pillow's number of the bilinear filter, as written in the files."""
 
 
 def write_processor(config: ImageConfig, folder: pathlib.Path) -> None:
-    """Write `processor_config.json` and `preprocessor_config.json` as transformers 4 writes them, with the image half
-    in a file of its own: transformers 4.55, 4.57 and 5 all read that. Inside the other file, where transformers 5 puts
-    it, 4.55 fails on it. They describe the `bfloat16` chain, whichever `config` names: there is no other there."""
+    """Write `processor_config.json` and `preprocessor_config.json` as transformers 4 does, with the image settings in a
+    separate file, which transformers 4.55, 4.57 and 5 read. (Transformers 5 writes a single file, on which 4.55 fails.)
+    The files always describe the `bfloat16` normalization, since transformers has no other."""
     processor = {
         "processor_class": "Llama4Processor",
         "patch_size": config.patch_size,
@@ -29,7 +29,7 @@ def write_processor(config: ImageConfig, folder: pathlib.Path) -> None:
 def _image_processor(config: ImageConfig) -> dict[str, Any]:
     return {
         "processor_class": "Llama4Processor",
-        "image_processor_type": "Llama4ImageProcessorFast",  # transformers 5 knows this name too; 4 has no other
+        "image_processor_type": "Llama4ImageProcessorFast",  # known to transformers 5 too, and the only one in 4
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": config.tile_size, "width": config.tile_size},

@@ -1,9 +1,9 @@
-"""Weights as small integers: symmetric, one scale per group of inputs, in the `pack-quantized` layout.
+"""Quantize weights to int8 or int4: symmetric, one scale per group of inputs, in the `pack-quantized` format.
 
-The layout is that of the compressed-tensors library (0.20), which vLLM and transformers read: a linear weight [out, in]
+The format is that of the compressed-tensors library (0.20), which vLLM and transformers read. A linear weight [out, in]
 becomes `weight_packed` int32[out, in * bits / 32] (each value plus 2^(bits-1), the first in the lowest bits),
-`weight_scale` [out, in / group] and `weight_shape` int64[2]. A weight is scale * value, in the scale's dtype. Routed
-experts are stored one by one as linear layers, as in the public FP8 folders.
+`weight_scale` [out, in / group] and `weight_shape` int64[2]. A weight is scale * value, in the scale's dtype. Each
+routed expert is stored as separate linear layers, as in the public FP8 folders.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ from maverick_jax.checkpoint.readers import Reader
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface import tensor_blocks
 from maverick_jax.huggingface.names import Entry
-from maverick_jax.huggingface.safetensors_writer import Header, Made, Planned
+from maverick_jax.huggingface.safetensors_writer import Made, Planned, TensorHeader
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.stack import name_in_layer
 
 BITS = {"int8": 8, "int4": 4}
 GROUP_SIZES = (32, 64, 128)
-"""What vLLM has kernels for."""
+"""Group sizes for which vLLM has kernels."""
 IGNORED = ["lm_head", "self_attn", "router", "vision_model", "multi_modal_projector"]
-"""Parts of the names of linear layers that stay as they are: small beside the rest, and sensitive."""
+"""Parts of the names of linear layers that are not quantized: they are comparatively small, and sensitive."""
 
 _FEED_FORWARD = re.compile(r"(mlp|moe/shared)/(gate|up|down)")
 _EXPERTS = re.compile(r"moe/experts_(in|out)")
@@ -36,7 +36,7 @@ _EXPERTS = re.compile(r"moe/experts_(in|out)")
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """int8 or int4 with one scale per `group_size` inputs. Raises InputError for others."""
+    """int8 or int4 with one scale per `group_size` inputs. Raises InputError for unsupported values."""
 
     kind: str
     group_size: int = 128
@@ -67,7 +67,7 @@ class Quantization:
         }
 
     def require_fits(self, views: list[View]) -> None:
-        """Raises InputError unless groups fill the rows of every tensor of `views`."""
+        """Raises InputError unless `group_size` divides the inputs of every tensor in `views`."""
         for view in views:
             if view.shape[1] % self.group_size:
                 raise InputError(
@@ -76,11 +76,11 @@ class Quantization:
                 )
 
     def plan(self, view: View, reader: Reader, scale_type: str, scale_dtype: np.dtype) -> Planned:
-        """The three tensors that stand for `view`, made block by block."""
+        """The three tensors that store `view` quantized, computed block by block."""
         out, inputs = view.shape
-        packed = Header(f"{view.name}_packed", "I32", (out, inputs * self.bits // 32))
-        scale = Header(f"{view.name}_scale", scale_type, (out, inputs // self.group_size))
-        shape = Header(f"{view.name}_shape", "I64", (2,))
+        packed = TensorHeader(f"{view.name}_packed", "I32", (out, inputs * self.bits // 32))
+        scale = TensorHeader(f"{view.name}_scale", scale_type, (out, inputs // self.group_size))
+        shape = TensorHeader(f"{view.name}_shape", "I64", (2,))
 
         def quantized(block: Callable[[], np.ndarray]) -> Made:
             values, scales = quantize(block().reshape(-1, inputs), self.bits, self.group_size, scale_dtype)
@@ -95,9 +95,9 @@ class Quantization:
 
 
 def quantized_views(entry: Entry, shape: tuple[int, ...]) -> list[View]:
-    """The linear layers that `entry` is quantised as: itself, or its experts one by one; none if it stays as it is.
+    """The linear layers into which `entry` is quantized: itself, or one per expert; empty if it is not quantized.
 
-    `shape` of our whole parameter.
+    `shape`: shape of our whole parameter.
     """
     name = name_in_layer(entry.ours) or ""
     if _FEED_FORWARD.fullmatch(name):
@@ -106,7 +106,7 @@ def quantized_views(entry: Entry, shape: tuple[int, ...]) -> list[View]:
 
 
 def quantize(x: np.ndarray, bits: int, group_size: int, scale_dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """float32[R, C] -> (int8[R, C], scale_dtype[R, C / group_size]): to nearest, ties to even."""
+    """float32[R, C] -> (int8[R, C], scale_dtype[R, C / group_size]), rounded to nearest, ties to even."""
     groups = x.reshape(len(x), -1, group_size)
     most = np.maximum(groups.max(-1), -groups.min(-1))
     scale = (most / np.float32((2**bits - 1) / 2)).astype(scale_dtype)
@@ -116,7 +116,7 @@ def quantize(x: np.ndarray, bits: int, group_size: int, scale_dtype: np.dtype) -
 
 
 def dequantize(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """What the integers mean, in the scale's dtype, rounded once."""
+    """The weights that the integers represent, in the scale's dtype, rounded once."""
     groups = values.reshape(*scale.shape, -1).astype(np.float32) * scale.astype(np.float32)[..., None]
     return groups.astype(scale.dtype).reshape(values.shape)
 

@@ -1,7 +1,7 @@
-"""Hugging Face folders of Llama 4, opened as readers of our parameters.
+"""Open Hugging Face folders of Llama 4 as readers of our parameters.
 
 Opening reads `config.json` and headers only, and refuses a folder whose tensors are not exactly those that its config
-implies. A parameter is then read in parts: of the bytes on disk, those that the part needs.
+implies. A parameter is then read in parts, each from the bytes that it needs.
 """
 
 import dataclasses
@@ -18,16 +18,10 @@ import numpy as np
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import listed, read_json
-from maverick_jax.huggingface import (
-    compressed_tensors,
-)
-from maverick_jax.huggingface import (
-    config as huggingface_config,
-)
-from maverick_jax.huggingface import (
-    names as huggingface_names,
-)
-from maverick_jax.huggingface.compressed_tensors import Dequantised
+from maverick_jax.huggingface import compressed_tensors
+from maverick_jax.huggingface import config as huggingface_config
+from maverick_jax.huggingface import names as huggingface_names
+from maverick_jax.huggingface.compressed_tensors import Dequantized
 from maverick_jax.huggingface.safetensors_reader import Stored, read_folder
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.settings.section import did_you_mean
@@ -47,23 +41,23 @@ def is_folder(path: pathlib.Path) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class StackedTensors:
-    """One of our parameters, readable in parts, of the tensors that hold it."""
+    """Reader of one of our parameters, which is stored as several tensors."""
 
     shape: tuple[int, ...]
     stacked: tuple[int, ...]
-    """The axes of ours along which one tensor follows another: layers, and experts where each has its own tensors."""
+    """The axes of our parameter that are split over tensors: layers, and experts if each has its own tensors."""
     axes: tuple[int, ...]
-    """The other axes, in the order in which they make up a tensor."""
-    tensors: Mapping[tuple[int, ...], Stored | Dequantised]
-    """By index along the stacked axes."""
+    """The other axes, in the order of a tensor's axes."""
+    tensors: Mapping[tuple[int, ...], Stored | Dequantized]
+    """Index along the stacked axes -> tensor."""
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Our axes from the one that changes slowest to the one that changes fastest on disk."""
+        """Axes of our parameter from slowest to fastest in the order on disk."""
         return (*self.stacked, *self.axes)
 
     def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
-        """The part `index` (slices of step 1) as `dtype`, rounded to nearest even; laid out in memory as on disk."""
+        """The part `index` (slices of step 1) as `dtype`, rounded to nearest even, in the order on disk."""
         bounds = [part.indices(n)[:2] for part, n in zip(index, self.shape, strict=True)]
         inside, shape = [slice(*bounds[axis]) for axis in self.axes], [self.shape[axis] for axis in self.axes]
         found = _aligned([bounds[axis][1] - bounds[axis][0] for axis in self.order], dtype)
@@ -78,7 +72,7 @@ class StackedTensors:
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An empty array that JAX can take for a buffer of the processor's without copying it."""
+    """An uninitialized array that is aligned so that JAX's CPU backend can use it without a copy."""
     size, alignment = math.prod(shape) * np.dtype(dtype).itemsize, 64
     memory = np.empty(size + alignment, np.uint8)
     start = -memory.ctypes.data % alignment
@@ -91,44 +85,46 @@ class HuggingFaceFolder:
 
     path: pathlib.Path
     config: ModelConfig
-    """With the files' own precision as `param_dtype`: bfloat16 if all that is not quantised is, float32 if not."""
+    """`param_dtype` is bfloat16 if all tensors that are not quantized are bfloat16, else float32."""
     stored: Mapping[str, Stored]
+    """Tensor name -> tensor."""
     problems: tuple[str, ...]
-    """Of its index; said together with those of its tensors."""
-    quantised: bool
+    """Problems of the index, reported together with those of the tensors."""
+    quantized: bool
 
     @classmethod
     def at(cls, path: pathlib.Path) -> "HuggingFaceFolder":
-        """Raises InputError for a model that we would compute differently, and for files that are none."""
+        """Open the folder `path`. Raises InputError for an unsupported model or malformed files."""
         given = read_json(path / CONFIG_FILE, MAX_CONFIG_BYTES)
         config = huggingface_config.read_config(given, str(path / CONFIG_FILE))
-        quantised = huggingface_config.quantization(given) is not None
+        quantized = huggingface_config.quantization(given) is not None
         stored, problems = read_folder(path)
-        if len(stored) < _LEAST_IN_A_LAYER * config.num_hidden_layers:  # before anything of the model's size is made
+        # Check this before creating anything whose size depends on the claimed number of layers.
+        if len(stored) < _LEAST_IN_A_LAYER * config.num_hidden_layers:
             raise InputError(
                 f"{path}: holds {len(stored)} tensors, too few for the {config.num_hidden_layers} layers of config.json"
             )
         scales = {compressed_tensors.scale_name(name) for name in stored}
         types = {tensor.type for name, tensor in stored.items() if name not in scales}
-        dtype = "bfloat16" if types <= {"BF16", compressed_tensors.QUANTISED} else "float32"
+        dtype = "bfloat16" if types <= {"BF16", compressed_tensors.QUANTIZED} else "float32"
         if len(types & set(PLAIN_TYPES)) > 1:
-            log.info("%s: holds %s; float32 holds all of them exactly", path, ", ".join(sorted(types)))
+            log.info("%s: tensors are %s; loading as float32, which is exact", path, ", ".join(sorted(types)))
         config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
-        return cls(path, config, stored, tuple(problems), quantised)
+        return cls(path, config, stored, tuple(problems), quantized)
 
     def identity(self) -> str:
-        """Of all that decides what is read: the config, and where in which files each tensor is. Hexadecimal."""
+        """Hex digest of the config and of the file and offset of every tensor."""
         whole = hashlib.sha256(self.config.model_dump_json().encode())
         for name, tensor in sorted(self.stored.items()):
             file = tensor.file
-            place = (name, tensor.type, tensor.shape, tensor.offset)
-            whole.update(repr((*place, str(file.path), file.size, file.modified, file.inode)).encode())
+            stored = (name, tensor.type, tensor.shape, tensor.offset)
+            whole.update(repr((*stored, str(file.path), file.size, file.modified, file.inode)).encode())
         return whole.hexdigest()
 
     def readers(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StackedTensors]:
-        """A reader for each of our parameters (`shapes`: its shape by its path).
+        """A reader for each of our parameters (`shapes`: path -> shape).
 
-        Raises InputError that lists all missing, unexpected, duplicated, misshaped and mistyped tensors.
+        Raises InputError that lists all missing, unexpected and duplicated tensors and those of a wrong shape or type.
         """
         views = [view for entry in huggingface_names.table(shapes) for view in self._views(View.of(entry), shapes)]
         self._check(views)
@@ -138,7 +134,7 @@ class HuggingFaceFolder:
         return {name: self._reader(tuple(shapes[name]), parts[name]) for name in shapes}
 
     def _views(self, fused: View, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[View]:
-        """`fused` as it is, or the tensors of each expert where the folder has those instead."""
+        """`fused` itself, or the tensors of each expert if the folder has those instead."""
         match = _FUSED.fullmatch(fused.name)
         if not match or f"{match[1]}.0.down_proj.weight" not in self.stored or fused.name in self.stored:
             return [fused]
@@ -149,10 +145,10 @@ class HuggingFaceFolder:
         tensors = {tuple(at for at in view.fixed if at is not None): self._tensor(view.name) for view in views}
         return StackedTensors(shape, stacked, views[0].axes, tensors)
 
-    def _tensor(self, name: str) -> Stored | Dequantised:
-        if self.stored[name].type != compressed_tensors.QUANTISED:
+    def _tensor(self, name: str) -> Stored | Dequantized:
+        if self.stored[name].type != compressed_tensors.QUANTIZED:
             return self.stored[name]
-        return Dequantised(self.stored[name], self.stored[compressed_tensors.scale_name(name)])
+        return Dequantized(self.stored[name], self.stored[compressed_tensors.scale_name(name)])
 
     def _check(self, views: list[View]) -> None:
         expected = {view.name: view.shape for view in views}
@@ -165,7 +161,7 @@ class HuggingFaceFolder:
             tensor, scale = self.stored[name], compressed_tensors.scale_name(name)
             if tensor.shape != shape:
                 problems.append(f"shape: {name} is {list(tensor.shape)}; config.json implies {list(shape)}")
-            if self.quantised and tensor.type == compressed_tensors.QUANTISED:
+            if self.quantized and tensor.type == compressed_tensors.QUANTIZED:
                 scales.add(scale)
                 problem = (
                     compressed_tensors.scale_problem(tensor, self.stored[scale])
@@ -176,8 +172,8 @@ class HuggingFaceFolder:
             elif tensor.type not in PLAIN_TYPES:
                 problems.append(f"type: {name} is {tensor.type}; expected one of {', '.join(PLAIN_TYPES)}")
         unexpected = [name for name in self.stored if name not in expected and name not in scales]
-        for count, name in enumerate(unexpected):  # a hint compares a name with all others
+        for count, name in enumerate(unexpected):  # few hints, since each compares a name with all others
             hint = did_you_mean(name, expected) if count < _MOST_HINTS else ""
             problems.append(f"unexpected: {name} {list(self.stored[name].shape)}{hint}")
         if problems:
-            raise InputError(f"{self.path}: tensors do not fit config.json: {listed(problems)}")
+            raise InputError(f"{self.path}: tensors do not match config.json: {listed(problems)}")

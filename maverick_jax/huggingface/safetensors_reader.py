@@ -1,9 +1,9 @@
-"""Safetensors files read by byte range. Trusts nothing, knows nothing of models.
+"""Read untrusted safetensors files by byte range.
 
-A file is opened, checked to be the one whose header was read, and read with `pread` into memory of ours: nothing is
-mapped, so a file that shrinks is an error and no signal, and memory is what was asked for. Names of tensors are labels
-and never paths; names of files come from an index that may be hostile, so they must be plain names of regular files
-inside the folder. Format: https://huggingface.co/docs/safetensors
+A file is opened, checked to be the one whose header was read, and read with `pread` into our own memory. Nothing is
+memory-mapped, so a file that shrinks raises an error instead of a signal, and memory use is bounded. Tensor names are
+labels, never paths. File names come from an index that may be hostile, so they must be plain names of regular files in
+the folder. Format: https://huggingface.co/docs/safetensors
 """
 
 import contextlib
@@ -31,7 +31,7 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
 }
-"""Tensor types that are read."""
+"""Tensor types that can be read, by their safetensors name."""
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -40,7 +40,7 @@ _ITEM_BYTES = {
 }
 
 MAX_HEADER_BYTES = 8 * 2**20
-"""The format allows 100 MB. Maverick with unfused experts, all in one file, would need 3 MB."""
+"""Longest header. The format allows 100 MB; Maverick with unfused experts in a single file would need 3 MB."""
 MAX_INDEX_BYTES = 16 * 2**20
 MAX_FILES, MAX_TENSORS, MAX_DIMENSIONS, MAX_SIZE = 4096, 200_000, 8, 2**40
 
@@ -55,12 +55,12 @@ _SLAB_BYTES = 4 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file as it was when its header was read."""
+    """A file's identity when its header was read."""
 
     path: pathlib.Path
     size: int
     modified: int
-    """Nanoseconds."""
+    """Modification time in nanoseconds."""
     inode: int
 
     @classmethod
@@ -70,7 +70,7 @@ class File:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
-        """A descriptor to read from. Raises InputError if this is not the same file, before and after."""
+        """A descriptor to read from. Raises InputError if the file has changed, before or after the block."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -85,10 +85,10 @@ class File:
     def _require_same(self, descriptor: int) -> None:
         now = os.fstat(descriptor)
         if (now.st_size, now.st_mtime_ns, now.st_ino) != (self.size, self.modified, self.inode):
-            raise InputError(f"{self.path}: changed while it was read; start again when nothing writes to it")
+            raise InputError(f"{self.path}: changed while it was read; try again when nothing writes to it")
 
     def read_into(self, descriptor: int, buffer: np.ndarray, offset: int) -> None:
-        """Fills `buffer` (contiguous uint8) with the bytes from `offset` on."""
+        """Fill `buffer` (contiguous uint8) with the bytes from `offset` on."""
         left = memoryview(buffer.reshape(-1))  # pyright: ignore[reportArgumentType]
         while left:
             try:
@@ -97,21 +97,21 @@ class File:
                 raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
             if not count:
                 raise InputError(
-                    f"{self.path}: changed while it was read: it ends at byte {offset} and had {self.size} bytes before"
+                    f"{self.path}: changed while it was read: it ends at byte {offset} but had {self.size} bytes before"
                 )
             left, offset = left[count:], offset + count
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """One tensor of a file, not read yet."""
+    """A tensor in a file, not yet read."""
 
     file: File
     type: str
     """Its safetensors type, e.g. `BF16`."""
     shape: tuple[int, ...]
     offset: int
-    """First byte in the file."""
+    """Index of its first byte in the file."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -123,16 +123,17 @@ class Stored:
         shape: Sequence[int] | None = None,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The part `index` (slices of step 1; None: all), in row-major order; in `out` if that is given.
+        """Read the part `index` (slices of step 1; None means all) in row-major order, into `out` if given.
 
-        `shape`: another one of the same size, to read the tensor as if it had been reshaped to it.
-        Memory beyond the result: a few MiB. Raises InputError if the file has changed.
+        `shape`: a shape of the same size; the tensor is read as if reshaped to it. Beyond the result it takes a few MiB
+        of memory. Raises InputError if the file has changed.
         """
         shape = list(self.shape if shape is None else shape)
         index = [slice(None)] * len(shape) if index is None else index
         bounds = [part.indices(n)[:2] for part, n in zip(index, shape, strict=True)]
         found = np.empty([stop - start for start, stop in bounds], self.dtype) if out is None else out
-        # The last axis that is cut makes rows of bytes, with all that follow it; those before it number the rows.
+        # View the tensor as a matrix: the last axis that is cut and all after it form a row, the axes before it number
+        # the rows.
         cut = max((axis for axis, n in enumerate(shape) if found.shape[axis] < n), default=0)
         item = math.prod(shape[cut + 1 :]) * self.dtype.itemsize
         rows = np.zeros(1, np.int64)
@@ -144,7 +145,7 @@ class Stored:
         return found
 
     def _read_rows(self, rows: np.ndarray, width: int, columns: list[int], into: np.ndarray) -> None:
-        """Fills `into` with the bytes `columns` (first, end) of some rows of a matrix of `width` bytes a row."""
+        """Fill `into` with the bytes `columns` (first, end) of some rows of a matrix with `width` bytes per row."""
         first, last = columns
         near = width - (last - first) < _WORTH_A_SEEK
         most = max(1, _SLAB_BYTES // width) if near else 1
@@ -153,14 +154,14 @@ class Stored:
                 start = self.offset + int(rows[at]) * width
                 if count == 1:
                     self.file.read_into(descriptor, into[at], start + first)
-                else:  # rows too near each other to be read one by one: all of them, then the columns
+                else:  # rows with small gaps: read all bytes of several rows, then select the columns
                     slab = np.empty((count, width), np.uint8)
                     self.file.read_into(descriptor, slab, start)
                     into[at : at + count] = slab[:, first:last]
 
 
 def _runs(rows: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Where runs of at most `most` consecutive numbers begin in `rows`, and their lengths."""
+    """(index in `rows`, length) of each stretch of consecutive row numbers, at most `most` long."""
     edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     for start, stop in itertools.pairwise(edges):
         for at in range(start, stop, most):
@@ -171,9 +172,10 @@ def _runs(rows: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
 
 def read_header(path: pathlib.Path) -> dict[str, Stored]:
-    """Every tensor of the file, by name. Raises InputError for what is not exactly the format.
+    """Every tensor of the file, by name. Raises InputError for any violation of the format.
 
-    Stricter than the library: no name twice, no name that could be a path, no tensor without elements.
+    It is stricter than the safetensors library: duplicate names, names that could be paths and tensors without elements
+    are errors.
     """
     try:
         file = File.at(path)
@@ -192,14 +194,14 @@ def _header_text(file: File, descriptor: int) -> bytes:
     file.read_into(descriptor, length, 0)
     count = int.from_bytes(length.tobytes(), "little")
     if count > min(MAX_HEADER_BYTES, file.size - 8):
-        raise ValueError(f"a header of {count} bytes in a file of {file.size}; at most {MAX_HEADER_BYTES} are read")
+        raise ValueError(f"a header of {count} bytes in a file of {file.size}; expected at most {MAX_HEADER_BYTES}")
     text = np.empty(count, np.uint8)
     file.read_into(descriptor, text, 8)
     if text[:1].tobytes() != b"{":
         raise ValueError("its header does not begin with {")
-    # Hostile JSON of a few bytes an element takes a hundred times its size in memory: count before it is parsed.
+    # Parsed, hostile JSON takes a hundred times its size in memory, so count lists and objects before parsing.
     if np.count_nonzero(text == ord("{")) + np.count_nonzero(text == ord("[")) > 3 * MAX_TENSORS:
-        raise ValueError("its header lists too much")
+        raise ValueError("its header has too many lists and objects")
     return text.tobytes()
 
 
@@ -222,9 +224,9 @@ def _tensors(header: dict[str, Any], file: File, data: int) -> dict[str, Stored]
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
-    """First and last byte of a tensor in the data. Raises ValueError unless they are what its shape and type say."""
+    """First byte and end of a tensor in the data. Raises ValueError unless they match its shape and type."""
     if not _TENSOR_NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.80} is no name of a tensor")
+        raise ValueError(f"{name!r:.80} is not a valid tensor name")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name}: expected dtype, shape and data_offsets")
     kind, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -247,9 +249,10 @@ def _whole(values: Any, least: int) -> bool:
 
 
 def read_folder(folder: pathlib.Path) -> tuple[dict[str, Stored], list[str]]:
-    """Every tensor of `folder`, by name, and what is wrong with its index: tensors stored twice, elsewhere or nowhere.
+    """Every tensor of `folder`, by name, and the problems of its index: tensors that are duplicated, in another file
+    than listed, or missing.
 
-    Only headers are read. Raises InputError for files that are not safetensors, or not of the folder.
+    Only headers are read. Raises InputError for files that are not safetensors or lie outside the folder.
     """
     index_path = folder / INDEX_FILE
     weight_map, files = None, [SINGLE_FILE]
@@ -272,25 +275,26 @@ def read_folder(folder: pathlib.Path) -> tuple[dict[str, Stored], list[str]]:
             if tensor in found:
                 problems.append(f"duplicated: {tensor} is stored in both {found[tensor].file.path.name} and {name}")
             elif weight_map is not None and weight_map.get(tensor) != name:
-                problems.append(f"index: {tensor} is stored in {name}; it says {weight_map.get(tensor, 'nothing')!r}")
+                listed = f"in {weight_map[tensor]!r}" if tensor in weight_map else "nowhere"
+                problems.append(f"index: {tensor} is stored in {name} but listed {listed}")
             found.setdefault(tensor, stored)
         if len(found) > MAX_TENSORS:
             raise InputError(f"{folder}: more than {MAX_TENSORS} tensors")
     nowhere = [(t, f) for t, f in (weight_map or {}).items() if t not in found]
-    return found, problems + [f"index: {t!r:.80} is not in {f}, where it says it is" for t, f in nowhere]
+    return found, problems + [f"index: {t!r:.80} is not in {f}, where it is listed" for t, f in nowhere]
 
 
 def _contained(folder: pathlib.Path, name: Any, index_path: pathlib.Path) -> pathlib.Path:
-    """The file `name` of `folder`. Raises InputError unless it is a plain name of a regular file inside it."""
+    """The file `name` of `folder`. Raises InputError unless it is the plain name of a regular file in the folder."""
     if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
         raise InputError(
             f"{index_path}: {name!r:.80} is not a file name; expected a plain name that ends in .safetensors"
         )
     path, root = folder / name, folder.resolve()
     if not path.is_file():
-        raise InputError(f"{path}: no such file, though {index_path.name} names it")
+        raise InputError(f"{path}: no such file, but {index_path.name} lists it")
     target = path.resolve()
-    # The hub's own cache links snapshots/<revision>/<name> to blobs/<hash> of the same repository.
+    # The Hugging Face cache links snapshots/<revision>/<name> to blobs/<hash> of the same repository.
     in_hub_cache = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
     if target.parent != root and not in_hub_cache:
         raise InputError(f"{path}: is a link to {target}, outside the folder; copy the file into the folder")

@@ -1,8 +1,8 @@
-"""Safetensors files written as a stream: no tensor is ever held, and what the disk holds is read back and compared.
+"""Write safetensors files as a stream, without holding a whole tensor, and verify them by reading them back.
 
-The format (safetensors' own documentation): 8 bytes length of the header, little-endian; the header, JSON of name ->
-{dtype, shape, data_offsets}, padded with spaces; the tensors' bytes, row-major, without gaps. All sizes are known
-before the first byte, so the header is written first and each tensor has its place.
+The format (https://huggingface.co/docs/safetensors): 8 bytes with the header's length, little-endian; the header, JSON
+of name -> {dtype, shape, data_offsets}, padded with spaces; the tensors' bytes, row-major, without gaps. All sizes are
+known in advance, so the header is written first and each tensor has a fixed position.
 """
 
 import collections
@@ -25,22 +25,22 @@ from maverick_jax.huggingface.safetensors_reader import INDEX_FILE, SINGLE_FILE,
 ITEM_BYTES = {"I64": 8, "F32": 4, "I32": 4, "BF16": 2}
 _GB = 10**9
 _AUDIT_BYTES = 256 * 2**20
-"""What is written before the disk is asked to have it and it is read back, while more is written."""
+"""Bytes after which written data is flushed to disk and read back, while more is written."""
 _READ_BYTES = 4 * 2**20
 _THREADS = min(8, 1 + len(os.sched_getaffinity(0)))
-"""That make blocks: what they wait for (disk, checksums, transposes, rounding) differs."""
+"""Threads that compute blocks; more than cores, since they wait for different things (disk, memory, arithmetic)."""
 
 Made = list[tuple[str, np.ndarray]]
-"""Names of tensors and the next bytes of each, as contiguous arrays."""
+"""(tensor name, its next bytes as a contiguous array), for some of the tensors."""
 
 
 class ExportFailed(MaverickError):
-    """Files could not be written, or the disk holds something else than what was written."""
+    """Files could not be written, or the data read back differs from what was written."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
-    """What a file says of one tensor."""
+class TensorHeader:
+    """A tensor's entry in the header of a file."""
 
     name: str
     type: str
@@ -54,11 +54,11 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """Tensors that are made together and go into one file."""
+    """Tensors that are computed together and written to the same file."""
 
-    headers: tuple[Header, ...]
+    headers: tuple[TensorHeader, ...]
     parts: Callable[[], Iterator[Callable[[], Made]]]
-    """Each, called once and in any thread, makes the next bytes of some of the tensors."""
+    """Functions that are each called once, in any thread, and return the next bytes of some of the tensors."""
 
     @property
     def num_bytes(self) -> int:
@@ -76,10 +76,11 @@ def write_tensors(
     num_parameters: int,
     wrote: Callable[[int], Any] = lambda num_bytes: None,
 ) -> None:
-    """Writes `plan` into files of at most `max_shard_gb` (10^9 bytes each; what is larger has a file of its own), and
-    their index when there are several. `wrote` is told the bytes of each block.
+    """Write `plan` into files of at most `max_shard_gb` (in 10^9 bytes; a larger tensor gets its own file), and their
+    index if there are several. `wrote` is called with the number of bytes of each block written.
 
-    Host memory: a few blocks. When it returns the disk has everything; ExportFailed says what differs.
+    It needs host memory for a few blocks. On return all data is on disk and verified. Raises ExportFailed if a file
+    cannot be written or differs from what was written.
     """
     shards: list[list[Planned]] = [[]]
     for planned in plan:
@@ -100,8 +101,8 @@ def write_tensors(
 
 
 def _write_file(path: pathlib.Path, shard: list[Planned], wrote: Callable[[int], Any]) -> None:
-    header, places = _layout([header for planned in shard for header in planned.headers])
-    cursors = {name: start for name, (start, _) in places.items()}
+    header, positions = _layout([header for planned in shard for header in planned.headers])
+    cursors = {name: start for name, (start, _) in positions.items()}
     with path.open("wb", buffering=0) as file, _Audit(path) as audit:
         audit.expect(0, header, _write_at(file.fileno(), header, 0))
         for name, block in _made(part for planned in shard for part in planned.parts()):
@@ -109,18 +110,20 @@ def _write_file(path: pathlib.Path, shard: list[Planned], wrote: Callable[[int],
             audit.expect(cursors[name], view, _write_at(file.fileno(), view, cursors[name]))
             cursors[name] += len(view)
             wrote(len(view))
-    short = [name for name, (_, stop) in places.items() if cursors[name] != stop]
-    if short:
-        raise ValueError(f"{path}: {short[0]} was given {cursors[short[0]] - places[short[0]][1]} bytes too many")
+    wrong = [name for name, (_, stop) in positions.items() if cursors[name] != stop]
+    if wrong:
+        surplus = cursors[wrong[0]] - positions[wrong[0]][1]
+        raise ValueError(f"{path}: {wrong[0]} has {surplus} bytes more than its header declares")
     found = {name: (stored.type, stored.shape, stored.offset) for name, stored in read_header(path).items()}
-    if found != {h.name: (h.type, h.shape, places[h.name][0]) for planned in shard for h in planned.headers}:
-        raise ExportFailed(f"{path}: its header reads differently from what was written")
+    if found != {h.name: (h.type, h.shape, positions[h.name][0]) for planned in shard for h in planned.headers}:
+        raise ExportFailed(f"{path}: its header differs from what was written")
 
 
-def _layout(headers: list[Header]) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """The first bytes of a file and the place (first byte, end) of each tensor: large elements first, for alignment."""
+def _layout(headers: list[TensorHeader]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """A file's header, and the position (first byte, end) of each tensor. For alignment, tensors with large elements
+    come first."""
     ordered = sorted(headers, key=lambda header: -ITEM_BYTES[header.type])
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to know whose layout it is
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires a format
     offset = 0
     for header in ordered:
         offsets = [offset, offset := offset + header.num_bytes]
@@ -128,12 +131,12 @@ def _layout(headers: list[Header]) -> tuple[bytes, dict[str, tuple[int, int]]]:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    places = {h.name: tuple(start + at for at in entries[h.name]["data_offsets"]) for h in ordered}
-    return len(text).to_bytes(8, "little") + text, places
+    positions = {h.name: tuple(start + at for at in entries[h.name]["data_offsets"]) for h in ordered}
+    return len(text).to_bytes(8, "little") + text, positions
 
 
 def _write_at(handle: int, data: bytes | memoryview, start: int) -> int:
-    """Writes all of `data`; returns its CRC-32."""
+    """Write all of `data` at byte `start`; returns its CRC-32."""
     view = memoryview(data)
     while view:
         written = os.pwrite(handle, view, start)
@@ -142,7 +145,7 @@ def _write_at(handle: int, data: bytes | memoryview, start: int) -> int:
 
 
 def _made(parts: Iterator[Callable[[], Made]]) -> Iterator[tuple[str, np.ndarray]]:
-    """What `parts` make, in their order; `_THREADS` of them are made while others are written."""
+    """The results of `parts` in order; `_THREADS` of them are computed while others are written."""
     coming: collections.deque[concurrent.futures.Future[Made]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "export") as pool:
         try:
@@ -158,7 +161,7 @@ def _made(parts: Iterator[Callable[[], Made]]) -> Iterator[tuple[str, np.ndarray
 
 
 class _Audit:
-    """Reads back what was written to a file, behind the writer's back, once the disk has it."""
+    """Verifies a file in the background: flushes what was written to disk and reads it back."""
 
     def __init__(self, path: pathlib.Path):
         self._path, self._waiting, self._bytes = path, [], 0
@@ -183,12 +186,12 @@ class _Audit:
             os.close(self._handle)
 
     def expect(self, start: int, data: bytes | memoryview, checksum: int) -> None:
-        """`data`, of this CRC-32, was written at byte `start`."""
+        """Record that `data`, with this CRC-32, was written at byte `start`."""
         self._waiting.append((start, len(data), checksum))
         self._bytes += len(data)
         if self._bytes >= _AUDIT_BYTES:
             if self._audits:
-                self._audits.pop().result()  # the disk's pace is ours
+                self._audits.pop().result()  # do not write faster than the disk
             self._audit_waiting()
 
     def _audit_waiting(self) -> None:
@@ -199,7 +202,7 @@ class _Audit:
         os.fdatasync(self._handle)
         buffer = bytearray(_READ_BYTES)
         for start, length, checksum in written:
-            os.posix_fadvise(self._handle, start, length, os.POSIX_FADV_DONTNEED)  # ask the disk, not memory
+            os.posix_fadvise(self._handle, start, length, os.POSIX_FADV_DONTNEED)  # read from disk, not from the cache
             if _checksum_of(self._handle, start, length, buffer) != checksum:
                 raise ExportFailed(f"{self._path}: bytes {start} to {start + length} differ from what was written")
 

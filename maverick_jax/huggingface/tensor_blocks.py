@@ -1,7 +1,7 @@
-"""One Hugging Face tensor, made block by block from one of our parameters.
+"""Compute a Hugging Face tensor block by block from one of our parameters.
 
-Every tensor of theirs is our parameter with some indices held fixed (a layer, an expert) and its other axes put into
-another order. A block is a run of their rows, so a file is written from front to back whatever the layouts are.
+Every Hugging Face tensor is one of our parameters with some indices fixed (a layer, an expert) and the other axes
+permuted. A block is a contiguous range of the tensor's rows, so a file is written from front to back.
 """
 
 import dataclasses
@@ -16,25 +16,26 @@ from maverick_jax.checkpoint.readers import Reader
 from maverick_jax.huggingface.names import Entry
 
 BLOCK_BYTES = 8 * 2**20
-"""About how much of a tensor is held at once; up to twice that where the source is stored in larger chunks."""
+"""Approximate size of a block; up to twice as much if the source is stored in larger chunks."""
 _TILE = 128
-"""Side of the squares that a transpose goes by: both sides of one stay in a core's cache."""
+"""Side of the square tiles of a transpose; a source and a target tile fit a core's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Where one tensor of theirs is in our parameters."""
+    """A Hugging Face tensor as a view of one of our parameters."""
 
     name: str
+    """Name of the tensor."""
     shape: tuple[int, ...]
-    """Theirs."""
+    """Shape of the tensor."""
     ours: str
     """Path of our parameter."""
     fixed: tuple[int | None, ...]
-    """Per axis of our parameter: the index that the tensor is at, or None for all of the axis."""
+    """Per axis of our parameter: the fixed index of the tensor, or None for the whole axis."""
     axes: tuple[int, ...]
-    """The axes that are not fixed, in the order in which they make up the tensor: ascending, or ascending but for the
-    input axes of a linear layer, which go from the front to the end."""
+    """The axes that are not fixed, in the tensor's order: ascending, except that the input axes of a linear layer move
+    from the front to the end."""
 
     @classmethod
     def of(cls, entry: Entry) -> "View":
@@ -44,8 +45,8 @@ class View:
         return cls(entry.theirs, entry.their_shape, entry.ours, (*lead, *[None] * rank), axes)
 
     def experts(self, ours: tuple[int, ...]) -> list["View"]:
-        """Routed experts as linear layers of their own, [out, in] each, in place of their fused tensor: `gate_proj`
-        and `up_proj`, or `down_proj`, of each expert in turn. `ours`: shape of our parameter."""
+        """Views of a separate linear layer [out, in] for each expert, instead of the fused tensor: `gate_proj` and
+        `up_proj`, or `down_proj`, expert by expert. `ours`: shape of our parameter."""
         prefix, _, fused = self.name.rpartition(".")
         lead = tuple(at for at in self.fixed if at is not None)
         expert = len(lead)
@@ -60,7 +61,7 @@ class View:
         ]
 
     def blocks(self, reader: Reader, dtype: np.dtype, most_bytes: int) -> Iterator[Callable[[], np.ndarray]]:
-        """The tensor's elements in order, as contiguous arrays of the order of `most_bytes`, each made when called."""
+        """The tensor's elements in order, as functions that each return a contiguous array of about `most_bytes`."""
         chunks = getattr(reader, "chunks", reader.shape)
         sizes = [reader.shape[axis] for axis in self.axes]
         steps = _steps(sizes, [chunks[axis] for axis in self.axes], dtype.itemsize, most_bytes)
@@ -83,7 +84,8 @@ class View:
 
 
 def _steps(sizes: list[int], chunks: list[int], item_bytes: int, most_bytes: int) -> list[int]:
-    """Shape of a block: all of the last axes, some of one, one of each before it; whole chunks where that is near."""
+    """Shape of a block: whole along the last axes, partial along one (a whole number of chunks if that is not much
+    larger), single entries along the axes before it."""
     steps, inner = [1] * len(sizes), item_bytes
     for axis in reversed(range(len(sizes))):
         fit = max(1, most_bytes // inner)

@@ -1,4 +1,4 @@
-"""Any of our tokenizers as a Hugging Face `tokenizer.json`, so that other programs split text into the same ids."""
+"""Write any of our tokenizers as a Hugging Face `tokenizer.json`, so that other programs get the same ids."""
 
 import functools
 import itertools
@@ -17,11 +17,12 @@ INSTRUCT_END = "<|eot|>"
 
 
 def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dialect: str | None = None) -> None:
-    """Write `tokenizer.json` and the files beside it; ids are those of `tokenizer`.
+    """Write `tokenizer.json` and the files that accompany it, with the ids of `tokenizer`.
 
-    With `dialect` (default: the one that the tokenizer's own folder names) the folder is one of an instruct model: it
-    has that dialect's `chat_template.jinja`, and text ends with `<|eot|>` instead of `<|end_of_text|>`.
-    Unlike ours, other programs' default is to put BOS before a text, and to read control tokens out of it.
+    With `dialect` (default: the tokenizer's own) the folder describes an instruct model: it has the dialect's
+    `chat_template.jinja`, and text ends with `<|eot|>` instead of `<|end_of_text|>`. Note that other programs, by
+    default, put BOS before a text and turn written control tokens in it into control ids; ours do neither.
+    Raises InputError for an unknown dialect.
     """
     folder = pathlib.Path(directory)
     dialect = find_dialect(dialect).name if dialect else tokenizer.dialect
@@ -43,7 +44,7 @@ def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dial
 
 
 def _begin_with(text: str, token: int) -> processors.PostProcessor:
-    """Each text, and each of a pair, begins with this control token."""
+    """A post-processor that begins each text, also each of a pair, with this control token."""
     template = processors.TemplateProcessing(
         single=f"{text} $A", pair=f"{text}:0 $A:0 {text}:1 $B:1", special_tokens=[(text, token)]
     )
@@ -52,7 +53,7 @@ def _begin_with(text: str, token: int) -> processors.PostProcessor:
 
 @functools.singledispatch
 def _as_tokenizers(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """The same ids without the control tokens."""
+    """A tokenizer of the `tokenizers` library with the same ids, without the control tokens."""
     raise TypeError(f"no Hugging Face form of {type(tokenizer).__name__}")
 
 
@@ -67,7 +68,7 @@ def _(tokenizer: Llama4Tokenizer) -> tokenizers.Tokenizer:
     vocab = {_printable(token): rank for token, rank in ranks.items()}
     pairs = filter(None, (last_merge(token, ranks) for token in ranks))
     merges = [(_printable(left), _printable(right)) for left, right in pairs]
-    # tiktoken takes a piece that is a token as it is, also when no sequence of merges leads to it.
+    # tiktoken encodes a piece that is a token as that token, even if no sequence of merges produces it.
     made = _byte_level(models.BPE(vocab, merges, ignore_merges=True))
     split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
     made.pre_tokenizer = pre_tokenizers.Sequence([split, made.pre_tokenizer])
@@ -82,7 +83,7 @@ def _byte_level(model: models.Model) -> tokenizers.Tokenizer:
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two tokens whose merge gives `token`; None for a byte, or where merges of lower rank do not lead there."""
+    """The two tokens whose merge gives `token`; None for a byte, or if merges of lower rank do not produce the two."""
     parts = [token[i : i + 1] for i in range(len(token))]
     none = len(ranks)
     merges = [ranks.get(a + b, none) for a, b in itertools.pairwise(parts)]
@@ -102,7 +103,7 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | N
 
 @functools.cache
 def _printable_bytes() -> list[str]:
-    """The characters that byte-level BPE writes bytes as (GPT-2): printable ones as themselves, others from U+0100."""
+    """The character for each byte in byte-level BPE (GPT-2): printable bytes as themselves, others from U+0100 on."""
     kept = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in kept else next(others)) for byte in range(256)]

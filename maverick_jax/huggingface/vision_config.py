@@ -1,7 +1,7 @@
-"""The image encoder's part of a multimodal Llama 4's `config.json`, in both directions.
+"""Read and write the image encoder's part of a multimodal Llama 4's `config.json`.
 
-A key that is absent means what it means to `Llama4VisionConfig` of transformers 5.23, whose defaults are no released
-model's; writing spells every key.
+An absent key has the default of `Llama4VisionConfig` in transformers 5.23, which differs from all released models.
+Writing spells out every key.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _COPIED = {
     "pixel_shuffle_ratio": 0.5,
 }
 _SAME_AS_OUTPUT = {"projector_input_dim": 4096, "projector_output_dim": 4096}
-"""Widths that Llama 4's adapter can only be built with when they equal `vision_output_dim`."""
+"""Widths that must equal `vision_output_dim` in Llama 4's adapter."""
 _MUST_BE = {
     "hidden_act": "gelu",
     "vision_feature_select_strategy": "default",
@@ -32,14 +32,14 @@ _MUST_BE = {
     "attention_dropout": 0,
     "norm_eps": 1e-5,
 }
-"""Keys with which there is only one encoder that we compute; the public one reads none of them."""
+"""Keys with only one supported value; the public encoder does not read them."""
 _MOST, _MOST_OF_ANY = {"num_hidden_layers": 1024}, 2**24
-"""A file may claim any number; what it costs to look at the claim is bounded."""
+"""Limits on numbers in the file, so that checking them costs little whatever the file claims."""
 _TOKENS = {"image_token_index": 200092, "boi_token_index": 200080, "eoi_token_index": 200081}
 
 
 def read_vision_config(config: Mapping[str, Any]) -> tuple[VisionConfig | None, list[str]]:
-    """The encoder that `config` (a whole multimodal config.json) describes, or what is wrong with it."""
+    """The encoder described by `config` (a complete multimodal config.json), or None and its problems."""
     vision = config.get("vision_config")
     if not isinstance(vision, Mapping):
         return None, [f"vision_config: expected a mapping, found {type(vision).__name__}"]
@@ -49,15 +49,15 @@ def read_vision_config(config: Mapping[str, Any]) -> tuple[VisionConfig | None, 
         if vision.get(key) is not None and vision[key] != expected
     ]
     values: dict[str, Any] = {}
-    for place, part, keys in (("vision_config.", vision, _COPIED), ("", config, _TOKENS)):
+    for prefix, part, keys in (("vision_config.", vision, _COPIED), ("", config, _TOKENS)):
         for key, default in keys.items():
             value = part.get(key, default)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                problems.append(f"{place}{key}: expected {type(default).__name__}, found {value!r:.80}")
+                problems.append(f"{prefix}{key}: expected {type(default).__name__}, found {value!r:.80}")
             elif not 0 <= value <= _MOST.get(key, _MOST_OF_ANY):
-                problems.append(f"{place}{key}: expected 0 to {_MOST.get(key, _MOST_OF_ANY)}, found {value!r:.80}")
+                problems.append(f"{prefix}{key}: expected 0 to {_MOST.get(key, _MOST_OF_ANY)}, found {value!r:.80}")
             elif isinstance(default, int) and value != int(value):
-                problems.append(f"{place}{key}: expected a whole number, found {value!r}")
+                problems.append(f"{prefix}{key}: expected a whole number, found {value!r}")
             else:
                 values[key] = type(default)(value)
     for key, default in _SAME_AS_OUTPUT.items():
@@ -74,7 +74,7 @@ def read_vision_config(config: Mapping[str, Any]) -> tuple[VisionConfig | None, 
 
 
 def _theta(vision: Mapping[str, Any]) -> float:
-    """Base of the rotary frequencies, in either spelling."""
+    """Base of the rotary frequencies, from `rope_parameters` (5.x) or `rope_theta` (4.x), which must agree."""
     new = vision.get("rope_parameters") or {}
     if not isinstance(new, Mapping):
         raise TypeError(f"rope_parameters: expected a mapping, found {type(new).__name__}")
@@ -87,7 +87,7 @@ def _theta(vision: Mapping[str, Any]) -> float:
 
 
 def write_vision_config(vision: VisionConfig, dtype: str) -> dict[str, Any]:
-    """Keys of a multimodal config.json beside its `text_config`: the special tokens and `vision_config`."""
+    """The keys that a multimodal config.json has in addition to `text_config`: special tokens and `vision_config`."""
     return {
         **{key: getattr(vision, key) for key in _TOKENS},
         "vision_config": {

@@ -1,14 +1,14 @@
-"""Images: from a file to the tiles that the model reads, and the tokens that stand for them in a text."""
+"""Images: decode files, cut pictures into the tiles the model reads, and make the tokens that stand for them."""
 
 from maverick_jax.images.config import ImageConfig
 from maverick_jax.images.decode import open_image
-from maverick_jax.images.preprocess import Tiles, batch_tiles, bucket_of, preprocess
+from maverick_jax.images.preprocess import ImageTiles, batch_tiles, bucket_of, preprocess
 from maverick_jax.images.tokens import ImageTokenIds, image_tokens, num_image_tokens
 
 __all__ = [
     "ImageConfig",
+    "ImageTiles",
     "ImageTokenIds",
-    "Tiles",
     "batch_tiles",
     "bucket_of",
     "image_tokens",

@@ -1,4 +1,4 @@
-"""The `images` settings: how a picture becomes tiles."""
+"""Settings of image preprocessing: how a picture is cut into tiles."""
 
 from typing import Annotated, Literal
 
@@ -12,21 +12,21 @@ Positive = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ImageConfig(Section):
-    """How a picture is cut into tiles. The defaults are those of every released Llama 4."""
+    """How a picture is cut into tiles. The defaults are those of all released Llama 4 models."""
 
     tile_size: Positive = 336
-    """Side S of a tile, in pixels: the vision encoder's `image_size`."""
+    """Side S of a tile, in pixels; equals the vision encoder's `image_size`."""
     patch_size: Positive = 14
     """Side of a patch, in pixels."""
     pixel_shuffle_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Side of a tile's grid of image tokens over that of its patches; its inverse is a whole number."""
+    """Side of a tile's grid of image tokens divided by that of its patches; its inverse is a whole number."""
     max_tiles: Annotated[int, Field(ge=1, le=256)] = 16
-    """Most tiles of one picture, its overview not counted."""
+    """Most tiles of one picture, not counting the overview."""
     resize_to_max_canvas: bool = False
-    """Enlarge a picture as far as its tiles allow, instead of to one tile at most."""
-    normalisation: Literal["bfloat16", "float32"] = "bfloat16"
-    """How pixels become numbers. `bfloat16`: as transformers and vLLM do it, every step rounded to bfloat16, pictures
-    resized as torchvision does; `float32`: as Meta's reference does it, resized as Pillow does."""
+    """Enlarge a picture to fill its canvas, instead of to one tile at most."""
+    normalization: Literal["bfloat16", "float32"] = "bfloat16"
+    """Arithmetic that turns pixels into model input. `bfloat16`: as in transformers and vLLM, with every step rounded
+    to bfloat16 and torchvision's resizing; `float32`: as in Meta's reference, with Pillow's resizing."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -35,7 +35,7 @@ class ImageConfig(Section):
 
     @classmethod
     def of(cls, vision: VisionConfig) -> "ImageConfig":
-        """The tiles that this image encoder reads."""
+        """Settings that match the image encoder `vision`."""
         return cls(
             tile_size=vision.image_size,
             patch_size=vision.patch_size,
@@ -44,5 +44,5 @@ class ImageConfig(Section):
 
     @property
     def patches_per_tile(self) -> int:
-        """`<|patch|>` tokens of one tile (144)."""
+        """Number of `<|patch|>` tokens of one tile (144 by default)."""
         return (self.tile_size // self.patch_size // round(1 / self.pixel_shuffle_ratio)) ** 2

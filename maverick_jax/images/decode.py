@@ -1,4 +1,4 @@
-"""Opening a picture that may be anything: bounded in bytes, pixels, frames and time, and one error for what is none."""
+"""Decode untrusted image files: bounds on bytes, pixels, frames and time, and one error type for bad files."""
 
 import os
 import pathlib
@@ -10,16 +10,16 @@ from maverick_jax.errors import InputError
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 1 << 26
-"""Width times height; a 64-megapixel camera passes. Decoded and laid on white, such a picture takes 1.1 GB."""
+"""Most pixels, enough for a 64-megapixel camera. Decoding such a picture onto white takes 1.1 GB of memory."""
 MAX_SIDE = 1 << 16
 MAX_SCANS = 128
-"""Passes over a JPEG; each costs time for every pixel, however few bytes it has. Cameras and encoders make about 10."""
+"""Most scans of a JPEG. Each scan takes time for every pixel, however few bytes it has; encoders make about 10."""
 FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP"}
-"""First bytes of the formats that are read; nothing else reaches a decoder."""
+"""First bytes of the supported formats; only these reach a decoder."""
 OTHERS = {b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP", b"<svg": "SVG", b"<?xml": "XML or SVG",
           b"%PDF": "PDF", b"PK\3\4": "ZIP", b"8BPS": "Photoshop", b"\0\0\1\0": "icon", b"%!PS": "PostScript",
           b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x0a": "JPEG XL"}  # fmt: skip
-"""First bytes of what people take for them, for the error."""
+"""First bytes of other formats, which the error names."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,15 +29,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation."""
+"""EXIF orientation -> the transposition that undoes it."""
 
 
 def open_image(source: str | os.PathLike | bytes, *, name: str | None = None) -> Image.Image:
-    """The picture in a file (a path) or in memory (bytes): decoded, turned upright by its EXIF orientation, RGB.
+    """Decode the picture in a file (a path) or in memory (bytes) to RGB, turned upright by its EXIF orientation.
 
-    PNG, JPEG or WebP; one frame (of a JPEG with several pictures, as phones make them, the first). Raises InputError,
-    which calls the picture `name` (by default its path), for everything else: other formats, animations, truncated or
-    damaged data, 16-bit greys, and more than MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
+    Reads PNG, JPEG and WebP with one frame; of a JPEG with several pictures (as phones make them), the first. Raises
+    InputError, which names the picture `name` (by default its path), for other formats, animations, truncated or
+    damaged data, 16-bit grayscale, and pictures beyond MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -66,7 +66,7 @@ def _decode(data: bytes) -> Image.Image:
         raise InputError(f"expected an image of at most {MAX_BYTES} bytes")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise InputError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this program, so that damaged images would pass"
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set in this process, so damaged images would be accepted; unset it"
         )
     form = _format(data)
     if form == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
@@ -74,7 +74,7 @@ def _decode(data: bytes) -> Image.Image:
     try:
         with Image.open(BytesIO(data), formats=(form,)) as image:
             _check_header(image)
-            image.verify()  # checksums of a PNG, which loading skips; a verified image cannot be loaded
+            image.verify()  # checks the checksums of a PNG, which load() skips; it leaves the image unusable
         with Image.open(BytesIO(data), formats=(form,)) as image:
             turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             image.load()
@@ -84,9 +84,9 @@ def _decode(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"expected at most {MAX_PIXELS} pixels") from None
     except UnidentifiedImageError:
-        raise InputError(f"begins like a {form} image but is none") from None
-    except Exception as error:  # what decoders raise on damaged data has no type in common
-        raise InputError(f"not a whole {form} image: {error}") from None
+        raise InputError(f"begins like a {form} image but is not one") from None
+    except Exception as error:  # decoders raise errors of many types for damaged data
+        raise InputError(f"damaged or truncated {form} image: {error}") from None
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -98,12 +98,12 @@ def _format(data: bytes) -> str:
     found = [form for magic, form in OTHERS.items() if start.startswith(magic)]
     if data[4:8] == b"ftyp":
         found = ["HEIC, AVIF or a video"]
-    is_what = f"is {found[0]}" if found else "begins like none of them" if data else "is empty"
-    raise InputError(f"expected a PNG, JPEG or WebP image; this {is_what}")
+    finding = f"is {found[0]}" if found else "has another format" if data else "is empty"
+    raise InputError(f"expected a PNG, JPEG or WebP image; this {finding}")
 
 
 def _check_header(image: Image.Image) -> None:
-    """What is known before anything is decoded."""
+    """Check size and number of frames, which are known before decoding. Raises InputError."""
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise InputError(f"is {width} x {height}; expected at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side")
@@ -112,10 +112,10 @@ def _check_header(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, what is transparent on white. Raises InputError for one channel of more than 8 bits, of which
-    Pillow, and so the public processor, turns all but the darkest 256 of 65,536 greys white."""
+    """The picture in RGB, composited onto white. Raises InputError for more than 8 bits per channel: Pillow, and hence
+    the public processor, would turn all but the darkest 256 of 65,536 gray levels white."""
     if image.mode.startswith(("I", "F")):
-        raise InputError("has more than 8 bits a pixel in one channel; expected 8: which of them to drop is not known")
+        raise InputError("has more than 8 bits per channel; expected 8 (convert it first: the value range is unknown)")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

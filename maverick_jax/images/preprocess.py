@@ -1,4 +1,4 @@
-"""From a picture to the tiles that the vision encoder reads, and from many pictures' tiles to one array."""
+"""Cut a picture into the tiles that the vision encoder reads, and batch the tiles of several pictures."""
 
 import dataclasses
 import functools
@@ -16,20 +16,20 @@ from maverick_jax.images.resize import resize
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tiles:
-    """One picture as the model takes it."""
+class ImageTiles:
+    """One picture as model input."""
 
     pixel_values: np.ndarray
-    """float32[n, 3, S, S]: the grid's tiles, row by row; then, where they are several, one of the whole picture
-    squeezed into a square."""
+    """float32[n, 3, S, S]: the grid's tiles, row by row. If there are several, one more tile follows: the overview, the
+    whole picture resized to a square."""
     grid: Size
-    """Tiles down and across."""
+    """(tiles down, tiles across)."""
 
 
-def preprocess(image: Image.Image, config: ImageConfig) -> Tiles:
-    """The tiles of a picture of any mode: laid on the grid that suits it best (`canvas.choose_grid`) from the top
-    left, black elsewhere. `normalisation: bfloat16` gives the very values of transformers' `Llama4ImageProcessor`, all
-    of them bfloat16 numbers. Raises InputError for 16-bit greys."""
+def preprocess(image: Image.Image, config: ImageConfig) -> ImageTiles:
+    """Cut a picture of any mode into tiles: it is placed at the top left of its grid (`canvas.choose_grid`), and the
+    rest is black. With `normalization="bfloat16"` the values equal those of transformers' `Llama4ImageProcessor`, all
+    of which are bfloat16 numbers. Raises InputError for 16-bit grayscale."""
     rgb = to_rgb(image)
     size = rgb.height, rgb.width
     grid, side = choose_grid(size, config), config.tile_size
@@ -40,12 +40,12 @@ def preprocess(image: Image.Image, config: ImageConfig) -> Tiles:
     pixels = canvas.reshape(3, grid[0], side, grid[1], side).transpose(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
     if len(pixels) > 1:
         pixels = np.concatenate([pixels, resized((side, side))[None]])
-    return Tiles(_numbers(config.normalisation).take(pixels), grid)
+    return ImageTiles(_normalized(config.normalization).take(pixels), grid)
 
 
 def _resizer(rgb: Image.Image, config: ImageConfig) -> Callable[[Size], np.ndarray]:
-    """A function from (height, width) to the picture in that size, uint8[3, height, width]."""
-    if config.normalisation == "bfloat16":
+    """A function from (height, width) to the picture at that size, uint8[3, height, width]."""
+    if config.normalization == "bfloat16":
         planes = [np.asarray(rgb.getchannel(channel)) for channel in range(3)]
         return lambda size: np.stack([resize(plane, size) for plane in planes])
     bilinear = Image.Resampling.BILINEAR
@@ -53,10 +53,10 @@ def _resizer(rgb: Image.Image, config: ImageConfig) -> Callable[[Size], np.ndarr
 
 
 @functools.cache
-def _numbers(normalisation: str) -> np.ndarray:
-    """float32[256]: the number that each value of a pixel becomes, `(x / 255 - 0.5) / 0.5` and its rounding."""
+def _normalized(normalization: str) -> np.ndarray:
+    """float32[256]: the normalized value of each pixel value, `(x / 255 - 0.5) / 0.5` with the chosen rounding."""
     x, half = np.arange(256, dtype=np.float32), np.float32(0.5)
-    if normalisation == "float32":
+    if normalization == "float32":
         return (x / np.float32(255) - half) / half
 
     def rounded(values: np.ndarray) -> np.ndarray:
@@ -65,10 +65,10 @@ def _numbers(normalisation: str) -> np.ndarray:
     return rounded(rounded(rounded(x * np.float32(1 / 255)) - half) / half)
 
 
-def batch_tiles(images: Sequence[Tiles], bucket: int | None = None) -> np.ndarray:
-    """float32[n, 3, S, S]: all tiles of `images` (at least one, in reading order), each with as many as it has. With
-    `bucket`, tiles of zeros, which no token stands for, up to that number (`bucket_of` gives one that many batches
-    share). Raises InputError when the tiles are more."""
+def batch_tiles(images: Sequence[ImageTiles], bucket: int | None = None) -> np.ndarray:
+    """float32[n, 3, S, S]: the tiles of all `images` (at least one), in order. With `bucket` the batch is padded with
+    tiles of zeros to that number (`bucket_of` chooses one, so that few shapes are compiled). Raises InputError if the
+    images have more than `bucket` tiles."""
     tiles = sum(len(image.pixel_values) for image in images)
     if bucket is not None and tiles > bucket:
         raise InputError(f"{len(images)} image(s) have {tiles} tiles; expected at most {bucket}, the size of the batch")
@@ -78,8 +78,8 @@ def batch_tiles(images: Sequence[Tiles], bucket: int | None = None) -> np.ndarra
 
 
 def bucket_of(tiles: int) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, ... (powers of two, and halfway between) that is not below
-    `tiles`: less than a third of a batch is padding, and the shapes to compile are two per doubling."""
+    """Smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, ... (powers of two, and midpoints between them) that is at
+    least `tiles`. Padding is less than a third of the batch, and each doubling adds two shapes to compile."""
     if tiles < 1:
         raise ValueError(f"{tiles} tiles: expected at least 1")
     power = 1 << (tiles - 1).bit_length()

@@ -1,4 +1,4 @@
-"""The tokens that stand for a picture, by id: no text is ever searched for them."""
+"""The tokens that stand for a picture. They are placed by id; text is never searched for them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from maverick_jax.images.canvas import Size
 
 
 class HasControls(Protocol):
-    """What is asked of a tokenizer."""
+    """The part of a tokenizer that `ImageTokenIds.of` needs."""
 
     name: str
     controls: Mapping[str, int]
-    """Every control token, by its written form."""
+    """Written form of every control token -> its id."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,28 +23,28 @@ class ImageTokenIds:
     image_start: int
     image_end: int
     tile_x_separator: int
-    """Between two tiles of a row."""
+    """Separates two tiles of a row."""
     tile_y_separator: int
-    """After each row of tiles, the last one too."""
+    """Ends each row of tiles, including the last."""
     image: int
-    """Before the tile that shows the whole picture."""
+    """Precedes the overview, the tile that shows the whole picture."""
     patch: int
-    """Stands for one row of image features: the only one of these that the model does not look up in its table."""
+    """Stands for one image feature: the model replaces its embedding with that feature."""
 
     @classmethod
     def of(cls, tokenizer: HasControls) -> "ImageTokenIds":
-        """Raises InputError naming the tokens that the tokenizer lacks."""
+        """The image token ids of `tokenizer`. Raises InputError naming the tokens that it lacks."""
         written = {field.name: f"<|{field.name}|>" for field in dataclasses.fields(cls)}
         missing = [text for text in written.values() if text not in tokenizer.controls]
         if missing:
             raise InputError(f"tokenizer {tokenizer.name} has no {', '.join(missing)}; expected a tokenizer with "
-                             "Llama 4's image tokens, without which there is no way to write an image")  # fmt: skip
+                             "Llama 4's image tokens, which images in a prompt need")  # fmt: skip
         return cls(**{name: tokenizer.controls[text] for name, text in written.items()})
 
 
 def image_tokens(grid: Size, ids: ImageTokenIds, patches_per_tile: int) -> list[int]:
-    """The tokens of a picture on `grid` (tiles down and across), `num_image_tokens` of them: one `patch` for each
-    image feature of each tile, in the order of `Tiles.pixel_values`."""
+    """The `num_image_tokens` tokens of a picture on `grid` (tiles down, tiles across): one `patch` for each image
+    feature of each tile, in the order of `ImageTiles.pixel_values`."""
     down, across = grid
     tile = [ids.patch] * patches_per_tile
     row = [*tile, *(across - 1) * [ids.tile_x_separator, *tile], ids.tile_y_separator]
@@ -53,7 +53,7 @@ def image_tokens(grid: Size, ids: ImageTokenIds, patches_per_tile: int) -> list[
 
 
 def num_image_tokens(grid: Size, patches_per_tile: int) -> int:
-    """Length of `image_tokens`, without making them."""
+    """Length of `image_tokens`, computed without building the list."""
     down, across = grid
     if down * across == 1:
         return patches_per_tile + 3

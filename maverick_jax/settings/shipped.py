@@ -1,9 +1,9 @@
-"""The configs that ship with the package, and how one config builds on another.
+"""Shipped configs, and configs that extend others with `base`.
 
-A document may start `base: OTHER`, a shipped name or a path relative to its own file: it is then that document with
-its own keys on top, mapping by mapping; lists and scalars replace, and null takes a mapping away. So may a section
-that names a shipped thing (`model: tiny` is short for `model: {base: tiny}`); a section with a base of its own
-replaces the one underneath.
+A document may start with `base: OTHER`, a shipped name or a path relative to its own file. Its keys are then merged
+into that document: mappings are merged entry by entry, lists and scalars replace, and null removes a mapping. A section
+with shipped values may have a base too (`model: tiny` is short for `model: {base: tiny}`); a section with a base
+replaces the section it would otherwise be merged into.
 """
 
 import importlib.resources
@@ -16,7 +16,7 @@ from maverick_jax.settings.section import did_you_mean
 from maverick_jax.settings.strict_yaml import Document, Problem, join
 
 Named = Callable[[str], pathlib.Path]
-"""From a shipped name to its file."""
+"""Maps a shipped name to its file; raises InputError for an unknown name."""
 
 
 def _folder() -> pathlib.Path:
@@ -40,12 +40,12 @@ def task_names() -> list[str]:
 
 
 def model_path(name: str) -> pathlib.Path:
-    """The file of the shipped model `name`. Raises InputError, with the nearest name, for an unknown one."""
+    """The file of the shipped model `name`. Raises InputError with the most similar name if there is none."""
     return _known(_folder() / "model", name, "model")
 
 
 def run_path(name: str) -> pathlib.Path:
-    """The file of the shipped run `name`. Raises InputError, with the nearest name, for an unknown one."""
+    """The file of the shipped run config `name`. Raises InputError with the most similar name if there is none."""
     return _known(_folder(), name, "run")
 
 
@@ -61,8 +61,8 @@ def _known(folder: pathlib.Path, name: str, what: str) -> pathlib.Path:
 
 
 def find(path_or_name: str, named: Named, *, beside: pathlib.Path = pathlib.Path()) -> pathlib.Path:
-    """The file that is meant: a path relative to the folder `beside` (anything with a separator or a .yaml ending),
-    else a shipped name. Raises InputError."""
+    """Resolve `path_or_name` to a file. A value with a `/` or a YAML suffix is a path relative to the folder `beside`;
+    any other is a shipped name. Raises InputError if there is no such file."""
     if not ("/" in path_or_name or path_or_name.endswith((".yaml", ".yml"))):
         return named(path_or_name)
     path = beside / pathlib.Path(path_or_name).expanduser()
@@ -78,18 +78,19 @@ def read_document(
     sections: Mapping[str, Named] | None = None,
     seen: tuple[pathlib.Path, ...] = (),
 ) -> Document:
-    """The document in `path` on top of its bases.
+    """Read the document in `path` and merge it into its bases.
 
     Args:
         path: the file.
-        named: finds the file of a name given as `base`.
-        sections: top-level keys that may have a base of their own, with what finds the files of their names.
-        seen: the files that are being read; a base among them is a circle.
+        named: maps a name given as `base` to its file.
+        sections: top-level keys that may have a base, each with the function that maps its names to files.
+        seen: the files being read, to detect a base that leads back to one of them.
 
-    A base that cannot be had is one of the document's problems. Raises InputError where `path` is not YAML.
+    A missing base is added to the document's problems. Raises InputError if `path` is not YAML or the bases form a
+    cycle.
     """
     if path.resolve() in seen:
-        raise InputError(f"{seen[-1]}: base: a circle: " + " -> ".join(p.name for p in (*seen, path)))
+        raise InputError(f"{seen[-1]}: base: a cycle: " + " -> ".join(p.name for p in (*seen, path)))
     document = strict_yaml.read(path)
     if document.data is not None and not isinstance(document.data, dict):
         document.problems.append(Problem(document.place(""), "", "expected a mapping of keys to values"))
@@ -103,7 +104,7 @@ def read_document(
 
 
 def expand_sections(document: Document, sections: Mapping[str, Named], *, beside: pathlib.Path) -> Document:
-    """`document` with each of `sections` that names a base put on top of it. The name stays under its key `base`."""
+    """Merge each of `sections` that names a base into that base, in place. The name stays under the key `base`."""
     for key, named in sections.items():
         own = document.data.get(key)
         if isinstance(own, str):
@@ -122,7 +123,7 @@ def expand_sections(document: Document, sections: Mapping[str, Named], *, beside
 
 
 def _base_path(document: Document, key: str, base: object, named: Named, beside: pathlib.Path) -> pathlib.Path | None:
-    """The file of the base that the document names at `key`; None where there is none, or none to be found."""
+    """The file of the base that the document names at `key`; None if it names none or the file is missing."""
     if base is None:
         return None
     try:
@@ -135,17 +136,17 @@ def _base_path(document: Document, key: str, base: object, named: Named, beside:
 
 
 def on_top(under: Document, over: Document) -> Document:
-    """The document `over` on top of the document `under`."""
+    """The document `over` merged into the document `under`."""
     return Document(merge(under.data, over.data), under.places | over.places, under.problems + over.problems)
 
 
 class Whole(dict):
-    """A mapping that replaces what is underneath, key by key merged with nothing."""
+    """A mapping that `merge` uses as a replacement instead of merging it entry by entry."""
 
 
 def merge(under: dict, over: dict) -> dict:
-    """`over` on top of `under`: mappings entry by entry, everything else replaced. A mapping with a base of its own
-    and a `Whole` replace too; null takes a mapping away; a mapping of numbers changes those items of a list."""
+    """`over` merged into `under`: mappings entry by entry, and any other value replaces. A mapping with a `base` and a
+    `Whole` replace too; null removes a mapping; a mapping whose keys are indices changes those items of a list."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)

@@ -1,8 +1,9 @@
-"""YAML as a config file should be read: YAML 1.2 scalars, no surprises, and the line of every key.
+"""Strict YAML for config files: YAML 1.2 scalars, no tags or aliases, and the line of every key.
 
-PyYAML's own loader follows YAML 1.1, where `3e-4` is text, `no` is false, `010` is 8 and `12:30:00` is 45000; it
-keeps the last of duplicate keys, follows aliases that expand without bound and builds what tags name. Here a plain
-scalar is a null, boolean, integer, float or text by the core schema of YAML 1.2, and the rest is refused.
+PyYAML's own loader follows YAML 1.1, where `3e-4` is text, `no` is false, `010` is 8 and `12:30:00` is 45000. It keeps
+the last of duplicate keys, expands aliases without limit and constructs the objects that tags name. Here a plain scalar
+is a null, boolean, integer, float or string by the core schema of YAML 1.2; tags, anchors, aliases and duplicate keys
+are errors.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a key was written: a file and a line from 1, or the command line (no line)."""
+    """Where a key was written: a file and a line (from 1), or the command line (no line)."""
 
     source: str
     line: int | None = None
@@ -42,7 +43,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a config; `str` of it is the line the user sees."""
+    """One error in a config; its `str` is the line shown to the user."""
 
     place: Place
     key: str
@@ -54,33 +55,33 @@ class Problem:
 
 @dataclasses.dataclass
 class Document:
-    """Plain data, where each of its dotted keys was written (`""` is the whole), and what was wrong with the text."""
+    """A parsed config: plain data, the place of each dotted key (`""` is the whole document), and the errors found."""
 
     data: Any
     places: dict[str, Place]
     problems: list[Problem]
 
     def place(self, key: str) -> Place:
-        """Where `key` was written; for a key that is absent, its nearest ancestor."""
+        """Where `key` was written; for an absent key, the place of its nearest ancestor."""
         while key not in self.places and key:
             key = key.rpartition(".")[0]
         return self.places[key]
 
 
 def join(key: str, last: str | int) -> str:
-    """The dotted key of entry `last` of `key`."""
+    """The dotted key of the entry `last` in `key`."""
     return f"{key}.{last}" if key else str(last)
 
 
 def raise_problems(problems: list[Problem]) -> None:
-    """Raises one InputError with a line for each distinct problem, in the order of file and line."""
+    """Raise one InputError with a line per distinct problem, ordered by file and line, if there are any."""
     if problems:
         in_order = sorted(dict.fromkeys(problems), key=lambda p: (p.place.source, p.place.line or 0))
         raise InputError("\n".join(str(p) for p in in_order))
 
 
 def read(path: pathlib.Path, shown: str | None = None) -> Document:
-    """The document in the file `path`, called `shown` in messages. Raises InputError when it is no readable text."""
+    """Parse the file `path`, called `shown` in messages. Raises InputError if it is not readable UTF-8 YAML."""
     shown = shown or str(path)
     try:
         with open(path, "rb") as file:
@@ -88,7 +89,7 @@ def read(path: pathlib.Path, shown: str | None = None) -> Document:
     except OSError as error:
         raise InputError(f"{shown}: cannot be read: {error.strerror}") from None
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{shown}: larger than {MAX_BYTES >> 20} MiB, which no config is")
+        raise InputError(f"{shown}: larger than {MAX_BYTES >> 20} MiB, the limit for a config")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -98,8 +99,8 @@ def read(path: pathlib.Path, shown: str | None = None) -> Document:
 
 
 def parse(text: str, source: str) -> Document:
-    """The one document in `text`. Raises InputError where the text is not YAML at all; what is YAML but not allowed
-    here is listed in the document's `problems`."""
+    """Parse the single document in `text`. Raises InputError if it is not YAML; YAML features that are not allowed
+    here are listed in the document's `problems`."""
     document = Document(None, {"": Place(source, 1)}, [])
     try:
         builder = _Builder(text, document)
@@ -114,7 +115,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def parse_value(text: str, place: Place, key: str) -> Document:
-    """The value of an override of `key`: a scalar or a flow collection (`[1, 2]`, `{a: 1}`)."""
+    """Parse the value of an override of `key`: a scalar or a flow collection (`[1, 2]`, `{a: 1}`)."""
     inner = Document(None, {"": place}, [])
     builder = _Builder(text, inner, line=None)
     message = None
@@ -124,9 +125,9 @@ def parse_value(text: str, place: Place, key: str) -> Document:
         message = f"{getattr(error, 'problem', None) or 'not a YAML value'} in {text!r}"
     else:
         if builder.block:
-            message = f"{text!r} is a block of YAML; expected a scalar, [list] or {{mapping}}"
+            message = f"{text!r} is block-style YAML; expected a scalar, [list] or {{mapping}}"
         elif text[builder.end :].strip():
-            message = f"{text!r} holds a comment or a second value"
+            message = f"{text!r} contains a comment or a second value"
     if message:
         return Document(None, {"": place}, [Problem(place, key, message + "; quote the value if it is text")])
     inner.problems = [Problem(place, join(key, p.key).rstrip("."), p.message) for p in inner.problems]
@@ -134,23 +135,23 @@ def parse_value(text: str, place: Place, key: str) -> Document:
 
 
 def dump(data: Any) -> str:
-    """YAML text that `parse` reads back as `data` (mappings with text keys, lists, scalars)."""
+    """YAML text that `parse` reads back as `data` (mappings with string keys, lists, scalars)."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 class _Builder:
-    """Builds plain data from the events of PyYAML's parser, which knows nothing of tags, types or aliases."""
+    """Builds plain data from the events of PyYAML's parser, which leaves tags, aliases and scalars unresolved."""
 
     def __init__(self, text: str, document: Document, line: int | None = 0):
         self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self.document = document
         self.source = document.places[""].source
         self.line = line
-        """Added to line numbers; None where lines mean nothing."""
+        """None if places have no line numbers (an override)."""
         self.end = 0
-        """Where in the text the last value ended."""
+        """Index in the text of the end of the last value."""
         self.block = False
-        """Whether any collection was written in block style."""
+        """Whether any collection is written in block style."""
 
     def root(self) -> Any:
         data, documents = None, 0
@@ -158,7 +159,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self.problem(event, "", "a second document; a config is one")
+                    self.problem(event, "", "a second document; a config has only one")
                     break
                 data = self.value(next(self.events), "", 0)
         return data
@@ -172,10 +173,10 @@ class _Builder:
     def value(self, event: Any, key: str, depth: int) -> Any:
         """The data that starts at `event`, whose dotted key is `key`."""
         if depth > MAX_DEPTH:
-            raise InputError(f"{self.place(event)}: nested more than {MAX_DEPTH} deep")
+            raise InputError(f"{self.place(event)}: nested more than {MAX_DEPTH} levels deep")
         self.end = max(self.end, event.end_mark.index)
         if isinstance(event, yaml.AliasEvent):
-            self.problem(event, key, f"alias *{event.anchor} is not allowed; write the value out")
+            self.problem(event, key, f"alias *{event.anchor} is not allowed; repeat the value")
             return None
         if event.anchor:
             self.problem(event, key, f"anchor &{event.anchor} is not allowed")
@@ -202,7 +203,7 @@ class _Builder:
             name = self.value(event, key, depth + 1)
             if not isinstance(name, str):
                 shown = event.value if isinstance(event, yaml.ScalarEvent) else "a collection"
-                self.problem(event, key, f"a key must be text, got {shown}")
+                self.problem(event, key, f"a key must be a string, got {shown}")
                 name = repr(name)
             inner = join(key, name)
             if name in entries:
@@ -216,9 +217,9 @@ class _Builder:
     def scalar(self, event: Any, key: str) -> bool | int | float | str | None:
         text = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
-            self.problem(event, key, "half of a surrogate pair is no character")
+            self.problem(event, key, "half of a surrogate pair is not a character")
             return None
-        if not event.implicit[0]:  # quoted, or a block of text
+        if not event.implicit[0]:  # a quoted or block scalar
             return text
         if text in _WORDS:
             return _WORDS[text]
@@ -228,7 +229,7 @@ class _Builder:
                     self.problem(event, key, f"{text}: a leading zero; write {text.replace('0', '', 1)} or quote it")
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         except ValueError:
-            self.problem(event, key, f"an integer of {len(text)} digits")
+            self.problem(event, key, f"an integer of {len(text)} digits is too long")
             return None
         if _FLOAT.fullmatch(text):
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
@@ -236,7 +237,7 @@ class _Builder:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `_Builder.scalar` would not read back as text, and writes shared values out."""
+    """Quotes strings that `_Builder.scalar` would not read back as strings, and writes shared values repeatedly."""
 
     yaml_implicit_resolvers: dict = {}
 

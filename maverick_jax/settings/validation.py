@@ -1,6 +1,6 @@
-"""From a document to a section of the config: every error of one pass, in the user's terms.
+"""Validate a document as a config section, and report all errors at once.
 
-Pydantic finds the errors; here each gets its dotted key, the line it was written in, and the nearest valid choice.
+Pydantic finds the errors; this module adds the dotted key, the line and the nearest valid choice to each.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ S = TypeVar("S", bound=Section)
 
 
 def validate(section: type[S], document: Document, *, also: Iterable[str] = ()) -> S:
-    """`document` as a `section`. Raises InputError with one line per problem.
+    """Validate `document` as a `section`. Raises InputError with one line per problem.
 
-    `also`: dotted keys that were valid in the text although the section has no such field (`base`).
+    `also`: dotted keys that the text may contain although the section has no such field (`base`).
     """
     value, problems = check(section, document, also=also)
     raise_problems(problems)
@@ -33,12 +33,12 @@ def validate(section: type[S], document: Document, *, also: Iterable[str] = ()) 
 
 
 def check(section: type[S], document: Document, *, also: Iterable[str] = ()) -> tuple[S | None, list[Problem]]:
-    """As `validate`, with the problems returned: those of the text first, then those of the values."""
+    """Like `validate`, but returns the problems: first those of the text, then those of the values."""
     problems = list(document.problems)
     if document.data is None:
         document.data = {}
     try:
-        # As JSON, where a list may stand for a tuple; strict otherwise.
+        # JSON mode accepts a list for a tuple; otherwise validation is strict.
         return section.model_validate_json(json.dumps(document.data)), problems
     except pydantic.ValidationError as error:
         return None, problems + _Translation(section, document, tuple(also)).problems(error)
@@ -49,7 +49,7 @@ class _Translation:
         self.section, self.document, self.also = section, document, also
 
     def problems(self, error: pydantic.ValidationError) -> list[Problem]:
-        """One problem per key. The alternatives of a union fail one by one: they are joined with "or"."""
+        """One problem per key. The members of a union fail one by one; their messages are joined with "or"."""
         messages: dict[str, list[str]] = {}
         suggested: set[str] = set()
         refused = {problem.key for problem in self.document.problems}
@@ -63,9 +63,9 @@ class _Translation:
                     message = "".join(["unknown key", *(f"; did you mean {n}?" for n in near)])
                 suggested.update(near)
             elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
-                continue  # said already: its misspelling, or the base that would have given it
+                continue  # already reported: its misspelling, or the missing base that would have provided it
             elif detail["input"] is None and key in refused:
-                continue  # said already: what was written there
+                continue  # already reported: the value was refused by the parser
             else:
                 key, message = self.message(key, detail)
             if message not in messages.setdefault(key, []):
@@ -73,8 +73,8 @@ class _Translation:
         return [Problem(self.document.place(key), key, " or ".join(m)) for key, m in messages.items()]
 
     def key(self, detail: Any) -> tuple[str, "_Here"]:
-        """The dotted key of an error, and where that is. The error's location also names union members, which no file
-        has: they are dropped."""
+        """The dotted key of an error without the union members in its location, which are not keys of the file, and the
+        types allowed there."""
         key, here, data = "", _Here((self.section,)), self.document.data
         last = len(detail["loc"]) - 1
         for i, part in enumerate(detail["loc"]):
@@ -93,7 +93,7 @@ class _Translation:
     def message(self, key: str, detail: Any) -> tuple[str, str]:
         kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
         if kind == "missing":
-            return key, "required, but not given"
+            return key, "required, but missing"
         if kind == "value_error":
             return key, str(context["error"])
         if kind in ("literal_error", "union_tag_invalid", "enum"):
@@ -102,7 +102,7 @@ class _Translation:
             choices = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
             return key, f"{given!r} is not one of {', '.join(choices)}{did_you_mean(given, choices)}"
         if kind == "union_tag_not_found":
-            return join(key, context["discriminator"].strip("'")), "required, but not given"
+            return join(key, context["discriminator"].strip("'")), "required, but missing"
         if kind in ("model_type", "model_attributes_type", "dict_type"):
             return key, f"must be a mapping, got {_shown(given)}"
         expected = re.sub(r"^(\w+) should ", "must ", detail["msg"])
@@ -113,7 +113,8 @@ class _Translation:
         return any(section == "" or key.startswith(section + ".") for section in sections)
 
     def nearest_key(self, key: str, here: "_Here") -> list[str]:
-        """The dotted key that was probably meant by the unknown `key`: in its section if one is near, else anywhere."""
+        """The dotted key most similar to the unknown `key` in its section, or else a key of the same name elsewhere; as
+        a list of at most one."""
         section, _, name = key.rpartition(".")
         choices = [k.rpartition(".")[2] for k in self.also if k.rpartition(".")[0] == section]
         choices += [field for model in here.models for field in model.model_fields]
@@ -124,7 +125,7 @@ class _Translation:
 
 
 def keys(section: type[Section]) -> Iterator[str]:
-    """Every dotted key of a section, through its mappings but not its lists."""
+    """Every dotted key of a section, including those of nested sections but not those inside lists."""
     for name, field in section.model_fields.items():
         yield name
         for inner in _models(_type_of(field)):
@@ -132,8 +133,8 @@ def keys(section: type[Section]) -> Iterator[str]:
 
 
 def _nearest(word: str, choices: Iterable[str]) -> str | None:
-    said = did_you_mean(word, choices)
-    return said.removeprefix("; did you mean ").removesuffix("?") or None
+    hint = did_you_mean(word, choices)
+    return hint.removeprefix("; did you mean ").removesuffix("?") or None
 
 
 def _shown(value: Any) -> str:
@@ -165,10 +166,9 @@ def _models(annotation: Any) -> list[type[Section]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Here:
-    """A place in a config, by its types."""
+    """The types allowed at one place of a config."""
 
     types: tuple[Any, ...]
-    """What may stand here."""
     union: tuple[type[Section], ...] = ()
     """The members of the tagged union that `types` was chosen from."""
 
@@ -177,12 +177,12 @@ class _Here:
         return [model for annotation in self.types for model in _models(annotation)]
 
     def member(self, part: Any) -> "_Here | None":
-        """The member of a tagged union here whose tag is `part`."""
+        """The member of the tagged union at this place with the tag `part`; None if there is none."""
         found = [] if self.union else [model for model in self.models if part in _tag(model).values()]
         return _Here((found[0],), tuple(self.models)) if found else None
 
     def inside(self, part: Any) -> "_Here":
-        """What may stand at the key or index `part` of what is here."""
+        """The types allowed at the key or index `part` below this place."""
         inner: list[Any] = []
         for alternative in (a for annotation in self.types for a in _alternatives(annotation)):
             if isinstance(alternative, type) and issubclass(alternative, Section):
@@ -192,12 +192,12 @@ class _Here:
         return _Here(tuple(inner))
 
     def of_another_kind(self, name: str) -> str | None:
-        """What to say of the key `name` where other members of the union have it and this one does not."""
+        """The message for a key `name` that only other members of the union have; None if no member has it."""
         others = [model for model in self.union if name in model.model_fields]
         if not others:
             return None
-        said = lambda models: " or ".join(dict.fromkeys(f"{k}: {v}" for m in models for k, v in _tag(m).items()))
-        return f"a key of {said(others)}; this one is of {said(self.models)}"
+        tags = lambda models: " or ".join(dict.fromkeys(f"{k}: {v}" for m in models for k, v in _tag(m).items()))
+        return f"a key of {tags(others)}; this one is of {tags(self.models)}"
 
 
 def _tag(model: type[Section]) -> dict[str, Any]:

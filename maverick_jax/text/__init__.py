@@ -1,4 +1,4 @@
-"""Text: tokenizers and what is built from them."""
+"""Text: tokenizers, and the chat format built on them (`maverick_jax.text.chat`)."""
 
 from maverick_jax.text.tokenizers.base import Tokenizer
 from maverick_jax.text.tokenizers.load import find_tokenizer, load_tokenizer

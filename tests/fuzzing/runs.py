@@ -5,7 +5,7 @@ import pathlib
 from hypothesis import strategies as st
 
 from data.trajectories import Tally, loss_weights, read_trajectories
-from data.trajectories.fields import Fields, Seen
+from data.trajectories.fields import FieldCounts, Fields
 from data.trajectories.files import parse
 from data.trajectories.formats import ours
 from maverick_jax.errors import InputError
@@ -34,7 +34,7 @@ def _read(scratch: pathlib.Path, name: str, content: bytes) -> bool:
     found = list(read_trajectories(path, malformed="skip", tally=tally))
     assert tally.records == tally.trajectories + tally.malformed and tally.trajectories == len(found)
     for trajectory in found:
-        again = ours.read(Fields(parse(ours.write(trajectory).encode()), "", Seen("refuse")))
+        again = ours.read(Fields(parse(ours.write(trajectory).encode()), "", FieldCounts("refuse")))
         assert again == trajectory
         weights = loss_weights(trajectory, _rendered(trajectory))
         assert (weights >= 0).all()

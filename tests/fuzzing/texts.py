@@ -160,7 +160,7 @@ def _read_image(data: bytes) -> None:
     assert picture.mode == "RGB" and 0 < math.prod(picture.size) <= MAX_PIXELS
     if math.prod(picture.size) <= 1 << 20:
         for chain in ("bfloat16", "float32"):
-            tiles = images.preprocess(picture, ImageConfig(tile_size=24, patch_size=4, normalisation=chain))
+            tiles = images.preprocess(picture, ImageConfig(tile_size=24, patch_size=4, normalization=chain))
             assert abs(tiles.pixel_values).max() <= 1
 
 

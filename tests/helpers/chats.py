@@ -1,4 +1,4 @@
-"""Conversations to test with: one of everything, and strategies for calls."""
+"""Conversations for tests: one with every feature, and strategies for calls."""
 
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ FORECAST = {"city": 'Pa"ris\n', "days": 3, "hours": [1, 2.5, -0.0, 1e22], "units
 
 
 def everything(field: str = "x", image: Image | None = None, thought: str = "") -> Conversation:
-    """Each field that holds text holds `field`, and something of its own."""
+    """A conversation whose every text contains `field`."""
     shown = ("Look:", image, image, field) if image else (f"Look: {field}",)
     return Conversation(
         [
@@ -30,7 +30,7 @@ def everything(field: str = "x", image: Image | None = None, thought: str = "") 
 
 
 def openai_form(conversation: Conversation) -> tuple[list[dict], list[dict]]:
-    """`messages` and `tools` as the chat API writes them, arguments as objects."""
+    """`messages` and `tools` in the format of the chat API, with arguments as objects."""
     roles = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant", Role.TOOL: "tool"}
     messages = []
     for message in conversation.messages:

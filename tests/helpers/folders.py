@@ -1,4 +1,4 @@
-"""What tests of folders and checkpoints share: a run directory made of parameters, and what a folder holds."""
+"""Helpers for tests of folders and checkpoints: write a run directory, and read the files of a folder."""
 
 import json
 import pathlib
@@ -32,7 +32,7 @@ def mesh_of_8():
 
 
 def store_run(directory: pathlib.Path, config: ModelConfig, parameters, dtype=np.float32, mesh=None) -> pathlib.Path:
-    """A run directory whose one checkpoint is this model."""
+    """Write a run directory with one checkpoint of this model."""
     model = our_model(config.model_copy(update={"param_dtype": str(np.dtype(dtype))}), parameters, mesh)
     store = CheckpointStore(directory / "checkpoints")
     arrays = {f"model/{name}": array for name, array in names.flatten(model).items()}

@@ -1,4 +1,4 @@
-"""A file of tiktoken ranks of Llama 4's size that is nobody's: bytes, pairs and triples of characters, numbers."""
+"""Write a tiktoken rank file of Llama 4's size with invented tokens: bytes, pairs of characters and numbers."""
 
 import base64
 import itertools

@@ -1,4 +1,4 @@
-"""One small run in each format: look up a flight, fail to book it, book another, say so. Made by hand."""
+"""One small handwritten trajectory in each format: find a flight, fail to book it, book another, answer."""
 
 import json
 
@@ -110,7 +110,7 @@ def adp():
 
 
 def swe_agent():
-    """Of the sort that acts by commands in the text."""
+    """A record with commands in the text instead of calls."""
 
     def acts(thought, action, observation):
         return [

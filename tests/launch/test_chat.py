@@ -104,7 +104,7 @@ def test_calls_are_shown_parsed(monkeypatch):
     out = io.StringIO()
     turns = converse(None, Chat(BYTES, "meta_json"), io.StringIO("Go\nGo\n"), out)  # pyright: ignore
     assert "\n  call get_weather(city='SF', days=2)\n  call now()\n" in out.getvalue()
-    assert "\n  not understood: call 0: 'parameters' is missing" in out.getvalue()
+    assert "\n  malformed reply: call 0: 'parameters' is missing" in out.getvalue()
     assert turns[0]["calls"][0] == {"name": "get_weather", "arguments": {"city": "SF", "days": 2}}
     assert turns[1]["text"] == '{"name": "f"}' and "parameters" in turns[1]["error"]
 

@@ -1,10 +1,10 @@
-"""What the public image processor makes of the test pictures. A program: it prints JSON.
+"""Run the public image processor on the test pictures and print the results as JSON.
 
     python -m tests.parity.image_oracle > tests/golden/llama4_image_processor.json
     python -m tests.parity.image_oracle FOLDER < prompts.json     # with the processor that FOLDER describes
 
-A process of its own: the processor needs torchvision, and one that has imported it (`benchmarks/torchvision_import.py`
-says which and how) is unlike those of other tests. Ends with code 78 where there is none.
+It runs in its own process: the processor needs torchvision, and importing it (see `benchmarks/torchvision_import.py`)
+changes the process. Exits with code 78 if torchvision is missing.
 """
 
 import base64
@@ -25,7 +25,7 @@ NUM_SIZES = 5000
 
 
 def digest(values: np.ndarray) -> str:
-    """Of float32 pixel values that are bfloat16 numbers, and of their shape."""
+    """Digest of pixel values (as float32) and their shape."""
     return hashlib.sha256(repr(values.shape).encode() + np.ascontiguousarray(values, np.float32).tobytes()).hexdigest()
 
 
@@ -56,7 +56,7 @@ def golden() -> dict[str, Any]:
 
 
 def _sizes(resize_to_max_canvas: bool) -> str:
-    """Digest of grid and fitted size of every random size."""
+    """Digest of the public grid and fitted size for every random size."""
     import torch
     from transformers.image_utils import SizeDict
     from transformers.models.llama4 import image_processing_llama4 as public
@@ -74,7 +74,7 @@ def _sizes(resize_to_max_canvas: bool) -> str:
 
 
 def processed(folder: str, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ids and pixel digest of each prompt, of which `text` has `<|image|>` where `images` (base64 PNGs) stand."""
+    """Ids and pixel digest of each prompt; its `text` has an `<|image|>` for each of its `images` (base64 PNGs)."""
     from PIL import Image
     from transformers import AutoImageProcessor, AutoProcessor
 

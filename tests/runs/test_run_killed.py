@@ -108,15 +108,16 @@ def test_damaged_checkpoints_are_set_aside_and_the_run_ends_the_same(whole_run, 
     problems = {entry["step"]: entry["problems"] for entry in found["checkpoints"]}
     assert [step for step in problems if problems[step]] == [15, 18, 21]
 
-    said = runs.train(run_dir)
+    log = runs.train(run_dir)
     for step in (21, 18, 15):
-        assert f"checkpoint {run_dir}/checkpoints/{step} does not verify and is set aside as {step}.corrupt-1" in said
-    assert f"restored checkpoint {run_dir}/checkpoints/12" in said
+        damaged = f"checkpoint {run_dir}/checkpoints/{step} fails verification; setting it aside as {step}.corrupt-1"
+        assert damaged in log
+    assert f"restored checkpoint {run_dir}/checkpoints/12" in log
     assert_same_run(whole_run, run_dir)
 
     assert main(["doctor", str(run_dir)]) == 0
     out = capsys.readouterr().out
-    assert "21.corrupt-1: set aside by an earlier run" in out and f"a run goes on from step {STEPS}" in out
+    assert "21.corrupt-1: found damaged and set aside" in out and f"the run can resume from step {STEPS}" in out
 
 
 def test_nothing_restorable_is_81_and_nothing_is_lost(runs, whole_run, tmp_path, capsys):
@@ -124,7 +125,7 @@ def test_nothing_restorable_is_81_and_nothing_is_lost(runs, whole_run, tmp_path,
     for step in (3, 6):
         flip(largest(run_dir / "checkpoints" / str(step), "arrays"))
     assert main(["doctor", str(run_dir)]) == 81
-    assert "no checkpoint verifies" in capsys.readouterr().err
+    assert "no checkpoint passes verification" in capsys.readouterr().err
     record = (run_dir / "metrics.jsonl").read_bytes()
     assert "no checkpoint in" in runs.train(run_dir, code=81)
     assert (run_dir / "metrics.jsonl").read_bytes() == record

@@ -141,15 +141,15 @@ def test_shards_and_meshes_write_the_same(place, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective.targets.path=nowhere", "nowhere: no teacher's targets are there; make them: "),
+        ("objective.targets.path=nowhere", "nowhere: no teacher targets here; make them with "),
         ("run.steps=4", "run.steps: 4 batches of 8 need 32 rows; 24 there"),
         ("objective.temperature=1", "objective.temperature: 2.0 there, 1.0 here"),
         ("objective.targets.top_k=8", "objective.targets.top_k: 320 there, 8 here"),
         ("objective.targets.dtype=float16", "objective.targets.dtype: float32 there, float16 here"),
         ("model.vocab_size=384", "model.vocab_size: 320 there, 384 here"),
         ("data.sequence_length=16", "data.sequence_length: 32 there, 16 here"),
-        ("run.seed=1", "was made from other data: its row 0 holds other tokens than this run's"),
-        ("data.shuffle=false", "was made from other data: its row 0 holds other tokens than this run's"),
+        ("run.seed=1", "made from other data: its row 0 has other tokens than this run's"),
+        ("data.shuffle=false", "made from other data: its row 0 has other tokens than this run's"),
     ],
 )
 def test_targets_that_are_not_of_this_run_are_refused(override, message, place):

@@ -1,5 +1,7 @@
-"""Choosing what to learn from: which runs are left out and why, how much is in the others, and whose data is replaced
-(docs/reference/trajectories.md)."""
+"""Curate trajectories: filter them by rules and scores, and replace personal data.
+
+The rules and the score are described in docs/reference/trajectories.md.
+"""
 
 from data.trajectories.filters.apply import apply
 from data.trajectories.filters.config import CurationConfig, FilterConfig, ScrubConfig

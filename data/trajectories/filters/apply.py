@@ -1,4 +1,4 @@
-"""The filter stage: runs in, the ones to learn from out, and a report of all the others."""
+"""Apply a curation config: filter and scrub trajectories, and report those that are dropped."""
 
 import itertools
 import json
@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data.trajectories.fields import Fields, Seen
+from data.trajectories.fields import FieldCounts, Fields
 from data.trajectories.filters import rules
 from data.trajectories.filters.config import CurationConfig, FilterConfig
 from data.trajectories.filters.duplicates import ExactDuplicates, NearDuplicates, content_hash
-from data.trajectories.filters.report import Place, Report, place_of
+from data.trajectories.filters.report import RecordLocation, Report, location_of
 from data.trajectories.filters.rules import TokenCount
 from data.trajectories.filters.score import score
 from data.trajectories.filters.scrub import Scrubber
@@ -23,23 +23,23 @@ from maverick_jax.errors import InputError
 def apply(
     trajectories: Iterable[Trajectory], config: CurationConfig, *, count_tokens: TokenCount | None = None
 ) -> tuple[Iterator[Trajectory], Report]:
-    """The runs that `config` keeps, in their order and scrubbed; the report is complete when they have all been taken.
+    """The trajectories that `config` keeps, in order and scrubbed, and a report that is complete after the last one.
 
-    One run is in memory at a time; with `keep_best`, all that pass the other rules wait in a temporary file. Judged
-    is what was read, before it is scrubbed. `count_tokens`: for `max_tokens`. Raises InputError for a config that
-    needs what is not there, before anything is read.
+    One trajectory is in memory at a time; with `keep_best`, those that pass the other rules are stored in a temporary
+    file. The rules apply to trajectories before scrubbing. `count_tokens`: needed for `max_tokens`. Raises InputError
+    before reading anything if the config needs a tokenizer or a package that is missing.
     """
     report = Report()
     report.matched.update(dict.fromkeys(config.filter.active if config.filter is not None else (), 0))
     if config.filter is not None and config.filter.max_tokens is not None and count_tokens is None:
-        raise InputError("filter.max_tokens needs a tokenizer; give one, or max_characters instead")
+        raise InputError("filter.max_tokens needs a tokenizer; give one, or set max_characters instead")
     scrubber = Scrubber(config.scrub, report) if config.scrub is not None else None
-    comparing = _Comparing(config.filter) if config.filter is not None else None
-    return _curated(trajectories, config, count_tokens, scrubber, comparing, report), report
+    duplicates = _DuplicateRules(config.filter) if config.filter is not None else None
+    return _curated(trajectories, config, count_tokens, scrubber, duplicates, report), report
 
 
-class _Comparing:
-    """The rules that compare a run with earlier ones."""
+class _DuplicateRules:
+    """The rules that compare a trajectory with earlier ones."""
 
     def __init__(self, config: FilterConfig):
         self._rules: dict[str, ExactDuplicates | NearDuplicates] = {}
@@ -48,67 +48,69 @@ class _Comparing:
         if config.near_duplicates is not None:
             self._rules["near_duplicates"] = NearDuplicates(config.near_duplicates, config.shingle_words)
 
-    def reasons(self, run: Trajectory) -> dict[str, str]:
-        """The first that applies, or nothing."""
+    def reasons(self, trajectory: Trajectory) -> dict[str, str]:
+        """Name and reason of the first rule that applies; empty if none does."""
         for name, rule in self._rules.items():
-            if (reason := rule.reason(run)) is not None:
+            if (reason := rule.reason(trajectory)) is not None:
                 return {name: reason}
         return {}
 
 
-def _curated(trajectories, config, count_tokens, scrubber, comparing, report) -> Iterator[Trajectory]:
-    runs = _counted(trajectories, report)
-    if comparing is not None:
-        runs = _passing(runs, config.filter, count_tokens, comparing, report)
+def _curated(trajectories, config, count_tokens, scrubber, duplicates, report) -> Iterator[Trajectory]:
+    trajectories = _counted(trajectories, report)
+    if duplicates is not None:
+        trajectories = _passing(trajectories, config.filter, count_tokens, duplicates, report)
         if config.filter.keep_best < 1:
-            runs = _best(runs, config.filter.keep_best, report)
-    for run in runs:
+            trajectories = _best(trajectories, config.filter.keep_best, report)
+    for trajectory in trajectories:
         if scrubber is not None:
             try:
-                run = scrubber.scrub(run)
+                trajectory = scrubber.scrub(trajectory)
             except InputError as error:
-                report.drop(place_of(run), {"scrub": str(error)})
+                report.drop(location_of(trajectory), {"scrub": str(error)})
                 continue
         report.kept += 1
-        yield run
+        yield trajectory
 
 
 def _counted(trajectories: Iterable[Trajectory], report: Report) -> Iterator[Trajectory]:
-    for run in trajectories:
+    for trajectory in trajectories:
         report.read += 1
-        yield run
+        yield trajectory
 
 
-def _passing(runs, config: FilterConfig, count_tokens, comparing: _Comparing, report: Report) -> Iterator[Trajectory]:
-    for run in runs:
-        if found := rules.reasons(run, config, count_tokens) or comparing.reasons(run):
-            report.drop(place_of(run), found)
+def _passing(
+    trajectories, config: FilterConfig, count_tokens, duplicates: _DuplicateRules, report: Report
+) -> Iterator[Trajectory]:
+    for trajectory in trajectories:
+        if found := rules.reasons(trajectory, config, count_tokens) or duplicates.reasons(trajectory):
+            report.drop(location_of(trajectory), found)
             continue
-        report.scores.append(score(run))
-        yield run
+        report.scores.append(score(trajectory))
+        yield trajectory
 
 
-def _best(runs: Iterable[Trajectory], fraction: float, report: Report) -> Iterator[Trajectory]:
-    """The `fraction` of `runs` with the highest scores, equal ones by content hash. All are written down first: which
-    they are is known at the end."""
+def _best(trajectories: Iterable[Trajectory], fraction: float, report: Report) -> Iterator[Trajectory]:
+    """The `fraction` of `trajectories` with the highest scores; ties are broken by content hash. All are first written
+    to a temporary file, since the best are known only at the end."""
     with tempfile.TemporaryFile() as file:
         ranks: list[tuple[float, str, int]] = []
-        places: list[Place] = []
-        for number, run in enumerate(runs):
-            file.write(ours.write(run).encode() + b"\n")
-            ranks.append((-report.scores[number], content_hash(run), number))
-            places.append(place_of(run))
+        locations: list[RecordLocation] = []
+        for number, trajectory in enumerate(trajectories):
+            file.write(ours.write(trajectory).encode() + b"\n")
+            ranks.append((-report.scores[number], content_hash(trajectory), number))
+            locations.append(location_of(trajectory))
         keep = math.ceil(fraction * len(ranks) - 1e-9)
         best = {number for *_, number in itertools.islice(sorted(ranks), keep)}
         file.seek(0)
         for number, line in enumerate(file):
             if number in best:
-                yield ours.read(Fields(_loaded(line), "", Seen("keep")))
+                yield ours.read(Fields(_loaded(line), "", FieldCounts("keep")))
             else:
                 reason = f"score {-ranks[number][0]:.3f} is not among the {keep:,} best of {len(ranks):,}"
-                report.drop(places[number], {"keep_best": reason})
+                report.drop(locations[number], {"keep_best": reason})
 
 
 def _loaded(line: bytes) -> Any:
-    """What this program has just written itself."""
+    """Parse a line that this function's caller has written."""
     return json.loads(line)

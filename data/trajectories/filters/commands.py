@@ -1,4 +1,4 @@
-"""`maverick data filter`: the runs of a file or folder that are worth learning from, in our form, and a report."""
+"""`maverick data filter`: write the trajectories that pass a filter, in our format, and a report of the others."""
 
 import json
 import pathlib
@@ -38,45 +38,47 @@ def filter_trajectories(
     tools: str | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """Write the runs of `source` that `config` keeps to the new file `out`, and what became of the others to the new
-    file `report_file`; each whole or not at all. Returns what the report holds.
+    """Write the trajectories of `source` that `config` keeps to the new file `out`, and the report to the new file
+    `report_file`; each appears when complete. Returns the report.
 
-    Raises InputError as `convert` does, and where no run is kept, saying how many each rule took; nothing is written
-    then.
+    Raises InputError in the cases of `convert`, and if no trajectory is kept, with the number dropped by each rule;
+    then nothing is written.
     """
     target = pathlib.Path(out).expanduser()
     require_new(target)
     declared = read_tools(tools) if tools is not None else ()
     tally = Tally()
-    runs = read_trajectories(source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally)
+    trajectories = read_trajectories(
+        source, format=format, unknown=unknown, malformed=malformed, tools=declared, tally=tally
+    )
     count = _counter(tokenizer) if tokenizer is not None else None
     if report_file is None:
-        return _write(target, runs, config, count, tally, source)
+        return _write(target, trajectories, config, count, tally, source)
     if pathlib.Path(report_file).expanduser().absolute() == target.absolute():
-        raise InputError(f"{report_file}: is the file of the runs too")
+        raise InputError(f"{report_file}: also the file of the trajectories; choose another path for the report")
     with new_file(report_file) as file:
-        found = _write(target, runs, config, count, tally, source)
+        found = _write(target, trajectories, config, count, tally, source)
         file.write(json.dumps(found, indent=2) + "\n")
     return found
 
 
 def _counter(path: str) -> TokenCount:
-    """Tokens in the dialect that the tokenizer's model writes."""
+    """Counts tokens with the tokenizer at `path`, in its dialect."""
     tokenizer = load_tokenizer(path)
     dialect = tokenizer.dialect or DEFAULT
-    return lambda run: render(run.conversation, tokenizer, dialect).ids.size
+    return lambda trajectory: render(trajectory.conversation, tokenizer, dialect).ids.size
 
 
-def _write(target, runs, config: CurationConfig, count_tokens, tally: Tally, source: str) -> dict[str, Any]:
-    kept, done = apply(runs, config, count_tokens=count_tokens)
+def _write(target, trajectories, config: CurationConfig, count_tokens, tally: Tally, source: str) -> dict[str, Any]:
+    kept, done = apply(trajectories, config, count_tokens=count_tokens)
     with new_file(target) as file:
-        for run in kept:
-            file.write(ours.write(run) + "\n")
+        for trajectory in kept:
+            file.write(ours.write(trajectory) + "\n")
         if not done.read:
             raise InputError(nothing_read(source, tally))
         if not done.kept:
             counts = ", ".join(f"{rule} {count:,}" for rule, count in done.dropped_by.items())
-            raise InputError(f"{source}: no run is kept of {done.read:,} ({counts}); relax the filter")
+            raise InputError(f"{source}: none of the {done.read:,} trajectories is kept ({counts}); relax the filter")
     return {"out": str(target), **done.as_dict(), "malformed": tally.malformed, "problems": _problems(tally)}
 
 
@@ -85,20 +87,20 @@ def _problems(tally: Tally) -> list[dict[str, Any]]:
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `filter_trajectories` has returned, for a person."""
+    """Print the result of `filter_trajectories` as tables."""
     console = console or Console()
     report.show(found, console)
     if found["malformed"]:
-        console.print(f"malformed records, skipped: {found['malformed']:,}", highlight=False)
+        console.print(f"malformed records skipped: {found['malformed']:,}", highlight=False)
     console.print(f"written: {found['out']}", markup=False, highlight=False)
 
 
-# ---- its config ----------------------------------------------------------------------------------------------------
+# ---- config --------------------------------------------------------------------------------------------------------
 
 
 def read_config(path: str | None, overrides: Iterable[str] = ()) -> CurationConfig:
-    """The config in a YAML file with `filter` and `scrub`, with words such as `filter.loops=4` on top; the defaults
-    where there is no file. Raises InputError with a line per problem."""
+    """Read a YAML file with `filter` and `scrub` (the defaults if `path` is None) and apply overrides such as
+    `filter.loops=4`. Raises InputError with a line per problem."""
     found = strict_yaml.read(pathlib.Path(path).expanduser()) if path is not None else Document({}, {}, [])
     found.places.setdefault("", COMMAND_LINE)
     if found.data is None:

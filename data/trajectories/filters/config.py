@@ -1,4 +1,4 @@
-"""What is asked of runs before they are learnt from, and what is replaced in them."""
+"""Config of curation: filter rules for trajectories, and replacement of personal data."""
 
 from typing import Annotated, Literal
 
@@ -15,38 +15,39 @@ RULE_NAMES: tuple[RuleName, ...] = ("email", "iban", "credit_card", "us_ssn", "p
 
 
 class FilterConfig(Section):
-    """Which runs are left out. Each rule that is null, false or 1.0 is off."""
+    """Rules that drop trajectories. A rule that is null, false or 1.0 is off."""
 
     exact_duplicates: bool = True
-    """Leave out a run that says and calls, with the same tools, what an earlier one does."""
+    """Drop a trajectory with the same messages, calls and tools as an earlier one."""
     near_duplicates: Fraction | None = None
-    """Leave out a run whose word shingles (policy and tools left out) have at least this Jaccard similarity, estimated
-    by MinHash, with those of an earlier one. Needs the extra `dedup`."""
+    """Drop a trajectory whose word shingles (without system message and tools) have at least this Jaccard similarity,
+    estimated by MinHash, with those of an earlier one. Needs the extra `dedup`."""
     shingle_words: Positive = 5
-    """Words of a shingle."""
+    """Number of words in a shingle."""
     loops: Annotated[int, Field(ge=2)] | None = 3
-    """Leave out a run that makes the same call, or round of up to four calls, with the same results this many times in
-    a row."""
+    """Drop a trajectory that repeats the same call, or sequence of up to four calls, with the same results this many
+    times in a row."""
     malformed_calls: bool = True
-    """Leave out a run with a call that its tools' declarations do not allow and that was no error: a failed one is
-    the matter of `unrecovered_failures`."""
+    """Drop a trajectory with a call that does not match the declaration of its tool, unless the call failed (see
+    `unrecovered_failures`)."""
     empty_final: bool = True
-    """Leave out a run that ends in calls without results, or whose last assistant message says and calls nothing."""
+    """Drop a trajectory that ends in calls without results, or whose last assistant message has no text and no call."""
     unrecovered_failures: Natural | None = 1
-    """Leave out a run with more failed calls than this that nothing made good, unless it is known to have succeeded
-    (`success`; where that is absent, a reward of 1 or more). 1: what cannot be had may be asked for once."""
+    """Drop a trajectory with more failed calls without a recovery than this, unless it is known to have succeeded
+    (`success`, or if that is absent, a reward of 1 or more). The default tolerates one request for something that is
+    not available."""
     min_turns: Positive = 1
-    """Least messages of the assistant."""
+    """Least number of assistant messages."""
     max_turns: Positive | None = None
-    """Most messages of the assistant."""
+    """Largest number of assistant messages."""
     max_characters: Positive | None = None
-    """Most characters of all that is said, thought and called; declared tools left out."""
+    """Largest number of characters of texts, thoughts and calls, without declared tools."""
     max_tokens: Positive | None = None
-    """Most tokens of the rendered run, declared tools included. Needs a tokenizer."""
+    """Largest number of tokens of the rendered trajectory, with declared tools. Needs a tokenizer."""
     min_reward: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Least reward of a run; `success` counts as 1 or 0 where there is no reward. One without both is left out."""
+    """Least reward; without a reward, `success` counts as 1 or 0. A trajectory with neither is dropped."""
     keep_best: Fraction = 1.0
-    """Of the runs that pass all else, keep this fraction (rounded up), the highest scores first."""
+    """Fraction of the trajectories that pass all other rules to keep (rounded up), those with the highest scores."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -56,7 +57,7 @@ class FilterConfig(Section):
 
     @property
     def active(self) -> list[str]:
-        """Names of the rules that are on, in the order they are asked."""
+        """Names of the active rules, in the order in which they are applied."""
         on = {
             "reward": self.min_reward is not None,
             "turns": self.min_turns > 1 or self.max_turns is not None,
@@ -73,25 +74,25 @@ class FilterConfig(Section):
 
 
 class ScrubConfig(Section):
-    """What personal data is replaced by made-up data of the same shape, the same value always by the same."""
+    """Replacement of personal data by invented data of the same shape; equal values get equal replacements."""
 
     salt: Annotated[str, Field(min_length=8, max_length=1024)]
-    """Decides the replacements. Whoever has it can try out which value a replacement came from: keep it to yourself,
-    and take another for data that must not be linked with this."""
+    """Secret that determines the replacements. Anybody who knows it can test which value gave a replacement, so keep it
+    private, and use another salt for data that must not be linked with this data."""
     rules: Annotated[list[RuleName], Field(min_length=1)] = list(RULE_NAMES)
     """Built-in rules."""
     presidio: list[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{1,63}$")]] = []
-    """Entities that Presidio looks for besides, such as PERSON. Needs the extra `presidio` and a spaCy model."""
+    """Additional entities found by Presidio, such as PERSON. Needs the extra `presidio` and a spaCy model."""
     presidio_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = "en_core_web_lg"
     """spaCy model that Presidio uses; it must be installed."""
     presidio_score: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Least confidence of what Presidio finds."""
+    """Least confidence of an entity found by Presidio."""
 
 
 class CurationConfig(Section):
-    """Which runs are learnt from, and what is replaced in them."""
+    """Which trajectories are kept, and which personal data is replaced in them."""
 
     filter: FilterConfig | None = FilterConfig()
-    """null: every run is kept."""
+    """Filter rules; null keeps every trajectory."""
     scrub: ScrubConfig | None = None
-    """null: nothing is replaced."""
+    """Replacement of personal data; null replaces nothing."""

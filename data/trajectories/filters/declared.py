@@ -1,7 +1,7 @@
-"""Whether a call is one that its tool's declaration allows.
+"""Check calls against the declarations of their tools.
 
-Of JSON schema: `type`, `enum`, `required`, `properties`, `additionalProperties: false` and `items`; what else a schema
-says is not asked. A tool that declares properties takes no others, unless it says so.
+These parts of JSON schema are checked: `type`, `enum`, `required`, `properties`, `additionalProperties: false` and
+`items`; others are ignored. A tool that declares properties accepts no others, unless `additionalProperties` is set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ _IS = {
 }
 
 
-def misfit(call: ToolCall, tools: Mapping[str, Tool]) -> str | None:
-    """What is wrong with `call`, by the name of its place, never its value; None: nothing."""
+def violation(call: ToolCall, tools: Mapping[str, Tool]) -> str | None:
+    """Why `call` does not match its declaration, naming the argument but never its value; None if it matches."""
     if call.name not in tools:
-        return f"{call.name[:80]!r} was not declared"
+        return f"{call.name[:80]!r} is not declared"
     schema = tools[call.name].parameters
     if isinstance(known := schema.get("properties"), Mapping) and known and not schema.get("additionalProperties"):
         schema = {**schema, "additionalProperties": False}
-    found = _misfit(call.arguments, schema, "")
+    found = _violation(call.arguments, schema, "")
     return None if found is None else f"{call.name[:80]!r}: {found}"
 
 
-def _misfit(value: Any, schema: Any, where: str) -> str | None:
+def _violation(value: Any, schema: Any, where: str) -> str | None:
     if not isinstance(schema, Mapping):
         return None
     kinds = schema.get("type")
@@ -39,16 +39,16 @@ def _misfit(value: Any, schema: Any, where: str) -> str | None:
     if kinds and all(isinstance(k, str) and k in _IS for k in kinds) and not any(_IS[k](value) for k in kinds):
         return f"{where[:200] or 'arguments'}: expected {' or '.join(kinds)}"
     if isinstance(choices := schema.get("enum"), list) and value not in choices:
-        return f"{where[:200]}: none of the {len(choices)} values it may have"
+        return f"{where[:200]}: not one of the {len(choices)} allowed values"
     if isinstance(value, Mapping):
-        return _misfit_object(value, schema, where)
+        return _violation_object(value, schema, where)
     if isinstance(value, list):
-        found = (_misfit(item, schema.get("items"), f"{where}[{i}]") for i, item in enumerate(value))
+        found = (_violation(item, schema.get("items"), f"{where}[{i}]") for i, item in enumerate(value))
         return next((reason for reason in found if reason), None)
     return None
 
 
-def _misfit_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> str | None:
+def _violation_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> str | None:
     properties = schema.get("properties")
     properties = properties if isinstance(properties, Mapping) else {}
     dot = f"{where}." if where else ""
@@ -57,7 +57,7 @@ def _misfit_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: s
             return f"{dot}{name[:80]}: missing"
     for name, item in value.items():
         if name in properties:
-            if reason := _misfit(item, properties[name], f"{dot}{name[:80]}"):
+            if reason := _violation(item, properties[name], f"{dot}{name[:80]}"):
                 return reason
         elif schema.get("additionalProperties") is False:
             return f"{dot}{name[:80]}: not declared"

@@ -1,4 +1,4 @@
-"""Numbers that follow from a salt and a value, and from nothing else."""
+"""Pseudorandom numbers that depend only on a salt and a value."""
 
 import dataclasses
 import hashlib
@@ -6,15 +6,15 @@ import hashlib
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-class Draw:
-    """A stream of numbers. Without the salt nothing can be told of it (SHAKE-256, keyed)."""
+class NumberStream:
+    """A stream of pseudorandom numbers (SHAKE-256, keyed); it is unpredictable without the salt."""
 
     def __init__(self, *about: str):
         key = b"".join(len(part.encode()).to_bytes(8, "big") + part.encode() for part in about)
         self._bits = int.from_bytes(hashlib.shake_256(key).digest(512), "big")
 
     def below(self, n: int) -> int:
-        """0 to n - 1. The bits last for any value that a rule finds."""
+        """A number from 0 to n - 1. The stream has bits enough for any value that a rule finds."""
         self._bits, found = divmod(self._bits, n)
         return found
 
@@ -22,7 +22,7 @@ class Draw:
         return "".join(str(self.below(10)) for _ in range(count))
 
     def like(self, text: str) -> str:
-        """`text` with other small letters and digits in the places of its own."""
+        """`text` with its letters replaced by other lower-case letters and its digits by other digits."""
         return "".join(map(self._like, text))
 
     def _like(self, character: str) -> str:
@@ -32,19 +32,19 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What the replacement of one value is drawn from."""
+class Seeds:
+    """Seeds of the pseudorandom numbers for the replacement of one value."""
 
     salt: str
     kind: str
     value: str
     attempt: int
-    """Counts up while replacements are taken already."""
+    """Number of previous attempts, whose replacements were already taken."""
 
-    def own(self) -> Draw:
-        """Of this value and this attempt."""
-        return Draw(self.salt, self.kind, self.value, str(self.attempt))
+    def own(self) -> NumberStream:
+        """Numbers for this value and attempt."""
+        return NumberStream(self.salt, self.kind, self.value, str(self.attempt))
 
-    def of(self, part: str) -> Draw:
-        """Of a part that other values may share, in every attempt."""
-        return Draw(self.salt, self.kind, part)
+    def shared(self, part: str) -> NumberStream:
+        """Numbers for a part of the value that other values may share; the same in every attempt."""
+        return NumberStream(self.salt, self.kind, part)

@@ -1,4 +1,4 @@
-"""JSON inside a text: its strings and numbers are changed where they stand, and nothing else is."""
+"""Change the strings and numbers of JSON inside a text, in place, leaving everything else unchanged."""
 
 import json
 import re
@@ -8,12 +8,12 @@ _TOKEN = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")(\s*+:)?|-?[0-9]+(?:\.[0-9]+)
 
 
 def is_json(text: str) -> bool:
-    """Whether all of it is one object, list or string."""
+    """Whether the whole text is one JSON object, list or string."""
     if text.lstrip()[:1] not in ("{", "[", '"'):
         return False
     try:
         json.loads(text)
-    except (ValueError, RecursionError):  # also a number too long to be one
+    except (ValueError, RecursionError):  # ValueError also for a number with too many digits
         return False
     return True
 
@@ -21,8 +21,8 @@ def is_json(text: str) -> bool:
 def change_json(
     text: str, string: Callable[[str], str], number: Callable[[str], str], key: Callable[[str], None]
 ) -> str:
-    """`text`, which `is_json`, with every string that is no key, and every number, changed; keys are shown to `key`.
-    What does not change is written as it was."""
+    """The JSON `text` with every number changed by `number` and every string, except keys, by `string`; `key` is called
+    with each key. Unchanged values keep their written form."""
 
     def change(found: re.Match[str]) -> str:
         if found[1] is None:
@@ -40,6 +40,6 @@ def change_json(
 def _write(text: str, ascii_only: bool) -> str:
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a character, which only an escape can write
+    except UnicodeEncodeError:  # a surrogate, which only an escape can represent
         ascii_only = True
     return json.dumps(text, ensure_ascii=ascii_only)

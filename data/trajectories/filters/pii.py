@@ -1,13 +1,13 @@
-"""Rules for personal data: how it is found, and what stands in its place.
+"""Rules that find personal data and replace it.
 
-What stands in its place has the same shape and passes the same checksum, and is of a range that is given to nobody, so
-that it harms nobody and is known again: a text that was scrubbed holds nothing to scrub.
+A replacement has the same shape and passes the same checksum, and lies in a range that is assigned to nobody. So it
+harms nobody, and it is recognized as a replacement: scrubbing a scrubbed text changes nothing.
 
 | kind | range | source |
 |---|---|---|
 | email | ends in `.invalid` | RFC 6761 |
 | IBAN | country XX | ISO 3166-1, user-assigned |
-| credit card | begins with 9999 | ISO/IEC 7812: country 999 is assigned to none |
+| credit card | begins with 9999 | ISO/IEC 7812: country 999 is not assigned |
 | US SSN | 9xx-0x to 9xx-4x | Social Security Administration: area 9xx is not issued, ITINs begin at group 50 |
 | phone | +999...; in North America xxx-555-01xx | ITU-T E.164: unassigned; NANPA: for fiction |
 | IP | 240.0.0.0/4 (not 255); 2001:db8::/32 | RFC 1112; RFC 3849 |
@@ -19,46 +19,46 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Protocol
 
-from data.trajectories.filters.draw import Source
+from data.trajectories.filters.draw import Seeds
 
 MANY_ATTEMPTS = 20
-# A value begins where no word does, or after an escape that was written out (`\n`).
+# A value begins after a character that is not part of a word, or after a written-out escape (`\n`).
 _START = r"(?:(?<=\\[nrt])|(?<!\w))"
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """One place of a text."""
+    """Personal data, or a replacement, found in a text at [start, end)."""
 
     start: int
     end: int
     kind: str
     value: str
-    """What is meant, however it is written: without separators, in small letters."""
+    """The normalized value: without separators, in lower case."""
     real: bool
-    """False: it is a replacement already."""
+    """False if it is already a replacement."""
 
 
 class Rule(Protocol):
-    """One kind of personal data."""
+    """Finds and replaces one kind of personal data."""
 
     kind: str
 
     def find(self, text: str) -> Iterator[Match]:
-        """Places of values and of replacements; they may overlap those of other rules."""
+        """Values and replacements in `text`; they may overlap those of other rules."""
         ...
 
-    def surrogate(self, value: str, source: Source) -> str:
-        """A replacement of `value`, as a `Match.value`, made of the numbers of `source`."""
+    def surrogate(self, value: str, seeds: Seeds) -> str:
+        """A replacement for the normalized `value`, in normalized form, from the pseudorandom numbers of `seeds`."""
         ...
 
     def write(self, surrogate: str, original: str) -> str:
-        """The replacement, written as `original` is."""
+        """The replacement in the written form of `original`."""
         ...
 
 
 def reshaped(characters: str, original: str) -> str:
-    """`characters` in the places of the letters and digits of `original`; its case and separators stay."""
+    """`original` with its letters and digits replaced by `characters` in order; its case and separators stay."""
     others = iter(characters)
     return "".join(_cased(next(others), old) if old.isalnum() else old for old in original)
 
@@ -72,7 +72,7 @@ def _compact(text: str) -> str:
 
 
 class Email:
-    """Letter case does not count. One domain becomes one domain."""
+    """E-mail addresses, case-insensitive. Equal domains get equal replacements."""
 
     kind = "email"
     _PATTERN = re.compile(
@@ -84,11 +84,11 @@ class Email:
             value = found[0].lower()
             yield Match(found.start(), found.end(), self.kind, value, not value.endswith(".invalid"))
 
-    def surrogate(self, value: str, source: Source) -> str:
+    def surrogate(self, value: str, seeds: Seeds) -> str:
         local, _, domain = value.partition("@")
-        own = source.own()
-        longer = "aaaa" if source.attempt > MANY_ATTEMPTS else ""  # short names may all be taken
-        return f"{own.like(local + longer)}@{source.of(domain).like(domain.rpartition('.')[0])}.invalid"
+        own = seeds.own()
+        longer = "aaaa" if seeds.attempt > MANY_ATTEMPTS else ""  # all replacements of a short name may be taken
+        return f"{own.like(local + longer)}@{seeds.shared(domain).like(domain.rpartition('.')[0])}.invalid"
 
     def write(self, surrogate: str, original: str) -> str:
         if len(surrogate.partition("@")[0]) != len(original.partition("@")[0]):
@@ -98,7 +98,7 @@ class Email:
 
 
 class Iban:
-    """Of a known country, of its length, with the check digits of ISO 13616 (mod 97)."""
+    """IBANs of a known country, with its length and the check digits of ISO 13616 (mod 97)."""
 
     kind = "iban"
     _BEGIN = re.compile(rf"{_START}[A-Za-z]{{2}}\d\d(?=[ -]?[A-Za-z0-9])")
@@ -113,7 +113,7 @@ class Iban:
         "SM": 27, "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20,
         "YE": 30,
     }  # fmt: skip
-    """Characters, by country (the registry of ISO 13616)."""
+    """Country -> number of characters (registry of ISO 13616)."""
     _ALL = frozenset(LENGTHS.values())
     NOBODYS = "xx"
 
@@ -127,8 +127,8 @@ class Iban:
             if end := _end(text, begin.start(), lengths):
                 yield Match(begin.start(), end, self.kind, _compact(text[begin.start() : end]).lower(), real)
 
-    def surrogate(self, value: str, source: Source) -> str:
-        account = source.own().like(value[4:])
+    def surrogate(self, value: str, seeds: Seeds) -> str:
+        account = seeds.own().like(value[4:])
         return f"{self.NOBODYS}{98 - mod97(f'{self.NOBODYS}00{account}'):02}{account}"
 
     def write(self, surrogate: str, original: str) -> str:
@@ -136,13 +136,13 @@ class Iban:
 
 
 def mod97(iban: str) -> int:
-    """The remainder of ISO 7064; 1 for an IBAN."""
+    """The remainder of ISO 7064, which is 1 for a valid IBAN."""
     return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97
 
 
 def _end(text: str, start: int, lengths: Collection[int]) -> int | None:
-    """Where the longest IBAN of one of `lengths` ends that begins at `start`, single blanks or dashes left out; the
-    word must end there too. In one pass: the remainder grows with every character."""
+    """End of the longest IBAN with one of `lengths` that begins at `start`, ignoring single blanks or dashes; the word
+    must end there too. One pass, in which the remainder is updated with every character."""
     head = int("".join(str(int(c, 36)) for c in text[start : start + 4]))
     i, remainder, found = start + 4, 0, None
     for length in range(5, max(lengths) + 1):
@@ -159,7 +159,7 @@ def _end(text: str, start: int, lengths: Collection[int]) -> int | None:
 
 
 class CreditCard:
-    """13 to 19 digits of a network's range with the check digit of Luhn, in one piece or in the usual groups."""
+    """Card numbers: 13 to 19 digits in a network's range with a Luhn check digit, without or with the usual groups."""
 
     kind = "credit_card"
     _PATTERN = re.compile(
@@ -177,8 +177,8 @@ class CreditCard:
             if (real or value.startswith(self.NOBODYS)) and luhn(value):
                 yield Match(found.start(1), found.end(1), self.kind, value, real)
 
-    def surrogate(self, value: str, source: Source) -> str:
-        digits = self.NOBODYS + source.own().digits(len(value) - 5)
+    def surrogate(self, value: str, seeds: Seeds) -> str:
+        digits = self.NOBODYS + seeds.own().digits(len(value) - 5)
         return next(found for check in range(10) if luhn(found := f"{digits}{check}"))
 
     def write(self, surrogate: str, original: str) -> str:
@@ -186,13 +186,13 @@ class CreditCard:
 
 
 def luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    """Whether the last digit is the Luhn check digit of the others (ISO/IEC 7812-1, annex B)."""
     doubled = (divmod(2 * int(d), 10) for d in digits[-2::-2])
     return (sum(map(int, digits[::-2])) + sum(map(sum, doubled))) % 10 == 0
 
 
 class SocialSecurity:
-    """Three, two and four digits with dashes between, of a range that is issued."""
+    """US social security numbers: three, two and four digits with dashes, in a range that is issued."""
 
     kind = "us_ssn"
     _PATTERN = re.compile(rf"{_START}(?<!\w-)[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}(?!-?\w)")
@@ -206,8 +206,8 @@ class SocialSecurity:
             if real or self._NOBODYS.match(value):
                 yield Match(found.start(), found.end(), self.kind, value, real)
 
-    def surrogate(self, value: str, source: Source) -> str:
-        own = source.own()
+    def surrogate(self, value: str, seeds: Seeds) -> str:
+        own = seeds.own()
         return f"9{own.digits(2)}{own.below(5)}{own.digits(5)}"
 
     def write(self, surrogate: str, original: str) -> str:
@@ -215,8 +215,8 @@ class SocialSecurity:
 
 
 class Phone:
-    """Numbers of North America with dashes, dots or brackets, and of any country with `+`. A value is the number with
-    its country; `+1 212 ...` and `212-...` are one."""
+    """Phone numbers of North America with dashes, dots or brackets, and of any country with `+`. The value includes the
+    country, so `+1 212 ...` and `212-...` are the same."""
 
     kind = "phone"
     _PATTERN = re.compile(
@@ -233,8 +233,8 @@ class Phone:
             value = digits if digits.startswith("1") or "+" in found[0] else f"1{digits}"
             yield Match(found.start(), found.end(), self.kind, value, self._NOBODYS.match(value) is None)
 
-    def surrogate(self, value: str, source: Source) -> str:
-        own = source.own()
+    def surrogate(self, value: str, seeds: Seeds) -> str:
+        own = seeds.own()
         if value.startswith("1"):
             return f"1{2 + own.below(8)}{own.digits(2)}55501{own.digits(2)}"
         return f"999{own.digits(len(value) - 3)}"
@@ -244,8 +244,8 @@ class Phone:
 
 
 class InternetAddress:
-    """Addresses that anybody can reach; private, local and documentation addresses stay. A version number of four
-    parts looks like one."""
+    """Public IP addresses; private, local and documentation addresses stay. A version number with four parts looks like
+    an address too."""
 
     kind = "ip"
     _PATTERN = re.compile(
@@ -266,10 +266,10 @@ class InternetAddress:
             if real or address in (self._NOBODYS if address.version == 4 else self._DOCUMENTATION):
                 yield Match(found.start(), found.end(), self.kind, str(address), real)
 
-    def surrogate(self, value: str, source: Source) -> str:
+    def surrogate(self, value: str, seeds: Seeds) -> str:
         if ipaddress.ip_address(value).version == 4:
-            return str(ipaddress.IPv4Address((240 << 24) + source.own().below(15 << 24)))
-        return str(ipaddress.IPv6Address((0x20010DB8 << 96) + source.own().below(1 << 96)))
+            return str(ipaddress.IPv4Address((240 << 24) + seeds.own().below(15 << 24)))
+        return str(ipaddress.IPv6Address((0x20010DB8 << 96) + seeds.own().below(1 << 96)))
 
     def write(self, surrogate: str, original: str) -> str:
         return surrogate.upper() if original.isupper() else surrogate
@@ -278,4 +278,4 @@ class InternetAddress:
 RULES: dict[str, Rule] = {
     rule.kind: rule for rule in (Email(), Iban(), CreditCard(), SocialSecurity(), Phone(), InternetAddress())
 }
-"""By kind; of two that find as much in one place the earlier one has it."""
+"""Kind -> rule. Of two matches of equal length at one position, that of the earlier rule counts."""

@@ -1,17 +1,18 @@
-"""Presidio as one more rule: names, places and whatever else its recognisers find. An optional extra."""
+"""Presidio as a rule for personal data: names, locations and other entities. An optional extra."""
 
 import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data.trajectories.filters.draw import Source
+from data.trajectories.filters.draw import Seeds
 from data.trajectories.filters.pii import Match
 from maverick_jax.errors import InputError
 
 
 class PresidioRule:
-    """Entities of Presidio's analyzer (English). A replacement is `<PERSON-1f2e3d4c>`: no shape fits them all."""
+    """Entities found by Presidio's analyzer (English). A replacement looks like `<PERSON-1f2e3d4c>`, since entities
+    have no common shape."""
 
     kind = "presidio"
 
@@ -30,16 +31,16 @@ class PresidioRule:
             if value:
                 yield Match(found.start, found.end, found.entity_type.lower(), value, True)
 
-    def surrogate(self, value: str, source: Source) -> str:
-        own = source.own()
-        return f"<{source.kind.upper()}-{own.below(1 << 32):08x}>"
+    def surrogate(self, value: str, seeds: Seeds) -> str:
+        own = seeds.own()
+        return f"<{seeds.kind.upper()}-{own.below(1 << 32):08x}>"
 
     def write(self, surrogate: str, original: str) -> str:
         return surrogate
 
 
 def _analyzer(model: str) -> Any:
-    """Raises InputError where Presidio or the model is not installed: nothing is fetched."""
+    """Presidio's analyzer. Raises InputError if Presidio or the model is not installed; nothing is downloaded."""
     try:
         from presidio_analyzer import AnalyzerEngine
         from presidio_analyzer.nlp_engine import NlpEngineProvider
@@ -47,7 +48,7 @@ def _analyzer(model: str) -> Any:
         raise InputError("scrub.presidio needs the package presidio-analyzer: pip install 'maverick-jax[presidio]', or "
                          "leave the list empty") from None  # fmt: skip
     try:
-        importlib.metadata.distribution(model)  # what Presidio asks too, and fetches the model where it is not
+        importlib.metadata.distribution(model)  # otherwise Presidio would download the model
     except importlib.metadata.PackageNotFoundError:
         raise InputError(f"scrub.presidio_model: the spaCy model {model} is not installed") from None
     models = [{"lang_code": "en", "model_name": model}]

@@ -1,4 +1,4 @@
-"""What the filter stage did: every run that was left out, with the reason, and what was replaced in the others."""
+"""The report of curation: every dropped trajectory with the reason, and counts of replaced personal data."""
 
 import array
 import collections
@@ -14,62 +14,63 @@ from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import harmless
 
 MAX_NAMED = 100_000
-"""Runs left out that are named; all are counted."""
+"""Most dropped trajectories that are listed; all are counted."""
 SHOWN = 20
-"""Runs left out that are printed for a person."""
+"""Most dropped trajectories that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Which run, as a report names it."""
+class RecordLocation:
+    """How a report identifies a trajectory. The field names are keys of the report's JSON."""
 
     run: str
+    """Id of the trajectory, or its file and record."""
     file: str
     record: int | None
     line: int | None
 
 
-def place_of(trajectory: Trajectory) -> Place:
-    """Its id, else its place in its file."""
+def location_of(trajectory: Trajectory) -> RecordLocation:
+    """The trajectory's location, named by its id or else by its file and record."""
     found = trajectory.provenance
     name = found.id if found.id is not None else f"{found.file}: record {found.record}"
-    return Place(name, found.file, found.record, found.line)
+    return RecordLocation(name, found.file, found.record, found.line)
 
 
 @dataclasses.dataclass
 class Report:
-    """Filled in as runs go by: `read == kept + dropped`, and `dropped` is the sum of `dropped_by`."""
+    """Counts of a curation; at its end `read == kept + dropped`, and `dropped` is the sum of `dropped_by`."""
 
     read: int = 0
     kept: int = 0
     dropped: int = 0
     matched: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Runs that a rule applies to. Rules that compare runs are asked of those only that pass the others.
-    Those that are on and apply to none are here with 0."""
+    """Rule -> number of trajectories that it applies to, for all active rules. Rules that compare trajectories apply
+    only to those that pass the others."""
     dropped_by: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Runs by the first rule that applies to them."""
+    """Rule -> number of trajectories for which it is the first that applies."""
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """The first of those left out: name, file, record, line, rule, reason."""
+    """The first dropped trajectories: run (name), file, record, line, rule, reason."""
     scores: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
-    """Of the runs that passed every rule but `keep_best`."""
+    """Scores of the trajectories that passed every rule except `keep_best`."""
     replaced: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Places where something was replaced, by kind."""
+    """Kind of personal data -> number of places where it was replaced."""
     values: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Different values that were replaced in a run, summed over runs, by kind."""
+    """Kind of personal data -> number of different values replaced in a trajectory, summed over trajectories."""
     left: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Places where something was found but stays, for it is structure (keys, names of tools, ids), by kind."""
+    """Kind of personal data -> number of places where it was kept, because it is structure (keys, tool names, ids)."""
 
-    def drop(self, place: Place, reasons: dict[str, str]) -> None:
-        """One run is left out; `reasons` by rule, the first of which counts."""
+    def drop(self, location: RecordLocation, reasons: dict[str, str]) -> None:
+        """Record a dropped trajectory; `reasons`: rule -> reason, of which the first counts."""
         self.dropped += 1
         self.matched.update(reasons.keys())
         rule, reason = next(iter(reasons.items()))
         self.dropped_by[rule] += 1
         if len(self.runs) < MAX_NAMED:
-            self.runs.append({**dataclasses.asdict(place), "rule": rule, "reason": reason})
+            self.runs.append({**dataclasses.asdict(location), "rule": rule, "reason": reason})
 
     def as_dict(self, named: int = MAX_NAMED) -> dict[str, Any]:
-        """JSON values; at most `named` runs are named."""
+        """The report as a JSON object that lists at most `named` dropped trajectories."""
         rules = {rule: {"matched": self.matched[rule], "dropped": self.dropped_by[rule]} for rule in self.matched}
         kinds = sorted({*self.replaced, *self.left})
         counters = {"values": self.values, "places": self.replaced, "left_in_structure": self.left}
@@ -95,9 +96,12 @@ def _quantiles(scores: array.array) -> dict[str, float]:
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print a report's `as_dict` for a person."""
+    """Print a report (its `as_dict`) as tables."""
     console = console or Console()
-    table = Table(title=f"{found['read']:,} runs: {found['kept']:,} kept, {found['dropped']:,} dropped")
+    console.print(
+        f"{found['read']:,} trajectories: {found['kept']:,} kept, {found['dropped']:,} dropped", highlight=False
+    )
+    table = Table()
     table.add_column("rule")
     table.add_column("matched", justify="right")
     table.add_column("dropped", justify="right")
@@ -112,7 +116,7 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     for run in found["runs"][:SHOWN]:
         console.print(Text(harmless(f"{run['run']}: {run['rule']}: {run['reason']}")))
     if (more := found["dropped"] - SHOWN) > 0:
-        console.print(f"... and {more:,} more (--report FILE names them)")
+        console.print(f"... and {more:,} more (--report FILE lists them)")
 
 
 def _scrubbed(kinds: dict[str, dict[str, int]]) -> Table:

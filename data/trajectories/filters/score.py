@@ -1,8 +1,8 @@
-"""How much there is to learn from a run: a number in [0, 1] that depends on the run alone.
+"""Score of a trajectory: an estimate in [0, 1] of how much there is to learn from it. It depends on nothing else.
 
     score = 0.40 outcome + 0.20 recovery + 0.15 grounding + 0.10 variety + 0.10 depth + 0.05 novelty
 
-The weights are a choice of ours, not a finding; docs/reference/trajectories.md says what each part is.
+The weights are our choice, not a measured result; docs/reference/trajectories.md describes the parts.
 """
 
 import dataclasses
@@ -15,45 +15,46 @@ from maverick_jax.text.chat import Message, Role
 
 WEIGHTS = {"outcome": 0.40, "recovery": 0.20, "grounding": 0.15, "variety": 0.10, "depth": 0.10, "novelty": 0.05}
 TOOLS_ENOUGH = 4
-"""Different tools beyond which more count no more."""
+"""Number of different tools that gives the full variety."""
 HALF_DEPTH = 4
-"""Calls at which depth is one half."""
+"""Number of calls at which depth is one half."""
 _WORD = re.compile(r"\w+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """Each in [0, 1]."""
+class ScoreParts:
+    """The parts of a score, each in [0, 1]."""
 
     outcome: float
-    """The reward, cut to [0, 1]; success as 1 or 0 where there is none; 0.5 where neither is known."""
+    """The reward, clipped to [0, 1]; without a reward, success as 1 or 0; 0.5 if neither is known."""
     recovery: float
-    """Failed calls that were made good, of all failed ones; 0.5 where none failed."""
+    """Fraction of failed calls that were recovered; 0.5 if none failed."""
     grounding: float
-    """Texts and numbers among the arguments of calls all of whose words stood in the run before (0.5: no such)."""
+    """Fraction of texts and numbers in the arguments of calls whose words all occurred earlier in the trajectory; 0.5
+    if there are none."""
     variety: float
-    """Different tools called, of four."""
+    """Number of different tools called, divided by 4; at most 1."""
     depth: float
-    """n / (n + 4) of n calls."""
+    """n / (n + 4) for n calls."""
     novelty: float
-    """Different calls, of all calls; 1 where there is none."""
+    """Fraction of calls that are different from each other; 1 without calls."""
 
 
-def score(run: Trajectory) -> float:
-    """In [0, 1], rounded to 6 places so that it is the same on every machine."""
-    found = parts(run)
+def score(trajectory: Trajectory) -> float:
+    """The score in [0, 1], rounded to 6 decimals so that it is the same on every machine."""
+    found = parts(trajectory)
     return round(sum(weight * getattr(found, name) for name, weight in WEIGHTS.items()), 6)
 
 
-def parts(run: Trajectory) -> Parts:
-    """What the score of `run` is made of."""
-    actions = find_actions(run)
+def parts(trajectory: Trajectory) -> ScoreParts:
+    """The parts of the trajectory's score."""
+    actions = find_actions(trajectory)
     failed = [action for action in actions if action.failed]
-    known = reward(run)
-    return Parts(
+    known = reward(trajectory)
+    return ScoreParts(
         outcome=0.5 if known is None else min(max(known, 0.0), 1.0),
         recovery=_share(sum(action.recovered_by is not None for action in failed), len(failed), 0.5),
-        grounding=_grounding(run),
+        grounding=_grounding(trajectory),
         variety=min(len({action.call.name for action in actions}), TOOLS_ENOUGH) / TOOLS_ENOUGH,
         depth=len(actions) / (len(actions) + HALF_DEPTH),
         novelty=_share(_different(actions), len(actions), 1.0),
@@ -68,11 +69,11 @@ def _different(actions: list[Action]) -> int:
     return len({call_key(action.call) for action in actions})
 
 
-def _grounding(run: Trajectory) -> float:
-    """Words are looked up in a set, so that the time is that of reading the run once."""
+def _grounding(trajectory: Trajectory) -> float:
+    """Words are looked up in a set, so the time is linear in the length of the trajectory."""
     seen: set[str] = set()
     grounded = total = 0
-    for step in run.steps:
+    for step in trajectory.steps:
         message = step.message
         if message.role is Role.ASSISTANT:
             for leaf in _leaves(message):
@@ -85,7 +86,7 @@ def _grounding(run: Trajectory) -> float:
 
 
 def _leaves(message: Message) -> list[str]:
-    """Texts and numbers among the arguments, wherever they are nested; true and false are not."""
+    """Texts and numbers in the arguments of all calls, at any depth; booleans are left out."""
     waiting: list[object] = [call.arguments for call in message.calls]
     found = []
     while waiting:

@@ -1,4 +1,4 @@
-"""Every text of a run, changed: what is said, arguments and unknown fields at any depth, and JSON inside texts."""
+"""Change every text of a trajectory: messages, arguments and unknown fields at any depth, and JSON inside texts."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -9,34 +9,35 @@ from data.trajectories.trajectory import Step, Trajectory
 from maverick_jax.text.chat import Message, Tool, ToolCall
 
 SHORTEST_NUMBER = 7
-"""Digits of a number that is looked at: no kind of personal data has fewer, and runs hold long lists of numbers."""
+"""Least number of digits of a number that is changed. No kind of personal data has fewer, and trajectories have long
+lists of numbers."""
 MAX_JSON_DEPTH = 8
-"""JSON texts inside each other's strings; deeper ones are plain text."""
+"""Deepest nesting of JSON texts in strings of JSON texts; deeper ones are plain text."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Walk:
-    """`text` changes plain texts; `name` is shown what stays: keys, names of tools, ids, the file."""
+class TextWalk:
+    """Applies `text` to all plain texts, and calls `name` with texts that stay: keys, tool names, ids, the file."""
 
     text: Callable[[str], str]
     name: Callable[[str], None]
 
-    def run(self, run: Trajectory) -> Trajectory:
-        """`run` with its texts changed; ids, roles, names of tools and keys are as they were."""
-        place, outcome = run.provenance, run.outcome
-        for label in (place.id, place.file):
+    def trajectory(self, trajectory: Trajectory) -> Trajectory:
+        """`trajectory` with its texts changed; ids, roles, tool names and keys are unchanged."""
+        provenance, outcome = trajectory.provenance, trajectory.outcome
+        for label in (provenance.id, provenance.file):
             self._label(label)
         return dataclasses.replace(
-            run,
-            steps=[self._step(step) for step in run.steps],
-            tools=[self._tool(tool) for tool in run.tools],
+            trajectory,
+            steps=[self._step(step) for step in trajectory.steps],
+            tools=[self._tool(tool) for tool in trajectory.tools],
             outcome=dataclasses.replace(outcome, termination=self._optional(outcome.termination)),
-            provenance=dataclasses.replace(place, task=self._optional(place.task)),
-            extra=self.value(run.extra),
+            provenance=dataclasses.replace(provenance, task=self._optional(provenance.task)),
+            extra=self.value(trajectory.extra),
         )
 
     def value(self, value: Any) -> Any:
-        """A JSON value."""
+        """Change a JSON value."""
         if isinstance(value, Mapping):
             for key in value:
                 self.name(key)
@@ -52,13 +53,13 @@ class Walk:
         return value
 
     def any_text(self, text: str, depth: int = 0) -> str:
-        """A text, which may be JSON."""
+        """Change a text; if it is JSON, change the values in it."""
         if depth < MAX_JSON_DEPTH and is_json(text):
             return change_json(text, lambda inner: self.any_text(inner, depth + 1), self.number, self.name)
         return self.text(text)
 
     def number(self, written: str) -> str:
-        """A JSON number: whole ones are looked at by their digits, however they are written."""
+        """Change a JSON number. A whole number is treated as its digits, however it is written."""
         value = float(written) if written.lstrip("-").isdecimal() is False else None
         if value is not None and not (value.is_integer() and abs(value) < 1e19):
             return written

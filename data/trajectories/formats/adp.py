@@ -1,10 +1,10 @@
-"""ADP, the agent data protocol (schema 1.x): `content`, a list of actions and observations."""
+"""Reader of ADP, the agent data protocol (schema 1.x): `content`, a list of actions and observations."""
 
 import itertools
 from typing import Any
 
 from data.trajectories import failures
-from data.trajectories.builder import Builder, at, tool_call
+from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
@@ -24,15 +24,15 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def read(record: Fields) -> Trajectory:
-    """Actions without an observation between them are parallel calls, one message."""
-    builder = Builder()
+    """Read a record. Consecutive actions without an observation between them are parallel calls of one message."""
+    builder = StepBuilder()
     items = [(_class_of(item), item) for item in record.objects("content")]
     for calling, group in itertools.groupby(items, key=lambda item: item[0] in CALLS):
         if calling:
             _add_calls(builder, list(group))
             continue
         for name, item in group:
-            (_add_said if name == "message_action" else _add_observation)(builder, name, item)
+            (_add_message if name == "message_action" else _add_observation)(builder, name, item)
     tools = ()
     if any(isinstance(tool, dict) for tool in record.value.get("available_apis") or []):
         tools = openai.take_tools(record, "available_apis")
@@ -47,16 +47,16 @@ def _class_of(item: Fields) -> str:
         near = did_you_mean(name, CLASSES) if len(name) < 80 else ""
         raise InputError(f"{item.path('class_')}: {name!r:.80}; expected one of {', '.join(CLASSES)}{near}")
     if name == "image_observation":
-        raise InputError(f"{item.path('class_')}: an image; trajectories with images are not read")
+        raise InputError(f"{item.path('class_')}: an image; trajectories with images are not supported")
     return name
 
 
-def _add_calls(builder: Builder, items: list[tuple[str, Fields]]) -> None:
+def _add_calls(builder: StepBuilder, items: list[tuple[str, Fields]]) -> None:
     calls: list[ToolCall] = []
-    said, thoughts, rewards, extra = [], [], [], {}
+    descriptions, thoughts, rewards, extra = [], [], [], {}
     for name, item in items:
         calls.append(_call(name, item))
-        said.append(item.take("description", str, default=""))
+        descriptions.append(item.take("description", str, default=""))
         thoughts.append(item.take("reasoning_content", str, default=""))
         rewards.append(item.take("reward", float, default=None))
         if name == "code_action":
@@ -65,7 +65,7 @@ def _add_calls(builder: Builder, items: list[tuple[str, Fields]]) -> None:
             extra[key if len(items) == 1 else f"calls[{len(calls) - 1}].{key}"] = value
     given = [reward for reward in rewards if reward is not None]
     where = items[0][1].where
-    texts = ["\n".join(filter(None, found)) for found in (said, thoughts)]
+    texts = ["\n".join(filter(None, found)) for found in (descriptions, thoughts)]
     message = at(where, lambda: Message(Role.ASSISTANT, texts[0], calls, texts[1]))
     builder.add(where, message, reward=sum(given) if given else None, extra=extra)
 
@@ -80,7 +80,7 @@ def _call(name: str, item: Fields) -> ToolCall:
     return at(item.where, lambda: tool_call(function, arguments, call_id))
 
 
-def _add_said(builder: Builder, name: str, item: Fields) -> None:
+def _add_message(builder: StepBuilder, name: str, item: Fields) -> None:
     text, thought = item.take("content", str), item.take("reasoning_content", str, default="")
     if not thought:
         thought = item.take("description", str, default="")
@@ -90,15 +90,15 @@ def _add_said(builder: Builder, name: str, item: Fields) -> None:
                 extra=item.rest())  # fmt: skip
 
 
-def _add_observation(builder: Builder, name: str, item: Fields) -> None:
-    """What a tool gave back, or what somebody says. With `tool_call_id` it is a result; without it, it is one if calls
-    wait, whoever is named as its source: older files name the user there."""
+def _add_observation(builder: StepBuilder, name: str, item: Fields) -> None:
+    """Add a tool result or a user or system message. It is a result if it has a `tool_call_id` or a call has no result
+    yet, whatever its `source` is: older files give the user as the source of results."""
     text = _observed(name, item)
     call_id, source = item.take("tool_call_id", str, default=None), item.take("source", str, default="environment")
     notes: dict[str, Any] = {}
     if call_id is not None or builder.waiting():
         message = at(item.where, lambda: Message(Role.TOOL, text, call_id=call_id))
-        notes["error"] = failures.is_error(item, text, failures.said)
+        notes["error"] = failures.is_error(item, text, failures.generic)
     else:
         role = Role.SYSTEM if source == "system" and not builder.steps else Role.USER
         message = at(item.where, lambda: Message(role, text))

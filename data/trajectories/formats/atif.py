@@ -1,9 +1,9 @@
-"""ATIF, Harbor's format of agent trajectories (versions 1.x): one document per run, steps with their observations."""
+"""Reader of ATIF, Harbor's trajectory format (versions 1.x): one document per trajectory, steps with observations."""
 
 from typing import Any
 
 from data.trajectories import failures
-from data.trajectories.builder import Builder, at, tool_call
+from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
@@ -30,7 +30,7 @@ def read(record: Fields) -> Trajectory:
     agent.keep("name", "version", "model_name", "extra")
     if left := agent.rest():
         record.add("agent", left)
-    builder = Builder()
+    builder = StepBuilder()
     for number, step in enumerate(record.objects("steps"), start=1):
         if (found := step.take("step_id", int)) != number:
             raise InputError(f"{step.path('step_id')}: {found}; expected {number}: steps are numbered from 1")
@@ -39,18 +39,18 @@ def read(record: Fields) -> Trajectory:
     return Trajectory(builder.finish(), tools, Outcome(), provenance, record.rest())
 
 
-def _add(builder: Builder, step: Fields) -> None:
+def _add(builder: StepBuilder, step: Fields) -> None:
     role = SOURCES.get(source := step.take("source", str))
     if role is None:
         raise InputError(f"{step.path('source')}: {source!r:.80}; expected one of {', '.join(SOURCES)}")
     text = _text(step, "message")
     step.keep("timestamp", "model_name", "reasoning_effort", "metrics", "llm_call_count", "extra")
-    # Copied context was trained on, or not, where it was first said.
+    # Copied context gets no weight here, since it belongs to the trajectory that it was copied from.
     weight = 0.0 if step.take("is_copied_context", bool, default=False) else None
     thought = step.take("reasoning_content", str, default="")
     calls = [_call(call, step) for call in step.objects("tool_calls", default=[])]
     observation = step.child("observation")
-    if role is Role.SYSTEM and builder.steps:  # the harness speaks in the middle of a run
+    if role is Role.SYSTEM and builder.steps:  # a message of the harness in the middle of a trajectory
         step.add("source", "system")
         role = Role.USER
     message = at(step.where, lambda: Message(role, text, calls, thought))
@@ -75,26 +75,26 @@ def _call(fields: Fields, step: Fields) -> ToolCall:
     return call
 
 
-def _add_result(builder: Builder, result: Fields, weight: float | None, extra: dict[str, Any]) -> None:
-    """A result of a call; without calls to answer it is something that the environment tells the agent. `extra` is of
-    a step that says nothing itself."""
+def _add_result(builder: StepBuilder, result: Fields, weight: float | None, extra: dict[str, Any]) -> None:
+    """Add the result of a call, or a user message from the environment if no call is without a result. `extra`: the
+    extra fields of a step without a message of its own."""
     text = _text(result, "content")
     call_id = result.take("source_call_id", str, default=None)
     nested = result.value.get("extra")
     flags = Fields(nested if isinstance(nested, dict) else {}, result.path("extra"), result.seen)
-    error = failures.is_error(flags, text, failures.said)
+    error = failures.is_error(flags, text, failures.generic)
     result.keep("subagent_trajectory_ref", "extra")
-    told = call_id is None and not builder.waiting()
-    if told:
+    unasked = call_id is None and not builder.waiting()
+    if unasked:
         result.add("source", "environment")
-    role = Role.USER if told else Role.TOOL
+    role = Role.USER if unasked else Role.TOOL
     message = at(result.where, lambda: Message(role, text, call_id=call_id))
     extra = {"step": extra, **result.rest()} if extra else result.rest()
-    builder.add(result.where, message, weight=weight, extra=extra, error=error and not told)
+    builder.add(result.where, message, weight=weight, extra=extra, error=error and not unasked)
 
 
 def _text(fields: Fields, name: str) -> str:
-    """A text, or parts of text one after the other."""
+    """A text, or the joined texts of a list of parts."""
     content = fields.take(name, str, list, default="")
     if isinstance(content, str):
         return content
@@ -102,7 +102,7 @@ def _text(fields: Fields, name: str) -> str:
     for i, part in enumerate(content):
         inner = Fields(part, f"{fields.path(name)}[{i}]", fields.seen)
         if (kind := inner.take("type", str)) != "text":
-            raise InputError(f"{inner.path('type')}: {kind!r:.80}; expected text (images are not read)")
+            raise InputError(f"{inner.path('type')}: {kind!r:.80}; expected text (images are not supported)")
         texts.append(inner.take("text", str))
         inner.keep("extra")
         if left := inner.rest():

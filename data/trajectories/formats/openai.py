@@ -1,9 +1,9 @@
-"""OpenAI chat messages with `tool_calls`, one conversation a record; and what other formats share with it."""
+"""Reader of OpenAI chat messages with `tool_calls`, one conversation per record; other formats use parts of it."""
 
 from typing import Any
 
 from data.trajectories import failures
-from data.trajectories.builder import Builder, at
+from data.trajectories.builder import StepBuilder, at
 from data.trajectories.fields import Fields
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
@@ -21,10 +21,10 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def read(record: Fields) -> Trajectory:
-    """A record of `messages`, and maybe `tools`, `reward`, `success`, `id`, `task_id`."""
-    builder = Builder()
+    """Read a record with `messages` and optional `tools`, `reward`, `success`, `id`, `task_id`."""
+    builder = StepBuilder()
     for message in record.objects("messages"):
-        add(builder, message, failures.said)
+        add(builder, message, failures.generic)
     record.keep("parallel_tool_calls")
     outcome = Outcome(record.take("reward", float, default=None), record.take("success", bool, default=None))
     provenance = Provenance(id=record.take_label("id"), task=record.take_label("task_id"))
@@ -32,7 +32,7 @@ def read(record: Fields) -> Trajectory:
 
 
 def take_tools(record: Fields, name: str = "tools") -> tuple[Tool, ...]:
-    """Declared tools: a list or JSON text of one, with or without `{"type": "function", "function": ...}` around."""
+    """Declared tools: a list or its JSON text, with or without `{"type": "function", "function": ...}` around each."""
     given = record.take(name, list, str, default=[])
     if isinstance(given, str):
         given = values.read(given, record.path(name)) if given.strip() else []
@@ -49,8 +49,8 @@ def _tool(record: Fields, name: str, tool: Any) -> Any:
     return tool
 
 
-def add(builder: Builder, fields: Fields, rule: failures.TextRule, **notes: Any) -> None:
-    """One message in OpenAI's form, with what it says of its weight and of being an error."""
+def add(builder: StepBuilder, fields: Fields, rule: failures.TextRule, **notes: Any) -> None:
+    """Add one message in OpenAI's format, with its loss weight and error flag. `rule` finds errors by their text."""
     role = _take_role(fields)
     message: dict[str, Any] = {"role": role}
     known = FIELDS[ROLES[role]]
@@ -63,7 +63,7 @@ def add(builder: Builder, fields: Fields, rule: failures.TextRule, **notes: Any)
     if isinstance(parts := message.get("content"), list):
         message["content"] = [_part(fields, f"content[{i}]", part) for i, part in enumerate(parts)]
     if not message.get("content") and not calls and ROLES[role] is not Role.TOOL:
-        message["content"] = ""  # an empty turn, which the builder says better
+        message["content"] = ""  # an empty turn, for which the builder has a better message
     if ROLES[role] is Role.TOOL:
         message.setdefault("content", "")
         message["content"] = "" if message["content"] is None else message["content"]
@@ -76,7 +76,7 @@ def add(builder: Builder, fields: Fields, rule: failures.TextRule, **notes: Any)
 
 def _take_role(fields: Fields) -> str:
     role = fields.take("role", str)
-    if role == "developer":  # a newer name of the same
+    if role == "developer":  # a newer name of the system role
         fields.add("role", role)
         return "system"
     if role not in ROLES:
@@ -90,7 +90,7 @@ def _take_reasoning(fields: Fields, message: dict[str, Any]) -> None:
 
 
 def _weight(fields: Fields) -> float | None:
-    """Of a message: `weight` or `loss_weight`, or `loss` as true or false."""
+    """Loss weight of a message: from `weight` or `loss_weight`, or from `loss` (true or false)."""
     for name in ("weight", "loss_weight"):
         if name in fields.value:
             return fields.take(name, float, default=None)
@@ -99,7 +99,7 @@ def _weight(fields: Fields) -> float | None:
 
 
 def _call(fields: Fields, name: str, call: Any) -> Any:
-    """A call without the fields that have no meaning in it; those go to the message's `extra` under their paths."""
+    """A call without its unknown fields, which go to the message's `extra` under their paths."""
     call = _known(fields, name, call, CALL_FIELDS)
     if isinstance(call, dict) and "function" in call:
         call["function"] = _known(fields, f"{name}.function", call["function"], FUNCTION_FIELDS)
@@ -110,7 +110,7 @@ def _call(fields: Fields, name: str, call: Any) -> Any:
 
 def _part(fields: Fields, name: str, part: Any) -> Any:
     if isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
-        raise InputError(f"{fields.where}.{name}: an image; trajectories with images are not read")
+        raise InputError(f"{fields.where}.{name}: an image; trajectories with images are not supported")
     return _known(fields, name, part, PART_FIELDS)
 
 

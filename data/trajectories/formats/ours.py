@@ -1,13 +1,14 @@
-"""Our own form, one JSON object a line: OpenAI chat messages (other programs read them) and what a run has besides.
+"""Reader and writer of our own format, one JSON object per line: OpenAI chat messages, which other programs can read,
+with the annotations of a trajectory.
 
-A message may have `error`, `weight`, `reward` and `extra`; a record `outcome`, `provenance` and `extra`. Reading what
-was written gives the same trajectory.
+A message may have `error`, `weight`, `reward` and `extra`; a record `outcome`, `provenance` and `extra`. Reading a
+written trajectory gives an equal one.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from data.trajectories.builder import Builder, at
+from data.trajectories.builder import StepBuilder, at
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
 from data.trajectories.trajectory import Outcome, Provenance, Step, Trajectory
@@ -26,7 +27,7 @@ def read(record: Fields) -> Trajectory:
     record.take("format", str)
     if (version := record.take("version", int)) != VERSION:
         raise InputError(f"version: {version}; expected {VERSION}")
-    builder = Builder()
+    builder = StepBuilder()
     for fields in record.objects("messages"):
         reward = fields.take("reward", float, default=None)
         _merge_extra(fields)
@@ -38,7 +39,7 @@ def read(record: Fields) -> Trajectory:
 
 
 def _never(text: str) -> bool:
-    """In our form a result is an error where it says so, and only there."""
+    """The text rule of our format: only a flag makes a result an error."""
     return False
 
 
@@ -57,7 +58,7 @@ def _provenance(fields: Fields) -> Provenance:
 
 
 def _nothing_left(fields: Fields) -> None:
-    """Objects of our own have no `extra`: what is unknown in them is refused."""
+    """Raises InputError for unknown fields; `outcome` and `provenance` have no `extra`."""
     if left := fields.rest():
         raise InputError(f"{fields.path(next(iter(left)))}: unknown field")
 
@@ -71,7 +72,7 @@ def _merge_extra(fields: Fields) -> None:
 
 
 def write(trajectory: Trajectory) -> str:
-    """One line of JSON, without its end. Raises InputError for images, which are token ids of one model."""
+    """One line of JSON, without a line break. Raises InputError for images, which are token ids of one model."""
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -109,7 +110,7 @@ def _content(message: Message) -> str | list[dict[str, str]] | None:
     if not message.parts:
         return None if message.calls else ""
     if not all(isinstance(part, str) for part in message.parts):
-        raise InputError("content: an image; trajectories with images are not written")
+        raise InputError("content: an image; trajectories with images cannot be written")
     return message.text if len(message.parts) == 1 else [{"type": "text", "text": str(p)} for p in message.parts]
 
 

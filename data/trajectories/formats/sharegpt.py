@@ -1,10 +1,10 @@
-"""ShareGPT: `conversations` of `from` and `value`; calls are JSON in the value of a `function_call`."""
+"""Reader of ShareGPT: `conversations` of `from` and `value`; calls are JSON in the value of a `function_call`."""
 
 import itertools
 from typing import Any
 
 from data.trajectories import failures
-from data.trajectories.builder import Builder, at, tool_call
+from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
@@ -27,8 +27,9 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def read(record: Fields) -> Trajectory:
-    """A record of `conversations`, and maybe `system`, `tools`, `id`. Calls one after the other are parallel calls."""
-    builder = Builder()
+    """Read a record with `conversations` and optional `system`, `tools`, `reward`, `id`. Consecutive calls are parallel
+    calls."""
+    builder = StepBuilder()
     if system := record.take("system", str, default=""):
         builder.add("system", at("system", lambda: Message(Role.SYSTEM, system)))
     turns = ((_speaker(turn), turn) for turn in record.objects("conversations"))
@@ -52,16 +53,16 @@ def _speaker(turn: Fields) -> str:
     return SPEAKERS[name]
 
 
-def _add(builder: Builder, turn: Fields, role: Role) -> None:
+def _add(builder: StepBuilder, turn: Fields, role: Role) -> None:
     text = turn.take("value", str)
     notes: dict[str, Any] = {"weight": turn.take("weight", float, default=None)}
     if role is Role.TOOL:
-        notes["error"] = failures.is_error(turn, text, failures.said)
+        notes["error"] = failures.is_error(turn, text, failures.generic)
     message = at(turn.path("value"), lambda: Message(role, text))
     builder.add(turn.where, message, **notes, extra=turn.rest())
 
 
-def _add_calls(builder: Builder, turns: list[Fields]) -> None:
+def _add_calls(builder: StepBuilder, turns: list[Fields]) -> None:
     calls: list[ToolCall] = []
     extra: dict[str, Any] = {}
     weights: set[float | None] = set()
@@ -71,7 +72,7 @@ def _add_calls(builder: Builder, turns: list[Fields]) -> None:
         for name, value in turn.rest().items():
             extra[name if len(turns) == 1 else f"{turn.where}.{name}"] = value
     if len(weights) > 1:
-        raise InputError(f"{turns[0].where}: weight: parallel calls are one message and have one weight")
+        raise InputError(f"{turns[0].where}: weight: parallel calls form one message and must have one weight")
     message = at(turns[0].where, lambda: Message(Role.ASSISTANT, "", calls))
     builder.add(turns[0].where, message, weight=weights.pop(), extra=extra)
 
@@ -82,7 +83,7 @@ def _calls(turn: Fields) -> list[ToolCall]:
         value = at(turn.path("value"), lambda: values.read(value, "call"))
     found = value if isinstance(value, list) else [value]
     if not found:
-        raise InputError(f"{turn.path('value')}: no call in it")
+        raise InputError(f"{turn.path('value')}: expected at least one call")
     return [_call(Fields(call, f"{turn.path('value')}[{i}]", turn.seen), turn, i) for i, call in enumerate(found)]
 
 

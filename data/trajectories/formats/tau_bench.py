@@ -1,9 +1,9 @@
-"""tau-bench: what its runs are saved as, a list of runs or a run a line; each run's messages are in OpenAI's form."""
+"""Reader of tau-bench results: a list of trajectories, or one per line, with messages in OpenAI's format."""
 
 from typing import Any
 
 from data.trajectories import failures
-from data.trajectories.builder import Builder
+from data.trajectories.builder import StepBuilder
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
@@ -16,8 +16,8 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def read(record: Fields) -> Trajectory:
-    """A run: `traj`, `task_id`, `trial`, `reward`, `info`. The tools are not in it."""
-    builder = Builder()
+    """Read a record with `traj`, `task_id`, `trial`, `reward`, `info`. tau-bench does not store the tools in it."""
+    builder = StepBuilder()
     for message in record.objects("traj"):
         openai.add(builder, message, failures.tau_bench)
     task, trial = record.take_label("task_id"), record.take_label("trial")

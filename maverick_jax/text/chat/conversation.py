@@ -1,6 +1,6 @@
-"""A conversation: what was said, by whom, with which tools. Checked when it is made, and never changed.
+"""Conversations: messages with roles, images and tool calls. They are checked when created and immutable.
 
-Nothing here knows of tokens or of how a model's format writes things; `render` does that.
+Token ids and the written format of a model are the concern of `render`, not of this module.
 """
 
 import dataclasses
@@ -14,30 +14,30 @@ from maverick_jax.text.tokenizers.base import require_unicode
 
 MAX_MESSAGES, MAX_TOOLS, MAX_CALLS = 100_000, 1_024, 256
 MAX_NAME, MAX_TEXT = 512, 1 << 24
-"""Characters of the name of a tool, and of one text."""
+"""Most characters of a tool's name and of one text."""
 MAX_IMAGE_IDS = 1 << 20
 
 
 class Role(enum.IntEnum):
-    """Who speaks. The only roles there are: a role is never text from data."""
+    """The author of a message. Roles are a closed set: text from data never becomes a role."""
 
     NONE = 0
-    """Of tokens that belong to no message, such as the one that begins a text."""
+    """Role of tokens outside all messages, such as the one that begins a text."""
     SYSTEM = 1
     USER = 2
     ASSISTANT = 3
     TOOL = 4
-    """A tool that was called; Llama 4 writes it `ipython`."""
+    """The result of a tool call; Llama 4 writes this role as `ipython`."""
 
     @property
     def header(self) -> str:
-        """Its written name."""
+        """The role's name in the message header."""
         return "ipython" if self is Role.TOOL else self.name.lower()
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """Where an image stands: the ids of its tokens, as `maverick_jax.images.image_tokens` makes them."""
+    """An image in a message, as the ids of its tokens (from `maverick_jax.images.image_tokens`)."""
 
     ids: Sequence[int]
 
@@ -65,13 +65,13 @@ class Tool:
 
 @dataclasses.dataclass(frozen=True)
 class ToolCall:
-    """One call. Equal calls may differ in `id`, which no format writes."""
+    """One call of a tool. Equality ignores `id`, since no dialect writes it."""
 
     name: str
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """JSON values by the names of the arguments."""
+    """Argument name -> JSON value."""
     id: str | None = dataclasses.field(default=None, compare=False)
-    """What its result refers to."""
+    """Identifier by which a result refers to this call."""
 
     def __post_init__(self):
         _check_name(self.name)
@@ -82,16 +82,16 @@ class ToolCall:
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """What one speaker said: texts and images in order, then, for the assistant, calls."""
+    """One message: texts and images in order, then (assistant only) tool calls."""
 
     role: Role
     parts: Sequence[str | Image] = ()
-    """Kept as a tuple; one text may be given as it is."""
+    """Texts and images, stored as a tuple; a single str is accepted."""
     calls: Sequence[ToolCall] = ()
     thought: str = ""
-    """What the assistant thought before it spoke."""
+    """The assistant's reasoning before its answer."""
     call_id: str | None = None
-    """The call that a tool's message answers; None: the first one that is not answered yet."""
+    """Id of the call that a tool message answers; None means the first call without a result."""
 
     def __post_init__(self):
         if not isinstance(self.role, Role) or self.role is Role.NONE:
@@ -105,19 +105,19 @@ class Message:
         _check_text(self.thought, "thought")
         _check_id(self.call_id)
         if self.role is not Role.ASSISTANT and (self.calls or self.thought):
-            raise InputError(f"{self.role.header}: only the assistant calls tools and thinks")
+            raise InputError(f"{self.role.header}: only the assistant calls tools and has a `thought`")
         if self.role is not Role.TOOL and self.call_id is not None:
-            raise InputError(f"{self.role.header}: only a tool's message answers a call")
+            raise InputError(f"{self.role.header}: only a tool message has a `call_id`")
 
     @property
     def text(self) -> str:
-        """All its texts."""
+        """The message's texts, joined."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """Messages in order, and the tools that were declared to the assistant."""
+    """Messages in order, and the tools declared to the assistant."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
@@ -129,7 +129,7 @@ class Conversation:
                 raise InputError(f"{field}: {len(found):,}; expected at most {most:,}")
             _set(self, field, tuple(found))
         if not self.messages:
-            raise InputError("messages: there is none")
+            raise InputError("messages: empty; expected at least one")
         _check_tools(self.tools)
         _check_order(self.messages)
 
@@ -138,21 +138,21 @@ def _check_tools(tools: Sequence[Tool]) -> None:
     names = [tool.name for tool in tools]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise InputError(f"tool {i}: name: {name[:80]!r} is the name of tool {names.index(name)} too")
+            raise InputError(f"tool {i}: name: {name[:80]!r} is also the name of tool {names.index(name)}")
 
 
 def _check_order(messages: Sequence[Message]) -> None:
-    """A system message comes first or never; results answer the calls just before them, in their order (no format
-    writes which call a result answers)."""
+    """Only the first message may be a system message. Results answer the calls just before them in the order of the
+    calls, since no dialect writes which call a result answers."""
     waiting: list[ToolCall] = []
     for i, message in enumerate(messages):
         if message.role is Role.SYSTEM and i > 0:
-            raise InputError(f"message {i}: role: a system message is the first or there is none")
+            raise InputError(f"message {i}: role: only the first message may be a system message")
         if message.role is not Role.TOOL:
             waiting = list(message.calls)
             continue
         if not waiting:
-            raise InputError(f"message {i}: a tool's result, but no call before it waits for one")
+            raise InputError(f"message {i}: a tool result, but every call before it already has one")
         call = waiting.pop(0)
         if message.call_id is not None and call.id is not None and message.call_id != call.id:
             raise InputError(f"message {i}: tool_call_id: {message.call_id[:80]!r}; expected {call.id[:80]!r}, the "

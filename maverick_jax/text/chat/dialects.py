@@ -1,7 +1,8 @@
-"""The ways of writing tools that Llama 4 models are used with: where tools are declared, how calls and results look,
-which token ends them, and how calls are read back. Plain messages are the same in all of them (docs/reference/chat.md).
+"""Tool dialects used with Llama 4 models. A dialect fixes where tools are declared, how calls and results are written,
+which token ends them, and how calls are parsed. Messages without tools are the same in all dialects
+(docs/reference/chat.md).
 
-Each has a twin in `templates/` for programs that render Jinja.
+Each dialect has a twin in `templates/` for programs that render Jinja.
 """
 
 import abc
@@ -43,8 +44,8 @@ EOT, EOM = Control("<|eot|>"), Control("<|eom|>")
 
 
 @dataclasses.dataclass
-class Turn:
-    """One message as segments between its header and the control token that ends it."""
+class MessageSegments:
+    """One message as the segments between its header and the control token that ends it."""
 
     role: Role
     message: int
@@ -53,82 +54,82 @@ class Turn:
 
 
 class Dialect(abc.ABC):
-    """One way of writing tools."""
+    """One way of writing tool declarations, calls and results."""
 
     name: str
     call_stop: Control = EOT
-    """What ends calls and results."""
+    """The control token after calls and results."""
 
-    def turns(self, conversation: Conversation) -> list[Turn]:
-        """The whole conversation, tools declared."""
-        turns = [self._turn(message, i) for i, message in enumerate(conversation.messages)]
-        self._finish(turns, conversation.tools)
-        return turns
+    def messages(self, conversation: Conversation) -> list[MessageSegments]:
+        """The segments of each message, with the tools declared. Raises InputError if there is no place for them."""
+        messages = [self._message(message, i) for i, message in enumerate(conversation.messages)]
+        self._declare(messages, conversation.tools)
+        return messages
 
     def parse_calls(self, reply: str | Sequence[int], tokenizer: Tokenizer) -> Reply | CallError:
-        """Thought, text and calls of what a model wrote, given as ids (up to the token that ends it) or as text.
+        """Parse a model's reply, given as ids (up to the token that ends it) or as text, into thought, text and calls.
 
-        What is meant as a call and is none, or has control tokens where none belong, is a CallError with the whole
-        text: nothing is dropped and nothing evaluated. Time and memory are bounded, by the limits of `pythonic`,
-        `json_calls` and `values`."""
+        A malformed call or a misplaced control token gives a CallError with the whole text: nothing is dropped and
+        nothing is evaluated. Time and memory are bounded by the limits in `pythonic`, `json_calls` and `values`."""
         pieces = pieces_of(reply, tokenizer)
         try:
             thought, rest = take_thought(pieces)
-            text, calls = self._read(rest)
+            text, calls = self._parse(rest)
             return Reply(text, tuple(calls), thought)
         except InputError as error:
             return CallError(written(pieces), str(error))
 
-    def _turn(self, message: Message, index: int) -> Turn:
+    def _message(self, message: Message, index: int) -> MessageSegments:
         if message.role is Role.TOOL:
             content: list[Segment] = [
                 Text(Kind.RESULT, self._result(part)) if isinstance(part, str) else part for part in message.parts
             ]
-            return Turn(message.role, index, content, self.call_stop)
+            return MessageSegments(message.role, index, content, self.call_stop)
         kind = Kind.THOUGHT if message.calls else KINDS[message.role]
-        said: list[Segment] = [Text(kind, part) if isinstance(part, str) else part for part in message.parts]
+        parts: list[Segment] = [Text(kind, part) if isinstance(part, str) else part for part in message.parts]
         if not message.calls:
-            return Turn(message.role, index, _thought(message) + said)
-        return Turn(message.role, index, _thought(message) + self._calling(said, message.calls), self.call_stop)
+            return MessageSegments(message.role, index, _thought(message) + parts)
+        content = _thought(message) + self._with_calls(parts, message.calls)
+        return MessageSegments(message.role, index, content, self.call_stop)
 
     @abc.abstractmethod
-    def _calling(self, said: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
-        """Content of a message with calls; `said` comes before them."""
+    def _with_calls(self, parts: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
+        """Content of a message with calls: its texts and images (`parts`), then the calls."""
 
     @abc.abstractmethod
-    def _finish(self, turns: list[Turn], tools: Sequence[Tool]) -> None:
-        """Declare the tools in `turns`, in place."""
+    def _declare(self, messages: list[MessageSegments], tools: Sequence[Tool]) -> None:
+        """Add the declaration of `tools` to `messages`, in place."""
 
     @abc.abstractmethod
-    def _read(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
-        """Text and calls. Raises InputError for what is meant as a call and is none."""
+    def _parse(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
+        """Text and calls. Raises InputError for a malformed call."""
 
     def _result(self, text: str) -> str:
         return text
 
 
 class Meta(Dialect):
-    """Tools are declared at the end of the system message. Calls stand bare, or between `<|python_start|>` and
-    `<|python_end|>` where something is said before them."""
+    """Tools are declared at the end of the system message. Calls stand alone, or, after other content, between
+    `<|python_start|>` and `<|python_end|>`."""
 
     def __init__(self, name: str, how: str, call_stop: Control, write: Callable, read: Callable, begins_call: Callable):
         self.name, self.how, self.call_stop = name, how, call_stop
         self._write_calls, self._read_calls, self._begins_call = write, read, begins_call
 
-    def _calling(self, said: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
+    def _with_calls(self, parts: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
         begin, end = map(Control, CALLING)
         called = list(self._write_calls(calls))
-        return [*said, begin, *called, end] if said else called
+        return [*parts, begin, *called, end] if parts else called
 
-    def _finish(self, turns: list[Turn], tools: Sequence[Tool]) -> None:
+    def _declare(self, messages: list[MessageSegments], tools: Sequence[Tool]) -> None:
         if not tools:
             return
-        if turns[0].role is not Role.SYSTEM:
-            turns.insert(0, Turn(Role.SYSTEM, -1, []))
-        gap = "\n\n" if turns[0].content else ""
-        turns[0].content.append(Text(Kind.TOOLS, f"{gap}{self.how}\n{LIST_OF_TOOLS}\n{_listed(tools)}"))
+        if messages[0].role is not Role.SYSTEM:
+            messages.insert(0, MessageSegments(Role.SYSTEM, -1, []))
+        gap = "\n\n" if messages[0].content else ""
+        messages[0].content.append(Text(Kind.TOOLS, f"{gap}{self.how}\n{LIST_OF_TOOLS}\n{_listed(tools)}"))
 
-    def _read(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
+    def _parse(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
         text, called, rest = take_wrapped(pieces)
         if called is not None:
             if written(rest).strip():
@@ -138,30 +139,30 @@ class Meta(Dialect):
 
 
 class HuggingFace(Dialect):
-    """As the template in Hugging Face's folders does it: tools are declared in the first user message, what is said
-    before calls stands between `<|python_start|>` and `<|python_end|>`, and results are quoted as JSON."""
+    """The dialect of the chat template in Hugging Face's Llama 4 folders: tools are declared in the first user message,
+    text before calls stands between `<|python_start|>` and `<|python_end|>`, and results are quoted as JSON."""
 
     name = "hugging_face"
 
-    def _calling(self, said: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
+    def _with_calls(self, parts: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
         begin, end = map(Control, CALLING)
-        return [begin, *said, end, *json_calls.write(calls, {})]
+        return [begin, *parts, end, *json_calls.write(calls, {})]
 
-    def _finish(self, turns: list[Turn], tools: Sequence[Tool]) -> None:
-        system = next((turn for turn in turns if turn.role is Role.SYSTEM), None)
+    def _declare(self, messages: list[MessageSegments], tools: Sequence[Tool]) -> None:
+        system = next((message for message in messages if message.role is Role.SYSTEM), None)
         if system:
             system.content = _trimmed(system.content)
         if not tools:
             return
-        user = next((turn for turn in turns if turn.role is Role.USER), None)
+        user = next((message for message in messages if message.role is Role.USER), None)
         if user is None:
-            raise InputError("dialect hugging_face declares tools in the first user message, and there is none")
+            raise InputError("dialect hugging_face declares tools in the first user message, but there is none")
         if system:
             system.content.insert(0, Text(Kind.TOOLS, ENVIRONMENT))
         declaration = f"{HOW_JSON}{SHORT_OBJECT}\n{LIST_OF_TOOLS}\n{_listed(tools)}\n\n"
         user.content = [Text(Kind.TOOLS, declaration), *_trimmed(user.content)]
 
-    def _read(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
+    def _parse(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
         text, called, rest = take_wrapped(pieces)
         if called is None:
             return ("", json_calls.read(text)) if json_calls.BEGINS_CALL.match(text) else (text, [])
@@ -195,7 +196,7 @@ def _listed(tools: Sequence[Tool]) -> str:
 
 
 def _trimmed(content: list[Segment]) -> list[Segment]:
-    """Without white space around it, where the content is one text."""
+    """`content` without leading and trailing white space if it is a single text, else unchanged."""
     match content:
         case [Text(kind, text)]:
             return [Text(kind, text.strip())] if text.strip() else []

@@ -1,4 +1,4 @@
-"""Calls as JSON objects, one after the other: how they are written and read."""
+"""Write and parse calls as a sequence of JSON objects."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,13 +9,13 @@ from maverick_jax.text.chat.conversation import MAX_CALLS, ToolCall
 from maverick_jax.text.chat.spans import Kind, Segment, Text
 
 BEGINS_CALL = re.compile(r'\s*\{\s*"(?:type|name|parameters)"\s*:')
-"""An answer that begins like this is taken for calls."""
+"""An answer that begins like this is parsed as calls."""
 MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
 _BETWEEN = re.compile(r"[\s,;]*+")
 
 
 def write(calls: Sequence[ToolCall], fixed: Mapping[str, str]) -> Iterator[Segment]:
-    """The calls as segments; `fixed` is what every object begins with."""
+    """The calls as segments; every object begins with the keys of `fixed`."""
     begin = "{" + "".join(f"{values.write(key)}: {values.write(text)}, " for key, text in fixed.items())
     for i, call in enumerate(calls):
         yield Text(Kind.CALL_SYNTAX, f'{begin}"name": "', i)
@@ -26,8 +26,8 @@ def write(calls: Sequence[ToolCall], fixed: Mapping[str, str]) -> Iterator[Segme
 
 
 def read(text: str) -> list[ToolCall]:
-    """The calls in `text`: one object or several, with white space, commas or semicolons between them or nothing.
-    Raises InputError saying what in it is no call."""
+    """Parse one or several objects, separated by white space, commas, semicolons or nothing.
+    Raises InputError naming the first malformed call and the reason."""
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"longer than {MAX_CHARACTERS:,} characters")
     calls: list[ToolCall] = []

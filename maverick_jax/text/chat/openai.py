@@ -1,4 +1,4 @@
-"""Conversations in the form that OpenAI's chat API made usual: `messages` with `tool_calls`, and `tools`."""
+"""Read conversations in the format of OpenAI's chat API: `messages` with `tool_calls`, and `tools`."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,34 +37,36 @@ def from_openai(
     images: Sequence[Image] = (),
     ignored: Collection[str] = (),
 ) -> Conversation:
-    """The conversation that `messages` and `tools` (a list, or JSON of one) say.
+    """Build a conversation from `messages` and `tools` (a list, or its JSON text).
 
-    Arguments of calls may be JSON text or objects. Parts of type `image` or `image_url` stand for `images`, in order;
-    what they point to is not opened. `ignored` names fields that may be there and are left out; any other field
-    without a meaning here is refused. Raises InputError naming message and field.
+    Arguments of calls may be JSON text or objects. Content parts of type `image` or `image_url` are replaced by
+    `images`, in order; the URLs in them are not opened. `ignored` names fields to skip; any other unknown field is an
+    error. Raises InputError naming the message and the field.
     """
     _expect(messages, list, "messages")
     if len(messages) > MAX_MESSAGES:
         raise InputError(f"messages: {len(messages):,}; expected at most {MAX_MESSAGES:,}")
-    reader = _Reader(iter(images), frozenset(ignored))
+    reader = _MessageReader(iter(images), frozenset(ignored))
     read = [_at(f"message {i}", reader.message, message) for i, message in enumerate(messages)]
     _check_names(messages, read)
     if (left := sum(1 for _ in reader.images)) > 0:
-        raise InputError(f"images: {left} more than the messages have parts for")
+        raise InputError(f"images: {left} more than the messages have image parts")
     return Conversation(read, reader.tools(tools))
 
 
 def message_from_openai(message: Mapping[str, Any]) -> Message:
-    """One message on its own, as `from_openai` reads it; its links to other messages are not looked at."""
-    return _Reader(iter(()), frozenset()).message(message)
+    """One message, read as in `from_openai`; its references to other messages are not checked."""
+    return _MessageReader(iter(()), frozenset()).message(message)
 
 
 def tools_from_openai(tools: Sequence[Mapping[str, Any]] | str | None) -> tuple[Tool, ...]:
-    """Declared tools (a list, or JSON of one), as `from_openai` reads them."""
-    return tuple(_Reader(iter(()), frozenset()).tools(tools))
+    """Declared tools (a list, or its JSON text), read as in `from_openai`."""
+    return tuple(_MessageReader(iter(()), frozenset()).tools(tools))
 
 
-class _Reader:
+class _MessageReader:
+    """Reads messages and tools; `images` are consumed by image parts in order, `ignored` fields are skipped."""
+
     def __init__(self, images: Iterator[Image], ignored: frozenset[str]):
         self.images, self.ignored = images, ignored
 
@@ -134,7 +136,7 @@ class _Reader:
         self._known(part, IMAGE_PARTS[kind])
         image = next(self.images, None)
         if image is None:
-            raise InputError("an image, but `images` has no more of them")
+            raise InputError("more image parts than `images`")
         return image
 
     def _known(self, found: Mapping[str, Any], known: Collection[str], prefix: str = "") -> None:
@@ -145,7 +147,7 @@ class _Reader:
 
 
 def _check_names(raw: Sequence[Mapping[str, Any]], messages: Sequence[Message]) -> None:
-    """A result that names its tool names the one that was called."""
+    """Check that a result with a tool name has the name of the tool that was called."""
     waiting: list[ToolCall] = []
     for i, (given, message) in enumerate(zip(raw, messages, strict=True)):
         if message.role is not Role.TOOL:
@@ -154,23 +156,23 @@ def _check_names(raw: Sequence[Mapping[str, Any]], messages: Sequence[Message]) 
             called = waiting.pop(0).name
             if given.get("name") not in (None, called):
                 raise InputError(
-                    f"message {i}: name: {given['name']!r:.80}; expected {called[:80]!r}, which was called"
+                    f"message {i}: name: {given['name']!r:.80}; expected {called[:80]!r}, the tool that was called"
                 )
 
 
 def _name(key: Any) -> str:
-    """A field's name on one line, with quotes if it is not a plain word."""
+    """A field's name for a one-line message, quoted unless it is an identifier."""
     return key if isinstance(key, str) and key.isidentifier() and len(key) < MAX_NAME else f"{key!r:.80}"
 
 
 def _at(where: str, read: Callable, value: Any) -> Any:
-    """`read(value)`, with `where` before what it refuses."""
-    with _before(where):
+    """`read(value)`; errors are prefixed with `where`."""
+    with _prefixed(where):
         return read(value)
 
 
 @contextlib.contextmanager
-def _before(where: str) -> Iterator[None]:
+def _prefixed(where: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:

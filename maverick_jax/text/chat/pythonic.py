@@ -1,7 +1,7 @@
-"""Calls as a Python list, `[name(key="text", other=1), second()]`: how they are written and read. Nothing is evaluated.
+"""Write and parse calls as a Python list, `[name(key="text", other=1), second()]`. Nothing is evaluated.
 
-Python cannot write every name or key. A name that is no ASCII identifier (or dotted ones) stands in quotes,
-`["create-issue"(id=1)]`; the arguments of a call with such a key stand in a dictionary, `[f(**{"a-b": 1})]`.
+Not every name or key is valid Python. A name other than (dotted) ASCII identifiers is quoted,
+`["create-issue"(id=1)]`; arguments with such a key are written as a dictionary, `[f(**{"a-b": 1})]`.
 """
 
 import ast
@@ -17,12 +17,12 @@ from maverick_jax.text.chat.conversation import MAX_CALLS, ToolCall
 from maverick_jax.text.chat.spans import Kind, Segment, Text
 
 BEGINS_CALL = re.compile(r"""\s*\[\s*(?:[^\W\d][\w.]*+|"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+')\s*\(""")
-"""An answer that begins like this is taken for calls."""
+"""An answer that begins like this is parsed as calls."""
 MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
 MAX_TOKENS = 6 * values.MAX_ITEMS
-"""The longest list of calls that is read; one call of any arguments that a ToolCall may have fits."""
+"""Most tokens of a list of calls; large enough for one call with any arguments that a ToolCall allows."""
 BRACKETS = 3
-"""Around an argument's value: of the list, of the call, of a dictionary of arguments."""
+"""Brackets around an argument's value: of the list, the call and a dictionary of arguments."""
 NOT_NAMES = frozenset([*keyword.kwlist, "__debug__"])
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(
@@ -32,7 +32,7 @@ _TOKEN = re.compile(
     |(?:\d[\w.]*+|\.\d\w*+)(?:(?<=[eE])[-+]\d++)?|[^\W\d]\w*+(?:\.[^\W\d]\w*+){0,256}+""",
     re.VERBOSE | re.DOTALL,
 )
-"""What lists of calls are made of. That a text is nothing else, and how deep, is known before it is parsed."""
+"""The tokens of a list of calls. A text is checked against them, and for its depth, before Python parses it."""
 
 
 def write(calls: Sequence[ToolCall]) -> Iterator[Segment]:
@@ -59,7 +59,7 @@ def _arguments(call: ToolCall) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A Python literal. Texts are escaped as in JSON, which means the same in Python."""
+    """A Python literal. Strings are escaped as in JSON, which Python reads the same way."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -70,11 +70,11 @@ def _literal(value: Any) -> str:
 
 
 def read(text: str) -> list[ToolCall]:
-    """The calls that `text` lists. Raises InputError saying what in it is no list of calls with literal arguments."""
+    """Parse a list of calls with literal arguments. Raises InputError naming the first part that is not one."""
     _scan(text)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unknown escapes in texts, which stay as they are
+            warnings.simplefilter("ignore")  # unknown escapes in strings warn; they are kept unchanged
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
         raise InputError(f"not a list of calls: {getattr(error, 'msg', error)}") from None
@@ -88,7 +88,8 @@ def read(text: str) -> list[ToolCall]:
 
 
 def _scan(text: str) -> None:
-    """Refuse what is not made of literals, names and brackets, or nested too deeply, without parsing it."""
+    """Raise InputError, without parsing, for text with other tokens than literals, names and brackets, or that is
+    nested too deeply."""
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"longer than {MAX_CHARACTERS:,} characters")
     position = depth = tokens = 0
@@ -113,7 +114,7 @@ def _call(node: ast.expr) -> ToolCall:
     for word in node.keywords:
         given = {word.arg: _value(word.value)} if word.arg is not None else _value(word.value)
         if not isinstance(given, dict):
-            raise InputError(f"{name[:80]!r}: ** of something else than a dictionary")
+            raise InputError(f"{name[:80]!r}: ** must be followed by a dictionary")
         for key, value in given.items():
             if key in arguments:
                 raise InputError(f"{name[:80]!r}: argument {key[:80]!r} is given twice")
@@ -142,7 +143,7 @@ def _value(node: ast.expr) -> Any:
         return [_value(element) for element in node.elts]
     if isinstance(node, ast.Dict):
         return _dictionary(node)
-    raise InputError(f"{_shown(node)} is no literal")
+    raise InputError(f"{_shown(node)} is not a literal")
 
 
 def _dictionary(node: ast.Dict) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _dictionary(node: ast.Dict) -> dict[str, Any]:
     for key_node, value_node in zip(node.keys, node.values, strict=True):
         key = _value(key_node) if key_node is not None else None
         if not isinstance(key, str):
-            raise InputError("a key of a dictionary is no text")
+            raise InputError("a key of a dictionary is not a string")
         if key in found:
             raise InputError(f"key {key[:80]!r} is given twice")
         found[key] = _value(value_node)

@@ -1,7 +1,7 @@
-"""A conversation as token ids, built by segments, so that nothing in a text can become a control token.
+"""Render a conversation to token ids, segment by segment, so that no text can become a control token.
 
-Control tokens are placed by id. All text between two control tokens is tokenised at once, as a program would that
-tokenises the whole; except for the empty line of a header, which is a text of its own, as in Meta's code.
+Control tokens are placed by id. All text between two control tokens is tokenized at once, which gives the ids of a
+program that tokenizes the whole conversation; only the empty line of a header is tokenized alone, as in Meta's code.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat.conversation import Conversation, Image, Role
-from maverick_jax.text.chat.dialects import DEFAULT, Turn, find_dialect
+from maverick_jax.text.chat.dialects import DEFAULT, MessageSegments, find_dialect
 from maverick_jax.text.chat.spans import Control, Kind, Rendered, Segment, Span, Text
 from maverick_jax.text.tokenizers.base import Tokenizer
 
@@ -24,15 +24,15 @@ IMAGE_CONTROLS = ("<|image_start|>", "<|image_end|>", "<|tile_x_separator|>", "<
 def render(
     conversation: Conversation, tokenizer: Tokenizer, dialect: str = DEFAULT, *, add_generation_prompt: bool = False
 ) -> Rendered:
-    """Token ids of `conversation` and what each of them is. Equal arguments give equal ids.
+    """Token ids of `conversation`, with kind, role and message of each token. Equal arguments give equal ids.
 
-    With `add_generation_prompt` the header of an assistant's message follows, for a model to go on from.
-    Raises InputError where the dialect cannot write the conversation or the tokenizer lacks a control token.
+    With `add_generation_prompt` the header of an assistant message follows, as the prompt for generation.
+    Raises InputError if the dialect cannot write the conversation or the tokenizer lacks a control token.
     """
     writer = _Writer(tokenizer)
     writer.add(BEGIN_OF_TEXT, Role.NONE, -1)
-    for turn in find_dialect(dialect).turns(conversation):
-        writer.turn(turn)
+    for message in find_dialect(dialect).messages(conversation):
+        writer.message(message)
     if add_generation_prompt:
         writer.header(Role.ASSISTANT, -1)
     return writer.finish()
@@ -40,14 +40,14 @@ def render(
 
 @dataclasses.dataclass
 class _Piece:
-    """What is turned into ids at once: one control token or image (`ids`), or the text of one or several spans."""
+    """A unit of tokenization: one control token or image (`ids`), or the joined text of one or several spans."""
 
     spans: list[int]
     ids: Sequence[int] | None = None
 
 
 class _Writer:
-    """Collects segments; `finish` tokenises all their texts in one batch."""
+    """Collects segments; `finish` tokenizes all their texts in one batch."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -56,16 +56,16 @@ class _Writer:
         self.decisions: list[int] = []
         self.pieces: list[_Piece] = []
 
-    def turn(self, turn: Turn) -> None:
-        self.header(turn.role, turn.message)
-        own = turn.role is Role.ASSISTANT
+    def message(self, message: MessageSegments) -> None:
+        self.header(message.role, message.message)
+        own = message.role is Role.ASSISTANT
         if own:
             self.decisions.append(len(self.spans))
         joins = False
-        for segment in turn.content:
-            self.add(segment, turn.role, turn.message, written=own, joins=joins)
+        for segment in message.content:
+            self.add(segment, message.role, message.message, written=own, joins=joins)
             joins = isinstance(segment, Text)
-        self.add(turn.stop, turn.role, turn.message, written=own)
+        self.add(message.stop, message.role, message.message, written=own)
 
     def header(self, role: Role, message: int) -> None:
         self.add(HEADER_START, role, message)
@@ -74,7 +74,7 @@ class _Writer:
         self.add(Text(Kind.HEADER, "\n\n"), role, message)
 
     def add(self, segment: Segment, role: Role, message: int, *, written: bool = False, joins: bool = False) -> None:
-        """One more segment; `joins`: it is a text that is tokenised together with the text before it."""
+        """Append a segment. With `joins` its text is tokenized together with the text before it."""
         kind, text, ids = self._known(segment)
         call = segment.call if isinstance(segment, Text) else -1
         if not text:
@@ -107,7 +107,7 @@ class _Writer:
         allowed = {self.tokenizer.controls.get(name) for name in IMAGE_CONTROLS}
         for i in image.ids:
             if i not in allowed:
-                raise InputError(f"image: token id {i} is none of {', '.join(IMAGE_CONTROLS)}")
+                raise InputError(f"image: token id {i} is not one of {', '.join(IMAGE_CONTROLS)}")
         return image.ids
 
     def finish(self) -> Rendered:
@@ -129,8 +129,8 @@ class _Writer:
         return self._rendered(np.array(ids, np.int32), np.array(owners, np.int32))
 
     def _owners(self, spans: list[int], text: str, ids: Sequence[int]) -> list[int]:
-        """The span of each token of a text that is made of several: the first of those it holds characters of that is
-        more than the syntax of a call, else the first."""
+        """Span of each token of a text that joins several spans: of the spans whose characters the token holds, the
+        first that is not call syntax, or else the first."""
         ends = np.cumsum([len(self.spans[i].text) for i in spans])
         first = np.array(self.tokenizer.starts(text, ids), np.int64)
         last = np.maximum(first, np.append(first[1:], len(text)) - 1)

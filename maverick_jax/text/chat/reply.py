@@ -1,4 +1,4 @@
-"""What a model wrote after the assistant's header, taken apart: thought, text and calls, or why that cannot be done."""
+"""Parse a model's reply (the tokens after the assistant's header) into thought, text and calls, or an error."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ CALLING = ("<|python_start|>", "<|python_end|>")
 
 Piece = str | Control
 ReadCalls = Callable[[str], list[ToolCall]]
-"""Raises InputError for what is no list of calls."""
+"""Parses the text of calls; raises InputError for malformed calls."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """An assistant's message as the model wrote it."""
+    """A parsed assistant message."""
 
     text: str = ""
     calls: Sequence[ToolCall] = ()
@@ -31,19 +31,19 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class CallError:
-    """A reply with something in it that was meant as a call, and is none."""
+    """A reply with a malformed call or a misplaced control token."""
 
     text: str
-    """The whole reply, control tokens by their written form."""
+    """The whole reply, with control tokens in their written form."""
     reason: str
 
     def __str__(self) -> str:
-        return f"not understood: {self.reason}"
+        return f"malformed reply: {self.reason}"
 
 
 def pieces_of(body: str | Sequence[int], tokenizer: Tokenizer) -> list[Piece]:
-    """Texts and control tokens of a reply, up to the token that ends it. Ids tell control tokens from text that looks
-    like them; a str is all text."""
+    """Texts and control tokens of a reply, up to the token that ends it. Only ids can be control tokens; a str is
+    ordinary text throughout."""
     if isinstance(body, str):
         return [body] if body else []
     written = {i: name for name, i in tokenizer.controls.items()}
@@ -63,11 +63,12 @@ def pieces_of(body: str | Sequence[int], tokenizer: Tokenizer) -> list[Piece]:
 
 
 def written(pieces: Sequence[Piece]) -> str:
+    """The pieces as one text, with control tokens in their written form."""
     return "".join(piece if isinstance(piece, str) else piece.name for piece in pieces)
 
 
 def take_thought(pieces: Sequence[Piece]) -> tuple[str, list[Piece]]:
-    """The thought that a reply begins with, and the rest. A thought that never ends is all there is."""
+    """The thought at the beginning of a reply, and the rest. A thought without an end token takes the whole reply."""
     begin, end = map(Control, THINKING)
     if not pieces or pieces[0] != begin:
         return "", list(pieces)
@@ -76,7 +77,7 @@ def take_thought(pieces: Sequence[Piece]) -> tuple[str, list[Piece]]:
 
 
 def take_wrapped(pieces: Sequence[Piece]) -> tuple[str, str | None, list[Piece]]:
-    """Text before `<|python_start|>`, text between it and `<|python_end|>` (None: there is none), and the rest."""
+    """Text before `<|python_start|>`, text between it and `<|python_end|>` (None without the token), and the rest."""
     begin, end = map(Control, CALLING)
     if begin not in pieces:
         return only_text(pieces), None, []
@@ -86,7 +87,7 @@ def take_wrapped(pieces: Sequence[Piece]) -> tuple[str, str | None, list[Piece]]
 
 
 def only_text(pieces: Sequence[Piece]) -> str:
-    """Raises InputError where a control token is among the pieces."""
+    """The pieces as one text. Raises InputError if one of them is a control token."""
     for piece in pieces:
         if not isinstance(piece, str):
             raise InputError(f"unexpected control token {piece.name}")

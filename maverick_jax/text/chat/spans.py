@@ -1,4 +1,4 @@
-"""What a conversation is written as: segments before tokenising, spans and one record per token after it."""
+"""Data types of rendering: segments before tokenization; spans and per-token arrays after it."""
 
 import dataclasses
 import enum
@@ -10,43 +10,43 @@ from maverick_jax.text.chat.conversation import Image, Role
 
 
 class Kind(enum.IntEnum):
-    """What a token is part of, known from how it was written. The numbers are stored in data: give new kinds new ones
-    (below 256) and leave these as they are."""
+    """The part of a conversation that a token belongs to. The numbers are stored in data: never change them, and give
+    a new kind a new number below 256."""
 
     CONTROL = 0
-    """A control token: begins and ends messages, headers, calls, thoughts."""
+    """A control token, such as one that begins or ends a message, header, call or thought."""
     HEADER = 1
     """The name of a role and the empty line after it."""
     SYSTEM = 2
     TOOLS = 3
-    """The declaration of the tools and how to call them."""
+    """The declaration of the tools, with the instruction how to call them."""
     USER = 4
     TEXT = 5
-    """What the assistant says in a message without calls."""
+    """The assistant's text in a message without calls."""
     THOUGHT = 6
-    """What the assistant thinks, and what it says before its calls."""
+    """The assistant's reasoning, and its text before calls."""
     CALL_SYNTAX = 7
     """Brackets, quotes and fixed words of a call."""
     CALL_NAME = 8
     CALL_ARGUMENTS = 9
     RESULT = 10
-    """What a tool gave back."""
+    """The result of a tool call."""
     IMAGE = 11
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Text:
-    """Ordinary text, whatever it holds."""
+    """Ordinary text; strings that look like control tokens stay text."""
 
     kind: Kind
     text: str
     call: int = -1
-    """Which of its message's calls it writes; -1: none, or what they share."""
+    """Index of the call, within its message, that the text is part of; -1 for none or syntax shared by all calls."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Control:
-    """One control token, by its written form."""
+    """One control token, in its written form."""
 
     name: str
 
@@ -56,23 +56,23 @@ Segment = Text | Control | Image
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Span:
-    """One segment as rendered. Its tokens are ids[begin:end]; of texts that were tokenised together, a token that
-    holds parts of several belongs to one of them (docs/reference/chat.md), so that begin == end may be."""
+    """One rendered segment; its tokens are ids[begin:end]. If texts are tokenized together, a token with characters of
+    several spans belongs to one of them (docs/reference/chat.md), so a span may be empty (begin == end)."""
 
     kind: Kind
     role: Role
     message: int
-    """Index of the message; -1 where it belongs to none (begin of text, a header nobody wrote)."""
+    """Index of the message; -1 for none (begin of text, an added system message, the generation prompt)."""
     text: str
     begin: int
     end: int
     call: int = -1
-    """Which of its message's calls it writes; -1: none, or what they share."""
+    """Index of the call, within its message, that the span is part of; -1 for none or syntax shared by all calls."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rendered:
-    """Token ids of a conversation and, for each token, what it is part of. T tokens."""
+    """Token ids of a conversation, with kind, role and message of each token. T tokens, N assistant messages."""
 
     ids: np.ndarray
     """int32[T]"""
@@ -83,12 +83,12 @@ class Rendered:
     messages: np.ndarray
     """int32[T]: index of the message, -1 for none"""
     written: np.ndarray
-    """bool[T]: what the assistant writes itself when it generates: all after its header, its stop token included"""
+    """bool[T]: whether the assistant generates the token: all tokens after its header, the stop token included"""
     decisions: np.ndarray
-    """int32[N]: for each assistant message, the index of the first token it writes, where a call or an answer begins"""
+    """int32[N]: index of the first generated token of each assistant message, where it decides to call or to answer"""
     spans: Sequence[Span]
 
     @property
     def text(self) -> str:
-        """The whole, control tokens by their written form."""
+        """The whole text, with control tokens in their written form."""
         return "".join(span.text for span in self.spans)

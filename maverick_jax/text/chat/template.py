@@ -1,5 +1,5 @@
-"""The dialects as Jinja templates, for programs that render those. Ours never do: a template in a folder is compared
-with these, to know which dialect a model speaks, and otherwise left alone."""
+"""The dialects as Jinja templates, for other programs. Templates are never executed here: a folder's template is only
+compared with these, to find the dialect of its model."""
 
 import functools
 import importlib.resources
@@ -15,18 +15,19 @@ _log = logging.getLogger(__name__)
 
 @functools.cache
 def chat_template(dialect: str) -> str:
-    """Text for `chat_template.jinja`. transformers' `apply_chat_template` with it and our `tokenizer.json` gives the
-    ids that `render` gives, where no text holds a control token's written form (that program makes tokens of those)
-    and none begins with white space that has a line break in it (it tokenises that with the header's).
+    """Text of `chat_template.jinja` for `dialect`. With it and our `tokenizer.json`, transformers'
+    `apply_chat_template` gives the ids of `render`, unless a text holds the written form of a control token (which
+    transformers turns into the token) or begins with white space that has a line break (which it tokenizes together
+    with the header's).
 
-    Raises InputError for a dialect that there is not."""
+    Raises InputError for an unknown dialect."""
     name = find_dialect(dialect).name
     folder = importlib.resources.files("maverick_jax.text.chat") / "templates"
     return "".join((folder / f"{part}.jinja").read_text("utf-8") for part in (name, "messages"))
 
 
 def dialect_in(folder: str | pathlib.Path) -> str | None:
-    """The dialect whose template the folder holds; None where it holds none, or, with a log line, another one."""
+    """The dialect whose template is in `folder`; None if there is no template, or (with a warning) an unknown one."""
     path = pathlib.Path(folder) / FILE
     if not path.is_file():
         return None
@@ -35,5 +36,5 @@ def dialect_in(folder: str | pathlib.Path) -> str | None:
     for name in DIALECTS:
         if found == chat_template(name).encode():
             return name
-    _log.warning("%s is not one of our templates and is not used: choose a dialect (%s)", path, ", ".join(DIALECTS))
+    _log.warning("ignoring %s: not the template of a known dialect; choose one of %s", path, ", ".join(DIALECTS))
     return None

@@ -1,4 +1,4 @@
-"""JSON values as tools use them: read strictly, checked, bounded in size and depth."""
+"""JSON values of tool calls and schemas: strict parsing, with limits on size and depth."""
 
 import json
 import math
@@ -10,13 +10,13 @@ from maverick_jax.files import no_constant, once
 from maverick_jax.text.tokenizers.base import require_unicode
 
 MAX_DEPTH = 64
-"""Lists and objects inside each other, in one value."""
+"""Deepest nesting of lists and objects in one value."""
 MAX_CHARACTERS = 1 << 20
-"""Written form of one value: the arguments of a call, the schema of a tool."""
+"""Most characters of one value in JSON, such as the arguments of a call or the schema of a tool."""
 MAX_ITEMS = 50_000
-"""Numbers, texts, lists, objects, ... in one value."""
+"""Most scalars, lists and objects in one value."""
 MAX_INTEGER_BITS = 14_000
-"""Python writes no integer of more than 4300 digits."""
+"""Largest integer; Python does not convert integers of more than 4300 digits to text."""
 
 
 def checked(
@@ -24,8 +24,8 @@ def checked(
 ) -> Any:
     """A copy of a JSON value: str, int, float, bool, None, list and dict with str keys.
 
-    Raises InputError, beginning with `where`, for anything else, for NaN and infinities, for text that is not Unicode
-    and for what is deeper or longer than the limits above.
+    Raises InputError, beginning with `where`, for any other type, for NaN and infinities, for text that is not valid
+    Unicode, and for a value beyond the limits above.
     """
     checker = _Checker(where, max_characters, max_items)
     copy = checker.copy(value, 0)
@@ -62,14 +62,14 @@ class _Checker:
             return int(value)
         if isinstance(value, float):
             if not math.isfinite(value):
-                self.refuse(f"{value} is no JSON number")
+                self.refuse(f"{value} is not a JSON number")
             return float(value)
         kinds = "text, number, true, false, null, list, object"
         raise InputError(f"{self.where}: expected JSON ({kinds}), got {type(value).__name__}")
 
     def text(self, value: Any, what: str) -> str:
         if not isinstance(value, str):
-            self.refuse(f"expected a {what} of text, got {type(value).__name__}")
+            self.refuse(f"expected a {what} of type str, got {type(value).__name__}")
         self.characters -= len(value)
         if self.characters < 0:
             self.refuse(f"longer than {self.max_characters:,} characters")
@@ -84,7 +84,8 @@ class _Checker:
 
 
 def read(text: str, where: str = "value") -> Any:
-    """The value of one JSON text, `checked`. Raises InputError, also for NaN, duplicate keys and what follows it."""
+    """Parse one JSON value and check it as `checked` does. Raises InputError, also for NaN, duplicate keys and text
+    after the value."""
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where}: longer than {MAX_CHARACTERS:,} characters")
     value, end = read_prefix(text, 0, where)
@@ -94,7 +95,7 @@ def read(text: str, where: str = "value") -> Any:
 
 
 def read_prefix(text: str, begin: int, where: str = "value") -> tuple[Any, int]:
-    """The JSON value that begins at or, after white space, behind `begin`, and where it ends."""
+    """The JSON value at `begin` (after optional white space), and the index after its end."""
     space = _SPACE.match(text, begin)
     try:
         value, end = _DECODER.raw_decode(text, space.end() if space else begin)
@@ -108,7 +109,7 @@ def read_prefix(text: str, begin: int, where: str = "value") -> tuple[Any, int]:
 
 
 def write(value: Any) -> str:
-    """JSON on one line, every character but the escaped ones as itself."""
+    """JSON on one line; non-ASCII characters are not escaped."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 

@@ -16,66 +16,67 @@ BYTES = "bytes"
 NAME_FILE, JSON_FILE, RANKS_FILE = "tokenizer.txt", "tokenizer.json", "tokenizer.model"
 UNKNOWN_ID = "\ufffd"
 MAX_BYTES = 64 << 20
-"""Of a tokenizer's file; Llama 4's `tokenizer.json` has 28 MB."""
+"""Largest tokenizer file that is read, in bytes; Llama 4's `tokenizer.json` has 28 MB."""
 
 
 class Tokenizer(abc.ABC):
     """A fixed, reversible map between text and token ids."""
 
     name: str
-    """What a reader calls it: `bytes`, or the file it came from."""
+    """Name shown in messages: `bytes`, or the path of the file."""
     fingerprint: str
     """Hex digest of everything the ids depend on; equal fingerprints give equal ids."""
     vocab_size: int
     """One more than the largest id, control tokens included."""
     bos_id: int | None
-    """Begins a document; None where the tokenizer has no such token."""
+    """Id of the token that begins a document; None if the tokenizer has no such token."""
     eos_id: int | None
-    """Ends a document; None where the tokenizer has no such token."""
+    """Id of the token that ends a document; None if the tokenizer has no such token."""
     pad_id: int
-    """Fills the rest of a row; never attended to, never a label."""
+    """Id that fills the rest of a row; it is never attended to and never a label."""
     controls: Mapping[str, int]
-    """Every control token, by its written form."""
+    """Written form of every control token -> its id."""
     dialect: str | None = None
-    """How its model writes tools (`maverick_jax.text.chat`), where the folder it came from says so."""
+    """Tool dialect of the tokenizer's model (`maverick_jax.text.chat`); None if its folder has no known template."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` as ordinary text, without begin or end. Raises InputError for text that is not Unicode."""
+        """Ids of `text` as ordinary text, without begin or end tokens. Raises InputError for text that is not valid
+        Unicode (it holds a surrogate)."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on several threads where the library can."""
+        """`encode` of each text, on several threads where the tokenizer library supports it."""
         for text in texts:
             require_unicode(text)
         return self._encode_batch(texts)
 
     def decode(self, ids: Iterable[int], *, controls: bool = False) -> str:
-        """Text of `ids`; `decode(encode(text)) == text`. Bytes that are no UTF-8 and ids outside the vocabulary
-        become U+FFFD. Control tokens are left out, or written by name with `controls`."""
+        """Text of `ids`; `decode(encode(text)) == text`. Invalid UTF-8 and ids outside the vocabulary become U+FFFD.
+        Control tokens are left out; with `controls` they appear in their written form."""
         parts = []
-        for kind, run in itertools.groupby(map(int, ids), key=self._kind):
+        for kind, group in itertools.groupby(map(int, ids), key=self._kind):
             if kind == "control":
-                parts += [self._written[i] for i in run] if controls else []
+                parts += [self._written[i] for i in group] if controls else []
             elif kind == "ordinary":
-                parts.append(self._decode(list(run)))
+                parts.append(self._decode(list(group)))
             else:
-                parts += [UNKNOWN_ID for _ in run]
+                parts += [UNKNOWN_ID for _ in group]
         return "".join(parts)
 
     @abc.abstractmethod
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
-        """For each of `ids`, which are `encode(text)`: the index of the character that its first byte is part of."""
+        """For each id of `ids` (= `encode(text)`): index in `text` of the character that holds the id's first byte."""
 
     @abc.abstractmethod
     def save(self, directory: str | pathlib.Path) -> None:
-        """Write what `load_tokenizer(directory)` needs to give this tokenizer back."""
+        """Write the files from which `load_tokenizer(directory)` restores this tokenizer."""
 
     @abc.abstractmethod
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """Text of ids that are all inside the vocabulary and none a control token."""
+        """Text of ids that are all ordinary tokens of the vocabulary."""
 
     def _set_controls(self, controls: Mapping[str, int]) -> None:
         self.controls = dict(controls)
@@ -88,19 +89,19 @@ class Tokenizer(abc.ABC):
 
 
 def read_file(path: pathlib.Path) -> bytes:
-    """What a tokenizer's file holds. Raises InputError for one that is too large or cannot be read."""
+    """Content of a tokenizer file. Raises InputError if it cannot be read or is larger than MAX_BYTES."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: larger than {MAX_BYTES >> 20} MiB, which no tokenizer's file is")
+        raise InputError(f"{path}: larger than {MAX_BYTES >> 20} MiB, the limit for a tokenizer file")
     return content
 
 
 def digest(*parts: bytes) -> str:
-    """Fingerprint of `parts`, each of which counts with its length."""
+    """SHA-256 hex digest of `parts`; each part is hashed with its length, so that boundaries matter."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(len(part).to_bytes(8, "little") + part)
@@ -108,6 +109,7 @@ def digest(*parts: bytes) -> str:
 
 
 def require_unicode(text: str) -> None:
+    """Raises InputError if `text` holds a surrogate, which UTF-8 cannot encode; TypeError if it is not a str."""
     if not isinstance(text, str):
         raise TypeError(f"expected str, got {type(text).__name__}")
     if text.isascii():

@@ -1,4 +1,4 @@
-"""The tokenizer that needs no file: one token per UTF-8 byte."""
+"""The byte tokenizer: one token per UTF-8 byte. It needs no file."""
 
 import pathlib
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ CONTROLS = (
     "<|image|>",
     "<|patch|>",
 )
-"""Ids 256, 257, ... in this order, named as in Llama 4's tokenizer, so that its chat format and its images can be
-written in bytes."""
+"""Control tokens with ids 256, 257, ... in this order. They have the names of Llama 4's, so that the chat format and
+image tokens also work with bytes."""
 
 
 class ByteTokenizer(Tokenizer):

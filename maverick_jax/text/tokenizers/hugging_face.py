@@ -18,17 +18,17 @@ ROLES = {
     "eos_token": ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[EOS]", "[SEP]"),
     "pad_token": ("<|finetune_right_pad|>", "<|finetune_right_pad_id|>", "<pad>", "[PAD]"),
 }
-"""Usual names of each role's token, for a `tokenizer.json` without the `tokenizer_config.json` that says them."""
+"""Usual names of each role's token, tried if a `tokenizer.json` comes without `tokenizer_config.json`."""
 MAX_LISTS, MAX_TOKEN, MAX_GROWTH = 4_000_000, 1 << 16, 1024
-"""Lists and objects in a `tokenizer.json` (a merge may be a list); characters of a token; how many times as long its
-replacements may make a text: without a limit, few lines of a file would fill any memory."""
+"""Limits: lists and objects in a `tokenizer.json` (a merge may be a list), characters of a token, and the factor by
+which its replacements may lengthen a text. Without them a small file could exhaust the memory."""
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`; begin, end and padding as `tokenizer_config.json` beside it says."""
+    """A `tokenizer.json`; the begin, end and padding tokens come from `tokenizer_config.json` in the same folder."""
 
     def __init__(self, path: str | pathlib.Path):
-        """Read the file at `path`. Raises InputError naming file and line."""
+        """Read the file at `path`. Raises InputError naming the file and, for malformed JSON, the line."""
         path = pathlib.Path(path)
         self._content = read_file(path)
         data = _parse_json(self._content, path)
@@ -48,7 +48,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._roles = _roles(controls, path.parent / CONFIG_FILE)
         self.bos_id, self.eos_id = controls.get(self._roles["bos_token"]), controls.get(self._roles["eos_token"])
         pad_id = controls.get(self._roles["pad_token"])
-        # Padding is masked everywhere, so that any id will do where the tokenizer has none of its own.
+        # Padding is masked everywhere, so any id works if the tokenizer has no padding token.
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
         self.dialect = template.dialect_in(path.parent)
         self.fingerprint = digest(b"tokenizer.json", self._content, json.dumps(self._roles, sort_keys=True).encode())
@@ -77,8 +77,8 @@ class HuggingFaceTokenizer(Tokenizer):
             return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def _as_text(self, ids: list[int]) -> list[int]:
-        """`ids` with every control token spelled out. Models that look whole words up (Unigram, WordLevel) hold
-        control tokens in their vocabulary and find them in text, although the library was told not to."""
+        """`ids` with every control token replaced by the ids of its characters. Models with whole words (Unigram,
+        WordLevel) have control tokens in their vocabulary and find them in text even with `encode_special_tokens`."""
         if self._forbidden.isdisjoint(ids):
             return ids
         return [i for token in ids for i in (self._spelled(token) if token in self._forbidden else (token,))]
@@ -87,13 +87,13 @@ class HuggingFaceTokenizer(Tokenizer):
         text = self._tokenizer.id_to_token(token) or ""
         spelled = [piece.id for character in text for piece in self._tokenizer.model.tokenize(character)]
         if not self._forbidden.isdisjoint(spelled):
-            raise InputError(f"{self.name}: {text!r} in a text cannot be told from the control token")
+            raise InputError(f"{self.name}: {text!r} in a text cannot be encoded except as the control token")
         return spelled
 
 
 def write_config(folder: pathlib.Path, roles: Mapping[str, str], added: Mapping[str, int], dialect: str | None) -> None:
-    """The files beside a `tokenizer.json`: which control tokens begin, end and pad (`roles`, by ROLES' keys), `added`
-    control tokens by their written form, and the chat template of `dialect`."""
+    """Write the files that accompany a `tokenizer.json`: the begin, end and padding tokens (`roles`, keyed as ROLES),
+    the `added` control tokens (written form -> id), and the chat template of `dialect`."""
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -110,7 +110,7 @@ def write_config(folder: pathlib.Path, roles: Mapping[str, str], added: Mapping[
 
 def _parse_json(content: bytes, path: pathlib.Path) -> dict:
     if content.count(b"[") + content.count(b"{") > MAX_LISTS:
-        raise InputError(f"{path}: more than {MAX_LISTS:,} lists and objects, which no tokenizer has")
+        raise InputError(f"{path}: more than {MAX_LISTS:,} lists and objects, the limit for a tokenizer file")
     try:
         data = json.loads(content)
     except json.JSONDecodeError as error:
@@ -120,7 +120,7 @@ def _parse_json(content: bytes, path: pathlib.Path) -> dict:
         raise InputError(f"{path}: line {line}: not UTF-8: {error.reason}") from None
     except RecursionError:
         raise InputError(f"{path}: line 1: JSON nested too deeply") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: line 1: expected a JSON object")
@@ -130,14 +130,14 @@ def _parse_json(content: bytes, path: pathlib.Path) -> dict:
 def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokenizer:
     with _named_failure(str(path), "not a tokenizer"):
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-        # The library lets through added tokens that are not marked special; to us they are control tokens too.
+        # The library finds added tokens that are not marked special in text; here they are control tokens too.
         unmarked = [t for t in data.get("added_tokens") or () if _is_control(t) and not t.get("special")]
         if unmarked:
             added = [{**t, "special": True} if _is_control(t) else t for t in data["added_tokens"]]
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**data, "added_tokens": added}))
     growth = max(_growth(data.get(part)) for part in ("normalizer", "pre_tokenizer", "decoder"))
     if growth > MAX_GROWTH:
-        raise InputError(f"{path}: its replacements make a text more than {MAX_GROWTH} times as long")
+        raise InputError(f"{path}: its replacements can make a text more than {MAX_GROWTH} times as long")
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -145,9 +145,9 @@ def _build(content: bytes, data: dict, path: pathlib.Path) -> tokenizers.Tokeniz
 
 
 @contextlib.contextmanager
-def _named_failure(name: str, what: str = "cannot take this text") -> Iterator[None]:
-    """Raises InputError for what the library raises inside the block: on some malformed files it panics, which is no
-    Exception, and on some it does so only when it meets a text."""
+def _named_failure(name: str, what: str = "cannot tokenize this text") -> Iterator[None]:
+    """Turns errors of the library inside the block into InputError. On some malformed files it panics, sometimes only
+    once it is given a text, and its PanicException is not an Exception."""
     try:
         yield
     except InputError:
@@ -159,8 +159,8 @@ def _named_failure(name: str, what: str = "cannot take this text") -> Iterator[N
 
 
 def _growth(part: Any) -> int:
-    """How many times as long a text may become by the replacements in `part` of a tokenizer, one after the other; no
-    more than one beyond MAX_GROWTH."""
+    """Largest factor by which the replacements in `part` of a tokenizer can lengthen a text, applied in order; capped
+    at MAX_GROWTH + 1."""
     grown = 1
     if isinstance(part, dict):
         content = part.get("content")
@@ -172,12 +172,12 @@ def _growth(part: Any) -> int:
 
 
 def _is_control(token: dict) -> bool:
-    """An added token of whitespace is a way to write text; every other one is a control token."""
+    """Whether an added token is a control token: all are, except whitespace, which is ordinary text."""
     return bool(token["content"].strip())
 
 
 def _unknown_id(model: Mapping) -> int | None:
-    """What the model gives for text it has no token for: allowed, for it says nothing."""
+    """Id for text that the vocabulary lacks, or None. It may occur in encoded text, since it controls nothing."""
     if isinstance(model.get("unk_id"), int):
         return model["unk_id"]
     vocab, token = model.get("vocab"), model.get("unk_token")
@@ -185,7 +185,7 @@ def _unknown_id(model: Mapping) -> int | None:
 
 
 def _roles(controls: Mapping[str, int], config_path: pathlib.Path) -> dict[str, str | None]:
-    """Which control token begins, ends and pads."""
+    """Written form of the begin, end and padding tokens, keyed as ROLES; None for a role without a token."""
     if not config_path.is_file():
         return {role: next((n for n in names if n in controls), None) for role, names in ROLES.items()}
     config = _parse_json(read_file(config_path), config_path)

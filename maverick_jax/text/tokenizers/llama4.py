@@ -1,6 +1,6 @@
-"""Llama 4's tokenizer: byte-level BPE in a tiktoken rank file, and its 2,048 control tokens.
+"""Llama 4's tokenizer: byte-level BPE from a tiktoken rank file, and 2,048 control tokens.
 
-The file holds ranks only; the split pattern, the control tokens and their ids are the public Llama 4 ones.
+The file holds ranks only. The split pattern, the control tokens and their ids are those of the public Llama 4 release.
 """
 
 import base64
@@ -19,9 +19,9 @@ from maverick_jax.text.tokenizers.base import RANKS_FILE, Tokenizer, digest, rea
 
 NUM_RANKS, NUM_CONTROLS = 200_000, 2_048
 MAX_GROUP = 64
-"""Texts that a thread takes at once."""
+"""Most texts that a thread encodes as one task."""
 MAX_PIECE, MAX_RUN = 400_000, 25_000
-"""Characters tiktoken takes safely at once, and in one unbroken run of (non-)whitespace."""
+"""Most characters that tiktoken is given at once, and most in one unbroken stretch of (non-)whitespace."""
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -39,7 +39,7 @@ SPLIT_PATTERN = "|".join(
 
 _RUN = re.compile(r"\s++|\S++")
 _SAFE_CUT = re.compile(r"\n(?=[^\W_])")
-"""A line that begins with a letter or digit begins a new match of the split pattern, whatever came before."""
+"""A line that begins with a letter or digit always begins a new match of the split pattern, so a cut is safe here."""
 
 
 def _reserved(family: str, first: int, last: int) -> list[str]:
@@ -48,7 +48,7 @@ def _reserved(family: str, first: int, last: int) -> list[str]:
 
 
 def _control_texts() -> list[str]:
-    """Control tokens in the order of their ids, from 200000."""
+    """Written forms of the control tokens in the order of their ids, from 200000."""
 
     def named(*names: str) -> list[str]:
         return [f"<|{name}|>" for name in names]
@@ -74,11 +74,11 @@ def _control_texts() -> list[str]:
 
 
 class Llama4Tokenizer(Tokenizer):
-    """Vocabulary of 202,048: ranks, then control tokens."""
+    """A vocabulary of 202,048 ids: 200,000 ranks, then the control tokens."""
 
     vocab_size = NUM_RANKS + NUM_CONTROLS
     threads = os.cpu_count() or 1
-    """How many texts are tokenised at a time."""
+    """Number of threads that tokenize texts."""
 
     def __init__(self, path: str | pathlib.Path):
         """Read the rank file at `path`. Raises InputError naming the first bad line."""
@@ -118,9 +118,9 @@ class Llama4Tokenizer(Tokenizer):
 
 
 def safe_pieces(text: str) -> list[str]:
-    """`text` in pieces of at most MAX_PIECE characters, none with a run of one kind above MAX_RUN.
+    """`text` cut into pieces of at most MAX_PIECE characters without a stretch of (non-)whitespace above MAX_RUN.
 
-    Cuts fall where the split pattern cuts anyway, if there is such a place, so that the ids do not change.
+    If the split pattern has a cut within reach, the piece ends there, so that the ids do not change.
     """
     pieces = []
     begin = 0
@@ -146,7 +146,7 @@ def _short_runs(text: str) -> list[str]:
 
 
 def _may_have_long_run(text: str) -> bool:
-    """Whether a run of more than MAX_RUN is possible: it would hold two neighbouring multiples of half of it."""
+    """Whether a run of more than MAX_RUN is possible: it would cover two adjacent multiples of MAX_RUN / 2."""
     half = MAX_RUN // 2
     if len(text) <= MAX_RUN:
         return False
@@ -162,10 +162,10 @@ def _parse_ranks(content: bytes, path: pathlib.Path) -> dict[bytes, int]:
         ranks[token] = number - 1
     if len(ranks) != NUM_RANKS:
         raise InputError(f"{path}: line {len(ranks)} is the last; expected {NUM_RANKS} lines, the ranks of a "
-                         "Llama 4 tokenizer (a shorter file is truncated or another model's)")  # fmt: skip
+                         "Llama 4 tokenizer (the file is truncated or belongs to another model)")  # fmt: skip
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
-        raise InputError(f"{path}: no line {NUM_RANKS + 1}: byte {missing[0]} has no rank on any line")
+        raise InputError(f"{path}: byte {missing[0]} has no rank on any of the {NUM_RANKS} lines")
     return ranks
 
 
@@ -174,7 +174,7 @@ def _parse_line(line: bytes, number: int, path: pathlib.Path) -> bytes:
     shown = line[:60].decode("utf-8", "backslashreplace")
     if len(fields) != 2:
         raise InputError(f"{path}: line {number}: expected `BASE64 RANK`, got {shown!r} (SentencePiece models are not "
-                         "read: convert them to tokenizer.json)")  # fmt: skip
+                         "supported: convert them to tokenizer.json)")  # fmt: skip
     try:
         token = base64.b64decode(fields[0], validate=True)
     except binascii.Error as error:

@@ -1,4 +1,4 @@
-"""How a tokenizer is found on disk and opened."""
+"""Find a tokenizer on disk and load it."""
 
 import pathlib
 
@@ -9,9 +9,9 @@ from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 
 
 def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
-    """The tokenizer called `bytes`, in a `tokenizer.json` or a tiktoken `tokenizer.model`, or in a folder that holds
-    one of them or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging Face folder).
-    Raises InputError."""
+    """Load a tokenizer. `source` is `bytes`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a folder that holds
+    one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging Face
+    folder). Raises InputError if there is no tokenizer or its file is malformed."""
     if str(source) == BYTES:
         return _named(BYTES)
     path = pathlib.Path(source).expanduser()
@@ -38,18 +38,18 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
 
 
 def _named(name: str, origin: pathlib.Path | None = None) -> Tokenizer:
-    """A tokenizer that needs no file. A name read from a file is only ever compared, never opened."""
+    """The tokenizer called `name`. A name that comes from a file is only compared with known names, never opened."""
     if name != BYTES:
         raise InputError(f"{origin}: line 1: no tokenizer is called {name[:40]!r}; expected `{BYTES}`")
     return ByteTokenizer()
 
 
 def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
-    """The tokenizer's file in `folder`, or in the run directory that `folder` is a checkpoint of; None without one."""
+    """The tokenizer file in `folder`, or, if `folder` is a checkpoint, in its run directory; None if there is none."""
     absolute = folder.resolve()
     folders = [folder, *[p.parent for p in (absolute, absolute.parent) if p.name == "checkpoints"]]
-    for place in folders:
+    for candidate in folders:
         for name in (JSON_FILE, RANKS_FILE, NAME_FILE):
-            if (place / name).is_file():
-                return place / name
+            if (candidate / name).is_file():
+                return candidate / name
     return None

@@ -1,4 +1,4 @@
-"""A teacher's targets on disk: whole or not at all, exactly once, and for no other data than they were made from."""
+"""Stored teacher targets: complete or refused, written once, and used only with the data they were made from."""
 
 import pathlib
 import pickle
@@ -19,13 +19,13 @@ from tests.helpers.stub_targets import HEADER, arrays_of, row_of, write
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Written without interruption. Not to be changed."""
+    """Targets written without interruption. Do not change them."""
     folder = tmp_path_factory.mktemp("targets") / "whole"
     write(folder)
     return folder
 
 
-def assert_rows_are_there(targets: Targets):
+def assert_rows_are_readable(targets: Targets):
     for index in range(HEADER.rows):
         found, expected = targets.row(index, row_of(index)), arrays_of(index)
         assert list(found) == list(expected)
@@ -34,21 +34,21 @@ def assert_rows_are_there(targets: Targets):
             assert array.dtype == expected[name].dtype
 
 
-def test_what_is_written_is_read(whole):
+def test_written_targets_are_read_back(whole):
     targets = Targets.open(whole)
     assert targets.header == HEADER and targets.sums == {"positions": 8.0 * HEADER.rows}
-    assert_rows_are_there(targets)
+    assert_rows_are_readable(targets)
     per_token = 4 * (2 + 2) + 4 * 4 + 2 * (2 + 2)
     assert HEADER.bytes_per_token == pytest.approx(per_token + (40 + 4) / 8)
     assert {path.suffix for path in whole.iterdir()} == {".json", ".array_record"}  # nothing is left over
 
 
-def test_it_travels_as_its_path(whole):
+def test_targets_are_pickled_as_their_path(whole):
     targets = Targets.open(whole)
     targets.row(0, row_of(0))
     sent = pickle.dumps(targets)
     assert len(sent) < 500
-    assert_rows_are_there(pickle.loads(sent))  # noqa: S301 (our own)
+    assert_rows_are_readable(pickle.loads(sent))  # noqa: S301 (our own)
 
 
 def test_wide_tokens_and_float32(tmp_path):
@@ -64,7 +64,7 @@ def test_wide_tokens_and_float32(tmp_path):
 def test_several_jobs_share_a_folder(whole, tmp_path):
     shared = tmp_path / "shared"
     assert write(shared, shard=(1, 2)) is None
-    with pytest.raises(InputError, match=r"not complete: 12 of 22 rows are missing \(3 of 6 parts\); go on with `"):
+    with pytest.raises(InputError, match=r"incomplete: 12 of 22 rows are missing \(3 of 6 parts\); continue with `"):
         Targets.open(shared)
     found = write(shared, shard=(0, 2))
     assert found and found.digest == Targets.open(whole).digest
@@ -75,7 +75,7 @@ def test_two_processes_do_not_write_one_part(tmp_path):
     from data.targets.writer import TargetsWriter
 
     one, other = (TargetsWriter.open(tmp_path, HEADER) for _ in range(2))
-    refused = pytest.raises(InputError, match=r"part-00000.array_record: another process is making it")
+    refused = pytest.raises(InputError, match=r"part-00000.array_record: another process is writing it")
     with pytest.raises(ValueError, match="part 0 ends after row -1"), one.part(0), refused, other.part(0):
         pass
     assert not list(tmp_path.glob("part-*"))
@@ -95,7 +95,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
         killed += process.wait() == -signal.SIGKILL
     assert killed >= 2 and not (folder / "contents.json").exists()
     subprocess.run([*words, "0"], cwd=REPOSITORY, check=True)
-    assert_rows_are_there(Targets.open(folder))
+    assert_rows_are_readable(Targets.open(folder))
     same = lambda folder: {name: digest for name, digest in contents(folder).items() if not name.endswith(".lock")}
     assert same(folder) == same(whole)
 
@@ -112,15 +112,15 @@ def test_an_error_leaves_no_part(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["header.json"]
 
 
-def test_a_folder_of_other_targets_is_not_touched(whole):
+def test_a_folder_with_another_header_is_not_changed(whole):
     before = contents(whole)
     other = HEADER.model_copy(update={"teacher": "c" * 64, "top_k": 5})
-    with pytest.raises(InputError, match=r"(?s)differ from these; nothing was changed:\n  top_k: 4 there, 5 here\n"):
+    with pytest.raises(InputError, match=r"(?s)with other settings; nothing was changed:\n  top_k: 4 there, 5 here\n"):
         write(whole, other)
     assert contents(whole) == before
 
 
-# ---- what is not as it was written -----------------------------------------------------------------------------------
+# ---- damage ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -131,14 +131,14 @@ def copy(whole, tmp_path):
 
 
 def test_a_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no teacher's targets are there; make them: `maverick data targets"):
+    with pytest.raises(InputError, match="nowhere: no teacher targets here; make them with `maverick data targets"):
         Targets.open(tmp_path / "nowhere")
 
 
 def test_a_truncated_file(copy):
     file = part_file(copy, 2)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"part-00002.array_record: has [\d,]+ bytes; [\d,]+ were written"):
+    with pytest.raises(InputError, match=r"part-00002.array_record: has [\d,]+ bytes; expected [\d,]+ bytes"):
         Targets.open(copy)
     file.unlink()
     with pytest.raises(InputError, match=r"part-00002.array_record: is missing"):
@@ -154,24 +154,24 @@ def test_a_damaged_record(copy):
         Targets.open(copy).row(5, row_of(5))
 
 
-def test_parts_in_the_wrong_places(copy):
+def test_swapped_parts(copy):
     one, other = part_file(copy, 1), part_file(copy, 2)
     one.rename(copy / "aside")
     other.rename(one)
     (copy / "aside").rename(other)
-    with pytest.raises(InputError, match=r"part-00001.array_record: the record of row 4: is of row 8"):
+    with pytest.raises(InputError, match=r"part-00001.array_record: the record of row 4: belongs to row 8"):
         Targets.open(copy).row(4, row_of(4))
 
 
-def test_rows_that_are_not_there_and_rows_of_other_data(whole):
+def test_missing_rows_and_rows_of_other_data(whole):
     targets = Targets.open(whole)
-    with pytest.raises(InputError, match="holds rows 0 to 21; row 22 was asked for"):
+    with pytest.raises(InputError, match="holds rows 0 to 21, but row 22 is needed"):
         targets.row(22, row_of(22))
     for name in ("tokens", "labels", "positions", "segment_ids"):
         row = row_of(7)
         row[name] = row[name].copy()
         row[name][5] += 1
-        with pytest.raises(InputError, match="was made from other data: its row 7 holds other tokens"):
+        with pytest.raises(InputError, match="made from other data: its row 7 has other tokens"):
             targets.row(7, row)
     assert content_hash({**row_of(7), "loss_weights": np.zeros(8)}) == content_hash(row_of(7))
 
@@ -182,19 +182,19 @@ def test_rows_that_are_not_there_and_rows_of_other_data(whole):
         ('"version":1', '"version":2', r"contents.json: header.version: Input should be 1"),
         ('"top_k":4', '"top_k":999', "contents.json: header: Value error, top_k 999 is more than the vocabulary"),
         ('"top_k":4', '"top_k":4,"top_k":5', "contents.json: key 'top_k' is given twice"),
-        ('"rows":22', '"rows":99999999', "contents.json: 6 parts; its header has 25000000"),
-        ('"temperature":1.0', '"temperature":NaN', "contents.json: NaN is no JSON number"),
+        ('"rows":22', '"rows":99999999', "contents.json: 6 parts; its header declares 25000000"),
+        ('"temperature":1.0', '"temperature":NaN', "contents.json: NaN is not a JSON number"),
         ("{", "[" * 100_000, "contents.json: "),
     ],
 )
-def test_a_contents_file_that_is_not_as_it_was_written(old, new, message, copy):
+def test_a_malformed_contents_file(old, new, message, copy):
     path = copy / "contents.json"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=message):
         Targets.open(copy)
 
 
-def test_a_header_that_promises_another_size(copy):
+def test_a_header_with_another_record_size(copy):
     path = copy / "contents.json"
     path.write_text(path.read_text().replace('"sequence_length":8', '"sequence_length":2147483648', 1))
     with pytest.raises(InputError, match="the record of row 0: 364 bytes; expected "):

@@ -1,4 +1,4 @@
-"""Failed calls and their recoveries: against a slow twin on made-up runs, and a hand count on real ones."""
+"""Failed calls and their recoveries: compared with a slow twin, and with a hand count on real trajectories."""
 
 import json
 import pathlib
@@ -14,8 +14,8 @@ from maverick_jax.text.chat import Message, Role, ToolCall
 HAND_COUNT = json.loads((pathlib.Path(__file__).parents[2] / "golden" / "tau_bench_hand_count.json").read_text())
 
 
-def run_of(*turns):
-    """A run of messages with calls `(name, failed)`; failed None: no result."""
+def trajectory_of(*turns):
+    """A trajectory of messages with calls `(name, failed)`; failed None means no result."""
     steps = [Step(Message(Role.USER, "go"))]
     for turn in turns:
         steps.append(Step(Message(Role.ASSISTANT, "", [ToolCall(name) for name, _ in turn])))
@@ -23,27 +23,27 @@ def run_of(*turns):
     return Trajectory(steps)
 
 
-def test_the_next_success_of_the_same_tool_makes_good_all_failures_before_it():
-    actions = find_actions(run_of([("a", True)], [("b", False)], [("a", True)], [("a", False)], [("a", False)]))
+def test_the_next_success_of_a_tool_recovers_all_failures_before_it():
+    actions = find_actions(trajectory_of([("a", True)], [("b", False)], [("a", True)], [("a", False)], [("a", False)]))
     assert [action.recovered_by for action in actions] == [3, None, 3, None, None]
     assert [action.recovers for action in actions] == [False, False, False, True, False]
     assert [(action.step, action.result) for action in actions] == [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10)]
 
 
-def test_a_call_without_a_result_makes_nothing_good():
-    (failed, last) = find_actions(run_of([("a", True)], [("a", None)]))
+def test_a_call_without_a_result_recovers_nothing():
+    (failed, last) = find_actions(trajectory_of([("a", True)], [("a", None)]))
     assert failed.failed and failed.recovered_by is None and not last.recovers and last.result is None
 
 
-def test_of_a_command_its_first_word_is_the_intent():
+def test_the_intent_of_a_command_is_its_first_word():
     assert intent(ToolCall("bash", {"command": " python  a.py"})) == ("bash", "python")
     assert intent(ToolCall("bash", {"command": ["x"]})) == intent(ToolCall("bash", {"command": ""})) == ("bash",)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=3), max_size=12))
-def test_agrees_with_a_search_that_looks_forward(turns):
-    actions = find_actions(run_of(*turns, [("z", False)]))
+def test_recoveries_equal_a_forward_search(turns):
+    actions = find_actions(trajectory_of(*turns, [("z", False)]))
     flat = [call for turn in turns for call in turn]
     expected = []
     for i, (name, failed) in enumerate(flat):
@@ -53,7 +53,7 @@ def test_agrees_with_a_search_that_looks_forward(turns):
     assert {i for i, action in enumerate(actions) if action.recovers} == set(expected) - {None}
 
 
-# ---- the real runs -------------------------------------------------------------------------------------------------
+# ---- real trajectories ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def real(real_data):
     return {t.provenance.id: t for t in found}, tally.as_dict()
 
 
-def test_all_real_runs_are_read_and_counted(real):
+def test_all_real_trajectories_are_read_and_counted(real):
     runs, tally = real
     assert len(runs) == 152
     expected = {"files": 1, "records": 152, "trajectories": 152, "malformed": 0, "messages": 4532, "calls": 1024,
@@ -75,7 +75,7 @@ def test_all_real_runs_are_read_and_counted(real):
     assert {len(run.tools) for run in runs.values()} == {14}
 
 
-def test_real_runs_say_what_their_file_says(real, real_data):
+def test_real_trajectories_match_their_file(real, real_data):
     runs, _ = real
     for line in (real_data / "trajectories" / "tau_airline_gpt4o.jsonl").read_text().splitlines():
         raw = json.loads(line)
@@ -92,7 +92,7 @@ def test_real_runs_say_what_their_file_says(real, real_data):
 
 @pytest.mark.parametrize("name", list(HAND_COUNT))
 def test_failures_and_recoveries_agree_with_a_hand_count(real, name):
-    """Indices of the messages with failed calls and with recoveries, found by reading the runs."""
+    """Indices of the messages with failed calls and with recoveries, found by reading the trajectories."""
     actions = find_actions(real[0][name])
     assert [action.step for action in actions if action.failed] == HAND_COUNT[name]["failed"]
     assert [action.step for action in actions if action.recovers] == HAND_COUNT[name]["recoveries"]

@@ -1,4 +1,4 @@
-"""`maverick data convert`: whole or not at all, never over anything, with every record counted."""
+"""`maverick data convert`: complete output or none, nothing overwritten, every record counted."""
 
 import json
 
@@ -34,30 +34,30 @@ def test_counts_and_output(source, tmp_path, capsys):
     assert [t.provenance.file for t in again] == ["a.jsonl", "a.jsonl", "b.traj"]
 
 
-def test_for_a_person(source, tmp_path, capsys):
+def test_printed_table(source, tmp_path, capsys):
     assert main(["data", "convert", str(source), str(tmp_path / "out"), "--malformed", "skip"]) == 0
     printed = capsys.readouterr().out
     assert "malformed" in printed and "formats: openai (2), swe_agent (1)" in printed
-    assert "copies, left out: " in printed
+    assert "duplicates, dropped: " in printed
 
 
-def test_stops_and_leaves_nothing(source, tmp_path, capsys):
+def test_a_malformed_record_stops_and_leaves_nothing(source, tmp_path, capsys):
     assert main(["data", "convert", str(source), str(tmp_path / "out.jsonl")]) == 78
     assert "a.jsonl: record 1, line 2: not JSON" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 
-def test_overwrites_nothing(source, tmp_path, capsys):
+def test_an_existing_file_is_not_overwritten(source, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     out.write_text("mine")
     assert main(["data", "convert", str(source), str(out)]) == 78
-    assert "is there already; nothing is overwritten" in capsys.readouterr().err
+    assert "already exists; choose another path" in capsys.readouterr().err
     assert out.read_text() == "mine"
     assert main(["data", "convert", str(source), str(tmp_path / "no" / "out")]) == 78
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_what_appears_while_it_works_is_not_overwritten(source, tmp_path, monkeypatch):
+def test_a_file_created_meanwhile_is_not_overwritten(source, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
 
     def read_slowly(*args, **options):
@@ -65,19 +65,22 @@ def test_what_appears_while_it_works_is_not_overwritten(source, tmp_path, monkey
         out.write_text("mine")
 
     monkeypatch.setattr(convert, "read_trajectories", read_slowly)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         convert.convert(str(source), str(out), malformed="skip")
     assert out.read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "runs"]
 
 
-def test_nothing_but_malformed_makes_no_file(tmp_path, capsys):
+def test_only_malformed_records_is_an_error(tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text("{}\n{}\n")
     assert main(["data", "convert", str(tmp_path / "bad.jsonl"), str(tmp_path / "out"), "--malformed", "skip"]) == 78
-    assert "no run can be read of 2 records; the first: bad.jsonl: record 0, line 1: " in capsys.readouterr().err
+    assert (
+        "none of its 2 records is a trajectory; the first problem: bad.jsonl: record 0, line 1: "
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_tools_of_runs_that_declare_none(tmp_path, capsys):
+def test_tools_for_trajectories_that_declare_none(tmp_path, capsys):
     (tmp_path / "tau.json").write_text(json.dumps([samples.tau_bench()]))
     (tmp_path / "tools").write_text(json.dumps(samples.TOOLS))
     arguments = ["data", "convert", str(tmp_path / "tau.json"), str(tmp_path / "out.jsonl"), "--tools"]
@@ -87,13 +90,13 @@ def test_tools_of_runs_that_declare_none(tmp_path, capsys):
     (tmp_path / "tools").write_text(json.dumps(samples.TOOLS[:1]))
     (tmp_path / "out.jsonl").unlink()
     assert main([*arguments, str(tmp_path / "tools")]) == 78
-    assert "'book': unknown tool; declared are find" in capsys.readouterr().err
+    assert "'book': unknown tool; declared tools: find" in capsys.readouterr().err
     (tmp_path / "tools").write_text("[{")
     assert main([*arguments, str(tmp_path / "tools")]) == 78
     assert "tools: not JSON" in capsys.readouterr().err
 
 
-def test_unknown_fields_are_refused_when_asked(tmp_path, capsys):
+def test_unknown_fields_can_be_refused(tmp_path, capsys):
     (tmp_path / "runs.jsonl").write_text(json.dumps(samples.openai() | {"rewrd": 1}))
     out = str(tmp_path / "out")
     assert main(["data", "convert", str(tmp_path / "runs.jsonl"), out, "--unknown", "refuse"]) == 78

@@ -1,4 +1,4 @@
-"""Every token's kind, by how the run was written: against a twin that looks at texts, and with hostile texts."""
+"""Token kinds: compared with a twin that works token by token, and with hostile texts."""
 
 import collections
 import dataclasses
@@ -21,8 +21,9 @@ CALL_KINDS = (TokenKind.CALL_SYNTAX, TokenKind.CALL_NAME, TokenKind.CALL_ARGUMEN
               TokenKind.RECOVERY)  # fmt: skip
 
 
-def run_with(field: str = "x") -> Trajectory:
-    """A failure, its recovery, parallel calls of which one fails, a thought, a last answer; `field` in every text."""
+def trajectory_with(field: str = "x") -> Trajectory:
+    """A failure, its recovery, parallel calls of which one fails, a thought and a final answer; `field` is in every
+    text."""
     user, assistant, tool = Role.USER, Role.ASSISTANT, Role.TOOL
     find, book = ToolCall("find", {"to": field}), ToolCall("book", {"seat": [field, 2], field: None})
     return Trajectory(
@@ -46,8 +47,8 @@ def run_with(field: str = "x") -> Trajectory:
     )
 
 
-def runs_of(trajectory, rendered, tokenizer, message):
-    """Runs of tokens of one kind in a message, as (kind, text)."""
+def groups_of(trajectory, rendered, tokenizer, message):
+    """The tokens of a message grouped by kind, as (kind, text)."""
     kinds = token_kinds(trajectory, rendered)
     found = []
     for i in np.flatnonzero(rendered.messages == message):
@@ -59,7 +60,7 @@ def runs_of(trajectory, rendered, tokenizer, message):
 
 
 def test_kinds_in_words(small_llama4):
-    trajectory = run_with()
+    trajectory = trajectory_with()
     rendered = render(trajectory.conversation, small_llama4)
     kinds = token_kinds(trajectory, rendered)
     text = collections.defaultdict(str)
@@ -72,17 +73,17 @@ def test_kinds_in_words(small_llama4):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_token_of_every_message_is_of_the_kind_its_text_says(dialect, small_llama4):
-    """Joined by kind, the tokens of a message are what was written there (up to a token that holds two spans)."""
-    trajectory = run_with()
+def test_every_token_of_a_message_has_the_expected_kind(dialect, small_llama4):
+    """The tokens of a message, grouped by kind (a token may hold parts of two spans)."""
+    trajectory = trajectory_with()
     rendered = render(trajectory.conversation, small_llama4, dialect)
-    of = lambda message: collections.Counter(kind for kind, _ in runs_of(trajectory, rendered, small_llama4, message))
+    of = lambda message: collections.Counter(kind for kind, _ in groups_of(trajectory, rendered, small_llama4, message))
     assert set(of(4)) == {"HEADER", "FAILED_ACTION", "THOUGHT", "CONTROL"}
     assert set(of(6)) == {"HEADER", "RECOVERY", "THOUGHT", "CONTROL"}
     assert {"CALL_NAME", "CALL_ARGUMENTS", "FAILED_ACTION", "DECISION"} <= set(of(10))
     assert set(of(8)) == {"HEADER", "DECISION", "TEXT", "CONTROL"}
     assert set(of(13)) == {"HEADER", "CONTROL", "THOUGHT", "DECISION", "FINAL_ANSWER"}
-    last = runs_of(trajectory, rendered, small_llama4, 13)
+    last = groups_of(trajectory, rendered, small_llama4, 13)
     assert [kind for kind, _ in last] == [
         "HEADER",
         "CONTROL",
@@ -98,15 +99,15 @@ def test_every_token_of_every_message_is_of_the_kind_its_text_says(dialect, smal
 @pytest.mark.parametrize("dialect", DIALECTS)
 @settings(max_examples=20, deadline=None)
 @given(field=TEXTS, cut=st.integers(3, 14))
-def test_agrees_with_a_twin_that_goes_token_by_token(dialect, field, cut, small_llama4):
-    trajectory = run_with(field or "x")
+def test_kinds_equal_those_of_the_slow_twin(dialect, field, cut, small_llama4):
+    trajectory = trajectory_with(field or "x")
     trajectory = dataclasses.replace(trajectory, steps=trajectory.steps[:cut])
     rendered = render(trajectory.conversation, small_llama4, dialect)
     assert token_kinds(trajectory, rendered).tolist() == slow_kinds(trajectory, rendered)
 
 
 def slow_kinds(trajectory, rendered):
-    """Token by token from what `Rendered` says of it, each rule on its own."""
+    """Kinds token by token from the fields of `Rendered`, with each rule applied separately."""
     owner = [next(s for s in rendered.spans if s.begin <= i < s.end) for i in range(len(rendered.ids))]
     actions = {(a.step, a.position): a for a in find_actions(trajectory)}
     assistant = [i for i, s in enumerate(trajectory.steps) if s.message.role is Role.ASSISTANT]
@@ -136,7 +137,7 @@ def slow_kinds(trajectory, rendered):
 
 
 def is_decision(i, owner, rendered):
-    """The first written token of its message that stands in no thought."""
+    """Whether token i is the first written token of its message that is not part of a thought."""
     message = [j for j, span in enumerate(owner) if span.message == owner[i].message and rendered.written[j]]
     if i not in message:
         return False
@@ -148,12 +149,11 @@ def is_decision(i, owner, rendered):
 
 @pytest.mark.parametrize("literal", LITERALS)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_special_texts_change_no_kind_and_no_weight_elsewhere(dialect, literal, small_llama4):
-    """Control tokens stay the same ones in number and order; every span has the kind, and its tokens the weight, that
-    it has with harmless text."""
+def test_texts_like_control_tokens_change_no_kind_and_no_weight(dialect, literal, small_llama4):
+    """Compared with harmless text, the control tokens are the same, and spans have the same kinds and weights."""
     shapes = []
     for field in ("x", literal):
-        trajectory = run_with(field)
+        trajectory = trajectory_with(field)
         rendered = render(trajectory.conversation, small_llama4, dialect)
         kinds, weights = token_kinds(trajectory, rendered), loss_weights(trajectory, rendered)
         shape = []
@@ -171,7 +171,7 @@ def test_special_texts_change_no_kind_and_no_weight_elsewhere(dialect, literal, 
 
 
 def test_decisions_are_the_first_tokens_after_thoughts(small_llama4):
-    rendered = render(run_with().conversation, small_llama4)
+    rendered = render(trajectory_with().conversation, small_llama4)
     found = decisions(rendered)
     assert sorted(found) == [2, 4, 6, 8, 10, 13]
     after_thought = {6, 13}
@@ -181,18 +181,18 @@ def test_decisions_are_the_first_tokens_after_thoughts(small_llama4):
         assert (at > starts[message]) == (message in after_thought)
 
 
-def test_a_rendering_of_another_run_is_refused(small_llama4):
-    trajectory = run_with()
+def test_a_rendering_of_another_trajectory_is_refused(small_llama4):
+    trajectory = trajectory_with()
     rendered = render(trajectory.conversation, small_llama4)
     shorter = dataclasses.replace(trajectory, steps=trajectory.steps[:-1])
-    with pytest.raises(InputError, match="another one: its messages differ"):
+    with pytest.raises(InputError, match="has other messages"):
         token_kinds(shorter, rendered)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
 
 
-def test_default_weights_are_those_documented():
+def test_default_weights():
     table = KindWeights().table()
     assert table.dtype == np.float32 and len(table) == len(TokenKind)
     weights = {kind: float(table[kind]) for kind in TokenKind}
@@ -202,8 +202,8 @@ def test_default_weights_are_those_documented():
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_nobody_writes_is_not_learned_and_stop_tokens_are(dialect, small_llama4):
-    trajectory = run_with()
+def test_only_generated_tokens_have_weight_including_stop_tokens(dialect, small_llama4):
+    trajectory = trajectory_with()
     rendered = render(trajectory.conversation, small_llama4, dialect)
     weights = loss_weights(trajectory, rendered)
     assert weights.dtype == np.float32 and weights.shape == rendered.ids.shape
@@ -214,15 +214,15 @@ def test_what_nobody_writes_is_not_learned_and_stop_tokens_are(dialect, small_ll
     assert (weights[stops[rendered.written[stops]]] == 1).all()
 
 
-def test_all_weights_one_are_ones(small_llama4):
-    trajectory = run_with()
+def test_weights_of_one_give_ones(small_llama4):
+    trajectory = trajectory_with()
     rendered = render(trajectory.conversation, small_llama4)
     ones = KindWeights(**{name: 1.0 for name in KindWeights.model_fields})
     assert np.array_equal(loss_weights(trajectory, rendered, ones), np.ones(len(rendered.ids), np.float32))
 
 
-def test_a_message_may_have_its_own_weight_and_a_run_too(small_llama4):
-    trajectory = run_with()
+def test_weights_of_a_message_and_of_a_trajectory(small_llama4):
+    trajectory = trajectory_with()
     steps = [dataclasses.replace(s, weight={1: 0.5, 4: 2.0}.get(i)) for i, s in enumerate(trajectory.steps)]
     weighted = dataclasses.replace(trajectory, steps=steps)
     rendered = render(trajectory.conversation, small_llama4)
@@ -234,12 +234,12 @@ def test_a_message_may_have_its_own_weight_and_a_run_too(small_llama4):
     others = ~np.isin(rendered.messages, (1, 4)) | header
     assert np.array_equal(after[others], 3 * before[others])
     for bad in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(InputError, match="run_weight"):
+        with pytest.raises(InputError, match="trajectory_weight"):
             loss_weights(trajectory, rendered, None, bad)
 
 
-def test_a_weight_of_the_policy_is_none_of_the_tools(small_llama4):
-    trajectory = run_with()
+def test_the_weight_of_the_system_message_does_not_apply_to_tools(small_llama4):
+    trajectory = trajectory_with()
     steps = [dataclasses.replace(trajectory.steps[0], weight=2.0), *trajectory.steps[1:]]
     rendered = render(trajectory.conversation, small_llama4)
     weights = loss_weights(dataclasses.replace(trajectory, steps=steps), rendered)

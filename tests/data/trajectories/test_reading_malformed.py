@@ -1,4 +1,4 @@
-"""Malformed runs of many kinds: each is told as file, record and reason, stops or is skipped, and is always counted."""
+"""Malformed records of many kinds: each stops the reading or is skipped and counted, with file, record and reason."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ MESSAGES = "messages"
 
 
 def openai(change, **top):
-    """A record of OpenAI's form after `change` of its messages: 0 system, 1 user, 2 call, 3 result, ... 8 answer."""
+    """A record in OpenAI's format with changed messages: 0 system, 1 user, 2 call, 3 result, ... 8 answer."""
     record = samples.openai() | top
     record[MESSAGES] = change(record[MESSAGES]) or record[MESSAGES]
     return json.dumps(record)
@@ -55,29 +55,29 @@ def first_call_twice(messages):
 
 
 KINDS = {
-    "orphan result": (without(4), r"messages\[4\]: a tool's result, but no call before it waits"),
-    "second result": (openai(lambda m: m.insert(4, dict(m[3]))), r"messages\[4\]: a tool's result, but no call"),
+    "orphan result": (without(4), r"messages\[4\]: a tool result, but every call before it already has one"),
+    "second result": (openai(lambda m: m.insert(4, dict(m[3]))), r"messages\[4\]: a tool result, but every call"),
     "call without result": (without(5), r"messages\[4\]: call 0 \('book'\) has no result before messages\[5\]"),
     "result of another call": (on(5, tool_call_id="c9"), r"messages\[5\]: tool_call_id: 'c9'; expected a call .*'c2'"),
     "result of another tool": (on(5, name="find"), r"messages\[5\]: name: 'find'; expected 'book'"),
-    "arguments are no JSON": (with_call(arguments='{"a": '), r"messages\[4\]: .*function.arguments: not JSON"),
-    "arguments are no object": (with_call(arguments="[1]"), r"messages\[4\]: .*arguments: expected an object"),
-    "arguments with a key twice": (with_call(arguments='{"a": 1, "a": 2}'), r"key 'a' is given twice"),
+    "arguments are not JSON": (with_call(arguments='{"a": '), r"messages\[4\]: .*function.arguments: not JSON"),
+    "arguments are not an object": (with_call(arguments="[1]"), r"messages\[4\]: .*arguments: expected an object"),
+    "arguments with a duplicate key": (with_call(arguments='{"a": 1, "a": 2}'), r"key 'a' is given twice"),
     "arguments that are deep": (with_call(arguments='{"a": ' + "[" * 99 + "]" * 99 + "}"), "nested deeper than 64"),
     "call without a name": (with_call(name=""), r"messages\[4\]: .*name: expected the name of a tool"),
-    "unknown tool": (openai(walks), r"messages\[4\]: call 0: 'walk': unknown tool; declared are book, find"),
-    "two calls of one id": (openai(first_call_twice), r"messages\[2\]: tool_calls: two calls .* same id"),
+    "unknown tool": (openai(walks), r"messages\[4\]: call 0: 'walk': unknown tool; declared tools: book, find"),
+    "two calls with the same id": (openai(first_call_twice), r"messages\[2\]: tool_calls: two calls .* same id"),
     "too many calls": (openai(lambda m: m[2].update(tool_calls=m[2]["tool_calls"] * 300)), "300; expected at most 256"),
     "unknown role": (on(1, role="usr"), r"messages\[1\]: role: 'usr'; expected one of .*; did you mean user"),
-    "role that is no text": (on(1, role=1), r"messages\[1\].role: expected text, got an integer"),
-    "system in the middle": (on(8, role="system"), r"messages\[8\]: role: a system message is the first"),
-    "a user that calls": (on(2, role="user", content="x"), r"messages\[3\]: a tool's result, but no call"),
+    "role that is not text": (on(1, role=1), r"messages\[1\].role: expected text, got an integer"),
+    "system in the middle": (on(8, role="system"), r"messages\[8\]: role: only the first message may be a system"),
+    "a user that calls": (on(2, role="user", content="x"), r"messages\[3\]: a tool result, but every call"),
     "empty turn": (on(8, content=" "), r"messages\[8\]: an empty turn: no text and no call"),
     "turn without content": (openai(lambda m: m[8].pop("content") and None), r"messages\[8\]: an empty turn"),
-    "no assistant": (openai(lambda m: m[:2]), "messages: none is the assistant's"),
-    "no messages": (openai(lambda m: m.clear()), "messages: there is none"),
-    "messages is no list": ('{"messages": {"role": "user"}}', "is not of format openai"),
-    "a message that is no object": (openai(lambda m: m.append("hello")), r"messages\[9\]: expected an object"),
+    "no assistant": (openai(lambda m: m[:2]), "messages: no message of the assistant"),
+    "no messages": (openai(lambda m: m.clear()), "messages: empty"),
+    "messages is not a list": ('{"messages": {"role": "user"}}', "is not of format openai"),
+    "a message that is not an object": (openai(lambda m: m.append("hello")), r"messages\[9\]: expected an object"),
     "huge text": (on(8, content="x" * ((1 << 24) + 1)), r"messages\[8\]: content: 16,777,217 characters"),
     "content of a wrong kind": (on(8, content=3), r"messages\[8\]: content: expected a list, got int"),
     "an image": (on(1, content=[{"type": "image_url", "image_url": "x"}]), r"messages\[1\].content\[0\]: an image"),
@@ -85,20 +85,20 @@ KINDS = {
     "deeper nesting than JSON is read": (nested(100_000), "nested too deeply"),
     "broken JSON": ('{"messages": [', "not JSON: Expecting value"),
     "truncated line": (json.dumps(samples.openai())[:-20], "not JSON"),
-    "key twice": ('{"messages": [], "messages": []}', "key 'messages' is given twice"),
-    "NaN": (openai(lambda m: None, reward=float("nan")), "NaN is no JSON number"),
+    "duplicate key": ('{"messages": [], "messages": []}', "key 'messages' is given twice"),
+    "NaN": (openai(lambda m: None, reward=float("nan")), "NaN is not a JSON number"),
     "not an object": ("[1, 2]", "record: expected an object, got a list"),
     "half a character": (on(8, content="\ud800"), r"messages\[8\]: content: .*"),
     "huge integer": ('{"messages": [], "x": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
-    "mixed formats": (json.dumps(samples.tau_bench()), "is not of format openai, .*: it looks like tau_bench"),
+    "mixed formats": (json.dumps(samples.tau_bench()), "is not of format openai, which .*: it looks like tau_bench"),
     "reward of a wrong kind": (openai(lambda m: None, reward="high"), "reward: expected a number, got text"),
     "negative weight": (on(8, weight=-1), r"messages\[8\]: weight: -1; expected 0 or more"),
-    "tool declared twice": (openai(lambda m: None, tools=samples.TOOLS * 2), "tool 2: name: 'find' is the name of"),
-    "tools that are no JSON": (openai(lambda m: None, tools="[{"), "tools: not JSON"),
+    "tool declared twice": (openai(lambda m: None, tools=samples.TOOLS * 2), "tool 2: name: 'find' is also the name"),
+    "tools that are not JSON": (openai(lambda m: None, tools="[{"), "tools: not JSON"),
     "too long an id": (openai(lambda m: None, id="x" * 5000), "provenance.id: expected a text of at most"),
 }  # fmt: skip
 OTHERS = {
-    "tau_bench: traj": ("tau_bench", lambda r: r["traj"].pop(4), r"traj\[4\]: a tool's result, but no call"),
+    "tau_bench: traj": ("tau_bench", lambda r: r["traj"].pop(4), r"traj\[4\]: a tool result, but every call"),
     "sharegpt: speaker": ("sharegpt", lambda r: r["conversations"][0].update({"from": "humn"}),
                           r"conversations\[0\].from: 'humn'; expected one of .*did you mean human"),
     "sharegpt: call": ("sharegpt", lambda r: r["conversations"][1].update(value="go"),
@@ -118,10 +118,10 @@ OTHERS = {
     "adp: link": ("adp", lambda r: r["content"][3].update(tool_call_id="z"), r"content\[3\]: tool_call_id: 'z'"),
     "swe_agent: history": ("swe_agent", lambda r: r.update(history=3), "history: expected a list, got an integer"),
     "swe_agent: results": ("swe_agent", lambda r: r["history"][4].update(tool_call_ids=["a", "b"]),
-                           r"history\[4\].tool_call_ids: 2 calls have one result"),
+                           r"history\[4\].tool_call_ids: one result for 2 calls"),
     "ours: version": ("ours", lambda r: r.update(version=2), "version: 2; expected 1"),
     "ours: error": ("ours", lambda r: r["messages"][8].update(error=True, extra={"error": 1}),
-                    r"messages\[8\].error: stands in `extra` too"),
+                    r"messages\[8\].error: also given in `extra`"),
     "ours: provenance": ("ours", lambda r: r["provenance"].update(record=-1), "provenance.record: -1; expected"),
     "ours: outcome": ("ours", lambda r: r["outcome"].update(rewards=1), "outcome.rewards: unknown field"),
 }  # fmt: skip
@@ -132,7 +132,7 @@ REASONS = {kind: reason for kind, (_, reason) in KINDS.items()} | {k: reason for
 
 @pytest.mark.parametrize("kind", list(LINES))
 def test_each_kind_stops_or_is_skipped_and_counted(tmp_path, kind, caplog):
-    """The malformed record stands between two good ones; those are read whatever it is."""
+    """The malformed record is between two good ones, which are always read."""
     name = FORMATS[kind]
     good = json.dumps(samples.ALL[name]())
     path = tmp_path / "runs.jsonl"
@@ -151,8 +151,8 @@ def test_each_kind_stops_or_is_skipped_and_counted(tmp_path, kind, caplog):
     assert harmless(str(problem)) in caplog.text
 
 
-def test_of_the_last_calls_the_last_may_have_no_result(tmp_path):
-    """No format writes which call a result answers: a hole before the end cannot be said."""
+def test_only_trailing_results_may_be_missing(tmp_path):
+    """No chat format writes which call a result answers, so a gap cannot be represented."""
     path = tmp_path / "runs.jsonl"
     record = samples.openai()
     calls = [samples.openai_call("find", {"to": i}, i) for i in "ab"]
@@ -167,7 +167,7 @@ def test_of_the_last_calls_the_last_may_have_no_result(tmp_path):
                 list(read_trajectories(path))
 
 
-def test_a_call_of_an_undeclared_tool_that_was_refused_is_a_failure_of_the_run(tmp_path):
+def test_a_refused_call_of_an_undeclared_tool_is_a_failed_call(tmp_path):
     record = samples.openai()
     record["messages"][4]["tool_calls"][0]["function"]["name"] = "walk"
     record["messages"][5] = {"role": "tool", "content": "Error: no such tool"}
@@ -176,7 +176,7 @@ def test_a_call_of_an_undeclared_tool_that_was_refused_is_a_failure_of_the_run(t
     assert [(a.call.name, a.failed) for a in find_actions(found)][1] == ("walk", True)
 
 
-def test_bytes_that_are_no_text_and_lines_that_are_too_long(tmp_path, monkeypatch):
+def test_invalid_utf8_and_long_lines_are_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(files_module, "MAX_LINE", 5_000)
     good = json.dumps(samples.openai()).encode()
     assert len(good) < 5_000
@@ -200,16 +200,16 @@ def test_bytes_that_are_no_text_and_lines_that_are_too_long(tmp_path, monkeypatc
         ("a.jsonl", "\n \n", "the file is empty"),
         ("a.json", "[]", "an empty list"),
         ("a.json", '[{"messages"', "not JSON"),
-        ("a.json", "3", "of no known format: it is int, not an object"),
-        ("a.traj", '{"turns": 1}', r"of no known format: it has 'turns'. Tried ours: .*openai: .*tau_bench: .*adp: "),
+        ("a.json", "3", "unknown format: it is int, not an object"),
+        ("a.traj", '{"turns": 1}', r"unknown format: it has 'turns'. Tried ours: .*openai: .*tau_bench: .*adp: "),
         (
             "a.jsonl",
             '{"messages": [{"role": "user"}], "traj": [], "task_id": 1}',
-            "could be openai or tau_bench; say which",
+            "could be openai or tau_bench; choose one",
         ),
     ],
 )
-def test_files_with_no_run_in_them(tmp_path, name, text, reason):
+def test_files_without_a_trajectory(tmp_path, name, text, reason):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=f"{name}: record 0.*: {reason}"):
         list(read_trajectories(tmp_path))
@@ -218,15 +218,15 @@ def test_files_with_no_run_in_them(tmp_path, name, text, reason):
     assert (tally.records, tally.malformed) == (1, 1)
 
 
-def test_a_document_too_large_is_one_record_that_is_refused(tmp_path, monkeypatch):
+def test_a_document_that_is_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files_module, "MAX_DOCUMENT", 100)
     (tmp_path / "a.json").write_text(json.dumps([samples.tau_bench()]))
-    with pytest.raises(InputError, match=r"a.json: record 0: longer than 100 bytes in one document; give one record a"):
+    with pytest.raises(InputError, match=r"a.json: record 0: a document of more than 100 bytes; use one record per"):
         list(read_trajectories(tmp_path))
 
 
-def test_every_prefix_of_a_run_is_read_or_told(tmp_path):
-    """Cut anywhere, a record is a run or a problem: never another exception."""
+def test_every_prefix_of_a_record_is_read_or_a_problem(tmp_path):
+    """A truncated record is a trajectory or a problem, never another exception."""
     path = tmp_path / "runs.jsonl"
     line = json.dumps(samples.ours())
     path.write_text("\n".join(line[:end] for end in range(1, len(line) + 1)) + "\n")
@@ -235,12 +235,12 @@ def test_every_prefix_of_a_run_is_read_or_told(tmp_path):
     assert len(found) == 1 and tally.malformed == len(line) - 1
 
 
-def test_names_and_paths_that_lead_nowhere(tmp_path):
+def test_unknown_formats_and_missing_files(tmp_path):
     with pytest.raises(InputError, match=r"format 'sharegtp'; expected one of .*; did you mean sharegpt"):
         list(read_trajectories(tmp_path, format="sharegtp"))
     (tmp_path / "runs.jsonl").write_text("{}")
     with pytest.raises(InputError, match=r"no such file or folder; did you mean runs.jsonl"):
         list(read_trajectories(tmp_path / "run.jsonl"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"the folder holds no file that ends in .jsonl, .ndjson, .json, .traj"):
+    with pytest.raises(InputError, match=r"the folder has no file that ends in .jsonl, .ndjson, .json, .traj"):
         list(read_trajectories(tmp_path / "empty"))

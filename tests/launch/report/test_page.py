@@ -1,4 +1,4 @@
-"""The report of a run: what it says, and that nothing in a run's files can act in it."""
+"""The report of a run: its contents, and that nothing in a run's files becomes markup."""
 
 import dataclasses
 import html.parser
@@ -24,7 +24,7 @@ def line(step: int, **more) -> dict:
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(*lines, sample=...)`: a run directory with these metrics and these other files."""
+    """`run(*lines, sample=...)`: a run directory with these metrics and other files."""
 
     def make(*lines: dict, **files: str):
         directory = tmp_path / "a & b"
@@ -39,7 +39,7 @@ def run(tmp_path):
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, their ids, and addresses that anything in the page refers to."""
+    """Tags, ids, and the addresses that the page refers to."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -57,7 +57,7 @@ class Page(html.parser.HTMLParser):
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_report_is_one_file_that_runs_and_fetches_nothing(run):
+def test_report_is_one_file_without_scripts_and_links(run):
     lines = [line(s, router_load_max=[1.0, 2.0 + s], loss="NaN" if s == 3 else 4.0) for s in range(1, 6)]
     config = f"run: {{name: '{HOSTILE}', steps: 9}}\n"
     path = report(
@@ -79,7 +79,7 @@ def test_report_is_one_file_that_runs_and_fetches_nothing(run):
 
 
 @pytest.mark.parametrize("where", ["key", "value", "environment", "directory"])
-def test_no_text_of_a_run_becomes_markup(run, tmp_path, where):
+def test_text_of_a_run_never_becomes_markup(run, tmp_path, where):
     more = {HOSTILE: 1.0} if where == "key" else {"tokens": HOSTILE, "kl": HOSTILE} if where == "value" else {}
     files = {"environment": json.dumps({HOSTILE: {HOSTILE: [HOSTILE]}})} if where == "environment" else {}
     directory = run(line(1, **more), line(2, **more), **files)
@@ -94,12 +94,12 @@ def test_a_run_that_has_just_started_has_a_report(run):
     assert "svg" not in Page(text).tags
 
 
-def test_a_metric_of_the_objective_gets_a_curve_of_its_own(run):
+def test_a_metric_of_the_objective_gets_its_own_plot(run):
     drawn = draw_all(read_run(run(line(1, kl=2.0, note="x"), line(2, kl=1.0, note="y"))))
     assert [plot.title for plot in drawn][-1] == "kl"
 
 
-def test_the_loss_of_the_models_own_samples_is_no_training_loss(run):
+def test_the_loss_of_own_samples_is_not_in_the_training_loss(run):
     """It is not in the curve, nor in the figures; a run of nothing else has its held-out loss only."""
     sampled = [line(s, loss=9.0, on_policy=1) for s in (1, 4)]
     mixed = read_run(run(*sampled, line(2, on_policy=0), line(3, on_policy=0)))
@@ -113,23 +113,23 @@ def test_the_loss_of_the_models_own_samples_is_no_training_loss(run):
     assert headline(alone, {}).startswith("Step 4, held-out loss 2.5")
 
 
-def test_refused_updates_are_drawn_and_noted_only_when_there_are_any(run, tmp_path):
+def test_skipped_updates_are_shown_only_if_there_are_any(run, tmp_path):
     fine, bad = run(line(1, skipped=0)), tmp_path / "bad"
     bad.mkdir()
     (bad / "metrics.jsonl").write_text(json.dumps(line(1, skipped=0)) + "\n" + json.dumps(line(2, skipped=1)) + "\n")
     titles = [[plot.title for plot in draw_all(read_run(directory))] for directory in (fine, bad)]
-    assert ["Updates refused so far" in found for found in titles] == [False, True]
+    assert ["Updates skipped so far" in found for found in titles] == [False, True]
     assert [bool(notes(read_run(directory))) for directory in (fine, bad)] == [False, True]
 
 
-def test_long_curves_are_drawn_short_and_say_so(run):
+def test_long_curves_are_plotted_as_means_with_a_note(run):
     record = read_run(run(*[line(s, loss=float(s % 7)) for s in range(1, 2 * MAX_POINTS + 2)]))
     loss = draw_all(record)[0]
-    assert loss.notes == ("means of 3 lines; band: least to greatest",)
+    assert loss.notes == ("means of 3 lines; band: minimum to maximum",)
     assert len(loss.svg) < 60_000
 
 
-def test_numbers_at_the_edge_are_drawn_without_complaint(run):
+def test_extreme_numbers_are_plotted(run):
     lines = [
         line(1, loss=1e308, grad_norm=-1e308, router_load_max=[1.0], tokens=10**400, mfu=0.4),
         line(2, loss=None, grad_norm="Infinity", router_load_max=[], tokens=None, mfu=[1]),
@@ -150,19 +150,19 @@ def test_headline_and_facts(run):
     found = facts(record, {"parameters": 1000, "active_parameters": 100})
     assert found["Training loss"] == ("3.0000", "from 4.5000 at step 5")
     assert found["Held-out loss"] == ("4.7500", "best 4.5000 at step 10")
-    assert (found["Tokens"][0], found["Updates refused"][0]) == ("1,280", "1")
+    assert (found["Tokens"][0], found["Updates skipped"][0]) == ("1,280", "1")
     assert found["Parameters"] == ("1,000", "100 active")
     assert "MFU" not in found
 
 
-def test_time_is_that_of_all_updates_and_of_evaluations(run):
+def test_wall_time_of_updates_and_evaluations(run):
     evaluation = {"step": 10, "eval_loss": 4.5, "eval_seconds": 10.0}
     record = read_run(run(line(5), line(10), evaluation, line(20, step_seconds=1.0)))
     assert wall_time(record) == {"updates": 30.0, "evaluation": 10.0}
     assert "75.0% of 40.0 s went into updates" in report(record.directory).read_text()
 
 
-def test_with_time_stamps_all_time_is_in_one_class(run):
+def test_time_stamps_account_for_all_time(run):
     lines = [line(5, time=1000.0), line(10, time=1010.0), {"step": 10, "eval_loss": 4.5, "eval_seconds": 10.0}]
     record = read_run(run(*lines, line(20, time=1100.0, compile_seconds=20.0, checkpoint_seconds=5.0)))
     found = wall_time(record)
@@ -173,7 +173,7 @@ def test_with_time_stamps_all_time_is_in_one_class(run):
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_that_is_being_written_is_left_out(run):
+def test_an_incomplete_last_line_is_ignored(run):
     directory = run(line(2), line(1))
     with (directory / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
@@ -185,7 +185,7 @@ def test_a_line_that_is_being_written_is_left_out(run):
 @pytest.mark.parametrize(
     "text", ["[1]", '{"loss": 1}', "text", "[" * 100_000, '{"step": true}', '{"step": -1}', '{"step": 1e3}', "\0"]
 )
-def test_a_line_that_is_no_record_is_counted_and_said(run, text):
+def test_a_malformed_line_is_counted_and_reported(run, text):
     directory = run(line(1))
     with (directory / "metrics.jsonl").open("a") as file:
         file.write(f"{text}\n{json.dumps(line(2))}\n")
@@ -194,7 +194,7 @@ def test_a_line_that_is_no_record_is_counted_and_said(run, text):
     assert "1 line(s) could not be read" in notes(read_run(directory))[0]
 
 
-def test_what_is_no_run_is_one_error(tmp_path):
+def test_a_directory_that_is_not_a_run_is_an_error(tmp_path):
     (tmp_path / "runs" / "demo-1").mkdir(parents=True)
     (tmp_path / "runs" / "demo-1" / "config.yaml").touch()
     for wrong, near in (("runs/demo-2", "demo-1"), ("runs", "runs/demo-1")):
@@ -203,7 +203,7 @@ def test_what_is_no_run_is_one_error(tmp_path):
     assert not list(tmp_path.rglob("report.html*"))
 
 
-def test_series_leave_gaps_where_a_number_was_not_finite():
+def test_non_finite_values_are_gaps_in_a_series():
     lines = [{"step": 1, "x": 1.0}, {"step": 2, "x": "NaN"}, {"step": 3, "x": None}, {"step": 4, "x": 4}]
     steps, values = series(lines, "x")
     np.testing.assert_array_equal(steps, [1, 2, 4])
@@ -219,7 +219,7 @@ def test_number(value, expected):
     np.testing.assert_equal(number(value), expected)
 
 
-def test_losses_by_kind_are_drawn_whatever_their_names(run):
+def test_losses_by_kind_are_plotted_with_any_names(run):
     """Names that are no formula, no label or far too long; values that are no numbers; lines that have none."""
     odd = {r"$\bad{$": 1.0, "_x": "NaN", "y" * 500: 2.0, "": 3, HOSTILE: 2.5, "list": [1]}
     held_out = {"step": 2, "eval_loss": 2.0, "eval_kind_loss": {"recovery": 1.0}}
@@ -232,13 +232,13 @@ def test_losses_by_kind_are_drawn_whatever_their_names(run):
     assert "Loss by kind of token, nats" not in {plot.title for plot in draw_all(empty)}
 
 
-def test_a_text_that_is_too_long_is_cut_and_says_so(run):
+def test_a_long_text_is_cut_and_marked(run):
     record = read_run(run(line(1), config="# " + "x" * MAX_TEXT))
     assert record.config.cut and len(record.config.content) == MAX_TEXT
     assert "[...]" in report(record.directory).read_text()
 
 
-def test_the_verb_prints_where_the_report_is(run, capsys):
+def test_the_command_prints_the_path_of_the_report(run, capsys):
     directory = run(line(1))
     assert main(["report", str(directory), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(directory / "report.html")}

@@ -1,4 +1,4 @@
-"""Import as a stream: any source, in blocks, into what the store would have saved; stopped, it goes on."""
+"""Streaming import: the result equals a saved checkpoint, and an interrupted import resumes."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ from launch.doctor import doctor, require_healthy
 from maverick_jax.checkpoint import array_writer, names
 from maverick_jax.checkpoint import import_stream as importing
 from maverick_jax.checkpoint import placement as placing
-from maverick_jax.checkpoint.array_writer import Layout
+from maverick_jax.checkpoint.array_writer import ArrayLayout
 from maverick_jax.checkpoint.checksum import RunningChecksum, added, checksum_of_blocks
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """So small that every matrix is many blocks, and a block several chunks."""
+    """Blocks so small that every matrix has many, and every block several chunks."""
     monkeypatch.setattr(array_writer, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(array_writer, "CHUNK_BYTES", 1024)
     monkeypatch.setattr(placing, "BLOCK_BYTES", 8192)
@@ -62,11 +62,11 @@ def same_parameters(model, parameters) -> None:
         np.testing.assert_array_equal(np.asarray(leaf), parameters[name], err_msg=name, strict=True)
 
 
-# ---- what arrives ----------------------------------------------------------------------------------------------------
+# ---- results ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_the_checkpoint_is_the_one_that_the_store_would_have_saved(folder, tmp_path):
+def test_an_imported_checkpoint_equals_a_saved_one(folder, tmp_path):
     c = case("maverick_with_images")
     import_checkpoint(folder, tmp_path / "run")
     saved = CheckpointStore(tmp_path / "saved")
@@ -99,7 +99,7 @@ def test_loading_on_a_mesh_equals_loading_on_one_device(folder):
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("spec", [(None, None, None), ("tensor", None, None), (None, "fsdp", ("expert", "tensor"))])
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_every_number_is_read_once_however_many_devices_want_it(spec, order):
+def test_every_element_is_read_once_on_any_sharding(spec, order):
     class Counting:
         shape = (4, 8, 16)
         values = np.arange(4 * 8 * 16, dtype=np.float32).reshape(shape)
@@ -146,8 +146,8 @@ def test_dtypes(files, asked, stored_as, tmp_path):
     same_parameters(load_pretrained(tmp_path / "folder", dtype=stored_as), expected)
 
 
-def test_a_checkpoint_is_imported_like_any_other_source(tmp_path):
-    """As bfloat16, and with the float32 bias that Llama 4 does not have; a damaged one is not."""
+def test_a_checkpoint_of_ours_can_be_imported(tmp_path):
+    """As bfloat16, including the float32 router bias that Llama 4 does not have. A damaged checkpoint is refused."""
     config = variant(num_hidden_layers=3, balance={"kind": "loss_free_bias"})
     model = our_model(config, random_parameters(shapes(config)))
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
@@ -177,7 +177,7 @@ def _flip_a_bit(arrays: pathlib.Path, array: jax.Array) -> None:
             path.write_bytes(content)
 
 
-def test_what_came_with_the_model_travels_along(tmp_path):
+def test_import_and_export_keep_the_other_files(tmp_path):
     config = variant(vocab_size=271, num_hidden_layers=3)
     tokenizer = ByteTokenizer()
     model = our_model(config, random_parameters(shapes(config)))
@@ -188,11 +188,11 @@ def test_what_came_with_the_model_travels_along(tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "folder" / name).read_bytes(), name
 
 
-# ---- quantised weights -----------------------------------------------------------------------------------------------
+# ---- quantized weights -----------------------------------------------------------------------------------------------
 
 
 def unfuse(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Routed experts as linear layers of their own, `[out, in]`."""
+    """Each routed expert as separate linear layers, `[out, in]`."""
     made = {}
     for name, value in tensors.items():
         prefix, _, part = name.rpartition(".")
@@ -217,8 +217,8 @@ def fuse(tensors: dict[str, np.ndarray], experts: int) -> dict[str, np.ndarray]:
     return made
 
 
-def quantise(tensors, per_tensor: bool, scale_dtype, ignored) -> tuple[dict, dict[str, np.ndarray]]:
-    """The tensors as compressed-tensors stores them, and what they stand for (the twin: one weight at a time)."""
+def quantize(tensors, per_tensor: bool, scale_dtype, ignored) -> tuple[dict, dict[str, np.ndarray]]:
+    """The tensors as compressed-tensors stores them, and their dequantized values, computed one weight at a time."""
     files, meaning = {}, {}
     for name, value in tensors.items():
         module = name.removesuffix(".weight")
@@ -234,7 +234,7 @@ def quantise(tensors, per_tensor: bool, scale_dtype, ignored) -> tuple[dict, dic
     return files, meaning
 
 
-QUANTISATION = {
+QUANTIZATION = {
     "quant_method": "compressed-tensors",
     "format": "float-quantized",
     "quantization_status": "compressed",
@@ -259,22 +259,22 @@ QUANTISATION = {
         (False, np.float32, ["self_attn", "router", "shared_expert", "re:.*lm_head"]),
         (True, np.float32, ["self_attn"]),
     ],
-    ids=["a scale a channel", "some left as they were", "a scale a tensor"],
+    ids=["a scale per channel", "some modules ignored", "a scale per tensor"],
 )
-def test_quantised_weights_are_dequantised(per_tensor, scale_dtype, ignored, tmp_path, monkeypatch):
+def test_quantized_weights_are_dequantized(per_tensor, scale_dtype, ignored, tmp_path, monkeypatch):
     monkeypatch.setattr(array_writer, "BLOCK_BYTES", 1024)
     c = case("maverick")
     save_pretrained(c.ours, tmp_path / "folder", dtype="float32")
     path = tmp_path / "folder" / "model.safetensors"
     plain = unfuse(safetensors.numpy.load_file(path))
-    files, meaning = quantise(plain, per_tensor, scale_dtype, [word for word in ignored if ":" not in word])
+    files, meaning = quantize(plain, per_tensor, scale_dtype, [word for word in ignored if ":" not in word])
     assert sum(value.dtype.itemsize == 1 for value in files.values()) > 40
     safetensors.numpy.save_file(files, path)
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     strategy = {"strategy": "tensor" if per_tensor else "channel"}
-    quantisation = json.loads(json.dumps(QUANTISATION)) | {"ignore": ignored}
-    quantisation["config_groups"]["group_0"]["weights"] |= strategy
-    config |= {"quantization_config": quantisation, "dtype": "bfloat16", "for_llm_compressor": True}
+    quantization = json.loads(json.dumps(QUANTIZATION)) | {"ignore": ignored}
+    quantization["config_groups"]["group_0"]["weights"] |= strategy
+    config |= {"quantization_config": quantization, "dtype": "bfloat16", "for_llm_compressor": True}
     (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
 
     import_checkpoint(tmp_path / "folder", tmp_path / "run")
@@ -295,7 +295,7 @@ def test_quantised_weights_are_dequantised(per_tensor, scale_dtype, ignored, tmp
         shutil.rmtree(tmp_path / "again")
 
 
-def test_experts_in_tensors_of_their_own_are_read(tmp_path):
+def test_experts_in_separate_tensors_are_read(tmp_path):
     c = case("scout")
     save_pretrained(c.ours, tmp_path / "folder", dtype="float32")
     path = tmp_path / "folder" / "model.safetensors"
@@ -317,7 +317,7 @@ class Stopped(Exception):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """`stop_after(n)`: the next import ends after the n-th block is recorded; None: it does not."""
+    """`stop_after(n)`: the next import stops after the n-th block is recorded; with None it does not stop."""
 
     def stop(blocks: int | None):
         count, record = itertools.count(1), importing._Partial._record
@@ -335,14 +335,14 @@ def stop_after(monkeypatch):
 
 @pytest.fixture
 def reads(monkeypatch) -> list:
-    """Blocks that are moved, as they are."""
+    """(array name, block number) of each block that is imported."""
     moved, move = [], importing._move
     monkeypatch.setattr(importing, "_move", lambda *a: moved.append((a[2], a[3])) or move(*a))
     return moved
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_an_import_that_was_stopped_goes_on_where_it_was(folder, tmp_path, stop_after, reads):
+def test_an_interrupted_import_resumes(folder, tmp_path, stop_after, reads):
     partial = tmp_path / ".run.importing"
     for stop in (1, 25, 40):
         stop_after(stop)
@@ -350,7 +350,7 @@ def test_an_import_that_was_stopped_goes_on_where_it_was(folder, tmp_path, stop_
             import_checkpoint(folder, tmp_path / "run")
         assert [p.name for p in tmp_path.iterdir()] == [partial.name]
     with (partial / "journal.jsonl").open("a") as journal:
-        journal.write('["model/embed", 1, "dead')  # the line that was being written
+        journal.write('["model/embed", 1, "dead')  # an incomplete last line
     under_way = importing._THREADS + importing._WRITING
     stop_after(None)
     import_checkpoint(folder, tmp_path / "run")
@@ -358,13 +358,13 @@ def test_an_import_that_was_stopped_goes_on_where_it_was(folder, tmp_path, stop_
     assert len(set(reads)) > 100 and len(reads) <= len(set(reads)) + 3 * under_way
     assert stored(tmp_path / "run").verify(0) == []
     same_parameters(load_pretrained(tmp_path / "run"), case("maverick_with_images").parameters)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         import_checkpoint(folder, tmp_path / "run")
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("change", ["dtype", "source"])
-def test_another_import_to_the_same_place_starts_over(folder, tmp_path, stop_after, reads, caplog, change):
+def test_another_import_to_the_same_folder_starts_over(folder, tmp_path, stop_after, reads, caplog, change):
     source = pathlib.Path(shutil.copytree(folder, tmp_path / "folder"))
     stop_after(30)
     with pytest.raises(Stopped):
@@ -381,7 +381,7 @@ def test_another_import_to_the_same_place_starts_over(folder, tmp_path, stop_aft
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_only_one_process_imports_to_a_place(folder, tmp_path, monkeypatch):
+def test_only_one_process_imports_to_a_folder(folder, tmp_path, monkeypatch):
     record = importing._Partial.record
 
     def second(self, *block):
@@ -411,7 +411,8 @@ KILLED = """
     import sys, time
     import jax
     jax.config.update("jax_num_cpu_devices", 8)
-    from maverick_jax.checkpoint import array_writer, importing
+    from maverick_jax.checkpoint import array_writer
+    from maverick_jax.checkpoint import import_stream as importing
     from maverick_jax.pretrained import import_checkpoint
     array_writer.BLOCK_BYTES, array_writer.CHUNK_BYTES, record = 4096, 1024, importing._Partial.record
     def slowly(*a):
@@ -442,7 +443,7 @@ def test_killed_at_any_time(folder, tmp_path, reads):
 # ---- refused -------------------------------------------------------------------------------------------------------
 
 
-def test_no_room(folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_importing(folder, tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(10**9, 10**9 - 10_000, 10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"the import needs 0.\d+ GB more; the disk has 0.000 GB free"):
@@ -451,7 +452,7 @@ def test_no_room(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_source_that_changes_meanwhile(folder, tmp_path, stop_after, monkeypatch):
+def test_a_source_that_changes_during_the_import_is_an_error(folder, tmp_path, stop_after, monkeypatch):
     source = pathlib.Path(shutil.copytree(folder, tmp_path / "folder"))
     record, count = importing._Partial.record, itertools.count()
 
@@ -474,7 +475,7 @@ def test_dtype_is_one_of_three(folder, tmp_path):
         import_checkpoint(folder, tmp_path / "run", "bfloat")
 
 
-# ---- how arrays are cut ----------------------------------------------------------------------------------------------
+# ---- layout of arrays ------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=200, deadline=None)
@@ -485,7 +486,7 @@ def test_blocks_cover_an_array_and_chunks_cover_blocks(shape, item, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(array_writer, "BLOCK_BYTES", 2**16)
         patch.setattr(array_writer, "CHUNK_BYTES", 2**14)
-        layout = Layout.of(shape, item, order, split)
+        layout = ArrayLayout.of(shape, item, order, split)
     assert all(b % c == 0 for b, c in zip(layout.block, layout.chunk, strict=True))
     assert np.prod(layout.block) * item <= 2**16
     if np.prod(shape) > 10**6:
@@ -497,15 +498,15 @@ def test_blocks_cover_an_array_and_chunks_cover_blocks(shape, item, data):
     assert (seen == 1).all()
 
 
-def test_large_weights_are_cut_so_that_meshes_read_little_but_their_own():
-    experts_in = Layout.of((24, 128, 5120, 2, 8192), 2, (0, 1, 2, 3, 4), (1, 2, 4))
+def test_large_weights_are_cut_along_sharded_axes():
+    experts_in = ArrayLayout.of((24, 128, 5120, 2, 8192), 2, (0, 1, 2, 3, 4), (1, 2, 4))
     assert experts_in.block == (1, 1, 320, 2, 8192) and experts_in.chunk == (1, 1, 160, 2, 8192)
-    queries = Layout.of((12, 5120, 40, 128), 2, (0, 2, 3, 1), (1, 2))
+    queries = ArrayLayout.of((12, 5120, 40, 128), 2, (0, 2, 3, 1), (1, 2))
     assert queries.block == (1, 5120, 10, 128) and queries.chunk == (1, 2560, 10, 128)
 
 
 def test_large_blocks_have_the_checksum_of_small_ones():
-    """The compiled program and NumPy's passes are two ways to one number."""
+    """The compiled program and the NumPy code give the same checksum."""
     values = np.random.default_rng(0).normal(size=(3, 700, 2, 330)).astype(np.float32)
     start = (2**32 - 1, 5, 0, 7)
     whole = RunningChecksum()

@@ -1,4 +1,4 @@
-"""The checkpoint store: what is saved comes back on any mesh, and what does not verify is never used."""
+"""The checkpoint store: checkpoints are restored on any mesh, and damaged ones are never used."""
 
 import errno
 import gc
@@ -28,7 +28,7 @@ from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore, Sav
 from maverick_jax.errors import CheckFailed, InputError, NoRestorableCheckpoint
 from maverick_jax.sharding import make_mesh
 
-# What Orbax leaves behind when it meets damage: futures nobody awaits.
+# Orbax leaves futures that are never awaited when it finds damage.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
@@ -89,14 +89,14 @@ def saved(mesh, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def copy(saved, tmp_path) -> Iterator[pathlib.Path]:
     yield shutil.copytree(saved, tmp_path / "checkpoints")
-    gc.collect()  # the futures meant above die here, where the marks apply, and not in a later test or at the end
+    gc.collect()  # collect those futures here, where the marks apply, and not in a later test
 
 
 # ---- checksum --------------------------------------------------------------------------------------------------------
 
 
 def slow_checksum(array: np.ndarray) -> str:
-    """The definition, one element at a time, in Python's integers."""
+    """The checksum's definition, one element at a time, in Python integers."""
     word = 2**32
     first = second = 0
     for index in itertools.product(*map(range, array.shape)):
@@ -111,7 +111,7 @@ def slow_checksum(array: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint32", "bool", "int8"])
-def test_checksum_is_its_definition_on_every_layout(dtype, mesh):
+def test_checksum_equals_its_definition_on_every_sharding(dtype, mesh):
     x = (np.random.default_rng(1).normal(size=(8, 4, 6)) * 50).astype(jnp.dtype(dtype))
     expected = slow_checksum(x)
     automatic = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -125,23 +125,23 @@ def test_checksum_is_its_definition_on_every_layout(dtype, mesh):
 
 
 def test_checksum_needs_no_communication(mesh):
-    """Independent reductions over simulated devices can wait for each other for ever; and a step may be in flight."""
+    """Independent reductions over simulated devices can deadlock, and a training step may be running."""
     x = jax.device_put(np.zeros((8, 8), np.float32), NamedSharding(mesh, P("data", "expert")))
     with jax.set_mesh(mesh):
         program = _sums_on_mesh.lower(x, mesh, P("data", "expert")).compile().as_text()
     assert not [word for word in ("all-reduce", "all-gather", "collective", "all-to-all") if word in program]
-    assert "f32[4,2]" in program  # what each device holds
+    assert "f32[4,2]" in program  # the shard of each device
 
 
 def test_checksum_never_changes():
-    """Checkpoints in the world hold these numbers."""
+    """Existing checkpoints hold these values."""
     assert checksum_of_blocks([((0, 0), np.arange(12, dtype=np.float32).reshape(3, 4))]) == "dd2b2afc4947b3e6"
     assert checksum_of_blocks([((), np.int32(5))]) == "cc0d53cdcc0d53cd"
 
 
 @settings(max_examples=40, deadline=None)
 @given(element=st.integers(0, 47), bit=st.integers(0, 31), other=st.integers(0, 47))
-def test_checksum_sees_a_flipped_bit_and_a_swap(element, bit, other):
+def test_checksum_detects_a_flipped_bit_and_a_swap(element, bit, other):
     x = np.random.default_rng(0).normal(size=(48,)).astype(np.float32)
     before = checksum_of_blocks([((0,), x)])
     flipped = x.copy()
@@ -172,7 +172,7 @@ class Pair(NamedTuple):
     other: int
 
 
-def test_names_are_paths_without_the_library_that_made_them():
+def test_names_do_not_depend_on_the_library():
     net = Net()
     optimizer = optax.adam(1e-3)
     tree = {"model": net, "opt_state": optimizer.init(net), "pair": Pair(1, 2)}
@@ -193,7 +193,7 @@ def test_names_are_paths_without_the_library_that_made_them():
     assert rebuilt["pair"] == Pair(2, 3)
 
 
-def test_names_that_would_meet_are_refused():
+def test_duplicate_and_mismatched_names_are_refused():
     with pytest.raises(ValueError, match="both named 'a/b'"):
         names.flatten({"a": {"b": 1}, "a/b": 2})
     with pytest.raises(InputError, match=r"missing \['b'\], unexpected \['c'\]"):
@@ -204,11 +204,11 @@ def test_names_that_would_meet_are_refused():
 
 ELSEWHERE = {
     "one device": ({}, {name: () for name in SPECS}),
-    "the axes exchanged": (
+    "the axes swapped": (
         {"data": 4, "expert": 2},
         {"model/w": ("expert", "data"), "model/b": (), "count": (), "flags": ("data",), "words": ("expert",)},
     ),
-    "eight ways": (
+    "eight devices": (
         {"fsdp": 8},
         {"model/w": (None, "fsdp"), "model/b": ("fsdp",), "count": (), "flags": (), "words": ()},
     ),
@@ -232,7 +232,7 @@ def test_restores_an_older_step_and_a_subset(saved, mesh):
     wanted = {"model/w": target(mesh)["model/w"]}
     step, arrays, _ = store.restore(wanted, 5, subset=True)
     assert step == 5 and same(arrays, {"model/w": values(5)["model/w"]})
-    with pytest.raises(InputError, match=r"no checkpoint of step 7 .* there are \[5, 10\]"):
+    with pytest.raises(InputError, match=r"no checkpoint of step 7 .* existing steps: \[5, 10\]"):
         store.restore(wanted, 7)
 
 
@@ -251,13 +251,13 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path, mesh):
     assert all(np.array_equal(store.restore(like, step)[1]["w"], expected) for step in (1, 2, 3))
 
 
-def test_nothing_was_ever_saved(tmp_path, mesh):
+def test_restore_returns_none_if_nothing_was_saved(tmp_path, mesh):
     assert CheckpointStore(tmp_path / "new").restore(target(mesh)) is None
     assert CheckpointStore(tmp_path / "absent", read_only=True).restore(target(mesh)) is None
     assert not (tmp_path / "absent").exists()
 
 
-def test_what_does_not_fit_is_named(saved, mesh):
+def test_arrays_that_do_not_match_are_listed(saved, mesh):
     wanted = target(mesh)
     wanted["model/w"] = jax.ShapeDtypeStruct((64, 129), jnp.float32, sharding=wanted["model/w"].sharding)
     wanted["model/b"] = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=wanted["model/b"].sharding)
@@ -265,10 +265,10 @@ def test_what_does_not_fit_is_named(saved, mesh):
     with pytest.raises(InputError) as error:
         CheckpointStore(saved).restore(wanted)
     assert str(error.value).splitlines()[1:] == [
-        "  flags: the checkpoint has bool[8], the run wants absent",
-        "  model/b: the checkpoint has bfloat16[8], the run wants float32[8]",
-        "  model/w: the checkpoint has float32[64, 128], the run wants float32[64, 129]",
-        "  new: the checkpoint has absent, the run wants bool[8]",
+        "  flags: the checkpoint has bool[8], the run expects absent",
+        "  model/b: the checkpoint has bfloat16[8], the run expects float32[8]",
+        "  model/w: the checkpoint has float32[64, 128], the run expects float32[64, 129]",
+        "  new: the checkpoint has absent, the run expects bool[8]",
     ]
     assert CheckpointStore(saved).steps() == [5, 10]  # a wrong config damages nothing
 
@@ -276,17 +276,17 @@ def test_what_does_not_fit_is_named(saved, mesh):
 # ---- keeping and deleting --------------------------------------------------------------------------------------------
 
 
-def test_keeps_the_newest_and_the_marked(tmp_path, mesh):
+def test_keep_and_keep_every(tmp_path, mesh):
     store = CheckpointStore(tmp_path, CheckpointConfig(keep=2, keep_every=4))
     for step in range(1, 8):
         store.save(step, place(values(step), mesh), {})
-        assert len(store.steps()) >= min(step - 1, 2)  # never fewer than were complete and are to stay
+        assert len(store.steps()) >= min(step - 1, 2)  # never fewer complete checkpoints than `keep`
     store.close()
     assert store.steps() == [4, 6, 7]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["4", "6", "7"]
 
 
-def test_leftovers_of_interrupted_work_go_and_nothing_else(copy):
+def test_only_remains_of_interrupted_work_are_removed(copy):
     for name in ("15.orbax-checkpoint-tmp", "3.deleting", "notes", "5.corrupt-1"):
         (copy / name / "arrays").mkdir(parents=True)
     CheckpointStore(copy, read_only=True)
@@ -345,39 +345,39 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_set_aside_and_the_one_before_is_used(damage, copy, mesh, caplog):
+def test_a_damaged_checkpoint_is_set_aside_and_the_previous_one_is_restored(damage, copy, mesh, caplog):
     DAMAGE[damage](copy / "10")
     store = CheckpointStore(copy)
     assert store.verify(10) != [] and store.verify(5) == []
     step, arrays, _ = store.restore(target(mesh))
     assert step == 5 and same(arrays, values(5))
     assert store.steps() == [5] and store.set_aside() == ["10.corrupt-1"]
-    assert "10 does not verify and is set aside as 10.corrupt-1" in caplog.text
+    assert "10 fails verification; setting it aside as 10.corrupt-1" in caplog.text
     store.save(10, place(values(10), mesh), {}, wait=True)
     assert store.restore(target(mesh))[0] == 10
 
 
-def test_a_checkpoint_under_another_steps_name_is_damage(copy, mesh):
+def test_a_renamed_checkpoint_counts_as_damaged(copy, mesh):
     (copy / "10").rename(copy / "11")
     assert CheckpointStore(copy).restore(target(mesh))[0] == 5
 
 
-def test_none_left_is_an_error_now_and_on_every_later_start(copy, mesh):
+def test_no_intact_checkpoint_is_an_error_on_every_start(copy, mesh):
     for step in ("5", "10"):
         empty(copy / step)
     for _ in range(2):
-        with pytest.raises(NoRestorableCheckpoint, match=r"no checkpoint in .* verifies"):
+        with pytest.raises(NoRestorableCheckpoint, match=r"no checkpoint in .* passes verification"):
             CheckpointStore(copy).restore(target(mesh))
     assert CheckpointStore(copy).set_aside() == ["10.corrupt-1", "5.corrupt-1"]
 
 
-def test_a_reader_moves_nothing(copy, mesh):
+def test_a_read_only_store_changes_nothing(copy, mesh):
     empty(copy / "10")
     assert CheckpointStore(copy, read_only=True).restore(target(mesh))[0] == 5
     assert (copy / "10").exists()
 
 
-def test_a_disk_that_does_not_answer_costs_no_checkpoint(copy, mesh, monkeypatch):
+def test_an_input_output_error_does_not_set_a_checkpoint_aside(copy, mesh, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "input/output error")
 
@@ -388,7 +388,7 @@ def test_a_disk_that_does_not_answer_costs_no_checkpoint(copy, mesh, monkeypatch
     assert CheckpointStore(copy).restore(target(mesh))[0] == 10
 
 
-def test_doctor_says_what_can_be_restored(copy):
+def test_doctor_reports_what_can_be_restored(copy):
     run_dir = copy.parent
     healthy = doctor(run_dir)
     assert healthy["restorable_step"] == 10 and [c["restorable"] for c in healthy["checkpoints"]] == [True, True]
@@ -409,7 +409,7 @@ def test_doctor_says_what_can_be_restored(copy):
 # ---- saves that fail -------------------------------------------------------------------------------------------------
 
 
-def test_no_room(copy, mesh, monkeypatch):
+def test_a_full_disk_is_an_error_before_saving(copy, mesh, monkeypatch):
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(SaveFailed, match=r"15 needs .* GB free"):
         CheckpointStore(copy).save(15, place(values(15), mesh), {})
@@ -417,7 +417,7 @@ def test_no_room(copy, mesh, monkeypatch):
 
 
 @pytest.mark.parametrize("next_call", ["save", "wait", "close", "restore"])
-def test_a_save_that_failed_in_the_background_is_the_next_calls_error(next_call, copy, mesh, monkeypatch):
+def test_a_failed_background_save_raises_in_the_next_call(next_call, copy, mesh, monkeypatch):
     store = CheckpointStore(copy)
 
     class Response:
@@ -438,7 +438,7 @@ def test_a_save_that_failed_in_the_background_is_the_next_calls_error(next_call,
 
 
 def test_a_disk_that_fills_up_during_a_save(copy, mesh):
-    """The real thing, as far as it can be had without a disk: files may not grow beyond 32 kB."""
+    """Simulated by a limit of 32 kB on the size of files."""
     store = CheckpointStore(copy)
     big = {"w": jax.device_put(np.random.default_rng(0).normal(size=2**16).astype(np.float32))}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -454,18 +454,18 @@ def test_a_disk_that_fills_up_during_a_save(copy, mesh):
     assert again.verify(15) == []
 
 
-def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, mesh):
+def test_unsupported_arrays_are_refused_before_anything_is_written(tmp_path, mesh):
     store = CheckpointStore(tmp_path)
     with pytest.raises(InputError, match="'x' of shape \\(0, 3\\) has no elements"):
         store.save(1, {"x": jnp.zeros((0, 3))}, {})
     with pytest.raises(InputError, match="'k' is key<fry>"):
         store.save(1, {"k": jax.random.key(0)}, {})
-    with pytest.raises(ValueError, match="keys of the store"):
+    with pytest.raises(ValueError, match="keys reserved by the store"):
         store.save(1, {"x": jnp.zeros(3)}, {"arrays": 1})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_cannot_be_made(tmp_path):
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         CheckpointStore(tmp_path / "file" / "checkpoints")

@@ -1,5 +1,5 @@
-"""Checkpoints of ours that no run wrote: each is refused with a typed error, in bounded memory, whatever its digest
-says (it tells accidents; it is no signature). One line of `CASES` each."""
+"""Malformed checkpoints: each is refused with a typed error, in bounded memory, even if its digest is right (the digest
+detects accidents only; it is not a signature). One entry of `CASES` each."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ Damage = Callable[[pathlib.Path], object]
 
 
 def meta(change: Callable[[dict], object]) -> Damage:
-    """Other metadata under a digest that is right."""
+    """Changed metadata with a correct digest."""
 
     def damage(step):
         found = json.loads((step / META).read_text())
@@ -41,7 +41,7 @@ def entry(**changes) -> Damage:
 
 
 def record(change: Callable[[dict], dict | bytes], *also: Damage) -> Damage:
-    """What Zarr says of one array."""
+    """A changed Zarr record of one array."""
 
     def damage(step):
         for other in also:
@@ -64,19 +64,22 @@ def content(name: str, data: bytes) -> Damage:
 CASES: dict[str, tuple[Damage, str]] = {
     "no metadata": (lambda step: (step / META).unlink(), "cannot be read"),
     "metadata is no JSON": (content(META, b"{"), "cannot be read"),
-    "metadata is a list": (content(META, b"[]"), "not what the store writes"),
+    "metadata is a list": (content(META, b"[]"), "metadata is malformed"),
     "metadata nested deeply": (content(META, b'{"a":' * 100_000), "cannot be read"),
     "metadata of another digest": (content(META, b'{"arrays": {}, "digest": "0"}'), "differs from what was saved"),
     "no step": (meta(lambda found: found.pop("step")), "saved as step None"),
     "another step": (meta(lambda found: found.update(step=7)), "saved as step 7"),
-    "arrays are a list": (meta(lambda found: found.update(arrays=[])), "not what the store writes"),
-    "an array that is text": (meta(lambda found: found["arrays"].update(x="y")), "not what the store writes: 'x'"),
-    "an array without a checksum": (meta(lambda found: found["arrays"][NORM].pop("checksum")), f"writes: '{NORM}'"),
-    "an array with a key too many": (entry(driver="file"), f"writes: '{NORM}'"),
-    "a negative size": (entry(shape=[-32]), f"writes: '{NORM}'"),
-    "a size that is text": (entry(shape=["32"]), f"writes: '{NORM}'"),
-    "a size of 2^70": (entry(shape=[2**70]), f"writes: '{NORM}'"),
-    "a checksum that is a number": (entry(checksum=7), f"writes: '{NORM}'"),
+    "arrays are a list": (meta(lambda found: found.update(arrays=[])), "metadata is malformed"),
+    "an array that is text": (meta(lambda found: found["arrays"].update(x="y")), "metadata is malformed: arrays: 'x'"),
+    "an array without a checksum": (
+        meta(lambda found: found["arrays"][NORM].pop("checksum")),
+        f"malformed: arrays: '{NORM}'",
+    ),
+    "an array with a key too many": (entry(driver="file"), f"malformed: arrays: '{NORM}'"),
+    "a negative size": (entry(shape=[-32]), f"malformed: arrays: '{NORM}'"),
+    "a size that is text": (entry(shape=["32"]), f"malformed: arrays: '{NORM}'"),
+    "a size of 2^70": (entry(shape=[2**70]), f"malformed: arrays: '{NORM}'"),
+    "a checksum that is a number": (entry(checksum=7), f"malformed: arrays: '{NORM}'"),
     "another checksum": (entry(checksum="0" * 16), "differs from what was saved"),
     "a type nobody knows": (entry(dtype="float31"), "float31"),
     "another shape than is stored": (entry(shape=[16, 2]), "expected float32[16, 2]"),
@@ -84,14 +87,14 @@ CASES: dict[str, tuple[Damage, str]] = {
         meta(lambda found: found["arrays"].update({"model/x": found["arrays"][NORM]})),
         "model/x",
     ),
-    "an array is missing": (meta(lambda found: found["arrays"].pop(NORM)), "not those of its model: norm"),
+    "an array is missing": (meta(lambda found: found["arrays"].pop(NORM)), "do not match its model: norm"),
     "a path out of the checkpoint": (
         meta(lambda found: found["arrays"].update({"model/../../../x": found["arrays"][NORM]})),
         "model/../../../x",
     ),
-    "no model": (meta(lambda found: found.pop("model")), "does not hold the model's config"),
+    "no model": (meta(lambda found: found.pop("model")), "its metadata has no model config"),
     "a model that is a list": (meta(lambda found: found.update(model=[])), "metadata: model"),
-    "a model of another width": (model(hidden_size=64), "not those of its model"),
+    "a model of another width": (model(hidden_size=64), "do not match its model"),
     "a model of 10^12 layers": (model(num_hidden_layers=10**12), "at most 4096 layers"),
     "a model of more layers than arrays": (
         model(num_hidden_layers=4001, interleave_moe_layer_step=4001),
@@ -132,27 +135,27 @@ def good(tmp_path_factory) -> pathlib.Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_malformed_checkpoint_is_refused(name, good, tmp_path):
-    damage, said = CASES[name]
+    damage, message = CASES[name]
     run = pathlib.Path(shutil.copytree(good, tmp_path / "run"))
     damage(run / "checkpoints" / "0")
     with pytest.raises(MaverickError) as error:
         import_checkpoint(run, tmp_path / "out")
-    assert said in str(error.value) and len(str(error.value)) < 10_000
+    assert message in str(error.value) and len(str(error.value)) < 10_000
     assert not (tmp_path / "out").exists()
 
 
-def test_arrays_that_orbax_would_skip_are_missed(good, tmp_path):
+def test_arrays_that_orbax_would_skip_are_an_error(good, tmp_path):
     run = pathlib.Path(shutil.copytree(good, tmp_path / "run"))
     records = run / "checkpoints" / "0" / "arrays" / "_METADATA"
     records.write_text(records.read_text().replace('"skip_deserialize": false', '"skip_deserialize": true', 1))
-    assert CheckpointStore(run / "checkpoints", read_only=True).verify(0) == []  # no other reader minds
+    assert CheckpointStore(run / "checkpoints", read_only=True).verify(0) == []  # other readers do not use this record
     with pytest.raises(NoRestorableCheckpoint):
         load_pretrained(run)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("a chunk", "a record"))])
-def test_no_library_is_left_alone_with_it(name, good, tmp_path):
-    """Orbax reads by itself when a run goes on; TensorStore would end the process for some of these."""
+def test_malformed_arrays_are_refused_before_orbax_reads_them(name, good, tmp_path):
+    """TensorStore, which Orbax uses to restore, would end the process for some of these."""
     run = pathlib.Path(shutil.copytree(good, tmp_path / "run"))
     CASES[name][0](run / "checkpoints" / "0")
     with pytest.raises(NoRestorableCheckpoint):

@@ -1,4 +1,4 @@
-"""Hugging Face folders, written and read: config.json both ways, transformers on either end, hostile folders."""
+"""Hugging Face folders, read and written: config.json, exchange with transformers, malformed folders."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ from tests.parity.oracle import MODELS, NO_TOKEN_IDS, SCOUT, case, config_json, 
 
 
 def function_of(config: ModelConfig) -> dict:
-    """All that decides what the network computes: the layers, not the rules that give them; no training choice."""
+    """The settings that determine what the network computes, with its layers instead of the rules that define them."""
     left_out = {"interleave_moe_layer_step", "no_rope_layer_interval"}
     left_out |= {"balance", "param_dtype", "compute_dtype", "router_dtype", "remat"}
     if all(spec.moe for spec in config.layers):
@@ -65,13 +65,13 @@ def problems(path) -> str:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_config_survives_both_ways(name):
+def test_written_config_is_read_back(name):
     again = read_config(config_json(MODELS[name]), "config.json")
     assert function_of(again) == function_of(MODELS[name])
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_config_survives_transformers(name):
+def test_transformers_reads_our_config(name):
     from transformers import Llama4TextConfig
 
     settings = Llama4TextConfig(**config_json(MODELS[name])).to_dict()
@@ -79,8 +79,8 @@ def test_config_survives_transformers(name):
 
 
 @pytest.mark.parametrize("name", ["maverick_17b_128e", "scout_17b_16e"])
-def test_shipped_models_are_the_public_configs(name):
-    """Every number, in each spelling that a released folder has had; absent keys mean the class defaults."""
+def test_shipped_models_equal_the_public_configs(name):
+    """Every number, in each spelling of the released folders; absent keys have transformers' defaults."""
     scout = name.startswith("scout")
     text = {
         "num_local_experts": 16 if scout else 128,
@@ -110,7 +110,7 @@ def test_shipped_models_are_the_public_configs(name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model_type": "llama"}, "model_type 'llama'"),
         ({"hidden_act": "gelu"}, "hidden_act"),
@@ -135,20 +135,20 @@ def test_shipped_models_are_the_public_configs(name):
         ({"no_rope_layer_interval": "4", "no_rope_layers": None}, "no_rope_layer_interval"),
     ],
 )
-def test_config_we_would_compute_differently_is_refused(changes, said):
+def test_unsupported_configs_are_refused(changes, message):
     with pytest.raises(InputError) as error:
         read_config(config_json(MODELS["maverick"]) | changes, "some/config.json")
-    assert str(error.value).startswith("some/config.json: ") and said in str(error.value)
+    assert str(error.value).startswith("some/config.json: ") and message in str(error.value)
 
 
-def test_all_problems_of_a_config_are_said_at_once():
+def test_all_problems_of_a_config_are_reported_at_once():
     with pytest.raises(InputError, match=r"(?s)hidden_act.*attention_bias.*moe_layers"):
         read_config(
             config_json(MODELS["maverick"]) | {"hidden_act": "gelu", "attention_bias": True, "moe_layers": [0]}, "c"
         )
 
 
-# ---- we read what transformers writes ------------------------------------------------------------------------------
+# ---- folders that transformers wrote -------------------------------------------------------------------------------
 
 
 def test_import_of_a_folder_that_transformers_wrote(tmp_path):
@@ -181,18 +181,18 @@ def test_loading_places_parameters_on_the_mesh(folder):
     assert experts.addressable_shards[0].data.size * 8 == experts.size
 
 
-# ---- folders that are broken or hostile ----------------------------------------------------------------------------
+# ---- malformed folders ---------------------------------------------------------------------------------------------
 
 
-def test_tensors_that_do_not_fit_are_all_listed(copy):
+def test_all_tensors_that_do_not_match_are_listed(copy):
     tensors = tensors_of(copy)
     del tensors["model.norm.weight"]
     tensors["model.layers.3.self_attn.q_prj.weight"] = tensors.pop("model.layers.3.self_attn.q_proj.weight")
     tensors["lm_head.weight"] = np.ascontiguousarray(tensors["lm_head.weight"].T)
     tensors["model.layers.0.input_layernorm.weight"] = np.ones(32, np.int64)
     store_tensors(copy, tensors)
-    said = problems(copy)
-    assert said.startswith(f"{copy}: ") and "5 problem(s)" in said
+    message = problems(copy)
+    assert message.startswith(f"{copy}: ") and "5 problem(s)" in message
     for line in (
         "missing: model.norm.weight [32]",
         "missing: model.layers.3.self_attn.q_proj.weight",
@@ -200,10 +200,10 @@ def test_tensors_that_do_not_fit_are_all_listed(copy):
         "shape: lm_head.weight is [32, 96]; config.json implies [96, 32]",
         "type: model.layers.0.input_layernorm.weight is I64; expected one of F32, F16, BF16",
     ):
-        assert line in said
+        assert line in message
 
 
-def test_the_hubs_cache_layout_is_read(copy, tmp_path):
+def test_the_hugging_face_cache_layout_is_read(copy, tmp_path):
     snapshot, blobs = tmp_path / "models--x" / "snapshots" / "abc", tmp_path / "models--x" / "blobs"
     blobs.mkdir(parents=True)
     snapshot.parent.mkdir()
@@ -213,7 +213,7 @@ def test_the_hubs_cache_layout_is_read(copy, tmp_path):
     np.testing.assert_array_equal(load_pretrained(snapshot).norm[...], case("maverick").parameters["norm"])
 
 
-def test_every_tensor_is_stored_exactly_once(copy):
+def test_a_tensor_must_be_stored_exactly_once(copy):
     tensors = tensors_of(copy)
     halves = {"a.safetensors": dict(list(tensors.items())[:30]), "b.safetensors": dict(list(tensors.items())[29:])}
     for name, part in halves.items():
@@ -222,13 +222,13 @@ def test_every_tensor_is_stored_exactly_once(copy):
     (copy / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": weight_map | {"gone": "a.safetensors"}})
     )
-    said = problems(copy)
-    assert "is stored in a.safetensors; it says 'b.safetensors'" in said
-    assert "is stored in both a.safetensors and b.safetensors" in said
-    assert "'gone' is not in a.safetensors" in said
+    message = problems(copy)
+    assert "is stored in a.safetensors but listed in 'b.safetensors'" in message
+    assert "is stored in both a.safetensors and b.safetensors" in message
+    assert "'gone' is not in a.safetensors" in message
 
 
-def test_what_is_not_a_model_is_said(tmp_path, folder):
+def test_paths_without_a_model_are_errors(tmp_path, folder):
     assert "no such folder" in problems(tmp_path / "absent")
     assert "not a model; expected a run directory" in problems(tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -252,7 +252,7 @@ def test_import_then_export_gives_the_same_tensors(folder, tmp_path):
 
 
 def test_model_is_read_from_a_training_checkpoint(tmp_path):
-    """Of all arrays of a run, only the model's; in the dtype that is asked for; the newest step."""
+    """Only the model's arrays, in the requested dtype, of the newest or the given step."""
     c = case("three_layers")
     arrays = {f"model/{name}": array for name, array in names.flatten(c.ours).items()}
     store = CheckpointStore(tmp_path / "checkpoints")

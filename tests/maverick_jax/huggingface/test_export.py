@@ -1,4 +1,4 @@
-"""Hugging Face folders that we write: whole, verified, the same bytes again, and what other programs make of them."""
+"""Exported Hugging Face folders: other programs load them, round trips give the same bytes, and files are verified."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ from tests.parity.oracle import (
 )
 
 SMALL_FILES = 2e-5
-"""Shards of 20 kB, so that a small model has several."""
+"""max_shard_gb for shards of 20 kB, so that a small model has several."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def copy(run, tmp_path) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(run, tmp_path / "copy"))
 
 
-# ---- other programs read what we write -----------------------------------------------------------------------------
+# ---- other programs load our exports -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["maverick", "scout", "dense", "six_layers_top_2", "unchunked", *MULTIMODAL])
@@ -65,8 +65,8 @@ def test_export_loads_in_transformers(name, tmp_path, caplog, monkeypatch):
     )
     assert {key: len(value) for key, value in info.items()} == dict.fromkeys(info, 0)
     warnings = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
-    if name.startswith("scout"):  # which it says of the public Scout too
-        warnings = {said for said in warnings if "high_freq_factor=1.0 and low_freq_factor=1.0" not in said}
+    if name.startswith("scout"):  # the public Scout gives this warning too
+        warnings = {text for text in warnings if "high_freq_factor=1.0 and low_freq_factor=1.0" not in text}
     assert warnings == set()
     assert type(model).__name__ == ("Llama4ForConditionalGeneration" if c.config.vision else "Llama4ForCausalLM")
     tokens, pixels = random_tokens(c.config, batch=2, length=40), None
@@ -80,15 +80,15 @@ def test_export_loads_in_transformers(name, tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["maverick", "scout", "maverick_with_images"])
-def test_what_vllm_expects_of_a_folder(name, tmp_path):
-    """Names, shapes and keys that its Llama 4 loader takes; it cannot be run here. Sources: vllm/model_executor/models/
+def test_a_folder_has_what_vllms_loader_expects(name, tmp_path):
+    """Names, shapes and keys that vLLM's Llama 4 loader reads; vLLM is not run. Sources: vllm/model_executor/models/
     llama4.py and mllama4.py."""
     config = case(name).config.model_copy(update={"vocab_size": 288})
     save_pretrained(our_model(config, random_parameters(shapes(config))), tmp_path / "out", tokenizer=ByteTokenizer())
     tensors, given = tensors_of(tmp_path / "out"), read_json(tmp_path / "out" / "config.json")
     E, D, F = config.num_local_experts, config.hidden_size, config.intermediate_size
     prefix, text = ("language_model.", given["text_config"]) if config.vision else ("", given)
-    # One place per layer tells which have rotary embedding and which have experts; the lists beside them are not read.
+    # It reads which layers have rotary embedding or experts from these two keys only.
     assert text["no_rope_layers"] == [int(layer.rope) for layer in config.layers]
     step = text["interleave_moe_layer_step"]
     for i, layer in enumerate(config.layers):
@@ -112,7 +112,7 @@ def test_what_vllm_expects_of_a_folder(name, tmp_path):
     assert text["num_local_experts"] == E and text["tie_word_embeddings"] is False
     assert text["dtype"] == text["torch_dtype"] == given["dtype"] == "bfloat16"
     generation = read_json(tmp_path / "out" / "generation_config.json")
-    assert generation["attn_temperature_tuning"] is True  # it takes this from here alone
+    assert generation["attn_temperature_tuning"] is True  # it reads this key only here
     assert given["architectures"] == ["Llama4ForConditionalGeneration" if config.vision else "Llama4ForCausalLM"]
     if config.vision:
         assert given["model_type"] == "llama4" and given["vision_config"]["model_type"] == "llama4_vision_model"
@@ -136,7 +136,7 @@ def test_export_holds_the_tokenizer_and_its_ids(tmp_path):
     assert load_tokenizer(tmp_path / "out").encode(text) == tokenizer.encode(text)
 
 
-def test_shards_are_no_larger_than_asked(tmp_path):
+def test_shards_are_at_most_max_shard_gb(tmp_path):
     save_pretrained(case("maverick").ours, tmp_path / "out", max_shard_gb=2e-5)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
@@ -149,7 +149,7 @@ def test_shards_are_no_larger_than_asked(tmp_path):
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 20_000
 
 
-def test_bfloat16_export_is_the_nearest_bfloat16(tmp_path):
+def test_bfloat16_export_rounds_to_nearest(tmp_path):
     import torch
 
     save_pretrained(case("maverick").ours, tmp_path / "out")
@@ -159,7 +159,7 @@ def test_bfloat16_export_is_the_nearest_bfloat16(tmp_path):
         np.testing.assert_array_equal(value.astype(np.float32), nearest, err_msg=name)
 
 
-def test_base_and_instruct_models_stop_and_sample_differently(tmp_path):
+def test_generation_configs_of_base_and_instruct_models(tmp_path):
     from transformers import AutoTokenizer, GenerationConfig
 
     config, tokenizer = variant(vocab_size=288, num_hidden_layers=3), ByteTokenizer()
@@ -174,17 +174,17 @@ def test_base_and_instruct_models_stop_and_sample_differently(tmp_path):
     assert read_json(tmp_path / "instruct" / "config.json")["eos_token_id"] == ends
     assert AutoTokenizer.from_pretrained(tmp_path / "instruct").chat_template
     assert not (tmp_path / "base" / "chat_template.jinja").exists()
-    # What a folder says is carried along, and an instruct model stays one.
+    # An export of a folder keeps its settings, so an instruct model stays one.
     export(tmp_path / "instruct", tmp_path / "again")
     export(tmp_path / "base", tmp_path / "tuned", dialect="meta_json")
     expected = files_of(tmp_path / "instruct")
-    del expected["tokenizer_config.json"]  # its list of tokens says again what tokenizer.json says
+    del expected["tokenizer_config.json"]  # its list of tokens repeats tokenizer.json
     for name in ("again", "tuned"):
         assert expected.items() <= files_of(tmp_path / name).items()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"eos_token_id": [3, "4"]}, "eos_token_id: expected an id below 96"),
         ({"bos_token_id": [1]}, "bos_token_id: expected an id"),
@@ -195,19 +195,19 @@ def test_base_and_instruct_models_stop_and_sample_differently(tmp_path):
         ({"do_sample": 1}, "do_sample: expected bool, found 1"),
     ],
 )
-def test_generation_config_that_is_not_one_is_refused(change, said, tmp_path):
+def test_a_malformed_generation_config_is_refused(change, message, tmp_path):
     save_pretrained(case("three_layers").ours, tmp_path / "in")
     (tmp_path / "in" / "generation_config.json").write_text(json.dumps(change))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         export(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-# ---- the same bytes again ------------------------------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "devices"), [("maverick", 1), ("scout_with_images", 8)])
-def test_import_and_export_again_is_the_identity(name, devices, tmp_path):
+def test_round_trips_give_the_same_bytes(name, devices, tmp_path):
     """In bfloat16: folder to model on a mesh to folder, and folder to checkpoint to folder."""
     first, mesh = tmp_path / "first", mesh_of_8() if devices == 8 else None
     save_pretrained(case(name).ours, first, max_shard_gb=SMALL_FILES)
@@ -220,7 +220,7 @@ def test_import_and_export_again_is_the_identity(name, devices, tmp_path):
     assert files_of(tmp_path / "of_run") == files_of(first)
 
 
-def test_text_of_a_multimodal_model_is_the_text_model(run, tmp_path):
+def test_text_only_export_equals_the_text_model(run, tmp_path):
     text_config = case("maverick").config
     parameters = {k: v for k, v in case("maverick_with_images").parameters.items() if not k.startswith("vision/")}
     save_pretrained(our_model(text_config, parameters), tmp_path / "text")
@@ -231,7 +231,7 @@ def test_text_of_a_multimodal_model_is_the_text_model(run, tmp_path):
         assert files_of(tmp_path / name) == files_of(tmp_path / "text")
 
 
-# ---- what goes wrong -----------------------------------------------------------------------------------------------
+# ---- errors --------------------------------------------------------------------------------------------------------
 
 
 def damage(run: pathlib.Path, kind: str) -> None:
@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_is_refused(kind, copy, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["header", "first tensor", "last tensor"])
-def test_what_the_disk_holds_is_compared_with_what_was_written(where, tmp_path, monkeypatch):
+def test_files_are_read_back_and_compared(where, tmp_path, monkeypatch):
     write, sizes = os.pwrite, []
 
     def damaged(handle, data, start):
@@ -268,10 +268,10 @@ def test_what_the_disk_holds_is_compared_with_what_was_written(where, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_export_writes_over_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_export_overwrites_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         save_pretrained(case("maverick").ours, tmp_path / "taken")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
@@ -288,7 +288,7 @@ def test_export_writes_over_nothing_and_leaves_nothing_behind(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"dtype": "bfloat61"}, r"dtype: 'bfloat61'.*did you mean bfloat16"),
         ({"max_shard_gb": 0}, "max_shard_gb: 0; expected a positive number"),
@@ -296,22 +296,22 @@ def test_export_writes_over_nothing_and_leaves_nothing_behind(tmp_path, monkeypa
         ({"quantize": "int4", "group_size": 48}, "group_size: 48; expected one of 32, 64, 128"),
         ({"quantize": "int4"}, r"group_size: 128 does not divide the 40 inputs of .*down_proj"),
         ({"dialect": "meta_jsn"}, "dialect 'meta_jsn'.*did you mean meta_json"),
-        ({"dialect": "meta_json"}, "needs a tokenizer, and the model has none"),
+        ({"dialect": "meta_json"}, "needs a tokenizer, but the model has none"),
     ],
 )
-def test_bad_arguments_are_said_before_anything_is_written(arguments, said, run, tmp_path):
-    with pytest.raises(InputError, match=said):
+def test_bad_arguments_are_errors_before_anything_is_written(arguments, message, run, tmp_path):
+    with pytest.raises(InputError, match=message):
         export(run, tmp_path / "out", **arguments)
     assert not list(tmp_path.iterdir())
 
 
 def test_text_only_of_a_text_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="text_only: the model is a text model already"):
+    with pytest.raises(InputError, match="text_only: the model has no image encoder"):
         save_pretrained(case("maverick").ours, tmp_path / "out", text_only=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_models_that_are_no_llama_4_are_not_exported(tmp_path):
+def test_models_that_are_not_llama_4_are_not_exported(tmp_path):
     sliding = variant(local_attention="sliding_window", num_hidden_layers=3)
     with pytest.raises(InputError, match="sliding_window"):
         save_pretrained(our_model(sliding, random_parameters(shapes(sliding))), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""int8 and int4 folders: our arithmetic against the compressed-tensors library's, and transformers running them."""
+"""int8 and int4 exports: arithmetic compared with the compressed-tensors library, and folders run by transformers."""
 
 import json
 import pathlib
@@ -44,7 +44,7 @@ KINDS = pytest.mark.parametrize("kind", BITS)
 
 
 def library(kind: str, group_size: int):
-    """(the library's compressor, its scheme) for what our config says."""
+    """(the library's compressor, its scheme) for our config."""
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationConfig
 
@@ -63,11 +63,11 @@ def by_library(kind: str, group_size: int, packed: np.ndarray, scale: np.ndarray
 
 
 def slow_pack(values: np.ndarray, bits: int) -> np.ndarray:
-    """The definition, value by value, in Python's integers."""
+    """The definition, value by value, in Python integers."""
     words = np.zeros((len(values), values.shape[1] * bits // 32), np.uint32)
     for r, c in np.ndindex(values.shape):
-        word, place = divmod(c * bits, 32)
-        words[r, word] |= np.uint32((int(values[r, c]) + 2 ** (bits - 1)) << place)
+        word, shift = divmod(c * bits, 32)
+        words[r, word] |= np.uint32((int(values[r, c]) + 2 ** (bits - 1)) << shift)
     return words.view(np.int32)
 
 
@@ -75,7 +75,7 @@ def slow_pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 @KINDS
-def test_packing_is_its_definition_and_the_librarys(kind):
+def test_pack_equals_its_definition_and_the_librarys(kind):
     import torch
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
@@ -101,7 +101,7 @@ def test_the_library_decompresses_to_our_values(kind, group_size, dtype):
     assert ours.dtype == dtype
     theirs = by_library(kind, group_size, pack(values, BITS[kind]), scale, x.shape)
     np.testing.assert_array_equal(ours.astype(np.float32), theirs)
-    # Half a step, and as much again where the largest value has no code of its own and where the scale is rounded.
+    # Half a step, plus as much for a largest value without a code and for the rounding of the scale.
     step = np.repeat(scale.astype(np.float32), group_size, 1)
     assert (np.abs(theirs - x) <= 0.5 * step * (1 + 2**-7 * 2 ** BITS[kind]) + 1e-37).all()
 
@@ -110,7 +110,7 @@ def test_the_library_decompresses_to_our_values(kind, group_size, dtype):
 
 
 def dequantized_parameters(folder: pathlib.Path, parameters: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    """`parameters` with the quantised ones replaced by what the folder holds."""
+    """`parameters` with the quantized ones replaced by the dequantized values of the folder."""
     found, tensors = {name: p.copy() for name, p in parameters.items()}, tensors_of(folder)
     for entry in table({name: p.shape for name, p in parameters.items()}):
         for view in quantized_views(entry, parameters[entry.ours].shape):
@@ -124,8 +124,8 @@ def dequantized_parameters(folder: pathlib.Path, parameters: dict[str, np.ndarra
 
 @KINDS
 @pytest.mark.parametrize("images", [False, True])
-def test_transformers_runs_a_quantised_folder(kind, images, tmp_path):
-    """In its compressed form: every key is taken, and its logits are those of the weights that the integers mean."""
+def test_transformers_runs_a_quantized_folder(kind, images, tmp_path):
+    """In compressed form: every key is used, and the logits are those of our model with the dequantized weights."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -146,9 +146,9 @@ def test_transformers_runs_a_quantised_folder(kind, images, tmp_path):
 
 
 @KINDS
-def test_what_vllm_expects_of_a_quantised_folder(kind, tmp_path):
-    """Experts one by one, as its loader maps them; each tensor of each in the shapes of its packed linear layers; the
-    rows of query and key weights are permuted only under the name `weight`, so attention stays as it is. Sources:
+def test_a_quantized_folder_has_what_vllms_loader_expects(kind, tmp_path):
+    """Separate tensors for each expert, in the shapes of vLLM's packed linear layers. Its loader permutes the rows of
+    query and key weights only under the name `weight`, so attention is not quantized. Sources:
     vllm/model_executor/models/llama4.py and layers/quantization/compressed_tensors."""
     save_pretrained(our_model(CONFIG, PARAMETERS), tmp_path / "out", quantize=kind, group_size=32)
     tensors, bits = tensors_of(tmp_path / "out"), BITS[kind]
@@ -169,7 +169,7 @@ def test_what_vllm_expects_of_a_quantised_folder(kind, tmp_path):
     assert given["quant_method"] == "compressed-tensors" and given["format"] == "pack-quantized"
     weights = given["config_groups"]["group_0"]["weights"]
     assert (weights["num_bits"], weights["group_size"], weights["strategy"]) == (bits, 32, "group")
-    assert given["config_groups"]["group_0"]["targets"] == ["Linear"]  # what it looks experts up by
+    assert given["config_groups"]["group_0"]["targets"] == ["Linear"]  # the key for experts
     assert given["config_groups"]["group_0"]["input_activations"] is None
 
 
@@ -183,8 +183,8 @@ def test_a_checkpoint_a_folder_and_a_model_give_the_same_integers(tmp_path):
     assert all(np.array_equal(first[name].view(np.uint8), second[name].view(np.uint8)) for name in first)
 
 
-def test_we_do_not_read_what_we_quantised(tmp_path):
-    """Integers go out only: a folder of them is refused, and said to be quantised."""
+def test_integer_folders_cannot_be_loaded(tmp_path):
+    """int8 and int4 are for export only."""
     save_pretrained(our_model(CONFIG, PARAMETERS), tmp_path / "out", quantize="int8", group_size=32)
     with pytest.raises(InputError, match="quantization_config"):
         load_pretrained(tmp_path / "out")

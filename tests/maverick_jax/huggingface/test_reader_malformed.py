@@ -1,5 +1,5 @@
-"""Folders that no honest program writes: each is refused with an InputError, quickly, in little memory, and before
-anything is written. One line of `CASES` each."""
+"""Malformed and hostile folders: each is refused with an InputError, quickly, in little memory, and before anything is
+written. One entry of `CASES` each."""
 
 import json
 import os
@@ -23,11 +23,11 @@ NORM = "model.norm.weight"
 Damage = Callable[[pathlib.Path], object]
 
 
-# ---- how a good folder is damaged ----------------------------------------------------------------------------------
+# ---- ways to damage a good folder ----------------------------------------------------------------------------------
 
 
 def raw(content: bytes, length: int | None = None, size: int | None = None) -> Damage:
-    """The tensors' file: a header of these bytes; `length` as it says; `size` of the whole (sparse) file."""
+    """A tensor file with these header bytes, the declared header `length`, and the `size` of the (sparse) file."""
 
     def damage(folder):
         with (folder / MODEL).open("wb") as file:
@@ -39,7 +39,7 @@ def raw(content: bytes, length: int | None = None, size: int | None = None) -> D
 
 
 def header(**tensors) -> Damage:
-    """A file of 64 bytes of data whose header says this."""
+    """A file of 64 bytes of data whose header repeats this."""
     text = json.dumps(tensors).encode()
     return raw(text, size=8 + len(text) + 64)
 
@@ -49,7 +49,7 @@ def entry(shape, offsets, dtype="F32", **more) -> dict:
 
 
 def tensors(change: Callable[[dict], None]) -> Damage:
-    """Well-formed files with other tensors in them."""
+    """A well-formed file with changed tensors."""
 
     def damage(folder):
         found = safetensors.numpy.load_file(folder / MODEL)
@@ -81,7 +81,7 @@ def config(**changes) -> Damage:
 
 
 def vision(changes: dict) -> Damage:
-    """A multimodal config.json with these changes to its image encoder."""
+    """A multimodal config.json with changes to its image encoder."""
 
     def damage(folder):
         given = config_json(case("maverick_with_images").config)
@@ -91,7 +91,7 @@ def vision(changes: dict) -> Damage:
 
 
 def config_number(key: str, literal: str) -> Damage:
-    """A number that Python's own writer would not write."""
+    """A number that Python's JSON writer does not produce."""
 
     def damage(folder):
         path = folder / CONFIG
@@ -103,12 +103,12 @@ def config_number(key: str, literal: str) -> Damage:
 
 
 WEIGHTS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
-QUANTISED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+QUANTIZED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
 
 
-def quantised(weights: dict | None = None, group: dict | None = None, **changes) -> Damage:
+def quantized(weights: dict | None = None, group: dict | None = None, **changes) -> Damage:
     groups = {"group_0": {"weights": WEIGHTS | (weights or {}), "targets": ["Linear"], **(group or {})}}
-    return config(quantization_config=QUANTISED | {"config_groups": groups} | changes)
+    return config(quantization_config=QUANTIZED | {"config_groups": groups} | changes)
 
 
 def both(*damages: Damage) -> Damage:
@@ -130,7 +130,7 @@ def rewrite_header(change: Callable[[dict], None]) -> Damage:
 
 
 def as_fp8(scale: Callable[[dict, str], None]) -> Damage:
-    """One weight as eight-bit numbers; `scale` adds, or does not add, its scale."""
+    """One weight in 8-bit floating point; `scale` changes its scale."""
     name = "model.layers.0.self_attn.q_proj.weight"
 
     def change(found):
@@ -175,7 +175,7 @@ HUGE = 2**62
 PAIR = {"a": entry([8], [0, 32]), "b": entry([8], [32, 64])}
 
 CASES: dict[str, tuple[Damage, str]] = {
-    # the tensors' file
+    # tensor files
     "no bytes": (text(MODEL, b""), "0 bytes"),
     "seven bytes": (text(MODEL, b"1234567"), "7 bytes"),
     "header of 2^62 bytes": (raw(b"{}", HUGE), "header of"),
@@ -183,17 +183,17 @@ CASES: dict[str, tuple[Damage, str]] = {
     "header of 101 MB": (raw(b"{}", 101 * 10**6, 102 * 10**6), "header of"),
     "header of 99 MB": (raw(b"{}", 99 * 10**6, 100 * 10**6), "header of"),
     "header nested deeply": (raw(b"{" + b'"a":{' * 50_000), "not a readable"),
-    "header of a million lists": (raw(b'{"a":[' + b"[]," * 1_000_000 + b"[]]}"), "lists too much"),
+    "header of a million lists": (raw(b'{"a":[' + b"[]," * 1_000_000 + b"[]]}"), "too many lists and objects"),
     "header of two million numbers": (raw(b'{"a":[' + b"1," * 2_000_000 + b"1]}"), "a: expected dtype"),
-    "header is no JSON": (raw(b"{x}"), "not a readable"),
+    "header is not JSON": (raw(b"{x}"), "not a readable"),
     "header is cut off": (raw(b'{"a": {"dtype": "F32"'), "not a readable"),
     "header is a list": (raw(b"[]"), "does not begin with {"),
     "header begins with a space": (raw(b" {}"), "does not begin with {"),
-    "header is no text": (raw(b'{"\xff\xfe": 1}'), "not a readable"),
-    "header with NaN": (raw(b'{"a": NaN}'), "NaN is no JSON number"),
-    "header says a tensor twice": (raw(b'{"a": 1, "a": 2}'), "'a' is given twice"),
-    "header says a type twice": (raw(b'{"a": {"dtype": "F32", "dtype": "F16"}}'), "'dtype' is given twice"),
-    "header says 100000 tensors twice": (raw(b'{"a":1' + b',"a":1' * 100_000 + b"}"), "'a' is given twice"),
+    "header is not UTF-8": (raw(b'{"\xff\xfe": 1}'), "not a readable"),
+    "header with NaN": (raw(b'{"a": NaN}'), "NaN is not a JSON number"),
+    "header with a duplicate tensor": (raw(b'{"a": 1, "a": 2}'), "'a' is given twice"),
+    "header with a duplicate type": (raw(b'{"a": {"dtype": "F32", "dtype": "F16"}}'), "'dtype' is given twice"),
+    "header with 100000 duplicates": (raw(b'{"a":1' + b',"a":1' * 100_000 + b"}"), "'a' is given twice"),
     "metadata is a list": (raw(b'{"__metadata__": []}'), "__metadata__"),
     "metadata holds a number": (raw(b'{"__metadata__": {"format": 1}}'), "__metadata__"),
     "tensor is a number": (header(a=1), "a: expected dtype, shape"),
@@ -223,19 +223,19 @@ CASES: dict[str, tuple[Damage, str]] = {
     "bytes after the tensors": (header(a=entry([8], [0, 32])), "its tensors end at byte"),
     "tensors beyond the file": (header(**PAIR, c=entry([8], [64, 96])), "its tensors end at byte"),
     "data cut off": (lambda f: os.truncate(f / MODEL, (f / MODEL).stat().st_size - 1), "its tensors end at byte"),
-    "name that is a path": (header(**{"../../etc/passwd": entry([16], [0, 64])}), "is no name of a tensor"),
-    "name with an escape sequence": (header(**{"a\x1b[2J": entry([16], [0, 64])}), "is no name of a tensor"),
-    "empty name": (header(**{"": entry([16], [0, 64])}), "is no name of a tensor"),
-    "name of 10000 letters": (header(**{"a" * 10_000: entry([16], [0, 64])}), "is no name of a tensor"),
-    # what tensors there are
+    "name that is a path": (header(**{"../../etc/passwd": entry([16], [0, 64])}), "is not a valid tensor name"),
+    "name with an escape sequence": (header(**{"a\x1b[2J": entry([16], [0, 64])}), "is not a valid tensor name"),
+    "empty name": (header(**{"": entry([16], [0, 64])}), "is not a valid tensor name"),
+    "name of 10000 letters": (header(**{"a" * 10_000: entry([16], [0, 64])}), "is not a valid tensor name"),
+    # sets of tensors
     "a tensor is missing": (tensors(lambda t: t.pop(NORM)), f"missing: {NORM} [32]"),
     "a tensor too many": (tensors(lambda t: t.update({"model.x": np.ones(3)})), "unexpected: model.x [3]"),
     "5000 tensors too many": (tensors(lambda t: t.update({f"m.{i}": np.ones(1) for i in range(5000)})), "4980 more"),
     "a tensor of another shape": (tensors(lambda t: t.update({NORM: np.ones(31, "f4")})), "[31]; config.json implies"),
-    "a tensor turned around": (tensors(lambda t: t.update({"lm_head.weight": t["lm_head.weight"].T.copy()})), "shape:"),
+    "a transposed tensor": (tensors(lambda t: t.update({"lm_head.weight": t["lm_head.weight"].T.copy()})), "shape:"),
     "a tensor of integers": (tensors(lambda t: t.update({NORM: np.ones(32, "i8")})), f"type: {NORM} is I64"),
     # the index
-    "index: a way out": (index({NORM: "../model.safetensors"}), "is not a file name"),
+    "index: a path out of the folder": (index({NORM: "../model.safetensors"}), "is not a file name"),
     "index: an absolute path": (index({NORM: "/etc/passwd"}), "is not a file name"),
     "index: a folder of its own": (index({NORM: "sub/model.safetensors"}), "is not a file name"),
     "index: a line break": (index({NORM: "model.safetensors\n"}), "is not a file name"),
@@ -251,10 +251,10 @@ CASES: dict[str, tuple[Damage, str]] = {
     "index: an empty map": (index({}), "expected `weight_map`"),
     "index: no JSON": (text(INDEX, "{"), "not valid JSON"),
     "index: a tensor twice": (text(INDEX, f'{{"weight_map": {{"a": "{MODEL}", "a": "{MODEL}"}}}}'), "given twice"),
-    "index: 17 MB": (text(INDEX, b"{" + b" " * 17 * 2**20), "is too much"),
+    "index: 17 MB": (text(INDEX, b"{" + b" " * 17 * 2**20), "bytes; expected at most"),
     "index: 5000 files": (index({f"t{i}": f"{i}.safetensors" for i in range(5000)}), "more than 4096 files"),
     "index: a tensor that no file holds": (elsewhere, "'model.gone' is not in model.safetensors"),
-    "index: a tensor it does not list": (unlisted, "it says 'nothing'"),
+    "index: a tensor it does not list": (unlisted, "but listed nowhere"),
     "index: a tensor in two files": (twice, "duplicated: "),
     "a link out of the folder": (link, "outside the folder"),
     "no tensors at all": (lambda f: (f / MODEL).unlink(), "holds neither"),
@@ -269,10 +269,10 @@ CASES: dict[str, tuple[Damage, str]] = {
         "nested deeper than",
     ),
     "config: a key twice": (text(CONFIG, '{"model_type": "llama4_text", "model_type": "llama4"}'), "given twice"),
-    "config: 2 MB": (text(CONFIG, b"{}" + b" " * 2**21), "is too much"),
+    "config: 2 MB": (text(CONFIG, b"{}" + b" " * 2**21), "bytes; expected at most"),
     "config: a number of 5000 digits": (config_number("vocab_size", "9" * 5000), "not valid JSON"),
     "config: NaN": (config_number("rms_norm_eps", "NaN"), "not valid JSON"),
-    "config: more than a float can say": (config_number("hidden_size", "1e999"), "hidden_size: expected 0 to"),
+    "config: more than a float can hold": (config_number("hidden_size", "1e999"), "hidden_size: expected 0 to"),
     "config: another model": (config(model_type="llama"), "model_type 'llama'"),
     "config: a billion layers": (config(num_hidden_layers=10**9), "num_hidden_layers: expected 0 to 1024"),
     "config: more layers than tensors": (
@@ -294,38 +294,38 @@ CASES: dict[str, tuple[Damage, str]] = {
         vision({"rope_theta": 10**400, "rope_parameters": None}),
         "vision_config: int too large",
     ),
-    "config: an encoder that is none": (
+    "config: a malformed encoder": (
         config(model_type="llama4", text_config={}, vision_config=3),
         "vision_config: exp",
     ),
-    "config: what a terminal acts on": (config(model_type="\x1b]0;x\x07\u202e"), "model_type '\\x1b]0;x"),
-    # quantised weights
-    "quantised: another method": (quantised(quant_method="fbgemm_fp8"), "quant_method: 'fbgemm_fp8'"),
-    "quantised: another format": (quantised(format="pack-quantized"), "format: 'pack-quantized'"),
-    "quantised: four bits": (quantised({"num_bits": 4}), "num_bits: 4 is not supported"),
-    "quantised: integers": (quantised({"type": "int"}), "type: 'int'"),
-    "quantised: groups": (quantised({"strategy": "group", "group_size": 128}), "strategy: 'group'"),
-    "quantised: zero points": (quantised({"symmetric": False}), "symmetric: False"),
-    "quantised: a scale for all inputs": (quantised(group={"input_activations": {"dynamic": False}}), "dynamic: true"),
-    "quantised: outputs": (quantised(group={"output_activations": {"dynamic": True}}), "output_activations"),
-    "quantised: the cache": (quantised(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme"),
-    "quantised: sparse": (quantised(sparsity_config={"format": "sparse-24"}), "sparsity_config"),
-    "quantised: no groups": (quantised(config_groups=None), "config_groups: expected a mapping"),
-    "quantised: a list": (config(quantization_config=[]), "quantization_config: expected a mapping"),
-    "quantised: a group that is none": (quantised(config_groups={"g": 1}), "config_groups.g.weights"),
-    "quantised: config.json does not say so": (as_fp8(lambda t, s: None), "is F8_E4M3; expected one of"),
-    "quantised: no scale": (both(as_fp8(lambda t, s: t.pop(s)), quantised()), "q_proj.weight_scale is missing"),
-    "quantised: a scale of another shape": (
-        both(as_fp8(lambda t, s: t.update({s: np.ones((31, 1), "f4")})), quantised()),
+    "config: terminal control characters": (config(model_type="\x1b]0;x\x07\u202e"), "model_type '\\x1b]0;x"),
+    # quantized weights
+    "quantized: another method": (quantized(quant_method="fbgemm_fp8"), "quant_method: 'fbgemm_fp8'"),
+    "quantized: another format": (quantized(format="pack-quantized"), "format: 'pack-quantized'"),
+    "quantized: four bits": (quantized({"num_bits": 4}), "num_bits: 4 is not supported"),
+    "quantized: integers": (quantized({"type": "int"}), "type: 'int'"),
+    "quantized: groups": (quantized({"strategy": "group", "group_size": 128}), "strategy: 'group'"),
+    "quantized: zero points": (quantized({"symmetric": False}), "symmetric: False"),
+    "quantized: a scale for all inputs": (quantized(group={"input_activations": {"dynamic": False}}), "dynamic: true"),
+    "quantized: outputs": (quantized(group={"output_activations": {"dynamic": True}}), "output_activations"),
+    "quantized: the cache": (quantized(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme"),
+    "quantized: sparse": (quantized(sparsity_config={"format": "sparse-24"}), "sparsity_config"),
+    "quantized: no groups": (quantized(config_groups=None), "config_groups: expected a mapping"),
+    "quantized: a list": (config(quantization_config=[]), "quantization_config: expected a mapping"),
+    "quantized: a malformed group": (quantized(config_groups={"g": 1}), "config_groups.g.weights"),
+    "quantized: not declared in config.json": (as_fp8(lambda t, s: None), "is F8_E4M3; expected one of"),
+    "quantized: no scale": (both(as_fp8(lambda t, s: t.pop(s)), quantized()), "q_proj.weight_scale is missing"),
+    "quantized: a scale of another shape": (
+        both(as_fp8(lambda t, s: t.update({s: np.ones((31, 1), "f4")})), quantized()),
         "q_proj.weight_scale is [31, 1]",
     ),
-    "quantised: a scale of integers": (
-        both(as_fp8(lambda t, s: t.update({s: np.ones((32, 1), "i4")})), quantised()),
+    "quantized: a scale of integers": (
+        both(as_fp8(lambda t, s: t.update({s: np.ones((32, 1), "i4")})), quantized()),
         "q_proj.weight_scale is I32",
     ),
-    # beside them
+    # other files
     "tokenizer: no JSON": (text("tokenizer.json", "{"), "tokenizer.json"),
-    "tokenizer: no tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json"),
+    "tokenizer: not a tokenizer": (text("tokenizer.json", "{}"), "tokenizer.json"),
     "generation config: a list": (text("generation_config.json", "[]"), "expected a JSON object"),
 }
 
@@ -337,19 +337,19 @@ CASES: dict[str, tuple[Damage, str]] = {
 def good(tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("good") / "folder"
     save_pretrained(case("three_layers").ours, path, dtype="float32")
-    import_checkpoint(path, path.parent / "run")  # it is good; and what an import makes once has been made
+    import_checkpoint(path, path.parent / "run")  # it is good; and one-time allocations of an import are done
     return path
 
 
 def resident(line: str) -> int:
-    """Bytes of this process: `VmRSS` now, `VmHWM` at most since the mark was reset."""
+    """Memory of this process in bytes: `VmRSS` now, `VmHWM` at most since the peak was reset."""
     status = dict(entry.split(":", 1) for entry in pathlib.Path("/proc/self/status").read_text().splitlines())
     return int(status[line].split()[0]) * 1024
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_malformed_folder_is_refused(name, good, tmp_path):
-    damage, said = CASES[name]
+    damage, message = CASES[name]
     folder = pathlib.Path(shutil.copytree(good, tmp_path / "folder"))
     damage(folder)
     before = sorted(tmp_path.iterdir())
@@ -359,10 +359,10 @@ def test_malformed_folder_is_refused(name, good, tmp_path):
         import_checkpoint(folder, tmp_path / "run")
     assert time.process_time() - started < SECONDS
     assert resident("VmHWM") - memory < BYTES
-    assert said in str(error.value) and str(tmp_path) in str(error.value)
+    assert message in str(error.value) and str(tmp_path) in str(error.value)
     assert len(str(error.value)) < 10_000 and "\x1b" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_there_are_enough_of_them():
+def test_number_of_cases():
     assert len(CASES) >= 60

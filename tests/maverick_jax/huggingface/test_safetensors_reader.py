@@ -1,4 +1,4 @@
-"""Ranged reads of safetensors files: against NumPy, against the library's own reader, and while files change."""
+"""Ranged reads of safetensors files, compared with NumPy and the library's reader, and while files change."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from maverick_jax.huggingface.safetensors_reader import read_header
 
 @st.composite
 def boxes(draw):
-    """A shape, a part of it, and the shape that it is stored in."""
+    """A shape, a part of it, and the shape in which the tensor is stored."""
     shape = draw(st.lists(st.integers(1, 6), min_size=0, max_size=4))
     index = []
     for n in shape:
@@ -32,7 +32,7 @@ def boxes(draw):
 @given(
     boxes(), st.sampled_from(["float32", "float16"]), st.sampled_from([1, 20, 10**6]), st.sampled_from([1, 40, 10**6])
 )
-def test_any_part_is_read_as_numpy_would(tmp_path, monkeypatch, drawn, dtype, seek, slab):
+def test_any_part_equals_numpys(tmp_path, monkeypatch, drawn, dtype, seek, slab):
     shape, index, stored = drawn
     monkeypatch.setattr(safetensors_reader, "_WORTH_A_SEEK", seek)
     monkeypatch.setattr(safetensors_reader, "_SLAB_BYTES", slab)
@@ -46,18 +46,18 @@ def test_any_part_is_read_as_numpy_would(tmp_path, monkeypatch, drawn, dtype, se
     np.testing.assert_array_equal(into, whole[index])
 
 
-def test_little_but_what_is_asked_for_is_read(tmp_path, monkeypatch):
+def test_few_surplus_bytes_are_read(tmp_path, monkeypatch):
     safetensors.numpy.save_file({"x": np.zeros((64, 64, 1024), np.float32)}, tmp_path / "f.safetensors")
     tensor, asked = read_header(tmp_path / "f.safetensors")["x"], []
     read = os.preadv
     monkeypatch.setattr(os, "preadv", lambda f, to, at: asked.append(sum(map(len, to))) or read(f, to, at))
-    tensor.read((slice(3, 5), slice(0, 64), slice(0, 1024)))  # what lies together, in one go
+    tensor.read((slice(3, 5), slice(0, 64), slice(0, 1024)))  # contiguous: one read
     assert asked == [2 * 64 * 4096]
     asked.clear()
-    tensor.read((slice(0, 64), slice(1, 2), slice(0, 1024)))  # rows far apart, one by one
+    tensor.read((slice(0, 64), slice(1, 2), slice(0, 1024)))  # rows far apart: one read each
     assert asked == [4096] * 64
     asked.clear()
-    tensor.read((slice(0, 1), slice(0, 64), slice(512, 1024)))  # rows close together, with what is between them
+    tensor.read((slice(0, 1), slice(0, 64), slice(512, 1024)))  # rows close together: one read with the gaps
     assert asked == [64 * 4096]
 
 
@@ -76,7 +76,7 @@ def theirs(path: pathlib.Path) -> dict | None:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {
                 name: (file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape()))
-                for name in file.keys()  # noqa: SIM118 (it is no mapping)
+                for name in file.keys()  # noqa: SIM118 (it is not a mapping)
             }
     except Exception:
         return None
@@ -89,7 +89,7 @@ def ours(path: pathlib.Path) -> dict | None:
         return None
 
 
-def test_a_good_file_is_read_like_the_library_reads_it(tmp_path):
+def test_a_good_file_is_read_as_by_the_library(tmp_path):
     safetensors.numpy.save_file(GOOD, tmp_path / "f.safetensors", metadata={"format": "pt"})
     assert ours(tmp_path / "f.safetensors") == theirs(tmp_path / "f.safetensors") is not None
     for name, tensor in read_header(tmp_path / "f.safetensors").items():
@@ -99,8 +99,8 @@ def test_a_good_file_is_read_like_the_library_reads_it(tmp_path):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_what_the_library_refuses_is_refused(tmp_path, data):
-    """Files with a few bytes or numbers changed: ours may refuse more, and reads the rest the same way."""
+def test_files_that_the_library_refuses_are_refused(tmp_path, data):
+    """Files with a few changed bytes or numbers: our reader may refuse more, and agrees with the library otherwise."""
     path = tmp_path / "f.safetensors"
     safetensors.numpy.save_file(GOOD, path)
     content = bytearray(path.read_bytes())
@@ -144,7 +144,7 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(path):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_file_that_shrinks_while_it_is_read_is_an_error_and_no_signal(path, monkeypatch, when):
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(path, monkeypatch, when):
     tensor, read = read_header(path)["x"], os.preadv
 
     def shrinking(descriptor, buffers, offset):

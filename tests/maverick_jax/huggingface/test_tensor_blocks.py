@@ -1,4 +1,4 @@
-"""Parameters read in parts, from devices and from checkpoints, and tensors made of the parts."""
+"""Parameters read in parts, from devices and checkpoints, and tensors assembled from the parts."""
 
 import math
 
@@ -19,7 +19,7 @@ from tests.parity.oracle import case, exported, our_model
 
 
 class Recorded:
-    """A reader of an array in memory that remembers the most it was asked for."""
+    """A reader of an array in memory that records the size of the largest part read."""
 
     def __init__(self, array: np.ndarray, chunks: tuple[int, ...]):
         self.array, self.shape, self.chunks, self.most = array, array.shape, chunks, 0
@@ -32,8 +32,8 @@ class Recorded:
 
 
 @pytest.mark.parametrize("most_bytes", [1, 300, 2000, 10**9])
-def test_blocks_of_a_tensor_are_the_tensor(most_bytes):
-    """Every layout, against the whole tensor made at once."""
+def test_blocks_make_up_the_tensor(most_bytes):
+    """For every tensor, compared with the whole tensor computed at once."""
     parameters = case("maverick_with_images").parameters
     for entry in table({name: p.shape for name, p in parameters.items()}):
         parameter = parameters[entry.ours]
@@ -59,13 +59,13 @@ def test_a_live_array_is_read_in_parts_from_any_mesh(dtype):
             np.testing.assert_array_equal(found, expected[index].astype(dtype))
 
 
-def test_a_part_is_cut_on_the_device_where_its_memory_is_not_ours():
+def test_a_part_is_sliced_on_the_device():
     array = jnp.arange(4 * 6 * 5).reshape(4, 6, 5)
     part = array_readers._slice(array, (np.int32(1), np.int32(0), np.int32(3)), (2, 6, 2))
     np.testing.assert_array_equal(part, np.asarray(array)[1:3, :, 3:])
 
 
-def test_a_checkpoint_is_cut_so_that_layers_and_experts_are_read_alone(tmp_path, monkeypatch):
+def test_checkpoint_chunks_hold_single_layers_and_experts(tmp_path, monkeypatch):
     monkeypatch.setattr(contents, "_CHUNK_BYTES", 4096)
     monkeypatch.setattr(contents, "_LEAST_ROW_BYTES", 1024)
     c = case("maverick")
@@ -83,7 +83,7 @@ def test_a_checkpoint_is_cut_so_that_layers_and_experts_are_read_alone(tmp_path,
         require_undamaged(readers)
 
 
-def test_no_more_than_a_few_blocks_are_held(tmp_path, monkeypatch):
+def test_an_export_reads_small_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_blocks, "BLOCK_BYTES", 1024)
     monkeypatch.setattr(safetensors_writer, "_AUDIT_BYTES", 4096)
     c, readers = case("maverick"), {}

@@ -1,4 +1,4 @@
-"""Opening images: what is read, how it is turned into RGB, and refusal of what is no picture."""
+"""Decoding images: supported formats, conversion to RGB, and refusal of malformed files."""
 
 import contextlib
 import math
@@ -68,13 +68,13 @@ def test_pictures_are_turned_upright(orientation):
     np.testing.assert_array_equal(np.asarray(open_image(data)), upright)
 
 
-def test_a_phones_jpeg_of_several_pictures_is_its_first():
+def test_of_a_jpeg_with_several_pictures_the_first_is_read():
     first, other = noise(64, 48), noise(48, 64)
     data = encoded(first, "MPO", save_all=True, append_images=[other])
     assert open_image(data).tobytes() == open_image(encoded(first, "JPEG")).tobytes()
 
 
-def test_what_follows_a_picture_is_not_looked_at():
+def test_data_after_the_image_is_ignored():
     for form in ("PNG", "JPEG"):
         data = encoded(noise(20, 20), form)
         assert open_image(data + b"PK\3\4<script>").tobytes() == open_image(data).tobytes()
@@ -94,7 +94,7 @@ def test_malformed_images_are_refused(case):
 
 
 def refuse_all() -> None:
-    """Prints by how much refusing every malformed image raised the process's peak memory, in bytes."""
+    """Print the increase of the process's peak memory, in bytes, from refusing every malformed image."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, (data, _) in MALFORMED.items():
         try:
@@ -117,7 +117,7 @@ def test_malformed_images_take_little_memory():
     assert int(done.stdout) < 64 << 20
 
 
-def test_files_that_cannot_be_pictures_are_refused(tmp_path, monkeypatch):
+def test_missing_special_and_huge_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"absent\.png: no such file"):
         open_image(tmp_path / "absent.png")
     with pytest.raises(InputError, match="no such file"):
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_pictures_are_refused(tmp_path, monkeypatch):
         open_image(bytes(101))
 
 
-def test_a_process_that_lets_damaged_images_pass_is_told(monkeypatch):
+def test_load_truncated_images_is_an_error(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(InputError, match="LOAD_TRUNCATED_IMAGES is set"):
         open_image(encoded(noise(4, 4)))

@@ -17,8 +17,8 @@ from maverick_jax.huggingface.processor_files import write_processor
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import (
     ImageConfig,
+    ImageTiles,
     ImageTokenIds,
-    Tiles,
     batch_tiles,
     bucket_of,
     image_tokens,
@@ -38,7 +38,7 @@ IDS = ImageTokenIds.of(BYTES)
 
 
 def oracle(*arguments: str, given: str = "") -> str:
-    """Output of the public processor's process; the test is skipped where there is no torchvision."""
+    """Output of the public processor's process; skips the test if torchvision is missing."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.parity.image_oracle", *arguments],
         input=given,
@@ -56,7 +56,7 @@ def oracle(*arguments: str, given: str = "") -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pixels_are_those_of_the_public_processor(case):
+def test_pixels_equal_the_public_processors(case):
     make, config = CASES[case]
     tiles, public = preprocess(make(), config), GOLDEN["pictures"][case]
     assert list(tiles.grid) == public["grid"]
@@ -64,12 +64,12 @@ def test_pixels_are_those_of_the_public_processor(case):
 
 
 @pytest.mark.slow
-def test_the_golden_file_is_what_the_public_processor_says_today():
+def test_the_golden_file_equals_the_public_processors_output():
     assert json.loads(oracle()) | {"versions": GOLDEN["versions"]} == GOLDEN
 
 
 @pytest.mark.parametrize("resize_to_max_canvas", [False, True])
-def test_grid_and_size_of_thousands_of_sizes_are_the_public_ones(resize_to_max_canvas):
+def test_grids_and_fitted_sizes_equal_the_public_processors(resize_to_max_canvas):
     config, found = ImageConfig(resize_to_max_canvas=resize_to_max_canvas), []
     for size in image_oracle.random_sizes():
         grid = choose_grid(size, config)
@@ -79,7 +79,7 @@ def test_grid_and_size_of_thousands_of_sizes_are_the_public_ones(resize_to_max_c
 
 
 def obvious_grid(size, config: ImageConfig):
-    """Every grid tried in turn."""
+    """The best grid, found by trying every one."""
     ranked = []
     for height in range(1, config.max_tiles + 1):
         for width in range(1, config.max_tiles // height + 1):
@@ -95,7 +95,7 @@ def obvious_grid(size, config: ImageConfig):
     "config",
     [CONFIG, ImageConfig(resize_to_max_canvas=True), ImageConfig(tile_size=28, max_tiles=7), ImageConfig(max_tiles=1)],
 )
-def test_grid_is_the_best_of_all(config):
+def test_grid_equals_the_best_of_all_grids(config):
     for size in image_oracle.random_sizes()[::5]:
         grid = choose_grid(size, config)
         assert grid == obvious_grid(size, config)
@@ -108,12 +108,12 @@ def test_grid_is_the_best_of_all(config):
             assert fitted <= limit
             fills_limit.append(fitted == limit)
         assert any(fills_limit)
-        # Undistorted, but for the pixel that rounding down takes, and for the last pixel, which stays.
+        # Undistorted, except that sides are rounded down and are at least one pixel.
         assert height == 1 or width == 1 or abs(height / size[0] - width / size[1]) <= 1.01 / min(size)
 
 
 def obvious_resize(image: np.ndarray, size) -> np.ndarray:
-    """uint8[H, W] -> uint8[*size]: one output at a time, in Python's whole numbers."""
+    """uint8[H, W] -> uint8[*size], one output at a time in Python integers."""
     for axis, after in ((1, size[1]), (0, size[0])):
         before = image.shape[axis]
         if before == after:
@@ -150,30 +150,30 @@ def random_resizes(number: int, largest: int):
         yield image, (int(new_height), int(new_width))
 
 
-def test_resizing_is_the_obvious_one():
+def test_resize_equals_the_reference():
     for image, size in random_resizes(120, 60):
         np.testing.assert_array_equal(resize(image, size), obvious_resize(image, size))
 
 
-def test_resizing_is_that_of_torch():
+def test_resize_equals_torch():
     import torch
 
     for image, size in random_resizes(400, 1500):
         if size == (1, 1):
-            continue  # torch fails an assertion of its own
+            continue  # torch fails an internal assertion
         there = torch.from_numpy(image)[None, None].expand(1, 3, -1, -1)
         there = torch.nn.functional.interpolate(there, size, mode="bilinear", antialias=True, align_corners=False)
         np.testing.assert_array_equal(resize(image, size), there[0, 2].numpy())
 
 
-def test_resizing_leaves_a_uniform_image_uniform():
+def test_a_uniform_image_stays_uniform():
     for value in (0, 1, 254, 255):
         for width in (2, 335, 337, 673, 1000, 6000, 65_536):
             assert (resize(np.full((50, width), value, np.uint8), (336, 336)) == value).all()
 
 
 def plain_float32_tiles(image: Image.Image, config: ImageConfig) -> np.ndarray:
-    """Meta's steps with Pillow, a tile at a time."""
+    """Meta's preprocessing with Pillow, one tile at a time."""
     size, side = (image.height, image.width), config.tile_size
     down, across = obvious_grid(size, config)
     height, width = fitted_size(size, (down, across), config)
@@ -188,12 +188,12 @@ def plain_float32_tiles(image: Image.Image, config: ImageConfig) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", ["1x1", "7x3", "336x336", "500x700", "4000x300", "300x4000"])
-def test_float32_pixels_are_pillows(case):
-    image, config = PICTURES[case](), ImageConfig(normalisation="float32")
+def test_float32_pixels_equal_pillows(case):
+    image, config = PICTURES[case](), ImageConfig(normalization="float32")
     tiles = preprocess(image, config)
     assert tiles.pixel_values.dtype == np.float32
     np.testing.assert_array_equal(tiles.pixel_values, plain_float32_tiles(image, config))
-    # The two chains differ by less than a level of resizing and three roundings to bfloat16 explain.
+    # The two differ by at most one level from resizing and three roundings to bfloat16.
     other = preprocess(image, CONFIG)
     assert other.grid == tiles.grid
     difference = np.abs(other.pixel_values - tiles.pixel_values)
@@ -201,7 +201,7 @@ def test_float32_pixels_are_pillows(case):
 
 
 def test_tiles_are_in_reading_order_and_the_overview_is_last():
-    # Four uniform tiles: each is what the picture has in its place; the overview has all of them.
+    # A picture of four uniform quarters: each tile has the color of its quarter, the overview has all four.
     colors = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 0)]]
     image = Image.new("RGB", (672, 672))
     for y in range(2):
@@ -215,7 +215,7 @@ def test_tiles_are_in_reading_order_and_the_overview_is_last():
     np.testing.assert_allclose(corners.T, [np.array(c) / 127.5 - 1 for row in colors for c in row], atol=0.01)
 
 
-def test_what_the_picture_does_not_cover_is_black():
+def test_the_canvas_beyond_the_picture_is_black():
     tiles = preprocess(Image.new("RGB", (400, 100), "white"), CONFIG)
     assert tiles.grid == (1, 2)
     first, second, overview = tiles.pixel_values
@@ -225,7 +225,7 @@ def test_what_the_picture_does_not_cover_is_black():
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16", "F"])
-def test_more_bits_than_eight_are_not_cut_off_unasked(mode):
+def test_more_than_eight_bits_per_channel_are_refused(mode):
     with pytest.raises(InputError, match="more than 8 bits"):
         preprocess(Image.new(mode, (4, 4)), CONFIG)
 
@@ -234,7 +234,7 @@ def test_more_bits_than_eight_are_not_cut_off_unasked(mode):
 
 
 @pytest.mark.parametrize("patches", [1, 9, 144])
-def test_tokens_are_as_many_as_counted_and_in_the_written_order(patches):
+def test_image_tokens_have_the_documented_order_and_number(patches):
     for down in range(1, 17):
         for across in range(1, 16 // down + 1):
             row = "<|tile_x_separator|>".join(["P"] * across) + "<|tile_y_separator|>"
@@ -259,7 +259,7 @@ def test_a_tokenizer_without_image_tokens_is_refused():
         ImageTokenIds.of(text_only)
 
 
-def test_patches_per_tile_is_what_the_model_makes():
+def test_patches_per_tile():
     assert ImageConfig(tile_size=24, patch_size=4).patches_per_tile == 9
     assert ImageConfig(tile_size=28, patch_size=14, pixel_shuffle_ratio=1.0).patches_per_tile == 4
     with pytest.raises(ValueError, match=r"tile_size \(30\) must be a multiple of patch_size \(14\)"):
@@ -273,11 +273,11 @@ def test_patches_per_tile_is_what_the_model_makes():
 # ---- batches
 
 
-def some_tiles(number: int, value: float) -> Tiles:
-    return Tiles(np.full((number, 3, 4, 4), value, np.float32), (1, number))
+def some_tiles(number: int, value: float) -> ImageTiles:
+    return ImageTiles(np.full((number, 3, 4, 4), value, np.float32), (1, number))
 
 
-def test_batches_hold_each_images_own_tiles_in_order():
+def test_a_batch_holds_the_tiles_of_each_image_in_order():
     batch = batch_tiles([some_tiles(5, 1), some_tiles(1, 2), some_tiles(3, 3)])
     assert batch.shape == (9, 3, 4, 4) and batch.dtype == np.float32
     assert batch[:, 0, 0, 0].tolist() == [1] * 5 + [2] + [3] * 3
@@ -328,7 +328,7 @@ def test_processor_files_hold_these_fields(tmp_path):
     }
 
 
-def test_the_public_processor_reads_our_files_and_agrees_with_us(tmp_path):
+def test_the_public_processor_with_our_files_gives_our_ids_and_pixels(tmp_path):
     config = ImageConfig(tile_size=56, max_tiles=4)
     write_processor(config, tmp_path)
     write_hugging_face(BYTES, tmp_path)

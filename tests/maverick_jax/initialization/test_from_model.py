@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_gives_no_layers(tmp_path):
     damaged = bytearray(data.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     data.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"checkpoints/7: model/.*: .*; `maverick doctor` tells which"):
+    with pytest.raises(InputError, match=r"checkpoints/7: model/.*: .*; `maverick doctor` shows which"):
         begun(variant(num_hidden_layers=1), Start(str(path), (0,)))
 
 

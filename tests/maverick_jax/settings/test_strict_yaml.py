@@ -1,4 +1,4 @@
-"""The strict YAML loader: every known trap, places of keys, and what it writes it can read."""
+"""The strict YAML loader: known traps of YAML, lines of keys, and round trips of `dump`."""
 
 import pathlib
 
@@ -53,18 +53,18 @@ def value(text: str):
         ("<<", "<<"),
     ],
 )
-def test_scalars_are_those_of_yaml_1_2(text, expected):
+def test_scalars_follow_yaml_1_2(text, expected):
     found = value(text)
     assert found == expected
     assert type(found) is type(expected)
 
 
-def test_keys_are_text_whatever_they_look_like():
+def test_keys_are_always_strings():
     assert parse("no: 1\noff: 2\n2024-01-01: 3\n", "f").data == {"no": 1, "off": 2, "2024-01-01": 3}
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ("a: 010\n", 1, "a: 010: a leading zero; write 10"),
         ("a: 1\nb: 2\na: 3\n", 3, "a: given twice (first in f.yaml:1)"),
@@ -73,21 +73,21 @@ def test_keys_are_text_whatever_they_look_like():
         ("a: &x [*x]\n", 1, "a: anchor &x is not allowed"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "a: tag tag:yaml.org,2002:python/object/apply:os.system"),
         ("a: !!str 3\n", 1, "tag"),
-        ("a:\n  5: 6\n", 2, "a: a key must be text, got 5"),
-        ("a:\n  ? [1, 2]\n  : 6\n", 2, "a: a key must be text, got a collection"),
+        ("a:\n  5: 6\n", 2, "a: a key must be a string, got 5"),
+        ("a:\n  ? [1, 2]\n  : 6\n", 2, "a: a key must be a string, got a collection"),
         ("a: 1\n---\nb: 2\n", 2, "a second document"),
         ('a: "\\ud800"', 1, "a: half of a surrogate pair"),
         ("a: " + "9" * 5000, 1, "an integer of 5000 digits"),
     ],
 )
-def test_what_is_refused_is_named_with_its_line(text, line, said):
+def test_a_problem_has_its_line(text, line, message):
     (problem, *_) = parse(text, "f.yaml").problems
     assert str(problem).startswith(f"f.yaml:{line}: ")
-    assert said in str(problem)
+    assert message in str(problem)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: [1,\n", "f.yaml:2: not YAML"),
         ("a: b: c\n", "f.yaml:1: not YAML"),
@@ -97,10 +97,10 @@ def test_what_is_refused_is_named_with_its_line(text, line, said):
         ("{a: " * 40, "nested more than"),
     ],
 )
-def test_what_is_not_yaml_is_one_error(text, said):
+def test_invalid_yaml_is_one_error(text, message):
     with pytest.raises(InputError, match=r"f\.yaml") as error:
         parse(text, "f.yaml")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_all_problems_of_a_text_are_found_at_once():
@@ -129,14 +129,14 @@ def test_every_key_has_its_line():
     assert document.place("a.c.1.z.w").line == 5  # absent: the nearest ancestor
 
 
-def test_files_that_are_no_config(tmp_path):
+def test_files_that_cannot_be_configs(tmp_path):
     big, binary = tmp_path / "big.yaml", tmp_path / "binary.yaml"
     big.write_bytes(b"a: 1\n" + b"#" * MAX_BYTES)
     binary.write_bytes(b"a: 1\nb: \xff\xfe\n")
-    for path, said in [(big, "larger than 1 MiB"), (binary, ":2: not UTF-8"), (tmp_path, "cannot be read")]:
+    for path, message in [(big, "larger than 1 MiB"), (binary, ":2: not UTF-8"), (tmp_path, "cannot be read")]:
         with pytest.raises(InputError) as error:
             strict_yaml.read(path)
-        assert said in str(error.value)
+        assert message in str(error.value)
         assert str(path) in str(error.value)
 
 
@@ -171,7 +171,7 @@ plain = st.recursive(
 
 @hypothesis.given(plain)
 @hypothesis.settings(deadline=None, max_examples=150)
-def test_what_is_written_is_read_back(data):
+def test_dumped_data_is_parsed_back(data):
     document = parse(dump(data), "f")
     assert document.problems == []
     assert document.data == data
@@ -179,8 +179,8 @@ def test_what_is_written_is_read_back(data):
 
 @hypothesis.given(st.text(alphabet=st.sampled_from(list("ab:-[]{}&*!#'\"|>%@?,\n \t01.~<")), max_size=40))
 @hypothesis.settings(deadline=None, max_examples=300)
-def test_no_text_gets_past_with_more_than_the_safe_loader_allows(text):
-    """Whatever the text: plain data, listed problems, or one InputError; and PyYAML agrees that it is YAML."""
+def test_any_text_is_data_problems_or_one_error(text):
+    """Text without problems is also a single YAML document to PyYAML, and can be dumped."""
     try:
         document = parse(text, "f")
     except InputError:
@@ -190,7 +190,7 @@ def test_no_text_gets_past_with_more_than_the_safe_loader_allows(text):
         dump(document.data)
 
 
-def test_no_config_is_loaded_by_another_loader():
+def test_no_other_module_imports_yaml():
     root = pathlib.Path(strict_yaml.__file__).parents[2]
     sources = [p for top in ("maverick_jax", "train", "data", "launch") for p in (root / top).rglob("*.py")]
     assert len(sources) > 10

@@ -185,7 +185,7 @@ def test_adapters_that_are_lost_are_never_left_out_in_silence(saved, tmp_path, l
     about = {k: v for k, v in ABOUT.items() if k != "optimizer" or lost != "metadata"}
     CheckpointStore(tmp_path / "checkpoints", CheckpointConfig()).save(1, found, about, wait=True)
     for use in (load_pretrained, lambda path: export(path, tmp_path / "folder")):
-        with pytest.raises(InputError, match=r"optimizer.lora and the arrays heads/lora/... do not fit each other"):
+        with pytest.raises(InputError, match=r"optimizer.lora and the arrays heads/lora/... do not match"):
             use(tmp_path)
 
 

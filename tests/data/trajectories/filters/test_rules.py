@@ -1,4 +1,4 @@
-"""The filter stage: each rule on a run that breaks it and one that does not; nothing dropped without being counted."""
+"""Filter rules: each on a trajectory that breaks it and one that does not, with all drops counted."""
 
 import dataclasses
 import itertools
@@ -35,8 +35,8 @@ OFF = FilterConfig(exact_duplicates=False, loops=None, malformed_calls=False, em
                    unrecovered_failures=None)  # fmt: skip
 
 
-def run_of(*acts, said="To SFO.", final="Done.", tools=(), **fields):
-    """A run of (call, result, error) or (call, None): the run ends before the result."""
+def trajectory_of(*acts, said="To SFO.", final="Done.", tools=(), **fields):
+    """A trajectory of (call, result, error), or (call, None) if it ends before the result."""
     steps = [Step(Message(Role.SYSTEM, "Be kind.")), Step(Message(Role.USER, said))]
     for call, result, *error in acts:
         steps.append(Step(Message(Role.ASSISTANT, "", [call])))
@@ -55,59 +55,60 @@ def kept(runs, config=OFF, **options):
     return found, report
 
 
-# ---- rules of one run ----------------------------------------------------------------------------------------------
+# ---- rules of one trajectory -----------------------------------------------------------------------------------------
 
 STRICT = FilterConfig(unrecovered_failures=0)
-GOOD = run_of((FIND, "A1"), (BOOK, "ok"))
-FAILED = run_of((BOOK, "Error", True))
+GOOD = trajectory_of((FIND, "A1"), (BOOK, "ok"))
+FAILED = trajectory_of((BOOK, "Error", True))
 BREAKS = {
-    "loops": (FilterConfig(loops=3), run_of(*[(FIND, "A1")] * 3), "messages[2]: 'find' is repeated: 3 times"),
-    "malformed_calls": (FilterConfig(), run_of((ToolCall("find", {"day": 1}), "A1"), tools=TOOLS),
+    "loops": (FilterConfig(loops=3), trajectory_of(*[(FIND, "A1")] * 3),
+              "messages[2]: 'find' is repeated at least 3 times"),
+    "malformed_calls": (FilterConfig(), trajectory_of((ToolCall("find", {"day": 1}), "A1"), tools=TOOLS),
                         "messages[2]: 'find': to: missing"),
-    "empty_final": (FilterConfig(), run_of((FIND, None), final=None), "it ends in a call without a result"),
-    "reward": (FilterConfig(min_reward=0.5), run_of(outcome=Outcome(0.25)), "reward 0.25 is less than 0.5"),
+    "empty_final": (FilterConfig(), trajectory_of((FIND, None), final=None), "ends in a call without a result"),
+    "reward": (FilterConfig(min_reward=0.5), trajectory_of(outcome=Outcome(0.25)), "reward 0.25 is less than 0.5"),
     "turns": (FilterConfig(max_turns=2), GOOD, "3 turns, more than 2"),
     "length": (FilterConfig(max_characters=20), GOOD, "characters, more than 20"),
-    "unrecovered_failures": (STRICT, FAILED, "1 failed calls that nothing made good, more than 0"),
+    "unrecovered_failures": (STRICT, FAILED, "1 failed calls without a recovery, more than 0"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_each_rule_drops_what_breaks_it_and_nothing_else(rule):
+def test_each_rule_drops_only_what_breaks_it(rule):
     config, bad, reason = BREAKS[rule]
-    fine = dataclasses.replace(GOOD, outcome=Outcome(1.0)) if rule in ("reward",) else run_of((FIND, "A1"))
-    fine = run_of(final="ok") if rule == "length" else fine
+    fine = dataclasses.replace(GOOD, outcome=Outcome(1.0)) if rule in ("reward",) else trajectory_of((FIND, "A1"))
+    fine = trajectory_of(final="ok") if rule == "length" else fine
     found, report = kept([bad, fine], config)
     assert found == [fine] and report.dropped_by == {rule: 1} and reason in report.runs[0]["reason"]
     assert kept([bad], OFF)[0] == [bad]
 
 
 @given(st.text("abc", max_size=14), st.integers(2, 4))
-def test_loops_are_those_of_the_slow_way(done, times):
-    """Every beginning and every period, by comparing lists."""
+def test_loops_equal_the_slow_search(done, times):
+    """The slow search compares lists for every beginning and period."""
     found = find_loop(done, times)
     slow = [(p, i) for p in range(1, 5) for i in range(len(done)) if done[i : i + p] * times == done[i : i + p * times]]
     slow = [(p, i) for p, i in slow if i + p * times <= len(done)]
     assert found == ((min(slow)[1], min(slow)[0]) if slow else None)
 
 
-def test_rounds_are_loops():
+def test_repeated_sequences_are_loops():
     acts = [(ToolCall("think"), ""), (BOOK, "Error", True)] * 3
-    assert reasons(run_of(*acts), OFF.model_copy(update={"loops": 3})) == {
-        "loops": "messages[2]: a round of 2 calls from 'think' on is repeated: 3 times or more with the same result"
+    assert reasons(trajectory_of(*acts), OFF.model_copy(update={"loops": 3})) == {
+        "loops": "messages[2]: a sequence of 2 calls from 'think' on is repeated at least 3 times with the same result"
     }
 
 
-def test_loops_are_of_one_call_with_one_result_without_others_between():
+def test_a_loop_needs_equal_calls_and_results_in_a_row():
     other = ToolCall("find", {"day": 1, "to": "SFO"}, "another id")
-    assert "loops" in reasons(run_of((FIND, "A1"), (other, "A1"), (FIND, "A1")), FilterConfig())
+    assert "loops" in reasons(trajectory_of((FIND, "A1"), (other, "A1"), (FIND, "A1")), FilterConfig())
     for acts in (
         [(FIND, "A1"), (FIND, "A2"), (FIND, "A1"), (FIND, "A2")],
         [(FIND, "A1"), (FIND, "A1"), (BOOK, "ok"), (FIND, "A1")],
         [(FIND, "A1"), (ToolCall("find", {"to": "SFO", "day": True}), "A1"), (FIND, "A1")],
         [(FIND, "A1"), (FIND, "A1")],
     ):
-        assert reasons(run_of(*acts), FilterConfig()) == {}
+        assert reasons(trajectory_of(*acts), FilterConfig()) == {}
 
 
 @pytest.mark.parametrize(
@@ -121,34 +122,36 @@ def test_loops_are_of_one_call_with_one_result_without_others_between():
         ({"to": "SFO"}, None),
     ],
 )
-def test_calls_are_held_against_the_declaration(arguments, reason):
-    found = reasons(run_of((ToolCall("find", arguments), "A1"), tools=TOOLS), FilterConfig())
+def test_calls_are_checked_against_the_declaration(arguments, reason):
+    found = reasons(trajectory_of((ToolCall("find", arguments), "A1"), tools=TOOLS), FilterConfig())
     assert found == ({} if reason is None else {"malformed_calls": f"messages[2]: 'find': {reason}"})
 
 
-def test_lists_choices_and_tools_that_were_not_declared():
+def test_lists_choices_and_undeclared_tools():
     def reason(call, *error):
-        return reasons(run_of((call, "x", *error), tools=TOOLS), OFF.model_copy(update={"malformed_calls": True}))
+        return reasons(
+            trajectory_of((call, "x", *error), tools=TOOLS), OFF.model_copy(update={"malformed_calls": True})
+        )
 
     assert reason(ToolCall("book", {"flight": "B2", "seats": [1, 2.5]})) == {}
     assert reason(ToolCall("book", {"seats": None})) == {}
     assert "seats[1]: expected number" in reason(ToolCall("book", {"seats": [1, "2"]}))["malformed_calls"]
-    assert "flight: none of the 2 values" in reason(ToolCall("book", {"flight": "C3"}))["malformed_calls"]
-    assert "'sing' was not declared" in reason(ToolCall("sing"))["malformed_calls"]
-    assert reason(ToolCall("sing"), True) == {}  # it failed: a mistake to learn from, not a malformed lesson
+    assert "flight: not one of the 2 allowed values" in reason(ToolCall("book", {"flight": "C3"}))["malformed_calls"]
+    assert "'sing' is not declared" in reason(ToolCall("sing"))["malformed_calls"]
+    assert reason(ToolCall("sing"), True) == {}  # a failed call is not malformed
     odd = (Tool("find", "", {"properties": [1], "required": "to", "type": {"a": 1}, "enum": 3}),)
-    assert reasons(run_of((FIND, "x"), tools=odd), FilterConfig()) == {}
+    assert reasons(trajectory_of((FIND, "x"), tools=odd), FilterConfig()) == {}
 
 
 def test_endings():
-    thinks = run_of((FIND, "A1"), final=None)
+    thinks = trajectory_of((FIND, "A1"), final=None)
     thinks = dataclasses.replace(thinks, steps=[*thinks.steps, Step(Message(Role.ASSISTANT, " \n", thought="hm"))])
-    assert "says and calls nothing" in reasons(thinks, FilterConfig())["empty_final"]
-    assert reasons(run_of((FIND, "submitted"), final=None), FilterConfig()) == {}
+    assert "has no text and no call" in reasons(thinks, FilterConfig())["empty_final"]
+    assert reasons(trajectory_of((FIND, "submitted"), final=None), FilterConfig()) == {}
 
 
-def test_a_failure_is_forgiven_when_made_good_or_when_the_run_succeeded():
-    assert reasons(run_of((BOOK, "Error", True), (BOOK, "ok")), STRICT) == {}
+def test_a_failure_is_tolerated_with_a_recovery_or_success():
+    assert reasons(trajectory_of((BOOK, "Error", True), (BOOK, "ok")), STRICT) == {}
     for outcome in (Outcome(1.0), Outcome(0.0, True)):
         assert reasons(dataclasses.replace(FAILED, outcome=outcome), STRICT) == {}
     for outcome in (Outcome(), Outcome(0.5), Outcome(1.0, False)):
@@ -159,8 +162,8 @@ def test_a_failure_is_forgiven_when_made_good_or_when_the_run_succeeded():
 def test_rewards():
     config = FilterConfig(min_reward=1.0)
     outcomes = [Outcome(1.0), Outcome(None, True), Outcome(None, False), Outcome(), Outcome(0.5, True)]
-    found = [reasons(run_of(outcome=outcome), config).get("reward") for outcome in outcomes]
-    assert found == [None, None, "reward 0 is less than 1", "no reward is given", "reward 0.5 is less than 1"]
+    found = [reasons(trajectory_of(outcome=outcome), config).get("reward") for outcome in outcomes]
+    assert found == [None, None, "reward 0 is less than 1", "no reward", "reward 0.5 is less than 1"]
 
 
 def test_tokens():
@@ -182,25 +185,26 @@ def test_tokens():
 # ---- duplicates ----------------------------------------------------------------------------------------------------
 
 
-def test_exact_duplicates_by_what_is_said_and_called():
-    first = run_of((FIND, "A1"), provenance=Provenance(id="one"))
+def test_exact_duplicates_have_the_same_content():
+    first = trajectory_of((FIND, "A1"), provenance=Provenance(id="one"))
     call = ToolCall("find", {"day": 1, "to": "SFO"}, "c9")
-    same = run_of((call, "A1"), provenance=Provenance(id="two"), outcome=Outcome(1.0), extra={"x": 1})
+    same = trajectory_of((call, "A1"), provenance=Provenance(id="two"), outcome=Outcome(1.0), extra={"x": 1})
     others = [
-        run_of((FIND, "A2")), run_of((FIND, "A1", True), final="x"), run_of((FIND, "A1"), said="To SFO!"),
-        run_of((FIND, "A1"), tools=TOOLS), run_of((ToolCall("find", {"to": "SFO", "day": True}), "A1")),
+        trajectory_of((FIND, "A2")), trajectory_of((FIND, "A1", True), final="x"),
+        trajectory_of((FIND, "A1"), said="To SFO!"),
+        trajectory_of((FIND, "A1"), tools=TOOLS), trajectory_of((ToolCall("find", {"to": "SFO", "day": True}), "A1")),
     ]  # fmt: skip
     found, report = kept([first, first, *others, same], OFF.model_copy(update={"exact_duplicates": True}))
     assert found == [first, *others]
     assert [(r["run"], r["reason"]) for r in report.runs] == [
-        ("one", "says what one says"),
-        ("two", "says what one says"),
+        ("one", "same content as one"),
+        ("two", "same content as one"),
     ]
     assert len({duplicates.content_hash(run) for run in [first, same, *others]}) == 6
 
 
 def _texts(seed, changed):
-    """Two hundred words, some of them others."""
+    """Two texts of 200 words that differ in the `changed` ones."""
     pick = random.Random(seed)
     words = [f"w{pick.randrange(5000)}" for _ in range(200)]
     return [" ".join(f"c{i}" if i in changed else w for i, w in enumerate(words)), " ".join(words)]
@@ -211,11 +215,13 @@ def _jaccard(a, b, words=5):
     return len(a & b) / len(a | b)
 
 
-def test_near_duplicates_are_those_of_the_slow_way():
-    """Against the exact similarity of all pairs; pairs within the estimate's error of the threshold are not made."""
+def test_near_duplicates_equal_those_by_exact_similarity():
+    """Compared with the exact similarity of all pairs; no pair is within the estimate's error of the threshold."""
     pytest.importorskip("datasketch")
     runs = [
-        run_of(said=text) for seed in range(20) for text in _texts(seed, {seed * 9} if seed % 2 else set(range(40)))
+        trajectory_of(said=text)
+        for seed in range(20)
+        for text in _texts(seed, {seed * 9} if seed % 2 else set(range(40)))
     ]
     exact: list[Trajectory] = []
     for run in runs:
@@ -228,8 +234,8 @@ def test_near_duplicates_are_those_of_the_slow_way():
     assert "similarity 0.9" in report.runs[0]["reason"]
 
 
-def test_shingles_leave_out_the_policy_and_are_of_words():
-    run = run_of((FIND, "A1"), said="one two three")
+def test_shingles_are_words_without_the_system_message():
+    run = trajectory_of((FIND, "A1"), said="one two three")
     assert {"one two three", "two three \nassistant"} <= duplicates.shingles(run, 3)
     assert not any("kind" in shingle for shingle in duplicates.shingles(run, 3))
     assert len(duplicates.shingles(run, 100)) == 1
@@ -246,9 +252,9 @@ def test_near_duplicates_need_a_package(monkeypatch):
 
 def test_score_by_hand():
     call = ToolCall("find", {"to": "SFO", "list": [{"day": 7}], "sure": True})
-    run = run_of((call, "B2", True), (BOOK, "ok"), (call, "A1"), outcome=Outcome(0.5))
+    run = trajectory_of((call, "B2", True), (BOOK, "ok"), (call, "A1"), outcome=Outcome(0.5))
     found = parts(run)
-    # of SFO, 7, B2, SFO, 7 the run has said SFO and, in a result, B2; true counts for nothing
+    # of SFO, 7, B2, SFO, 7 the user mentioned SFO and a result B2; true does not count
     assert dataclasses.asdict(found) == pytest.approx(
         {"outcome": 0.5, "recovery": 1.0, "grounding": 3 / 5, "variety": 0.5, "depth": 3 / 7, "novelty": 2 / 3}
     )
@@ -257,13 +263,19 @@ def test_score_by_hand():
 
 
 def test_score_bounds_and_order():
-    worst, best = run_of((BOOK, "E", True), outcome=Outcome(-9.0)), run_of((FIND, "A1"), outcome=Outcome(9.0))
-    assert 0 <= score(worst) < score(run_of()) < score(best) <= 1
-    assert score(run_of((BOOK, "E", True), (BOOK, "ok"))) > score(run_of((BOOK, "ok"), (BOOK, "ok")))
+    worst, best = (
+        trajectory_of((BOOK, "E", True), outcome=Outcome(-9.0)),
+        trajectory_of((FIND, "A1"), outcome=Outcome(9.0)),
+    )
+    assert 0 <= score(worst) < score(trajectory_of()) < score(best) <= 1
+    assert score(trajectory_of((BOOK, "E", True), (BOOK, "ok"))) > score(trajectory_of((BOOK, "ok"), (BOOK, "ok")))
 
 
-def test_keep_best_keeps_the_best_in_their_order_and_equal_ones_by_hash():
-    runs = [run_of(said=f"number {i}", outcome=Outcome(i % 3 / 2), provenance=Provenance(id=f"r{i}")) for i in range(9)]
+def test_keep_best_keeps_the_order_and_breaks_ties_by_hash():
+    runs = [
+        trajectory_of(said=f"number {i}", outcome=Outcome(i % 3 / 2), provenance=Provenance(id=f"r{i}"))
+        for i in range(9)
+    ]
     found, report = kept(runs, OFF.model_copy(update={"keep_best": 0.5}))
     ranked = sorted(runs, key=lambda run: (-score(run), duplicates.content_hash(run)))
     assert found == [run for run in runs if run in ranked[:5]]
@@ -272,31 +284,31 @@ def test_keep_best_keeps_the_best_in_their_order_and_equal_ones_by_hash():
     assert again == found[::-1]
 
 
-# ---- the stage -----------------------------------------------------------------------------------------------------
+# ---- applying the rules ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_counts_once_and_matches_every_rule_that_applies():
-    bad = run_of(*[(BOOK, "Error", True)] * 3, (FIND, None), final=None)
+def test_a_trajectory_is_dropped_once_and_matches_every_rule_that_applies():
+    bad = trajectory_of(*[(BOOK, "Error", True)] * 3, (FIND, None), final=None)
     _, report = kept([bad, bad, GOOD], FilterConfig())
     assert report.dropped_by == {"empty_final": 2}
     assert +report.matched == {"empty_final": 2, "loops": 2, "unrecovered_failures": 2}
 
 
-def test_runs_are_taken_one_by_one_and_no_filter_keeps_all():
+def test_trajectories_are_read_one_by_one_and_no_filter_keeps_all():
     taken = []
     endless = (taken.append(i) or GOOD for i in itertools.count())
     found, report = apply(endless, CurationConfig(filter=None))
     assert [next(found), next(found)] == [GOOD, GOOD] and len(taken) == 2 and report.kept == 2
 
 
-def test_a_run_that_cannot_be_scrubbed_is_dropped_and_told(monkeypatch):
+def test_a_trajectory_that_cannot_be_scrubbed_is_dropped_and_counted(monkeypatch):
     config = CurationConfig(scrub=ScrubConfig(salt="12345678"))
     monkeypatch.setattr("data.trajectories.filters.scrub.MAX_ROUNDS", 0)
     found, report = apply([GOOD], config)
     assert list(found) == [] and report.dropped_by == {"scrub": 1} and report.read == report.dropped
 
 
-def test_more_runs_than_are_named_are_counted(monkeypatch):
+def test_dropped_trajectories_beyond_max_named_are_counted(monkeypatch):
     monkeypatch.setattr("data.trajectories.filters.report.MAX_NAMED", 1)
     found, report = apply([FAILED] * 3, CurationConfig(filter=STRICT))
     assert list(found) == [] and len(report.runs) == 1
@@ -305,7 +317,7 @@ def test_more_runs_than_are_named_are_counted(monkeypatch):
 
 def test_an_empty_report_can_be_shown(capsys):
     show(Report().as_dict())
-    assert "0 runs: 0 kept, 0 dropped" in capsys.readouterr().out
+    assert "0 trajectories: 0 kept, 0 dropped" in capsys.readouterr().out
 
 
 # ---- maverick data filter ------------------------------------------------------------------------------------------
@@ -333,7 +345,7 @@ def test_command(source, tmp_path, capsys):
     assert list(read_trajectories(out)) == [next(read_trajectories(source))]
 
 
-def test_command_for_a_person_with_a_config(source, tmp_path, capsys):
+def test_command_with_a_config_prints_tables(source, tmp_path, capsys):
     config = tmp_path / "choose.yaml"
     config.write_text("filter:\n  exact_duplicates: false\nscrub:\n  salt: from the file\n")
     out = tmp_path / "out.jsonl"
@@ -347,16 +359,16 @@ def test_command_for_a_person_with_a_config(source, tmp_path, capsys):
     ]
     assert main(["data", "filter", *words, "--malformed", "skip"]) == 0
     printed = capsys.readouterr().out
-    assert "3 runs: 2 kept, 1 dropped" in printed and "lost: unrecovered_failures: 1 failed" in printed
-    assert "malformed records, skipped: 1" in printed
+    assert "3 trajectories: 2 kept, 1 dropped" in printed and "lost: unrecovered_failures: 1 failed" in printed
+    assert "malformed records skipped: 1" in printed
 
 
-def test_command_makes_nothing_when_it_fails(source, tmp_path, capsys):
+def test_a_failed_command_writes_nothing(source, tmp_path, capsys):
     told, out = str(tmp_path / "report.json"), str(tmp_path / "out.jsonl")
     assert main(["data", "filter", str(source), out, "--report", told]) == 78  # a malformed record
     assert "record 3, line 4: not JSON" in capsys.readouterr().err
     assert main(["data", "filter", str(source), out, "filter.min_reward=2", "--malformed", "skip"]) == 78
-    assert "no run is kept of 3 (reward 3); relax the filter" in capsys.readouterr().err
+    assert "none of the 3 trajectories is kept (reward 3); relax the filter" in capsys.readouterr().err
     assert main(["data", "filter", str(source), out, "--report", out, "--malformed", "skip"]) == 78
     assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
 
@@ -379,7 +391,7 @@ def test_config_refuses(words, message):
     assert message in str(refused.value)
 
 
-def test_config_words_go_on_top_of_the_file(tmp_path):
+def test_overrides_apply_on_top_of_the_file(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("filter: {loops: 5, max_turns: 9}\n")
     found = read_config(str(path), ["filter.loops=null", "scrub={salt: 12345678x}"])
@@ -397,7 +409,7 @@ def _source(source, tmp_path, **options):
 
 
 def test_a_source_of_rows_is_filtered_and_scrubbed(source, tmp_path, capsys):
-    """By its config; another config is another cache, and `data stats` tells what became of the runs."""
+    """By its config; another config gives another cache, and `data stats` shows the counts."""
     source.write_text(source.read_text().replace("B2 is booked.", "B2 is booked, joe@corp.com."))
     plain = stats(_source(source, tmp_path), 0)["splits"]["train"]["sources"]["runs"]
     assert plain["documents"] == 3 and "chosen" not in plain["read"]
@@ -415,8 +427,8 @@ def test_a_source_of_rows_is_filtered_and_scrubbed(source, tmp_path, capsys):
         stats(refused, 0)
 
 
-def test_real_runs(real_data):
-    """What the docs say of the 152 runs."""
+def test_real_trajectories(real_data):
+    """The counts for the 152 trajectories that the docs report."""
     folder = real_data / "trajectories"
     tools = read_tools(folder / "tau_airline_tools.json")
     found, report = kept(read_trajectories(folder / "tau_airline_gpt4o.jsonl", tools=tools), FilterConfig())

@@ -1,4 +1,4 @@
-"""Personal data: found by rule and checksum, replaced alike wherever it stands, and nothing else changed."""
+"""Personal data is found by rules and checksums and replaced consistently; nothing else changes."""
 
 import dataclasses
 import ipaddress
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.trajectories import Outcome, Provenance, Step, Trajectory
 from data.trajectories.filters import Report, Scrubber, ScrubConfig
-from data.trajectories.filters.draw import Source
+from data.trajectories.filters.draw import Seeds
 from data.trajectories.filters.json_text import change_json, is_json
 from data.trajectories.filters.pii import RULES, Iban, luhn, mod97
 from data.trajectories.formats import ours
@@ -29,7 +29,7 @@ def scrubber(report=None, **options):
     return Scrubber(ScrubConfig(salt=SALT, **options), report)
 
 
-def run_of(text, *, arguments=None, result="done", **fields):
+def trajectory_of(text, *, arguments=None, result="done", **fields):
     call = ToolCall("look", {"q": text} if arguments is None else arguments, "c1")
     steps = [
         Step(Message(Role.USER, text)),
@@ -41,10 +41,10 @@ def run_of(text, *, arguments=None, result="done", **fields):
 
 
 def scrub_text(text, **options):
-    return scrubber(**options).scrub(run_of(text)).steps[0].message.text
+    return scrubber(**options).scrub(trajectory_of(text)).steps[0].message.text
 
 
-# ---- what is found -------------------------------------------------------------------------------------------------
+# ---- detection -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def scrub_text(text, **options):
 )
 def test_found(kind, text, around):
     report = Report()
-    scrubbed = scrubber(report).scrub(run_of(around.format(text))).steps[0].message.text
+    scrubbed = scrubber(report).scrub(trajectory_of(around.format(text))).steps[0].message.text
     assert dict(report.values) == {kind: 1} and text not in scrubbed
     before, after = around.split("{}")
     assert scrubbed.startswith(before) and scrubbed.endswith(after)
@@ -98,10 +98,13 @@ def test_not_found(text):
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_a_replacement_has_shape_and_checksum_and_is_nobodys(kind):
-    """Another salt, another replacement; letters at letters, digits at digits."""
+def test_a_replacement_has_the_shape_and_an_unassigned_range(kind):
+    """Letters replace letters and digits replace digits; another salt gives another replacement."""
     old = SAMPLES[kind]
-    new, other = scrub_text(old), Scrubber(ScrubConfig(salt="another salt")).scrub(run_of(old)).steps[0].message.text
+    new, other = (
+        scrub_text(old),
+        Scrubber(ScrubConfig(salt="another salt")).scrub(trajectory_of(old)).steps[0].message.text,
+    )
     assert new != old and other not in (old, new)
     if kind == "email":
         assert new.endswith(".invalid") and _shape(new)[:10] == _shape(old)[:10]
@@ -136,21 +139,21 @@ def _mod97_by_hand(iban):
 
 
 @given(st.text("0123456789", min_size=2, max_size=24))
-def test_checksums_are_those_of_the_slow_way(digits):
+def test_checksums_equal_the_slow_ones(digits):
     assert luhn(digits) == _luhn_by_hand(digits)
     assert mod97(f"GB00{digits}") == _mod97_by_hand(f"GB00{digits}")
 
 
-# ---- where it is found ---------------------------------------------------------------------------------------------
+# ---- replacement ---------------------------------------------------------------------------------------------------
 
 
-def test_everywhere_alike_and_structure_stays():
-    """Texts, thoughts, arguments at any depth, numbers, JSON in texts, JSON in JSON, extra, task: the same each."""
+def test_values_are_replaced_consistently_and_structure_stays():
+    """In texts, thoughts, arguments at any depth, numbers, JSON in texts, JSON in JSON, extra and task."""
     card = CARD.replace(" ", "")
     inner = json.dumps(
         {"mail": MAIL, "at": f"line\n{MAIL}", "n": int(card), "f": float(card), "deep": json.dumps([MAIL])}
     )
-    run = run_of(
+    run = trajectory_of(
         f"I am {MAIL}",
         arguments={MAIL: [{"to": MAIL, "card": int(card), "yes": True, "none": None, "x": 1.5}], "raw": inner},
         result=inner,
@@ -165,7 +168,7 @@ def test_everywhere_alike_and_structure_stays():
     number = done.steps[1].message.calls[0].arguments[MAIL][0]["card"]
     assert new.endswith(".invalid") and str(number).startswith("9999") and luhn(str(number))
     changed = {"mail": new, "at": f"line\n{new}", "n": number, "f": number, "deep": json.dumps([new])}
-    expected = run_of(
+    expected = trajectory_of(
         f"I am {new}",
         arguments={
             MAIL: [{"to": new, "card": number, "yes": True, "none": None, "x": 1.5}],
@@ -178,11 +181,11 @@ def test_everywhere_alike_and_structure_stays():
         extra={"instruction": {"who": new}},
     )
     assert done == expected and [call.id for call in done.steps[1].message.calls] == ["c1"]
-    assert report.left == {"email": 2}  # the key and the name of the run: counted, not changed
+    assert report.left == {"email": 2}  # the key and the id: counted, not changed
     assert report.values == {"email": 1, "credit_card": 1}
 
 
-def test_one_value_written_in_many_ways_is_one_value():
+def test_different_forms_of_a_value_get_the_same_replacement():
     phones = ["(212) 867-5309", "212.867.5309", "+1 212 867 5309", "+12128675309"]
     new = scrub_text(", ".join(phones)).split(", ")
     assert len({"".join(filter(str.isdigit, phone))[-10:] for phone in new}) == 1
@@ -192,12 +195,12 @@ def test_one_value_written_in_many_ways_is_one_value():
     assert scrub_text("of 2a00:1450:4001::/48").startswith("of 2001:db8:")
 
 
-def test_one_domain_stays_one():
+def test_equal_domains_stay_equal():
     a, b, c = scrub_text("a.one@corp.com b.two@corp.com c.three@else.com").split()
     assert a.partition("@")[2] == b.partition("@")[2] != c.partition("@")[2]
 
 
-def test_json_is_changed_where_it_stands():
+def test_json_is_changed_in_place():
     text = '{ "a" :\t"é \\u0041 x@y.de", "x@y.de": -1.50, "s":["\\ud800","\\/"] }'
     assert is_json(text)
     names = []
@@ -237,10 +240,12 @@ FILLERS = st.text(st.sampled_from('abc é"\\{}[]:,\n<|>'), max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=6, unique=True), FILLERS)
-def test_nothing_is_left_equal_stays_equal_and_twice_is_once(found, filler):
+def test_scrubbing_is_complete_consistent_and_idempotent(found, filler):
     said = f"{filler} " + f" ; {filler} ; ".join(found) + f" {filler}"
     record = {"key": found, "deep": [{"n": {"v": value}} for value in found], "said": said, "esc": f"\n{found[0]}\t"}
-    run = run_of(said, arguments=record, result=json.dumps(record), extra={"r": [json.dumps(json.dumps(record))]})
+    run = trajectory_of(
+        said, arguments=record, result=json.dumps(record), extra={"r": [json.dumps(json.dumps(record))]}
+    )
     done = scrubber().scrub(run)
     line = ours.write(done)
     assert not [value for value in found if value in line]
@@ -254,24 +259,24 @@ def test_nothing_is_left_equal_stays_equal_and_twice_is_once(found, filler):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([*SAMPLES.values(), "99", "-", ".", " ", "@", ":", "+", "x", "\\n", "1"]), max_size=14))
-def test_whatever_stands_side_by_side_twice_is_once(pieces):
-    """Values that run into each other: which is found is chance, but what was scrubbed is scrubbed."""
+def test_scrubbing_adjacent_values_is_idempotent(pieces):
+    """Which of several adjacent values are found may vary, but scrubbing again changes nothing."""
     text = "".join(pieces) or "x"
-    done = scrubber().scrub(run_of(text))
+    done = scrubber().scrub(trajectory_of(text))
     assert scrubber().scrub(done) == done
 
 
-def test_different_values_stay_different_when_replacements_are_few():
-    """A hundred phones of 80,000, and mails of one letter, of which there are 26 of a domain."""
+def test_different_values_get_different_replacements():
+    """Even with few replacements: 600 phone numbers of 80,000, and 36 one-letter mail names of 26 in a domain."""
     mails = [f"{a}@b.cd" for a in "abcdefghijklmnopqrstuvwxyz0123456789"]
     phones = [f"212-234-{n}" for n in range(1000, 1600)]
-    done = scrubber().scrub(run_of(" ".join(mails + phones)))
+    done = scrubber().scrub(trajectory_of(" ".join(mails + phones)))
     assert len(set(done.steps[0].message.text.split())) == len(mails) + len(phones)
 
 
-def test_a_replacement_that_stands_in_the_run_already_is_not_given_again():
+def test_a_replacement_that_already_occurs_is_not_used_again():
     rule = RULES["us_ssn"]
-    taken = rule.write(rule.surrogate("123456789", Source(SALT, "us_ssn", "123456789", 0)), SSN)
+    taken = rule.write(rule.surrogate("123456789", Seeds(SALT, "us_ssn", "123456789", 0)), SSN)
     new = scrub_text(f"{SSN} {taken}").split()
     assert new[1] == taken and new[0] not in (SSN, taken)
 
@@ -279,11 +284,11 @@ def test_a_replacement_that_stands_in_the_run_already_is_not_given_again():
 # ---- config and extras ---------------------------------------------------------------------------------------------
 
 
-def test_only_the_rules_that_are_asked_for():
+def test_only_the_chosen_rules_apply():
     assert scrub_text(f"{MAIL} {SSN}", rules=["us_ssn"]).startswith(f"{MAIL} 9")
 
 
-def test_presidio_is_refused_where_it_is_not_installed(monkeypatch):
+def test_a_missing_presidio_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     with pytest.raises(InputError, match=r"presidio needs the package presidio-analyzer"):
         scrubber(presidio=["PERSON"])
@@ -313,25 +318,25 @@ def _stand_in_for_presidio(monkeypatch):
     monkeypatch.setitem(sys.modules, "presidio_analyzer.nlp_engine", inner)
 
 
-def test_presidio_is_one_more_rule(monkeypatch):
+def test_presidio_as_a_rule(monkeypatch):
     _stand_in_for_presidio(monkeypatch)
     with pytest.raises(InputError, match="spaCy model no_such_model is not installed"):
         scrubber(presidio=["PERSON"], presidio_model="no_such_model")
     with_names = scrubber(presidio=["PERSON"], presidio_model="pytest")
-    done = with_names.scrub(run_of("I am Ann Lee."))
+    done = with_names.scrub(trajectory_of("I am Ann Lee."))
     name = done.steps[0].message.text
     assert name.startswith("I am <PERSON-") and done.steps[3].message.text == f"It is {name}."
     assert with_names.scrub(done) == done
 
 
-def test_nothing_to_replace_is_the_same_run():
-    run = run_of("nothing here")
+def test_without_matches_the_trajectory_is_unchanged():
+    run = trajectory_of("nothing here")
     assert scrubber().scrub(run) is run
     assert dataclasses.replace(run) == run
 
 
-def test_real_runs(real_data):
-    """Every mail of a run is replaced, in results and arguments; twice is once."""
+def test_real_trajectories(real_data):
+    """Every mail address is replaced, in results and arguments, and scrubbing again changes nothing."""
     from data.trajectories import read_trajectories
 
     path = real_data / "trajectories" / "tau_airline_gpt4o.jsonl"

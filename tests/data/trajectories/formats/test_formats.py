@@ -1,4 +1,4 @@
-"""Every format gives the same run, nothing in it is lost, and our own form round-trips."""
+"""Formats: every format gives the same trajectory, no field is lost, and our own format round-trips."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.helpers import trajectory_samples as samples
 
 @pytest.fixture
 def read(tmp_path):
-    """`read(record, ...)`: the trajectories of a file with these records, a line each."""
+    """`read(record, ...)`: the trajectories of a file with these records, one per line."""
 
     def read(*records, name="runs.jsonl", **options):
         path = tmp_path / name
@@ -25,12 +25,12 @@ def read(tmp_path):
     return read
 
 
-def said(trajectory):
+def content(trajectory):
     messages = trajectory.conversation.messages
     return [(m.role.name, m.text, [(c.name, dict(c.arguments)) for c in m.calls]) for m in messages]
 
 
-SAID = [
+CONTENT = [
     ("SYSTEM", "Book flights.", []),
     ("USER", "To SFO, for two.", []),
     ("ASSISTANT", "I look.", [("find", samples.FIND)]),
@@ -48,15 +48,15 @@ def test_samples_cover_every_format():
 
 
 @pytest.mark.parametrize("name", [name for name in samples.ALL if name != "swe_agent"])
-def test_every_format_gives_the_same_run(read, name):
-    """What formats cannot say alike: a text before the calls (ShareGPT, our ADP sample), how the error is marked."""
+def test_every_format_gives_the_same_trajectory(read, name):
+    """Except for text before calls (missing in ShareGPT and our ADP sample) and the marking of the error."""
     (found,) = read(samples.ALL[name]())
-    expected = [list(line) for line in SAID]
+    expected = [list(line) for line in CONTENT]
     if name in ("sharegpt", "adp"):
         expected[2][1] = ""
     if name == "atif":
         expected[5][1] = "no seat"
-    assert [list(line) for line in said(found)] == expected
+    assert [list(line) for line in content(found)] == expected
     assert [step.error for step in found.steps] == [i == 5 for i in range(9)]
     actions = find_actions(found)
     assert [(a.call.name, a.failed, a.recovered_by, a.recovers) for a in actions] == [
@@ -79,7 +79,7 @@ def test_swe_agent_commands_become_calls(read):
     assert found.steps[-1].message.text == "Done."
 
 
-def test_swe_agent_copies_are_left_out_and_counted(tmp_path):
+def test_swe_agent_duplicates_are_dropped_and_counted(tmp_path):
     (tmp_path / "run.traj").write_text(json.dumps(samples.swe_agent()))
     tally = Tally()
     assert len(list(read_trajectories(tmp_path, tally=tally))) == 1
@@ -99,7 +99,7 @@ def test_swe_agent_calls_in_openai_form(read):
          "tool_call_ids": ["c1"], "agent": "main", "message_type": "observation"},
     ]  # fmt: skip
     (found,) = read(record)
-    assert said(found)[3:] == [
+    assert content(found)[3:] == [
         ("ASSISTANT", "I look.", [("bash", {"command": "ls"})]),
         ("TOOL", "Traceback (most recent call last):", []),
     ]
@@ -107,25 +107,25 @@ def test_swe_agent_calls_in_openai_form(read):
 
 
 @pytest.mark.parametrize("name", list(samples.ALL))
-def test_nothing_is_lost_in_silence(read, name):
-    """A field nobody knows, in the record and in its first message, is in `extra`, and refused where that is asked."""
+def test_unknown_fields_are_kept_or_refused(read, name):
+    """An unknown field in the record and in a message goes to `extra`, and is an error with `unknown="refuse"`."""
     record = samples.ALL[name]()
-    place = {"tau_bench": "traj", "swe_agent": "history", "sharegpt": "conversations", "atif": "steps",
+    key = {"tau_bench": "traj", "swe_agent": "history", "sharegpt": "conversations", "atif": "steps",
              "adp": "content"}.get(name, "messages")  # fmt: skip
     record["novel"] = {"a": [1]}
-    record[place][1]["strange"] = "x"
+    record[key][1]["strange"] = "x"
     (found,) = read(record)
     assert found.extra["novel"] == {"a": [1]}
     assert [step.extra["strange"] for step in found.steps if "strange" in step.extra] == ["x"]
-    with pytest.raises(InputError, match=rf"record 0, line 1: {place}\[1\].strange: unknown field; expected .*"):
+    with pytest.raises(InputError, match=rf"record 0, line 1: {key}\[1\].strange: unknown field; expected .*"):
         read(record, unknown="refuse")
-    del record[place][1]["strange"]
+    del record[key][1]["strange"]
     with pytest.raises(InputError, match="record 0, line 1: novel: unknown field"):
         read(record, unknown="refuse")
 
 
 @pytest.mark.parametrize("name", list(samples.ALL))
-def test_what_is_documented_is_not_unknown(read, name):
+def test_documented_fields_are_known(read, name):
     tally = Tally()
     assert len(read(samples.ALL[name](), unknown="refuse", tally=tally)) == 1
     assert tally.as_dict()["unknown_fields"] == {}
@@ -172,7 +172,7 @@ def test_weights_of_single_messages(read, field, weight):
         ({}, '{"broken', False),
     ],
 )
-def test_flags_come_before_text(read, flags, text, error):
+def test_flags_take_precedence_over_text(read, flags, text, error):
     record = samples.openai()
     record["messages"][7] |= {"content": text, **flags}
     assert read(record, unknown="refuse")[0].steps[7].error is error
@@ -204,8 +204,8 @@ def test_parallel_calls_of_adp_and_sharegpt_are_one_message(read):
         assert [step.error for step in found.steps[3:5]] == [False, True]
 
 
-def test_adp_of_older_files_and_code(read):
-    """Observations without a link are results while calls wait, though the user is named as their source."""
+def test_older_adp_files_and_code_actions(read):
+    """An observation without a call id is a result if a call has none yet, even if its source is the user."""
     record = {
         "id": "old",
         "content": [
@@ -218,7 +218,7 @@ def test_adp_of_older_files_and_code(read):
         ],
     }
     (found,) = read(record, unknown="refuse")
-    assert said(found) == [
+    assert content(found) == [
         ("USER", "How many?", []),
         ("ASSISTANT", "I count.", [("bash", {"command": "ls -1 | wc -l"})]),
         ("TOOL", "3", []),
@@ -229,7 +229,7 @@ def test_adp_of_older_files_and_code(read):
     assert found.steps[4].extra == {"url": "u", "viewport_size": [1, 2], "html": "<p>3</p>"}
 
 
-def test_atif_observations_without_calls_and_later_system_steps_are_a_users(read):
+def test_atif_observations_without_calls_and_later_system_steps_are_user_messages(read):
     record = samples.atif()
     record["steps"][2] = {
         "step_id": 3,
@@ -240,11 +240,11 @@ def test_atif_observations_without_calls_and_later_system_steps_are_a_users(read
         },
     }
     (found,) = read(record, unknown="refuse")
-    assert said(found)[2:4] == [("USER", "Context was cut.", []), ("USER", "state: ok", [])]
+    assert content(found)[2:4] == [("USER", "Context was cut.", []), ("USER", "state: ok", [])]
     assert [step.extra for step in found.steps[2:4]] == [{"source": "system"}, {"source": "environment"}]
 
 
-def test_a_run_may_end_in_a_call(read):
+def test_a_trajectory_may_end_in_a_call(read):
     record = samples.openai()
     del record["messages"][7:]
     actions = find_actions(read(record)[0])
@@ -252,14 +252,14 @@ def test_a_run_may_end_in_a_call(read):
     assert not any(a.recovers for a in actions)
 
 
-def test_a_file_may_be_one_document(tmp_path):
+def test_a_file_may_be_a_single_document(tmp_path):
     for name, document in (("list.json", [samples.tau_bench()] * 2), ("one.json", samples.tau_bench())):
         (tmp_path / name).write_text(json.dumps(document, indent=1))
-    places = [(t.provenance.file, t.provenance.record, t.provenance.line) for t in read_trajectories(tmp_path)]
-    assert places == [("list.json", 0, None), ("list.json", 1, None), ("one.json", 0, None)]
+    locations = [(t.provenance.file, t.provenance.record, t.provenance.line) for t in read_trajectories(tmp_path)]
+    assert locations == [("list.json", 0, None), ("list.json", 1, None), ("one.json", 0, None)]
 
 
-def test_a_folder_may_mix_formats_and_a_file_of_any_name_is_looked_into(tmp_path):
+def test_a_folder_may_mix_formats_and_suffixes(tmp_path):
     for name, make in samples.ALL.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(make()))
     (tmp_path / ".hidden.jsonl").write_text("not JSON")
@@ -269,7 +269,7 @@ def test_a_folder_may_mix_formats_and_a_file_of_any_name_is_looked_into(tmp_path
     assert [len(list(read_trajectories(tmp_path / name))) for name in ("lines", "document")] == [2, 1]
 
 
-def test_our_form_says_all_there_is(read):
+def test_our_format_has_all_fields(read):
     (found,) = read(samples.ours())
     assert found.provenance == Provenance("openai", "a/b.jsonl", 0, 1, "r", "t")
     assert found.outcome == Outcome(-1.0, True, "user left")
@@ -288,7 +288,7 @@ def test_every_format_round_trips_through_ours(read, name):
     assert ours.write(again) == ours.write(found)
 
 
-# ---- round trip of anything ----------------------------------------------------------------------------------------
+# ---- round trips --------------------------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 words = texts.filter(lambda text: text.strip())
@@ -325,13 +325,13 @@ def trajectories(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(trajectories())
-def test_reading_what_was_written_gives_the_same(trajectory):
-    from data.trajectories.fields import Fields, Seen
+def test_a_written_trajectory_is_read_back(trajectory):
+    from data.trajectories.fields import FieldCounts, Fields
     from data.trajectories.files import parse
 
     line = ours.write(trajectory)
     assert "\n" not in line
-    again = ours.read(Fields(parse(line.encode()), "", Seen("refuse")))
+    again = ours.read(Fields(parse(line.encode()), "", FieldCounts("refuse")))
     assert again == trajectory
     assert ours.write(again) == line
     ids = [[call.id for step in t.steps for call in step.message.calls] for t in (trajectory, again)]

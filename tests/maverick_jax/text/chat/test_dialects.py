@@ -1,4 +1,4 @@
-"""Calls: what is written is read back the same, in every dialect; what is none is told with its text."""
+"""Dialects: written calls are parsed back, and malformed calls give an error with the whole text."""
 
 import json
 import pathlib
@@ -29,46 +29,46 @@ dialects = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 def reply_to(message: Message, dialect: str, tokenizer=BYTES) -> Reply | CallError:
-    """`message` rendered and read back."""
+    """`message` rendered and parsed back."""
     rendered = render(Conversation([message]), tokenizer, dialect)
     return find_dialect(dialect).parse_calls(rendered.ids[rendered.decisions[0] :], tokenizer)
 
 
-def assert_survives(message: Message, dialect: str, tokenizer=BYTES) -> None:
+def assert_parsed_back(message: Message, dialect: str, tokenizer=BYTES) -> None:
     found = reply_to(message, dialect, tokenizer)
     assert isinstance(found, Reply), found
-    # equality does not tell 1 from 1.0 and True, nor 0.0 from -0.0, nor the order of keys; repr does
+    # unlike ==, repr distinguishes 1 from 1.0 and True, 0.0 from -0.0, and the order of keys
     assert repr((found.text, found.calls)) == repr((message.text, tuple(message.calls)))
 
 
 @pytest.mark.parametrize("examples", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 @dialects
-def test_calls_survive(dialect, examples):
+def test_calls_are_parsed_back(dialect, examples):
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(text=st.one_of(st.just(""), TEXTS), calls=st.lists(CALLS, min_size=1, max_size=3))
     def check(text, calls):
-        assert_survives(Message(Role.ASSISTANT, text, calls), dialect)
+        assert_parsed_back(Message(Role.ASSISTANT, text, calls), dialect)
 
     check()
 
 
 @dialects
-def test_calls_survive_a_tokenizer_with_merges(dialect, small_llama4):
+def test_calls_are_parsed_back_with_merged_tokens(dialect, small_llama4):
     arguments = {"q": 'say "hi")] <|python_end|>\n', "n": [1, 1.0, True, None, {"": [[]]}], "e": {}, "not a name": "🙂"}
     for text in ("", "Let me see: [f(a=1)]"):
         calls = [ToolCall("api.search", arguments), ToolCall("create-issue", {"a": -1}), ToolCall("now")]
-        assert_survives(Message(Role.ASSISTANT, text, calls), dialect, small_llama4)
+        assert_parsed_back(Message(Role.ASSISTANT, text, calls), dialect, small_llama4)
 
 
 @dialects
-def test_the_deepest_longest_and_largest_arguments_survive(dialect):
+def test_the_deepest_and_longest_arguments_are_parsed_back(dialect):
     deep = value = []
     for _ in range(62):
         value.append([])
         value = value[0]
     arguments = {"deep": deep, "long": "x" * 200_000, "odd-key": list(range(9_000)), "big": -(10**4200)}
-    assert_survives(Message(Role.ASSISTANT, "", [ToolCall("f", arguments)]), dialect)
-    assert_survives(Message(Role.ASSISTANT, "", [ToolCall("f", {"a": i}) for i in range(256)]), dialect)
+    assert_parsed_back(Message(Role.ASSISTANT, "", [ToolCall("f", arguments)]), dialect)
+    assert_parsed_back(Message(Role.ASSISTANT, "", [ToolCall("f", {"a": i}) for i in range(256)]), dialect)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_deepest_longest_and_largest_arguments_survive(dialect):
                          '{"a": [true, null, 1.5]}}}\n{"parameters": {}, "name": "now"}'),
     ],
 )  # fmt: skip
-def test_ways_that_models_write_calls(dialect, written):
+def test_variants_of_written_calls(dialect, written):
     calls = (ToolCall("get_weather", {"city": "SF", "days": 3, "flags": {"a": [True, None, 1.5]}}), ToolCall("now"))
     assert find_dialect(dialect).parse_calls(written, BYTES) == Reply("", calls)
     start, end, stop = (BYTES.controls[f"<|{name}|>"] for name in ("python_start", "python_end", "eot"))
@@ -99,7 +99,7 @@ def test_ways_that_models_write_calls(dialect, written):
 
 @dialects
 @pytest.mark.parametrize("text", ["", "Sure.", "[1] says", "[x] done", "{'a': 1}", '{"answer": 42}', "f(x)", " "])
-def test_answers_that_are_no_calls(dialect, text):
+def test_answers_without_calls(dialect, text):
     assert find_dialect(dialect).parse_calls(text, BYTES) == Reply(text)
     assert reply_to(Message(Role.ASSISTANT, text), dialect) == Reply(text)
 
@@ -120,7 +120,7 @@ def test_thoughts(dialect, small_llama4):
 
 
 @dialects
-def test_python_end_as_text_ends_nothing(dialect):
+def test_a_written_python_end_is_text(dialect):
     text = "a<|python_end|>b<|eot|>"
     found = reply_to(Message(Role.ASSISTANT, text, [ToolCall(text, {text: text})]), dialect)
     assert found == Reply(text, (ToolCall(text, {text: text}),))
@@ -136,31 +136,31 @@ PYTHONIC = [
     ("[f(a=1, a=2)]", r"argument 'a' is given twice"),
     ('[f(a=1, **{"a": 2})]', r"argument 'a' is given twice"),
     ('[f(a={"k": 1, "k": 2})]', r"key 'k' is given twice"),
-    ("[f(a={1: 2})]", r"a key of a dictionary is no text"),
-    ('[f(a={**{"b": 1}})]', r"a key of a dictionary is no text"),
-    ("[f(a={1, 2})]", r"a set is no literal"),
-    ("[f(a=lambda: 1)]", r"a lambda is no literal"),
-    ("[f(a=b)]", r"name 'b' is no literal"),
-    ("[f(a=b.c)]", r"a attribute is no literal"),
-    ("[f(a=g())]", r"a call is no literal"),
-    ('[f(a=__import__("os").system("id"))]', r"unexpected '\.system|is no literal"),
-    ('[f(a=f"{b}")]', r"f-string is no literal"),
-    ('[f(a=b"x")]', r"a constant is no literal"),
-    ("[f(a=1j)]", r"a constant is no literal"),
-    ("[f(a=1+1)]", r"a binop is no literal"),
+    ("[f(a={1: 2})]", r"a key of a dictionary is not a string"),
+    ('[f(a={**{"b": 1}})]', r"a key of a dictionary is not a string"),
+    ("[f(a={1, 2})]", r"a set is not a literal"),
+    ("[f(a=lambda: 1)]", r"a lambda is not a literal"),
+    ("[f(a=b)]", r"name 'b' is not a literal"),
+    ("[f(a=b.c)]", r"a attribute is not a literal"),
+    ("[f(a=g())]", r"a call is not a literal"),
+    ('[f(a=__import__("os").system("id"))]', r"unexpected '\.system|is not a literal"),
+    ('[f(a=f"{b}")]', r"f-string is not a literal"),
+    ('[f(a=b"x")]', r"a constant is not a literal"),
+    ("[f(a=1j)]", r"a constant is not a literal"),
+    ("[f(a=1+1)]", r"a binop is not a literal"),
     ("[f(a=--1)]", r"unexpected '--1"),
-    ("[f(a=-True)]", r"a unaryop is no literal"),
-    ('[f(a=-"x")]', r"a unaryop is no literal"),
-    ("[f(a=not 1)]", r"a unaryop is no literal"),
-    ("[f(a=[x for x in y])]", r"a listcomp is no literal"),
-    ("[f(a=1 if b else 2)]", r"a ifexp is no literal"),
-    ("[f(a=(b:=1))]", r"a namedexpr is no literal"),
-    ("[f(a=[1][0])]", r"a subscript is no literal"),
+    ("[f(a=-True)]", r"a unaryop is not a literal"),
+    ('[f(a=-"x")]', r"a unaryop is not a literal"),
+    ("[f(a=not 1)]", r"a unaryop is not a literal"),
+    ("[f(a=[x for x in y])]", r"a listcomp is not a literal"),
+    ("[f(a=1 if b else 2)]", r"a ifexp is not a literal"),
+    ("[f(a=(b:=1))]", r"a namedexpr is not a literal"),
+    ("[f(a=[1][0])]", r"a subscript is not a literal"),
     ("[f(a=1), 2]", r"expected a call"),
     ("[f(a=1)()]", r"expected the name of a tool"),
     ("[f(a=1).g()]", r"unexpected '\.g"),
-    ("[f(a=1e999)]", r"inf is no JSON number"),
-    ("[f(a=nan)]", r"name 'nan' is no literal"),
+    ("[f(a=1e999)]", r"inf is not a JSON number"),
+    ("[f(a=nan)]", r"name 'nan' is not a literal"),
     ("[f(a=" + "9" * 5000 + ")]", r"Exceeds the limit"),
     ("[f(a=...)]", r"unexpected"),
     ("[f(a=`b`)]", r"unexpected"),
@@ -174,7 +174,7 @@ PYTHONIC = [
     ("[f(a=" + "-" * 100_000 + "1)]", r"unexpected"),
     ("[f(a=" + "not " * 50_000 + "1)]", r"not a list of calls|too complex"),
     ("[f(a=" + "lambda:" * 50_000 + "1)]", r"not a list of calls|too complex"),
-    ("[f(a=" + "1 if 1 else " * 20_000 + "1)]", r"not a list of calls|too complex|no literal"),
+    ("[f(a=" + "1 if 1 else " * 20_000 + "1)]", r"not a list of calls|too complex|not a literal"),
     ("[f(a" + ".b" * 100_000 + "=1)]", r"unexpected|too complex|not a list"),
     ("[f(a=[" + "0," * 400_000 + "])]", r"more than 50,000 items"),
     ('[f(a="' + "x" * 10_000_000 + '")]', r"longer than"),
@@ -192,9 +192,9 @@ JSON = [
     ('{"type": "code", "name": "f", "parameters": {}}', r"type: 'code'"),
     ('{"name": "f", "name": "g", "parameters": {}}', r"key 'name' is given twice"),
     ('{"name": "f", "parameters": {"a": {"b": 1, "b": 1}}}', r"key 'b' is given twice"),
-    ('{"name": "f", "parameters": {"a": NaN}}', r"NaN is no JSON number"),
-    ('{"name": "f", "parameters": {"a": -Infinity}}', r"-Infinity is no JSON number"),
-    ('{"name": "f", "parameters": {"a": 1e999}}', r"inf is no JSON number"),
+    ('{"name": "f", "parameters": {"a": NaN}}', r"NaN is not a JSON number"),
+    ('{"name": "f", "parameters": {"a": -Infinity}}', r"-Infinity is not a JSON number"),
+    ('{"name": "f", "parameters": {"a": 1e999}}', r"inf is not a JSON number"),
     ('{"name": "f", "parameters": {"a": "\\ud800"}}', r"half a character"),
     ('{"name": "f", "parameters": {"a": ' + "9" * 5000 + "}}", r"not JSON: Exceeds the limit"),
     ('{"name": "f", "parameters": {}} and more', r"call 1: not JSON"),
@@ -214,7 +214,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("dialect", "text", "reason"), CASES, ids=[f"{d}-{t[:40]!r}" for d, t, _ in CASES])
-def test_what_is_no_call_is_told_with_its_text(dialect, text, reason):
+def test_a_malformed_call_is_an_error_with_its_text(dialect, text, reason):
     begin = time.process_time()
     found = find_dialect(dialect).parse_calls(text, BYTES)
     assert time.process_time() - begin < 5
@@ -225,7 +225,7 @@ def test_what_is_no_call_is_told_with_its_text(dialect, text, reason):
 
 
 @dialects
-def test_control_tokens_where_none_belong(dialect):
+def test_misplaced_control_tokens_are_errors(dialect):
     start, end, header = (BYTES.controls[f"<|{name}|>"] for name in ("python_start", "python_end", "header_start"))
     call = BYTES.encode('[f(a="b")]' if dialect == "meta_pythonic" else '{"name": "f", "parameters": {"a": "b"}}')
     for ids in ([*call, header], [start, *call, header, end], [start, *call[:-3], end, *call[-3:]], [end, *call]):
@@ -244,14 +244,14 @@ def test_any_text_is_a_reply_or_an_error(dialect, text):
         assert not isinstance(found, CallError) or found.text == begin + text
 
 
-def test_no_dialect_of_that_name():
+def test_an_unknown_dialect_is_an_error():
     with pytest.raises(InputError, match=r"did you mean meta_json"):
         find_dialect("meta-json")
 
 
 @dialects
-def test_the_documents_example_is_what_is_written(dialect):
-    page = (pathlib.Path(__file__).parents[4] / "docs" / "reference" / "chat.md").read_text("utf-8").replace("\\|", "|")
+def test_the_example_in_the_docs_is_what_is_written(dialect):
+    page = (pathlib.Path(__file__).parents[4] / "docs" / "chat.md").read_text("utf-8").replace("\\|", "|")
     calls = [ToolCall("f", {"a": 1, "b": "x"}), ToolCall("g")]
     text = render(Conversation([Message(Role.ASSISTANT, "", calls)]), BYTES, dialect).text
     written = text.split("<|header_end|>\n\n")[1].removesuffix("<|eot|>").removesuffix("<|eom|>")
@@ -259,8 +259,8 @@ def test_the_documents_example_is_what_is_written(dialect):
     assert shown in page
 
 
-def test_json_of_calls_is_json():
-    """Arguments in the JSON dialects are what any JSON reader reads."""
+def test_calls_in_json_dialects_are_json():
+    """Any JSON parser reads the arguments."""
     arguments = {"a": [1, 2.5, None, True, "é\n"], "b": {}}
     text = render(Conversation([Message(Role.ASSISTANT, "", [ToolCall("f", arguments)])]), BYTES, "meta_json").text
     assert json.loads(text[text.index("{") : text.rindex("}") + 1])["parameters"] == arguments

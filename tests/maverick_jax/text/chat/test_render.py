@@ -1,4 +1,4 @@
-"""Conversations as token ids: Llama 4's format, control tokens from nowhere but the code, what each token is."""
+"""Rendering: Llama 4's format, control tokens placed only by code, and the kind of each token."""
 
 import contextlib
 import itertools
@@ -34,8 +34,8 @@ dialects = pytest.mark.parametrize("dialect", DIALECTS)
 SYSTEM, USER, ASSISTANT, TOOL = Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL
 
 
-def metas_way(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
-    """Ids of a conversation without tools, as Meta's code makes them: each header's line and each text on its own."""
+def metas_ids(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a conversation without tools, as by Meta's code: each header's line and each text is encoded alone."""
     control = lambda name: tokenizer.controls[f"<|{name}|>"]
     ids = [control("begin_of_text")]
     for message in conversation.messages:
@@ -58,10 +58,10 @@ def plain(text: str) -> Conversation:
 
 @dialects
 @pytest.mark.parametrize("text", ["Hello", "", " a\n", "\n\n\nb", "  \n c", "\td", "é 🙂", *LITERALS])
-def test_plain_messages_are_metas(dialect, text, small_llama4):
+def test_plain_messages_equal_metas(dialect, text, small_llama4):
     conversation = plain(text)
     wanted = conversation if dialect != "hugging_face" else _system_trimmed(conversation)
-    assert render(conversation, small_llama4, dialect).ids.tolist() == metas_way(wanted, small_llama4)
+    assert render(conversation, small_llama4, dialect).ids.tolist() == metas_ids(wanted, small_llama4)
 
 
 def _system_trimmed(conversation: Conversation) -> Conversation:
@@ -78,27 +78,27 @@ def test_known_ids(real_llama4):
 
 
 @dialects
-def test_images_stand_where_they_were_put(dialect, small_llama4):
+def test_images_keep_their_positions(dialect, small_llama4):
     image, wide = image_for(small_llama4), image_for(small_llama4, (2, 2))
     conversation = Conversation([Message(USER, ("One:", image, image, wide, " and", wide)), Message(ASSISTANT, "Ok")])
     rendered = render(conversation, small_llama4, dialect)
-    assert rendered.ids.tolist() == metas_way(conversation, small_llama4)
+    assert rendered.ids.tolist() == metas_ids(conversation, small_llama4)
     blocks = [rendered.ids[span.begin : span.end].tolist() for span in rendered.spans if span.kind is Kind.IMAGE]
     assert blocks == [list(i.ids) for i in (image, image, wide, wide)]
     assert not rendered.written[rendered.kinds == Kind.IMAGE].any()
 
 
-def test_an_image_is_made_of_image_tokens(small_llama4):
-    with pytest.raises(InputError, match=r"image: token id 200008 is none of <\|image_start\|>"):
+def test_an_image_may_have_only_image_tokens(small_llama4):
+    with pytest.raises(InputError, match=r"image: token id 200008 is not one of <\|image_start\|>"):
         render(Conversation([Message(USER, (Image([200008]),))]), small_llama4)
 
 
-# ---- what each token is ----------------------------------------------------------------------------------------------
+# ---- kinds of tokens -----------------------------------------------------------------------------------------------
 
 
 @dialects
 @pytest.mark.parametrize("kind", ["bytes", "small", "real"])
-def test_spans_make_up_the_whole(dialect, kind, request):
+def test_spans_cover_all_tokens(dialect, kind, request):
     tokenizer = BYTES if kind == "bytes" else request.getfixturevalue(f"{kind}_llama4")
     image = image_for(tokenizer)
     thought = "" if kind == "bytes" else "Hm."
@@ -127,7 +127,7 @@ def assert_consistent(rendered, tokenizer):
 
 
 def owners_one_by_one(rendered, tokenizer) -> list[int]:
-    """The span of each token, byte by byte: among the spans it has bytes of, the first that is not call syntax."""
+    """The span of each token, byte by byte: of the spans whose bytes it holds, the first that is not call syntax."""
     of_byte = [i for i, span in enumerate(rendered.spans) for _ in span.text.encode()]
     owners, position = [], 0
     lengths = byte_lengths(rendered.ids.tolist(), tokenizer)
@@ -194,8 +194,8 @@ def test_kinds_of_a_call():
 
 
 @dialects
-def test_what_the_assistant_writes(dialect, small_llama4):
-    """`written` is all that a model has to produce: its decisions, its words and calls, its stop tokens."""
+def test_written_tokens_of_the_assistant(dialect, small_llama4):
+    """`written` covers all tokens that a model generates: decisions, texts, calls and stop tokens."""
     conversation = everything()
     rendered = render(conversation, small_llama4, dialect, add_generation_prompt=True)
     runs = np.flatnonzero(np.diff(np.pad(rendered.written.astype(np.int8), 1))).reshape(-1, 2)
@@ -210,7 +210,7 @@ def test_what_the_assistant_writes(dialect, small_llama4):
 
 
 @dialects
-def test_a_beginning_renders_to_a_beginning(dialect, small_llama4):
+def test_a_prefix_of_a_conversation_renders_to_a_prefix(dialect, small_llama4):
     conversation = everything()
     whole = render(conversation, small_llama4, dialect).ids.tolist()
     for count in range(2, len(conversation.messages)):
@@ -222,7 +222,7 @@ def test_a_beginning_renders_to_a_beginning(dialect, small_llama4):
             assert whole[: len(asked)] == asked
 
 
-# ---- nothing in a text is a control token ----------------------------------------------------------------------------
+# ---- text never becomes a control token ------------------------------------------------------------------------------
 
 
 def controls_of(rendered, tokenizer) -> list[int]:
@@ -269,10 +269,10 @@ def assert_all_text(literal: str, dialect: str, tokenizer: Tokenizer) -> None:
         assert (json.loads(said) if quoted else said) == message.text
 
 
-# ---- from the chat API's form ----------------------------------------------------------------------------------------
+# ---- OpenAI's chat format ------------------------------------------------------------------------------------------
 
 
-def test_real_runs(real_data, real_llama4):
+def test_real_trajectories(real_data, real_llama4):
     tools = json.loads((real_data / "trajectories" / "tau_airline_tools.json").read_text())
     lines = (real_data / "trajectories" / "tau_airline_gpt4o.jsonl").read_text().splitlines()
     for run in map(json.loads, lines[:20]):
@@ -326,7 +326,7 @@ SURROGATE = "a\ud800"
 MALFORMED = [
     (None, r"messages: expected a list, got NoneType"),
     ({}, r"messages: expected a list, got dict"),
-    ([], r"messages: there is none"),
+    ([], r"messages: empty; expected at least one"),
     (["hi"], r"message 0: message: expected an object, got str"),
     ([{"content": "hi"}], r"message 0: role: None; expected one of system"),
     ([{"role": "User", "content": "hi"}], r"message 0: role: 'User'; .*did you mean user"),
@@ -341,7 +341,7 @@ MALFORMED = [
     ([{"role": "user", "content": "x" * (2**24 + 1)}], r"message 0: content: 16,777,217 characters; expected at most"),
     ([{"role": "user", "content": [{"type": "text", "text": 5}]}], r"message 0: content\[0\]\.text: expected text"),
     ([{"role": "user", "content": [{"type": "audio"}]}], r"content\[0\]\.type: 'audio'; expected text, image"),
-    ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]\.an image, but `images` has no more"),
+    ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]\.more image parts than `images`"),
     ([{"role": "user", "content": ["hi"]}], r"content\[0\]\.part: expected an object"),
     ([{**USER_SAYS, "contents": "x"}], r"message 0: contents: unknown field; .*did you mean content"),
     ([{**USER_SAYS, "tool_calls": []}], r"message 0: tool_calls: unknown field"),
@@ -351,21 +351,21 @@ MALFORMED = [
     ([*CALL, {"role": "tool", "content": "", "tool_call_id": 3}], r"message 1: tool_call_id: expected a short text"),
     ([*CALL, {"role": "tool", "content": "", "tool_call_id": "d"}], r"message 1: tool_call_id: 'd'; expected 'c'"),
     ([*CALL, {"role": "tool", "content": "", "name": "g"}], r"message 1: name: 'g'; expected 'f'"),
-    ([*CALL, *[{"role": "tool", "content": ""}] * 2], r"message 2: a tool's result, but no call"),
-    ([*CALL, USER_SAYS, {"role": "tool", "content": ""}], r"message 2: a tool's result, but no call"),
-    ([{"role": "tool", "content": ""}], r"message 0: a tool's result, but no call"),
-    ([USER_SAYS, {"role": "system", "content": ""}], r"message 1: role: a system message is the first"),
+    ([*CALL, *[{"role": "tool", "content": ""}] * 2], r"message 2: a tool result, but every call before it"),
+    ([*CALL, USER_SAYS, {"role": "tool", "content": ""}], r"message 2: a tool result, but every call before it"),
+    ([{"role": "tool", "content": ""}], r"message 0: a tool result, but every call before it"),
+    ([USER_SAYS, {"role": "system", "content": ""}], r"role: only the first message may be a system message"),
     (calling({"name": "f"}), r"message 0: tool_calls\[0\]\.function\.arguments: expected an object, got NoneType"),
     (calling({"name": "f", "arguments": "{'a': 1}"}), r"tool_calls\[0\]\.function\.arguments: not JSON"),
     (calling({"name": "f", "arguments": ""}), r"function\.arguments: not JSON"),
     (calling({"name": "f", "arguments": "[1]"}), r"function\.arguments: expected an object, got list"),
     (calling({"name": "f", "arguments": "{} {}"}), r"function\.arguments: not JSON: more text after character 2"),
-    (calling({"name": "f", "arguments": '{"a": NaN}'}), r"function\.arguments: not JSON: NaN is no JSON number"),
+    (calling({"name": "f", "arguments": '{"a": NaN}'}), r"function\.arguments: not JSON: NaN is not a JSON number"),
     (calling({"name": "f", "arguments": '{"a": 1, "a": 2}'}), r"key 'a' is given twice"),
     (calling({"name": "f", "arguments": '{"a": ' + "[" * 100_000}), r"nested deeper than 64 levels"),
     (calling({"name": "f", "arguments": '{"a": "' + "x" * 10_000_000 + '"}'}), r"longer than 1,048,576 characters"),
-    (calling({"name": "f", "arguments": {"a": float("inf")}}), r"\[0\]\.'f': arguments: inf is no JSON number"),
-    (calling({"name": "f", "arguments": {"a": {1: 2}}}), r"expected a key of text, got int"),
+    (calling({"name": "f", "arguments": {"a": float("inf")}}), r"\[0\]\.'f': arguments: inf is not a JSON number"),
+    (calling({"name": "f", "arguments": {"a": {1: 2}}}), r"expected a key of type str, got int"),
     (calling({"name": "f", "arguments": {"a": object()}}), r"expected JSON .* got object"),
     (calling({"name": "f", "arguments": {"a": SURROGATE}}), r"half a character"),
     (calling({"name": "f", "arguments": {SURROGATE: 1}}), r"half a character"),
@@ -394,7 +394,7 @@ MALFORMED_TOOLS = [
     ([{"type": "function", "function": {"name": "f", "parameters": "{}"}}], r"tool 0: parameters: expected an object"),
     ([{"type": "function", "function": {"name": "f", "description": 5}}], r"tool 0: description: expected text"),
     ([{"type": "function", "function": {"name": "f", "strict": True}}], r"tool 0: function\.strict: unknown field"),
-    ([{"type": "function", "function": {"name": "f"}}] * 2, r"tool 1: name: 'f' is the name of tool 0 too"),
+    ([{"type": "function", "function": {"name": "f"}}] * 2, r"tool 1: name: 'f' is also the name of tool 0"),
     ([{"type": "function", "function": {"name": "f"}}] * 1_000_000, r"tools: 1,000,000; expected at most 1,024"),
 ]
 
@@ -466,8 +466,8 @@ def test_surplus_images_are_refused():
         from_openai([USER_SAYS], images=[Image([1])])
 
 
-def test_what_cannot_be_rendered():
-    with pytest.raises(InputError, match=r"declares tools in the first user message, and there is none"):
+def test_conversations_that_cannot_be_rendered():
+    with pytest.raises(InputError, match=r"declares tools in the first user message, but there is none"):
         render(Conversation([Message(ASSISTANT, "x")], [Tool("f")]), BYTES, "hugging_face")
     with pytest.raises(InputError, match=r"tokenizer bytes has no control token <\|reasoning_thinking_start\|>"):
         render(Conversation([Message(ASSISTANT, "x", thought="y")]), BYTES)

@@ -1,4 +1,4 @@
-"""Tokenizers: exact ids, ordinary text only, files that are not what they should be."""
+"""Tokenizers: exact ids, text that never becomes a control token, and malformed files."""
 
 import functools
 import itertools
@@ -55,21 +55,21 @@ def tokenizer(request, tmp_path) -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", TRICKY)
-def test_text_survives_and_never_becomes_control(tokenizer, text):
+def test_text_is_restored_and_never_becomes_a_control_token(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(tokenizer.controls.values())
     assert all(0 <= i < tokenizer.vocab_size for i in ids)
 
 
-def test_every_control_token_is_ordinary_text(tokenizer):
+def test_written_control_tokens_are_ordinary_text(tokenizer):
     texts = [f"a{control}b {control}" for control in tokenizer.controls]
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         assert not set(ids) & set(tokenizer.controls.values())
         assert tokenizer.decode(ids) == text
 
 
-def test_batch_equals_one_by_one(tokenizer):
+def test_a_batch_equals_single_texts(tokenizer):
     assert tokenizer.encode_batch(TRICKY) == [tokenizer.encode(text) for text in TRICKY]
 
 
@@ -77,22 +77,22 @@ def test_save_and_load_again(tokenizer, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / "40").mkdir(parents=True)
     tokenizer.save(run)
-    for place in (run, run / "checkpoints", run / "checkpoints" / "40"):
-        again = load_tokenizer(place)
+    for folder in (run, run / "checkpoints", run / "checkpoints" / "40"):
+        again = load_tokenizer(folder)
         assert again.encode_batch(TRICKY) == tokenizer.encode_batch(TRICKY)
         assert (again.bos_id, again.eos_id, again.pad_id) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
         assert (again.controls, again.vocab_size) == (tokenizer.controls, tokenizer.vocab_size)
         assert again.fingerprint == tokenizer.fingerprint
 
 
-def test_decode_of_controls_and_of_ids_nobody_knows(tokenizer):
+def test_decode_of_controls_and_unknown_ids(tokenizer):
     ids = [tokenizer.bos_id, *tokenizer.encode("hello"), tokenizer.eos_id, tokenizer.vocab_size + 7, -1]
     names = {i: text for text, i in tokenizer.controls.items()}
     assert tokenizer.decode(ids) == "hello\ufffd\ufffd"
     assert tokenizer.decode(ids, controls=True) == f"{names[ids[0]]}hello{names[tokenizer.eos_id]}\ufffd\ufffd"
 
 
-def test_half_a_character_is_refused(tokenizer):
+def test_a_surrogate_is_refused(tokenizer):
     with pytest.raises(InputError, match=r"character 1 .*U\+D800"):
         tokenizer.encode("a\ud800b")
 
@@ -106,13 +106,13 @@ def test_bytes_are_bytes():
 
 
 @given(st.text())
-def test_bytes_survive(text):
+def test_bytes_are_restored(text):
     made = load_tokenizer("bytes")
     assert made.decode(made.encode(text)) == text
 
 
 @pytest.mark.parametrize("source", ["bytes", "json"])
-def test_export_gives_other_programs_the_same_ids(source, tmp_path):
+def test_an_exported_tokenizer_gives_the_same_ids(source, tmp_path):
     tokenizer = load_tokenizer("bytes" if source == "bytes" else _byte_level_json(tmp_path))
     out = tmp_path / "out"
     out.mkdir()
@@ -149,7 +149,7 @@ def test_llama4_special_ids(small_llama4):
 
 
 @pytest.mark.parametrize("text", ["x" * 60_000, " " * 60_000, "ab\n" * 300_000, "é" * 900_000, "a b" * 300_000])
-def test_llama4_pieces_are_within_tiktokens_limits(text):
+def test_llama4_pieces_are_within_the_limits(text):
     pieces = list(safe_pieces(text))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= MAX_PIECE
@@ -158,7 +158,7 @@ def test_llama4_pieces_are_within_tiktokens_limits(text):
 
 
 @given(st.lists(st.tuples(st.integers(1, 3 * MAX_RUN), st.sampled_from("x \né")), max_size=4))
-def test_llama4_long_runs_are_found_wherever_they_are(lengths):
+def test_llama4_long_runs_are_found_anywhere(lengths):
     text = "".join(kind * length for length, kind in lengths)
     runs = [run for _, found in itertools.groupby(text, str.isspace) if (run := "".join(found))]
     long = max(map(len, runs), default=0) > MAX_RUN
@@ -197,13 +197,13 @@ def test_control_names_are_unique():
 # ---- tokenizer.json ------------------------------------------------------------------------------------------------
 
 
-def test_json_truncation_and_padding_of_the_file_are_off(tmp_path):
+def test_json_truncation_and_padding_are_off(tmp_path):
     made = load_tokenizer(_byte_level_json(tmp_path))
     assert len(made.encode("abcdefgh")) == 8
     assert made.encode("hell") == [258]
 
 
-def test_json_roles_from_the_config_beside_it(tmp_path):
+def test_json_roles_come_from_tokenizer_config(tmp_path):
     _byte_level_json(tmp_path, controls=("<x>", "<y>", "<s>"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<x>"}, "eos_token": "<y>"}))
     made = load_tokenizer(tmp_path)
@@ -214,7 +214,7 @@ def test_json_roles_from_the_config_beside_it(tmp_path):
 
 
 def test_json_control_tokens_in_the_vocabulary_of_a_word_model(tmp_path):
-    """The library finds these in text although told not to."""
+    """The library finds these in text even with `encode_special_tokens`."""
     vocab = {"<s>": 0, "<unk>": 1, "a": 2, "<": 3, "s": 4, ">": 5}
     made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -223,7 +223,7 @@ def test_json_control_tokens_in_the_vocabulary_of_a_word_model(tmp_path):
     assert load_tokenizer(tmp_path).encode("a <s> b") == [2, 3, 4, 5, 1]
 
 
-def test_json_added_tokens_not_marked_special_are_control_too(tmp_path):
+def test_json_added_tokens_are_control_tokens_without_the_special_flag(tmp_path):
     path = _byte_level_json(tmp_path)
     data = json.loads(path.read_text())
     data["added_tokens"][0]["special"] = False
@@ -281,35 +281,35 @@ _DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
          "not a tokenizer"),
     ],
 )  # fmt: skip
-def test_json_files_that_would_take_all_memory_or_are_no_tokenizer(tmp_path, changes, message):
+def test_json_files_that_would_exhaust_the_memory_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         load_tokenizer(_byte_level_json(tmp_path, **changes))
 
 
 @pytest.mark.parametrize("content", ['{"bos_token": ["<s>"]}', '{"bos_token": {"content": {}}}', '{"bos_token": 3}'])
-def test_roles_that_are_no_text_are_refused(tmp_path, content):
+def test_roles_that_are_not_text_are_refused(tmp_path, content):
     _byte_level_json(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(InputError, match="bos_token: expected text, got"):
         load_tokenizer(tmp_path)
 
 
-def test_an_unknown_id_that_is_none_is_ignored(tmp_path):
+def test_a_malformed_unknown_id_is_ignored(tmp_path):
     data = json.loads(_byte_level_json(tmp_path).read_text())
     data["model"]["unk_id"] = [1]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     assert load_tokenizer(tmp_path).encode("hell") == [258]
 
 
-def test_a_pattern_that_never_ends_is_an_error(tmp_path):
-    """The library panics, with no Exception, once its regular expressions give up."""
+def test_a_pattern_that_backtracks_forever_is_an_error(tmp_path):
+    """The library panics when its regular expressions give up; its panic is not an Exception."""
     slow = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
     made = load_tokenizer(_byte_level_json(tmp_path, pre_tokenizer=slow))
-    with pytest.raises(InputError, match=r"cannot take this text: .*retry-limit"):
+    with pytest.raises(InputError, match=r"cannot tokenize this text: .*retry-limit"):
         made.encode("x" * 60)
 
 
-def test_what_is_no_tokenizer(tmp_path):
+def test_sources_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match=r"did you mean bytes"):
         load_tokenizer("byte")
     with pytest.raises(InputError, match=r"holds none of"):
