@@ -18,7 +18,8 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
 from tests.helpers import tiny
-from train.evaluate import evaluate, show
+from train.evaluate import evaluate
+from train.evaluation.tables import show
 from train.evaluation.tasks import open_tasks, run_task
 
 BYTES = load_tokenizer("bytes")
