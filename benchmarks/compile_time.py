@@ -34,8 +34,9 @@ def compile_once(layers: int) -> dict[str, Any]:
 
     shape = dataclasses.replace(SHAPES["tiny"], num_hidden_layers=layers)
     with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
-        step_parts = parts(packed=True)
-        state, batch = fresh(model_config(shape), step_parts), place(host_batch(shape))
+        config = model_config(shape)
+        step_parts = parts(config, packed=True)
+        state, batch = fresh(config, step_parts), place(host_batch(shape))
         jax.block_until_ready(state)
         wall, cpu = time.perf_counter(), time.process_time()
         compile_step(state, batch, **step_parts)

@@ -40,7 +40,7 @@ class Steps:
                 continue
             objective, references = self._objective(name)
             batch = self._batch | (offline_fields(shape) if name == "offline" else {})
-            optimizer = parts(packed=True)["optimizer"]
+            optimizer = parts(config, packed=True)["optimizer"]
             state = fresh(config, {"optimizer": optimizer, "objective": objective})
             program = compile_step(state, batch, objective, optimizer, references)
             self._states[name], self._programs[name] = state, functools.partial(_with_batch, program, batch)

@@ -26,7 +26,8 @@ import jax
 from benchmarks.ours import fresh, host_batch, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from maverick_jax.sharding import make_mesh
-from train.hooks import NonFiniteBudget, TrainingLines
+from train.faults.non_finite import NonFiniteBudget
+from train.hooks import TrainingLines
 from train.loop import fit
 from train.metrics_writer import MetricsWriter
 from train.step import compile_step
@@ -36,8 +37,9 @@ SHAPE = SHAPES["trivial"]
 
 def measure(steps: int) -> dict[str, Any]:
     """CPU seconds per step of the bare call, and CPU and wall seconds per step of the loop with its hooks."""
-    step_parts = parts(packed=True)
-    state, batch = fresh(model_config(SHAPE), step_parts), place(host_batch(SHAPE))
+    config = model_config(SHAPE)
+    step_parts = parts(config, packed=True)
+    state, batch = fresh(config, step_parts), place(host_batch(SHAPE))
     step = compile_step(state, batch, **step_parts)
     for _ in range(SHAPE.warmup):
         state, metrics = step(state, batch)

@@ -17,7 +17,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives.pretrain import Pretrain
-from train.optimizers.config import OptimizerConfig
+from train.optimizers import AdamW
 from train.state import TrainState, fresh_state
 from train.step import compile_step
 
@@ -42,14 +42,12 @@ def model_config(shape: Shape, *, dtype: str = "float32", remat: str = "none") -
     return ModelConfig(**shape.model_fields(), compute_dtype=dtype, remat=remat)
 
 
-def parts(*, packed: bool = False) -> dict[str, Any]:
+def parts(config: ModelConfig, *, packed: bool = False) -> dict[str, Any]:
     """What `train.step.compile_step` takes beside a state and a batch."""
-    optimizer = OptimizerConfig(
-        learning_rate=LEARNING_RATE, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM
-    )
+    optimizer = AdamW(learning_rate=LEARNING_RATE, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM)
     return {
         "objective": Pretrain() if packed else WholeRows(),
-        "optimizer": optimizer.build(TOTAL_STEPS),
+        "optimizer": optimizer.build(TOTAL_STEPS, config),
         "references": {},
     }
 
@@ -99,7 +97,7 @@ class OurTrainStep:
     def __init__(self, shape: Shape, *, dtype: str, remat: str, packed: bool):
         config = for_backend(model_config(shape, dtype=dtype, remat=remat))
         self._batch = place(host_batch(shape))
-        step_parts = parts(packed=packed)
+        step_parts = parts(config, packed=packed)
         self._state = fresh(config, step_parts)
         began = time.perf_counter()
         self._step = compile_step(self._state, self._batch, **step_parts)

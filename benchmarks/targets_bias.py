@@ -76,7 +76,7 @@ def measure(args) -> dict:
 
     from maverick_jax.sharding import single_device_mesh
     from train.batches import Feed
-    from train.config import read_config
+    from train.config_files import read_config
 
     config = read_config(args.config or str(pathlib.Path(args.teacher) / "config.yaml"))
     with jax.set_mesh(mesh := single_device_mesh()):

@@ -36,7 +36,7 @@ from data.trajectories.formats import ours
 from data.trajectories.kinds import TokenKind
 from maverick_jax.errors import InputError
 from maverick_jax.text.tokenizers.byte_level import CONTROLS
-from train.config import read_config
+from train.config_files import read_config
 
 VOCABULARY = 3072
 TABLES, OFFICES = 40_000, 4_000

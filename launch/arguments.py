@@ -86,7 +86,7 @@ def experts(parser: argparse.ArgumentParser) -> None:
         "--share", type=float, metavar="P", help="share of each layer's score to cover (default: 0.1 gate, 0.2 token)"
     )
     parser.add_argument("--tokens", type=int, default=131_072, metavar="N", help="tokens to run (default: 131,072)")
-    parser.add_argument("--out", metavar="FILE", help="file to write, for optimizer.experts")
+    parser.add_argument("--out", metavar="FILE", help="file to write, for trainable.experts")
 
 
 def import_(parser: argparse.ArgumentParser) -> None:

@@ -4,71 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from maverick_jax.errors import InputError, harmless
-from maverick_jax.inference import Sampling, stop_ids, stream_ids, text_of
+from maverick_jax.inference import ChatSession, stop_ids, text_of
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import (
-    DEFAULT,
-    CallError,
-    Conversation,
-    Message,
-    Reply,
-    Role,
-    ToolCall,
-    find_dialect,
-    render,
-)
+from maverick_jax.text.chat import CallError, ToolCall
 
 HELP = "/reset begins anew, /exit ends"
 
 
-class Chat:
-    """A conversation so far, as token ids. What the model wrote is kept as it wrote it, never tokenised again."""
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        dialect: str | None = None,
-        system: str = "",
-        max_tokens: int = 512,
-        sampling: Sampling | None = None,
-        seed: int = 0,
-    ):
-        """Raises InputError for a dialect that there is not and a tokenizer without the chat format's tokens."""
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.dialect = find_dialect(dialect or tokenizer.dialect or DEFAULT)
-        self.sampling, self.seed = sampling or Sampling(), seed
-        self.system = [Message(Role.SYSTEM, system)] if system else []
-        self.reset()
-        self._rendered("")
-
-    def reset(self) -> None:
-        self.ids: list[int] = []
-        self.turns = 0
-
-    def say(self, model: Maverick, text: str) -> Iterator[int]:
-        """The model's answer to `text`, token by token, the one that ends it included."""
-        prompt = [*self.ids, *self._rendered(text)]
-        written: list[int] = []
-        seed = self.seed + self.turns
-        for token in stream_ids(model, self.tokenizer, prompt, self.max_tokens, self.sampling, seed):
-            written.append(token)
-            yield token
-        ends = written and written[-1] in stop_ids(self.tokenizer)
-        self.ids = [*prompt, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
-        self.turns += 1
-
-    def parse(self, written: list[int]) -> Reply | CallError:
-        return self.dialect.parse_calls(written, self.tokenizer)
-
-    def _rendered(self, text: str) -> list[int]:
-        """The user's message and the header of the answer, after what is there."""
-        said = [*([] if self.ids else self.system), Message(Role.USER, text)]
-        ids = render(Conversation(said), self.tokenizer, self.dialect.name, add_generation_prompt=True).ids.tolist()
-        return ids[1:] if self.ids else ids
-
-
-def converse(model: Maverick, chat: Chat, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
+def converse(model: Maverick, chat: ChatSession, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
     """Answer every line until /exit or the end, written to `out` as it comes; returns the turns as JSON values."""
     asks = out is not None and lines.isatty()
     show = lambda text, end="": out.write(harmless(text) + end) and out.flush() if out else None
@@ -98,7 +41,7 @@ def _read(lines: IO[str], ask: Callable[[], Any]) -> Iterator[str]:
             yield line.strip()
 
 
-def _answer(model: Maverick, chat: Chat, line: str, show: Callable[..., Any]) -> dict[str, Any]:
+def _answer(model: Maverick, chat: ChatSession, line: str, show: Callable[..., Any]) -> dict[str, Any]:
     show("model> ")
     written: list[int] = []
     stops = stop_ids(chat.tokenizer)

@@ -53,7 +53,7 @@ def _train(args: argparse.Namespace) -> Any:
 
 def _plan(args: argparse.Namespace) -> None:
     from launch.plan import plan, render
-    from train.config import read_config
+    from train.config_files import read_config
 
     found = plan(read_config(args.config, args.overrides))
     _print(found if args.json else render(found), args.json)
@@ -68,13 +68,13 @@ def _config(args: argparse.Namespace) -> Any:
 
         names = {"runs": shipped.run_names(), "models": shipped.model_names(), "tasks": shipped.task_names()}
         return names if args.json else "\n".join(f"{kind}: {' '.join(found)}" for kind, found in names.items())
-    from train import config
+    from train import config_files
 
     if args.action == "schema":
-        return config.schema() if args.json else json.dumps(config.schema(), indent=2)
+        return config_files.schema() if args.json else json.dumps(config_files.schema(), indent=2)
     if args.config is None:
         raise InputError("maverick config show: CONFIG is missing (a path or a shipped name)")
-    found = config.resolved(config.read_config(args.config, args.overrides))
+    found = config_files.resolved(config_files.read_config(args.config, args.overrides))
     if args.json:
         return found
     from maverick_jax.settings.strict_yaml import dump
@@ -84,7 +84,7 @@ def _config(args: argparse.Namespace) -> Any:
 
 def _data(args: argparse.Namespace) -> Any:
     from data import commands
-    from train.config import read_config
+    from train.config_files import read_config
 
     config = read_config(args.config, args.overrides)
     if args.action == "inspect":
@@ -165,13 +165,13 @@ def _generate(args: argparse.Namespace) -> Any:
 
 
 def _chat(args: argparse.Namespace) -> Any:
-    from launch.chat import Chat, converse
-    from maverick_jax.inference import Sampling
+    from launch.chat import converse
+    from maverick_jax.inference import ChatSession, Sampling
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.text import load_tokenizer
 
     tokenizer = load_tokenizer(args.checkpoint)
-    chat = Chat(tokenizer, args.dialect, args.system, args.max_tokens, Sampling(args.temperature), args.seed)
+    chat = ChatSession(tokenizer, args.dialect, args.system, args.max_tokens, Sampling(args.temperature), args.seed)
     model = load_pretrained(args.checkpoint)
     turns = converse(model, chat, sys.stdin, None if args.json else sys.stdout)
     return {"turns": turns} if args.json else None

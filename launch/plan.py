@@ -12,6 +12,7 @@ from maverick_jax.accounting.devices import DEVICES, device_of
 from maverick_jax.accounting.flops import flops_per_token, train_flops_per_token
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
+from maverick_jax.parameters import Parameter
 from train.config import RunConfig, check_against_mesh
 from train.teachers.references import find_references, heads_of
 
@@ -38,12 +39,12 @@ def plan(config: RunConfig) -> dict[str, Any]:
         accumulation_steps=config.optimizer.accumulation_steps,
         loss_chunk=config.objective.loss_chunk,
     )
-    chosen = config.optimizer.selection()
+    chosen = config.trainable.selection()
     trained = chosen.parameters(model.network)
-    held = memory(model, layout, optimizer_bytes_per_parameter=_moment_bytes(config), trained=trained)
+    held = memory(model, layout, state_bytes=config.optimizer.state_bytes, trained=trained)
     if extra := chosen.extra_buffers(model.network):
         held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
-    if model.remat == "none" and config.optimizer.makes_experts():
+    if model.remat == "none" and config.trainable.makes_experts():
         # made where they are used, and so no views of what is stored: the backward pass finds them kept
         experts = [p for p in parameters.of_model(model.network) if p.role == "experts"]
         held["made_experts"] = layout.used(experts) * BYTES[model.compute_dtype]
@@ -51,7 +52,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     references, heads = found.values(), heads_of(config, found)
     if heads:
         buffers = 2 if layout.accumulation_steps > 1 else 1
-        each = BYTES[model.param_dtype] * (1 + buffers) + _moment_bytes(config)
+        each = BYTES[model.param_dtype] * (1 + buffers) + config.optimizer.state_bytes(None)
         held["heads"] = each * sum(math.prod(head.shape) // layout.parts(head.axes) for head in heads)
     if references:
         own = lambda found: dataclasses.replace(layout, rules=found.rules)
@@ -75,7 +76,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
         "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
-        "checkpoints": _checkpoints(config, sum(p.size for p in trained), sum(math.prod(head.shape) for head in heads)),
+        "checkpoints": _checkpoints(config, trained, sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": communication(model, layout),
         "fits": sum(held.values()) <= limit,
     }
@@ -127,22 +128,19 @@ def _days(flops: float, peak: float | None, devices: int) -> float | None:
     return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
 
 
-def _checkpoints(config: RunConfig, trained: int, beside: int) -> dict[str, int]:
-    """Checkpoints that a run writes and keeps, and the bytes of one: weights, and moments of the `trained` numbers;
-    both of the `beside` numbers that are trained beside the model."""
-    weights = (config.model.num_parameters() + beside) * BYTES[config.model.param_dtype]
+def _checkpoints(config: RunConfig, trained: list[Parameter], in_heads: int) -> dict[str, int]:
+    """Checkpoints that a run writes and keeps, and the bytes of one: all weights, and the optimizer state of the
+    `trained` parameters and of the `in_heads` elements of heads."""
+    weights = (config.model.num_parameters() + in_heads) * BYTES[config.model.param_dtype]
+    state_bytes = config.optimizer.state_bytes
+    state = sum(p.size * state_bytes(p) for p in trained) + in_heads * state_bytes(None)
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = math.ceil(config.run.steps / every) if every else 1
     return {
-        "bytes": weights + (trained + beside) * _moment_bytes(config),
+        "bytes": weights + state,
         "written": written,
         "kept": min(written, keep),
     }
-
-
-def _moment_bytes(config: RunConfig) -> int:
-    """Bytes of optimizer state per trained parameter."""
-    return BYTES[config.optimizer.mu_dtype] + BYTES[config.optimizer.nu_dtype]
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from maverick_jax import parameters
 from maverick_jax.checkpoint import import_stream as importing
 from maverick_jax.checkpoint import names
-from maverick_jax.checkpoint.adapters import Adapters
+from maverick_jax.checkpoint.adapters import RECORD, Adapters
+from maverick_jax.checkpoint.names import ADAPTERS, MODEL
 from maverick_jax.checkpoint.placement import place
 from maverick_jax.checkpoint.readers import LiveArray, Reader
 from maverick_jax.checkpoint.store import CheckpointStore
@@ -37,10 +38,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run directory with its checkpoints, one numbered folder each."""
-MODEL = "model/"
-"""Prefix of the model's parameters among the arrays of a checkpoint."""
-ADAPTERS = "heads/lora/"
-"""Prefix of the factors of low-rank adapters, followed by the parameter's name and `/a` or `/b`."""
 DTYPES = ("float32", "bfloat16")
 _FREE = (Purpose.STORAGE, Purpose.COMPUTATION, Purpose.TRAINING)
 """Purposes of config keys that do not change a model's fingerprint."""
@@ -209,7 +206,7 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> ModelSource:
         raise InputError(f"{directory}: no checkpoint yet")
     newest = steps[-1] if step is None else step
     config = _config_of(store.meta(newest), directory)
-    adapters = Adapters.of(store.meta(newest), ADAPTERS, directory)
+    adapters = Adapters.of(store.meta(newest), directory)
 
     def load(target: Target) -> dict[str, jax.Array]:
         dtypes = _stored_dtypes(config)
@@ -246,7 +243,7 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> ModelSource:
     def fingerprint() -> str:
         meta, whole = store.meta(newest), _network_digest(config)
         used = {name: entry for name, entry in meta["arrays"].items() if name.startswith((MODEL, ADAPTERS))}
-        whole.update(json.dumps([used, (meta.get("optimizer") or {}).get("lora")], sort_keys=True).encode())
+        whole.update(json.dumps([used, meta.get(RECORD)], sort_keys=True).encode())
         return whole.hexdigest()
 
     return ModelSource(config, load, readers, identity, require_undamaged, fingerprint)

@@ -24,7 +24,7 @@ from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.tokenizers.byte_level import CONTROLS
-from train.config import read_config
+from train.config_files import read_config
 from train.objectives.pretrain import Pretrain
 
 FAKE_MAXTEXT = """#!/bin/sh

@@ -1,8 +1,7 @@
-"""The config of a run: its sections, how it is read, and the checks that need more than one section."""
+"""The config of a run: its sections, and the checks that need more than one of them."""
 
 import pathlib
-from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -12,21 +11,17 @@ from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.initialization.layer_map import Start, findings
-from maverick_jax.network import Purpose
-from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.section import Section
-from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
+from maverick_jax.settings.strict_yaml import Place, Problem
 from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
 from train.metrics_writer import LoggingConfig
 from train.objectives import Objective, Pretrain
-from train.optimizers.config import OptimizerConfig
+from train.optimizers import AdamW, OptimizerConfig
+from train.trainable.config import TrainableConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-
-COMMAND_LINE = Place("command line")
-_SECTIONS = {"model": shipped.model_path}
-_BASES = ("base", *(f"{section}.base" for section in _SECTIONS))
 
 
 class RunSection(Section):
@@ -85,136 +80,10 @@ class RunConfig(Section):
     mesh: MeshConfig = MeshConfig()
     data: DataConfig
     objective: Objective = Pretrain()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    trainable: TrainableConfig = TrainableConfig()
+    optimizer: OptimizerConfig = AdamW()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
-
-
-# ---- reading -------------------------------------------------------------------------------------------------------
-
-
-def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """The run config in a file, or shipped under a name, with `overrides` (`optimizer.learning_rate=3e-4`) on top.
-
-    Raises InputError with one line per problem: unknown keys, wrong types and values, and numbers of different
-    sections that do not fit each other.
-    """
-    document = shipped.read_document(shipped.find(path_or_name, shipped.run_path), shipped.run_path, _SECTIONS)
-    document = shipped.on_top(document, _overrides(overrides))
-    for key in [k for k, place in document.places.items() if place is COMMAND_LINE]:
-        while key := key.rpartition(".")[0]:  # sections that only the command line has
-            document.places.setdefault(key, COMMAND_LINE)
-    for section in _SECTIONS:
-        if isinstance(inner := document.data.get(section), dict):
-            inner.pop("base", None)
-    _read_experts(document)
-    source = _start(document)
-    config, problems = validation.check(RunConfig, document, also=_BASES)
-    if config is not None:
-        known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
-        found = _misfits(config, known) + _unfit_start(config.model, source)
-        problems += [Problem(document.place(key), key, message) for key, message in found]
-    strict_yaml.raise_problems(problems)
-    assert config is not None
-    return config
-
-
-def resolved(config: RunConfig) -> dict[str, Any]:
-    """The config as plain data with every default written out. Read again, it gives the same config."""
-    return config.model_dump(mode="json")
-
-
-def _start(document: Document) -> ModelConfig | None:
-    """The model at `model.init_from`, whose keys are put underneath the document's own; None where none is named."""
-    model = document.data.get("model")
-    if not isinstance(model, dict) or not isinstance(path := model.get("init_from"), str):
-        return None
-    from maverick_jax.pretrained import open_source
-
-    try:
-        source = open_source(path).config
-    except InputError as error:
-        document.problems.append(Problem(document.place("model.init_from"), "model.init_from", str(error)))
-        return None
-    under = source.model_dump(mode="json", include=set(ModelConfig.keys_of(Purpose.NETWORK)))
-    if isinstance(layers := model.get("init_layers"), list):
-        under["num_hidden_layers"] = len(layers)
-    document.data["model"] = shipped.merge(under, model)
-    return source
-
-
-def _read_experts(document: Document) -> None:
-    """Puts what a file that `optimizer.experts` names says in its place: a run keeps its choice, not a path."""
-    section, key = document.data.get("optimizer"), "optimizer.experts"
-    if not isinstance(section, dict) or not isinstance(path := section.get("experts"), str):
-        return
-    try:
-        found = strict_yaml.read(pathlib.Path(path).expanduser())
-        strict_yaml.raise_problems(found.problems)
-        if not isinstance(found.data, dict) or not isinstance(found.data.get("experts"), dict):
-            raise InputError(f"{path}: holds no mapping `experts`, of layers to lists of experts")
-        section["experts"] = found.data["experts"]
-    except InputError as error:
-        document.problems.append(Problem(document.place(key), key, str(error)))
-        section["experts"] = None
-
-
-def _unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
-    """(key, what is wrong) for everything that keeps the model from beginning as the one at `init_from`."""
-    if model.start is None:
-        given = [key for key in ("init_layers", "init_upcycle") if getattr(model, key)]
-        return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]
-    return [] if source is None else findings(model.network, source, model.start)
-
-
-def _overrides(overrides: Iterable[str]) -> Document:
-    """The command line's `key=value` words as one document."""
-    document = Document({}, {}, [])
-    for word in overrides:
-        key, equals, text = word.partition("=")
-        parts = key.split(".")
-        if not equals or not all(parts):
-            document.problems.append(Problem(COMMAND_LINE, word, "expected key=value, such as run.steps=100"))
-        elif key == "base":
-            document.problems.append(Problem(COMMAND_LINE, key, "a config's base is chosen in its file only"))
-        else:
-            value = strict_yaml.parse_value(text, COMMAND_LINE, key)
-            document.problems += value.problems
-            document.places |= {join(key, inner).rstrip("."): place for inner, place in value.places.items()}
-            _assign(document.data, parts, value.data)
-    return shipped.expand_sections(document, _SECTIONS, beside=pathlib.Path())
-
-
-def _assign(data: dict, parts: list[str], value: Any) -> None:
-    for i, part in enumerate(parts[:-1]):
-        inner = data.get(part)
-        if isinstance(inner, str) and i == 0 and part in _SECTIONS:
-            inner = {"base": inner}
-        data[part] = data = inner if isinstance(inner, dict) else {}
-    data[parts[-1]] = shipped.Whole(value) if isinstance(value, dict) else value
-
-
-def schema() -> dict[str, Any]:
-    """JSON schema of a run config's file, for editors and other programs: `base`, partial sections and all."""
-    found = RunConfig.model_json_schema()
-    for section in (found, *found["$defs"].values()):
-        section.pop("required", None)  # a base may give it
-    sources = found["$defs"]["DataConfig"]["properties"]["sources"]
-    for union in (found["properties"]["objective"], sources["additionalProperties"]):
-        union["anyOf"] = union.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
-    base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
-    found["properties"] = {"base": base, **found["properties"]}
-    model = found["$defs"]["ModelSection"]
-    model["properties"] = {"base": base, **model["properties"]}
-    without = {
-        key: value for key, value in model["properties"].items() if key in ModelConfig.model_fields or key == "base"
-    }
-    found["$defs"]["ModelConfig"] = {**model, "title": "ModelConfig", "properties": without}  # configs/model/*.yaml
-    experts = found["$defs"]["OptimizerConfig"]["properties"]["experts"]
-    experts["anyOf"].append({"type": "string", "description": "A file that `maverick data experts` made."})
-    named = {"type": "string", "description": "A shipped model's name.", "examples": shipped.model_names()}
-    found["properties"]["model"] = {"anyOf": [named, found["properties"]["model"]]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 
 # ---- checks across sections ------------------------------------------------------------------------------------------
@@ -223,7 +92,7 @@ def schema() -> dict[str, Any]:
 def check_against_mesh(config: RunConfig, sizes: dict[str, int]) -> None:
     """Raises InputError unless everything that mesh axes of these sizes split can be split evenly."""
     strict_yaml.raise_problems(
-        [Problem(Place(f"mesh of {_listed(sizes) or 'one device'}"), key, m) for key, m in _misfits(config, sizes)]
+        [Problem(Place(f"mesh of {_listed(sizes) or 'one device'}"), key, m) for key, m in misfits(config, sizes)]
     )
 
 
@@ -287,21 +156,18 @@ def _model_split(model: ModelConfig) -> list[tuple[str, int, str]]:
     return split
 
 
-def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
+def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     """(key, what is wrong) for every number that does not divide. An axis whose size is not known yet counts as 1."""
     accumulation, batch = config.optimizer.accumulation_steps, config.data.batch_size
     if batch % accumulation:
         return [("data.batch_size", f"{batch} is not a multiple of optimizer.accumulation_steps ({accumulation})")]
-    if found := config.optimizer.misfits(config.model.network):
+    if found := config.trainable.misfits(config.model.network):
         return found
-    if "vision" in config.optimizer.selection().roles:
-        why = "no source of `data` holds images to train the image encoder with; expected a list without vision"
-        return [("optimizer.train", why)]
     rules = config.mesh.sharding_rules()
-    misfits = config.objective.misfits(config.model.network, config.data.sequence_length)
+    found = config.objective.misfits(config.model.network, config.data.sequence_length)
     if config.objective.reads_kinds and not config.data.has_trajectories:
-        misfits.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
-                        "(kind: trajectories), and there is none"))  # fmt: skip
+        found.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
+                      "(kind: trajectories), and there is none"))  # fmt: skip
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)
@@ -309,9 +175,17 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
             over = _listed({a: sizes.get(a, 1) for a in axes_tuple(mesh_axes)}, "mesh.")
             said = f"{batch} / {accumulation} (optimizer.accumulation_steps)" if accumulation > 1 else str(number)
             said = said if key == "data.batch_size" else str(number)
-            misfits.append((key, f"{said} is not a multiple of {ways}, over which {over} split it ({axis})"))
-    return misfits
+            found.append((key, f"{said} is not a multiple of {ways}, over which {over} split it ({axis})"))
+    return found
 
 
 def _listed(sizes: dict[str, int], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{axis}={size}" for axis, size in sizes.items() if size != 1)
+
+
+def unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
+    """(key, what is wrong) for everything that keeps the model from beginning as the one at `init_from`."""
+    if model.start is None:
+        given = [key for key in ("init_layers", "init_upcycle") if getattr(model, key)]
+        return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]
+    return [] if source is None else findings(model.network, source, model.start)

@@ -14,7 +14,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import config_of, load_pretrained
 from maverick_jax.progress import Progress
 from maverick_jax.text import Tokenizer, load_tokenizer
-from train.config import read_config
+from train.config_files import read_config
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks, run_task
 from train.session import Parts, Session

@@ -12,6 +12,8 @@ from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from train import hooks
 from train.config import RunConfig
+from train.faults.non_finite import NonFiniteBudget
+from train.faults.preemption import Preemption
 from train.faults.watchdog import Watchdog
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
@@ -31,7 +33,7 @@ def hooks_of(
     found: list[Hook] = [_training_lines(config, writer)]
     if logging_config.progress:
         found.append(hooks.Progress(every=logging_config.every, start=start, stop=run.steps))
-    found.append(hooks.NonFiniteBudget(run.skip_budget))
+    found.append(NonFiniteBudget(run.skip_budget))
     if logging_config.profile_start:
         first, steps = logging_config.profile_start, logging_config.profile_steps
         found.append(hooks.ProfilerTrace(run_dir / "profile", first=first, steps=steps))
@@ -41,7 +43,7 @@ def hooks_of(
         found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
     found.append(save)
     if threading.current_thread() is threading.main_thread():
-        found.append(hooks.Preemption(save))
+        found.append(Preemption(save))
     return found
 
 

@@ -1,9 +1,8 @@
-"""What happens beside training. Give them to `fit` in the order of this file: a save comes after what it must cover."""
+"""Hooks of the training loop: lines, progress, profiles, evaluation, checkpoints. Give them to `fit` in the order of
+this file: a save comes after what it must cover."""
 
 import logging
-import os
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,10 +11,8 @@ from typing import Any
 import jax
 import rich.console
 import rich.progress
-from jax.experimental import multihost_utils
 
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.errors import NonFiniteBudgetSpent, Preempted
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter, plain
 
@@ -101,22 +98,6 @@ class Progress(Hook):
             self._bar.stop()
 
 
-class NonFiniteBudget(Hook):
-    """Ends the run when more than `budget` updates have been refused (`metrics["skipped"]`, cumulative)."""
-
-    def __init__(self, budget: int):
-        self.budget = budget
-
-    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
-        skipped = int(metrics.get("skipped", 0))
-        if skipped > self.budget:
-            raise NonFiniteBudgetSpent(
-                f"step {step}: {skipped} updates were refused because loss or gradients were not finite; at most "
-                f"{self.budget} are allowed. Parameters are unharmed; look at the data of these steps or lower "
-                "optimizer.learning_rate before going on"
-            )
-
-
 class ProfilerTrace(Hook):
     """A `jax.profiler` trace of updates `first` to `first + steps - 1`. The update before `first` must be one of the
     process's own."""
@@ -175,48 +156,3 @@ class Checkpoint(Hook):
 
     def close(self) -> None:
         self.store.close()
-
-
-class Preemption(Hook):
-    """On SIGTERM, and on the first SIGINT: finishes the update, saves, and raises Preempted.
-
-    One process has handlers of its own. In a job of several, the signal may reach any of them: JAX's coordination
-    service lets all agree on the update after which they stop, which needs JAX's own SIGTERM handler to stay in place.
-    """
-
-    def __init__(self, checkpoint: Checkpoint):
-        """Installs the handlers, in the main thread; `close` restores the former ones."""
-        self._checkpoint = checkpoint
-        self._signal: int | None = None
-        self._alone = jax.process_count() == 1
-        if self._alone:
-            self._former = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        else:
-            self._former = {signal.SIGINT: signal.signal(signal.SIGINT, self._forward)}
-
-    def due(self, step: int) -> bool:
-        return self._signal is not None if self._alone else multihost_utils.reached_preemption_sync_point(step)
-
-    def on_state(self, step: int, state) -> None:
-        if step == self._checkpoint.last_step:
-            return  # the run is complete and saved
-        if not self._checkpoint.due(step):
-            self._checkpoint.on_state(step, state)
-        self._checkpoint.store.wait()
-        raise Preempted(f"stopped as asked after step {step}, which is saved; the same command goes on from there")
-
-    def close(self) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame) -> None:
-        self._signal = number
-        self._restore_interrupt()
-
-    def _forward(self, number: int, frame) -> None:
-        self._restore_interrupt()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def _restore_interrupt(self) -> None:
-        """A second Ctrl-C ends the process at once."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)

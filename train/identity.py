@@ -3,12 +3,14 @@ where in its data."""
 
 from typing import Any
 
+from maverick_jax.checkpoint.adapters import RECORD
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError, NoRestorableCheckpoint
 from maverick_jax.network import Purpose
 from maverick_jax.settings import strict_yaml
-from train.config import RunConfig, resolved
+from train.config import RunConfig
+from train.config_files import resolved
 
 _FREE = ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING)
 """Keys of the model that may change when a run is resumed."""
@@ -21,7 +23,9 @@ def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str
         "data": data_fingerprint,
         "run": config.run.name,
         "objective": config.objective.pinned(),
-        "optimizer": config.optimizer.pinned(config.model.network),
+        "optimizer": config.optimizer.model_dump(include={"kind"}),
+        "trainable": config.trainable.pinned(config.model.network),
+        RECORD: config.trainable.lora and config.trainable.lora.model_dump(mode="json"),
         "references": references,
     }
 
@@ -35,6 +39,7 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
     changed = _differences("model", _network(there["model"]), _network(here["model"]))
     changed += _differences("objective", there.get("objective", {}), here["objective"])
     changed += _differences("optimizer", there.get("optimizer", {}), here["optimizer"])
+    changed += _differences("trainable", _trainable(there), _trainable(here))
     paths = {name: reference.path for name, reference in config.objective.references().items()}
     if (kept := config.objective.offline()) is not None:
         paths |= {"targets": kept.path, "teacher": f"who made {kept.path}"}
@@ -68,6 +73,11 @@ def _newest_metadata(store: CheckpointStore) -> dict[str, Any] | None:
 def _network(model: dict[str, Any]) -> dict[str, Any]:
     bias = model["balance"]["kind"] == "loss_free_bias"  # it has parameters
     return {key: value for key, value in model.items() if key not in _FREE} | {"balance.kind": bias}
+
+
+def _trainable(about: dict[str, Any]) -> dict[str, Any]:
+    """What is trained, by key of `trainable`; adapters have a record of their own."""
+    return about.get("trainable", {}) | ({"lora": about[RECORD]} if RECORD in about else {})
 
 
 def _changed_data(config: RunConfig) -> list[str]:

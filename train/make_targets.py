@@ -10,7 +10,8 @@ from rich.console import Console
 from data.targets.format import Targets
 from data.targets.writer import TargetsWriter
 from maverick_jax.errors import InputError
-from train.config import RunConfig, read_config
+from train.config import RunConfig
+from train.config_files import read_config
 from train.objectives import Distill
 from train.objectives.distill.objective import TEACHER
 from train.objectives.distill.stored import OfflineTargets

@@ -13,7 +13,7 @@ from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.precision import for_backend
 from train.config import RunConfig
 from train.objectives.next_token import Head
-from train.optimizers.config import Optimizer
+from train.optimizers.base import Optimizer
 from train.state import TrainState, abstract_state, fresh_state, state_of
 from train.teachers.references import Found, heads_of
 
@@ -30,7 +30,9 @@ class StateParts:
 
     @classmethod
     def of(cls, config: RunConfig, references: Mapping[str, Found]) -> "StateParts":
-        return cls(config, config.optimizer.build(config.run.steps), heads_of(config, references))
+        selection = config.trainable.selection()
+        optimizer = config.optimizer.build(config.run.steps, config.model.network, selection)
+        return cls(config, optimizer, heads_of(config, references))
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `init_state`."""

@@ -9,7 +9,8 @@ import jax
 
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.pretrained import CHECKPOINTS
-from train.config import RunConfig, read_config
+from train.config import RunConfig
+from train.config_files import read_config
 from train.faults.processes import exit_code_of, leave
 from train.hook_order import hooks_of
 from train.loop import fit

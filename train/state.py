@@ -17,7 +17,7 @@ from maverick_jax.sharding import ShardingRules
 from train.compilation import return_freed_memory
 from train.objectives import Objective
 from train.objectives.next_token import Head
-from train.optimizers.config import Optimizer
+from train.optimizers.base import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)

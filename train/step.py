@@ -13,7 +13,7 @@ from maverick_jax.model.transformer import Maverick
 from train.compilation import return_freed_memory
 from train.objectives import Objective
 from train.objectives.next_token import Context
-from train.optimizers.config import Optimizer
+from train.optimizers.base import Optimizer
 from train.state import TrainState, add_tokens
 from train.trainable.selection import Trained
 

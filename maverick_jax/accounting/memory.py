@@ -1,6 +1,6 @@
 """Bytes per device at the worst moment of a train step."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from maverick_jax import parameters
 from maverick_jax.accounting.layout import BYTES, Layout
@@ -19,16 +19,17 @@ def memory(
     config: ModelConfig,
     layout: Layout,
     *,
-    optimizer_bytes_per_parameter: int = 8,
+    state_bytes: Callable[[Parameter], int] = lambda parameter: 8,
     trained: Iterable[Parameter] | None = None,
 ) -> dict[str, int]:
     """Bytes per device at the worst moment of a step, by what they hold. Parameters that are not among `trained`
-    (None: all are) have neither gradients nor moments.
+    (None: all are) have neither gradients nor optimizer state. `state_bytes`: bytes of optimizer state per element of a
+    parameter; two float32 moments unless given.
 
-    Weights, optimizer moments and gradients are exact. Activations and the working set are what layers must keep by
+    Weights, optimizer state and gradients are exact. Activations and the working set are what layers must keep by
     `config.remat`; compilers keep more, for which `compiler` allows.
     """
-    trained_size = layout.stored(parameters.of_model(config) if trained is None else trained)
+    trained = list(parameters.of_model(config) if trained is None else trained)
     param = BYTES[config.param_dtype]
     buffers = 2 if layout.accumulation_steps > 1 else 1
     per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
@@ -37,8 +38,8 @@ def memory(
     working_set = recomputed + _gathered_bytes(config, layout) + _loss_bytes(config, layout)
     return {
         "weights": weight_bytes(config, layout),
-        "optimizer": trained_size * optimizer_bytes_per_parameter,
-        "gradients": trained_size * param * buffers,
+        "optimizer": sum(layout.stored([p]) * state_bytes(p) for p in trained),
+        "gradients": layout.stored(trained) * param * buffers,
         "activations": sum(per_layer),
         "working_set": working_set,
         "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),

@@ -1,19 +1,43 @@
 """Merge a checkpoint's low-rank adapters into the model's parameters as they are read: W + scale A B."""
 
 import dataclasses
-import math
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from jax.sharding import NamedSharding, PartitionSpec
+from pydantic import Field
 
+from maverick_jax.checkpoint.names import ADAPTERS
 from maverick_jax.checkpoint.placement import order_of
 from maverick_jax.checkpoint.readers import Reader, StoredArray
 from maverick_jax.errors import InputError
+from maverick_jax.settings.section import Section
+
+RECORD = "adapters"
+"""Key of a checkpoint's metadata: what `AdapterSettings` reads; null or absent where there are no adapters."""
+
+
+class AdapterSettings(Section):
+    """What merging needs to know of adapters beside their arrays."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Columns of A and rows of B; each routed expert has its own."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
+    """The product of A and B is multiplied with alpha / rank."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+def factor_names(parameter: str) -> tuple[str, str]:
+    """Names of the factors A and B of a parameter, without the prefix."""
+    return f"{parameter}/a", f"{parameter}/b"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +47,21 @@ class Adapters:
     scale: float
     """alpha / rank."""
     shapes: Mapping[str, tuple[tuple[int, ...], str]]
-    """`PARAMETER/a` or `PARAMETER/b` -> shape and dtype of the factor."""
+    """Shape and dtype of each factor, by `factor_names`."""
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any], prefix: str, where: Any) -> "Adapters":
-        """Read the adapters from the metadata `meta`; their arrays have names that begin with `prefix`. Raises
-        InputError if `optimizer.lora` and these arrays disagree, since the parameters alone would be another model."""
-        table = {n.removeprefix(prefix): e for n, e in meta["arrays"].items() if n.startswith(prefix)}
-        optimizer = meta.get("optimizer")
-        lora = optimizer.get("lora") if isinstance(optimizer, dict) else None
-        if lora is None and not table:
+    def of(cls, meta: Mapping[str, Any], where: Any) -> "Adapters":
+        """Read the adapters from the metadata `meta`. Raises InputError if its record and its arrays disagree, since
+        the parameters alone would be another model."""
+        table = {n.removeprefix(ADAPTERS): e for n, e in meta["arrays"].items() if n.startswith(ADAPTERS)}
+        if meta.get(RECORD) is None and not table:
             return cls(0.0, {})
         pairs = {name.rpartition("/")[0] for name in table}
-        section = lora if isinstance(lora, dict) else {}
-        alpha, rank = section.get("alpha"), section.get("rank")
-        fitting = _is_positive(alpha) and _is_positive(rank)
-        whole = bool(pairs) and table.keys() == {f"{name}/{side}" for name in pairs for side in "ab"}
-        if not whole or not fitting or any(table[f"{name}/a"]["shape"][-1:] != [rank] for name in pairs):
-            raise InputError(f"{where}: metadata: optimizer.lora and the arrays {prefix}... do not match")
-        return cls(float(alpha) / float(rank), {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
+        settings = _settings(meta.get(RECORD))
+        whole = bool(pairs) and table.keys() == {factor for name in pairs for factor in factor_names(name)}
+        if not whole or not settings or any(table[f"{name}/a"]["shape"][-1:] != [settings.rank] for name in pairs):
+            raise InputError(f"{where}: metadata: {RECORD} and the arrays {ADAPTERS}... do not match")
+        return cls(settings.scale, {name: (tuple(e["shape"]), e["dtype"]) for name, e in table.items()})
 
     def target(self, parameters: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape, dtype and sharding of the factors of `parameters`; each axis is sharded as that of the parameter."""
@@ -75,7 +95,7 @@ class Adapters:
         found = dict(parameters)
         for name in {name.rpartition("/")[0] for name in self.shapes}:
             if name not in found:
-                raise InputError(f"heads/lora/{name}: the model has no such parameter")
+                raise InputError(f"{ADAPTERS}{name}: the model has no such parameter")
             lead, middle = self._split(name, found[name].shape)
             pair = _Pair(factors[f"{name}/a"], factors[f"{name}/b"])
             found[name] = _Merged(found[name], pair, lead, middle, self.scale)
@@ -92,8 +112,12 @@ class Adapters:
         return lead, middle
 
 
-def _is_positive(number: Any) -> bool:
-    return type(number) in (int, float) and math.isfinite(number) and number > 0
+def _settings(record: Any) -> AdapterSettings | None:
+    """The settings in a record, which may hold other keys too; None where it does not hold them."""
+    try:
+        return AdapterSettings(rank=record["rank"], alpha=record["alpha"])
+    except (KeyError, TypeError, pydantic.ValidationError):
+        return None
 
 
 def _product(a, b, lead: int, middle: int, numpy):

@@ -20,8 +20,15 @@ from orbax.checkpoint import v1 as ocp
 
 from maverick_jax.checkpoint.checksum import checksum_of_blocks, require_supported
 from maverick_jax.errors import InputError
+from maverick_jax.settings.moved_keys import with_new_keys
 
 ARRAYS, META = "arrays", "meta"
+MOVED = {
+    "optimizer.train": "trainable.parameters",
+    "optimizer.experts": "trainable.experts",
+    "optimizer.lora": "adapters",
+}
+"""Metadata keys of earlier versions, and their names today."""
 _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
 _CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
@@ -53,7 +60,8 @@ def seal(
 
 
 def read_meta(path: pathlib.Path) -> dict:
-    """The JSON object of the checkpoint at `path`, without its digest. Raises Damaged if it is malformed or altered."""
+    """The JSON object of the checkpoint at `path`, without its digest and with today's keys. Raises Damaged if it is
+    malformed or altered."""
     meta = _load(path, {META: None})[META]
     if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
         raise Damaged("its metadata is malformed")
@@ -64,7 +72,7 @@ def read_meta(path: pathlib.Path) -> dict:
         raise Damaged(f"its metadata is malformed: arrays: {wrong[0]!r:.80}")
     if str(meta.get("step")) != path.name:
         raise Damaged(f"it was saved as step {meta.get('step')!r:.80}")
-    return meta
+    return with_new_keys(meta, MOVED)
 
 
 def _is_entry(entry: Any) -> bool:

@@ -12,6 +12,13 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from maverick_jax.errors import InputError
 
+MODEL = "model/"
+"""Prefix of the model's parameters among the arrays of a run's checkpoint."""
+HEADS = "heads/"
+"""Prefix of the parameters that are trained beside the model."""
+ADAPTERS = HEADS + "lora/"
+"""Prefix of the factors of low-rank adapters: then the parameter's name, `/a` or `/b`."""
+
 _VARIABLE_VALUE = GetAttrKey("value")
 
 

@@ -1,5 +1,25 @@
 """Text from a model, with a cache that keeps one chunk in three layers of four."""
 
-from maverick_jax.inference.sampler import Sampling, generate, sample_tokens, stop_ids, stream, stream_ids, text_of
+from maverick_jax.inference.sampler import (
+    Request,
+    Sampling,
+    generate,
+    sample_tokens,
+    stop_ids,
+    stream,
+    stream_ids,
+    text_of,
+)
+from maverick_jax.inference.session import ChatSession
 
-__all__ = ["Sampling", "generate", "sample_tokens", "stop_ids", "stream", "stream_ids", "text_of"]
+__all__ = [
+    "ChatSession",
+    "Request",
+    "Sampling",
+    "generate",
+    "sample_tokens",
+    "stop_ids",
+    "stream",
+    "stream_ids",
+    "text_of",
+]

@@ -1,4 +1,4 @@
-"""Decoding with remembered keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
+"""Decoding with cached keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
 
 A layer that attends locally never needs more than its mask: it keeps a ring of `attention_chunk_size` keys however
 long the text grows, and only the global layers (one in four) keep every key. Nothing of the network is written twice:
@@ -24,7 +24,7 @@ from maverick_jax.stack import PERIODS, TAIL
 
 
 @dataclasses.dataclass(frozen=True)
-class Remembered:
+class LayerCache:
     """Keys and values of one attention layer, [B, S, K, H]: position p is kept in slot p mod S."""
 
     keys: jax.Array
@@ -35,16 +35,16 @@ class Remembered:
         held = held_positions(last, self.keys.shape[1])
         return Segments(held, (held >= 0).astype(jnp.int32))
 
-    def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "Remembered":
+    def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "LayerCache":
         """With k and v [B, 1, K, H] of one more token at `position` int32[B]."""
         row, slot = jnp.arange(k.shape[0]), position % self.keys.shape[1]
-        return Remembered(self.keys.at[row, slot].set(k[:, 0]), self.values.at[row, slot].set(v[:, 0]))
+        return LayerCache(self.keys.at[row, slot].set(k[:, 0]), self.values.at[row, slot].set(v[:, 0]))
 
 
-jax.tree_util.register_dataclass(Remembered)
+jax.tree_util.register_dataclass(LayerCache)
 
-Cache = dict[str, tuple[Remembered, ...]]
-"""`periods` (leaves with a leading period axis) and `tail`, as in the model; one `Remembered` per layer."""
+Cache = dict[str, tuple[LayerCache, ...]]
+"""`periods` (leaves with a leading period axis) and `tail`, as in the model; one `LayerCache` per layer."""
 
 
 def held_positions(last: jax.Array, slots: int) -> jax.Array:
@@ -67,13 +67,13 @@ def prefill(
     positions = jnp.where(real, index, 0)
     placed = Positions.of(model.config, tokens.shape[1], positions, real.astype(jnp.int32))
 
-    def remember(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, Remembered]:
+    def prefill_attention(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
         y = attend(q, k, v, attention.mask, placed.segments, model.rules)
         slots = min(attention.mask.size or capacity, capacity)
         return attention.output(y), _newest(k, v, lengths, slots, model.rules)
 
-    x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, remember, None)
+    x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, prefill_attention, None)
     last = index == lengths[:, None] - 1
     return _logits(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1, keepdims=True)), cache
 
@@ -84,16 +84,16 @@ def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cach
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
     placed = Positions.of(model.config, 1, positions[:, None], jnp.ones_like(positions)[:, None])
 
-    def recall(attention: Attention, x: jax.Array, remembered: Remembered) -> tuple[jax.Array, Remembered]:
+    def decode_attention(attention: Attention, x: jax.Array, kept: LayerCache) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
-        y, remembered = _attend_cached(q, k, v, attention.mask, placed.segments, remembered, model.rules)
-        return attention.output(y), remembered
+        y, kept = _attend_cached(q, k, v, attention.mask, placed.segments, kept, model.rules)
+        return attention.output(y), kept
 
-    x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, recall, cache)
+    x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, decode_attention, cache)
     return _logits(model, x), cache
 
 
-AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, Remembered]]
+AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, LayerCache]]
 
 
 def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
@@ -107,10 +107,10 @@ def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache 
     return x, new
 
 
-def _through_period(period: Period, x, real, step: AttentionStep, remembered):
+def _through_period(period: Period, x, real, step: AttentionStep, cache):
     new = []
     for i, layer in enumerate(period.layers):
-        y, kept = step(layer.attention, layer.attention_input(x), remembered and remembered[i])
+        y, kept = step(layer.attention, layer.attention_input(x), cache and cache[i])
         x, _ = layer.feed_forward(x + y, real)
         new.append(kept)
     return x, tuple(new)
@@ -126,28 +126,28 @@ def _logits(model: Maverick, x: jax.Array) -> jax.Array:
 # ---- on each device's own sequences and heads ----------------------------------------------------------------------
 
 
-def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> Remembered:
+def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> LayerCache:
     """Of keys and values [B, T, K, H], what the ring holds after `lengths` positions."""
 
     def local(k, v, lengths):
         index = jnp.clip(held_positions(lengths - 1, slots), 0, k.shape[1] - 1)[:, :, None, None]
-        return Remembered(*(jnp.take_along_axis(x, index, axis=1) for x in (k, v)))
+        return LayerCache(*(jnp.take_along_axis(x, index, axis=1) for x in (k, v)))
 
     kept = rules("batch", None, "kv_heads", None)
     in_specs = (rules("batch", "length", "kv_heads", None),) * 2 + (rules("batch"),)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=Remembered(kept, kept))(k, v, lengths)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=LayerCache(kept, kept))(k, v, lengths)
 
 
-def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, remembered: Remembered, rules: ShardingRules):
-    """Attention of one token over what is remembered and itself: [B, 1, N, H], and the memory with it."""
+def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, cache: LayerCache, rules: ShardingRules):
+    """Attention of one token over the cached keys and itself: [B, 1, N, H], and the cache with the token."""
 
-    def local(q, k, v, at, remembered):
+    def local(q, k, v, at, cache):
         position = at.positions[:, 0]
-        remembered = remembered.with_token(k, v, position)
-        y = attention_over(q, remembered.keys, remembered.values, mask, at, remembered.segments(position))
-        return y, remembered
+        cache = cache.with_token(k, v, position)
+        y = attention_over(q, cache.keys, cache.values, mask, at, cache.segments(position))
+        return y, cache
 
     heads, kv_heads = rules("batch", None, "heads", None), rules("batch", None, "kv_heads", None)
-    token, kept = rules("batch", None), Remembered(kv_heads, kv_heads)
+    token, kept = rules("batch", None), LayerCache(kv_heads, kv_heads)
     in_specs, out_specs = (heads, kv_heads, kv_heads, Segments(token, token), kept), (heads, kept)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, remembered)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, cache)

@@ -43,6 +43,20 @@ class Sampling:
             raise InputError(f"top_p: {self.top_p}; expected more than 0 and at most 1 (all tokens)")
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt to continue, and how."""
+
+    prompt: Sequence[int]
+    """Token ids, at least one."""
+    max_tokens: int
+    """Tokens to write at most."""
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    pixel_values: np.ndarray | None = None
+    """float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens the prompt holds, in order."""
+
+
 def generate(
     model: Maverick,
     tokenizer: Tokenizer,
@@ -65,7 +79,7 @@ def generate(
     shown, pixel_values = _shown(model, tokenizer, images)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     prompt_ids = [*start, *shown, *tokenizer.encode(prompt)]
-    return "".join(stream(model, tokenizer, prompt_ids, max_tokens, sampling, seed, pixel_values))
+    return "".join(stream(model, tokenizer, Request(prompt_ids, max_tokens, sampling, seed, pixel_values)))
 
 
 def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image]) -> tuple[list[int], np.ndarray | None]:
@@ -77,39 +91,21 @@ def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image])
     return [i for t in tiles for i in image_tokens(t.grid, ids, config.patches_per_tile)], batch_tiles(tiles)
 
 
-def stream(
-    model: Maverick,
-    tokenizer: Tokenizer,
-    prompt: Sequence[int],
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int = 0,
-    pixel_values: np.ndarray | None = None,
-) -> Iterator[str]:
-    """`generate` from token ids, piece by piece as it is written; no piece ends inside a character.
-
-    pixel_values float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens the prompt holds, in order.
-    """
+def stream(model: Maverick, tokenizer: Tokenizer, request: Request) -> Iterator[str]:
+    """`generate` from token ids, piece by piece as it is written; no piece ends inside a character."""
     stops = stop_ids(tokenizer)
-    ids = stream_ids(model, tokenizer, prompt, max_tokens, sampling, seed, pixel_values)
+    ids = stream_ids(model, tokenizer, request)
     return text_of(tokenizer, (token for token in ids if token not in stops))
 
 
-def stream_ids(
-    model: Maverick,
-    tokenizer: Tokenizer,
-    prompt: Sequence[int],
-    max_tokens: int,
-    sampling: Sampling,
-    seed: int = 0,
-    pixel_values: np.ndarray | None = None,
-) -> Iterator[int]:
+def stream_ids(model: Maverick, tokenizer: Tokenizer, request: Request) -> Iterator[int]:
     """The tokens that `stream` writes, the one that ends the text included."""
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
         raise InputError(f"the tokenizer has {sizes}: they do not belong together")
     stops = stop_ids(tokenizer)
-    for tokens in sample_tokens(model, [prompt], max_tokens, sampling, seed, pixel_values):
+    r = request
+    for tokens in sample_tokens(model, [r.prompt], r.max_tokens, r.sampling, r.seed, r.pixel_values):
         yield int(tokens[0])
         if int(tokens[0]) in stops:
             return

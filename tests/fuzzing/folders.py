@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from maverick_jax import pretrained
 from maverick_jax.checkpoint import contents
 from maverick_jax.checkpoint import import_stream as importing
+from maverick_jax.checkpoint.names import MODEL
 from maverick_jax.checkpoint.readers import require_undamaged
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.files import read_json
 from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import generation_config as generation
-from maverick_jax.pretrained import CHECKPOINTS, MODEL, import_checkpoint, load_pretrained, open_source, save_pretrained
+from maverick_jax.pretrained import CHECKPOINTS, import_checkpoint, load_pretrained, open_source, save_pretrained
 from maverick_jax.text import load_tokenizer
 from tests.fuzzing.harness import Target
 from tests.fuzzing.mutations import changed, damaged, dumps, json_files

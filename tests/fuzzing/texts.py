@@ -277,7 +277,7 @@ YAML_FRAGMENTS = [
 
 def yaml_target(scratch: pathlib.Path) -> Target:
     """Run configs: shipped ones with other lines and values, and overrides."""
-    from train.config import read_config, resolved
+    from train.config_files import read_config, resolved
 
     paths = sorted((ROOT / "configs").glob("*.yaml"))
     texts = [path.read_text() for path in paths]

@@ -10,12 +10,14 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.network import Balance
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Objective, Pretrain
-from train.optimizers.config import OptimizerConfig
+from train.optimizers import AdamW, OptimizerConfig
 from train.state import init_state
 from train.step import train_step
+from train.trainable.config import TrainableConfig
 
 RULES = ShardingRules()
-OPTIMIZER = OptimizerConfig(learning_rate=3e-3, warmup_steps=2, schedule="constant")
+OPTIMIZER = AdamW(learning_rate=3e-3, warmup_steps=2, schedule="constant")
+TRAINABLE = TrainableConfig()
 STEPS = 10
 PRETRAIN = Pretrain()
 
@@ -66,9 +68,14 @@ def placed(arrays: dict) -> dict:
     return {name: jax.device_put(x, spec) for name, x in arrays.items()}
 
 
-def jitted(config: ModelConfig, optimizer: OptimizerConfig = OPTIMIZER, objective: Objective = PRETRAIN):
+def jitted(
+    config: ModelConfig,
+    optimizer: OptimizerConfig = OPTIMIZER,
+    objective: Objective = PRETRAIN,
+    trainable: TrainableConfig = TRAINABLE,
+):
     """(init, step), as a run makes them."""
-    tx = optimizer.build(STEPS)
+    tx = optimizer.build(STEPS, config, trainable.selection())
     init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx, objective=objective))
     step = functools.partial(train_step, references={}, objective=objective, optimizer=tx)
     return init, jax.jit(step, donate_argnums=0)

@@ -81,8 +81,10 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
     from maverick_jax.checkpoint.checksum import checksums
     from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
     from maverick_jax.sharding import make_mesh
+    from train.faults.non_finite import NonFiniteBudget
+    from train.faults.preemption import Preemption
     from train.faults.watchdog import Watchdog
-    from train.hooks import Checkpoint, Evaluation, NonFiniteBudget, Preemption, TrainingLines
+    from train.hooks import Checkpoint, Evaluation, TrainingLines
     from train.loop import fit
     from train.metrics_writer import LoggingConfig, MetricsWriter
 

@@ -5,11 +5,10 @@ import json
 
 import pytest
 
-from launch import chat as chat_module
-from launch.chat import Chat, converse
+from launch.chat import converse
 from launch.cli import main
 from maverick_jax.errors import InputError
-from maverick_jax.inference import Sampling
+from maverick_jax.inference import ChatSession, Sampling, session
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
@@ -44,11 +43,11 @@ class Scripted:
 
     def __init__(self, monkeypatch, *answers: list[int]):
         self.answers, self.prompts, self.seeds = list(answers), [], []
-        monkeypatch.setattr(chat_module, "stream_ids", self)
+        monkeypatch.setattr(session, "stream_ids", self)
 
-    def __call__(self, model, tokenizer, prompt, max_tokens, sampling, seed):
-        self.prompts.append(list(prompt))
-        self.seeds.append(seed)
+    def __call__(self, model, tokenizer, request):
+        self.prompts.append(list(request.prompt))
+        self.seeds.append(request.seed)
         yield from self.answers.pop(0)
 
 
@@ -77,7 +76,7 @@ def test_seed_and_settings_reach_the_model(folder, typed):
 def test_what_was_said_is_what_is_continued(monkeypatch):
     script = Scripted(monkeypatch, answer("Yes."), answer("cut", None), answer("", "<|eom|>"), answer("Again."))
     out = io.StringIO()
-    chat = Chat(BYTES, system="Be kind.", seed=7)
+    chat = ChatSession(BYTES, system="Be kind.", seed=7)
     turns = converse(None, chat, io.StringIO("One\nTwo <|eot|>\nThree\n/reset\nFour\n"), out)  # pyright: ignore
     said = [Message(Role.SYSTEM, "Be kind."), Message(Role.USER, "One")]
     asked = [render(Conversation(said), BYTES, add_generation_prompt=True).ids.tolist()]
@@ -102,7 +101,7 @@ def test_calls_are_shown_parsed(monkeypatch):
     rendered = render(Conversation([Message(Role.ASSISTANT, "Wait.", calls)]), BYTES, "meta_json")
     Scripted(monkeypatch, rendered.ids[rendered.decisions[0] :].tolist(), answer('{"name": "f"}'))
     out = io.StringIO()
-    turns = converse(None, Chat(BYTES, "meta_json"), io.StringIO("Go\nGo\n"), out)  # pyright: ignore
+    turns = converse(None, ChatSession(BYTES, "meta_json"), io.StringIO("Go\nGo\n"), out)  # pyright: ignore
     assert "\n  call get_weather(city='SF', days=2)\n  call now()\n" in out.getvalue()
     assert "\n  malformed reply: call 0: 'parameters' is missing" in out.getvalue()
     assert turns[0]["calls"][0] == {"name": "get_weather", "arguments": {"city": "SF", "days": 2}}
@@ -114,7 +113,7 @@ def test_a_terminal_is_asked_and_never_steered(monkeypatch):
     lines = io.StringIO("Hi\n/what\n")
     lines.isatty = lambda: True  # pyright: ignore[reportAttributeAccessIssue]
     out = io.StringIO()
-    converse(None, Chat(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
+    converse(None, ChatSession(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
     assert out.getvalue() == (
         "/reset begins anew, /exit ends\nyou> model> \\x1b[31mred\\x07\n\tok\nyou> no command '/what': /reset begins "
         "anew, /exit ends\nyou> "
@@ -132,14 +131,7 @@ def test_bad_arguments_are_said_before_the_model_is_loaded(folder, typed, monkey
         assert (code, out) == (78, "") and said in err
 
 
-def test_a_tokenizer_without_the_formats_tokens_is_refused():
-    without = load_tokenizer("bytes")
-    without._set_controls({"<|end_of_text|>": 257})
-    with pytest.raises(InputError, match=r"has no control token <\|begin_of_text\|>, which the chat format needs"):
-        Chat(without)
-
-
 def test_input_that_is_no_text(monkeypatch):
     lines = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8")
     with pytest.raises(InputError, match=r"standard input: not utf-8"):
-        converse(None, Chat(BYTES), lines, None)  # pyright: ignore
+        converse(None, ChatSession(BYTES), lines, None)  # pyright: ignore

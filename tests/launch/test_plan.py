@@ -21,7 +21,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import LayerSpec
 from maverick_jax.settings import shipped
 from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
-from train.config import read_config
+from train.config_files import read_config
 
 TINY_SHAPE = ModelConfig(
     vocab_size=4096,

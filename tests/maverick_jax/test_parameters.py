@@ -94,7 +94,7 @@ def test_roles_selection_adapters_and_moments_follow(with_dummy):
     assert factors[f"lora/{WHERE[0]}/a"] == (1, CONFIG.hidden_size, 2)
     assert factors[f"lora/{WHERE[-1]}/b"] == (2, CONFIG.head_dim)
     with jax.set_mesh(single_device_mesh()):
-        moments = jax.eval_shape(lambda m: tiny.OPTIMIZER.build(tiny.STEPS).init(m, {}), model)
+        moments = jax.eval_shape(lambda m: tiny.OPTIMIZER.build(tiny.STEPS, CONFIG).init(m, {}), model)
     assert any(name.endswith(WHERE[0]) for name in names.flatten(moments))
 
 

@@ -1,6 +1,7 @@
 """Checkpoints that an earlier layout of this code wrote: they resume, and export, as they did there.
 
 tests/golden/earlier holds two runs saved after step 4 of 8, their configs, and what the same code made of them later.
+A config whose keys have moved since is refused with their new names; beside it is the same config with today's keys.
 """
 
 import json
@@ -10,8 +11,10 @@ import tarfile
 import numpy as np
 import pytest
 
+from maverick_jax.errors import InputError
 from tests.helpers.golden_runs import TOLERANCE, machine, maverick
 from tests.helpers.small_run import REPOSITORY, checksums, contents, losses
+from train.config_files import read_config
 
 EARLIER = REPOSITORY / "tests" / "golden" / "earlier"
 EXPECTED = json.loads((EARLIER / "expected.json").read_text())
@@ -34,11 +37,21 @@ def test_an_earlier_checkpoint_exports_the_same_bytes(earlier, name):
     assert contents(earlier / f"{name}.export4") == EXPECTED["runs"][name]["export"]["4"]
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_an_earlier_checkpoint_resumes(earlier, name):
+def test_keys_that_moved_are_answered_with_their_new_names():
+    with pytest.raises(InputError) as error:
+        read_config(str(EARLIER / "lora.yaml"))
+    assert str(error.value).splitlines() == [
+        f"{EARLIER / 'lora.yaml'}:8: optimizer.lora: moved to trainable.lora",
+        f"{EARLIER / 'lora.yaml'}:8: optimizer.train: moved to trainable.parameters",
+    ]
+
+
+@pytest.mark.parametrize(("name", "config"), [("earlier", "config.yaml"), ("earlier_lora", "lora_today.yaml")])
+def test_an_earlier_checkpoint_resumes(earlier, name, config):
     expected = EXPECTED["runs"][name]
+    shutil.copy(EARLIER / config, earlier)
     shutil.copytree(earlier / name, earlier / f"{name}.resumed")
-    maverick(earlier, ["train", expected["config"], f"run.dir={name}.resumed"])
+    maverick(earlier, ["train", config, f"run.dir={name}.resumed"])
     resumed = losses(earlier / f"{name}.resumed")
     if EXPECTED["machine"] == machine():
         assert resumed == expected["losses"]

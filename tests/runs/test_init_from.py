@@ -11,7 +11,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh
 from tests.parity.oracle import MULTIMODAL, case
-from train.config import read_config, resolved
+from train.config_files import read_config, resolved
 from train.restore import StateParts, restore_or_start
 
 

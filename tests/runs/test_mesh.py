@@ -132,7 +132,7 @@ def test_state_made_anew_is_the_restore_target(mesh_of):
 
     config = tiny.model_config()
     with mesh_of(**MIXED):
-        tx = tiny.OPTIMIZER.build(tiny.STEPS)
+        tx = tiny.OPTIMIZER.build(tiny.STEPS, config)
         state = jax.jit(
             functools.partial(init_state, config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN)
         )(0)

@@ -20,7 +20,7 @@ from tests.helpers.small_run import (
     store,
     wait_for,
 )
-from train.config import read_config
+from train.config_files import read_config
 
 TRAINING_FIELDS = {
     *("step", "loss", "tokens", "tokens_per_second", "step_seconds", "learning_rate", "grad_norm", "mfu"),

@@ -77,7 +77,7 @@ def test_a_student_is_killed_four_times(whole_run, runs, tmp_path):
 def test_a_run_that_learns_agent_runs_is_killed_four_times(runs, tmp_path):
     """Decisions balanced, so that weights hang on the whole train split; with adapters, so that heads come back too."""
     options = (*tuning(write_runs(tmp_path / "runs.jsonl", 24)), "data.kind_weights={user: 0.25}", "run.steps=120",
-               "data.sources.shop.trajectories.balance_decisions=4", "optimizer.lora={rank: 2}")  # fmt: skip
+               "data.sources.shop.trajectories.balance_decisions=4", "trainable.lora={rank: 2}")  # fmt: skip
     runs.train(tmp_path / "whole", *options)
     check_survives(
         runs, tmp_path / "whole", tmp_path / "run", ["save", "any", "step", "save"], "checkpoint.every=2", *options

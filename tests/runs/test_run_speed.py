@@ -12,7 +12,8 @@ from maverick_jax.sharding import single_device_mesh
 from tests.helpers.small_run import STEPS, log_of
 from train import hooks
 from train.batches import Feed
-from train.config import read_config
+from train.config_files import read_config
+from train.faults.non_finite import NonFiniteBudget
 from train.loop import fit
 from train.metrics_writer import MetricsWriter
 
@@ -57,7 +58,7 @@ def _added(config, run_dir, stop=600) -> float:
     writer = MetricsWriter(run_dir, config.logging)
     beside = [
         hooks.TrainingLines(writer, every=20, last_step=stop, tokens_per_step=256),
-        hooks.NonFiniteBudget(3),
+        NonFiniteBudget(3),
         save,
     ]
     with jax.set_mesh(single_device_mesh()), feed.batches(0, stop + 1) as batches:

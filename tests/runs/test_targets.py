@@ -23,7 +23,7 @@ from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
 from tests.helpers.small_run import REPOSITORY, assert_same_run, contents
 from train.batches import Feed
-from train.config import read_config
+from train.config_files import read_config
 from train.identity import metadata, refuse_other_run
 from train.make_targets import make_targets
 from train.objectives.next_token import Context

@@ -9,8 +9,9 @@ import pytest
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.settings import shipped, strict_yaml
-from train.config import RunConfig, check_against_mesh, check_vocabulary, read_config, resolved, schema
+from maverick_jax.settings import shipped, strict_yaml, validation
+from train.config import RunConfig, check_against_mesh, check_vocabulary
+from train.config_files import MOVED, read_config, resolved, schema
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUNS, MODELS = shipped.run_names(), shipped.model_names()
@@ -136,6 +137,27 @@ def test_what_is_resolved_is_read_back(write):
     for name in RUNS:
         config = read_config(name)
         assert read_config(write(strict_yaml.dump(resolved(config)))) == config
+
+
+# ---- keys that moved -------------------------------------------------------------------------------------------------
+
+
+def test_moved_keys_are_answered_with_their_new_names_before_anything_else(write):
+    path = write(SMALL + "optimizer:\n  b1: oops\n  train: [norms]\n  lora: {rank: 0}\n  experts: nowhere.yaml\n")
+    assert errors(path, "optimizer.lora.rank=2", "run.steps=x", "optimizer.experts=null") == [
+        "command line: optimizer.experts: moved to trainable.experts",
+        "command line: optimizer.lora.rank: moved to trainable.lora.rank",
+        "run.yaml:7: optimizer.train: moved to trainable.parameters",
+        "run.yaml:8: optimizer.lora: moved to trainable.lora",
+    ]
+    write("base: run.yaml\n", "over.yaml")
+    assert "run.yaml:7: optimizer.train: moved to trainable.parameters" in errors("over.yaml")
+
+
+def test_every_moved_key_has_a_place_today():
+    known = set(validation.keys(RunConfig))
+    assert {old for old in MOVED if old in known} == set()
+    assert set(MOVED.values()) <= known
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -364,7 +386,7 @@ def test_the_schema_accepts_every_shipped_file_and_refuses_typos():
         data = strict_yaml.read(shipped.model_path(name)).data
         model.validate(data)
         assert list(model.iter_errors({**data, "hiden_size": 1}))
-    assert schema()["$defs"]["OptimizerConfig"]["properties"]["learning_rate"]["description"]
+    assert schema()["$defs"]["AdamW"]["properties"]["learning_rate"]["description"]
 
 
 def test_the_shipped_schema_is_current():
@@ -389,5 +411,5 @@ def test_every_field_of_a_config_is_explained_or_obvious():
 
 
 def test_sections_are_the_contract():
-    expected = ["run", "model", "mesh", "data", "objective", "optimizer", "checkpoint", "logging"]
+    expected = ["run", "model", "mesh", "data", "objective", "trainable", "optimizer", "checkpoint", "logging"]
     assert list(RunConfig.model_fields) == expected

@@ -16,7 +16,9 @@ from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError, NonFiniteBudgetSpent, PeerFailed, Preempted
 from maverick_jax.sharding import single_device_mesh
 from train.faults import processes as distributed
-from train.hooks import Checkpoint, Evaluation, NonFiniteBudget, Preemption, ProfilerTrace, Progress, TrainingLines
+from train.faults.non_finite import NonFiniteBudget
+from train.faults.preemption import Preemption
+from train.hooks import Checkpoint, Evaluation, ProfilerTrace, Progress, TrainingLines
 from train.loop import Hook, fit
 from train.metrics_writer import LoggingConfig, MetricsWriter, drop_lines_after, plain
 

@@ -15,7 +15,7 @@ from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import MeshConfig, ShardingRules, single_device_mesh
 from tests.helpers.small_run import CONFIG, REPOSITORY
 from train import evaluate, expert_scores, make_targets, run, session
-from train.config import read_config
+from train.config_files import read_config
 from train.session import Parts, Session
 
 ALL = Parts(rows=True, held_out=True, references=True, run_dir=True)

@@ -11,7 +11,7 @@ import pytest
 from maverick_jax.checkpoint import names
 from maverick_jax.network import Balance
 from tests.helpers import tiny
-from train.optimizers.config import OptimizerConfig
+from train.optimizers import AdamW
 from train.state import add_tokens
 
 
@@ -96,7 +96,7 @@ def test_loss_free_bias_moves_against_the_load():
 def spread(kind: str) -> float:
     """The largest load of an expert, relative to the mean, after 60 steps."""
     config = tiny.model_config(balance=Balance(kind=kind, weight=0.1, bias_rate=0.05, z_loss=0.0))
-    init, step = tiny.jitted(config, OptimizerConfig(learning_rate=3e-3, schedule="constant"))
+    init, step = tiny.jitted(config, AdamW(learning_rate=3e-3, schedule="constant"))
     state = init(3)
     for i in range(60):
         state, metrics = step(state, tiny.placed(tiny.batch(config, i, rows=4)))
@@ -121,53 +121,3 @@ def test_auxiliary_loss_is_one_when_balanced():
 def test_tokens_are_counted_beyond_32_bits():
     tokens = jnp.array([0, 2**32 - 5], jnp.uint32)
     np.testing.assert_array_equal(add_tokens(tokens, jnp.float32(16.0)), [1, 11])
-
-
-def test_only_matrices_decay():
-    config = tiny.model_config()
-    decay = OptimizerConfig(weight_decay=0.5).build(10).transform
-    init, _ = tiny.jitted(config)
-    model = init(0).model
-    zeros = lambda model: jax.tree.map(jnp.zeros_like, model)
-    updates = jax.jit(lambda model: decay.update(zeros(model), decay.init(model), model)[0])(model)
-    moved = {name for name, x in arrays(updates).items() if np.abs(x).max() > 0}
-    kept = set(arrays(model)) - moved
-    assert {name.rpartition("/")[2] for name in kept} == {"embed", "norm", "attention_norm", "mlp_norm"}
-
-
-def test_adam_equals_optax():
-    from train.optimizers.config import scale_by_adam
-
-    params = {"a": jnp.ones((3, 4)), "b": jnp.zeros(5)}
-    ours, theirs = scale_by_adam(0.9, 0.95, 1e-8, "float32", "float32"), optax.scale_by_adam(0.9, 0.95, 1e-8)
-    mine, other = ours.init(params), theirs.init(params)
-    for i in range(5):
-        rng = np.random.default_rng(i)
-        grads = {name: jnp.asarray(rng.normal(size=p.shape), jnp.float32) for name, p in params.items()}
-        got, mine = ours.update(grads, mine)
-        with jax.numpy_dtype_promotion("standard"):
-            expected, other = theirs.update(grads, other)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, expected)
-
-
-def test_moments_keep_their_dtypes():
-    config = tiny.model_config()
-    init, step = tiny.jitted(config, OptimizerConfig(mu_dtype="bfloat16", nu_dtype="bfloat16"))
-    state, _ = jax.eval_shape(step, jax.eval_shape(init, 0), tiny.placed(tiny.batch(config)))
-    flat = names.flatten(state.opt_state)
-    moments = {name: x.dtype for name, x in flat.items() if "/mu/" in name or "/nu/" in name}
-    assert moments and all(dtype == jnp.bfloat16 for dtype in moments.values())
-
-
-@pytest.mark.parametrize(
-    ("shape", "points"),
-    [
-        ("constant", {0: 0.25, 3: 1.0, 50: 1.0, 99: 1.0}),
-        ("cosine", {0: 0.25, 3: 1.0, 4: 1.0, 52: 0.55, 100: 0.1}),
-        ("wsd", {0: 0.25, 3: 1.0, 79: 1.0, 90: 0.55, 100: 0.1}),
-    ],
-)
-def test_schedules(shape, points):
-    schedule = OptimizerConfig(learning_rate=1.0, warmup_steps=4, schedule=shape).schedule_of(100)
-    for step, expected in points.items():
-        np.testing.assert_allclose(schedule(jnp.int32(step)), expected, rtol=1e-5, err_msg=f"step {step}")

@@ -17,7 +17,8 @@ from maverick_jax.pretrained import CHECKPOINTS, abstract_model, load_into, open
 from maverick_jax.settings import strict_yaml
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
-from train.config import RunConfig, check_split, read_config
+from train.config import RunConfig, check_split
+from train.config_files import read_config
 from train.objectives.next_token import Head, Reference
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:
     """The parameters that are trained beside the model, the objective's and adapters, given the models that
     `find_references` has found."""
     of_objective = config.objective.heads(config.model, {name: model.config for name, model in found.items()})
-    return of_objective + config.optimizer.adapters(config.model.network)
+    return of_objective + config.trainable.adapters(config.model.network)
 
 
 def check_references(

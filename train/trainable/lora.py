@@ -6,29 +6,21 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from maverick_jax import parameters
+from maverick_jax.checkpoint.adapters import AdapterSettings, factor_names
+from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import Factors
-from maverick_jax.settings.section import Section
 from train.objectives.next_token import Head
-from train.trainable.selection import ADAPTERS
 
 Target = Literal["attention", "experts", "shared", "mlp"]
 
 
-class LoraConfig(Section):
-    """`optimizer.lora`: adapters are trained in the place of weights."""
+class LoraConfig(AdapterSettings):
+    """`trainable.lora`: adapters are trained instead of the weights they are added to."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
-    """Columns of A and rows of B; of experts, of each by itself."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
-    """The product of A and B is multiplied with alpha / rank."""
     targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("attention",)
     """The parts of the model that get adapters, by role: each of their matrices has its own. Gate and up of a routed
     expert share their A."""
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
     def adapters(self, model: ModelConfig) -> tuple[Head, ...]:
         """A and B of every array of weights; A is drawn so that x A is about as large as x."""
@@ -38,6 +30,7 @@ class LoraConfig(Section):
                 at, none = Factors.of(p), (None,) * len(p.lead)
                 a, b = at.shapes(p.shape, self.rank)
                 a_axes, b_axes = at.axes(p.axes)
-                found.append(Head(f"{ADAPTERS}{p.name}/a", p.lead + a, none + a_axes, at.fan_in(p.shape) ** -0.5))
-                found.append(Head(f"{ADAPTERS}{p.name}/b", p.lead + b, none + b_axes, 0.0))
+                name_a, name_b = (f"{ADAPTERS}{factor}".removeprefix(HEADS) for factor in factor_names(p.name))
+                found.append(Head(name_a, p.lead + a, none + a_axes, at.fan_in(p.shape) ** -0.5))
+                found.append(Head(name_b, p.lead + b, none + b_axes, 0.0))
         return tuple(found)

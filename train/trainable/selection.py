@@ -13,17 +13,13 @@ from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax import parameters
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.adapters import factor_names
+from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import ExpertSubset, Factors, LowRank, expert_axes
 from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows
 from maverick_jax.param import Overlay
 from maverick_jax.parameters import TEXT_ROLES, Parameter, Role
-
-HEADS = "heads/"
-"""How the names of an objective's own parameters start among the trained ones."""
-
-ADAPTERS = "lora/"
-"""How the names of low-rank adapters start among the heads: `lora/`, the parameter's name, `/a` or `/b`."""
 
 Trained = dict[str, jax.Array]
 """Parameters by name: the model's as it names them, the heads' after `HEADS`. Of an array of experts some of which are
@@ -83,12 +79,12 @@ class Selection:
         """The model as it is run: with its adapters, if it has any."""
         if self.adapter_scale is None:
             return model
-        parts, over = names.flatten(heads), {}
+        parts, over = {HEADS + name: x for name, x in names.flatten(heads).items()}, {}
         declared = parameters.by_name(model.config)
         for name, param in names.flatten(model, _is_parameter).items():
-            if (a := parts.get(f"{ADAPTERS}{name}/a")) is not None:
-                factors = Factors.of(declared[name])
-                over[name] = LowRank(param, a, parts[f"{ADAPTERS}{name}/b"], factors, self.adapter_scale)
+            a, b = (parts.get(ADAPTERS + factor) for factor in factor_names(name))
+            if a is not None and b is not None:
+                over[name] = LowRank(param, a, b, Factors.of(declared[name]), self.adapter_scale)
         return _over(model, over)
 
     def rows(self, declared: Parameter, config: ModelConfig) -> Rows | None:

@@ -27,9 +27,10 @@ from maverick_jax.checkpoint import import_stream as importing
 from maverick_jax.checkpoint import placement as placing
 from maverick_jax.checkpoint.array_writer import ArrayLayout
 from maverick_jax.checkpoint.checksum import RunningChecksum, added, checksum_of_blocks
+from maverick_jax.checkpoint.names import MODEL
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
-from maverick_jax.pretrained import MODEL, export, import_checkpoint, load_pretrained, save_pretrained
+from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
 from maverick_jax.sharding import make_mesh
 from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 from tests.parity.oracle import case, our_model, random_parameters, shapes, variant

@@ -251,6 +251,17 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path, mesh):
     assert all(np.array_equal(store.restore(like, step)[1]["w"], expected) for step in (1, 2, 3))
 
 
+def test_metadata_of_an_earlier_version_has_todays_keys(tmp_path, mesh):
+    lora = {"rank": 2, "alpha": 1.0, "targets": ["attention"]}
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    old = {"train": ["norms"], "experts": None, "lora": lora}
+    store.save(1, place(values(1), mesh), {"data": "abc", "optimizer": old}, wait=True)
+    meta, restored = store.meta(1), store.restore(target(mesh))[2]
+    for found in (meta, restored):
+        assert found["trainable"] == {"parameters": ["norms"], "experts": None} and found["adapters"] == lora
+        assert found["data"] == "abc" and "optimizer" not in found
+
+
 def test_restore_returns_none_if_nothing_was_saved(tmp_path, mesh):
     assert CheckpointStore(tmp_path / "new").restore(target(mesh)) is None
     assert CheckpointStore(tmp_path / "absent", read_only=True).restore(target(mesh)) is None

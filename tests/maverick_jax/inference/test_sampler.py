@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maverick_jax.errors import InputError
-from maverick_jax.inference import Sampling, generate, sample_tokens
+from maverick_jax.inference import Request, Sampling, generate, sample_tokens
 from maverick_jax.inference.cache import decode, held_positions, prefill
 from maverick_jax.inference.sampler import _choose, choose, stream
 from maverick_jax.sharding import make_mesh
@@ -154,7 +154,7 @@ def test_stream_never_splits_a_character(text_model, monkeypatch):
     tokenizer, text = ByteTokenizer(), "a→é"
     tokens = iter([np.array([b]) for b in text.encode()] + [np.array([0xE2])])
     monkeypatch.setattr("maverick_jax.inference.sampler.sample_tokens", lambda *_: tokens)
-    assert list(stream(text_model, tokenizer, [1], 7, Sampling())) == ["a", "→", "é", "\ufffd"]
+    assert list(stream(text_model, tokenizer, Request([1], 7))) == ["a", "→", "é", "\ufffd"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.helpers.small_run import assert_same_run, cut_back, losses
 from tests.parity.oracle import MODELS, case, our_model, random_parameters, random_tokens, shapes, variant
 from train import restore, run
 from train.batches import Feed
-from train.config import read_config, resolved
+from train.config_files import read_config, resolved
 from train.restore import StateParts, restore_or_start
 from train.state import fresh_state
 

@@ -42,7 +42,7 @@ from train.evaluation import decisions
 from train.evaluation.generated import generated
 from train.evaluation.tables import show
 from train.objectives import TrajectoryTuning
-from train.optimizers.config import OptimizerConfig
+from train.optimizers import AdamW
 from train.step import eval_step
 
 BYTES = load_tokenizer("bytes")
@@ -427,7 +427,7 @@ def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mes
                                hidden_size=64, attention_chunk_size=192)  # fmt: skip
     objective = TrajectoryTuning()
     with mesh_of(data=1):
-        optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, schedule="constant", weight_decay=0.0)
+        optimizer = AdamW(learning_rate=1e-2, warmup_steps=5, schedule="constant", weight_decay=0.0)
         init, step = tiny.jitted(config, optimizer, objective)
         batch = tiny.placed({name: x[None] for name, x in rows_of(data).items()})
         state = init(0)

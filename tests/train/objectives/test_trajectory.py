@@ -18,7 +18,7 @@ from maverick_jax.network import Balance
 from tests.helpers import tiny
 from tests.helpers.small_run import assert_same_run, cut_back, lines
 from tests.helpers.trajectory_rows import data_config, tuning, write_runs
-from train.config import read_config
+from train.config_files import read_config
 from train.evaluation.decisions import Written, counts
 from train.evaluation.decisions import told as told_of
 from train.objectives import Distill, Pretrain, TrajectoryTuning

@@ -16,9 +16,9 @@ from maverick_jax.inference import Sampling, sample_tokens
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
-from train.config import read_config
+from train.config_files import read_config
 from train.objectives import Distill
-from train.optimizers.config import OptimizerConfig
+from train.optimizers import AdamW
 from train.rollouts.on_policy import OnPolicy, own_samples, with_own_samples
 from train.state import state_with
 from train.step import train_step
@@ -118,7 +118,7 @@ def test_samples_are_those_of_the_sampler(changes, end, student):
 def updates(steps: int):
     """The batches that the first `steps` updates learned from and their metrics, on the mesh that is set, through a
     step compiled ahead of them: reverse KL on the student's likeliest tokens."""
-    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, schedule="constant").build(tiny.STEPS)
+    optimizer = AdamW(learning_rate=1e-2, warmup_steps=2, schedule="constant").build(tiny.STEPS, STUDENT)
     parts = {"objective": Distill(teacher="anywhere", on_policy=GREEDY, beta=1.0), "optimizer": optimizer}
     state = jax.jit(functools.partial(state_with, seed=0, **parts))(made(STUDENT, 1))
     references, like, learned = {"teacher": made(TEACHER, 2)}, tiny.placed(tiny.batch(STUDENT)), []

@@ -10,22 +10,23 @@ import pytest
 
 from launch.plan import plan
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.pretrained import export, load_pretrained, open_source
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
-from train.config import read_config
+from train.config_files import read_config
 from train.objectives.next_token import Context
 from train.state import abstract_state, init_state
 from train.step import train_step
+from train.trainable.config import TrainableConfig
 from train.trainable.lora import LoraConfig
-from train.trainable.selection import ADAPTERS
 
 # two periods of a dense layer and a mixture of experts, and one dense layer more
 CONFIG = tiny.model_config(num_hidden_layers=5, no_rope_layer_interval=2)
 LORA = LoraConfig(rank=3, alpha=6.0, targets=("attention", "experts", "shared", "mlp"))
-OPTIMIZER = tiny.OPTIMIZER.model_copy(update={"lora": LORA}).build(tiny.STEPS)
+OPTIMIZER = tiny.OPTIMIZER.build(tiny.STEPS, CONFIG, TrainableConfig(lora=LORA).selection())
 STATE = {"config": CONFIG, "rules": tiny.RULES, "optimizer": OPTIMIZER, "objective": tiny.PRETRAIN,
          "heads": LORA.adapters(CONFIG)}  # fmt: skip
 INIT = jax.jit(functools.partial(init_state, **STATE))
@@ -52,8 +53,9 @@ def with_some_b(state):
 def merged(model, heads, numpy=np):
     """The twin: W + alpha / rank A B, all of it at once."""
     found = dict(model)
-    for name in {name.removeprefix(ADAPTERS).rpartition("/")[0] for name in heads}:
-        w, a, b = model[name], heads[f"{ADAPTERS}{name}/a"], heads[f"{ADAPTERS}{name}/b"]
+    prefix = ADAPTERS.removeprefix(HEADS)
+    for name in {name.removeprefix(prefix).rpartition("/")[0] for name in heads}:
+        w, a, b = model[name], heads[f"{prefix}{name}/a"], heads[f"{prefix}{name}/b"]
         axes, lead = "abcdef"[: w.ndim], ("periods/" in name) + ("experts_" in name)
         of_a, of_b = axes[: a.ndim - 1] + "r", axes[:lead] + "r" + axes[a.ndim - 1 :]
         found[name] = w + 2.0 * numpy.einsum(f"{of_a},{of_b}->{axes}", a, b)
@@ -144,7 +146,7 @@ def test_a_split_model_learns_as_a_whole_one():
 
 # ---- checkpoints and exports -----------------------------------------------------------------------------------------
 
-ABOUT = {"model": CONFIG.model_dump(mode="json"), "optimizer": {"lora": LORA.model_dump(mode="json")}}
+ABOUT = {"model": CONFIG.model_dump(mode="json"), "adapters": LORA.model_dump(mode="json")}
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +184,10 @@ def test_adapters_that_are_lost_are_never_left_out_in_silence(saved, tmp_path, l
     if lost != "metadata":
         side = "" if lost == "arrays" else "a"
         found = {n: x for n, x in found.items() if not (n.startswith("heads/") and n.endswith(side))}
-    about = {k: v for k, v in ABOUT.items() if k != "optimizer" or lost != "metadata"}
+    about = {k: v for k, v in ABOUT.items() if k != "adapters" or lost != "metadata"}
     CheckpointStore(tmp_path / "checkpoints", CheckpointConfig()).save(1, found, about, wait=True)
     for use in (load_pretrained, lambda path: export(path, tmp_path / "folder")):
-        with pytest.raises(InputError, match=r"optimizer.lora and the arrays heads/lora/... do not match"):
+        with pytest.raises(InputError, match=r"metadata: adapters and the arrays heads/lora/... do not match"):
             use(tmp_path)
 
 
@@ -207,7 +209,7 @@ def test_a_restored_state_goes_on_to_the_bit(tmp_path):
 WORDS = ["model.vocab_size=64", "model.hidden_size=32", "model.num_hidden_layers=5", "model.num_attention_heads=8",
          "model.num_key_value_heads=4", "model.head_dim=4", "model.intermediate_size=16", "data.tokenizer=bytes",
          "model.intermediate_size_mlp=32", "model.no_rope_layer_interval=2", "model.num_local_experts=8",
-         "optimizer.lora={rank: 3, alpha: 6.0, targets: [attention, experts, shared, mlp]}"]  # fmt: skip
+         "trainable.lora={rank: 3, alpha: 6.0, targets: [attention, experts, shared, mlp]}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("sizes", [{}, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=str)
@@ -221,14 +223,15 @@ def test_plan_counts_adapters_and_no_moments_of_the_model(sizes):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["optimizer.lora.targets=[expert]"], r"optimizer.lora.targets.0: 'expert' is .*; did you mean experts\?"),
-        (["optimizer.lora.rank=0"], r"optimizer.lora.rank: "),
-        (["optimizer.train=[attention]"], r"optimizer.train: attention has adapters in its place"),
-        (["optimizer.train=[experts]"], r"optimizer.train: experts has adapters in its place"),
-        (["model.num_local_experts=0"], r"optimizer.lora.targets: the model has no parameters of experts"),
+        (["trainable.lora.targets=[expert]"], r"trainable.lora.targets.0: 'expert' is .*; did you mean experts\?"),
+        (["trainable.lora.rank=0"], r"trainable.lora.rank: "),
+        (["trainable.parameters=[attention]"], r"trainable.parameters: attention has adapters instead"),
+        (["trainable.parameters=[experts]"], r"trainable.parameters: experts has adapters instead"),
+        (["model.num_local_experts=0"], r"trainable.lora.targets: the model has no parameters of experts"),
     ],
 )
 def test_what_cannot_be_adapted(words, said):
     with pytest.raises(InputError, match=said):
         read_config("pretrain_tiny", [*WORDS, *words])
-    assert read_config("pretrain_tiny", [*WORDS, "optimizer.train=[norms]"]).optimizer.selection().roles == ("norms",)
+    norms = read_config("pretrain_tiny", [*WORDS, "trainable.parameters=[norms]"])
+    assert norms.trainable.selection().roles == ("norms",)

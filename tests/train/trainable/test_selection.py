@@ -17,9 +17,10 @@ from maverick_jax.pretrained import abstract_model, export, open_source
 from maverick_jax.sharding import single_device_mesh
 from maverick_jax.stack import name_in_layer
 from tests.helpers import small_run, tiny
-from train.config import read_config
+from train.config_files import read_config
 from train.evaluate import evaluate
 from train.run import main
+from train.trainable.config import TrainableConfig
 
 VISION = VisionConfig(
     hidden_size=16,
@@ -48,10 +49,9 @@ def batch_with_images(step: int) -> dict[str, np.ndarray]:
 @functools.cache
 def trained(*roles: str) -> list[dict[str, np.ndarray]]:
     """The states before and after each of three steps."""
-    optimizer = tiny.OPTIMIZER.model_copy(update={"train": roles})
     arrays = lambda state: {name: np.array(x) for name, x in names.flatten(state).items()}
     with jax.set_mesh(single_device_mesh()):
-        init, step = tiny.jitted(CONFIG, optimizer)
+        init, step = tiny.jitted(CONFIG, trainable=TrainableConfig(parameters=roles))
         state = init(0)
         states = [arrays(state)]
         for i in range(3):
@@ -87,9 +87,9 @@ def test_freezing_does_not_change_the_first_update_of_the_rest():
 
 
 def test_training_the_encoder_without_images_is_refused():
-    with pytest.raises(InputError, match=r"optimizer.train: no source of `data` holds images"):
-        read_config("pretrain_tiny", ["model=tiny_vision", "optimizer.train=[vision]"])
-    assert "vision" not in read_config("pretrain_tiny", ["model=tiny_vision"]).optimizer.selection().roles
+    with pytest.raises(InputError, match=r"trainable.parameters: no source of `data` holds images"):
+        read_config("pretrain_tiny", ["model=tiny_vision", "trainable.parameters=[vision]"])
+    assert "vision" not in read_config("pretrain_tiny", ["model=tiny_vision"]).trainable.selection().roles
 
 
 # ---- a whole run -----------------------------------------------------------------------------------------------------
@@ -98,8 +98,8 @@ SMALL = ["model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attenti
          "model.num_key_value_heads=2", "model.intermediate_size=16", "model.intermediate_size_mlp=32",
          "model.no_rope_layer_interval=2", "data.batch_size=8", "data.sequence_length=16", "run.steps=4",
          "run.eval_every=4", "run.eval_batches=1", "checkpoint.every=2", "logging.every=1", "logging.progress=false",
-         "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2", "optimizer.train=[experts]",
-         'optimizer.experts={"1": [3, 5]}', "optimizer.lora={rank: 2, alpha: 2.0}"]  # fmt: skip
+         "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2", "trainable.parameters=[experts]",
+         'trainable.experts={"1": [3, 5]}', "trainable.lora={rank: 2, alpha: 2.0}"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +122,14 @@ def test_a_run_whose_choice_changed_is_refused(run):
     folder, words = run
     before = small_run.contents(folder / "whole")
     for change, said in [
-        ('optimizer.experts={"1": [3, 6]}', r"optimizer.experts.1: \[3, 5\] there, \[3, 6\] here"),
-        ("optimizer.experts=null", r"optimizer.experts: {'1': \[3, 5\]} there, None here"),
-        ("optimizer.train=[experts, router]", r"optimizer.train: \['experts'\] there, \['experts', 'router'\] here"),
-        ("optimizer.lora.rank=3", r"optimizer.lora.rank: 2 there, 3 here"),
-        ("optimizer.lora=null", r"optimizer.lora: .* there, None here"),
+        ('trainable.experts={"1": [3, 6]}', r"trainable.experts.1: \[3, 5\] there, \[3, 6\] here"),
+        ("trainable.experts=null", r"trainable.experts: {'1': \[3, 5\]} there, None here"),
+        (
+            "trainable.parameters=[experts, router]",
+            r"parameters: \['experts'\] there, \['experts', 'router'\] here",
+        ),
+        ("trainable.lora.rank=3", r"trainable.lora.rank: 2 there, 3 here"),
+        ("trainable.lora=null", r"trainable.lora: .* there, None here"),
     ]:
         with pytest.raises(InputError, match=said):
             main("pretrain_tiny", [*words, f"run.dir={folder / 'whole'}", change])
@@ -191,8 +194,7 @@ def test_frozen_weights_have_no_gradient_to_compute():
         batch = tiny.placed(tiny.batch(config, rows=2))
 
         def operations(*roles):
-            optimizer = tiny.OPTIMIZER.model_copy(update={"train": roles})
-            init, step = tiny.jitted(config, optimizer)
+            init, step = tiny.jitted(config, trainable=TrainableConfig(parameters=roles))
             return step.lower(jax.eval_shape(init, 0), batch).compile().cost_analysis()["flops"]
 
         assert operations("norms") < 0.75 * operations(*TEXT_ROLES)

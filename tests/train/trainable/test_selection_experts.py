@@ -22,9 +22,10 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows, with_rows
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
-from train.config import read_config
+from train.config_files import read_config
 from train.expert_scores import choose_experts, show
 from train.objectives.next_token import Context
+from train.trainable.config import TrainableConfig
 from train.trainable.expert_use import pick
 from train.trainable.selection import Selection
 
@@ -34,9 +35,8 @@ CHOSEN = {0: (6, 1), 2: (3,), 3: (0,), 4: (5, 7)}  # 1 has none; 0 and 2, 1 and 
 SPLIT = {"fsdp": 2, "expert": 2, "tensor": 2}
 
 
-def optimizer(chosen, **changes):
-    keys = {"train": ("experts",), "experts": {str(layer): ids for layer, ids in chosen.items()}}
-    return tiny.OPTIMIZER.model_copy(update=keys | changes)
+def experts_alone(chosen) -> TrainableConfig:
+    return TrainableConfig(parameters=("experts",), experts={str(layer): ids for layer, ids in chosen.items()})
 
 
 def arrays(tree) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def run(**sizes):
     """Arrays of the state before and after three steps, each step's metrics and the norm of its first moments, and
     bytes of moments on one device."""
     with jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])):
-        init, step = tiny.jitted(CONFIG, optimizer(CHOSEN))
+        init, step = tiny.jitted(CONFIG, trainable=experts_alone(CHOSEN))
         state, seen = init(0), []
         before = arrays(state)
         for i in range(3):
@@ -113,9 +113,9 @@ def test_the_chosen_experts_and_nothing_else_are_trained(sizes):
 def test_one_of_eight_experts_is_trained_for_fifty_steps():
     """With decay and clipping, which must leave the frozen ones alone."""
     config = tiny.model_config(num_hidden_layers=2)
-    settings = optimizer({1: (3,)}, weight_decay=0.5, clip_norm=0.1)
+    optimizer = tiny.OPTIMIZER.model_copy(update={"weight_decay": 0.5, "clip_norm": 0.1})
     with jax.set_mesh(single_device_mesh()):
-        init, step = tiny.jitted(config, settings)
+        init, step = tiny.jitted(config, optimizer, trainable=experts_alone({1: (3,)}))
         state = init(0)
         before = arrays(state)
         for i in range(50):
@@ -179,7 +179,7 @@ KEYS = ["num_hidden_layers=5", "no_rope_layer_interval=2", "interleave_moe_layer
         "vocab_size=64", "hidden_size=32", "num_attention_heads=8", "num_key_value_heads=4", "head_dim=4",
         "intermediate_size=16", "intermediate_size_mlp=32", "attention_chunk_size=8"]  # fmt: skip
 WORDS = [f"model.{key}" for key in KEYS] + ["data.tokenizer=bytes"]
-WORDS += ["optimizer.train=[experts]", 'optimizer.experts={"0": [6, 1], "2": [3], "3": [0], "4": [5, 7]}']
+WORDS += ["trainable.parameters=[experts]", 'trainable.experts={"0": [6, 1], "2": [3], "3": [0], "4": [5, 7]}']
 
 
 SAID = "random numbers, and not trained; model.init_from says where weights are"
@@ -189,7 +189,7 @@ SAID = "random numbers, and not trained; model.init_from says where weights are"
 def test_optimizer_memory_is_what_plan_said(sizes):
     mesh = [f"mesh.{axis}={size}" for axis, size in ({"data": 1} | sizes).items()]
     config = read_config("pretrain_tiny", [*WORDS, *mesh])
-    assert config.model.network.layers == CONFIG.layers and config.optimizer.selection().experts == CHOSEN
+    assert config.model.network.layers == CONFIG.layers and config.trainable.selection().experts == CHOSEN
     found = plan(config)["bytes_per_device"]
     held = run(**sizes)[3]
     one = 3 * 32 * 16 * 4  # bytes of an expert
@@ -205,16 +205,16 @@ def test_optimizer_memory_is_what_plan_said(sizes):
 @pytest.mark.parametrize(
     ("words", "frozen"),
     [
-        (["optimizer.train=[router,attention,shared,experts,norms,embed,head]"], None),
+        (["trainable.parameters=[router,attention,shared,experts,norms,embed,head]"], None),
         ([], "router, attention, shared, experts, norms, embed, head"),
-        (["optimizer.experts=null"], "router, attention, shared, norms, embed, head"),
+        (["trainable.experts=null"], "router, attention, shared, norms, embed, head"),
     ],
 )
 def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, monkeypatch):
     from train.restore import StateParts, restore_or_start
 
     monkeypatch.setattr(StateParts, "fresh", lambda self: None)
-    words = [*WORDS, *words, *(["optimizer.experts=null"] if frozen is None else [])]
+    words = [*WORDS, *words, *(["trainable.experts=null"] if frozen is None else [])]
     parts = StateParts.of(read_config("pretrain_tiny", words), {})
     with jax.set_mesh(mesh := single_device_mesh()), caplog.at_level("WARNING"):
         restore_or_start(parts, CheckpointStore(tmp_path, CheckpointConfig()), mesh)
@@ -227,16 +227,16 @@ def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, m
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["optimizer.train=[expert]"], r"optimizer.train.0: 'expert' is not one of .*; did you mean experts\?"),
-        (["optimizer.train=[]"], r"optimizer.train: nothing is trained; expected some of router, attention"),
-        (["optimizer.train=[vision]"], r"optimizer.train: the model has no parameters of vision; it has attention"),
-        (["optimizer.train=[head]"], r"optimizer.experts: are chosen, but optimizer.train leaves routed experts out"),
-        (['optimizer.experts={"5": [0]}'], r"optimizer.experts.5: layer 5 is no mixture of experts; .* is 4"),
-        (['optimizer.experts={"4": [8]}'], r"optimizer.experts.4: no expert 8: the layer's experts are 0 to 7"),
-        (['optimizer.experts={"4": [1, 1]}'], r"optimizer.experts.4: 1 is there twice"),
-        (['optimizer.experts={"4": []}'], r"optimizer.experts.4: "),
-        (["optimizer.experts={four: [1]}"], r"optimizer.experts"),
-        (["optimizer.experts=nowhere.yaml"], r"optimizer.experts: nowhere.yaml: cannot be read"),
+        (["trainable.parameters=[expert]"], r"parameters.0: 'expert' is not one of .*; did you mean experts\?"),
+        (["trainable.parameters=[]"], r"trainable.parameters: nothing is trained; expected some of router, attention"),
+        (["trainable.parameters=[vision]"], r"parameters: the model has no parameters of vision; it has attention"),
+        (["trainable.parameters=[head]"], r"experts: are chosen, but trainable.parameters leaves routed experts out"),
+        (['trainable.experts={"5": [0]}'], r"trainable.experts.5: layer 5 is no mixture of experts; .* is 4"),
+        (['trainable.experts={"4": [8]}'], r"trainable.experts.4: no expert 8: the layer's experts are 0 to 7"),
+        (['trainable.experts={"4": [1, 1]}'], r"trainable.experts.4: 1 is there twice"),
+        (['trainable.experts={"4": []}'], r"trainable.experts.4: "),
+        (["trainable.experts={four: [1]}"], r"trainable.experts"),
+        (["trainable.experts=nowhere.yaml"], r"trainable.experts: nowhere.yaml: cannot be read"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_chosen(words, said):
@@ -247,11 +247,11 @@ def test_what_cannot_be_chosen(words, said):
 def test_experts_of_a_file(tmp_path):
     path = tmp_path / "experts.json"
     path.write_text(json.dumps({"share": 0.2, "experts": {"0": [6, 1], "4": [2]}}))
-    config = read_config("pretrain_tiny", [*WORDS, f"optimizer.experts={path}"])
-    assert config.optimizer.experts == {"0": (6, 1), "4": (2,)}
+    config = read_config("pretrain_tiny", [*WORDS, f"trainable.experts={path}"])
+    assert config.trainable.experts == {"0": (6, 1), "4": (2,)}
     path.write_text("[1, 2]")
-    with pytest.raises(InputError, match=r"optimizer.experts: .*experts.json: holds no mapping `experts`"):
-        read_config("pretrain_tiny", [*WORDS, f"optimizer.experts={path}"])
+    with pytest.raises(InputError, match=r"trainable.experts: .*experts.json: holds no mapping `experts`"):
+        read_config("pretrain_tiny", [*WORDS, f"trainable.experts={path}"])
 
 
 # ---- choosing by use -------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_scores_are_those_of_counting_token_by_token(model_of_run, tmp_path):
         assert found["experts"][str(layer)] == pick(gate / gate.sum(), 0.5)
     assert found["tokens"] == int(np.sum(np.array(fields[2]) > 0))
     assert any(len(ids) < 5 for ids in found["experts"].values())
-    chosen = read_config("pretrain_tiny", [*words, f"optimizer.experts={out}"]).optimizer.experts
+    chosen = read_config("pretrain_tiny", [*words, f"trainable.experts={out}"]).trainable.experts
     assert chosen == {layer: tuple(ids) for layer, ids in found["experts"].items()}
     show(found)
 

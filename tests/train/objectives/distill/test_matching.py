@@ -17,7 +17,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained, save_pretrained
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from tests.helpers import tiny
-from train.config import read_config
+from train.config_files import read_config
 from train.objectives import Distill
 from train.objectives.distill.matching import HiddenMatching, Matching, RouterMatching
 from train.objectives.distill.weighting import Schedule
@@ -199,7 +199,7 @@ def test_equal_insides_are_no_distance_apart_also_in_bfloat16():
 # ---- in a train step -------------------------------------------------------------------------------------------------
 
 
-PARTS = {"optimizer": tiny.OPTIMIZER.build(tiny.STEPS), "objective": OBJECTIVE}
+PARTS = {"optimizer": tiny.OPTIMIZER.build(tiny.STEPS, STUDENT), "objective": OBJECTIVE}
 STATE = {"config": STUDENT, "rules": tiny.RULES, "heads": HEADS, **PARTS}
 INIT, STEP = jax.jit(functools.partial(init_state, **STATE)), jax.jit(functools.partial(train_step, **PARTS))
 OWN_RULES = ShardingRules(embed=None, heads=None, kv_heads=None)

@@ -15,7 +15,7 @@ from maverick_jax.sharding import make_mesh, single_device_mesh
 from maverick_jax.text import load_tokenizer
 from tests.helpers import small_run, tiny
 from tests.helpers.small_run import contents, store
-from train.config import read_config
+from train.config_files import read_config
 from train.objectives import Distill
 from train.objectives.distill.weighting import Schedule
 from train.objectives.next_token import Context
@@ -108,7 +108,7 @@ def test_a_student_comes_nearer_to_its_teacher(mesh_of):
 
         step = jax.jit(
             lambda state, batch, references: train_step(
-                state, batch, references, objective=objective, optimizer=tiny.OPTIMIZER.build(tiny.STEPS)
+                state, batch, references, objective=objective, optimizer=tiny.OPTIMIZER.build(tiny.STEPS, STUDENT)
             )
         )
         state, teacher = init(0), {"teacher": jax.tree.map(lambda x: 3 * x, made(TEACHER, 2))}

@@ -16,7 +16,7 @@ from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers import small_run, tiny
 from train import run
-from train.config import read_config
+from train.config_files import read_config
 from train.objectives import Distill
 from train.objectives.distill.weighting import Codistill, Confidence, Magnitude, Schedule, Taid
 from train.step import train_step
@@ -205,7 +205,7 @@ def two_steps(microbatches: int):
     """(state, metrics), as NumPy, after two updates on the mesh in force."""
     objective = Distill(teacher="anywhere", weighting=WEIGHTING)
     init, _ = tiny.jitted(STUDENT, objective=objective)
-    optimizer = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5}).build(tiny.STEPS)  # else rounding decides
+    optimizer = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5}).build(tiny.STEPS, STUDENT)  # else rounding decides
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     state, teacher = init(0), init(1).model
     for i in range(2):

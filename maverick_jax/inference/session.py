@@ -1,0 +1,58 @@
+"""A conversation with a model: its tokens so far, and the next answer."""
+
+from collections.abc import Iterator
+
+from maverick_jax.inference.sampler import Request, Sampling, stop_ids, stream_ids
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, find_dialect, render
+
+
+class ChatSession:
+    """A conversation so far, as token ids. What the model wrote is kept as it wrote it and never tokenized again."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dialect: str | None = None,
+        system: str = "",
+        max_tokens: int = 512,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ):
+        """dialect: how calls are written; None: the tokenizer's, else the default. seed: of the first answer; each
+        later one adds 1. Raises InputError for an unknown dialect, and for a tokenizer without the tokens of chat."""
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.dialect = find_dialect(dialect or tokenizer.dialect or DEFAULT)
+        self.sampling, self.seed = sampling or Sampling(), seed
+        self.system = [Message(Role.SYSTEM, system)] if system else []
+        self.reset()
+        self._rendered("")
+
+    def reset(self) -> None:
+        """Begins a new conversation."""
+        self.ids: list[int] = []
+        self.turns = 0
+
+    def say(self, model: Maverick, text: str) -> Iterator[int]:
+        """The model's answer to the user's `text`, token by token, the one that ends it included."""
+        prompt = [*self.ids, *self._rendered(text)]
+        written: list[int] = []
+        seed = self.seed + self.turns
+        request = Request(prompt, self.max_tokens, self.sampling, seed)
+        for token in stream_ids(model, self.tokenizer, request):
+            written.append(token)
+            yield token
+        ends = written and written[-1] in stop_ids(self.tokenizer)
+        self.ids = [*prompt, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
+        self.turns += 1
+
+    def parse(self, written: list[int]) -> Reply | CallError:
+        """Text and calls of an answer, or why its calls cannot be read."""
+        return self.dialect.parse_calls(written, self.tokenizer)
+
+    def _rendered(self, text: str) -> list[int]:
+        """The user's message and the header of the answer, to follow the tokens so far."""
+        said = [*([] if self.ids else self.system), Message(Role.USER, text)]
+        ids = render(Conversation(said), self.tokenizer, self.dialect.name, add_generation_prompt=True).ids.tolist()
+        return ids[1:] if self.ids else ids

@@ -1,0 +1,41 @@
+"""A chat session keeps what was said as token ids, and continues them."""
+
+import pytest
+
+from maverick_jax.errors import InputError
+from maverick_jax.inference import ChatSession, session
+from maverick_jax.text import load_tokenizer
+from maverick_jax.text.chat import Conversation, Message, Role, render
+
+
+def test_each_answer_continues_all_that_was_said_and_has_a_seed_of_its_own(monkeypatch):
+    tokenizer = load_tokenizer("bytes")
+    answers = [tokenizer.encode("cut"), [*tokenizer.encode("Yes."), tokenizer.controls["<|eot|>"]]] * 2
+    requests = []
+
+    def write(model, tokenizer, request):
+        requests.append(request)
+        yield from answers.pop(0)
+
+    monkeypatch.setattr(session, "stream_ids", write)
+    chat = ChatSession(tokenizer, system="Be kind.", max_tokens=9, seed=3)
+    model = None
+    said = [Message(Role.SYSTEM, "Be kind.")]
+    for text, answer in (("One", "cut"), ("Two", "Yes.")):
+        written = list(chat.say(model, text))  # pyright: ignore[reportArgumentType]
+        said.append(Message(Role.USER, text))
+        expected = render(Conversation(said), tokenizer, add_generation_prompt=True).ids.tolist()
+        assert requests[-1].prompt == expected and chat.ids[: len(expected)] == expected
+        assert chat.ids[-1] == tokenizer.controls["<|eot|>"] and chat.parse(written).text == answer
+        said.append(Message(Role.ASSISTANT, answer))
+    assert [(r.seed, r.max_tokens) for r in requests] == [(3, 9), (4, 9)]
+    chat.reset()
+    list(chat.say(model, "One"))  # pyright: ignore[reportArgumentType]
+    assert (requests[-1].prompt, requests[-1].seed) == (requests[0].prompt, 3)
+
+
+def test_a_tokenizer_without_the_formats_tokens_is_refused():
+    without = load_tokenizer("bytes")
+    without._set_controls({"<|end_of_text|>": 257})
+    with pytest.raises(InputError, match=r"has no control token <\|begin_of_text\|>, which the chat format needs"):
+        ChatSession(without)

@@ -1,0 +1,142 @@
+"""Run configs as files: reading and resolving them, and their JSON schema."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.network import Purpose
+from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings.moved_keys import moved_problems
+from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
+from train.config import RunConfig, misfits, unfit_start
+
+COMMAND_LINE = Place("command line")
+MOVED = {
+    "optimizer.train": "trainable.parameters",
+    "optimizer.experts": "trainable.experts",
+    "optimizer.lora": "trainable.lora",
+}
+"""Keys of earlier versions, and their names today."""
+
+_SECTIONS = {"model": shipped.model_path}
+_BASES = ("base", *(f"{section}.base" for section in _SECTIONS))
+
+
+def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """The run config in a file, or shipped under a name, with `overrides` (`optimizer.learning_rate=3e-4`) on top.
+
+    Raises InputError with one line per problem: keys that moved, before anything else; unknown keys, wrong types and
+    values, and numbers of different sections that do not fit each other.
+    """
+    document = shipped.read_document(shipped.find(path_or_name, shipped.run_path), shipped.run_path, _SECTIONS)
+    document = shipped.on_top(document, _overrides(overrides))
+    strict_yaml.raise_problems(moved_problems(document, MOVED))
+    for key in [k for k, place in document.places.items() if place is COMMAND_LINE]:
+        while key := key.rpartition(".")[0]:  # sections that only the command line has
+            document.places.setdefault(key, COMMAND_LINE)
+    for section in _SECTIONS:
+        if isinstance(inner := document.data.get(section), dict):
+            inner.pop("base", None)
+    _read_experts(document)
+    source = _start(document)
+    config, problems = validation.check(RunConfig, document, also=_BASES)
+    if config is not None:
+        known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
+        found = misfits(config, known) + unfit_start(config.model, source)
+        problems += [Problem(document.place(key), key, message) for key, message in found]
+    strict_yaml.raise_problems(problems)
+    assert config is not None
+    return config
+
+
+def resolved(config: RunConfig) -> dict[str, Any]:
+    """The config as plain data with every default written out. Read again, it gives the same config."""
+    return config.model_dump(mode="json")
+
+
+def _start(document: Document) -> ModelConfig | None:
+    """The model at `model.init_from`, whose keys are put underneath the document's own; None where none is named."""
+    model = document.data.get("model")
+    if not isinstance(model, dict) or not isinstance(path := model.get("init_from"), str):
+        return None
+    from maverick_jax.pretrained import open_source
+
+    try:
+        source = open_source(path).config
+    except InputError as error:
+        document.problems.append(Problem(document.place("model.init_from"), "model.init_from", str(error)))
+        return None
+    under = source.model_dump(mode="json", include=set(ModelConfig.keys_of(Purpose.NETWORK)))
+    if isinstance(layers := model.get("init_layers"), list):
+        under["num_hidden_layers"] = len(layers)
+    document.data["model"] = shipped.merge(under, model)
+    return source
+
+
+def _read_experts(document: Document) -> None:
+    """Replaces a path at `trainable.experts` by that file's content: a run keeps its choice, not a path."""
+    section, key = document.data.get("trainable"), "trainable.experts"
+    if not isinstance(section, dict) or not isinstance(path := section.get("experts"), str):
+        return
+    try:
+        found = strict_yaml.read(pathlib.Path(path).expanduser())
+        strict_yaml.raise_problems(found.problems)
+        if not isinstance(found.data, dict) or not isinstance(found.data.get("experts"), dict):
+            raise InputError(f"{path}: holds no mapping `experts`, of layers to lists of experts")
+        section["experts"] = found.data["experts"]
+    except InputError as error:
+        document.problems.append(Problem(document.place(key), key, str(error)))
+        section["experts"] = None
+
+
+def _overrides(overrides: Iterable[str]) -> Document:
+    """The command line's `key=value` words as one document."""
+    document = Document({}, {}, [])
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts):
+            document.problems.append(Problem(COMMAND_LINE, word, "expected key=value, such as run.steps=100"))
+        elif key == "base":
+            document.problems.append(Problem(COMMAND_LINE, key, "a config's base is chosen in its file only"))
+        else:
+            value = strict_yaml.parse_value(text, COMMAND_LINE, key)
+            document.problems += value.problems
+            document.places |= {join(key, inner).rstrip("."): place for inner, place in value.places.items()}
+            _assign(document.data, parts, value.data)
+    return shipped.expand_sections(document, _SECTIONS, beside=pathlib.Path())
+
+
+def _assign(data: dict, parts: list[str], value: Any) -> None:
+    for i, part in enumerate(parts[:-1]):
+        inner = data.get(part)
+        if isinstance(inner, str) and i == 0 and part in _SECTIONS:
+            inner = {"base": inner}
+        data[part] = data = inner if isinstance(inner, dict) else {}
+    data[parts[-1]] = shipped.Whole(value) if isinstance(value, dict) else value
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a run config's file, for editors and other programs: `base`, partial sections and all."""
+    found = RunConfig.model_json_schema()
+    for section in (found, *found["$defs"].values()):
+        section.pop("required", None)  # a base may give it
+    sources = found["$defs"]["DataConfig"]["properties"]["sources"]
+    unions = (found["properties"]["objective"], found["properties"]["optimizer"], sources["additionalProperties"])
+    for union in unions:
+        union["anyOf"] = union.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
+    base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
+    found["properties"] = {"base": base, **found["properties"]}
+    model = found["$defs"]["ModelSection"]
+    model["properties"] = {"base": base, **model["properties"]}
+    without = {
+        key: value for key, value in model["properties"].items() if key in ModelConfig.model_fields or key == "base"
+    }
+    found["$defs"]["ModelConfig"] = {**model, "title": "ModelConfig", "properties": without}  # configs/model/*.yaml
+    experts = found["$defs"]["TrainableConfig"]["properties"]["experts"]
+    experts["anyOf"].append({"type": "string", "description": "A file that `maverick data experts` made."})
+    named = {"type": "string", "description": "A shipped model's name.", "examples": shipped.model_names()}
+    found["properties"]["model"] = {"anyOf": [named, found["properties"]["model"]]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

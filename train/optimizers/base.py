@@ -1,0 +1,87 @@
+"""What every optimizer has: a learning rate schedule, clipping, decoupled weight decay, and a record of its memory."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import optax
+from pydantic import Field
+
+from maverick_jax import parameters
+from maverick_jax.config import ModelConfig
+from maverick_jax.parameters import Parameter
+from maverick_jax.settings.kinds import Kinds
+from maverick_jax.settings.section import Section
+from train.optimizers.decay import decay_weights
+from train.optimizers.schedule import learning_rate
+from train.trainable.selection import Selection
+
+TEXT_MODEL = Selection()
+"""All parameters of a text model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Turns gradients of the selected parameters into updates."""
+
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    """Learning rate, by the number of updates done."""
+    selection: Selection
+    """The parameters that are trained."""
+
+    def init(self, model, heads: dict[str, Any]) -> optax.OptState:
+        """State before the first step, of the trained parameters only."""
+        return self.transform.init(self.selection.select(model, heads))
+
+
+class OptimizerBase(Section, abc.ABC):
+    """The fields that all kinds of optimizer share, and what each kind has to define."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the learning rate rises linearly to its peak."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Shape after the warmup."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of all steps in which `wsd` decays."""
+    min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Final learning rate over peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled decay of weight matrices; norms, router biases and the embedding table are not decayed."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this global L2 norm; null: never."""
+    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Microbatches per update; the result is that of the whole batch at once."""
+
+    @abc.abstractmethod
+    def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:
+        """From gradients to update directions, before decay and learning rate. The tree is a dict of arrays by name
+        (`train.trainable.selection.Trained`): the model's as in `declared`, heads under `heads/`."""
+
+    @abc.abstractmethod
+    def state_bytes(self, parameter: Parameter | None) -> int:
+        """Bytes of optimizer state per element of a parameter of the model; None: of a head."""
+
+    def schedule_of(self, total_steps: int) -> optax.Schedule:
+        """Learning rate of a run of `total_steps`, by the number of updates done."""
+        return learning_rate(
+            self.schedule, self.learning_rate, self.warmup_steps, total_steps, self.decay_fraction, self.min_ratio
+        )
+
+    def build(self, total_steps: int, model: ModelConfig, selection: Selection = TEXT_MODEL) -> Optimizer:
+        """The optimizer of the selected parameters of a model, for a run of `total_steps`: clipping, direction,
+        decoupled decay (arXiv 1711.05101), learning rate."""
+        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        schedule = self.schedule_of(total_steps)
+        direction = self.direction(parameters.by_name(model))
+        transform = optax.chain(
+            *clip, direction, decay_weights(self.weight_decay), optax.scale_by_learning_rate(schedule)
+        )
+        return Optimizer(transform, schedule, selection)
+
+
+OPTIMIZERS = Kinds("optimizer", OptimizerBase, default="adamw")
+"""All optimizers; a section without `kind` is AdamW's."""

@@ -1,0 +1,130 @@
+"""Muon for hidden matrices, AdamW for everything else.
+
+Muon (K. Jordan and others, https://kellerjordan.github.io/posts/muon, 2024) replaces the momentum of a matrix by the
+nearest orthogonal matrix, by a few Newton-Schulz steps. An update is scaled by 0.2 sqrt(max(inputs, outputs)), so that
+its root mean square is about AdamW's and both share one learning rate and decay (arXiv 2502.16982).
+
+The Newton-Schulz steps are Optax's. Here is what a sharded model needs around them: which axes of a parameter are a
+matrix's inputs and outputs, and whole matrices on every device that works on them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec, reshard
+from optax.contrib import MuonDimensionNumbers as Matrix
+from pydantic import Field
+
+from maverick_jax.accounting.layout import BYTES
+from maverick_jax.network import Dtype
+from maverick_jax.parameters import Parameter, Role
+from train.optimizers.adamw import AdamFields
+from train.optimizers.base import OPTIMIZERS
+
+RMS = 0.2
+"""Root mean square of an update before the learning rate, about AdamW's (arXiv 2502.16982, section 2.2)."""
+
+HIDDEN: tuple[Role, ...] = ("attention", "shared", "experts", "mlp")
+"""Roles whose weights are hidden matrices."""
+
+
+def matrix_of(parameter: Parameter) -> Matrix | None:
+    """Axes of the hidden matrices in a parameter; None for all others: embedding, head, router, norms, image encoder.
+
+    Axes are counted from the last, so that stacks of layers or of chosen experts change nothing.
+    """
+    if parameter.role not in HIDDEN or len(parameter.shape) < 2:
+        return None
+    first = int(parameter.axes[0] == "experts")
+    middle, count = first + parameter.inputs, len(parameter.shape)
+    pair = parameter.axes[middle] is None and middle + 1 < count  # [D, 2, F]: gate and up are two matrices
+    return Matrix(tuple(range(first - count, middle - count)), tuple(range(middle + pair - count, 0)))
+
+
+@OPTIMIZERS.register
+class Muon(AdamFields):
+    """Muon for hidden matrices, with one moment; AdamW, by `b1`, `b2` and `eps`, for all other parameters."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the momentum of hidden matrices, which is stored in `mu_dtype`."""
+    newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = 5
+    """Steps of the iteration that orthogonalizes a matrix."""
+
+    def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:
+        hidden = {name: p for name, p in declared.items() if matrix_of(p) is not None}
+        muon = scale_by_muon(hidden, self.momentum, self.newton_schulz_steps, self.mu_dtype)
+        labels = lambda trained: {name: "muon" if name in hidden else "adam" for name in trained}
+        return optax.partition({"muon": muon, "adam": self.adam()}, labels)
+
+    def state_bytes(self, parameter: Parameter | None) -> int:
+        if parameter is None or matrix_of(parameter) is None:
+            return super().state_bytes(parameter)
+        return BYTES[self.mu_dtype]
+
+
+class MuonState(NamedTuple):
+    """`count`: int32[], updates done; `mu`: the momentum, by parameter name."""
+
+    count: jax.Array
+    mu: optax.Updates
+
+
+def scale_by_muon(
+    hidden: Mapping[str, Parameter], momentum: float, steps: int, mu_dtype: Dtype
+) -> optax.GradientTransformation:
+    """Muon's direction of a dict of arrays, whose parameters are in `hidden` by name: bias-corrected Nesterov momentum,
+    orthogonalized and scaled to a root mean square of about `RMS`."""
+
+    def init(params):
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype), params)
+        return MuonState(jnp.zeros((), jnp.int32), zeros)
+
+    def update(updates, state, params=None):
+        count = optax.safe_increment(state.count)
+        done = count.astype(jnp.float32)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
+        mean = lambda old, new: momentum * old + (1 - momentum) * new
+        mu = jax.tree.map(lambda m, g: mean(m.astype(jnp.float32), g), state.mu, grads)
+        ahead = lambda m, g: mean(m / (1 - momentum ** (done + 1)), g / (1 - momentum**done))
+
+        def direction(path, m, g):
+            return orthogonalized(ahead(m, g), hidden[path[-1].key], steps)
+
+        directions = jax.tree_util.tree_map_with_path(direction, mu, grads)
+        return directions, MuonState(count, jax.tree.map(lambda m: m.astype(mu_dtype), mu))
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonalized(x: jax.Array, parameter: Parameter, steps: int) -> jax.Array:
+    """Every matrix in an array of the hidden `parameter`, float32 and sharded like it, orthogonalized and scaled.
+
+    Matrices are gathered whole; experts stay where they are. Of a stack one layer is gathered at a time, and of chosen
+    experts in a row one expert.
+    """
+    matrix = matrix_of(parameter)
+    assert matrix is not None, parameter.name
+    if parameter.stacked is not None:
+        return jax.lax.map(lambda layer: _orthogonalized(layer, matrix, steps), x)
+    return _orthogonalized(x, matrix, steps)
+
+
+def _orthogonalized(x: jax.Array, matrix: Matrix, steps: int) -> jax.Array:
+    inputs, outputs = (math.prod(x.shape[axis] for axis in axes) for axes in matrix)  # pyright: ignore
+    inside = {axis % x.ndim for axes in matrix for axis in axes}  # pyright: ignore
+    stored = jax.typeof(x).sharding.spec
+    whole = PartitionSpec(*(None if axis in inside else part for axis, part in enumerate(stored)))
+    # without momentum, Optax's Muon is the iteration alone
+    iteration = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, ns_steps=steps, weight_dimension_numbers=matrix)
+
+    def local(x: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes integers and floats
+            return iteration.update(x, iteration.init(x))[0]
+
+    found = jax.shard_map(local, in_specs=whole, out_specs=whole)(reshard(x, whole))
+    return reshard(found * (RMS * math.sqrt(max(inputs, outputs))), stored)
