@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from data.config import DataConfig
+from data.rows.fields import FIELDS
 from maverick_jax.accounting.devices import Hardware
 from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
@@ -18,7 +19,7 @@ from maverick_jax.settings.section import Section
 from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
 from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
 from train.metrics_writer import LoggingConfig
-from train.objectives import Objective, Pretrain
+from train.objectives import AnyObjective, Pretrain
 from train.optimizers.config import OptimizerConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -84,7 +85,7 @@ class RunConfig(Section):
     model: ModelSection
     mesh: MeshConfig = MeshConfig()
     data: DataConfig
-    objective: Objective = Pretrain()
+    objective: AnyObjective = Pretrain()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -298,8 +299,8 @@ def _misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         why = "no source of `data` holds images to train the image encoder with; expected a list without vision"
         return [("optimizer.train", why)]
     rules = config.mesh.sharding_rules()
-    misfits = config.objective.misfits(config.model.network, config.data.sequence_length)
-    if config.objective.reads_kinds and not config.data.has_trajectories:
+    misfits = config.objective.check_model(config.model.network, config.data.sequence_length)
+    if not config.data.has_trajectories and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
         misfits.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
                         "(kind: trajectories), and there is none"))  # fmt: skip
     for key, number, axis in _split(config):

@@ -9,7 +9,7 @@ from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import Factors
 from maverick_jax.settings.section import Section
-from train.objectives.next_token import Head
+from train.objectives.base import Head
 from train.trainable.selection import ADAPTERS
 
 Target = Literal["attention", "experts", "shared", "mlp"]
