@@ -14,7 +14,8 @@ from benchmarks.shapes import SHAPES, Shape
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
-from train.objectives import Distill, Objective, Pretrain
+from train.objectives import Distill, Pretrain
+from train.objectives.base import Objective
 from train.objectives.distill.stored import PREFIX
 from train.step import compile_step, eval_step
 
@@ -56,7 +57,7 @@ class Steps:
     def loss(self, name: str) -> float:
         """Run a step of the program `name` and wait for it; returns its loss."""
         if name == "teacher":
-            sums = self._forward(self._references["teacher"], self._batch, {})
+            sums = self._forward(self._references["teacher"], self._batch, Pretrain().first_context({}))
             return float(sums["loss"] / sums["weight"])
         self._states[name], metrics = self._programs[name](self._states[name])
         return float(jax.block_until_ready((self._states[name], metrics))[1]["loss"])

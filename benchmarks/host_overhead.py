@@ -30,6 +30,7 @@ from train.faults.non_finite import NonFiniteBudget
 from train.hooks import TrainingLines
 from train.loop import fit
 from train.metrics_writer import MetricsWriter
+from train.rollouts.source import from_data
 from train.step import compile_step
 
 SHAPE = SHAPES["trivial"]
@@ -69,7 +70,7 @@ def _loop(step, state, steps: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as run_dir:
         lines = TrainingLines(MetricsWriter(run_dir), every=1, last_step=steps, tokens_per_step=SHAPE.tokens)
         cpu, wall = time.thread_time(), time.perf_counter()
-        fit(step, state, batches, start=0, stop=steps, hooks=[lines, NonFiniteBudget(steps)])
+        fit(step, state, from_data(batches), start=0, stop=steps, hooks=[lines, NonFiniteBudget(steps)])
         return time.thread_time() - cpu, time.perf_counter() - wall
 
 

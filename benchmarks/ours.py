@@ -14,6 +14,7 @@ from benchmarks.shapes import B1, B2, CLIP_NORM, LEARNING_RATE, SHAPES, WEIGHT_D
 from benchmarks.worker import serve
 from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.config import ModelConfig
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.precision import for_backend
 from maverick_jax.sharding import ShardingRules
 from train.objectives.pretrain import Pretrain
@@ -33,7 +34,7 @@ class WholeRows(Pretrain):
             config=model.config,
             rules=model.rules,
             output_weight=model.output_weight,
-            hidden=lambda tokens, *_: model.hidden(tokens),
+            hidden=lambda inputs: model.hidden(Inputs(inputs.tokens)),
         )
         return super().loss(whole_rows, batch, totals, context)
 

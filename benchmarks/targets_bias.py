@@ -31,16 +31,16 @@ def program(teacher, student, args):
     import jax
     import jax.numpy as jnp
 
+    from maverick_jax.model.inputs import Inputs
     from maverick_jax.ops.distillation import Divergence, Weighed, distillation, whole_target
     from maverick_jax.ops.sparse_targets import Kept, sparse_target
     from maverick_jax.ops.top_k import top_k
-    from train.objectives.next_token import hidden_states
 
     measured = lambda terms, weights, controls: Weighed(0 * weights, 0 * weights, {})
     options = {"weigh": measured, "divergence": Divergence(), "rules": teacher.rules}
 
     def sums(teacher, student, batch, uniforms):
-        theirs, mine = ((hidden_states(m, batch)[0], m.output_weight()) for m in (teacher, student))
+        theirs, mine = ((m.hidden(Inputs.of(batch))[0], m.output_weight()) for m in (teacher, student))
         against = lambda target: distillation(mine, target, batch["labels"], batch["loss_weights"], {}, **options).terms
         found = {"weight": jnp.sum(batch["loss_weights"]), "whole": against(whole_target(*theirs)).divergence}
         for k, drawn in uniforms.items():

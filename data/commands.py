@@ -14,7 +14,7 @@ from rich.text import Text
 
 from data.config import DataConfig
 from data.rows.dataset import Dataset, SourceRows, open_dataset
-from data.rows.packing import Row
+from data.rows.fields import Row
 from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Windowed
 from data.trajectories.decisions import CLASSES, Decision

@@ -2,10 +2,12 @@
 
 import ast
 import pathlib
+import typing
 
 import pytest
 
 from maverick_jax.sharding import MESH_AXES
+from train.objectives import AnyObjective
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("maverick_jax", "train", "data", "launch", "configs")
@@ -34,6 +36,9 @@ FLOOR_ZERO = {
     *("config", "errors", "files", "images", "network", "param", "parameters", "precision", "progress", "settings"),
     *("sharding", "stack", "text"),
 }
+FIELD_TABLE = "data.rows.fields"
+"""What the arrays of a batch are: known to those that make batches and to those that learn from them."""
+COLLECTIVES = {"psum", "pmax", "pmin", "pmean", "all_gather", "all_to_all", "ppermute", "psum_scatter"}
 
 
 def module_of(path: pathlib.Path) -> str:
@@ -92,8 +97,33 @@ def test_data_knows_nothing_of_models_and_no_module_of_train_imports_both():
         if module.startswith("data"):
             assert {i for i in imported if floor_of(i) > 0 and not i.startswith("data")} == set(), path
         elif module.startswith("train"):
+            imported -= {FIELD_TABLE}
             floors = {i.partition(".")[0] if i.startswith("data") else ".".join(i.split(".")[:2]) for i in imported}
             assert not {"data", "maverick_jax.model"} <= floors, path
+
+
+def test_only_ops_communicate():
+    calls = []
+    for path, tree in trees():
+        if not module_of(path).startswith("maverick_jax.ops."):
+            called = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+            calls += [f"{path}:{node.lineno}: {name}" for node in called if (name := _name(node.func)) in COLLECTIVES]
+    assert calls == []
+
+
+def test_nobody_else_asks_which_objective_it_is():
+    kinds = {kind.__name__ for kind in typing.get_args(typing.get_args(AnyObjective)[0])} | {"NextToken"}
+    asked = []
+    for path, tree in trees():
+        if not module_of(path).startswith("train.objectives"):
+            called = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and _name(n.func) == "isinstance")
+            asked += [f"{path}:{n.lineno}" for n in called if kinds & {_name(x) for x in ast.walk(n.args[1])}]
+    assert len(kinds) > 3 and asked == []
+
+
+def test_the_base_of_objectives_knows_none_of_them():
+    base = imports_of(ast.parse((ROOT / "train/objectives/base.py").read_text()))
+    assert {i for i in base if i.startswith("train")} == {"train.rollouts.source"}
 
 
 def test_files_and_functions_stay_small():
@@ -127,7 +157,7 @@ def test_mesh_axes_are_named_in_one_file_only():
     assert named == []
 
 
-def _name(node: ast.expr) -> str:
+def _name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 

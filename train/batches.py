@@ -1,16 +1,16 @@
-"""Batches of a run as global arrays: which rows this process reads, and where they go."""
+"""Batches of a run as global arrays: which rows this process reads, which of their fields, and where they go."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data.rows import placement
 from data.rows.dataset import Dataset, Split, open_dataset
-from data.rows.packing import Row
-from data.rows.weighing import CHOICES, KINDS
+from data.rows.fields import FIELDS, Row, chosen
 from train.config import RunConfig
 from train.teachers.stored_targets import TargetsOf, open_targets
 
@@ -21,22 +21,25 @@ class Feed:
 
     config: RunConfig
     train: Dataset
+    fields: tuple[str, ...]
+    """The fields of a batch: those that the objective reads."""
     beside: dict[str, str] = dataclasses.field(default_factory=dict)
     """Digests of what the rows carry beside the data, by its key of the objective."""
 
     @classmethod
     def open(cls, config: RunConfig, split: Split = "train") -> "Feed":
         """Tokenises and packs what is not cached. In a job of several processes each waits for or does the same.
-        Where the objective learns from a teacher's targets on disk, rows to train on carry them; raises InputError for
-        targets that are not of this run."""
-        data = open_dataset(config.data, split, seed=config.run.seed)
-        kept = config.objective.offline()
-        if split != "train" or kept is None:
-            return cls(config, data)
-        targets = open_targets(config, data)
+        Rows to train on carry the objective's stored fields; raises InputError for a folder that is not of this run."""
+        data, objective = open_dataset(config.data, split, seed=config.run.seed), config.objective
+        if split != "train":
+            return cls(config, data, objective.evaluation_fields())
+        if (stored := objective.stored_fields()) is None:
+            return cls(config, data, objective.fields())
+        targets = open_targets(config, stored, data)
         return cls(
             config,
-            data.with_fields(TargetsOf(targets, kept.fields)),
+            data.with_fields(TargetsOf(targets, stored.names)),
+            objective.fields(),
             {"targets": targets.digest, "teacher": targets.header.teacher},
         )
 
@@ -48,25 +51,26 @@ class Feed:
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, dtypes and shardings of a batch, under the mesh that is set."""
-        sharding = self._sharding()
-        row = self._wanted(self.train.row(0))
-        shape = lambda x: (*self.shape, *x.shape[1:])
-        return {name: jax.ShapeDtypeStruct(shape(x), x.dtype, sharding=sharding) for name, x in row.items()}
+        A, b, _ = self.shape
+        row = chosen(self.train.row(0), self.fields)
+        of = lambda name, x: jax.ShapeDtypeStruct((A, b, *x.shape), x.dtype, sharding=self._sharding(name))
+        return {name: of(name, x) for name, x in row.items()}
 
     @contextlib.contextmanager
     def batches(self, start: int, stop: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
-        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, T, ...]."""
-        sharding = self._sharding()
-        rows = placement.rows_of_process(sharding, self.shape)
-        place = lambda local: placement.place(local, rows, sharding, self.shape)
+        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, ...]."""
+        rows = placement.rows_of_process(self._sharding("tokens"), self.shape)
+
+        def placed(local: Row) -> dict[str, jax.Array]:
+            return {name: self._place(name, x, rows) for name, x in chosen(local, self.fields).items()}
+
         with self.train.batches(rows, self.config.data.batch_size, start, stop - start) as found:
-            yield (jax.tree.map(place, self._wanted(local)) for local in found)
+            yield (placed(local) for local in found)
 
-    def _wanted(self, fields: Row) -> Row:
-        """Without what labels are, unless the objective asks."""
-        reads = self.config.objective.reads_kinds
-        return {name: x for name, x in fields.items() if reads or name not in (KINDS, CHOICES)}
+    def _place(self, name: str, local: np.ndarray, rows: list[int]) -> jax.Array:
+        shape = self.shape[: 1 + len(FIELDS[name].axes)]
+        return placement.place(local, rows, self._sharding(name), shape)
 
-    def _sharding(self) -> NamedSharding:
-        spec = PartitionSpec(None, *self.config.mesh.sharding_rules()("batch", "length"))
+    def _sharding(self, name: str) -> NamedSharding:
+        spec = PartitionSpec(None, *self.config.mesh.sharding_rules()(*FIELDS[name].axes))
         return NamedSharding(jax.sharding.get_mesh(), spec)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data.config import DataConfig
+from data.rows.fields import FIELDS
 from maverick_jax.accounting.devices import Hardware
 from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
@@ -16,7 +17,7 @@ from maverick_jax.settings.section import Section
 from maverick_jax.settings.strict_yaml import Place, Problem
 from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
 from train.metrics_writer import LoggingConfig
-from train.objectives import Objective, Pretrain
+from train.objectives import AnyObjective, Pretrain
 from train.optimizers import AdamW, OptimizerConfig
 from train.trainable.config import TrainableConfig
 
@@ -79,7 +80,7 @@ class RunConfig(Section):
     model: ModelSection
     mesh: MeshConfig = MeshConfig()
     data: DataConfig
-    objective: Objective = Pretrain()
+    objective: AnyObjective = Pretrain()
     trainable: TrainableConfig = TrainableConfig()
     optimizer: OptimizerConfig = AdamW()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -164,8 +165,8 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     if found := config.trainable.misfits(config.model.network):
         return found
     rules = config.mesh.sharding_rules()
-    found = config.objective.misfits(config.model.network, config.data.sequence_length)
-    if config.objective.reads_kinds and not config.data.has_trajectories:
+    found = config.objective.check_model(config.model.network, config.data.sequence_length)
+    if not config.data.has_trajectories and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
         found.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
                       "(kind: trajectories), and there is none"))  # fmt: skip
     for key, number, axis in _split(config):

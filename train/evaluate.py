@@ -47,7 +47,8 @@ def evaluate(
     session = Session.open(config, Parts(held_out=True, references=True, one_device=True))
     model = load_pretrained(checkpoint, mesh=session.mesh, dtype=dtype)
     with jax.set_mesh(session.mesh):
-        found = session.held_out.measure(config.objective, session.load_references())(model)
+        context = config.objective.first_context(session.load_references())
+        found = session.held_out.measure(config.objective)(model, context)
     data = session.held_out.feed.train
     ask = lambda what: functools.partial(_answers, model, data.tokenizer, what)
     if generate:

@@ -56,5 +56,5 @@ def _training_lines(config: RunConfig, writer: MetricsWriter) -> hooks.TrainingL
         tokens_per_step=config.data.batch_size * config.data.sequence_length,
         flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
         peak_flops=device.peak_flops * jax.device_count() if device else None,
-        format_metrics=config.objective.line,
+        format_metrics=config.objective.training_metrics,
     )

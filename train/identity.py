@@ -41,8 +41,8 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
     changed += _differences("optimizer", there.get("optimizer", {}), here["optimizer"])
     changed += _differences("trainable", _trainable(there), _trainable(here))
     paths = {name: reference.path for name, reference in config.objective.references().items()}
-    if (kept := config.objective.offline()) is not None:
-        paths |= {"targets": kept.path, "teacher": f"who made {kept.path}"}
+    if (stored := config.objective.stored_fields()) is not None:
+        paths |= {"targets": stored.path, "teacher": f"who made {stored.path}"}
     for name, fingerprint in there.get("references", {}).items():
         if name in here["references"] and here["references"][name] != fingerprint:
             changed.append(f"objective.{name}: {paths[name]} holds other numbers than what this run has learned from")

@@ -18,12 +18,13 @@ finished. On any other exception, such as another process's death, they are not:
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from maverick_jax.errors import MaverickError
+from train.rollouts.source import BatchSource
 
 
 class Hook:
@@ -46,11 +47,11 @@ class Hook:
         """Finish what was begun."""
 
 
-def fit(step: Callable, state, batches: Iterator, *, start: int, stop: int, hooks: Sequence[Hook] = ()):
+def fit(step: Callable, state, batches: BatchSource, *, start: int, stop: int, hooks: Sequence[Hook] = ()):
     """The state after update `stop`, from the state after update `start`. See the module for the order.
 
     step: jitted `(state, batch) -> (state, metrics)`, metrics a flat dict of arrays, replicated; may donate `state`.
-    batches: yields the batch of update `start + 1` first. Raises what the hooks raise.
+    batches: asked for the batch of update `start + 1` first. Raises what the hooks raise.
     """
     try:
         state = _run(step, state, batches, start, stop, hooks)
@@ -61,11 +62,11 @@ def fit(step: Callable, state, batches: Iterator, *, start: int, stop: int, hook
     return state
 
 
-def _run(step, state, batches, start: int, stop: int, hooks: Sequence[Hook]):
+def _run(step, state, batches: BatchSource, start: int, stop: int, hooks: Sequence[Hook]):
     delivery = _Delivery(hooks)
     for number in range(start + 1, stop + 1):
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            batch = next(batches, None)
+            batch = batches(number, state)
             if batch is None:
                 raise RuntimeError(f"the data ended before update {number} of {stop}")
             state, metrics = step(state, batch)

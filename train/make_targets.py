@@ -9,12 +9,8 @@ from rich.console import Console
 
 from data.targets.format import Targets
 from data.targets.writer import TargetsWriter
-from maverick_jax.errors import InputError
-from train.config import RunConfig
 from train.config_files import read_config
-from train.objectives import Distill
-from train.objectives.distill.objective import TEACHER
-from train.objectives.distill.stored import OfflineTargets
+from train.objectives.distill.objective import TEACHER, wanted_targets
 from train.run import train_to_end
 from train.session import Parts, Session
 from train.teachers.forward import teacher_forward
@@ -30,31 +26,18 @@ def make_targets(
     Complete parts are not done again. Raises InputError for a config that asks for none, and for a folder that holds
     others."""
     config = read_config(path_or_name, overrides)
-    wanted = _wanted(config)
-    assert isinstance(config.objective, Distill)
+    objective, wanted = wanted_targets(config.objective, config.model.vocab_size)
     # the teacher is needed here, and the targets on disk are not there yet
-    config = config.model_copy(update={"objective": config.objective.at_hand()})
+    config = config.model_copy(update={"objective": objective})
     session = Session.open(config, Parts(rows=True, references=True, alone=ALONE), train=train_to_end)
     header = header_of(config, wanted, session.feed, session.fingerprints[TEACHER])
     writer = TargetsWriter.open(pathlib.Path(out or wanted.path).expanduser(), header)
     if missing := writer.missing(shard):
         with jax.set_mesh(session.mesh):
             teacher, rules = session.load_references()[TEACHER], config.mesh.sharding_rules()
-            forward = teacher_forward(teacher, wanted, config.objective.divergence.temperature, rules)
+            forward = teacher_forward(teacher, wanted, objective.divergence.temperature, rules)
             write_targets(writer, missing, session.feed, forward)
     return _summary(writer, writer.finish())
-
-
-def _wanted(config: RunConfig) -> OfflineTargets:
-    objective, vocab_size = config.objective, config.model.vocab_size
-    if not isinstance(objective, Distill) or objective.targets is None or objective.teacher is None:
-        raise InputError("data targets: expected objective: {kind: distill, teacher: ..., targets: {path: ...}}")
-    wanted = objective.targets
-    if wanted.top_k > vocab_size:
-        raise InputError(f"objective.targets.top_k: {wanted.top_k} is more than model.vocab_size ({vocab_size})")
-    if wanted.tail_samples and wanted.top_k == vocab_size:
-        raise InputError(f"objective.targets.tail_samples: top_k {wanted.top_k} leaves no other tokens")
-    return wanted
 
 
 def _summary(writer: TargetsWriter, targets: Targets | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.precision import for_backend
 from train.config import RunConfig
-from train.objectives.next_token import Head
+from train.objectives.base import Head
 from train.optimizers.base import Optimizer
 from train.state import TrainState, abstract_state, fresh_state, state_of
 from train.teachers.references import Found, heads_of

@@ -14,8 +14,9 @@ from train.config_files import read_config
 from train.faults.processes import exit_code_of, leave
 from train.hook_order import hooks_of
 from train.loop import fit
+from train.objectives.base import Context
 from train.restore import StateParts, restore_or_start
-from train.rollouts.on_policy import with_own_samples
+from train.rollouts.source import Setting, batch_source
 from train.run_folder import describe
 from train.session import Parts, Session
 from train.step import compile_step
@@ -62,14 +63,14 @@ def _train(session: Session) -> dict[str, Any]:
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
     batch = session.feed.abstract_batch()
     step = compile_step(state, batch, config.objective, parts.optimizer, references)
-    if (own := config.objective.own_samples()) is not None:
-        about_run = {"seed": config.run.seed, "start": start, "end": session.tokenizer.eos_id}
-        step = with_own_samples(step, own, state, batch, used=used, **about_run)
+    setting = Setting(state, batch, used, config.run.seed, session.tokenizer.eos_id)
     evaluate: Callable | None = None
     if config.run.eval_every:
-        measure = session.held_out.measure(config.objective, references)
-        evaluate = lambda state: measure(used(state))
+        measure = session.held_out.measure(config.objective)
+        context = lambda state: Context(state.step, state.objective, references, state.heads)
+        evaluate = lambda state: measure(used(state), context(state))
     hooks = hooks_of(config, store, session.metadata(), evaluate, start)
-    with session.feed.batches(start, last) as batches:
+    with session.feed.batches(start, last) as found:
+        batches = batch_source(config.objective.batch_maker(), found, setting)
         state = fit(step, state, batches, start=start, stop=last, hooks=hooks)
     return {"run_dir": str(run_dir), "step": int(state.step)}

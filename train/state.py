@@ -15,8 +15,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
 from train.compilation import return_freed_memory
-from train.objectives import Objective
-from train.objectives.next_token import Head
+from train.objectives.base import Head, Objective
 from train.optimizers.base import Optimizer
 
 

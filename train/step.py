@@ -11,8 +11,7 @@ import optax
 from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from train.compilation import return_freed_memory
-from train.objectives import Objective
-from train.objectives.next_token import Context
+from train.objectives.base import Context, Objective
 from train.optimizers.base import Optimizer
 from train.state import TrainState, add_tokens
 from train.trainable.selection import Trained
@@ -21,7 +20,7 @@ from train.trainable.selection import Trained
 def train_step(
     state: TrainState, batch: dict, references: dict[str, Maverick], *, objective: Objective, optimizer: Optimizer
 ) -> tuple[TrainState, dict]:
-    """One update from a batch of arrays [A, b, T] and the frozen models the objective asks for. Metrics are device
+    """One update from a batch of arrays [A, b, ...] and the frozen models the objective asks for. Metrics are device
     values.
 
     A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
@@ -73,14 +72,14 @@ def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> t
         return sums, grads
 
     micro = lambda i: jax.tree.map(lambda x: x[i], batch)
-    if len(batch["tokens"]) == 1:
+    if len(jax.tree.leaves(batch)[0]) == 1:
         return gradient(micro(0))
     zeros = lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding and x.sharding.spec)
     start = jax.tree.map(zeros, jax.eval_shape(gradient, micro(0)))
     return jax.lax.scan(lambda total, mb: (jax.tree.map(jnp.add, total, gradient(mb)), None), start, batch)[0]
 
 
-def eval_step(model: Maverick, batch: dict, references: dict[str, Maverick], *, objective: Objective) -> dict:
-    """Held-out sums over a batch of arrays [A, b, T]."""
-    evaluate = lambda microbatch: objective.evaluate(model, microbatch, references)
+def eval_step(model: Maverick, batch: dict, context: Context, *, objective: Objective) -> dict:
+    """Held-out sums over a batch of arrays [A, b, ...]."""
+    evaluate = lambda microbatch: objective.evaluate(model, microbatch, context)
     return jax.tree.map(functools.partial(jnp.sum, axis=0), jax.lax.map(evaluate, batch))

@@ -16,8 +16,9 @@ from data.cache.tokenize_trajectories import tokenize_trajectories
 from data.config import DataConfig
 from data.order import MAX_ROWS, derive, permuted
 from data.rows import packing, windows
+from data.rows.fields import Row
 from data.rows.mixture import Mixture, Sequential, Weighted
-from data.rows.packing import Documents, Plan, Row
+from data.rows.packing import Documents, Plan
 from data.rows.pipeline import BatchIterator
 from data.rows.weighing import OfRuns, OfTexts, Weighing
 from data.rows.windows import Windowed
@@ -28,7 +29,7 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 
 Split = Literal["train", "eval"]
 Beside = Callable[[int, Row], Row]
-"""(number of a stream row, its fields) -> more fields, each [T, ...]. Pure, and cheap to pickle."""
+"""(number of a stream row, its fields) -> more fields. Pure, and cheap to pickle."""
 ORDER = 1
 """Changes when the same config would give other rows."""
 
@@ -90,7 +91,7 @@ class Dataset:
         return self.sources[source], at
 
     def row(self, index: int) -> Row:
-        """Stream row `index`: the fields of a batch, each [T]. Pure."""
+        """Stream row `index`: its fields, as `data.rows.fields` says of each. Pure."""
         self.locate(index)
         return _RowReader(self)(index)
 
@@ -102,7 +103,7 @@ class Dataset:
 
     def batches(self, rows: Sequence[int], batch_size: int, start_step: int = 0, num_steps: int | None = None
                 ) -> BatchIterator:  # fmt: skip
-        """The rows `rows` of the batches from `start_step` on, each field [len(rows), T, ...]: row g of step s is
+        """The rows `rows` of the batches from `start_step` on, each field [len(rows), ...]: row g of step s is
         stream row s * batch_size + g. Endless without `num_steps`. Close it, or use it in a `with`."""
         return BatchIterator(_RowReader(self), rows, batch_size, start_step, num_steps,
                              workers=self.config.workers, prefetch=self.config.prefetch)  # fmt: skip

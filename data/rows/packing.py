@@ -13,20 +13,10 @@ import numpy as np
 
 from data.array_folder import ArrayFolder
 from data.order import derive, shuffled
+from data.rows.fields import PACKED, Row, filled
 
 LOOKAHEAD = 8192
 """Spans that best-fit packing sorts and places together."""
-
-FIELDS = {
-    "tokens": np.int32,
-    "labels": np.int32,
-    "positions": np.int32,
-    "segment_ids": np.int32,
-    "loss_weights": np.float32,
-}
-"""Fields of a row and of a batch, each [T]."""
-
-Row = dict[str, np.ndarray]
 
 
 class Documents(NamedTuple):
@@ -100,14 +90,14 @@ def places_of(pieces: Spans) -> RowLayout:
 
 
 def row_of(tokens: np.ndarray, places: RowLayout, length: int) -> Row:
-    """A row of `length`: the fields of a batch, each [length]."""
-    row = {name: np.zeros(length, dtype) for name, dtype in FIELDS.items()}
-    filled = places.token.size
-    row["tokens"][:filled] = tokens[places.token]
-    row["labels"][:filled] = np.where(places.label < 0, 0, tokens[places.label])
-    row["loss_weights"][:filled] = places.counts
-    row["positions"][:filled] = places.position
-    row["segment_ids"][:filled] = places.segment
+    """A row of `length`: the fields `PACKED`, each [length]."""
+    row = filled(PACKED, length)
+    n = places.token.size
+    row["tokens"][:n] = tokens[places.token]
+    row["labels"][:n] = np.where(places.label < 0, 0, tokens[places.label])
+    row["loss_weights"][:n] = places.counts
+    row["positions"][:n] = places.position
+    row["segment_ids"][:n] = places.segment
     return row
 
 

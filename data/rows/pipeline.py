@@ -10,14 +10,14 @@ import grain
 import numpy as np
 from absl import flags
 
-Row = dict[str, np.ndarray]
+from data.rows.fields import Row
 
 ENDLESS = 1 << 40
 """Steps. Grain wants a length that its indices can hold."""
 
 
 class BatchIterator(Iterator[Row]):
-    """An iterator of batches, each field [rows, T], that has to be closed: `with`, or `close`."""
+    """An iterator of batches, each field [rows, ...], that has to be closed: `with`, or `close`."""
 
     def __init__(self, read: Callable[[int], Row], rows: Sequence[int], batch_size: int, start_step: int,
                  num_steps: int | None, *, workers: int, prefetch: int):  # fmt: skip

@@ -6,16 +6,14 @@ from typing import Protocol
 import numpy as np
 
 from data.array_folder import ArrayFolder
-from data.rows.packing import Row, RowLayout
+from data.rows.fields import FIELDS, Row, filled
+from data.rows.packing import RowLayout
 from data.trajectories.decisions import DECIDES
 from data.trajectories.kinds import TokenKind
 from data.trajectories.weights import KindWeights, OutcomeWeights, weigh
 
-KINDS = "kinds"
-"""Field of a row, uint8 [T]: `TokenKind` of the label."""
-CHOICES = "choices"
-"""Field of a row, uint8 [T]: what the label is to decisions (`data.trajectories.decisions`); 0: nothing."""
-NO_KIND = 255
+KINDS, CHOICES = "kinds", "choices"
+NO_KIND = FIELDS[KINDS].fill
 """Where there is no label, or none that counts here."""
 
 
@@ -58,8 +56,7 @@ class OfTexts:
 
 
 def _fields(places: RowLayout, kinds: np.ndarray, choices: np.ndarray, weights: np.ndarray, length: int) -> Row:
-    row: Row = {KINDS: np.full(length, NO_KIND, np.uint8), "loss_weights": np.zeros(length, np.float32)}
-    row[CHOICES] = np.zeros(length, np.uint8)
+    row = filled((KINDS, CHOICES, "loss_weights"), length)
     at = np.flatnonzero(places.counts)
     row[KINDS][at], row[CHOICES][at], row["loss_weights"][at] = kinds, choices, weights
     return row

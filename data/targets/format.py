@@ -20,6 +20,7 @@ import pydantic
 from array_record.python.array_record_module import ArrayRecordReader
 from pydantic import Field
 
+from data.rows.fields import TARGET, TARGETS, BatchField, Row
 from maverick_jax import files
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section
@@ -33,7 +34,6 @@ HASHED = ("tokens", "positions", "segment_ids", "labels")
 ROW_HEAD, CHECKSUM = struct.Struct("<Q32s"), struct.Struct("<I")
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
-Row = dict[str, np.ndarray]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Positive = Annotated[int, Field(ge=1, lt=2**53)]
@@ -83,13 +83,17 @@ class Header(Section):
         mass outside the top k (-inf where k is V); `log_normaliser` [T]: logsumexp of the logits / temperature: all
         these at `temperature`. `label_log_prob` and `entropy` [T] (nats) are at temperature 1, as losses are.
         """
-        T, token = self.sequence_length, np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
-        chosen, exact = np.dtype(self.dtype).newbyteorder("<"), np.dtype("<f4")
-        arrays = {"ids": (token, (T, self.top_k)), "log_probs": (chosen, (T, self.top_k))}
-        arrays |= {name: (exact, (T,)) for name in ("log_tail", "log_normaliser", "label_log_prob", "entropy")}
-        if s := self.tail_samples:
-            arrays |= {"sample_ids": (token, (T, s)), "sample_log_probs": (chosen, (T, s))}
+        sizes, arrays = {"k": self.top_k, "s": self.tail_samples}, {}
+        for field in TARGETS:
+            shape = (self.sequence_length, *(sizes[axis] for axis in field.trailing))
+            if 0 not in shape:
+                arrays[field.name.removeprefix(TARGET)] = self._dtype_of(field), shape
         return arrays
+
+    def _dtype_of(self, field: BatchField) -> np.dtype:
+        """On disk, of those that the field may have: log-probabilities as `dtype` says, ids as the vocabulary needs."""
+        small = self.vocab_size <= 2**16 if field.dtype.kind == "u" else self.dtype == "float16"
+        return field.dtypes[0 if small else -1].newbyteorder("<")
 
     @property
     def record_bytes(self) -> int:

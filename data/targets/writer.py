@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data.rows.fields import Row
 from data.targets.format import (
     CONTENTS,
     HEADER,
     Contents,
     Header,
-    Row,
     TargetPart,
     Targets,
     content_hash,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.model.attention import Attention, Positions, attend
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Period
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
@@ -59,13 +60,14 @@ def prefill(
     """Logits float32[B, V] after each prompt, and the cache.
 
     tokens int32[B, T], each row a prompt of `lengths` int32[B] tokens and padding after it; `capacity`: positions that
-    prompt and answer may fill together; pixel_values: as in `Maverick.hidden`.
+    prompt and answer may fill together; pixel_values: as in `Inputs`.
     """
     tokens, lengths = reshard(tokens, model.rules("batch", "length")), reshard(lengths, model.rules("batch"))
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     real = index < lengths[:, None]
     positions = jnp.where(real, index, 0)
-    placed = Positions.of(model.config, tokens.shape[1], positions, real.astype(jnp.int32))
+    inputs = Inputs(tokens, positions, real.astype(jnp.int32), pixel_values)
+    placed = Positions.of(model.config, inputs)
 
     def prefill_attention(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
@@ -73,7 +75,7 @@ def prefill(
         slots = min(attention.mask.size or capacity, capacity)
         return attention.output(y), _newest(k, v, lengths, slots, model.rules)
 
-    x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, prefill_attention, None)
+    x, cache = _through_layers(model, model.embed_inputs(inputs), real, prefill_attention, None)
     last = index == lengths[:, None] - 1
     return _logits(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1, keepdims=True)), cache
 
@@ -82,14 +84,15 @@ def prefill(
 def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the cache with it."""
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
-    placed = Positions.of(model.config, 1, positions[:, None], jnp.ones_like(positions)[:, None])
+    inputs = Inputs(tokens[:, None], positions[:, None], jnp.ones_like(positions)[:, None])
+    placed = Positions.of(model.config, inputs)
 
     def decode_attention(attention: Attention, x: jax.Array, kept: LayerCache) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
         y, kept = _attend_cached(q, k, v, attention.mask, placed.segments, kept, model.rules)
         return attention.output(y), kept
 
-    x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, decode_attention, cache)
+    x, cache = _through_layers(model, model.embed_inputs(inputs), None, decode_attention, cache)
     return _logits(model, x), cache
 
 

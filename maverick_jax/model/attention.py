@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.norm import rms_normalise
 from maverick_jax.model.overlays import linear_of
 from maverick_jax.model.remat import ATTENTION
@@ -28,17 +29,16 @@ class Positions:
     temperature: jax.Array | None
 
     @classmethod
-    def of(
-        cls, config: ModelConfig, length: int, positions: jax.Array | None, segment_ids: jax.Array | None
-    ) -> "Positions":
-        """From positions and segment_ids, int32[B, T] or None; positions default to each document's own count."""
+    def of(cls, config: ModelConfig, inputs: Inputs) -> "Positions":
+        """Of the inputs' tokens."""
+        positions, segment_ids = inputs.positions, inputs.segment_ids
         if segment_ids is not None and positions is None:
             positions = positions_in_documents(segment_ids)
         if positions is not None and segment_ids is None:
             segment_ids = jnp.ones_like(positions)
         segments = None if positions is None else Segments(positions, segment_ids)
         if positions is None:
-            positions = jnp.arange(length, dtype=jnp.int32)[None, :]
+            positions = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)[None, :]
         tuned = config.attn_temperature_tuning and config.no_rope_layer_interval > 0
         return cls(segments, rope_tables(config, positions), query_temperature(config, positions) if tuned else None)
 

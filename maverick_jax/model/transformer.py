@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec, reshard
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.attention import Positions
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
@@ -56,33 +57,19 @@ class Maverick(nnx.Module):
         if config.vision:
             self.vision = VisionTower(config, rules, rngs=rngs)
 
-    def hidden(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array | None = None,
-        segment_ids: jax.Array | None = None,
-        pixel_values: jax.Array | None = None,
-    ) -> tuple[jax.Array, RouterStats | None]:
+    def hidden(self, inputs: Inputs) -> tuple[jax.Array, RouterStats | None]:
         """Hidden states after the final norm, [B, T, D] in the compute dtype, and the routers' stats, one row per
-        MoE layer (None for a dense model). tokens, positions, segment_ids: int32[B, T]; pixel_values float[N, C, S, S],
-        whose N the batch axes divide; see `logits`."""
-        found = self.tapped(tokens, positions, segment_ids, pixel_values)
+        MoE layer (None for a dense model)."""
+        found = self.tapped(inputs)
         return found.hidden, found.stats
 
-    def tapped(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array | None = None,
-        segment_ids: jax.Array | None = None,
-        pixel_values: jax.Array | None = None,
-        taps: Taps = NO_TAPS,
-    ) -> Tapped:
+    def tapped(self, inputs: Inputs, taps: Taps = NO_TAPS) -> Tapped:
         """As `hidden`, with the insides of the layers `taps` (from 0 over the whole depth). A tapped layer costs its
         output once for every period, because a scan keeps the same of all."""
-        placed = Positions.of(self.config, tokens.shape[1], positions, segment_ids)
-        real = None if segment_ids is None else segment_ids > 0
+        placed = Positions.of(self.config, inputs)
+        real = None if inputs.segment_ids is None else inputs.segment_ids > 0
         stack, seen = self.config.stack, {}
-        x = self.embed_inputs(tokens, pixel_values)
+        x = self.embed_inputs(inputs)
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
             x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, placed, real, inside), x, self.periods)
@@ -113,12 +100,13 @@ class Maverick(nnx.Module):
         batch, read row by row, takes the k-th row of their features. Raises InputError where the two do not fit.
         """
         if isinstance(self.embed[...], jax.core.Tracer):
-            return _logits(self, tokens, positions, segment_ids, pixel_values)
+            return _logits(self, Inputs(tokens, positions, segment_ids, pixel_values))
         mesh = self.embed[...].sharding.mesh
         pixel_values = fitting_tiles(self.config, self.rules, mesh, tokens, pixel_values)
         places = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids)]
         with jax.set_mesh(mesh):
-            return _jitted_logits(self, *(None if x is None else self._place(x) for x in places), pixel_values)
+            placed = Inputs(*map(self._place, places), pixel_values=pixel_values)
+            return _jitted_logits(self, placed)
 
     def layer(self, index: int) -> Layer:
         """Layer `index`, from 0 over the whole depth, by itself."""
@@ -131,18 +119,18 @@ class Maverick(nnx.Module):
         """The head as it is multiplied with, [D, V]."""
         return weight(self.head, self.rules, self.config.compute_dtype)
 
-    def _place(self, tokens: jax.Array) -> jax.Array:
-        return jax.device_put(tokens, self.rules("batch", "length"))
+    def _place(self, x: jax.Array | None) -> jax.Array | None:
+        return None if x is None else jax.device_put(x, self.rules("batch", "length"))
 
     @jax.named_scope("embed")
-    def embed_inputs(self, tokens: jax.Array, pixel_values: jax.Array | None = None) -> jax.Array:
+    def embed_inputs(self, inputs: Inputs) -> jax.Array:
         """What the first layer reads, [B, T, D]: rows of the table, and of images where `<|patch|>` stands."""
-        x = self.embed_tokens(tokens)
-        if pixel_values is None:
+        x = self.embed_tokens(inputs.tokens)
+        if inputs.pixel_values is None:
             return x
-        is_image = reshard(tokens == encoder_of(self.config).image_token_index, self.rules("batch", "length"))
+        is_image = reshard(inputs.tokens == encoder_of(self.config).image_token_index, self.rules("batch", "length"))
         with jax.named_scope("vision"):
-            rows = self.vision(pixel_values)
+            rows = self.vision(inputs.pixel_values)
         return fuse(x, is_image, rows, self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
@@ -174,8 +162,8 @@ def _of_layer(seen: dict[str, dict[int, jax.Array]], place: Place) -> jax.Array:
     return found if place.index is None else found[place.index]
 
 
-def _logits(model: Maverick, tokens, positions, segment_ids, pixel_values=None) -> jax.Array:
-    hidden, _ = model.hidden(tokens, positions, segment_ids, pixel_values)
+def _logits(model: Maverick, inputs: Inputs) -> jax.Array:
+    hidden, _ = model.hidden(inputs)
     with jax.named_scope("head"):
         return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
 

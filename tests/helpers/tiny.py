@@ -6,10 +6,12 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from data.rows.fields import FIELDS
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import Balance
 from maverick_jax.sharding import ShardingRules
-from train.objectives import Objective, Pretrain
+from train.objectives import Pretrain
+from train.objectives.base import Objective
 from train.optimizers import AdamW, OptimizerConfig
 from train.state import init_state
 from train.step import train_step
@@ -64,8 +66,8 @@ def batch(config: ModelConfig, step: int = 0, *, rows: int = 8, length: int = 24
 
 
 def placed(arrays: dict) -> dict:
-    spec = PartitionSpec(None, *RULES("batch", "length"))
-    return {name: jax.device_put(x, spec) for name, x in arrays.items()}
+    spec = lambda name: PartitionSpec(None, *RULES(*FIELDS[name].axes))
+    return {name: jax.device_put(x, spec(name)) for name, x in arrays.items()}
 
 
 def jitted(

@@ -87,6 +87,7 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
     from train.hooks import Checkpoint, Evaluation, TrainingLines
     from train.loop import fit
     from train.metrics_writer import LoggingConfig, MetricsWriter
+    from train.rollouts.source import from_data
 
     size, stop, config = options["size"], options["stop"], LoggingConfig(every=2)
     mesh = make_mesh({"data": jax.device_count()})
@@ -114,7 +115,7 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
             jax.make_array_from_process_local_data(everywhere, batch, (size,))
             for batch in batches(start, size, options["delay"], options["hang"])
         )
-        state = fit(make_step(options), state, placed, start=start, stop=stop, hooks=hooks)
+        state = fit(make_step(options), state, from_data(placed), start=start, stop=stop, hooks=hooks)
         digest = checksums(state)
     if jax.process_index() == 0:
         result = {"checksums": digest, "resumed_from": start, "sum": int(np.uint32(state["step"]))}

@@ -16,6 +16,7 @@ from train.config_files import read_config
 from train.faults.non_finite import NonFiniteBudget
 from train.loop import fit
 from train.metrics_writer import MetricsWriter
+from train.rollouts.source import from_data
 
 COMPILING = re.compile(r"^W jax\S*: Compiling jit\((.*?)\)")  # JAX says it a second time, in a form of its own
 
@@ -64,7 +65,7 @@ def _added(config, run_dir, stop=600) -> float:
     with jax.set_mesh(single_device_mesh()), feed.batches(0, stop + 1) as batches:
         first = next(batches)
         bare = [_bare(step, first) for _ in range(10)]
-        fit(step, jnp.int32(0), batches, start=0, stop=stop, hooks=beside)
+        fit(step, jnp.int32(0), from_data(batches), start=0, stop=stop, hooks=beside)
         bare += [_bare(step, first) for _ in range(10)]
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["step_seconds"] for line in lines[1:]]

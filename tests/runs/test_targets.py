@@ -26,7 +26,7 @@ from train.batches import Feed
 from train.config_files import read_config
 from train.identity import metadata, refuse_other_run
 from train.make_targets import make_targets
-from train.objectives.next_token import Context
+from train.objectives.base import Context
 from train.teachers.references import find_references, fingerprints, load_references
 
 STEPS, BATCH, T = 3, 8, 32

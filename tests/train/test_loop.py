@@ -21,6 +21,7 @@ from train.faults.preemption import Preemption
 from train.hooks import Checkpoint, Evaluation, ProfilerTrace, Progress, TrainingLines
 from train.loop import Hook, fit
 from train.metrics_writer import LoggingConfig, MetricsWriter, drop_lines_after, plain
+from train.rollouts.source import from_data
 
 REPLICATED = jax.sharding.NamedSharding(single_device_mesh(), jax.sharding.PartitionSpec())
 TARGET = {k: jax.ShapeDtypeStruct((), jnp.int32, sharding=REPLICATED) for k in ("total", "skipped")}
@@ -72,7 +73,7 @@ def test_order_of_events():
         return step(state, batch)
 
     hooks = [Recorder(events, "a"), Recorder(events, "b", every=3)]
-    state = fit(logged_step, fresh(), numbers(0), start=0, stop=4, hooks=hooks)
+    state = fit(logged_step, fresh(), from_data(numbers(0)), start=0, stop=4, hooks=hooks)
     assert int(state["total"]) == 6
     assert events == [
         ("dispatch", 1),
@@ -100,14 +101,14 @@ def test_errors_for_users_close_the_hooks_and_others_do_not():
         events, failing = [], Fail()
         failing.error = error
         with pytest.raises(type(error)):
-            fit(step, fresh(), numbers(0), start=0, stop=9, hooks=[Recorder(events, "a"), failing])
+            fit(step, fresh(), from_data(numbers(0)), start=0, stop=9, hooks=[Recorder(events, "a"), failing])
         assert (("a", "close") in events) == closed
         assert ("a", "metrics", 2) in events
 
 
 def test_data_that_ends_is_an_error():
     with pytest.raises(RuntimeError, match="the data ended before update 3 of 5"):
-        fit(step, fresh(), iter(jnp.arange(2, dtype=jnp.int32)), start=0, stop=5)
+        fit(step, fresh(), from_data(iter(jnp.arange(2, dtype=jnp.int32))), start=0, stop=5)
 
 
 def test_host_overhead_is_far_below_two_milliseconds_a_step(tmp_path):
@@ -118,7 +119,7 @@ def test_host_overhead_is_far_below_two_milliseconds_a_step(tmp_path):
         Evaluation(lambda state: {}, writer, every=10**6, last_step=10**6),
     ]
     batch = jnp.zeros((), jnp.int32)
-    forever = iter(lambda: batch, None)
+    forever = from_data(iter(lambda: batch, None))
     state = fit(step, fresh(), forever, start=0, stop=20, hooks=[])
     best = float("inf")
     for _ in range(3):  # the machine may be busy with something else
@@ -146,7 +147,7 @@ def run(run_dir, *, stop, every=2, hooks=(), start_hooks=(), source=numbers):
         Preemption(checkpoint),
         *hooks,
     ]
-    return start, fit(step, state, source(start), start=start, stop=stop, hooks=every_hook)
+    return start, fit(step, state, from_data(source(start)), start=start, stop=stop, hooks=every_hook)
 
 
 def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
@@ -234,11 +235,13 @@ def test_a_second_interrupt_is_not_held_back(tmp_path):
 
 def test_profile_and_progress(tmp_path, capsys):
     hooks = [ProfilerTrace(tmp_path / "profile", first=3, steps=2), Progress(every=2, start=0, stop=5)]
-    fit(step, fresh(), numbers(0), start=0, stop=5, hooks=hooks)
+    fit(step, fresh(), from_data(numbers(0)), start=0, stop=5, hooks=hooks)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     said = capsys.readouterr().err.splitlines()
     assert [line.split("  loss")[0] for line in said] == ["step 2/5", "step 4/5", "step 5/5"]
-    fit(step, fresh(), numbers(0), start=0, stop=3, hooks=[ProfilerTrace(tmp_path / "cut", first=3, steps=9)])
+    fit(
+        step, fresh(), from_data(numbers(0)), start=0, stop=3, hooks=[ProfilerTrace(tmp_path / "cut", first=3, steps=9)]
+    )
     assert list((tmp_path / "cut").rglob("*.xplane.pb"))
     with pytest.raises(ValidationError, match="at least 2"):
         LoggingConfig(profile_start=1)
@@ -251,7 +254,7 @@ def test_a_trace_names_steps_and_hooks(tmp_path):
         Evaluation(lambda state: {"eval_loss": state["total"]}, MetricsWriter(tmp_path), every=4, last_step=6),
         Checkpoint(store, lambda number, state: (state, {}), last_step=6),
     ]
-    fit(step, fresh(), numbers(0), start=0, stop=6, hooks=hooks)
+    fit(step, fresh(), from_data(numbers(0)), start=0, stop=6, hooks=hooks)
     (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     named = lambda name: [event for event in events if event.get("name") == name]

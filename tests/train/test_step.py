@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from maverick_jax.checkpoint import names
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.network import Balance
 from tests.helpers import tiny
 from train.optimizers import AdamW
@@ -82,7 +83,7 @@ def test_loss_free_bias_moves_against_the_load():
     model = start.model
     batch = tiny.placed(tiny.batch(config))
     tokens = (batch[name][0] for name in ("tokens", "positions", "segment_ids"))
-    loads = np.asarray(jax.jit(lambda model, *tokens: model.hidden(*tokens)[1].load)(model, *tokens))
+    loads = np.asarray(jax.jit(lambda model, inputs: model.hidden(inputs)[1].load)(model, Inputs(*tokens)))
     state, _ = step(start, batch)
     after = arrays(state.model)
     biases = [after["periods/layer_1/moe/router_bias"][0], after["periods/layer_3/moe/router_bias"][0]]

@@ -11,8 +11,8 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from train.batches import Feed
 from train.config import RunConfig
-from train.evaluation.decisions import Written
-from train.objectives import Objective
+from train.evaluation.decisions import decision_metrics
+from train.objectives.base import Context, Objective
 from train.step import eval_step
 
 
@@ -29,22 +29,22 @@ class HeldOut:
         feed = Feed.open(config, "eval")
         return cls(feed, _num_batches(config, feed))
 
-    def measure(self, objective: Objective, references: dict[str, Maverick]) -> Callable[[Maverick], dict[str, Any]]:
-        """`model -> {"eval_loss": nats per label, ..., "eval_tokens": labels}`."""
+    def measure(self, objective: Objective) -> Callable[[Maverick, Context], dict[str, Any]]:
+        """`(model, context) -> {"eval_loss": nats per label, ..., "eval_tokens": labels}`."""
         step = jax.jit(functools.partial(eval_step, objective=objective))
-        written = Written.of(self.feed.train)
 
-        def measured(model: Maverick) -> dict[str, Any]:
+        def measured(model: Maverick, context: Context) -> dict[str, Any]:
             totals: dict[str, jax.Array] | None = None
             with self.feed.batches(0, self.num_batches) as batches:
                 for batch in batches:
-                    sums = step(model, batch, references)
+                    sums = step(model, batch, context)
                     totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
             assert totals is not None
             sums = jax.device_get(totals)
             # sums over batches, then one division: the mean over labels, not over batches
-            means = {f"eval_{name}": mean for name, mean in objective.means(sums, written).items()}
-            return {**means, "eval_tokens": int(sums["weight"])}
+            metrics = objective.evaluation_metrics(sums) | decision_metrics(sums, self.feed.train)
+            found = {f"eval_{name}": value for name, value in metrics.items()}
+            return {**found, "eval_tokens": int(sums["weight"])}
 
         return measured
 

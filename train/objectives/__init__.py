@@ -1,4 +1,4 @@
-"""What a run optimises: one file each, batch -> (loss, metrics), chosen by `objective.kind`."""
+"""What a run optimizes: one file each, batch -> (loss, metrics), chosen by `objective.kind`."""
 
 from typing import Annotated, Any
 
@@ -14,4 +14,6 @@ def _with_kind(section: Any) -> Any:
     return {"kind": "pretrain", **section} if isinstance(section, dict) else section
 
 
-Objective = Annotated[Pretrain | Distill | TrajectoryTuning, Field(discriminator="kind"), BeforeValidator(_with_kind)]
+AnyObjective = Annotated[
+    Pretrain | Distill | TrajectoryTuning, Field(discriminator="kind"), BeforeValidator(_with_kind)
+]

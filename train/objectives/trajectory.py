@@ -1,17 +1,20 @@
-"""Learning from whole agent runs: each token counts as much as the data says, and what each kind costs is told."""
+"""Learning from whole trajectories: each token counts as much as the data says, and each kind's loss is reported."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
+from data.rows.fields import FIELDS
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
-from train.evaluation.decisions import CHOICES, Written, tally, told
-from train.kinds import NAMES
-from train.objectives.next_token import Batch, Context, NextToken, Sums, hidden_states, router_loss
+from train.objectives.base import Batch, Context, Sums
+from train.objectives.decision_counts import DECISIONS, decision_counts
+from train.objectives.next_token import NextToken, router_loss
 
+KINDS = FIELDS["kinds"]
 BY_KIND, TOKENS_BY_KIND = "kind_loss", "kind_tokens"
 
 
@@ -20,22 +23,27 @@ class TrajectoryTuning(NextToken):
     router's balance terms."""
 
     kind: Literal["trajectory"] = "trajectory"
-    reads_kinds: ClassVar[bool] = True
     normalise: Literal["weights", "count"] = "weights"
     """What the weighted sum is divided by, over the whole batch: `weights`, their sum, so that only their ratios
     matter; `count`, the number of tokens with a weight, so that a weight scales the learning rate too."""
     z_loss: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight of mean(logsumexp(logits)^2), which keeps logits from drifting (PaLM, arXiv 2204.02311)."""
 
+    def fields(self) -> tuple[str, ...]:
+        return (*super().fields(), "kinds")
+
+    def evaluation_fields(self) -> tuple[str, ...]:
+        return (*super().evaluation_fields(), "kinds", "choices")
+
     def totals(self, batch: Batch) -> Sums:
-        """As of every objective, and `norm`, what the loss is divided by, and tokens by kind."""
+        """As for pretraining; `norm`, the loss's denominator; and `kinds`, the number of labels by kind."""
         found = super().totals(batch)
         counted = jnp.maximum(jnp.sum(batch["loss_weights"] > 0, dtype=jnp.int32), 1).astype(jnp.float32)
         norm = found["weight"] if self.normalise == "weights" else counted
         return found | {"norm": norm, "kinds": _by_kind(batch["kinds"], jnp.ones_like(batch["labels"]))}
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
-        hidden, stats = hidden_states(model, batch)
+        hidden, stats = model.hidden(Inputs.of(batch))
         sums = self.cross_entropy(model, hidden, batch, self.z_loss)
         loss = sums.total / totals["norm"]
         loss += router_loss(model.config, stats, totals["tokens"])
@@ -47,34 +55,35 @@ class TrajectoryTuning(NextToken):
         by_kind = {BY_KIND: sums["kinds"], TOKENS_BY_KIND: totals["kinds"]}
         return super().metrics(model, sums, totals, context) | by_kind
 
-    def line(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """As they are, but by name of kind, of those that the batch has: `kind_loss`, the mean cross-entropy in nats
-        whatever the weights, and `kind_tokens`, of how many labels."""
-        return metrics | _told(metrics)
+    def training_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """`metrics`, with those by kind named: `kind_loss`, the unweighted mean cross-entropy in nats, and
+        `kind_tokens`, the number of labels, of the kinds that the batch has."""
+        return metrics | _named_by_kind(metrics)
 
-    def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
+    def evaluate(self, model: Maverick, batch: Batch, context: Context) -> Sums:
         """As for pretraining, with sums and counts by kind, and counts of decisions."""
-        hidden, _ = hidden_states(model, batch)
+        hidden, _ = model.hidden(Inputs.of(batch))
         sums = self.cross_entropy(model, hidden, batch)
         counts = _by_kind(batch["kinds"], jnp.ones_like(batch["labels"]))
         by_kind = {BY_KIND: _by_kind(batch["kinds"], sums.per_token), TOKENS_BY_KIND: counts}
-        choices = tally(hidden, model.output_weight(), batch, model.rules, self.loss_chunk)
-        return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), CHOICES: choices, **by_kind}
+        decisions = decision_counts(hidden, model.output_weight(), batch, model.rules, self.loss_chunk)
+        return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), DECISIONS: decisions, **by_kind}
 
-    def means(self, sums: dict[str, Any], written: Written) -> dict[str, Any]:
-        """As for pretraining, by kind as in `line`, and of decisions as in `train.evaluation.decisions.report`."""
-        rest = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND, CHOICES)}
-        return super().means(rest, written) | _told(sums) | told(sums[CHOICES], written)
+    def evaluation_metrics(self, sums: dict[str, Any]) -> dict[str, Any]:
+        """As for pretraining, and by kind as in `training_metrics`. Counts of decisions are left to
+        `train.evaluation.decisions`."""
+        means = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND, DECISIONS)}
+        return super().evaluation_metrics(means) | _named_by_kind(sums)
 
 
-def _told(sums: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Mean losses and counts by name of kind, of the kinds that there are."""
+def _named_by_kind(sums: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Mean losses and counts by name of kind, of the kinds that occur."""
     losses, counts = (np.asarray(sums[name]).tolist() for name in (BY_KIND, TOKENS_BY_KIND))
-    there = [(name, loss, count) for name, loss, count in zip(NAMES, losses, counts, strict=True) if count]
+    there = [(name, loss, n) for name, loss, n in zip(KINDS.values, losses, counts, strict=True) if n]
     return {BY_KIND: {name: loss / n for name, loss, n in there}, TOKENS_BY_KIND: {name: n for name, _, n in there}}
 
 
 def _by_kind(kinds: jax.Array, values: jax.Array) -> jax.Array:
     """[kinds] in the dtype of `values`, which is [..., T] as `kinds` uint8 is: sums over the tokens of each kind."""
     of_kind = lambda kind: jnp.sum(jnp.where(kinds == kind, values, 0), dtype=values.dtype)
-    return jnp.stack([of_kind(kind) for kind in range(len(NAMES))])
+    return jnp.stack([of_kind(kind) for kind in range(len(KINDS.values))])

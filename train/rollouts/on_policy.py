@@ -8,8 +8,6 @@ the step is the same.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -18,12 +16,13 @@ import numpy as np
 from jax.sharding import PartitionSpec, reshard
 from pydantic import Field
 
+from data.rows.fields import FIELDS
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.inference.sampler import Sampling, choose
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.settings.section import Section
+from train.rollouts.source import Batch, BatchSource, Setting
 
-Batch = Mapping[str, jax.Array | jax.ShapeDtypeStruct]
 NO_TOKEN = -1
 
 
@@ -46,7 +45,11 @@ class OnPolicy(Section):
         coin, draws = np.random.SeedSequence([seed, update]).generate_state(2)
         return draws if int(coin) < self.share * 2**32 else None
 
-    def misfits(self, sequence_length: int) -> list[tuple[str, str]]:
+    def open(self, data: BatchSource, setting: Setting) -> BatchSource:
+        """`data`, with samples in the place of some batches."""
+        return OwnSamples(self, data, setting)
+
+    def check(self, sequence_length: int) -> list[tuple[str, str]]:
         """(key, what is wrong) where sequences of this many tokens have no room."""
         needed = self.prompt_tokens + self.max_tokens
         if needed <= sequence_length:
@@ -55,33 +58,22 @@ class OnPolicy(Section):
         return [("objective.on_policy", f"{said} do not fit in data.sequence_length ({sequence_length})")]
 
 
-def with_own_samples(
-    step: Callable,
-    settings: OnPolicy,
-    state: Any,
-    batch: Batch,
-    *,
-    used: Callable[[Any], Maverick],
-    seed: int,
-    start: int,
-    end: int | None,
-) -> Callable:
-    """`step`, `(state, batch) -> (state, metrics)`, called once per update after update `start`, in their order: on
-    on-policy updates it gets samples of the model `used(state)` in place of the batch.
+class OwnSamples:
+    """The batches of the data, and on on-policy updates samples of the model in their place."""
 
-    state, batch: like those of the run, or their shapes; seed: of the run; end: the token that ends a text.
-    """
-    sample = functools.partial(own_samples, settings=settings, end=end)
-    program = jax.jit(sample).lower(used(state), batch["tokens"], batch["segment_ids"], np.uint32(0)).compile()
-    updates = itertools.count(start + 1)
+    def __init__(self, settings: OnPolicy, data: BatchSource, setting: Setting):
+        self._settings, self._data, self._seed, self._model_of = settings, data, setting.seed, setting.model_of
+        sample, like = functools.partial(own_samples, settings=settings, end=setting.end), setting.batch
+        program = jax.jit(sample).lower(
+            setting.model_of(setting.state), like["tokens"], like["segment_ids"], np.uint32(0)
+        )
+        self._sample = program.compile()
 
-    def either(state, batch):
-        draws = settings.draws(seed, next(updates))
-        if draws is not None:
-            batch = program(used(state), batch["tokens"], batch["segment_ids"], draws)
-        return step(state, batch)
-
-    return either
+    def __call__(self, update: int, state: Any) -> Batch | None:
+        batch, draws = self._data(update, state), self._settings.draws(self._seed, update)
+        if batch is None or draws is None:
+            return batch
+        return self._sample(self._model_of(state), batch["tokens"], batch["segment_ids"], draws)
 
 
 def own_samples(
@@ -103,7 +95,7 @@ def own_samples(
         lengths = prompt_lengths(tokens[:, : settings.prompt_tokens], segment_ids, end)
         written = _write(model, tokens[:, : settings.prompt_tokens], lengths, (seed, first), settings)
         batch = rows_of(tokens, lengths, written, end)
-        return {name: reshard(x, model.rules("batch", "length")) for name, x in batch.items()}
+        return {name: reshard(x, model.rules(*FIELDS[name].axes)) for name, x in batch.items()}
 
     return jax.lax.map(one, (tokens, segment_ids, first))
 

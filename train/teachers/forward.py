@@ -6,11 +6,11 @@ from collections.abc import Callable
 import jax
 from jax.sharding import reshard
 
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.top_k import Top, top_k
 from maverick_jax.sharding import ShardingRules
 from train.objectives.distill.stored import OfflineTargets
-from train.objectives.next_token import hidden_states
 
 TeacherForward = Callable[[dict[str, jax.Array], jax.Array], Top]
 """(batch [A, b, T], uniforms [A, b, T, s]) -> the teacher's answers, [A, b, T, ...]."""
@@ -38,7 +38,7 @@ def teacher_top_k(
 
     def one(microbatch):
         batch, uniforms = microbatch
-        hidden = reshard(hidden_states(teacher, batch)[0], rules("batch", "length", None))
+        hidden = reshard(teacher.hidden(Inputs.of(batch))[0], rules("batch", "length", None))
         head = reshard(teacher.output_weight(), rules.compute("embed", "vocab"))
         return top_k(hidden, head, batch["labels"], uniforms, k=k, temperature=temperature, rules=rules)
 

@@ -19,7 +19,7 @@ from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
 from train.config import RunConfig, check_split
 from train.config_files import read_config
-from train.objectives.next_token import Head, Reference
+from train.objectives.base import Head, Reference
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def find_references(config: RunConfig) -> dict[str, Found]:
         mesh = config.mesh.model_copy(update={"rules": {**config.mesh.rules, **reference.rules}})
         found[name] = Found(reference.path, there.model_copy(update=changes), mesh.sharding_rules())
     configs = {name: model.config for name, model in found.items()}
-    if problems := config.objective.unfit(config.model, configs):
-        raise InputError("\n".join(f"objective.{problem}" for problem in problems))
+    if problems := config.objective.check_references(config.model, configs):
+        raise InputError("\n".join(f"{key}: {why}" for key, why in problems))
     return found
 
 

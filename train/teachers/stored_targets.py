@@ -1,4 +1,5 @@
-"""The targets a run learns from, checked against the run before anything is compiled, and joined to its rows."""
+"""Fields of training rows that are stored in a folder: checked against the run before anything is compiled, and joined
+to its rows."""
 
 import dataclasses
 import pathlib
@@ -6,12 +7,12 @@ import pathlib
 import numpy as np
 
 from data.rows.dataset import Dataset
-from data.targets.format import Row, Targets, how_to_go_on
+from data.rows.fields import TARGET, Row
+from data.targets.format import Targets, how_to_go_on
 from maverick_jax.errors import InputError
 from maverick_jax.pretrained import open_source
 from train.config import RunConfig
-from train.objectives import Distill
-from train.objectives.distill.stored import PREFIX
+from train.objectives.base import StoredFields
 
 CHECKED_ROWS = 16
 
@@ -21,37 +22,33 @@ class TargetsOf:
     """(number, row) -> the row's targets, as fields of a batch. Travels to worker processes as a path."""
 
     targets: Targets
-    fields: tuple[str, ...]
+    names: tuple[str, ...]
 
     def __call__(self, index: int, row: Row) -> Row:
         arrays = self.targets.row(index, row)
-        return {PREFIX + name: arrays[name] for name in self.fields}
+        return {name: arrays[name.removeprefix(TARGET)] for name in self.names}
 
 
-def open_targets(config: RunConfig, data: Dataset) -> Targets:
-    """The folder at `objective.targets`. Raises InputError, with one line per difference, unless it is complete and its
-    targets are of this run's settings, tokenizer and data: first, last and some rows between are compared here, every
-    row again when it is read."""
-    objective = config.objective
-    assert isinstance(objective, Distill) and objective.targets is not None
-    wanted, targets = objective.targets, Targets.open(pathlib.Path(objective.targets.path).expanduser())
+def open_targets(config: RunConfig, stored: StoredFields, data: Dataset) -> Targets:
+    """The folder of `stored`. Raises InputError, with one line per difference, unless it is complete and its targets
+    are of this run's settings, tokenizer and data: first, last and some rows between are compared here, every row again
+    when it is read."""
+    targets = Targets.open(pathlib.Path(stored.path).expanduser())
     header, rows = targets.header, config.run.steps * config.data.batch_size
-    differences = {
-        "model.vocab_size": (header.vocab_size, config.model.vocab_size),
-        "objective.temperature": (header.temperature, objective.divergence.temperature),
-        "objective.targets.top_k": (header.top_k, wanted.top_k),
-        "objective.targets.tail_samples": (header.tail_samples, wanted.tail_samples),
-        "objective.targets.dtype": (header.dtype, wanted.dtype),
-        "data.sequence_length": (header.sequence_length, config.data.sequence_length),
+    expected = {
+        "vocab_size": ("model.vocab_size", config.model.vocab_size),
+        **stored.header,
+        "sequence_length": ("data.sequence_length", config.data.sequence_length),
     }
-    lines = [f"{key}: {there} there, {here} here" for key, (there, here) in differences.items() if there != here]
+    said = {name: (key, getattr(header, name), here) for name, (key, here) in expected.items()}
+    lines = [f"{key}: {there} there, {here} here" for key, there, here in said.values() if there != here]
     if header.tokenizer != data.tokenizer.fingerprint:
         lines.append(f"data.tokenizer: made with another tokenizer than {data.tokenizer.name}")
     if header.rows < rows:
         needed = f"{config.run.steps:,} batches of {config.data.batch_size} need {rows:,} rows"
         lines.append(f"run.steps: {needed}; {header.rows:,} there")
-    if objective.teacher is not None and open_source(objective.teacher).fingerprint() != header.teacher:
-        lines.append(f"objective.teacher: made by another model than {objective.teacher}")
+    if stored.model is not None and open_source(stored.model).fingerprint() != header.teacher:
+        lines.append(f"objective.teacher: made by another model than {stored.model}")
     if lines:
         why = f"{targets.path} holds targets that this run cannot learn from:"
         anew = f"change the config, or make targets for it in another folder with {how_to_go_on('DIR')}"

@@ -9,7 +9,8 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from data.rows import placement
-from data.targets.format import Header, Row
+from data.rows.fields import Row
+from data.targets.format import Header
 from data.targets.writer import TargetsWriter, rows_per_part
 from maverick_jax.progress import Progress
 from train.batches import Feed

@@ -9,7 +9,7 @@ from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.parameters import ROLES, TEXT_ROLES, Role
 from maverick_jax.settings.section import Section
-from train.objectives.next_token import Head
+from train.objectives.base import Head
 from train.trainable.lora import LoraConfig
 from train.trainable.selection import Selection
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick
 from train.batches import Feed
-from train.objectives.next_token import tapped_states
 
 
 def measure(model: Maverick, feed: Feed, steps: int) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.
     number = jnp.arange(model.config.num_local_experts, dtype=jnp.int32)[None, None, :]
     found = []
     moe_layers = [model.layer(i) for i in layers]
-    for layer, logits in zip(moe_layers, tapped_states(model, batch, Taps(router=layers)).routers, strict=True):
+    seen = model.tapped(Inputs.of(batch), Taps(router=layers))
+    for layer, logits in zip(moe_layers, seen.routers, strict=True):
         chosen = [(expert[..., None] == number) & real for expert in layer.moe.choose(logits)]
         assigned = sum(one.astype(jnp.float32) for one in chosen)
         found.append([jnp.sum(x, axis=(0, 1)) for x in (assigned * layer.moe.gates(logits), assigned)])

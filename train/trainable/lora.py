@@ -10,7 +10,7 @@ from maverick_jax.checkpoint.adapters import AdapterSettings, factor_names
 from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import Factors
-from train.objectives.next_token import Head
+from train.objectives.base import Head
 
 Target = Literal["attention", "experts", "shared", "mlp"]
 

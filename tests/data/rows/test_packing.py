@@ -9,6 +9,13 @@ from data.order import permuted, shuffled
 from data.rows import packing
 from data.rows.packing import Documents
 
+FIELDS = {
+    "tokens": np.int32,
+    "labels": np.int32,
+    "positions": np.int32,
+    "segment_ids": np.int32,
+    "loss_weights": np.float32,
+}
 lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
@@ -27,7 +34,7 @@ def _plan(kind, documents, T, seed):
 
 def _obvious_row(tokens, documents, pieces, T):
     """A row token by token."""
-    row = {name: np.zeros(T, dtype) for name, dtype in packing.FIELDS.items()}
+    row = {name: np.zeros(T, dtype) for name, dtype in FIELDS.items()}
     place = 0
     for segment, (begin, length) in enumerate(zip(pieces.begin, pieces.length, strict=True), start=1):
         document = int(np.searchsorted(documents.begin, begin, "right")) - 1
@@ -54,11 +61,11 @@ def test_every_token_is_input_once_and_label_once(kind, lengths, T, seed, epoch)
         pieces = plan.pieces(epoch, number)
         row = packing.row_of(tokens, packing.places_of(pieces), T)
         obvious = _obvious_row(tokens, documents, pieces, T)
-        for name in packing.FIELDS:
+        for name in FIELDS:
             np.testing.assert_array_equal(row[name], obvious[name])
-            assert row[name].dtype == packing.FIELDS[name]
+            assert row[name].dtype == FIELDS[name]
         rows.append(row)
-    whole = {name: np.concatenate([row[name] for row in rows]) for name in packing.FIELDS}
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in FIELDS}
     inputs = whole["tokens"][whole["segment_ids"] > 0]
     np.testing.assert_array_equal(np.sort(inputs), tokens)
     labels = whole["labels"][whole["loss_weights"] > 0]

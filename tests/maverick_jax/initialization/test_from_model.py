@@ -12,6 +12,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.initialization.layer_map import Start
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.pretrained import abstract_model, load_pretrained, save_pretrained
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers.folders import mesh_of_8, store_run
@@ -82,7 +83,7 @@ def test_every_expert_that_got_a_token_learns(sources):
     tokens = random_tokens(config, 1, 2)
 
     def loss(model):
-        hidden, stats = model.hidden(tokens)
+        hidden, stats = model.hidden(Inputs(tokens))
         scores = jax.nn.log_softmax(jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()))
         return -jnp.mean(scores * jnp.arange(96.0)[None, None, :]), stats.load
 

@@ -42,6 +42,7 @@ from train.evaluation import decisions
 from train.evaluation.generated import generated
 from train.evaluation.tables import show
 from train.objectives import TrajectoryTuning
+from train.objectives.decision_counts import DECISIONS, counts
 from train.optimizers import AdamW
 from train.step import eval_step
 
@@ -148,14 +149,14 @@ def rows_of(data):
 
 @functools.cache
 def counting():
-    return jax.jit(lambda *fields: decisions.counts(*fields, BYTES.vocab_size, RULES))
+    return jax.jit(lambda *fields: counts(*fields, BYTES.vocab_size, RULES))
 
 
 def told(data, guessed):
     rows = rows_of(data)
     spec = jax.P(*RULES("batch", "length"))
     found = counting()(*[jax.device_put(x, spec) for x in (guessed, rows["labels"], rows[CHOICES])])
-    return decisions.told(jax.device_get(found), decisions.Written.of(data))
+    return decisions.decision_metrics({DECISIONS: jax.device_get(found)}, data)
 
 
 def guesses(data, changes):
@@ -433,8 +434,10 @@ def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mes
         state = init(0)
         for _ in range(120):
             state, metrics = step(state, batch)
-        evaluated = jax.jit(functools.partial(eval_step, objective=objective))(state.model, batch, {})
-        forced = objective.means(jax.device_get(evaluated), decisions.Written.of(data))
+        evaluated = jax.jit(functools.partial(eval_step, objective=objective))(
+            state.model, batch, objective.first_context({})
+        )
+        forced = decisions.decision_metrics(jax.device_get(evaluated), data)
         write = lambda prompts: answers(state.model, BYTES, prompts, 32, Sampling(temperature=0.0))
         free = generated(write, data, 99, stop_ids(BYTES))
     assert metrics["loss"] < 0.1

@@ -19,10 +19,10 @@ from tests.helpers import tiny
 from tests.helpers.small_run import assert_same_run, cut_back, lines
 from tests.helpers.trajectory_rows import data_config, tuning, write_runs
 from train.config_files import read_config
-from train.evaluation.decisions import Written, counts
-from train.evaluation.decisions import told as told_of
+from train.evaluation.decisions import decision_metrics
 from train.objectives import Distill, Pretrain, TrajectoryTuning
-from train.objectives.next_token import Context
+from train.objectives.base import Context
+from train.objectives.decision_counts import DECISIONS, counts
 from train.step import accumulate, eval_step
 
 TUNING = TrajectoryTuning()
@@ -138,7 +138,7 @@ def test_weights_of_one_are_plain_fine_tuning_to_the_bit(network, tmp_path, one_
     states = []
     for objective in (TUNING, Pretrain()):
         init, step = tiny.jitted(CONFIG.model_copy(update=network), objective=objective)
-        batch = tiny.placed({n: x[None, None] for n, x in row.items() if n != KINDS or objective.reads_kinds})
+        batch = tiny.placed({n: x[None, None] for n, x in row.items() if n in objective.fields()})
         step = step.lower(init(0), batch).compile(compiler_options=AS_USERS_DO)
         state, _ = step(init(0), batch)
         state, metrics = step(state, batch)
@@ -205,7 +205,7 @@ def test_losses_by_kind_and_decisions_are_those_of_the_logits(rows, dataset, one
     logits = jax.jit(lambda m, b: m.logits(b["tokens"][0], b["positions"][0], b["segment_ids"][0]))
     log_p = np.asarray(jax.nn.log_softmax(logits(model, tiny.placed(batch_of(rows)))), np.float64)
     nll = -np.take_along_axis(log_p, rows["labels"][..., None], axis=-1)[..., 0]
-    told = TUNING.line(jax.device_get(metrics))
+    told = TUNING.training_metrics(jax.device_get(metrics))
     there = {kind for kind in TokenKind if (rows[KINDS] == kind).any()}
     assert set(told["kind_loss"]) == set(told["kind_tokens"]) == {kind.name.lower() for kind in there}
     for kind in there:
@@ -213,11 +213,13 @@ def test_losses_by_kind_and_decisions_are_those_of_the_logits(rows, dataset, one
         assert told["kind_tokens"][kind.name.lower()] == at.sum()
         np.testing.assert_allclose(told["kind_loss"][kind.name.lower()], nll[at].mean(), rtol=1e-4)
     np.testing.assert_allclose(told["loss"], (nll * rows["loss_weights"]).sum() / rows["loss_weights"].sum(), rtol=1e-5)
-    evaluated = jax.jit(functools.partial(eval_step, objective=TUNING))(model, tiny.placed(batch_of(rows, 2)), {})
-    written = Written.of(dataset)
-    means = TUNING.means(jax.device_get(evaluated), written)
+    evaluated = jax.jit(functools.partial(eval_step, objective=TUNING))(
+        model, tiny.placed(batch_of(rows, 2)), TUNING.first_context({})
+    )
+    sums = jax.device_get(evaluated)
+    means = TUNING.evaluation_metrics(sums) | decision_metrics(sums, dataset)
     guessed = jax.device_get(jax.jit(lambda *x: counts(*x, CONFIG.vocab_size, model.rules))(*guesses(log_p, rows)))
-    assert means.items() >= told_of(guessed, written).items() and means["decisions"]["call"] > 4
+    assert means.items() >= decision_metrics({DECISIONS: guessed}, dataset).items() and means["decisions"]["call"] > 4
     assert means["kind_tokens"] == told["kind_tokens"]
     np.testing.assert_allclose(means["loss"], told["loss"], rtol=1e-5)
     np.testing.assert_allclose([*means["kind_loss"].values()], [*told["kind_loss"].values()], rtol=1e-5)

@@ -19,7 +19,8 @@ from tests.helpers import tiny
 from train.config_files import read_config
 from train.objectives import Distill
 from train.optimizers import AdamW
-from train.rollouts.on_policy import OnPolicy, own_samples, with_own_samples
+from train.rollouts.on_policy import OnPolicy, own_samples
+from train.rollouts.source import Setting, batch_source
 from train.state import state_with
 from train.step import train_step
 
@@ -124,14 +125,14 @@ def updates(steps: int):
     references, like, learned = {"teacher": made(TEACHER, 2)}, tiny.placed(tiny.batch(STUDENT)), []
     program = jax.jit(functools.partial(train_step, **parts)).lower(state, like, references).compile()
 
-    def step(state, batch):
-        learned.append(jax.tree.map(np.asarray, batch))
-        return program(state, batch, references)
-
-    step = with_own_samples(step, GREEDY, state, like, used=lambda state: state.model, seed=3, start=0, end=None)
+    of_data = (tiny.placed(tiny.batch(STUDENT, i % 2)) for i in itertools.count())
+    setting = Setting(state, like, model_of=lambda state: state.model, seed=3, end=None)
+    batches = batch_source(parts["objective"].batch_maker(), of_data, setting)
     found = []
-    for i in range(steps):
-        state, metrics = step(state, tiny.placed(tiny.batch(STUDENT, i % 2)))
+    for update in range(1, steps + 1):
+        batch = batches(update, state)
+        learned.append(jax.tree.map(np.asarray, batch))
+        state, metrics = program(state, batch, references)
         found.append(jax.tree.map(np.asarray, metrics))
     return learned, found
 
@@ -229,6 +230,6 @@ def test_settings_that_cannot_be_are_refused(config_of, words, said):
 
 def test_a_student_with_an_image_encoder_is_refused():
     objective = Distill(teacher="anywhere", on_policy=GREEDY)
-    assert objective.misfits(STUDENT, 16) == []
+    assert objective.check_model(STUDENT, 16) == []
     seeing = ModelConfig.from_name("maverick_17b_128e_vision")
-    assert [key for key, _ in objective.misfits(seeing, 16)] == ["objective.on_policy"]
+    assert [key for key, _ in objective.check_model(seeing, 16)] == ["objective.on_policy"]

@@ -17,7 +17,7 @@ from maverick_jax.pretrained import export, load_pretrained, open_source
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
 from train.config_files import read_config
-from train.objectives.next_token import Context
+from train.objectives.base import Context
 from train.state import abstract_state, init_state
 from train.step import train_step
 from train.trainable.config import TrainableConfig

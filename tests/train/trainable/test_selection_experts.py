@@ -17,6 +17,7 @@ from launch.plan import plan
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows, with_rows
@@ -24,7 +25,7 @@ from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
 from train.config_files import read_config
 from train.expert_scores import choose_experts, show
-from train.objectives.next_token import Context
+from train.objectives.base import Context
 from train.trainable.config import TrainableConfig
 from train.trainable.expert_use import pick
 from train.trainable.selection import Selection
@@ -292,9 +293,8 @@ def test_scores_are_those_of_counting_token_by_token(model_of_run, tmp_path):
     fields = [jnp.stack([row[key] for row in rows]) for key in ("tokens", "positions", "segment_ids")]
     with jax.set_mesh(single_device_mesh()):
         fields = [jax.device_put(x, tiny.RULES("batch", "length")) for x in fields]
-        routers = jax.jit(lambda model, *fields: model.tapped(*fields, taps=Taps(router=range(5))).routers)(
-            model, *fields
-        )
+        look = jax.jit(lambda model, inputs: model.tapped(inputs, Taps(router=range(5))).routers)
+        routers = look(model, Inputs(*fields))
     for layer, logits in enumerate(routers):
         gate, token = np.zeros(8), np.zeros(8)
         for row, segments in zip(np.array(logits), np.array(fields[2]), strict=True):

@@ -17,7 +17,7 @@ from maverick_jax.ops.linear import linear
 from maverick_jax.param import weight
 from maverick_jax.settings.section import Section
 from maverick_jax.sharding import ShardingRules
-from train.objectives.next_token import Head
+from train.objectives.base import Findings, Head
 
 Natural = Annotated[int, Field(ge=0)]
 Pair = Annotated[tuple[Natural, Natural], Field(strict=False)]  # of a list: so it is written
@@ -131,61 +131,59 @@ class Matching:
         named = {"hidden_loss": self.hidden, "router_divergence": self.router}
         return {name: section.weight for name, section in named.items() if section}
 
-    def unfit(self, student: ModelConfig, teacher: ModelConfig) -> list[str]:
-        """Why the two models cannot be compared so, a line each that begins with the key."""
-        lines = []
+    def check(self, student: ModelConfig, teacher: ModelConfig) -> Findings:
+        """Why the two models cannot be compared like this; nothing if they can."""
+        found = []
         if self.hidden:
-            lines += _out_of_range("hidden", self.hidden.layers, student, teacher)
+            found += _out_of_range("hidden", self.hidden.layers, student, teacher)
             widths = student.hidden_size, teacher.hidden_size
             if not self.hidden.projection and widths[0] != widths[1]:
-                lines.append(
-                    f"hidden.projection: the student is {widths[0]} wide, the teacher {widths[1]}: set it to true "
-                    "to learn what makes one of the other"
+                why = (
+                    f"the student is {widths[0]} wide, the teacher {widths[1]}: set it to true to learn what makes one"
                 )
-        return lines + (self._unfit_router(student, teacher) if self.router else [])
+                found.append(("objective.hidden.projection", f"{why} of the other"))
+        return found + (self._check_router(self.router, student, teacher) if self.router else [])
 
-    def _unfit_router(self, student: ModelConfig, teacher: ModelConfig) -> list[str]:
-        assert self.router is not None
+    def _check_router(self, router: RouterMatching, student: ModelConfig, teacher: ModelConfig) -> Findings:
         experts, routed = (
             (student.num_local_experts, teacher.num_local_experts),
             (student.moe_layers, teacher.moe_layers),
         )
         if not all(routed):
             who = "student" if not routed[0] else "teacher"
-            return [f"router: the {who} has no mixture of experts; expected null"]
-        lines = []
+            return [("objective.router", f"the {who} has no mixture of experts; expected null")]
+        found = []
         if experts[0] != experts[1]:
-            lines.append(f"router: the student has {experts[0]} experts, the teacher {experts[1]}; expected as many")
-        if self.router.layers is None:
+            why = f"the student has {experts[0]} experts, the teacher {experts[1]}; expected as many"
+            found.append(("objective.router", why))
+        if router.layers is None:
             if len(routed[0]) != len(routed[1]):
                 named = [_listed(layers) for layers in routed]
-                lines.append(
-                    f"router.layers: mixtures of experts are layers {named[0]} of the student, layers {named[1]} of "
-                    "the teacher; expected a list of the [student's, teacher's] layers to compare"
-                )
-            return lines
-        lines += _out_of_range("router", self.router.layers, student, teacher)
+                why = f"mixtures of experts are layers {named[0]} of the student, layers {named[1]} of the teacher"
+                wanted = "expected a list of the [student's, teacher's] layers to compare"
+                found.append(("objective.router.layers", f"{why}; {wanted}"))
+            return found
+        found += _out_of_range("router", router.layers, student, teacher)
         for who, i in (("student", 0), ("teacher", 1)):
-            dense = sorted({pair[i] for pair in self.router.layers} - set(routed[i]))
+            dense = sorted({pair[i] for pair in router.layers} - set(routed[i]))
             dense = [layer for layer in dense if layer < (student, teacher)[i].num_hidden_layers]
             if dense:
-                lines.append(
-                    f"router.layers: layer {dense[0]} of the {who} is dense; its mixtures of experts are layers "
-                    f"{_listed(routed[i])}"
-                )
-        return lines
+                why = f"layer {dense[0]} of the {who} is dense; its mixtures of experts are layers {_listed(routed[i])}"
+                found.append(("objective.router.layers", why))
+        return found
 
 
 def _projection(pair: Pair) -> str:
     return f"hidden_{pair[0]}_{pair[1]}"
 
 
-def _out_of_range(key: str, pairs: tuple[Pair, ...], student: ModelConfig, teacher: ModelConfig) -> list[str]:
-    lines = []
+def _out_of_range(key: str, pairs: tuple[Pair, ...], student: ModelConfig, teacher: ModelConfig) -> Findings:
+    found = []
     for who, model, layers in zip(("student", "teacher"), (student, teacher), zip(*pairs, strict=True), strict=True):
         if max(layers) >= (depth := model.num_hidden_layers):
-            lines.append(f"{key}.layers: the {who} has no layer {max(layers)}; its layers are 0 to {depth - 1}")
-    return lines
+            why = f"the {who} has no layer {max(layers)}; its layers are 0 to {depth - 1}"
+            found.append((f"objective.{key}.layers", why))
+    return found
 
 
 def _listed(layers: tuple[int, ...]) -> str:

@@ -9,25 +9,17 @@ from jax.sharding import reshard
 from pydantic import Field
 
 from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick, Tapped
 from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, distillation, whole_target
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
+from train.objectives.base import Batch, Context, Findings, Head, Objective, Reference, State, StoredFields, Sums
 from train.objectives.distill.matching import HiddenMatching, Matching, RouterMatching
 from train.objectives.distill.stored import OfflineTargets
 from train.objectives.distill.weighting import AnyWeighting, Codistill, Taid
-from train.objectives.next_token import (
-    Batch,
-    Context,
-    Head,
-    NextToken,
-    Reference,
-    State,
-    Sums,
-    hidden_states,
-    router_loss,
-    tapped_states,
-)
+from train.objectives.next_token import NextToken, router_loss
 from train.rollouts.on_policy import OnPolicy
 
 TEACHER, ON_POLICY = "teacher", "on_policy"
@@ -94,19 +86,21 @@ class Distill(NextToken):
             return {}
         return {TEACHER: Reference(self.teacher, self.teacher_dtype, self.teacher_rules, self.teacher_config)}
 
-    def offline(self) -> OfflineTargets | None:
-        return self.targets
+    def fields(self) -> tuple[str, ...]:
+        return super().fields() + (self.targets.fields if self.targets is not None else ())
 
-    def at_hand(self) -> "Distill":
-        """The same with the teacher itself, who is asked for what `targets` will hold."""
-        return self.model_copy(update={"targets": None})
+    def stored_fields(self) -> StoredFields | None:
+        if self.targets is None:
+            return None
+        header = {"temperature": ("objective.temperature", self.divergence.temperature), **self.targets.header}
+        return StoredFields(self.targets.path, self.targets.fields, header, self.teacher)
 
     @property
     def matching(self) -> Matching:
         return Matching(self.hidden, self.router)
 
-    def unfit(self, model: ModelConfig, references: dict[str, ModelConfig]) -> list[str]:
-        return self.matching.unfit(model, references[TEACHER]) if TEACHER in references else []
+    def check_references(self, model: ModelConfig, references: dict[str, ModelConfig]) -> Findings:
+        return self.matching.check(model, references[TEACHER]) if TEACHER in references else []
 
     def heads(self, model: ModelConfig, references: dict[str, ModelConfig]) -> tuple[Head, ...]:
         return self.matching.heads(model, references[TEACHER]) if TEACHER in references else ()
@@ -116,14 +110,14 @@ class Distill(NextToken):
         kept = {"weighting.kind": self.weighting.kind, "hidden.layers (with projections)": str([*map(list, projected)])}
         return {**super().pinned(), **kept}
 
-    def own_samples(self) -> OnPolicy | None:
+    def batch_maker(self) -> OnPolicy | None:
         return self.on_policy
 
-    def misfits(self, model: ModelConfig, sequence_length: int) -> list[tuple[str, str]]:
-        found = super().misfits(model, sequence_length)
+    def check_model(self, model: ModelConfig, sequence_length: int) -> Findings:
+        found = super().check_model(model, sequence_length)
         if self.on_policy and model.vision:
             found.append(("objective.on_policy", "a model with an image encoder writes no samples; expected null"))
-        return found + (self.on_policy.misfits(sequence_length) if self.on_policy else [])
+        return found + (self.on_policy.check(sequence_length) if self.on_policy else [])
 
     # ---- training ------------------------------------------------------------------------------------------------
 
@@ -167,11 +161,12 @@ class Distill(NextToken):
 
     def _side_by_side(self, model: Maverick, batch: Batch, context: Context) -> tuple[Tapped, Target, Sums]:
         """What the student makes of a batch, what it should make of it, and how far apart the insides of both are."""
+        inputs = Inputs.of(batch)
         if self.targets is not None:
-            return tapped_states(model, batch), self.targets.target(batch), {}
+            return model.tapped(inputs), self.targets.target(batch), {}
         teacher = context.references[TEACHER]
         taps = self.matching.taps(model.config, teacher.config)
-        student, theirs = (tapped_states(*pair) for pair in ((model, batch, taps[0]), (teacher, batch, taps[1])))
+        student, theirs = model.tapped(inputs, taps[0]), teacher.tapped(inputs, taps[1])
         matched = self.matching.distances(student, theirs, context.heads, batch["loss_weights"], model.rules)
         return student, teacher_target(teacher, theirs.hidden, model.rules), matched
 
@@ -187,14 +182,14 @@ class Distill(NextToken):
 
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
-    def evaluate(self, model: Maverick, batch: Batch, references: dict[str, Maverick]) -> Sums:
+    def evaluate(self, model: Maverick, batch: Batch, context: Context) -> Sums:
         """As for pretraining, and, where the teacher is at hand, the divergence from it and its own loss."""
         if self.targets is not None:
-            return super().evaluate(model, batch, references)
-        teacher = references[TEACHER]
+            return super().evaluate(model, batch, context)
+        teacher, inputs = context.references[TEACHER], Inputs.of(batch)
         sums = distillation(
-            (hidden_states(model, batch)[0], model.output_weight()),
-            teacher_target(teacher, hidden_states(teacher, batch)[0], model.rules),
+            (model.hidden(inputs)[0], model.output_weight()),
+            teacher_target(teacher, teacher.hidden(inputs)[0], model.rules),
             batch["labels"],
             batch["loss_weights"],
             {},
@@ -205,6 +200,20 @@ class Distill(NextToken):
         )
         named = {"loss": sums.terms.nll, "divergence": sums.terms.divergence, "teacher_loss": sums.terms.teacher_nll}
         return {**named, "weight": jnp.sum(batch["loss_weights"])}
+
+
+def wanted_targets(objective: Objective, vocab_size: int) -> tuple[Distill, OfflineTargets]:
+    """What is needed to make the targets that an objective reads: the objective with its teacher at hand, and what to
+    keep of the teacher's answers. Raises InputError for an objective that reads none or names no teacher, for more
+    tokens than there are, and for samples of a tail that does not exist."""
+    if not isinstance(objective, Distill) or objective.targets is None or objective.teacher is None:
+        raise InputError("data targets: expected objective: {kind: distill, teacher: ..., targets: {path: ...}}")
+    wanted = objective.targets
+    if wanted.top_k > vocab_size:
+        raise InputError(f"objective.targets.top_k: {wanted.top_k} is more than model.vocab_size ({vocab_size})")
+    if wanted.tail_samples and wanted.top_k == vocab_size:
+        raise InputError(f"objective.targets.tail_samples: top_k {wanted.top_k} leaves no other tokens")
+    return objective.model_copy(update={"targets": None}), wanted
 
 
 def teacher_target(teacher: Maverick, hidden: jax.Array, rules: ShardingRules) -> Target:

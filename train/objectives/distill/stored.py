@@ -1,18 +1,16 @@
 """Targets that a teacher left on disk, in the place of the teacher: what a config says of them, and how a batch brings
 them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import pydantic
 from pydantic import Field
 
+from data.rows.fields import TARGET
 from maverick_jax.ops.distillation import Target
 from maverick_jax.ops.sparse_targets import Kept, Mode, sparse_target
 from maverick_jax.settings.section import Section
-
-PREFIX = "target_"
-"""Of the fields of a batch that hold them."""
 
 
 class OfflineTargets(Section):
@@ -38,9 +36,15 @@ class OfflineTargets(Section):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Arrays that training reads of each row."""
-        return Kept._fields if self.mode == "sampled" else Kept._fields[:5]
+        """The fields that training reads of each row."""
+        return tuple(TARGET + name for name in (Kept._fields if self.mode == "sampled" else Kept._fields[:5]))
+
+    @property
+    def header(self) -> dict[str, tuple[str, Any]]:
+        """What the folder's header must say: (config key, value) by the header's key."""
+        keys = ("top_k", "tail_samples", "dtype")
+        return {key: (f"objective.targets.{key}", getattr(self, key)) for key in keys}
 
     def target(self, batch: dict[str, jax.Array]) -> Target:
         """What the teacher said of a batch."""
-        return sparse_target(Kept(**{name: batch[PREFIX + name] for name in self.fields}), self.mode)
+        return sparse_target(Kept(**{name.removeprefix(TARGET): batch[name] for name in self.fields}), self.mode)

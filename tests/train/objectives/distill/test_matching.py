@@ -12,6 +12,7 @@ from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.attention import Positions
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained, save_pretrained
@@ -19,9 +20,9 @@ from maverick_jax.sharding import ShardingRules, single_device_mesh
 from tests.helpers import tiny
 from train.config_files import read_config
 from train.objectives import Distill
+from train.objectives.base import Context
 from train.objectives.distill.matching import HiddenMatching, Matching, RouterMatching
 from train.objectives.distill.weighting import Schedule
-from train.objectives.next_token import Context, tapped_states
 from train.state import abstract_state, init_state
 from train.step import train_step
 from train.teachers.references import find_references
@@ -46,18 +47,18 @@ def made(config, seed: int) -> Maverick:
 # ---- what is seen ----------------------------------------------------------------------------------------------------
 
 
-def one_by_one(model: Maverick, tokens, positions, segment_ids):
+def one_by_one(model: Maverick, inputs: Inputs):
     """Every layer's output and router logits: the layers run one after the other, without scan or remat."""
     config, length = model.config, len(model.config.period)
-    places = Positions.of(config, tokens.shape[1], positions, segment_ids)
-    x, outputs, routers = model.embed_inputs(tokens), [], []
+    places = Positions.of(config, inputs)
+    x, outputs, routers = model.embed_inputs(inputs), [], []
     for i in range(config.num_hidden_layers):
         period, place = divmod(i, length)
         if period < config.num_periods:
             layer = jax.tree.map(lambda leaf, period=period: leaf[period], model.periods).layers[place]
         else:
             layer = model.tail.layers[place]
-        x, routed = layer(x, places, segment_ids > 0)
+        x, routed = layer(x, places, inputs.segment_ids > 0)
         outputs.append(x)
         routers.append(None if routed is None else routed.logits)
     return outputs, routers
@@ -76,10 +77,10 @@ def test_taps_are_what_the_layers_give_one_by_one(changes, hidden, router):
     model, fields = made(config, 3), tiny.batch(config, rows=2)
     inputs = [fields[name][0] for name in ("tokens", "positions", "segment_ids")]
     with jax.set_mesh(single_device_mesh()):
-        inputs = [jax.device_put(x, tiny.RULES("batch", "length")) for x in inputs]
-        found = jax.jit(lambda m, *x: m.tapped(*x, taps=Taps(hidden, router)))(model, *inputs)
-        last, stats = jax.jit(lambda m, *x: m.hidden(*x))(model, *inputs)
-        outputs, routers = jax.jit(one_by_one)(model, *inputs)
+        inputs = Inputs(*(jax.device_put(x, tiny.RULES("batch", "length")) for x in inputs))
+        found = jax.jit(lambda m, x: m.tapped(x, Taps(hidden, router)))(model, inputs)
+        last, stats = jax.jit(lambda m, x: m.hidden(x))(model, inputs)
+        outputs, routers = jax.jit(one_by_one)(model, inputs)
     assert len(found.layers) == len(hidden) and len(found.routers) == len(router)
     for i, x in zip(hidden, found.layers, strict=True):
         np.testing.assert_allclose(x, outputs[i], atol=1e-5, err_msg=str(i))
@@ -98,7 +99,7 @@ def test_nothing_tapped_computes_nothing_more():
         tokens = tiny.placed(tiny.batch(config, rows=2))["tokens"][0]
 
         def given_back(taps):
-            program = jax.make_jaxpr(lambda model, tokens: model.tapped(tokens, taps=taps))(model, tokens)
+            program = jax.make_jaxpr(lambda model, tokens: model.tapped(Inputs(tokens), taps))(model, tokens)
             (scan,) = [eqn for eqn in program.eqns if eqn.primitive.name == "scan"]
             return sorted(v.aval.shape for v in scan.outvars)
 
@@ -260,7 +261,7 @@ def test_the_loss_and_the_norm_of_the_gradient_count_it_all(expected):
             one = jax.tree.map(lambda x: x[0], batch)
             context = Context(state.step, {}, {"teacher": teacher}, state.heads)
             losses = [objective.loss(state.model, one, totals, context)[0] for objective in (OBJECTIVE, PLAIN)]
-            return losses, *map(tapped_states, (state.model, teacher), (one, one), taps)
+            return losses, *(m.tapped(Inputs.of(one), t) for m, t in zip((state.model, teacher), taps, strict=True))
 
         (found, without), ours, theirs = seen(state, teacher["teacher"], batch)
     slow = slow_distances(OBJECTIVE.matching, ours, theirs, state.heads, batch["loss_weights"])

@@ -17,8 +17,8 @@ from tests.helpers import small_run, tiny
 from tests.helpers.small_run import contents, store
 from train.config_files import read_config
 from train.objectives import Distill
+from train.objectives.base import Context
 from train.objectives.distill.weighting import Schedule
-from train.objectives.next_token import Context
 from train.teachers.references import check_references, find_references, load_references, missing_references
 
 TEACHER = tiny.model_config(hidden_size=48, num_hidden_layers=8)

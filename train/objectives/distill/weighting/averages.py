@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from maverick_jax.settings.section import Section
+from train.objectives.base import State
 from train.objectives.distill.weighting.base import Scalars
-from train.objectives.next_token import State
 
 TINY = 1e-30
 """What may be divided by instead of 0."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from maverick_jax.ops.distillation import Terms, Weighed
 from maverick_jax.settings.section import Section
-from train.objectives.next_token import State
+from train.objectives.base import State
 
 Scalars = dict[str, jax.Array]
 

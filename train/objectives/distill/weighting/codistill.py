@@ -14,10 +14,10 @@ import pydantic
 from pydantic import Field
 
 from maverick_jax.ops.distillation import Terms, Weighed
+from train.objectives.base import State
 from train.objectives.distill.weighting.averages import TINY, Averages
 from train.objectives.distill.weighting.base import Ramp, Scalars, Weighting, split
 from train.objectives.distill.weighting.confidence import Confident
-from train.objectives.next_token import State
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

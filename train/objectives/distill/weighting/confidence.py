@@ -8,8 +8,8 @@ from pydantic import Field
 
 from maverick_jax.ops.distillation import Terms, Weighed
 from maverick_jax.settings.section import Section
+from train.objectives.base import State
 from train.objectives.distill.weighting.base import Ramp, Scalars, Weighting, split
-from train.objectives.next_token import State
 
 
 class Confident(Section):

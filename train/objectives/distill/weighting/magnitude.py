@@ -8,9 +8,9 @@ import pydantic
 from pydantic import Field
 
 from maverick_jax.ops.distillation import Terms, Weighed
+from train.objectives.base import State
 from train.objectives.distill.weighting.averages import TINY, Averages
 from train.objectives.distill.weighting.base import Ramp, Scalars, Weighting
-from train.objectives.next_token import State
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

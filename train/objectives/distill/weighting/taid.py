@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from maverick_jax.ops.distillation import Terms, Weighed
+from train.objectives.base import State
 from train.objectives.distill.weighting.averages import TINY
 from train.objectives.distill.weighting.base import Ramp, Scalars, Weighting, split
-from train.objectives.next_token import State
 
 
 class Taid(Ramp, Weighting):

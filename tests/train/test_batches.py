@@ -1,0 +1,129 @@
+"""Batches of what an objective reads: also a field per row, from the pipeline to the update."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.rows.fields import FIELDS, PACKED, BatchField, Row
+from maverick_jax.model.inputs import Inputs
+from tests.helpers import tiny
+from train.batches import Feed
+from train.config_files import read_config
+from train.objectives.base import Context, Head, Objective
+from train.state import init_state
+from train.step import eval_step, train_step
+
+MODEL = tiny.model_config(vocab_size=272, num_hidden_layers=1, num_local_experts=0)
+SMOOTH = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5, "learning_rate": 3e-4})
+
+
+class Scored(Objective):
+    """A reward model: a value head on the mean hidden state of a row is to give the row's score."""
+
+    kind: Literal["scored"] = "scored"
+
+    def fields(self) -> tuple[str, ...]:
+        return (*PACKED, "score")
+
+    def evaluation_fields(self) -> tuple[str, ...]:
+        return self.fields()
+
+    def heads(self, model, references) -> tuple[Head, ...]:
+        return (Head("value", (model.hidden_size,), (None,), 0.1),)
+
+    def totals(self, batch):
+        return {**super().totals(batch), "rows": jnp.float32(batch["score"].size)}
+
+    def loss(self, model, batch, totals, context: Context):
+        hidden, stats = model.hidden(Inputs.of(batch))
+        values = jnp.mean(hidden.astype(jnp.float32) @ context.heads["value"][...], axis=1)
+        error = jnp.sum((values - batch["score"]) ** 2)
+        return error / totals["rows"], {"error": error, "router": stats}
+
+    def metrics(self, model, sums, totals, context: Context):
+        return {"loss": sums["error"] / totals["rows"]}
+
+    def evaluate(self, model, batch, context: Context):
+        totals = self.totals(batch)
+        return {"loss": self.loss(model, batch, totals, context)[1]["error"], "weight": totals["rows"]}
+
+
+def score_of(index: int, row: Row) -> Row:
+    return {"score": np.float32(row["tokens"].mean() / 100).reshape(())}
+
+
+@pytest.fixture
+def score(monkeypatch):
+    """One entry is all that a field costs, beside what computes it."""
+    field = BatchField("score", (np.dtype(np.float32),), "what the row is worth", shape="per row")
+    monkeypatch.setitem(FIELDS, "score", field)
+
+
+@pytest.fixture
+def feed_of(score, tmp_path):
+    """`feed_of(*overrides)`: rows of 32 tokens, eight to a batch, each with a score."""
+
+    def make(*overrides: str) -> Feed:
+        words = ["data.sequence_length=32", f"data.cache_dir={tmp_path}", *overrides]
+        config = read_config("pretrain_tiny", words).model_copy(update={"objective": Scored()})
+        feed = Feed.open(config)
+        return dataclasses.replace(feed, train=feed.train.with_fields(score_of))
+
+    return make
+
+
+@pytest.mark.parametrize("words", [(), ("optimizer.accumulation_steps=2", "data.workers=1")])
+def test_a_field_per_row_is_split_as_its_rows_are(words, feed_of, mesh_of):
+    feed = feed_of(*words)
+    A, b, T = feed.shape
+    with mesh_of(data=2, fsdp=2, tensor=2):
+        like = feed.abstract_batch()
+        with feed.batches(0, 2) as batches:
+            _, batch = batches
+    assert set(batch) == {*PACKED, "score"}
+    for name, x in batch.items():
+        assert (x.shape, x.dtype, x.sharding) == (like[name].shape, like[name].dtype, like[name].sharding)
+    assert batch["score"].shape == (A, b) and batch["score"].sharding.shard_shape((A, b)) == (A, b // 4)
+    rows = [feed.train.row(8 + g) for g in range(8)]
+    for name, shape in {"score": (A, b), "tokens": (A, b, T)}.items():
+        np.testing.assert_array_equal(batch[name], np.stack([row[name] for row in rows]).reshape(shape))
+
+
+def update(feed: Feed):
+    """The state after two updates, their metrics, and the loss of the first batch after them."""
+    objective, optimizer = feed.config.objective, SMOOTH.build(tiny.STEPS, MODEL, tiny.TRAINABLE.selection())
+    parts = {"objective": objective, "optimizer": optimizer}
+    init = functools.partial(init_state, config=MODEL, rules=tiny.RULES, heads=objective.heads(MODEL, {}), **parts)
+    state, found = jax.jit(init)(0), []
+    step = jax.jit(functools.partial(train_step, references={}, **parts))
+    with feed.batches(0, 2) as batches:
+        both = [*batches]
+    for batch in both:
+        state, metrics = step(state, batch)
+        found.append(float(metrics["loss"]))
+    context = Context(state.step, state.objective, {}, state.heads)
+    sums = jax.jit(functools.partial(eval_step, objective=objective))(state.model, both[0], context)
+    return np.asarray(state.heads["value"][...]), found, objective.evaluation_metrics(sums)["loss"]
+
+
+def test_an_objective_on_rows_learns_alike_in_microbatches_and_on_a_mesh(feed_of, mesh_of):
+    with mesh_of(data=1):
+        head, losses, after = update(feed_of())
+        by_parts = update(feed_of("optimizer.accumulation_steps=4"))
+    with mesh_of(data=2, fsdp=2, tensor=2):
+        spread = update(feed_of())
+    assert after < losses[0]
+    for other in (by_parts, spread):
+        np.testing.assert_allclose(other[0], head, atol=2e-6, rtol=2e-5)
+        np.testing.assert_allclose((*other[1], other[2]), (*losses, after), rtol=1e-5)
+
+
+def test_rows_without_a_field_that_the_objective_reads_are_an_error(feed_of, mesh_of):
+    feed = feed_of()
+    with mesh_of(data=1), pytest.raises(ValueError, match="rows have no field 'kinds'"):
+        dataclasses.replace(feed, fields=(*feed.fields, "kinds")).abstract_batch()
