@@ -15,7 +15,7 @@ from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.network import Purpose
 from maverick_jax.settings import shipped, strict_yaml, validation
 from maverick_jax.settings.section import Section
-from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
+from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
 from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
 from train.metrics_writer import LoggingConfig
 from train.objectives import Objective, Pretrain
@@ -24,7 +24,7 @@ from train.optimizers.config import OptimizerConfig
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
-COMMAND_LINE = Place("command line")
+COMMAND_LINE = Location("command line")
 _SECTIONS = {"model": shipped.model_path}
 _BASES = ("base", *(f"{section}.base" for section in _SECTIONS))
 
@@ -223,7 +223,7 @@ def schema() -> dict[str, Any]:
 def check_against_mesh(config: RunConfig, sizes: dict[str, int]) -> None:
     """Raises InputError unless everything that mesh axes of these sizes split can be split evenly."""
     strict_yaml.raise_problems(
-        [Problem(Place(f"mesh of {_listed(sizes) or 'one device'}"), key, m) for key, m in _misfits(config, sizes)]
+        [Problem(Location(f"mesh of {_listed(sizes) or 'one device'}"), key, m) for key, m in _misfits(config, sizes)]
     )
 
 

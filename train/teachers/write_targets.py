@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from data.rows import placement
 from data.targets.format import Header, Row
 from data.targets.writer import TargetsWriter, rows_per_part
-from maverick_jax.progress import Progress
+from maverick_jax.progress import ProgressDisplay
 from train.batches import Feed
 from train.config import RunConfig
 from train.objectives.distill.stored import OfflineTargets
@@ -46,7 +46,7 @@ def write_targets(writer: TargetsWriter, missing: list[int], feed: Feed, forward
     total = sum(len(header.part_rows(part)) for part in missing)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     log.info("%s: %d rows to do, in %d of %d parts", writer.path, total, len(missing), header.num_parts)
-    with Progress("targets", columns, total) as progress:
+    with ProgressDisplay("targets", columns, total) as progress:
         done, started = 0, time.monotonic()
         for number in missing:
             with writer.part(number) as part:
