@@ -127,14 +127,14 @@ def _days(flops: float, peak: float | None, devices: int) -> float | None:
     return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
 
 
-def _checkpoints(config: RunConfig, trained: int, beside: int) -> dict[str, int]:
-    """Checkpoints that a run writes and keeps, and the bytes of one: weights, and moments of the `trained` numbers;
-    both of the `beside` numbers that are trained beside the model."""
-    weights = (config.model.num_parameters() + beside) * BYTES[config.model.param_dtype]
+def _checkpoints(config: RunConfig, trained: int, heads: int) -> dict[str, int]:
+    """Numbers of checkpoints written and kept, and the bytes of one: all weights, and the moments of the `trained`
+    parameters of the model; both for the `heads` parameters outside the model."""
+    weights = (config.model.num_parameters() + heads) * BYTES[config.model.param_dtype]
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = math.ceil(config.run.steps / every) if every else 1
     return {
-        "bytes": weights + (trained + beside) * _moment_bytes(config),
+        "bytes": weights + (trained + heads) * _moment_bytes(config),
         "written": written,
         "kept": min(written, keep),
     }

@@ -66,11 +66,11 @@ def test_a_base_is_relative_to_its_own_file(write):
     assert read_config("a/run.yaml").run.steps == 9
 
 
-def test_a_circle_of_bases_is_refused(write):
+def test_a_cycle_of_bases_is_refused(write):
     write("base: b.yaml\n", "a.yaml")
     write("base: a.yaml\n", "b.yaml")
     (line,) = errors("a.yaml")
-    assert "circle: a.yaml -> b.yaml -> a.yaml" in line
+    assert "cycle: a.yaml -> b.yaml -> a.yaml" in line
     (line,) = errors(write(SMALL.replace("model: tiny", "model: {base: m.yaml}"), "c.yaml"))
     assert line.startswith("c.yaml:2: model.base: m.yaml: no such file")
     write("base: m.yaml\n", "m.yaml")
