@@ -44,7 +44,7 @@ def model_config(shape: Shape, *, dtype: str = "float32", remat: str = "none") -
 
 
 def parts(config: ModelConfig, *, packed: bool = False) -> dict[str, Any]:
-    """What `train.step.compile_step` takes beside a state and a batch."""
+    """The arguments of `train.step.compile_step` besides state and batch."""
     optimizer = AdamW(learning_rate=LEARNING_RATE, b1=B1, b2=B2, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM)
     return {
         "objective": Pretrain() if packed else WholeRows(),

@@ -1,7 +1,7 @@
-"""Rate of Llama 4's tokenizer, ours against tiktoken's own batch, on the same text with equally many threads.
+"""Compare the rate of our Llama 4 tokenizer with tiktoken's batch encoding, on equal text and numbers of threads.
 
-The text is cut into documents of several sizes; the two take turns. Last line: one JSON object, whose `ratio` is our
-rate over tiktoken's, the worst of the sizes.
+The text is cut into documents of several sizes; the two take turns. The last line is one JSON object, whose `ratio` is
+our rate over tiktoken's for the worst of the sizes.
 """
 
 import argparse
@@ -15,13 +15,13 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-NEIGHBOUR = ROOT.parent / "shared" / "data"
+SHARED_DATA = ROOT.parent / "shared" / "data"
 SIZES = (100, 1_000, 10_000, 100_000, 10_000_000)
-"""Characters of a document; the last takes the text whole."""
+"""Characters per document; the last size leaves the text whole."""
 
 
 def documents(text: str, size: int) -> list[str]:
-    """`text` in documents of about `size` characters, cut after line ends."""
+    """`text` cut after line breaks into documents of about `size` characters."""
     found, held = [], ""
     for line in text.splitlines(keepends=True):
         held += line
@@ -32,8 +32,8 @@ def documents(text: str, size: int) -> list[str]:
 
 
 def rates(texts: list[str], encoders: dict, repeats: int) -> dict[str, float]:
-    """Characters per second of each encoder, and the first one's `ratio` to the second: medians over `repeats` turns,
-    after one that is not counted."""
+    """Characters per second of each encoder, and `ratio`, the first one's rate over the second's: medians over
+    `repeats` turns after an untimed one."""
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
     for turn in range(repeats + 1):
         for name, encode in encoders.items() if turn % 2 else reversed(encoders.items()):
@@ -83,11 +83,11 @@ def measure(ranks: pathlib.Path, text: str, threads: int, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=pathlib.Path, default=NEIGHBOUR / "tokenizer" / "llama4_tokenizer.model")
-    parser.add_argument("--text", type=pathlib.Path, default=NEIGHBOUR / "text" / "tinyshakespeare.txt")
+    parser.add_argument("--ranks", type=pathlib.Path, default=SHARED_DATA / "tokenizer" / "llama4_tokenizer.model")
+    parser.add_argument("--text", type=pathlib.Path, default=SHARED_DATA / "text" / "tinyshakespeare.txt")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--json", action="store_true", help="nothing but the last line")
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
     args = parser.parse_args()
     result = measure(args.ranks, args.text.read_text("utf-8"), args.threads, args.repeats)
     if not args.json:

@@ -19,9 +19,9 @@ from rich.progress import Progress as Bar
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
-    """`with Progress(title, columns) as progress: progress.update(line)`. A terminal shows the columns, with the line
-    as their `description`; otherwise the line is printed every `SECONDS_BETWEEN_LINES`."""
+class ProgressDisplay:
+    """`with ProgressDisplay(title, columns) as progress: progress.update(line)`. A terminal shows the columns, with the
+    line as their `description`; otherwise the line is printed every `SECONDS_BETWEEN_LINES`."""
 
     def __init__(self, title: str, columns: tuple[ProgressColumn, ...], total: float | None = None):
         console = Console(stderr=True)
@@ -53,7 +53,7 @@ class ByteProgress:
     def __init__(self, title: str, total: int, done: int = 0):
         text = TextColumn(title, markup=False)
         columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._progress = Progress(title, columns, total)
+        self._progress = ProgressDisplay(title, columns, total)
         self._title, self._total, self._at_start, self._done = title, total, done, done
         self._started, self._lock = time.monotonic(), threading.Lock()
 

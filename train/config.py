@@ -14,7 +14,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.section import Section
-from maverick_jax.settings.strict_yaml import Place, Problem
+from maverick_jax.settings.strict_yaml import Location, Problem
 from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
@@ -93,7 +93,7 @@ class RunConfig(Section):
 def check_against_mesh(config: RunConfig, sizes: dict[str, int]) -> None:
     """Raises InputError unless everything that mesh axes of these sizes split can be split evenly."""
     strict_yaml.raise_problems(
-        [Problem(Place(f"mesh of {_listed(sizes) or 'one device'}"), key, m) for key, m in misfits(config, sizes)]
+        [Problem(Location(f"mesh of {_listed(sizes) or 'one device'}"), key, m) for key, m in misfits(config, sizes)]
     )
 
 

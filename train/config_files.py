@@ -9,10 +9,10 @@ from maverick_jax.errors import InputError
 from maverick_jax.network import Purpose
 from maverick_jax.settings import shipped, strict_yaml, validation
 from maverick_jax.settings.moved_keys import moved_problems
-from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
+from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
 from train.config import RunConfig, misfits, unfit_start
 
-COMMAND_LINE = Place("command line")
+COMMAND_LINE = Location("command line")
 MOVED = {
     "optimizer.train": "trainable.parameters",
     "optimizer.experts": "trainable.experts",

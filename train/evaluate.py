@@ -12,7 +12,7 @@ from maverick_jax.inference.answers import answers
 from maverick_jax.inference.sampler import Sampling, stop_ids
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import config_of, load_pretrained
-from maverick_jax.progress import Progress
+from maverick_jax.progress import ProgressDisplay
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config
 from train.evaluation.generated import generated
@@ -64,7 +64,7 @@ def _answers(
 ) -> list[list[int]]:
     """What the model writes after each prompt, its likeliest token each time, with a progress bar for `what`."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(what, columns, len(prompts)) as progress:
+    with ProgressDisplay(what, columns, len(prompts)) as progress:
         on_progress = lambda done: progress.update(f"{what}: {done:,} of {len(prompts):,}", done)
         sampling = Sampling(temperature=0.0)
         return answers(model, tokenizer, prompts, max_tokens, sampling, on_progress=on_progress)

@@ -2,7 +2,7 @@
 
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from maverick_jax.progress import Progress
+from maverick_jax.progress import ProgressDisplay
 
 
 class TokenizationProgress:
@@ -10,7 +10,7 @@ class TokenizationProgress:
 
     def __init__(self, name: str):
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        self._name, self._file, self._progress = name, "", Progress(f"tokenizing {name}", columns)
+        self._name, self._file, self._progress = name, "", ProgressDisplay(f"tokenizing {name}", columns)
 
     def __enter__(self) -> "TokenizationProgress":
         self._progress.__enter__()

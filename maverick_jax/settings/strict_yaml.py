@@ -31,7 +31,7 @@ _WORDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Location:
     """Where a key was written: a file and a line (from 1), or the command line (no line)."""
 
     source: str
@@ -45,7 +45,7 @@ class Place:
 class Problem:
     """One error in a config; its `str` is the line shown to the user."""
 
-    place: Place
+    place: Location
     key: str
     message: str
 
@@ -58,10 +58,10 @@ class Document:
     """A parsed config: plain data, the place of each dotted key (`""` is the whole document), and the errors found."""
 
     data: Any
-    places: dict[str, Place]
+    places: dict[str, Location]
     problems: list[Problem]
 
-    def place(self, key: str) -> Place:
+    def place(self, key: str) -> Location:
         """Where `key` was written; for an absent key, the place of its nearest ancestor."""
         while key not in self.places and key:
             key = key.rpartition(".")[0]
@@ -101,20 +101,20 @@ def read(path: pathlib.Path, shown: str | None = None) -> Document:
 def parse(text: str, source: str) -> Document:
     """Parse the single document in `text`. Raises InputError if it is not YAML; YAML features that are not allowed
     here are listed in the document's `problems`."""
-    document = Document(None, {"": Place(source, 1)}, [])
+    document = Document(None, {"": Location(source, 1)}, [])
     try:
         builder = _Builder(text, document)
         document.data = builder.root()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise InputError(f"{Place(source, line)}: not YAML: {error.problem or error.context}") from None
+        raise InputError(f"{Location(source, line)}: not YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise InputError(f"{source}:{line}: not YAML: character {error.character!r} is not allowed") from None
     return document
 
 
-def parse_value(text: str, place: Place, key: str) -> Document:
+def parse_value(text: str, place: Location, key: str) -> Document:
     """Parse the value of an override of `key`: a scalar or a flow collection (`[1, 2]`, `{a: 1}`)."""
     inner = Document(None, {"": place}, [])
     builder = _Builder(text, inner, line=None)
@@ -164,8 +164,8 @@ class _Builder:
                 data = self.value(next(self.events), "", 0)
         return data
 
-    def place(self, event: Any) -> Place:
-        return Place(self.source, None if self.line is None else event.start_mark.line + 1)
+    def place(self, event: Any) -> Location:
+        return Location(self.source, None if self.line is None else event.start_mark.line + 1)
 
     def problem(self, event: Any, key: str, message: str) -> None:
         self.document.problems.append(Problem(self.place(event), key, message))

@@ -201,7 +201,7 @@ class _Here:
 
 
 def _tag(model: type[Section]) -> dict[str, Any]:
-    """The field that tells the members of a union apart, and its value: the first with one value only."""
+    """The field that tags a member of a union, and its value: the first field with a single allowed value."""
     for name, field in model.model_fields.items():
         if typing.get_origin(field.annotation) is Literal and len(values := typing.get_args(field.annotation)) == 1:
             return {name: values[0]}

@@ -220,7 +220,7 @@ def test_paths_that_lead_nowhere(tmp_path):
     ],
 )  # fmt: skip
 def test_configs_that_make_no_sense(source, key, message):
-    document = strict_yaml.Document({"data": {"sources": {"s": source}}}, {"": strict_yaml.Place("a test")}, [])
+    document = strict_yaml.Document({"data": {"sources": {"s": source}}}, {"": strict_yaml.Location("a test")}, [])
     _, problems = validation.check(_Config, document)
     assert [problem.key for problem in problems] == [f"data.sources.s{key}"]
     assert re.search(message, problems[0].message), problems[0].message

@@ -67,15 +67,15 @@ def test_a_base_is_relative_to_its_own_file(write):
     assert read_config("a/run.yaml").run.steps == 9
 
 
-def test_a_circle_of_bases_is_refused(write):
+def test_a_cycle_of_bases_is_refused(write):
     write("base: b.yaml\n", "a.yaml")
     write("base: a.yaml\n", "b.yaml")
     (line,) = errors("a.yaml")
-    assert "circle: a.yaml -> b.yaml -> a.yaml" in line
+    assert "cycle: a.yaml -> b.yaml -> a.yaml" in line
     (line,) = errors(write(SMALL.replace("model: tiny", "model: {base: m.yaml}"), "c.yaml"))
     assert line.startswith("c.yaml:2: model.base: m.yaml: no such file")
     write("base: m.yaml\n", "m.yaml")
-    assert "circle" in errors("c.yaml")[0]
+    assert "a cycle" in errors("c.yaml")[0]
 
 
 def test_a_model_is_a_name_a_mapping_or_a_mapping_on_a_name(write):

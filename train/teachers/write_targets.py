@@ -12,7 +12,7 @@ from data.rows import placement
 from data.rows.fields import Row
 from data.targets.format import Header
 from data.targets.writer import TargetsWriter, rows_per_part
-from maverick_jax.progress import Progress
+from maverick_jax.progress import ProgressDisplay
 from train.batches import Feed
 from train.config import RunConfig
 from train.objectives.distill.stored import OfflineTargets
@@ -47,7 +47,7 @@ def write_targets(writer: TargetsWriter, missing: list[int], feed: Feed, forward
     total = sum(len(header.part_rows(part)) for part in missing)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     log.info("%s: %d rows to do, in %d of %d parts", writer.path, total, len(missing), header.num_parts)
-    with Progress("targets", columns, total) as progress:
+    with ProgressDisplay("targets", columns, total) as progress:
         done, started = 0, time.monotonic()
         for number in missing:
             with writer.part(number) as part:

@@ -18,12 +18,12 @@ from data.trajectories.reading import Malformed, Tally, read_tools, read_traject
 from data.trajectories.writing import new_file, require_new
 from maverick_jax.errors import InputError
 from maverick_jax.settings import strict_yaml, validation
-from maverick_jax.settings.strict_yaml import Document, Place, Problem, join
+from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import render
 from maverick_jax.text.chat.dialects import DEFAULT
 
-COMMAND_LINE = Place("command line")
+COMMAND_LINE = Location("command line")
 
 
 def filter_trajectories(

@@ -53,7 +53,7 @@ def test_a_section_is_read_as_the_member_of_its_kind():
 
 def test_a_section_without_a_kind_is_the_default():
     assert read(union(Circle, Square, default="circle")[1], "one: {radius: 3.0}").one == Circle(radius=3.0)
-    with pytest.raises(InputError, match=r"f.yaml:1: one.kind: required, but not given"):
+    with pytest.raises(InputError, match=r"f.yaml:1: one.kind: required, but missing"):
         read(union(Circle, Square)[1], "one: {radius: 3.0}")
 
 

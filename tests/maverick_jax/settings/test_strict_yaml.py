@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings import strict_yaml
-from maverick_jax.settings.strict_yaml import MAX_BYTES, Place, dump, parse, parse_value
+from maverick_jax.settings.strict_yaml import MAX_BYTES, Location, dump, parse, parse_value
 
-HERE = Place("command line")
+HERE = Location("command line")
 
 
 def value(text: str):
