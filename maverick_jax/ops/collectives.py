@@ -1,10 +1,10 @@
-"""What local functions inside `shard_map` share about differences between devices."""
+"""Helpers for local functions inside `shard_map` whose arrays differ between devices."""
 
 import jax
 from jax import lax
 
 
 def vary(x, axes):
-    """Mark a local array as differing between the devices of `axes`; its transpose sums the cotangents over them."""
+    """Marks a local array as differing between the devices of `axes`; the transpose sums the cotangents over them."""
     missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
     return lax.pcast(x, missing, to="varying") if missing else x
