@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.norm import rms_normalise
+from maverick_jax.model.norm import rms_normalize
 from maverick_jax.model.overlays import linear_of
 from maverick_jax.model.remat import ATTENTION
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
@@ -83,7 +83,7 @@ class Attention(nnx.Module):
         if self.use_rope:
             q, k = apply_rope(q, positions.rope), apply_rope(k, positions.rope)
             if config.use_qk_norm:
-                q, k = rms_normalise(q, config.rms_norm_eps), rms_normalise(k, config.rms_norm_eps)
+                q, k = rms_normalize(q, config.rms_norm_eps), rms_normalize(k, config.rms_norm_eps)
         elif positions.temperature is not None:
             q = (q.astype(jnp.float32) * positions.temperature).astype(dtype)
         return q, k, v

@@ -16,7 +16,7 @@ from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
-from maverick_jax.stack import PERIODS, TAIL, Place
+from maverick_jax.stack import PERIODS, TAIL, LayerAddress
 
 NO_TAPS = Taps()
 
@@ -168,7 +168,7 @@ def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
     return jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
 
 
-def _of_layer(seen: dict[str, dict[int, jax.Array]], place: Place) -> jax.Array:
+def _of_layer(seen: dict[str, dict[int, jax.Array]], place: LayerAddress) -> jax.Array:
     """What the layer at `place` shows, from what each run of layers shows."""
     found = seen[place.slot.run][place.slot.number]
     return found if place.index is None else found[place.index]

@@ -211,7 +211,7 @@ def test_every_mesh_gives_the_same_logits(sizes):
 @pytest.mark.parametrize(
     ("tokens", "images", "message"),
     [
-        (prompt("one_image"), pixels(2), "2 tiles give 18 rows of features; tokens hold 9 ids 95"),
+        (prompt("one_image"), pixels(2), "2 tiles give 18 rows of features; tokens contain 9 ids 95"),
         (prompt("three_images"), pixels(1), "1 tiles give 9 rows"),
         (prompt("one_image"), pixels(1)[:, :1], r"expected \(tiles, 3, 24, 24\)"),
         (prompt("one_image"), pixels(1)[0], r"expected \(tiles, 3, 24, 24\)"),
@@ -235,7 +235,7 @@ def test_a_text_model_refuses_images():
         ({"hidden_size": 36, "intermediate_size": 144}, "multiple of 4 x num_attention_heads"),
         ({"image_size": 26}, "multiple of patch_size"),
         ({"pixel_shuffle_ratio": 0.4}, "must be 1/n"),
-        ({"intermediate_size": 64}, "what the adapter reads"),
+        ({"intermediate_size": 64}, "the width of the adapter's input"),
     ],
 )
 def test_an_encoder_that_cannot_be_built_is_refused(changes, message):
