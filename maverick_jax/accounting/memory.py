@@ -1,4 +1,4 @@
-"""Bytes per device at the worst moment of a train step."""
+"""Peak bytes per device in a train step."""
 
 from collections.abc import Iterable
 
@@ -11,8 +11,8 @@ from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
 from maverick_jax.parameters import Parameter
 
 COMPILER_SHARE = 0.5
-"""Temporary memory beyond the closed form, as a share of it. Steps of Maverick's shape compiled ahead of time for 512
-H200 took 1.4 to 1.7 times the closed form (25, 29 and 185 GiB in all with remat full, attention and none)."""
+"""Temporary memory beyond the closed form, as a fraction of it. Steps of Maverick's shape, compiled ahead of time for
+512 H200, took 1.4 to 1.7 times the closed form (25, 29 and 185 GiB in all with remat full, attention and none)."""
 
 
 def memory(
@@ -22,11 +22,11 @@ def memory(
     optimizer_bytes_per_parameter: int = 8,
     trained: Iterable[Parameter] | None = None,
 ) -> dict[str, int]:
-    """Bytes per device at the worst moment of a step, by what they hold. Parameters that are not among `trained`
-    (None: all are) have neither gradients nor moments.
+    """Peak bytes per device in a step, by use. Parameters outside `trained` (None: all are trained) have neither
+    gradients nor moments.
 
-    Weights, optimizer moments and gradients are exact. Activations and the working set are what layers must keep by
-    `config.remat`; compilers keep more, for which `compiler` allows.
+    Weights, optimizer moments and gradients are exact. Activations and working set are the minimum that layers must
+    keep by `config.remat`; `compiler` is an allowance for what compilers keep beyond it.
     """
     trained_size = layout.stored(parameters.of_model(config) if trained is None else trained)
     param = BYTES[config.param_dtype]
@@ -46,12 +46,12 @@ def memory(
 
 
 def weight_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Of the parameters that one device stores."""
+    """Bytes of the parameters that one device stores."""
     return layout.stored(parameters.of_model(config)) * BYTES[config.param_dtype]
 
 
 def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:
-    """What the forward pass of one layer leaves for its backward pass on one device."""
+    """Bytes that one layer's forward pass saves for its backward pass on one device."""
     heads = config.num_attention_heads * config.head_dim // layout.ways("heads")
     kv = config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
     k = config.num_experts_per_tok
@@ -65,7 +65,7 @@ def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, rema
 
 
 def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
-    """The largest layer's weights in the form they are multiplied in, and as much again for their gradients."""
+    """Bytes of the largest layer's gathered weights and of their gradients."""
 
     def whole(spec: LayerSpec) -> int:
         return layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype]
@@ -74,7 +74,8 @@ def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
 
 
 def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
-    """A chunk's logits and their gradient in float32; final hidden states and head, gathered, with their gradients."""
+    """Bytes of a chunk's logits and their gradient in float32, and of the final hidden states and the gathered output
+    matrix with their gradients."""
     vocabulary = config.vocab_size // layout.ways("vocab")
     rows = min(layout.tokens, layout.loss_chunk or max(128, LOGITS_PER_CHUNK // vocabulary))
     whole = 2 * (layout.tokens + vocabulary) * config.hidden_size * BYTES[config.compute_dtype]
