@@ -16,7 +16,7 @@ from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError, NonFiniteBudgetSpent, PeerFailed, Preempted
 from maverick_jax.sharding import single_device_mesh
 from train.faults import processes as distributed
-from train.hooks import Checkpoint, Evaluation, NonFiniteBudget, Preemption, ProfilerTrace, Progress, TrainingLines
+from train.hooks import Checkpoint, Evaluation, NonFiniteBudget, Preemption, ProfilerTrace, ProgressBar, TrainingLines
 from train.loop import Hook, fit
 from train.metrics_writer import LoggingConfig, MetricsWriter, drop_lines_after, plain
 
@@ -231,7 +231,7 @@ def test_a_second_interrupt_is_not_held_back(tmp_path):
 
 
 def test_profile_and_progress(tmp_path, capsys):
-    hooks = [ProfilerTrace(tmp_path / "profile", first=3, steps=2), Progress(every=2, start=0, stop=5)]
+    hooks = [ProfilerTrace(tmp_path / "profile", first=3, steps=2), ProgressBar(every=2, start=0, stop=5)]
     fit(step, fresh(), numbers(0), start=0, stop=5, hooks=hooks)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     said = capsys.readouterr().err.splitlines()
