@@ -93,9 +93,9 @@ def test_folders_globs_lists_and_the_order_of_files(tmp_path):
 def test_shipped_text(tmp_path):
     (document,) = _read(tmp_path, path="package:tinyshakespeare")
     assert "First Citizen:" in document and len(document) > 1_000_000
-    with pytest.raises(InputError, match=r"no such text is shipped; did you mean tinyshakespeare\?"):
+    with pytest.raises(InputError, match=r"no shipped file has this name; did you mean tinyshakespeare\?"):
         _read(tmp_path, path="package:shakespeare")
-    with pytest.raises(InputError, match=r"no such text"):
+    with pytest.raises(InputError, match=r"no shipped file has this name"):
         _read(tmp_path, path="package:../config")
 
 
@@ -135,12 +135,12 @@ GOOD = b'{"text": "x"}\n'
         ("a.txt", b"", r"a.txt: the file is empty"),
         ("a.txt", b"ok\nna\xefve", r"a.txt: line 2: not UTF-8 \(byte 5"),
         ("a.txt", "größe".encode()[:3], r"a.txt: line 1: not UTF-8 .*truncated"),
-        ("a.jsonl", b"\n \n", r"a.jsonl: holds no document"),
+        ("a.jsonl", b"\n \n", r"a.jsonl: contains no document"),
         ("a.jsonl", b'{"text": ""}\n', r"every document is empty"),
         ("a.jsonl", GOOD + b'{"text": "a', r"a.jsonl: line 2: not JSON.*truncated"),
         ("a.jsonl", GOOD + b"{'text': 1}\n" + GOOD, r"a.jsonl: line 2: not JSON"),
         ("a.jsonl", GOOD + b'{"txt": "x"}\n', r"line 2: no field 'text'; did you mean txt\? \(fields: txt\)"),
-        ("a.jsonl", b'{"text": ["x"]}\n', r"line 1: field 'text' holds list; expected text"),
+        ("a.jsonl", b'{"text": ["x"]}\n', r"line 1: field 'text' is list; expected text"),
         ("a.jsonl", b"[1]\n", r"line 1: expected a JSON object with 'text', got list"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"line 1: not UTF-8"),
         ("a.jsonl", GOOD + b'{"text": "\\ud800"}\n', r"line 2: character 0 is half a character"),
@@ -148,7 +148,7 @@ GOOD = b'{"text": "x"}\n'
         ("a.parquet", b"", r"a.parquet: the file is empty"),
         ("a.parquet", b"PAR1 and no more", r"a.parquet: .*damaged, truncated or not Parquet"),
         ("a.array_record", b"x" * 500, r"a.array_record: .*damaged, truncated or not ArrayRecord"),
-        ("a.csv", b"a,b", r"cannot tell the format from the ending '.csv'"),
+        ("a.csv", b"a,b", r"no format has the ending '.csv'"),
     ],
 )
 def test_a_bad_file_is_one_error_with_its_place(tmp_path, name, content, message):
@@ -163,9 +163,9 @@ def test_a_bad_file_is_one_error_with_its_place(tmp_path, name, content, message
 def test_bad_parquet_and_array_records(tmp_path):
     parquet = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), parquet)
-    with pytest.raises(InputError, match=r"a.parquet: row 1: column 'text' holds null"):
+    with pytest.raises(InputError, match=r"a.parquet: row 1: column 'text' is null"):
         _read(tmp_path, path=str(parquet))
-    with pytest.raises(InputError, match=r"row 0: column 'n' holds int"):
+    with pytest.raises(InputError, match=r"row 0: column 'n' is int"):
         _read(tmp_path, path=str(parquet), field="n")
     with pytest.raises(InputError, match=r"no column 'texts'; did you mean text\? \(columns: text, n\)"):
         _read(tmp_path, path=str(parquet), field="texts")
@@ -185,7 +185,7 @@ def test_paths_that_lead_nowhere(tmp_path):
     (tmp_path / "empty").mkdir()
     for path, message in {
         tmp_path / "corpsu.txt": r"data.sources.s.path: .*no such file or folder.*did you mean corpus.txt\?",
-        tmp_path / "empty": r"holds no file that ends in",
+        tmp_path / "empty": r"contains no file that ends in",
         tmp_path / "*.jsonl": r"no file matches",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -195,8 +195,8 @@ def test_paths_that_lead_nowhere(tmp_path):
 @pytest.mark.parametrize(
     ("source", "key", "message"),
     [
-        ({}, "", "needs `path`"),
-        ({"path": []}, "", "needs `path`"),
+        ({}, "", "set `path`"),
+        ({"path": []}, "", "set `path`"),
         ({"kind": "synthetic", "path": "x.txt"}, ".path", "a key of kind: files or kind: text or .*; this one is of "
          "kind: synthetic"),
         ({"kind": "synthetic", "format": "text"}, ".format", "'text' is not one of synthetic"),
@@ -204,8 +204,8 @@ def test_paths_that_lead_nowhere(tmp_path):
         ({"path": "x.jsonl", "format": "jsonl", "split_on": "a"}, ".split_on", "a key of kind: files or kind: text; "
          "this one is of kind: jsonl"),
         ({"path": "x", "length": 4}, ".length", "a key of kind: synthetic; this one is of kind: files"),
-        ({"path": "x.jsonl", "field": None}, ".field", r"null \(the record itself .* needs format: array_record"),
-        ({"path": "x", "format": "parquet", "field": None}, ".field", r"null .* needs format: array_record"),
+        ({"path": "x.jsonl", "field": None}, ".field", r"null \(the record itself .* requires format: array_record"),
+        ({"path": "x", "format": "parquet", "field": None}, ".field", r"null .* requires format: array_record"),
         ({"path": "x.txt", "wieght": 1.0}, ".wieght", "unknown key; did you mean data.sources.s.weight?"),
         ({"path": "x.txt", "fromat": "text"}, ".fromat", "unknown key; did you mean data.sources.s.format?"),
         ({"path": "x", "format": "jsnl"}, ".format", "'jsnl' is not one of text, jsonl, .*; did you mean jsonl?"),
@@ -291,7 +291,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
         array_folder.open_folder(before.path)
     with caplog.at_level(logging.WARNING):
         assert tokenize_text("s", config, BYTES)["tokens"].tolist() == expected
-    assert "is damaged" in caplog.text and "building it again" in caplog.text
+    assert "is damaged" in caplog.text and "rebuilding it" in caplog.text
 
 
 def test_large_arrays_are_checked_at_both_ends(tmp_path, monkeypatch):
