@@ -285,7 +285,7 @@ def test_settings_are_refused_where_they_mean_nothing(tmp_path):
     text = {"text": {"path": str(tmp_path), "trajectories": {"malformed": "skip"}}}
     with pytest.raises(pydantic.ValidationError, match=r"sources.text.files.trajectories\n  Extra inputs"):
         DataConfig(sources=text)
-    with pytest.raises(pydantic.ValidationError, match="kind_weights: are of trajectories"):
+    with pytest.raises(pydantic.ValidationError, match="kind_weights: requires a source with kind: trajectories"):
         DataConfig(sources={"text": {"path": "x"}}, kind_weights={"user": 1.0})
     choices = lambda name: TrajectoriesConfig.model_json_schema()["properties"][name]["anyOf"][0]["enum"]
     assert choices("format") == list(FORMATS) and choices("dialect") == list(DIALECTS)
@@ -319,4 +319,4 @@ def test_inspect_shows_kinds_and_weights(tmp_path):
     assert any(run["kind"] is None and run["loss_weight"] == 0 and run["tokens"] > 1 for run in everything)  # repeated
     out = io.StringIO()
     commands.show(found, Console(file=out, width=200, force_terminal=True))
-    assert "recovery 1.5" in out.getvalue() and "one color per kind" in out.getvalue()
+    assert "recovery 1.5" in out.getvalue() and "one color per token kind" in out.getvalue()
