@@ -15,7 +15,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-NEIGHBOUR = ROOT.parent / "shared" / "data"
+NEIGHBOR = ROOT.parent / "shared" / "data"
 SIZES = (100, 1_000, 10_000, 100_000, 10_000_000)
 """Characters of a document; the last takes the text whole."""
 
@@ -83,8 +83,8 @@ def measure(ranks: pathlib.Path, text: str, threads: int, repeats: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=pathlib.Path, default=NEIGHBOUR / "tokenizer" / "llama4_tokenizer.model")
-    parser.add_argument("--text", type=pathlib.Path, default=NEIGHBOUR / "text" / "tinyshakespeare.txt")
+    parser.add_argument("--ranks", type=pathlib.Path, default=NEIGHBOR / "tokenizer" / "llama4_tokenizer.model")
+    parser.add_argument("--text", type=pathlib.Path, default=NEIGHBOR / "text" / "tinyshakespeare.txt")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--json", action="store_true", help="nothing but the last line")

@@ -1,4 +1,4 @@
-"""Reading and tokenizing sources: every format, every defect with its place, the cache."""
+"""Reading and tokenizing sources: every format, every defect with its file and line, and the cache."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ TEXTS = ["first", "zweites, größer", "<|end_of_text|> third\n"]
 
 
 def _write(path: pathlib.Path, texts) -> pathlib.Path:
-    """`texts` in the format that the ending says."""
+    """Writes `texts` in the format of the file's ending."""
     if path.suffix == ".txt":
         path.write_text("\n---\n".join(texts), "utf-8")
     elif path.suffix == ".jsonl":
@@ -53,7 +53,7 @@ def _config(cache: pathlib.Path, **source) -> DataConfig:
 
 
 def _read(tmp_path, **source) -> list[str]:
-    """The documents as text, control tokens shown."""
+    """The documents as text, including control tokens."""
     store = tokenize_text("s", _config(tmp_path / "cache", **source), BYTES)
     bounds = zip(store["offsets"][:-1], store["offsets"][1:], strict=True)
     return [BYTES.decode(store["tokens"][begin:end], controls=True) for begin, end in bounds]
@@ -99,7 +99,7 @@ def test_shipped_text(tmp_path):
         _read(tmp_path, path="package:../config")
 
 
-def test_empty_documents_are_left_out_and_counted(tmp_path):
+def test_empty_documents_are_skipped_and_counted(tmp_path):
     path = _write(tmp_path / "a.jsonl", ["x", "", "y", ""])
     store = tokenize_text("s", _config(tmp_path / "cache", path=str(path)), BYTES)
     assert store["offsets"].tolist() == [0, 3, 6]
@@ -151,7 +151,7 @@ GOOD = b'{"text": "x"}\n'
         ("a.csv", b"a,b", r"no format has the ending '.csv'"),
     ],
 )
-def test_a_bad_file_is_one_error_with_its_place(tmp_path, name, content, message):
+def test_a_bad_file_raises_one_error_with_file_and_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -180,7 +180,7 @@ def test_bad_parquet_and_array_records(tmp_path):
             _read(tmp_path, path=str(records))
 
 
-def test_paths_that_lead_nowhere(tmp_path):
+def test_paths_that_do_not_exist(tmp_path):
     (tmp_path / "corpus.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     for path, message in {
@@ -219,7 +219,7 @@ def test_paths_that_lead_nowhere(tmp_path):
         ({"path": "x", "format": "trajectories", "trajectories": {}, "weight": 0.0}, ".weight", "greater than 0"),
     ],
 )  # fmt: skip
-def test_configs_that_make_no_sense(source, key, message):
+def test_invalid_sources_are_refused(source, key, message):
     document = strict_yaml.Document({"data": {"sources": {"s": source}}}, {"": strict_yaml.Place("a test")}, [])
     _, problems = validation.check(_Config, document)
     assert [problem.key for problem in problems] == [f"data.sources.s{key}"]
@@ -258,7 +258,7 @@ def test_cache_folder_comes_from_config_then_environment(tmp_path, monkeypatch):
         tokenize_text("s", _config(tmp_path / "file", kind="synthetic"), BYTES)
 
 
-def test_tokenized_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
+def test_a_source_is_tokenized_once_and_again_when_its_file_changes(tmp_path, monkeypatch):
     path = _write(tmp_path / "a.jsonl", TEXTS)
     config = _config(tmp_path / "cache", path=str(path))
     first = tokenize_text("s", config, BYTES)
@@ -272,7 +272,7 @@ def test_tokenized_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "contents", "name"])
-def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
+def test_a_damaged_cache_is_detected_and_rebuilt(tmp_path, caplog, damage):
     path = _write(tmp_path / "a.jsonl", TEXTS)
     config = _config(tmp_path / "cache", path=str(path))
     before = tokenize_text("s", config, BYTES)
@@ -310,7 +310,7 @@ def test_large_arrays_are_checked_at_both_ends(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 6, 8])
-def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
+def test_an_interrupted_tokenization_resumes(tmp_path, monkeypatch, stop_after):
     monkeypatch.setattr(prepare, "BATCH_DOCUMENTS", 2)
     monkeypatch.setattr(prepare, "COMMIT_BYTES", 1)
     folder = tmp_path / "corpus"
@@ -341,7 +341,7 @@ def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
     assert len(again) == 12 - (stop_after - 1)
 
 
-# ---- what resumed runs depend on -----------------------------------------------------------------------------------
+# ---- values that resumed runs depend on ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -372,9 +372,9 @@ def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
         ),
     ],
 )  # fmt: skip
-def test_fingerprints_are_those_of_the_first_release(tmp_path, config, fingerprints):
-    """A run goes on only if its data has the fingerprint that its checkpoints name. These were computed when sources
-    were one section."""
+def test_fingerprints_equal_those_of_the_first_release(tmp_path, config, fingerprints):
+    """A run resumes only if its data has the fingerprint in its checkpoints. These fingerprints were computed when all
+    sources shared one config section."""
     data = DataConfig.model_validate(config | {"cache_dir": str(tmp_path)})
     assert [open_dataset(data, split, seed=7).fingerprint[:16] for split in ("train", "eval")] == fingerprints
 
@@ -391,7 +391,7 @@ def test_fingerprints_are_those_of_the_first_release(tmp_path, config, fingerpri
         ("a.array_record", {"format": "array_record", "field": None}, ["array_record", ""]),
     ],
 )
-def test_the_cache_knows_a_file_by_path_size_time_and_how_it_is_read(tmp_path, name, source, identity):
+def test_the_cache_identifies_a_file_by_path_size_time_and_options(tmp_path, name, source, identity):
     path = tmp_path / name
     path.write_bytes(b"x")
     config = _config(tmp_path, path=str(path), **source).sources["s"]
