@@ -1,8 +1,7 @@
-"""Decoding with remembered keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
+"""Decoding with a cache of keys and values: the prompt at once (`prefill`), then one token at a time (`decode`).
 
-A layer that attends locally never needs more than its mask: it keeps a ring of `attention_chunk_size` keys however
-long the text grows, and only the global layers (one in four) keep every key. Nothing of the network is written twice:
-layers are run through the model's own parts.
+A layer with local attention keeps a ring buffer of `attention_chunk_size` keys, however long the text grows; only the
+global layers (one in four) keep every key. Layers are computed by the model's own modules.
 """
 
 import dataclasses
@@ -24,31 +23,31 @@ from maverick_jax.stack import PERIODS, TAIL
 
 
 @dataclasses.dataclass(frozen=True)
-class Remembered:
-    """Keys and values of one attention layer, [B, S, K, H]: position p is kept in slot p mod S."""
+class LayerCache:
+    """Cached keys and values of one layer, [B, S, K, H]: position p is in slot p mod S."""
 
     keys: jax.Array
     values: jax.Array
 
     def segments(self, last: jax.Array) -> Segments:
-        """Which positions the slots hold once position `last` int32[B] is written; empty slots are padding."""
+        """Positions in the slots when `last` int32[B] is the newest position; empty slots are padding."""
         held = held_positions(last, self.keys.shape[1])
         return Segments(held, (held >= 0).astype(jnp.int32))
 
-    def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "Remembered":
-        """With k and v [B, 1, K, H] of one more token at `position` int32[B]."""
+    def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "LayerCache":
+        """The cache with k and v [B, 1, K, H] of one more token at `position` int32[B]."""
         row, slot = jnp.arange(k.shape[0]), position % self.keys.shape[1]
-        return Remembered(self.keys.at[row, slot].set(k[:, 0]), self.values.at[row, slot].set(v[:, 0]))
+        return LayerCache(self.keys.at[row, slot].set(k[:, 0]), self.values.at[row, slot].set(v[:, 0]))
 
 
-jax.tree_util.register_dataclass(Remembered)
+jax.tree_util.register_dataclass(LayerCache)
 
-Cache = dict[str, tuple[Remembered, ...]]
-"""`periods` (leaves with a leading period axis) and `tail`, as in the model; one `Remembered` per layer."""
+Cache = dict[str, tuple[LayerCache, ...]]
+"""`periods` (arrays with a leading axis of periods) and `tail`, as in the model; one `LayerCache` per layer."""
 
 
 def held_positions(last: jax.Array, slots: int) -> jax.Array:
-    """Position in each of `slots` ring slots when `last` int32[B] is the newest, int32[B, S]; negative: none yet."""
+    """Position in each of `slots` ring slots when `last` int32[B] is the newest, int32[B, S]; negative: empty."""
     return last[:, None] - (last[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
 
 
@@ -67,37 +66,37 @@ def prefill(
     positions = jnp.where(real, index, 0)
     placed = Positions.of(model.config, tokens.shape[1], positions, real.astype(jnp.int32))
 
-    def remember(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, Remembered]:
+    def prefill_attention(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
         y = attend(q, k, v, attention.mask, placed.segments, model.rules)
         slots = min(attention.mask.size or capacity, capacity)
         return attention.output(y), _newest(k, v, lengths, slots, model.rules)
 
-    x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, remember, None)
+    x, cache = _through_layers(model, model.embed_inputs(tokens, pixel_values), real, prefill_attention, None)
     last = index == lengths[:, None] - 1
     return _logits(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1, keepdims=True)), cache
 
 
 @functools.partial(jax.jit, donate_argnames="cache")
 def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the cache with it."""
+    """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the updated cache."""
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
     placed = Positions.of(model.config, 1, positions[:, None], jnp.ones_like(positions)[:, None])
 
-    def recall(attention: Attention, x: jax.Array, remembered: Remembered) -> tuple[jax.Array, Remembered]:
+    def decode_attention(attention: Attention, x: jax.Array, cached: LayerCache) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
-        y, remembered = _attend_cached(q, k, v, attention.mask, placed.segments, remembered, model.rules)
-        return attention.output(y), remembered
+        y, cached = _attend_cached(q, k, v, attention.mask, placed.segments, cached, model.rules)
+        return attention.output(y), cached
 
-    x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, recall, cache)
+    x, cache = _through_layers(model, model.embed_inputs(tokens[:, None]), None, decode_attention, cache)
     return _logits(model, x), cache
 
 
-AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, Remembered]]
+AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, LayerCache]]
 
 
 def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
-    """All layers of the model, each one's attention done by `step`. Hidden states before the norm."""
+    """Runs all layers of the model; `step` computes their attention. Returns hidden states before the norm."""
     new = {}
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
@@ -107,17 +106,17 @@ def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache 
     return x, new
 
 
-def _through_period(period: Period, x, real, step: AttentionStep, remembered):
+def _through_period(period: Period, x, real, step: AttentionStep, cached):
     new = []
     for i, layer in enumerate(period.layers):
-        y, kept = step(layer.attention, layer.attention_input(x), remembered and remembered[i])
+        y, kept = step(layer.attention, layer.attention_input(x), cached and cached[i])
         x, _ = layer.feed_forward(x + y, real)
         new.append(kept)
     return x, tuple(new)
 
 
 def _logits(model: Maverick, x: jax.Array) -> jax.Array:
-    """float32[B, V] of hidden states [B, 1, D], the same on every device: sampling sorts the whole vocabulary."""
+    """Logits float32[B, V] of hidden states [B, 1, D], replicated, because sampling sorts the whole vocabulary."""
     x = rms_norm(x, model.norm[...], model.config.rms_norm_eps)
     logits = jnp.einsum("BTD,DV->BTV", x, model.output_weight())[:, 0].astype(jnp.float32)
     return reshard(logits, PartitionSpec(None, None))
@@ -126,28 +125,28 @@ def _logits(model: Maverick, x: jax.Array) -> jax.Array:
 # ---- on each device's own sequences and heads ----------------------------------------------------------------------
 
 
-def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> Remembered:
-    """Of keys and values [B, T, K, H], what the ring holds after `lengths` positions."""
+def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> LayerCache:
+    """The ring buffer's contents after `lengths` positions, from keys and values [B, T, K, H]."""
 
     def local(k, v, lengths):
         index = jnp.clip(held_positions(lengths - 1, slots), 0, k.shape[1] - 1)[:, :, None, None]
-        return Remembered(*(jnp.take_along_axis(x, index, axis=1) for x in (k, v)))
+        return LayerCache(*(jnp.take_along_axis(x, index, axis=1) for x in (k, v)))
 
     kept = rules("batch", None, "kv_heads", None)
     in_specs = (rules("batch", "length", "kv_heads", None),) * 2 + (rules("batch"),)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=Remembered(kept, kept))(k, v, lengths)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=LayerCache(kept, kept))(k, v, lengths)
 
 
-def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, remembered: Remembered, rules: ShardingRules):
-    """Attention of one token over what is remembered and itself: [B, 1, N, H], and the memory with it."""
+def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, cached: LayerCache, rules: ShardingRules):
+    """Attention of one token over the cached tokens and itself, [B, 1, N, H], and the updated cache."""
 
-    def local(q, k, v, at, remembered):
+    def local(q, k, v, at, cached):
         position = at.positions[:, 0]
-        remembered = remembered.with_token(k, v, position)
-        y = attention_over(q, remembered.keys, remembered.values, mask, at, remembered.segments(position))
-        return y, remembered
+        cached = cached.with_token(k, v, position)
+        y = attention_over(q, cached.keys, cached.values, mask, at, cached.segments(position))
+        return y, cached
 
     heads, kv_heads = rules("batch", None, "heads", None), rules("batch", None, "kv_heads", None)
-    token, kept = rules("batch", None), Remembered(kv_heads, kv_heads)
+    token, kept = rules("batch", None), LayerCache(kv_heads, kv_heads)
     in_specs, out_specs = (heads, kv_heads, kv_heads, Segments(token, token), kept), (heads, kept)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, remembered)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, cached)

@@ -173,7 +173,7 @@ def test_arguments_out_of_range_are_refused(text_model, settings, said):
 
 
 def test_a_tokenizer_of_another_model_is_refused():
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="expected the tokenizer of this model"):
         generate(case("maverick").ours, ByteTokenizer(), "abc")
     with pytest.raises(InputError, match=r"outside 0\.\.95"):
         next(sample_tokens(case("maverick").ours, [[96]], 1, Sampling()))
