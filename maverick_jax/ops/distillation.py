@@ -47,7 +47,7 @@ class Terms(NamedTuple):
     divergence: jax.Array
     teacher_nll: jax.Array
     teacher_entropy: jax.Array
-    beside: dict[str, jax.Array] = {}
+    extra: dict[str, jax.Array] = {}
     """Other quantities that the target reports as metrics, by name."""
 
 
@@ -89,7 +89,7 @@ class Student(NamedTuple):
     """int32[c]"""
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """The result of comparing a chunk of a target with the student. Arrays are float32[c]."""
 
     divergence: jax.Array
@@ -99,7 +99,7 @@ class Compared(NamedTuple):
     fewer passes over [c, v]. None in slow twins."""
     teacher_nll: jax.Array
     teacher_entropy: jax.Array
-    beside: dict[str, jax.Array]
+    extra: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +110,12 @@ class Target:
     """Arrays [B, T, ...], cut into chunks."""
     fixed: Any
     """Arrays [D, V], sharded like the student's output matrix."""
-    compare: Callable[["Divergence", tuple[str, ...], Student, Any, Any, dict[str, jax.Array]], Compared]
+    compare: Callable[["Divergence", tuple[str, ...], Student, Any, Any, dict[str, jax.Array]], Comparison]
     """(divergence, axes of the vocabulary, student, rows, fixed, controls) of a chunk on one device."""
-    plain: Callable[..., Compared]
+    plain: Callable[..., Comparison]
     """The slow twin: (divergence, whole logits [B, T, V], labels, rows, fixed, controls). It returns no gradient."""
-    beside: tuple[str, ...] = ()
-    """Names in `Compared.beside`."""
+    extra: tuple[str, ...] = ()
+    """Names in `Comparison.extra`."""
 
 
 def whole_target(hidden: jax.Array, head: jax.Array) -> Target:
@@ -152,7 +152,7 @@ def distillation(
         flat = lambda tree: jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), tree)
         student = flat(vary(student[0], vocab_axes)), vary(student[1], batch_axes)
         c = min(chunk or max(64, LOGITS_PER_CHUNK // v), n)
-        static = _Static(vocab_axes, weigh, divergence, c, teacher.compare, teacher.beside)
+        static = _Static(vocab_axes, weigh, divergence, c, teacher.compare, teacher.extra)
         sums = _local(static, student, flat(rows), fixed, flat(labels), flat(weights), controls)
         return jax.tree.map(lambda x: lax.psum(x, batch_axes), sums)
 
@@ -173,19 +173,19 @@ def distillation_reference(
     token = jnp.where(labels < 0, ~labels, labels)
     nll = -jnp.take_along_axis(jax.nn.log_softmax(s), token[..., None], axis=-1)[..., 0]
     found = teacher.plain(divergence, s, token, *lax.stop_gradient((teacher.rows, teacher.fixed)), controls)
-    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.beside)
+    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.extra)
     weighed = _counted(lax.stop_gradient(weigh(terms, weights, controls)), labels, weights)
     return _summed(terms, weighed, weights)
 
 
-def _plain_whole(divergence: Divergence, s, token, hidden, head, controls) -> Compared:
+def _plain_whole(divergence: Divergence, s, token, hidden, head, controls) -> Comparison:
     t = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     log_t = jax.nn.log_softmax(t)
     mix = controls.get("interpolation", 1.0)
     target = lax.stop_gradient((1 - mix) * s + mix * t)
     value = plain_divergence(divergence, s / divergence.temperature, target / divergence.temperature)
     nll = -jnp.take_along_axis(log_t, token[..., None], axis=-1)[..., 0]
-    return Compared(value, None, nll, -jnp.sum(jnp.exp(log_t) * log_t, axis=-1), {})
+    return Comparison(value, None, nll, -jnp.sum(jnp.exp(log_t) * log_t, axis=-1), {})
 
 
 def plain_divergence(divergence: Divergence, s, t):
@@ -222,7 +222,7 @@ class _Static(NamedTuple):
     divergence: Divergence
     rows: int
     compare: Callable
-    beside: tuple[str, ...]
+    extra: tuple[str, ...]
 
 
 def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
@@ -233,7 +233,7 @@ def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
     chunk = Student(s, log_softmax(axes, s), token)
     is_label, nll = _of_label(axes, chunk.log_probs, token)
     found = static.compare(static.divergence, axes, chunk, rows, fixed, controls)
-    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.beside)
+    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.extra)
     weighed = _counted(static.weigh(terms, weights, controls), labels, weights)
     assert found.gradient is not None
     dlogits = found.gradient(weighed.hard, weighed.soft) - jnp.where(is_label, weighed.hard[:, None], 0)
@@ -246,7 +246,7 @@ def _of_label(axes, log_probs, labels):
     return is_label, -lax.psum(jnp.sum(jnp.where(is_label, log_probs, 0), axis=-1), axes)
 
 
-def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head, controls) -> Compared:
+def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head, controls) -> Comparison:
     over_vocabulary = lambda x: lax.psum(jnp.sum(x, axis=-1), axes)
     s, t = student.logits, dot(hidden, head, (1,), (0,))
     log_s, log_t = student.log_probs, log_softmax(axes, t)
@@ -258,7 +258,7 @@ def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head,
         log_s, log_t = (log_softmax(axes, x * (1 / divergence.temperature)) for x in (s, t))
     value, gradient = divergence_of(divergence, over_vocabulary, log_s, log_t)
     both = lambda hard, soft: hard[:, None] * jnp.exp(student.log_probs) + soft[:, None] * gradient
-    return Compared(value, both, nll, entropy, {})
+    return Comparison(value, both, nll, entropy, {})
 
 
 def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tuple[jax.Array, jax.Array]:
@@ -284,7 +284,7 @@ def _zero_sums(static: _Static, weights, controls) -> Sums:
     """Zeros in the shape of the sums, which depends on the metrics of `weigh` and of the target."""
 
     def of_a_row(row, controls):
-        terms = Terms(row, row, row, row, {name: row for name in static.beside})
+        terms = Terms(row, row, row, row, {name: row for name in static.extra})
         return _summed(terms, static.weigh(terms, row, controls), row)
 
     scalars = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), controls)

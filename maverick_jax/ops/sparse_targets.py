@@ -21,17 +21,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.distillation import Compared, Divergence, Student, Target, divergence_of, plain_divergence
+from maverick_jax.ops.distillation import Comparison, Divergence, Student, Target, divergence_of, plain_divergence
 from maverick_jax.ops.vocabulary import gather, log_softmax, places
 
 Mode = Literal["tail", "renormalised", "sampled"]
-LEAST = 1e-35
+TAIL_FLOOR = 1e-35
 """Floor of the tail mass on both sides, so that an empty tail adds no divergence."""
 MASSES = ("teacher_mass", "student_mass")
 """Metrics: the mass of teacher and student on the teacher's top k, at the divergence's temperature."""
 
 
-class Kept(NamedTuple):
+class TopKTargets(NamedTuple):
     """The teacher's top k and tail, at the divergence's temperature, except `label_log_prob` and `entropy`
     (temperature 1)."""
 
@@ -51,7 +51,7 @@ class Kept(NamedTuple):
     """float16 or float32 [B, T, s]"""
 
 
-def sparse_target(kept: Kept, mode: Mode) -> Target:
+def sparse_target(kept: TopKTargets, mode: Mode) -> Target:
     """A target for `ops.distillation`. Raises ValueError for the mode `sampled` without samples."""
     if mode == "sampled":
         if kept.sample_ids is None:
@@ -62,11 +62,11 @@ def sparse_target(kept: Kept, mode: Mode) -> Target:
     return Target(kept, (), functools.partial(_compare_buckets, tail), functools.partial(_plain_buckets, tail), MASSES)
 
 
-def _compare_buckets(tail: bool, divergence, axes, student: Student, kept: Kept, fixed, controls) -> Compared:
+def _compare_buckets(tail: bool, divergence, axes, student: Student, kept: TopKTargets, fixed, controls) -> Comparison:
     log_s, ids, k = _at_temperature(divergence, axes, student), kept.ids.astype(jnp.int32), kept.ids.shape[1]
     there = gather(axes, log_s, ids)
     rest = places(axes, jnp.exp(log_s), ids).set(0, mode="drop")
-    mass = jnp.maximum(lax.psum(jnp.sum(rest, axis=-1), axes), LEAST)
+    mass = jnp.maximum(lax.psum(jnp.sum(rest, axis=-1), axes), TAIL_FLOOR)
     mine, theirs = _buckets(tail, there, jnp.log(mass), kept)
     if "interpolation" in controls:
         theirs = jax.nn.log_softmax((1 - controls["interpolation"]) * mine + controls["interpolation"] * theirs)
@@ -85,16 +85,16 @@ def _compare_buckets(tail: bool, divergence, axes, student: Student, kept: Kept,
     return _compared(kept, value, gradient, there)
 
 
-def _buckets(tail: bool, there, log_rest, kept: Kept) -> tuple[jax.Array, jax.Array]:
+def _buckets(tail: bool, there, log_rest, kept: TopKTargets) -> tuple[jax.Array, jax.Array]:
     """Log-masses [..., k + 1], or [..., k], of student and teacher, normalized to sum 1 to undo rounding."""
     mine, theirs = there, kept.log_probs.astype(jnp.float32)
     if tail:
         mine = jnp.concatenate([mine, log_rest[..., None]], axis=-1)
-        theirs = jnp.concatenate([theirs, jnp.maximum(kept.log_tail, jnp.log(LEAST))[..., None]], axis=-1)
+        theirs = jnp.concatenate([theirs, jnp.maximum(kept.log_tail, jnp.log(TAIL_FLOOR))[..., None]], axis=-1)
     return jax.nn.log_softmax(mine), jax.nn.log_softmax(theirs)
 
 
-def _compare_sampled(divergence: Divergence, axes, student: Student, kept: Kept, fixed, controls) -> Compared:
+def _compare_sampled(divergence: Divergence, axes, student: Student, kept: TopKTargets, fixed, controls) -> Comparison:
     if divergence.beta or "interpolation" in controls:
         raise ValueError("the mode `sampled` supports only the forward KL")
     log_s, tau = _at_temperature(divergence, axes, student), divergence.temperature
@@ -112,7 +112,7 @@ def _compare_sampled(divergence: Divergence, axes, student: Student, kept: Kept,
     return _compared(kept, value * scale, gradient, listed[:, : kept.ids.shape[1]])
 
 
-def _listed(kept: Kept) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _listed(kept: TopKTargets) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Top k and samples: ids, the teacher's log-probabilities, and the weight of each (sum 1), all [..., k + s]."""
     assert kept.sample_ids is not None and kept.sample_log_probs is not None
     top, s = kept.log_probs.astype(jnp.float32), kept.sample_ids.shape[-1]
@@ -129,26 +129,26 @@ def _at_temperature(divergence: Divergence, axes, student: Student):
     return log_softmax(axes, student.logits * (1 / divergence.temperature))
 
 
-def _compared(kept: Kept, value, gradient, there) -> Compared:
+def _compared(kept: TopKTargets, value, gradient, there) -> Comparison:
     masses = 1 - jnp.exp(kept.log_tail), jnp.sum(jnp.exp(there), axis=-1)
-    return Compared(value, gradient, -kept.label_log_prob, kept.entropy, dict(zip(MASSES, masses, strict=True)))
+    return Comparison(value, gradient, -kept.label_log_prob, kept.entropy, dict(zip(MASSES, masses, strict=True)))
 
 
 # ---- the slow twins, on whole logits [B, T, V] ---------------------------------------------------------------------
 
 
-def _plain_buckets(tail: bool, divergence: Divergence, s, token, kept: Kept, fixed, controls) -> Compared:
+def _plain_buckets(tail: bool, divergence: Divergence, s, token, kept: TopKTargets, fixed, controls) -> Comparison:
     log_s, ids = jax.nn.log_softmax(s / divergence.temperature), kept.ids.astype(jnp.int32)
     there = jnp.take_along_axis(log_s, ids, axis=-1)
     outside = ~jnp.any(jax.nn.one_hot(ids, s.shape[-1], dtype=bool), axis=-2)
-    log_rest = jnp.log(jnp.sum(jnp.where(outside, jnp.exp(log_s), 0), axis=-1) + LEAST)
+    log_rest = jnp.log(jnp.sum(jnp.where(outside, jnp.exp(log_s), 0), axis=-1) + TAIL_FLOOR)
     mine, theirs = _buckets(tail, there, log_rest, kept)
     mix = controls.get("interpolation", 1.0)
     target = lax.stop_gradient((1 - mix) * mine + mix * theirs)
     return _compared(kept, plain_divergence(divergence, mine, target), None, there)
 
 
-def _plain_sampled(divergence: Divergence, s, token, kept: Kept, fixed, controls) -> Compared:
+def _plain_sampled(divergence: Divergence, s, token, kept: TopKTargets, fixed, controls) -> Comparison:
     log_s = jax.nn.log_softmax(s / divergence.temperature)
     ids, log_t, shares = _listed(kept)
     listed = jnp.take_along_axis(log_s, ids, axis=-1)

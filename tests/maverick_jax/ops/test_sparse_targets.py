@@ -15,7 +15,7 @@ from maverick_jax.ops.distillation import (
     distillation_reference,
     whole_target,
 )
-from maverick_jax.ops.sparse_targets import Kept, sparse_target
+from maverick_jax.ops.sparse_targets import TopKTargets, sparse_target
 from maverick_jax.ops.top_k import top_k, top_k_reference
 from maverick_jax.sharding import ShardingRules
 
@@ -90,11 +90,11 @@ def test_samples_follow_the_tail(mesh_of):
 # ---- the loss on stored targets --------------------------------------------------------------------------------------
 
 
-def kept_of(teacher, labels, k, temperature, samples=0, seed=3) -> Kept:
+def kept_of(teacher, labels, k, temperature, samples=0, seed=3) -> TopKTargets:
     uniforms = np.random.default_rng(seed).uniform(size=(B, T, samples)).astype(np.float32)
     top = top_k_reference(*teacher, labels, uniforms, k=k, temperature=temperature)
     drawn = {"sample_ids": top.sample_ids, "sample_log_probs": top.sample_log_probs} if samples else {}
-    return Kept(top.ids.astype(np.uint16), top.log_probs, top.log_tail, top.label_log_prob, top.entropy, **drawn)
+    return TopKTargets(top.ids.astype(np.uint16), top.log_probs, top.log_tail, top.label_log_prob, top.entropy, **drawn)
 
 
 def weigh(terms, weights, controls):
@@ -182,7 +182,7 @@ def test_the_whole_vocabulary_gives_the_whole_divergence(divergence, mesh_of):
         )
     assert_same(found[1], expected[1])
     assert_same(found[0]._replace(terms=found[0].terms._replace(beside={})), expected[0])
-    np.testing.assert_allclose(found[0].terms.beside["student_mass"], weights.sum(), rtol=1e-5)
+    np.testing.assert_allclose(found[0].terms.extra["student_mass"], weights.sum(), rtol=1e-5)
 
 
 def test_the_tail_mode_approaches_the_whole_kl_from_below():

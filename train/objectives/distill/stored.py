@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from maverick_jax.ops.distillation import Target
-from maverick_jax.ops.sparse_targets import Kept, Mode, sparse_target
+from maverick_jax.ops.sparse_targets import Mode, TopKTargets, sparse_target
 from maverick_jax.settings.section import Section
 
 PREFIX = "target_"
@@ -39,8 +39,8 @@ class OfflineTargets(Section):
     @property
     def fields(self) -> tuple[str, ...]:
         """Arrays that training reads of each row."""
-        return Kept._fields if self.mode == "sampled" else Kept._fields[:5]
+        return TopKTargets._fields if self.mode == "sampled" else TopKTargets._fields[:5]
 
     def target(self, batch: dict[str, jax.Array]) -> Target:
         """What the teacher said of a batch."""
-        return sparse_target(Kept(**{name: batch[PREFIX + name] for name in self.fields}), self.mode)
+        return sparse_target(TopKTargets(**{name: batch[PREFIX + name] for name in self.fields}), self.mode)
