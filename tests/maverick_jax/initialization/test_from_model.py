@@ -201,7 +201,7 @@ REFUSED = [
     (
         "dense",
         "num_hidden_layers: 4",
-        r"model.num_hidden_layers: 4 here, 8 in .*/dense; model.init_layers .*\[0, 2, 5, 7\]",
+        r"model.num_hidden_layers: 4 here, 8 in .*/dense; set model.init_layers .*\[0, 2, 5, 7\]",
     ),
     ("dense", "init_layers: [0, 1, 2, 8]", r"model.init_layers: .*/dense has no layer 8; its layers are 0 to 7"),
     ("dense", "init_layers: [0, 1, -2, 3]", r"model.init_layers.*"),
@@ -217,10 +217,10 @@ REFUSED = [
         r"model.init_layers: layer 3 here is dense, without rotary embedding, layer 5 of .*/dense is dense, with "
         r"rotary embedding; layers that fit: 3, 7",
     ),
-    ("maverick", "init_layers: [1, 1]", r"model.init_layers: layer 0 here is dense, .* fits: 0, 2, 4, 6"),
+    ("maverick", "init_layers: [1, 1]", r"model.init_layers: layer 0 here is dense, .* fit: 0, 2, 4, 6"),
     ("dense", "no_rope_layer_interval: 2", r"model.no_rope_layer_interval: layer 1 here is dense, without"),
     ("scout", "interleave_moe_layer_step: 2", r"model.interleave_moe_layer_step: layer 0 .* no layer fits"),
-    ("maverick", "num_local_experts: 0", r"model.num_local_experts: layer 1 here is dense, .* fits: 0, 2, 4, 6"),
+    ("maverick", "num_local_experts: 0", r"model.num_local_experts: layer 1 here is dense, .* fit: 0, 2, 4, 6"),
     (
         "dense",
         "num_local_experts: 4, intermediate_size: 40, interleave_moe_layer_step: 2",

@@ -181,7 +181,7 @@ def test_the_whole_vocabulary_gives_the_whole_divergence(divergence, mesh_of):
             distillation, student, sparse_target(kept, "tail"), labels, weights, {}, jax.device_put, **options
         )
     assert_same(found[1], expected[1])
-    assert_same(found[0]._replace(terms=found[0].terms._replace(beside={})), expected[0])
+    assert_same(found[0]._replace(terms=found[0].terms._replace(extra={})), expected[0])
     np.testing.assert_allclose(found[0].terms.extra["student_mass"], weights.sum(), rtol=1e-5)
 
 
