@@ -33,7 +33,7 @@ def program(teacher, student, args):
 
     from maverick_jax.model.inputs import Inputs
     from maverick_jax.ops.distillation import Divergence, Weighed, distillation, whole_target
-    from maverick_jax.ops.sparse_targets import Kept, sparse_target
+    from maverick_jax.ops.sparse_targets import TopKTargets, sparse_target
     from maverick_jax.ops.top_k import top_k
 
     measured = lambda terms, weights, controls: Weighed(0 * weights, 0 * weights, {})
@@ -45,12 +45,12 @@ def program(teacher, student, args):
         found = {"weight": jnp.sum(batch["loss_weights"]), "whole": against(whole_target(*theirs)).divergence}
         for k, drawn in uniforms.items():
             top = top_k(*theirs, batch["labels"], drawn, k=k, temperature=1.0, rules=teacher.rules)
-            kept = Kept(**{name: getattr(top, name) for name in Kept._fields})
+            kept = TopKTargets(**{name: getattr(top, name) for name in TopKTargets._fields})
             rounded = {name: getattr(kept, name).astype(args.dtype) for name in ("log_probs", "sample_log_probs")}
             for mode in MODES:
                 terms = against(sparse_target(kept._replace(**rounded), mode))
                 found[f"{k} {mode}"] = terms.divergence
-            found |= {f"{k} {name}": value for name, value in terms.beside.items()}
+            found |= {f"{k} {name}": value for name, value in terms.extra.items()}
         return found
 
     run = jax.jit(sums)

@@ -1,7 +1,7 @@
-"""Arrays kept on disk: built once, whole or not at all, checked when opened, read through the page cache.
+"""Folders of arrays on disk: built once and atomically, verified when opened, read through the page cache.
 
-A folder holds one flat little-endian file per array and `contents.json`, written last, with sizes and checksums. It is
-built under another name and renamed when complete, so that a folder under its own name is a finished one.
+A folder contains one flat little-endian file per array and `contents.json`, which is written last and has sizes and
+checksums. The folder is built under another name and renamed when complete, so a folder under its own name is finished.
 """
 
 import contextlib
@@ -24,25 +24,26 @@ CONTENTS = "contents.json"
 BLOCK = 1 << 24
 """Bytes per checksum."""
 MAX_BLOCKS_CHECKED = 64
-"""Of a larger array (1 GiB) opening checks this many blocks, evenly spread, first and last included."""
+"""Number of blocks that opening verifies. An array with more (1 GiB) is sampled evenly, first and last block
+included."""
 
 _log = logging.getLogger(__name__)
 
 
 class DamagedFolder(Exception):
-    """The folder does not hold what its contents file says."""
+    """The folder's files do not match its contents file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFolder:
-    """One-dimensional read-only arrays by name. Pickles as its path, so that every process maps the same pages."""
+    """One-dimensional read-only arrays by name. It is pickled as its path, so that all processes map the same pages."""
 
     path: pathlib.Path
     arrays: dict[str, np.ndarray]
     meta: dict
-    """What the builder wanted to remember."""
+    """Metadata from the builder."""
     digest: str
-    """SHA-256 of the arrays: equal for equal contents, wherever and whenever they were made."""
+    """SHA-256 of the arrays. It depends only on their contents."""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -56,7 +57,8 @@ def _reopen(path: pathlib.Path) -> ArrayFolder:
 
 
 def open_folder(path: pathlib.Path, *, verify: bool = True) -> ArrayFolder:
-    """Raises FileNotFoundError where there is no finished folder, DamagedFolder where it is not what was written."""
+    """Opens a finished folder. Raises FileNotFoundError if there is none, and DamagedFolder if it has changed since it
+    was written."""
     text = (path / CONTENTS).read_text("utf-8", "replace")
     try:
         contents = json.loads(text)
@@ -71,10 +73,10 @@ def open_folder(path: pathlib.Path, *, verify: bool = True) -> ArrayFolder:
 
 
 def build_once(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> ArrayFolder:
-    """The folder at `path`, which `build` fills under a temporary name if it is missing or damaged.
+    """Opens the folder at `path`. If it is missing or damaged, `build` first fills it under a temporary name.
 
-    Processes that share the disk wait for the one that builds. What an interrupted build has left is there when
-    `build` is called again. Raises InputError where nothing can be written.
+    Processes that share the disk wait for the process that builds. After an interrupted build, the next call of `build`
+    finds the files that it left. Raises InputError if the folder cannot be written.
     """
     try:
         with contextlib.suppress(FileNotFoundError, DamagedFolder):
@@ -84,7 +86,7 @@ def build_once(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> Arr
             return _build_locked(path, build)
     except OSError as error:
         raise InputError(
-            f"cache folder {path.parent}: {error}; data.cache_dir or MAVERICK_CACHE chooses another"
+            f"cache folder {path.parent}: {error}; set data.cache_dir or MAVERICK_CACHE to another folder"
         ) from None
 
 
@@ -94,7 +96,7 @@ def _build_locked(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> 
     except FileNotFoundError:
         pass
     except DamagedFolder as damage:
-        _log.warning("cache %s is damaged (%s): building it again", path, damage)
+        _log.warning("cache %s is damaged (%s): rebuilding it", path, damage)
     unfinished = path.with_name(f"{path.name}.partial")
     unfinished.mkdir(exist_ok=True)
     build(unfinished)
@@ -105,7 +107,7 @@ def _build_locked(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> 
 
 
 def seal(folder: pathlib.Path, dtypes: Mapping[str, np.dtype], meta: dict) -> None:
-    """Write the contents file of a folder whose array files are complete."""
+    """Writes the contents file of a folder whose array files are complete."""
     entries, whole = {}, hashlib.sha256()
     for name, dtype in sorted(dtypes.items()):
         raw = _mapped(array_file(folder, name), None, np.dtype(np.uint8))
@@ -120,16 +122,16 @@ def seal(folder: pathlib.Path, dtypes: Mapping[str, np.dtype], meta: dict) -> No
 
 
 def write_array(folder: pathlib.Path, name: str, array: np.ndarray) -> np.dtype:
-    """Write one array's file; returns its dtype on disk, for `seal`."""
+    """Writes the file of one array. Returns its dtype on disk, for `seal`."""
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     write_atomically(array_file(folder, name), array.view(np.uint8).data)
     return array.dtype
 
 
 def array_file(folder: pathlib.Path, name: str) -> pathlib.Path:
-    # Names come from the contents file too: one that leads out of the folder must not be followed.
+    # Names may come from the contents file, so a name must not lead out of the folder.
     if not name.isidentifier():
-        raise ValueError(f"{name!r} is no array's name")
+        raise ValueError(f"{name!r} is not a valid array name")
     return folder / f"{name}.bin"
 
 
@@ -139,7 +141,7 @@ def _mapped(path: pathlib.Path, size: int | None, dtype: np.dtype) -> np.ndarray
         raise DamagedFolder(f"{path.name} has {actual} bytes; expected {size}")
     if actual == 0:
         return np.empty(0, dtype)
-    # A plain view: indexing an np.memmap object costs several times as much.
+    # a plain view, because indexing an np.memmap object is several times slower
     return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
@@ -159,11 +161,11 @@ def _blocks(raw: np.ndarray) -> Iterator[memoryview]:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Hold the lock file at `path`; the system releases it when its holder dies."""
+    """Holds the lock on the file `path`. The operating system releases the lock when the process dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("waiting for another process that builds %s", path.with_suffix(""))
+            _log.info("waiting for another process to build %s", path.with_suffix(""))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

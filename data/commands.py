@@ -1,6 +1,6 @@
-"""`maverick data prepare | inspect | stats`: tokenize ahead of time, look at rows, count.
+"""`maverick data prepare | inspect | stats`: tokenizes ahead of time, shows rows, counts.
 
-Each verb returns what it found as one JSON-able dict; `show` prints that for a person.
+Each verb returns its result as one JSON-serializable dict, which `show` prints for people.
 """
 
 import itertools
@@ -24,7 +24,6 @@ from maverick_jax.errors import harmless
 from maverick_jax.text import Tokenizer
 
 SEGMENT_STYLES = ("cyan", "green", "yellow", "magenta", "blue")
-# Text from files may hold terminal commands: control characters are shown as pictures, never sent.
 KIND_STYLES = {
     **dict.fromkeys(("header", "system", "tools", "image"), "white"),
     "user": "blue",
@@ -42,18 +41,20 @@ KIND_STYLES = {
     "control": "bright_magenta",
     "document": "default",
 }
+# Text from files may contain terminal commands, so control characters are replaced by their Unicode pictures.
 _PICTURES = {c: chr(0x2400 + c) for c in range(0x20) if c not in (0x09, 0x0A)}
 _PICTURES |= {0x7F: "\u2421"} | {c: "\ufffd" for c in range(0x80, 0xA0)}
 
 
 def prepare(config: DataConfig, seed: int) -> dict[str, Any]:
-    """Tokenize and pack every source into the cache. Raises InputError for a source that cannot be read."""
+    """Tokenizes and packs every source into the cache. Raises InputError for a source that cannot be read."""
     return {"cache": str(config.cache), **stats(config, seed)}
 
 
 def stats(config: DataConfig, seed: int) -> dict[str, Any]:
-    """Counts by split and source: documents, tokens, rows of one epoch, how full rows are, share of the stream; of
-    agent runs also what was read, cut and decided, and tokens and weights by kind (every row is read for these)."""
+    """Counts by split and source: documents, tokens, rows of one epoch, the fraction of rows that is not padding, and
+    the share of the stream; for trajectories also read records, cuts, decisions, and tokens and loss weights by token
+    kind (which requires reading every row)."""
     datasets = {"train": open_dataset(config, "train", seed=seed)}
     if config.holds_out:
         datasets["eval"] = open_dataset(config, "eval", seed=seed)
@@ -100,7 +101,7 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
 
 
 def _decisions(source: SourceRows) -> dict[str, int]:
-    """Turns by what they decide, and runs that have tools and call none."""
+    """The number of turns by decision, and of trajectories that have tools and no call."""
     of_runs = slice(source.documents.start, source.documents.stop)
     turns = source.store["decisions"].reshape(-1, len(CLASSES))[of_runs]
     without = (source.store["tools"][of_runs] > 0) & (turns[:, Decision.CALL - 1] == 0)
@@ -108,7 +109,7 @@ def _decisions(source: SourceRows) -> dict[str, int]:
 
 
 def _kinds(source: SourceRows) -> dict[str, dict[str, float]]:
-    """Of each kind: tokens of one epoch, each where it counts, and the sum of their weights."""
+    """By token kind: the number of labels in one epoch, and the sum of their loss weights."""
     tokens, weights = np.zeros(len(TokenKind), np.int64), np.zeros(len(TokenKind))
     for index in range(source.plan.num_rows):
         row = source.row(index)
@@ -121,7 +122,7 @@ def _kinds(source: SourceRows) -> dict[str, dict[str, float]]:
 
 
 def inspect(config: DataConfig, seed: int, *, first: int = 0, count: int = 2) -> dict[str, Any]:
-    """Rows `first` to `first + count - 1` of the training stream, as runs of tokens alike in segment and weight."""
+    """Rows `first` to `first + count - 1` of the training stream, as spans of tokens of one segment and loss weight."""
     dataset = open_dataset(config, "train", seed=seed)
     return {"rows": [_row_found(dataset, index) for index in range(first, first + count)]}
 
@@ -141,11 +142,12 @@ def _row_found(dataset: Dataset, index: int) -> dict[str, Any]:
 
 
 def _spans(row: Row, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """Runs of tokens of one segment, loss weight, role (text or control) and, of agent runs, kind; padding left out."""
+    """Spans of consecutive tokens with equal segment, loss weight, role (text or control) and, for trajectories, token
+    kind, without padding."""
     controls = set(tokenizer.controls.values())
     columns = [row[key].tolist() for key in ("segment_ids", "loss_weights", "tokens")]
     columns.append(_own_kinds(row) if KINDS in row else [None] * len(columns[0]))
-    if KINDS in row:  # said of tokens, as kinds are, and not of the places before them
+    if KINDS in row:  # shown at the token itself, as kinds are, and not at the position that predicts it
         columns[1] = [0.0, *columns[1][:-1]]
     places = ((segment, weight, token in controls, kind, token) for segment, weight, token, kind
               in zip(*columns, strict=True) if segment)  # fmt: skip
@@ -162,17 +164,17 @@ def _spans(row: Row, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
 
 
 def _own_kinds(row: Row) -> list[str | None]:
-    """The kind of each token, by name: that of the label before it. None: it is no label here, but read again, or the
-    first of its run."""
+    """The name of each token's kind, which the row stores at the position before it. None: the token is not a label,
+    because it is repeated or the first of its trajectory."""
     labels = [NO_KIND, *row[KINDS][:-1].tolist()]
     return [None if kind == NO_KIND else TokenKind(kind).name.lower() for kind in labels]
 
 
-# ---- for a person --------------------------------------------------------------------------------------------------
+# ---- display -------------------------------------------------------------------------------------------------------
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what a verb of this module has returned."""
+    """Prints the result of a verb of this module."""
     console = console or Console()
     if "rows" in found:
         _show_rows(found, console)
@@ -194,13 +196,13 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
     for name, kind in source["kinds"].items():
         table.add_row(name, f"{kind['tokens']:,}", f"{kind['tokens'] / total:.2%}", f"{kind['weight']:,.1f}")
     console.print(table)
-    for what in ("read", "cut", "decisions"):
-        said = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[what].items() if isinstance(n, int))
-        console.print(f"{what}: {said}", markup=False, highlight=False)
+    for name in ("read", "cut", "decisions"):
+        counts = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[name].items() if isinstance(n, int))
+        console.print(f"{name}: {counts}", markup=False, highlight=False)
     if chosen := source["read"].get("chosen"):
         rules = ", ".join(f"{rule} {n['dropped']:,}" for rule, n in chosen["rules"].items() if n["dropped"])
         console.print(
-            f"chosen: {chosen['kept']:,} of {chosen['read']:,} runs; dropped: {rules or 'none'}", markup=False
+            f"kept: {chosen['kept']:,} of {chosen['read']:,} trajectories; dropped: {rules or 'none'}", markup=False
         )
     for problem in source["read"]["problems"]:
         console.print(harmless(f"malformed: {RecordProblem(**problem)}"), markup=False, highlight=False)
@@ -226,7 +228,8 @@ def _colored(runs: list[dict[str, Any]]) -> Text:
 
 
 def _style(run: dict[str, Any]) -> str:
-    """the color of a segment, struck out where nothing is learnt; in agent runs that of a kind, dim there."""
+    """The color of a segment, struck out where the loss weight is 0; for trajectories the color of a token kind, dimmed
+    where it is 0."""
     if "kind" in run:
         return KIND_STYLES.get(run["kind"], "default") + (" dim" if run["loss_weight"] == 0 else "")
     style = SEGMENT_STYLES[(run["segment"] - 1) % len(SEGMENT_STYLES)]
@@ -234,18 +237,18 @@ def _style(run: dict[str, Any]) -> str:
 
 
 def _kinds_legend(rows: list[dict[str, Any]]) -> Text:
-    """Kinds in their colors, with the weights that they have here."""
+    """Token kinds in their colors, with their loss weights in these rows."""
     runs = [run for row in rows for run in row["runs"] if run.get("kind")]
     weights: dict[str, set[float]] = {}
     for run in runs:
         weights.setdefault(run["kind"], set()).add(run["loss_weight"])
-    text = Text("one color per kind, with its weights: ")
+    text = Text("one color per token kind, with its loss weights: ")
     for name, found in weights.items():
         text.append(
             f"{name} {', '.join(f'{w:g}' for w in sorted(found))}", _style({"kind": name, "loss_weight": max(found)})
         )
         text.append("; ")
-    return text.append("dim", "dim").append(": not learnt")
+    return text.append("dim", "dim").append(": no loss")
 
 
 def _table(split: str, counts: dict[str, Any]) -> Table:

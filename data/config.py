@@ -16,36 +16,37 @@ CACHE_VARIABLE = "MAVERICK_CACHE"
 
 
 class DataConfig(Section):
-    """What is trained on, in which order, in rows of which length."""
+    """The data of a run: its sources, their order, and the shape of batches."""
 
     sources: Annotated[dict[str, AnySource], Field(min_length=1)]
-    """Corpora by name, mixed by weight."""
+    """Sources by name, mixed by weight."""
     batch_size: Positive = 8
-    """Sequences per optimizer step, in the whole job."""
+    """Rows per step, in the whole job."""
     sequence_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens per sequence, T."""
+    """Tokens per row, T."""
     tokenizer: Annotated[str, Field(min_length=1)] = "bytes"
     """`bytes`, or the path of a `tokenizer.json`, of a tiktoken `tokenizer.model`, or of a folder with one of them."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """`concatenate`: documents end to end, cut every `sequence_length` tokens, no padding; `best_fit`: documents kept
-    whole where they fit, placed in the row they fill best, the rest padding. Of texts: trajectories are always best
-    fitted, and cut at turn borders where they do not fit."""
+    """How texts are packed. `concatenate`: documents are joined and cut every `sequence_length` tokens, without
+    padding; `best_fit`: documents that fit into a row stay whole and go to the row that they fill best, the rest is
+    padding. Trajectories are always packed by `best_fit`, and longer ones are cut between turns."""
     kind_weights: KindWeights = KindWeights()
-    """Loss weight of each token of trajectories, by what it is."""
+    """Loss weights of trajectory tokens, by token kind."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Part of each source's tokens, from its end, that is kept for evaluation and never trained on. A source of
-    several documents is cut between two of them."""
+    """Fraction of each source's tokens, from its end, that is held out: used for evaluation and never trained on. A
+    source of several documents is cut between two of them."""
     shuffle: bool = True
-    """Documents in random order, and rows in another random order each epoch. false: as in the files. Held-out
-    rows are never shuffled."""
+    """true: documents come in random order, and rows in another random order each epoch. false: both in file order.
+    Held-out rows are never shuffled."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seed of the order. null: `run.seed`."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes that assemble batches; 0: threads of the training process. Changes no batch."""
+    """Number of worker processes that assemble batches; 0: threads of the training process do. Batches do not depend on
+    it."""
     prefetch: Positive = 2
-    """Batches kept ready, per worker process if there are any."""
+    """Batches prepared in advance, per worker process if there are any."""
     cache_dir: str | None = None
-    """Where tokenized sources are kept. null: environment variable MAVERICK_CACHE, or else ~/.cache/maverick-jax."""
+    """Folder of tokenized sources. null: the environment variable MAVERICK_CACHE, or else ~/.cache/maverick-jax."""
 
     @pydantic.field_validator("sources")
     @classmethod
@@ -58,28 +59,28 @@ class DataConfig(Section):
     @pydantic.model_validator(mode="after")
     def _weighs_something(self):
         if self.kind_weights != KindWeights() and not self.has_trajectories:
-            raise ValueError("kind_weights: are of trajectories, and no source has kind: trajectories")
+            raise ValueError("kind_weights: requires a source with kind: trajectories, and there is none")
         return self
 
     @pydantic.model_validator(mode="after")
     def _trains_on_something(self):
         if self.sources and all(self.held_out_of(name) == 1 for name in self.sources):
-            raise ValueError("sources: all are held out (held_out_fraction: 1), which leaves none to train on")
+            raise ValueError("sources: all are held out (held_out_fraction: 1); expected one to train on")
         return self
 
     def held_out_of(self, name: str) -> float:
-        """The part of source `name` that is held out."""
+        """The fraction of source `name` that is held out."""
         own = self.sources[name].held_out_fraction
         return self.held_out_fraction if own is None else own
 
     @property
     def holds_out(self) -> bool:
-        """Whether anything is."""
+        """Whether any data is held out."""
         return any(self.held_out_of(name) > 0 for name in self.sources)
 
     @property
     def has_trajectories(self) -> bool:
-        """Whether some source holds trajectories."""
+        """Whether any source contains trajectories."""
         return any(isinstance(source, TrajectoriesSource) for source in self.sources.values())
 
     @property

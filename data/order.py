@@ -1,4 +1,4 @@
-"""Random orders that are pure functions of a seed and stay the same in every version of every library."""
+"""Random orders that are pure functions of a seed. They do not depend on the versions of libraries."""
 
 import hashlib
 
@@ -10,13 +10,13 @@ MAX_ROWS = 2**32 - 1
 
 
 def derive(seed: int, *parts: object) -> int:
-    """A 64-bit seed for the purpose that `parts` name. Different parts give independent seeds."""
+    """A 64-bit seed for the purpose named by `parts`. Different parts give independent seeds."""
     text = "\0".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def mix(values: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 `values` hashed one by one: SplitMix64 (Steele, Lea, Flood 2014) of value and seed."""
+    """Hashes `values` element by element, uint64: SplitMix64 (Steele, Lea, Flood 2014) of value and seed."""
     with np.errstate(over="ignore"):
         z = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive(seed, "mix"))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -25,10 +25,10 @@ def mix(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def shuffled(count: int, seed: int) -> np.ndarray:
-    """int64[count]: the numbers below `count` in a random order, all in memory."""
+    """int64[count]: the numbers below `count` in random order."""
     return np.argsort(mix(np.arange(count, dtype=np.uint64), seed), kind="stable")
 
 
 def permuted(index: int, count: int, seed: int) -> int:
-    """Where a random permutation of the numbers below `count` sends `index`, without making the permutation."""
+    """The image of `index` under a random permutation of the numbers below `count`, without computing all of it."""
     return index_shuffle(index, max_index=count - 1, seed=seed % 2**32, rounds=4) if count > 1 else 0

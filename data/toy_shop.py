@@ -1,6 +1,6 @@
-"""A made-up shop: orders, the functions that serve its customers, and what they answer.
+"""A fictional shop: its orders, and the functions that serve its customers.
 
-`data.trajectories.toy_shop` generates trajectories with it, `data.environments.toy_shop` lets a model play in it, and
+`data.trajectories.toy_shop` generates trajectories with it, `data.environments.toy_shop` lets a model act in it, and
 `data.tasks.toy_shop_orders` asks about its orders.
 """
 
@@ -15,8 +15,8 @@ POLICY = ("You serve the customers of a small shop. Look an order up before you 
           "be refunded and not cancelled. Where no function fits, say so.")  # fmt: skip
 GOODS = ("lamp", "chair", "kettle", "rug", "clock", "vase", "stool", "mirror")
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana")
-MOST = 100
-"""Things in one order."""
+MAX_AMOUNT = 100
+"""Maximum number of things in one order."""
 _TYPES = {"string": str, "integer": int}
 
 
@@ -37,13 +37,13 @@ _PARAMETERS = {tool.name: {name: schema["type"] for name, schema in tool.paramet
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What the shop knows of one order."""
+    """One order."""
 
     number: str
     thing: str
     amount: int
     price: int
-    """Of one thing."""
+    """Price of one thing."""
     sent: bool
 
     @classmethod
@@ -57,22 +57,22 @@ class Order:
 
     @property
     def record(self) -> str:
-        """As `find_order` returns it: JSON."""
+        """The JSON that `find_order` returns."""
         return values.write({"order": self.number, "thing": self.thing, "amount": self.amount, "price": self.price,
                              "sent": self.sent})  # fmt: skip
 
     @property
     def summary(self) -> str:
-        """As a customer is told of it."""
+        """The description for customers."""
         return f"{self.amount} x {self.thing}, {'sent' if self.sent else 'not sent yet'}."
 
 
 class Refused(Exception):
-    """A call that the shop does not carry out, and why."""
+    """The shop does not carry out a call; the text is the reason."""
 
 
 class Shop:
-    """The shop's orders, which calls change."""
+    """The state of the shop. Calls read and change it."""
 
     def __init__(self, *orders: Order):
         self.orders = {order.number: order for order in orders}
@@ -80,7 +80,7 @@ class Shop:
         self.refunded: set[str] = set()
 
     def call(self, call: ToolCall) -> tuple[str, bool]:
-        """(result, whether it is an error) of a call, which may be any: what is wrong with it is the result."""
+        """Carries out any call. Returns its result, or an error message, and whether it is an error."""
         try:
             return self._done(call), False
         except Refused as refusal:
@@ -126,14 +126,14 @@ class Shop:
         found = self._order(order)
         if found.sent:
             raise Refused(f"{order} is sent")
-        if not 1 <= amount <= MOST:
-            raise Refused(f"an order has 1 to {MOST}")
+        if not 1 <= amount <= MAX_AMOUNT:
+            raise Refused(f"an order has 1 to {MAX_AMOUNT}")
         self.orders[order] = dataclasses.replace(found, amount=amount)
         return f"amount {amount}"
 
 
 def _checked(call: ToolCall) -> dict[str, Any]:
-    """The arguments of a call of a known function. Raises Refused unless they are those that it takes."""
+    """The arguments of a call of a known function. Raises Refused unless names and types match the function."""
     types = _PARAMETERS[call.name]
     fits = call.arguments.keys() == types.keys() and all(
         type(call.arguments[name]) is _TYPES[kind] for name, kind in types.items()

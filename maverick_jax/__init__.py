@@ -1,6 +1,6 @@
 """maverick-jax: Llama-4-Maverick-class models in JAX.
 
-Names are imported when they are first used, so that `import maverick_jax` costs nothing.
+Names are imported when they are first used, so that `import maverick_jax` is fast.
 """
 
 import importlib

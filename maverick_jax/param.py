@@ -1,4 +1,4 @@
-"""Creates parameters sharded, and turns a stored parameter into the array that is multiplied with."""
+"""Creates sharded parameters, and gathers a stored parameter for use in a matrix product."""
 
 import abc
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from maverick_jax.sharding import ShardingRules
 def build(
     module: nnx.Module, table: Iterable[Parameter], config: Network, rules: ShardingRules, rngs: nnx.Rngs
 ) -> None:
-    """Give `module` the parameters that `table` declares, as attributes of their names."""
+    """Creates the parameters that `table` declares, as attributes of `module` by their names."""
     for p in table:
         made = param(rngs, p.shape, p.axes, _initializer(p.init, config), rules, p.dtype or config.param_dtype)
         setattr(module, p.name, made)
@@ -30,9 +30,9 @@ def param(
     rules: ShardingRules,
     dtype: str,
 ) -> nnx.Param:
-    """A parameter of `shape` and `dtype`, one logical axis (or None) per dimension.
+    """A parameter of `shape` and `dtype`, with one logical axis (or None) per dimension.
 
-    The initializer gets the sharding, so that each device makes its own part and no device the whole.
+    The initializer gets the sharding, so that each device creates its own shard and no device the whole array.
     """
     value = init(rngs.params(), shape, jnp.dtype(dtype), out_sharding=rules.storage(*axes))
     return nnx.Param(value, axes=axes)
@@ -51,18 +51,18 @@ def _initializer(init: Init, config: Network) -> Callable:
 
 
 class Overlay(abc.ABC):
-    """What may stand in a parameter's place, as a node of the model's tree; see `maverick_jax.model.overlays`."""
+    """A node of the model's tree that stands in for a parameter; see `maverick_jax.model.overlays`."""
 
     @abc.abstractmethod
     def weight(self, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
-        """What the parameter would be multiplied as; see `weight`."""
+        """The array that `weight` would return for the parameter."""
 
 
 def weight(parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
-    """The parameter as it is multiplied with: in `dtype`, gathered over the axes that only storage splits.
+    """The parameter for a matrix product: in `dtype`, gathered over the mesh axes that shard it only in storage.
 
-    The cast comes first, so that the gather moves bytes of the compute type; its transpose is the reduce-scatter
-    of the gradient.
+    The cast comes first, so that the gather sends values of the compute dtype; its transpose is the reduce-scatter of
+    the gradient.
     """
     if isinstance(parameter, Overlay):
         return parameter.weight(rules, dtype)

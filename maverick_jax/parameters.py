@@ -1,12 +1,12 @@
 """Every array of a model, declared once: its name, shape, logical axes, role and initial values.
 
-Modules are built from these tables (`maverick_jax.param.build`); counts, plans, the choice of what is trained, adapters
-and checkpoints read the same ones. To add an array to a layer, add a line here and its use in the layer's module. Only
-its name in a Hugging Face folder is written elsewhere (`maverick_jax.huggingface.names`).
+Modules are built from these tables (`maverick_jax.param.build`); counts, plans, the selection of trained parameters,
+adapters and checkpoints read the same tables. To add an array to a layer, add a line here and use the array in the
+layer's module. Only its name in a Hugging Face folder is declared elsewhere (`maverick_jax.huggingface.names`).
 
-The order of a table is the order in which initial values are drawn.
+Initial values are drawn in the order of a table.
 
-V vocabulary, D model, N query heads, K key/value heads, H head dim, F hidden, E experts; of the image encoder W width,
+V vocabulary, D model, N query heads, K key/value heads, H head dim, F hidden, E experts; in the image encoder W width,
 A width of the adapter.
 """
 
@@ -18,8 +18,8 @@ from typing import Literal, get_args
 from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
 
 Role = Literal["router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision"]
-"""A part of the model, by what it is for. `experts` are the routed ones, `shared` the shared ones, `mlp` the
-feed-forward networks of dense layers, `vision` the image encoder with its adapter and projector."""
+"""What a parameter is for. `experts` are the routed experts, `shared` the shared experts, `mlp` the feed-forward
+networks of dense layers, `head` the output matrix, `vision` the image encoder with its adapter and projector."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 TEXT_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role != "vision")
@@ -28,39 +28,39 @@ Axes = tuple[str | None, ...]
 """Logical axis per dimension; see `maverick_jax.sharding.ShardingRules`."""
 
 Init = Literal["normal", "residual", "ones", "zeros"]
-"""`normal`: of standard deviation `initializer_range`; `residual`: the same over sqrt(2 x layers), for weights that
-write to the residual stream."""
+"""`normal`: normal with standard deviation `initializer_range`; `residual`: the same divided by sqrt(2 x layers), for
+weights that write to the residual stream."""
 
 ROUTER_BIAS = "router_bias"
-"""Name of the loss-free balance bias in its module. Steps of a thousandth need float32."""
+"""Name of the loss-free balance bias in its module. It is float32, because its steps are as small as 0.001."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One array."""
+    """The declaration of one array."""
 
     name: str
-    """In its module in the tables of modules, its whole path in `of_model`."""
+    """Its name in its module, in the tables of modules; its whole path, in `of_model`."""
     shape: tuple[int, ...]
-    """Of one layer: without the axis that stacks layers."""
+    """The shape in one layer, without the axis that stacks layers."""
     axes: Axes
     role: Role
     init: Init = "normal"
     dtype: Dtype | None = None
     """None: the config's `param_dtype`."""
     inputs: int = 1
-    """Of a weight: how many axes it is multiplied over, after the axis of experts where there is one."""
+    """Number of input axes of a weight; they come first, or after the axis of experts."""
     stacked: int | None = None
-    """Length of the leading axis that stacks layers; None: there is none."""
+    """Length of the leading axis that stacks layers; None: no such axis."""
 
     @property
     def size(self) -> int:
-        """Elements, of all layers."""
+        """Number of elements in all layers."""
         return math.prod(self.full_shape)
 
     @property
     def lead(self) -> tuple[int, ...]:
-        """Shape of the axes before those of one layer."""
+        """Shape of the axes before the axes of one layer."""
         return () if self.stacked is None else (self.stacked,)
 
     @property
@@ -79,13 +79,13 @@ def embedding(config: Network) -> Table:
 
 
 def output(config: Network) -> Table:
-    """After the last layer."""
+    """Norm and output matrix after the last layer."""
     D, V = config.hidden_size, config.vocab_size
     return [_norm("norm", D), Parameter("head", (D, V), ("embed", "vocab"), "head")]
 
 
 def norms(config: Network) -> Table:
-    """Before attention and before the feed-forward network of a layer."""
+    """The norms before attention and before the feed-forward network of a layer."""
     return [_norm("attention_norm", config.hidden_size), _norm("mlp_norm", config.hidden_size)]
 
 
@@ -105,7 +105,7 @@ def dense(config: Network) -> Table:
 
 
 def shared(config: Network) -> Table:
-    """The shared expert of a mixture."""
+    """The shared expert of a mixture of experts."""
     return _swiglu(config.hidden_size, config.intermediate_size, "shared")
 
 
@@ -118,7 +118,7 @@ def _swiglu(D: int, F: int, role: Role) -> Table:
 
 
 def experts(config: Network) -> Table:
-    """Router and routed experts of a mixture."""
+    """Router and routed experts of a mixture of experts."""
     D, E, F = config.hidden_size, config.num_local_experts, config.intermediate_size
     out_axes = ("experts", "expert_mlp", "expert_embed")
     return [
@@ -130,14 +130,14 @@ def experts(config: Network) -> Table:
 
 
 def balance(config: Network) -> Table:
-    """What keeps the load of the experts even."""
+    """The loss-free balance bias, if the config has it."""
     if config.balance.kind != "loss_free_bias":
         return []
     return [Parameter(ROUTER_BIAS, (config.num_local_experts,), (None,), "router", "zeros", "float32")]
 
 
 def of_layer(config: Network, spec: LayerSpec) -> Table:
-    """All arrays of one layer, by their path in it."""
+    """All arrays of one layer, named by their paths in the layer."""
     found = [*norms(config), *_under("attention", attention(config))]
     if not spec.moe:
         return [*found, *_under("mlp", dense(config))]
@@ -152,7 +152,7 @@ def _norm(name: str, width: int) -> Parameter:
 
 
 def vision_input(vision: VisionConfig) -> Table:
-    """Before the first layer of the image encoder."""
+    """The arrays before the first layer of the image encoder."""
     W = vision.hidden_size
     return [
         _vision("patch", (vision.num_channels * vision.patch_size**2, W), (None, "vision_embed")),
@@ -162,7 +162,7 @@ def vision_input(vision: VisionConfig) -> Table:
 
 
 def vision_output(vision: VisionConfig, text_width: int) -> Table:
-    """Adapter, and projection to the text model's width."""
+    """The adapter, and the projector to the text model's width."""
     F, A = vision.intermediate_size, vision.vision_output_dim
     return [
         _vision("adapter_in", (F, A), ("vision_embed", "mlp")),
@@ -192,7 +192,7 @@ def layer_norm(vision: VisionConfig) -> Table:
 
 
 def of_vision(config: Network) -> Table:
-    """All arrays of the image encoder, by their path in it; none for a text model."""
+    """All arrays of the image encoder, named by their paths in it; empty for a text model."""
     if (vision := config.vision) is None:
         return []
     norm = lambda name: _under(name, layer_norm(vision))
@@ -210,7 +210,7 @@ def _vision(name: str, shape: tuple[int, ...], axes: Axes, init: Init = "normal"
 
 
 def of_model(config: Network) -> tuple[Parameter, ...]:
-    """Every array of the model by its path, e.g. `periods/layer_0/attention/q`."""
+    """Every array of the model, named by its path, such as `periods/layer_0/attention/q`."""
     found = embedding(config)
     of_spec = {spec: of_layer(config, spec) for spec in set(config.layers)}
     for slot in config.stack.slots:
@@ -230,7 +230,7 @@ def roles_of(config: Network) -> set[Role]:
 
 
 def active(parameter: Parameter, config: Network) -> int:
-    """Elements that one text token passes through: of the routed experts, its own."""
+    """Number of elements that one text token passes through: only its own routed experts count."""
     if parameter.role == "vision":
         return 0
     if parameter.role == "experts":

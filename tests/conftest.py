@@ -1,15 +1,16 @@
-"""A stricter world than users live in: 8 simulated devices, no silent promotion, warnings are errors."""
+"""Settings that are stricter than those of users: 8 simulated devices, no implicit promotion, warnings are errors."""
 
 import os
 import pathlib
 
-# Most of a test's time would be LLVM's. Set and empty, as `make slow` has it, programs are compiled as users' are.
+# With full optimization, tests would spend most of their time in LLVM. `make slow` sets XLA_FLAGS to the empty string,
+# so that its programs are compiled as those of users.
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
-# XLA's threads: by default one a device, and two collectives that do not follow from each other, met in another order
-# by one device, then wait for ever (an abort after 40 s, seen on busy machines).
+# Number of XLA's threads. By default there is one per device, and two independent collectives that devices reach in a
+# different order deadlock (seen on busy machines, as an abort after 40 s).
 os.environ.setdefault("NPROC", "32")
 
 import jax
@@ -22,20 +23,20 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-NEIGHBOUR_DATA = REPOSITORY.parent / "shared" / "data"
+NEIGHBOR_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
-    """The folder of real data beside the checkout; tests that want it skip where it is absent."""
-    if not NEIGHBOUR_DATA.is_dir():
+    """The folder of real data next to the checkout. Tests that need it are skipped if it is missing."""
+    if not NEIGHBOR_DATA.is_dir():
         pytest.skip("no real data beside this checkout")
-    return NEIGHBOUR_DATA
+    return NEIGHBOR_DATA
 
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory) -> pathlib.Path:
-    """A rank file of Llama 4's size that is nobody's."""
+    """A generated rank file of Llama 4's size."""
     from tests.helpers.rank_file import write_rank_file
 
     return write_rank_file(tmp_path_factory.mktemp("ranks") / "tokenizer.model")
@@ -43,7 +44,7 @@ def ranks(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def small_llama4(ranks):
-    """Llama 4's control tokens on ranks that are nobody's."""
+    """A tokenizer with Llama 4's control tokens and generated ranks."""
     from maverick_jax.text import load_tokenizer
 
     return load_tokenizer(ranks)
@@ -51,7 +52,7 @@ def small_llama4(ranks):
 
 @pytest.fixture(scope="session")
 def real_llama4(real_data):
-    """The public tokenizer, where it is."""
+    """The public tokenizer, if its files are present."""
     from maverick_jax.text import load_tokenizer
 
     return load_tokenizer(real_data / "tokenizer" / "llama4_tokenizer.model")
@@ -59,7 +60,7 @@ def real_llama4(real_data):
 
 @pytest.fixture(scope="session")
 def real_llama4_folder(real_llama4, tmp_path_factory) -> pathlib.Path:
-    """Its Hugging Face form, of a base model."""
+    """The Hugging Face form of the public tokenizer, for a base model."""
     from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 
     folder = tmp_path_factory.mktemp("real_llama4")
@@ -69,7 +70,7 @@ def real_llama4_folder(real_llama4, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def mesh_of():
-    """`mesh_of(expert=2, tensor=2)`: a context with that mesh over the first devices needed."""
+    """`mesh_of(expert=2, tensor=2)`: a context with that mesh over the first devices."""
     import math
 
     from maverick_jax.sharding import make_mesh
@@ -82,7 +83,7 @@ def mesh_of():
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """Where the small real runs of a session are kept."""
+    """The folder of the session's small real runs."""
     from tests.helpers.small_run import Place
 
     return Place.make(tmp_path_factory.mktemp("runs"))
@@ -90,6 +91,6 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def whole_run(runs):
-    """The small run, left alone from its first step to its last: one process, one device. Not to be changed."""
+    """The small run, uninterrupted, in one process on one device. Tests must not change it."""
     runs.train(runs.root / "whole", JAX_LOG_COMPILES=1)
     return runs.root / "whole"

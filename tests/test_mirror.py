@@ -1,4 +1,4 @@
-"""Tests lie where what they test lies: tests/train/faults/test_watchdog.py tests train/faults/watchdog.py."""
+"""The tests mirror the tree: tests/train/faults/test_watchdog.py tests train/faults/watchdog.py."""
 
 import pathlib
 
@@ -7,14 +7,14 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("maverick_jax", "train", "data", "launch", "benchmarks")
 ELSEWHERE = ("docs", "fuzzing", "golden", "helpers", "parity", "runs")
-"""Folders of tests that are of no one module: whole processes, oracles, what tests share."""
+"""Folders of tests that do not belong to one module: whole processes, oracles, helpers."""
 
 MIRRORED = sorted(p for package in PACKAGES for p in (ROOT / "tests" / package).rglob("test_*.py"))
 
 
 def module_of(path: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path | None:
-    """The module or folder that a test file is of: `test_NAME.py`, or `test_NAME_ASPECT.py` of the longest NAME there
-    is, beside the same path without `tests`; None where there is none."""
+    """The module or folder that a test file tests: NAME of `test_NAME.py`, or the longest NAME of
+    `test_NAME_ASPECT.py`, under the same path without `tests`; None if there is none."""
     folder = root / path.relative_to(root / "tests").parent
     words = path.stem.removeprefix("test_").split("_")
     for count in range(len(words), 0, -1):
@@ -26,16 +26,16 @@ def module_of(path: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path | N
 
 
 @pytest.mark.parametrize("path", MIRRORED, ids=lambda p: str(p.relative_to(ROOT / "tests")))
-def test_each_test_file_lies_where_its_module_does(path):
+def test_each_test_file_mirrors_a_module(path):
     assert module_of(path) is not None, "name it after a module of the folder it mirrors: test_MODULE.py"
 
 
-def test_tests_lie_in_known_folders():
+def test_tests_are_in_known_folders():
     folders = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and not p.name.startswith(("_", "."))}
     assert folders <= {*PACKAGES, *ELSEWHERE}
 
 
-def test_a_misplaced_test_is_noticed(tmp_path):
+def test_a_misplaced_test_is_detected(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "loop.py").touch()
     of = lambda name: module_of(tmp_path / "tests" / "train" / name, tmp_path)

@@ -74,7 +74,7 @@ def _count(words) -> int:
     return int(words) if words.ndim == 0 else int(words[0]) << 32 | int(words[1])
 
 
-class Progress(Hook):
+class ProgressBar(Hook):
     """A bar on a terminal, a line per `every` updates elsewhere; process 0 only."""
 
     def __init__(self, *, every: int, start: int, stop: int):

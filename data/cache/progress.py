@@ -6,7 +6,7 @@ from maverick_jax.progress import ProgressDisplay
 
 
 class TokenizationProgress:
-    """`with TokenizationProgress(name) as progress`: tell it the current file and the running totals."""
+    """Shows the current file and the running totals: `with TokenizationProgress(name) as progress`."""
 
     def __init__(self, name: str):
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())

@@ -1,4 +1,4 @@
-"""Tokenizes a source of documents once, into the cache. An interrupted tokenization continues where it stopped."""
+"""Tokenizes a source of texts into the cache, once. An interrupted tokenization continues where it stopped."""
 
 import dataclasses
 import hashlib
@@ -21,19 +21,19 @@ from maverick_jax.files import write_atomically
 from maverick_jax.text import Tokenizer
 
 LAYOUT = 1
-"""Changes when the same files would be tokenized into something else."""
+"""Version of the cached arrays. It changes whenever the same files give other arrays."""
 JOURNAL = "journal.json"
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 4096, 1 << 22
 COMMIT_BYTES = 1 << 26
-"""Tokens that an interruption can cost, in bytes."""
+"""Bytes of tokens after which progress is committed; an interruption loses no more."""
 
 _log = logging.getLogger(__name__)
 
 
 def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
-    """Source `name` as arrays: `tokens` uint16 or uint32 [tokens], `offsets` int64 [documents + 1]; document d is
-    `tokens[offsets[d]:offsets[d + 1]]`, begin and end of text included. Raises InputError for a source that cannot
-    be read to its end."""
+    """The tokenized source `name`: `tokens` uint16 or uint32 [tokens], `offsets` int64 [documents + 1]. Document d is
+    `tokens[offsets[d]:offsets[d + 1]]`, including the tokens for begin and end of text. Raises InputError for a source
+    that cannot be read to its end."""
     source = config.sources[name]
     assert isinstance(source, DocumentSource)
     parts = source.parts(name, tokenizer)
@@ -43,7 +43,7 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files) into %s", name, len(parts), path)
         if tokenizer.eos_id is None:
-            _log.warning("tokenizer %s has no end-of-text token: documents are not ended by one", tokenizer.name)
+            _log.warning("tokenizer %s has no end-of-text token: documents end without one", tokenizer.name)
         try:
             _Tokenization(folder, tokenizer, name).run(parts)
             if [part.identity() for part in parts] != identity[-1]:
@@ -61,19 +61,19 @@ def _key(identity: list) -> str:
 
 @dataclasses.dataclass
 class _Journal:
-    """How much of the array files counts."""
+    """How much of the array files is valid."""
 
     part: int = 0
-    """Parts that are complete."""
+    """Number of complete parts."""
     read: int = 0
-    """Documents read of the part that is not."""
+    """Documents read in the next part."""
     documents: int = 0
     tokens: int = 0
     empty: int = 0
 
 
 class _Tokenization:
-    """One source being tokenized into `folder`."""
+    """Tokenizes one source into `folder`."""
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, name: str):
         self.folder, self.tokenizer, self.name = folder, tokenizer, name
@@ -108,7 +108,7 @@ class _Tokenization:
                 self._commit()
                 committed = journal.tokens
         if not journal.read:
-            raise InputError(f"{part.label}: holds no document")
+            raise InputError(f"{part.label}: contains no document")
         journal.part, journal.read = journal.part + 1, 0
         self._commit()
 
@@ -139,20 +139,20 @@ class _Tokenization:
         write_atomically(self.folder / JOURNAL, json.dumps(dataclasses.asdict(self.journal)).encode())
 
     def _resume(self) -> _Journal:
-        """The last journal if the files hold at least what it says, else an empty one."""
+        """The last journal, if the array files are at least as long as it says; else an empty one."""
         try:
             journal = _Journal(**json.loads((self.folder / JOURNAL).read_bytes()))
             sizes = [array_file(self.folder, name).stat().st_size for name in ("tokens", "offsets")]
             if sizes[0] >= journal.tokens * self.dtype.itemsize and sizes[1] >= 8 * (journal.documents + 1):
-                _log.info("source %s: going on after %d documents", self.name, journal.documents)
+                _log.info("source %s: resuming after %d documents", self.name, journal.documents)
                 return journal
         except (OSError, ValueError, TypeError):
             pass
         return _Journal()
 
     def _append(self, name: str):
-        """The array's file, open for writing where the journal ends. (A new `offsets` begins with the 0 that
-        truncating upwards fills in.)"""
+        """Opens the array's file for writing and truncates it to the length in the journal. (Truncating a new `offsets`
+        to a longer length fills in its first entry, 0.)"""
         path = array_file(self.folder, name)
         path.touch()
         file = path.open("r+b")
@@ -163,7 +163,7 @@ class _Tokenization:
 
 
 def _encode_alone(document: SourceDocument, tokenizer: Tokenizer) -> None:
-    """Raises the tokenizer's error with the document's place."""
+    """Raises the tokenizer's error with the document's file and line."""
     try:
         if isinstance(document.content, str):
             tokenizer.encode(document.content)
@@ -172,7 +172,7 @@ def _encode_alone(document: SourceDocument, tokenizer: Tokenizer) -> None:
 
 
 def _batches(documents: Iterator[SourceDocument]) -> Iterator[list[SourceDocument]]:
-    """Documents in groups that are worth a call of the tokenizer and fit in memory."""
+    """Groups documents into batches that are large enough for one tokenizer call and fit in memory."""
     batch, characters = [], 0
     for document in documents:
         batch.append(document)

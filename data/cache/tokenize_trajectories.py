@@ -1,7 +1,7 @@
-"""Renders and tokenizes a source of trajectories once, with the kind of each token, into the cache.
+"""Renders and tokenizes a source of trajectories into the cache, once, with the kind of each token.
 
 Only weights stored in the data are cached; config weights are applied when rows are read, so changing them does not
-tokenize again.
+re-tokenize.
 """
 
 import contextlib
@@ -31,21 +31,22 @@ from maverick_jax.text.chat.dialects import DEFAULT
 from maverick_jax.text.chat.render import HEADER_START
 
 LAYOUT = 2
-"""Changes when the same trajectories would be cached as something else."""
+"""Version of the cached arrays. It changes whenever the same trajectories give other arrays."""
 PROBLEMS_KEPT, DROPPED_KEPT = 20, 1_000
-"""Records that cannot be read, and trajectories that are not chosen, that are named; all are counted."""
+"""Numbers of malformed records and of dropped trajectories that are listed; all are counted."""
 
 _log = logging.getLogger(__name__)
 
 
 def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
-    """Source `name`, of trajectories, as arrays. Trajectory d is `tokens[offsets[d]:offsets[d + 1]]`, ids as the chat
-    format renders them; per token also `kinds` uint8 (`TokenKind`), `choices` uint8 (`decisions.choices`) and `own`
-    float32 (its message's own weight, NaN: none). `turns` int64 [turns] is where turns begin. Per trajectory: `context`
-    int64, the number of its first tokens that hold the system message and the tools; `success` int8 (-1: not said);
-    `reward` float64 (NaN: none); `tools` int64, how many it declares; `decisions` int64 [3], its turns by `Decision`.
+    """The tokenized source `name`. Trajectory d is `tokens[offsets[d]:offsets[d + 1]]`, as the chat format renders it.
+    Per token: `kinds` uint8 (`TokenKind`), `choices` uint8 (`decisions.choices`) and `own` float32 (the weight that its
+    message has in the data; NaN: none). `turns` int64 [turns] are the offsets at which turns begin. Per trajectory:
+    `context` int64, the number of first tokens with the system message and the tools; `success` int8 (-1: unknown);
+    `reward` float64 (NaN: none); `tools` int64, the number of declared tools; `decisions` int64 [3], the number of
+    turns by `Decision`.
 
-    An interrupted build starts again. Raises InputError for trajectories that cannot be read or rendered."""
+    An interrupted build starts over. Raises InputError for trajectories that cannot be read or rendered."""
     source = config.sources[name]
     assert isinstance(source, TrajectoriesSource)
     options = source.trajectories
@@ -81,7 +82,7 @@ def _identity(path: pathlib.Path) -> list[str | int]:
 
 
 class _Rendering:
-    """Reads trajectories and renders them in the chat format; counts those that it cannot."""
+    """Reads trajectories and renders them in the chat format; counts trajectories that cannot be rendered."""
 
     def __init__(self, source: TrajectoriesSource, tokenizer: Tokenizer, dialect: str, tools: tuple[Tool, ...]):
         self.options, self.tokenizer, self.dialect, self.tools = source.trajectories, tokenizer, dialect, tools
@@ -127,7 +128,7 @@ class _Rendering:
         return f" of {self.tally.records:,} records; the first: {problems[0]}" if problems else ""
 
     def counts(self) -> dict[str, Any]:
-        """Those of the `Tally`, with trajectories that the dialect cannot write counted as malformed."""
+        """The counts of the `Tally`, where trajectories that the dialect cannot express count as malformed."""
         found = self.tally.as_dict()
         found["trajectories"] -= self.unrenderable
         chosen = {"chosen": self.report.as_dict(DROPPED_KEPT)} if self.options.filter or self.options.scrub else {}
@@ -135,7 +136,7 @@ class _Rendering:
 
 
 class _Columns:
-    """The arrays' files, from their beginning."""
+    """Writes the array files from their beginning."""
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
         self.folder, self.tokenizer = folder, tokenizer
@@ -184,12 +185,12 @@ class _Columns:
 
 
 def _context(rendered: Rendered, turns: list[int]) -> int:
-    """Tokens up to the end of the last turn that is the system's or declares tools; 0 where there is none."""
-    said = (rendered.roles == Role.SYSTEM) | (rendered.kinds == Kind.TOOLS)
-    if not said.any():
+    """Number of tokens up to the end of the last turn that is a system message or declares tools; 0 if none does."""
+    is_context = (rendered.roles == Role.SYSTEM) | (rendered.kinds == Kind.TOOLS)
+    if not is_context.any():
         return 0
-    last = int(np.flatnonzero(said)[-1])
-    return next((turn for turn in turns if turn > last), 0)  # where it is all there is, it is no context
+    last = int(np.flatnonzero(is_context)[-1])
+    return next((turn for turn in turns if turn > last), 0)  # a context without a turn after it does not count
 
 
 def _success(outcome: Outcome) -> int:

@@ -1,4 +1,4 @@
-"""Worlds that a model acts in, one file each, chosen by `kind`: tools, a user, and how an episode ended. No JAX."""
+"""Environments in which a model acts, with tools, a user and outcomes: one file per kind, chosen by `kind`. No JAX."""
 
 from typing import Annotated
 

@@ -1,5 +1,5 @@
-"""What an environment is: an episode begins with messages, goes on with what each of the assistant's messages brings
-about, and ends with an outcome. `train.rollouts.episodes` lets a model play one."""
+"""The base of all environments. An episode begins with messages; the environment answers each message of the assistant,
+until the episode ends with an outcome. `train.rollouts.episodes` runs a model in an environment."""
 
 import abc
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from maverick_jax.text.chat import Message, Tool
 
 
 class Opening(NamedTuple):
-    """How an episode begins."""
+    """The beginning of an episode."""
 
     steps: Sequence[Step]
-    """The system message and what the user says first."""
+    """The system message and the first message of the user."""
     task: str
-    """Name of what is to be done; several episodes may share one."""
+    """Name of the task; several episodes may have the same one."""
 
 
 class Feedback(NamedTuple):
-    """What follows a message of the assistant."""
+    """The environment's answer to a message of the assistant."""
 
     steps: Sequence[Step] = ()
-    """Results of its calls, one for each in their order, or what the user says."""
+    """The results of the message's calls, one per call and in their order, or the user's next message."""
     outcome: Outcome | None = None
-    """How the episode ended; None: it goes on."""
+    """The outcome, if the episode has ended; else None."""
 
 
 class Environment(Protocol):
-    """One world. It holds the state of one episode at a time."""
+    """An environment. It keeps the state of one episode at a time."""
 
     @property
     def name(self) -> str: ...
@@ -40,21 +40,21 @@ class Environment(Protocol):
     def tools(self) -> Sequence[Tool]: ...
 
     def reset(self, seed: int) -> Opening:
-        """Begins the episode of this seed: equal seeds and equal messages give equal episodes."""
+        """Begins the episode of this seed. Equal seeds and equal messages give equal episodes."""
         ...
 
     def step(self, message: Message) -> Feedback:
-        """What `message`, the assistant's, brings about. A call that cannot be carried out, whatever it asks for, gives
-        a result with `error` set and never an exception."""
+        """Answers `message`, which is the assistant's. A call that cannot be carried out gives a result with `error`
+        set; it never raises an exception."""
         ...
 
 
 class EnvironmentConfig(Section, abc.ABC):
-    """The base of the kinds of environments."""
+    """The base of all kinds of environments."""
 
     max_turns: Annotated[int, Field(ge=1)] = 16
-    """Messages of the assistant in one episode, at most; an episode that is not over then has failed."""
+    """Maximum number of assistant messages in an episode. An episode that has not ended by then has failed."""
 
     @abc.abstractmethod
     def make(self) -> Environment:
-        """An environment of its own, without an episode."""
+        """Creates a new environment, before its first episode."""

@@ -1,4 +1,4 @@
-"""The toy shop as an environment: a customer wants something of one order, and answers what the assistant asks."""
+"""The toy shop as an environment: a customer has a request about one order and answers the assistant's questions."""
 
 import dataclasses
 import random
@@ -17,12 +17,12 @@ ShopTask = Literal["cancel", "change", "ask", "no_tool_fits"]
 
 
 class ToyShopConfig(EnvironmentConfig):
-    """`kind: toy_shop`: customers of the shop that `trajectory_tiny` learns to serve."""
+    """`kind: toy_shop`: customers of the toy shop, which `trajectory_tiny` learns to serve."""
 
     kind: Literal["toy_shop"] = "toy_shop"
     """The toy shop."""
     tasks: Annotated[tuple[ShopTask, ...], Field(min_length=1)] = ("cancel", "change", "ask", "no_tool_fits")
-    """What customers want, drawn by the episode's seed."""
+    """Tasks of the customers; the episode's seed draws one."""
 
     def make(self) -> "ToyShop":
         return ToyShop(self)
@@ -30,18 +30,18 @@ class ToyShopConfig(EnvironmentConfig):
 
 @dataclasses.dataclass
 class _Customer:
-    """What a customer says and wants."""
+    """A customer's messages and wish."""
 
     request: str
     answers: list[str]
-    """To the assistant's questions, in turn."""
+    """Answers to the assistant's questions, in order."""
     satisfied: Callable[[str], bool]
-    """Whether the episode succeeded, given the assistant's last words."""
+    """Whether the episode succeeded, given the text of the assistant's last message."""
 
 
 class ToyShop:
-    """One customer at a time. An episode ends with the assistant's first message that neither calls nor asks
-    something that the customer can answer."""
+    """The toy shop with one customer per episode. An episode ends with the assistant's first message that contains no
+    call and no question that the customer can answer."""
 
     name, tools = "toy_shop", TOOLS
 
@@ -52,7 +52,7 @@ class ToyShop:
         draw = random.Random(f"toy_shop {seed}")
         task = draw.choice(self.config.tasks)
         order = Order.drawn(draw)
-        if task == "change":  # orders that are sent cannot be changed
+        if task == "change":  # only orders that are not sent can be changed
             order = dataclasses.replace(order, sent=False)
         self.shop, self.calls = Shop(order), 0
         self.customer: _Customer = getattr(self, f"_{task}")(draw, order)

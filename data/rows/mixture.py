@@ -1,4 +1,4 @@
-"""Which source each row of a stream comes from: a pure function of the row's number."""
+"""Mixes sources: the source of each row of a stream is a pure function of the row's number."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,25 +13,25 @@ MAX_BLOCK = 1 << 16
 
 class Mixture(Protocol):
     def locate(self, row: int) -> tuple[int, int]:
-        """(source, which of that source's rows) of stream row `row`."""
+        """The source of stream row `row`, and the row's number in that source."""
         ...
 
     def shares(self) -> list[float]:
-        """Part of the stream that each source has; sums to 1."""
+        """The fraction of the stream that comes from each source; sums to 1."""
         ...
 
 
 class Weighted:
-    """Blocks of rows that all look alike: each source has a fixed number of rows per block, evenly spread.
+    """A stream of equal blocks. Each source has a fixed number of rows per block, evenly spaced.
 
-    Shares are exact where the weights are fractions with a common denominator up to MAX_BLOCK, else rounded to
+    Shares are exact if the weights are fractions with a common denominator up to MAX_BLOCK, and else rounded to
     multiples of 1 / MAX_BLOCK.
     """
 
     def __init__(self, weights: dict[str, float]):
-        """Raises InputError for a weight too small to ever be drawn."""
+        """Raises InputError for a weight that is too small for even one row per block."""
         self.counts = np.array(_counts(weights))
-        # Row k of n in a block stands at (k + 1/2) / n of its length; ties go to the source named first.
+        # row k of n is at (k + 1/2) / n of a block; ties go to the source that is named first
         places = np.concatenate([(np.arange(n) + 0.5) / n for n in self.counts])
         sources = np.repeat(np.arange(self.counts.size), self.counts)
         ranks = np.concatenate([np.arange(n) for n in self.counts])
@@ -40,7 +40,7 @@ class Weighted:
 
     @property
     def block(self) -> int:
-        """Rows after which the pattern repeats."""
+        """Number of rows after which the pattern repeats."""
         return self._source.size
 
     def shares(self) -> list[float]:
@@ -53,7 +53,7 @@ class Weighted:
 
 
 class Sequential:
-    """One source after the other, each row once, then again: for evaluation."""
+    """One source after the other, each row once, then from the beginning again; for evaluation."""
 
     def __init__(self, num_rows: Sequence[int]):
         self._ends = np.cumsum(num_rows)
@@ -70,13 +70,13 @@ class Sequential:
 
 
 def _counts(weights: dict[str, float]) -> list[int]:
-    """Rows of each source in one block."""
+    """Number of rows of each source in one block."""
     exact = [Fraction(str(weight)) for weight in weights.values()]
     shares = [weight / sum(exact) for weight in exact]
     block = int(np.lcm.reduce([s.denominator for s in shares], dtype=object))
     if block <= MAX_BLOCK:
         return [int(share * block) for share in shares]
-    # Largest remainder: whole parts first, what is left of the block to the largest fractions.
+    # the largest remainder method: whole parts first, then the rest of the block to the largest fractions
     counts = [int(share * MAX_BLOCK) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i] * MAX_BLOCK)
     for i in by_remainder[: MAX_BLOCK - sum(counts)]:

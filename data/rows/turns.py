@@ -1,4 +1,4 @@
-"""The assistant's turns in agent runs, each with all that was written before it: what a model may be asked to write."""
+"""The assistant's turns in trajectories, each with its prompt, so that a model can be asked to generate them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,18 +11,20 @@ from data.trajectories.kinds import TokenKind
 
 
 class Turn(NamedTuple):
+    """One turn of the assistant, as indices into its source's tokens."""
+
     source: SourceRows
     decision: Decision
     run: int
-    """Index of the first token of its run."""
+    """Index of the first token of its trajectory."""
     begin: int
-    """Of the first token that the assistant writes, after the header of its turn."""
+    """Index of the first token that the assistant writes, after the header of its turn."""
     end: int
-    """After the last one, which ends the turn."""
+    """Index after the last token, which ends the turn."""
 
     @property
     def prompt(self) -> list[int]:
-        """Ids of the run up to the turn and its header: as rendered with a generation prompt."""
+        """Ids of the trajectory up to and including the header of the turn, as rendered with a generation prompt."""
         return self.source.store["tokens"][self.run : self.begin].tolist()
 
     @property
@@ -35,7 +37,7 @@ class Turn(NamedTuple):
 
 
 def turns_of(data: Dataset) -> Iterator[Turn]:
-    """Every assistant's turn of the runs in this split, in the order of the files."""
+    """Every assistant turn of the trajectories in this split, in file order."""
     for source in data.sources:
         if "choices" in source.store.arrays:
             yield from _turns(source)

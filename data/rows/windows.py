@@ -1,8 +1,8 @@
-"""Runs into rows: whole where they fit, and cut at turn borders into windows where they do not.
+"""Places trajectories in rows. Trajectories that fit stay whole; longer ones are cut between turns into windows.
 
-A window is a segment of its own. It repeats the run's context (system message and tools), then the last turns before
-the cut, as far as they fit in a share of what is left, and goes on with whole turns from there. What is repeated is
-read and is no label there, so that every token of a run but its first is a label that counts once.
+A window is a segment of its own. It repeats the trajectory's context (system message and tools) and then the last turns
+before the cut, as far as they fit into a share of the remaining room; whole new turns follow. Repeated tokens are
+inputs and no labels, so that every token of a trajectory except the first is a label exactly once.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from data.array_folder import ArrayFolder
 from data.rows.packing import Documents, Spans, placed
 
 LAYOUT = 2
-"""Changes when the same runs would be cut or placed otherwise."""
+"""Version of the cached plans. It changes whenever the same trajectories are cut or placed differently."""
 
 
 class Window(NamedTuple):
-    """Tokens [begin, end) that are new, after those of `context` and [overlap, begin), which are repeated."""
+    """New tokens [begin, end), after repeated tokens: the first `context` ones and [overlap, begin)."""
 
     context: int
-    """The run's first tokens, so many of them."""
+    """Number of first tokens of the trajectory that are repeated."""
     overlap: int
     begin: int
     end: int
@@ -34,25 +34,26 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass
 class Cuts:
-    """What was cut."""
+    """Counts of what was cut."""
 
     runs: int = 0
-    """Runs that are longer than a row."""
+    """Trajectories that are longer than a row."""
     windows: int = 0
-    """Of those."""
+    """Windows of those trajectories."""
     turns: int = 0
-    """Turns that are longer than what a window has left for them, and are cut inside."""
+    """Turns that are cut inside, because they are longer than the room of a window."""
     contexts_not_repeated: int = 0
-    """Runs whose context takes more than three quarters of a row: only the first window has it, and it may be cut."""
+    """Trajectories whose context takes more than three quarters of a row. Only the first window contains it, and it may
+    be cut."""
     repeated_tokens: int = 0
 
 
 def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: int, share: float, cuts: Cuts
                ) -> Iterator[Window]:  # fmt: skip
-    """The windows, of `length` tokens at most, of the run with tokens [begin, end), whose turns begin at `turns`.
+    """The windows, of at most `length` tokens, of the trajectory with tokens [begin, end) and turns from `turns` on.
 
-    `share`: of the room beside the context, for turns before the cut; where not even one fits, the last tokens of it.
-    They take less room where the next turn fits whole only so.
+    `share`: the fraction of the room after the context for repeated turns. If not even one turn fits there, its last
+    tokens are repeated. Repeated turns take less room if only then the next turn fits whole.
     """
     if end - begin <= length:
         yield Window(0, begin, begin, end)
@@ -62,7 +63,7 @@ def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: in
         cuts.contexts_not_repeated += 1
         context = 0
     room, first = length - context, begin + context
-    borders = np.append(turns[1:], end)  # the first turn has the beginning of the text before it
+    borders = np.append(turns[1:], end)  # without the border between the begin-of-text token and the first turn
     window = Window(0, begin, begin, _stop(borders, begin + length, first, end, cuts))
     while True:
         cuts.windows += 1
@@ -77,7 +78,7 @@ def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: in
 
 
 def _stop(borders: np.ndarray, limit: int, least: int, end: int, cuts: Cuts) -> int:
-    """The last border up to `limit` that is more than `least`, or else `limit` itself."""
+    """The last border up to `limit` that is greater than `least`; if there is none, `limit` or `end`."""
     border = int(np.searchsorted(borders, limit, "right")) - 1
     if border >= 0 and borders[border] > least:
         return int(borders[border])
@@ -86,14 +87,14 @@ def _stop(borders: np.ndarray, limit: int, least: int, end: int, cuts: Cuts) -> 
 
 
 def _overlap(first: int, at: int, borders: np.ndarray, most: int) -> int:
-    """Where what is repeated before `at` begins, `most` tokens at most."""
+    """The index of the first repeated token before `at`; at most `most` tokens are repeated."""
     earliest = max(at - most, first)
     border = int(borders[np.searchsorted(borders, earliest)])
     return border if border < at else earliest
 
 
 def window_arrays(documents: Documents, store: ArrayFolder, length: int, share: float) -> tuple[dict, Cuts]:
-    """What `Windowed` reads, for runs in their final order."""
+    """The arrays of `Windowed`, for trajectories in their final order."""
     cuts, pieces, sizes, counts = Cuts(), [], [], []
     starts = store["offsets"][:-1]
     of_run = np.searchsorted(starts, documents.begin)
@@ -111,12 +112,13 @@ def window_arrays(documents: Documents, store: ArrayFolder, length: int, share: 
 
 
 def _start(window: Window) -> int:
-    """Where its first token is; -1: in the context."""
+    """Index of the first token of a window; -1 if it is in the context."""
     return -1 if window.context else window.overlap
 
 
 def _pieces(begin: int, window: Window, continued: bool) -> list[tuple[int, int, bool, bool, bool]]:
-    """The columns of `Spans`. `continued`: the next window does not tell what follows from what."""
+    """The columns of `Spans`. `continued`: the next window repeats nothing, so that its first token is the label of
+    this window's last one."""
     repeated = [(begin, begin + window.context), (window.overlap, window.begin)]
     repeated = [(a, b, False, True) for a, b in repeated if a < b]
     runs = [*repeated, (window.begin, window.end, continued, False)]
@@ -124,7 +126,7 @@ def _pieces(begin: int, window: Window, continued: bool) -> list[tuple[int, int,
 
 
 def _arranged(pieces: np.ndarray, counts: np.ndarray, rows: np.ndarray, num_rows: int) -> dict[str, np.ndarray]:
-    """The pieces of windows, `counts` of each, in the order of the rows that the windows stand in."""
+    """The pieces of all windows, `counts` per window, in the order of the windows' rows."""
     of_window = np.repeat(np.arange(counts.size), counts)
     order = np.argsort(rows[of_window], kind="stable")
     begin, length, continued, joins, repeated = pieces[order].T
@@ -138,7 +140,7 @@ def _arranged(pieces: np.ndarray, counts: np.ndarray, rows: np.ndarray, num_rows
 
 
 class Windowed:
-    """Windows of runs, best fitted; the same rows in every epoch."""
+    """Windows of trajectories, packed by best fit. Rows are the same in every epoch."""
 
     def __init__(self, arrays: ArrayFolder):
         self._columns = [arrays[name] for name in Spans._fields]

@@ -1,4 +1,4 @@
-"""What rows are made of: one file per kind of source, chosen by `data.sources.NAME.kind`."""
+"""Sources of documents and trajectories: one file per kind, chosen by `data.sources.NAME.kind`."""
 
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSo
 
 
 def _with_kind(section: Any) -> Any:
-    """A section that does not say its kind is about files, of which `format` may say the kind."""
+    """Adds `kind` to a section without one: its `format`, or else `files`."""
     if not isinstance(section, dict):
         return section
     section = {"kind": SOURCES.default, **section}

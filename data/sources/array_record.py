@@ -1,4 +1,4 @@
-"""ArrayRecord files: one document per record, which is a JSON object or the text itself."""
+"""ArrayRecord files: one document per record. A record is a JSON object or the text itself."""
 
 import pathlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class ArrayRecordSource(DocumentFiles):
     format: Annotated[Literal["array_record"], Field(exclude=True)] = "array_record"
     """The same as `kind: array_record`."""
     field: str | None = "text"
-    """Key of each record, a JSON object, that holds the document's text. null: the record itself is the text."""
+    """Key of the document's text in each record, a JSON object. null: the record itself is the text."""
 
     def part(self, path: pathlib.Path) -> FilePart:
         return FilePart(path, self.kind, self.field, read_array_record)
@@ -52,7 +52,7 @@ def read_array_record(path: pathlib.Path, field: str | None) -> Iterator[SourceD
 
 def _text_of(record: bytes, where: str, field: str | None) -> str:
     if field is not None:
-        return text_of_json(record, where, field, " (field: null reads records that are the text itself)")
+        return text_of_json(record, where, field, " (set `field: null` if each record is the text itself)")
     try:
         return record.decode("utf-8")
     except UnicodeDecodeError as error:

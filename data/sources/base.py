@@ -1,6 +1,6 @@
-"""The base of all sources: a source is a list of parts (files, or a seed); a part yields documents in order.
+"""The base of all sources. A source is a list of parts, such as files; a part yields documents in order.
 
-Every defect of a file becomes one InputError that names the file and the record or line.
+Every defect of a file raises one InputError that names the file and the record or line.
 """
 
 import abc
@@ -17,33 +17,36 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class SourceDocument(NamedTuple):
+    """One document of a source."""
+
     where: str
     """File and record or line, for messages."""
     content: str | np.ndarray
-    """Text, or token ids where the source makes those."""
+    """The text, or the token ids if the source generates token ids."""
 
 
 class SourcePart(Protocol):
-    """A piece of a source that is tokenized in one go."""
+    """A piece of a source, such as a file."""
 
     @property
     def label(self) -> str: ...
 
     def identity(self) -> list[str | int]:
-        """What changes when the documents may have changed: part of the key of the tokenized data in the cache."""
+        """Values that change whenever the documents may have changed. The cache key of the tokenized source contains
+        them."""
         ...
 
     def documents(self) -> Iterator[SourceDocument]: ...
 
 
 class SourceConfig(Section):
-    """The base of the kinds of sources: one corpus, and how much of the rows comes from it."""
+    """The base of all kinds of sources: a corpus, and its share of the rows."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Share of the rows, relative to the weights of the other sources."""
     held_out_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-    """As `data.held_out_fraction`, of this source. 1: all of it is for evaluation, so that files of their own can be;
-    0: none. null: as all."""
+    """Fraction of this source that is held out. 1: the whole source is only for evaluation; 0: none of it. null:
+    `data.held_out_fraction`."""
 
 
 class DocumentSource(SourceConfig, abc.ABC):
@@ -51,5 +54,5 @@ class DocumentSource(SourceConfig, abc.ABC):
 
     @abc.abstractmethod
     def parts(self, name: str, tokenizer: Tokenizer) -> list[SourcePart]:
-        """The parts of this source, called `name` in the config, in the order they are read. Raises InputError for a
-        path that leads nowhere."""
+        """The parts of this source, which the config calls `name`, in reading order. Raises InputError for a path that
+        does not exist."""

@@ -1,4 +1,4 @@
-"""Files whose endings say how they are written."""
+"""Files of documents whose endings determine their formats."""
 
 import pathlib
 from typing import Annotated, ClassVar, Literal
@@ -17,25 +17,25 @@ _KINDS = {suffix: kind for kind in (TextSource, JsonlSource, ParquetSource, Arra
 
 
 class FilesSource(DocumentFiles):
-    """`kind: files`: files of documents, each read as its ending says."""
+    """`kind: files`: files of documents; the ending of each file determines its format."""
 
     suffixes: ClassVar = tuple(_KINDS)
 
     kind: Literal["files"] = "files"
-    """By the ending of each file: .txt, .md (text), .jsonl, .parquet, .array_record."""
+    """The format follows from each file's ending: .txt, .md (text), .jsonl, .parquet, .array_record."""
     format: Annotated[None, Field(exclude=True)] = None
     """The same as `kind: files`."""
     field: Named = "text"
-    """Key or column that holds a document's text, in files that have such."""
+    """Key or column of a document's text, in formats that have keys or columns."""
     split_on: Annotated[str, Field(min_length=1)] | None = None
-    """For text files: documents end at this string, which belongs to none of them. null: one document per file."""
+    """For text files: the string between documents, which is part of no document. null: one document per file."""
 
     def part(self, path: pathlib.Path) -> FilePart:
         if path.suffix.lower() not in _KINDS:
-            raise InputError(f"{path}: cannot tell the format from the ending {path.suffix!r}; set `format` "
+            raise InputError(f"{path}: no format has the ending {path.suffix!r}; set `format` "
                              f"(known endings: {', '.join(_KINDS)})")  # fmt: skip
         kind = _KINDS[path.suffix.lower()]
         if self.split_on is not None and kind is not TextSource:
-            raise InputError(f"{path}: split_on is for text; this file is {kind.model_fields['kind'].default}")
+            raise InputError(f"{path}: split_on is only for text; this file is {kind.model_fields['kind'].default}")
         option = {"split_on": self.split_on} if kind is TextSource else {"field": self.field}
         return kind.model_validate({"path": str(path), **option}).part(path)

@@ -1,4 +1,4 @@
-"""Sources that are files: where their paths lead, and what becomes of files that cannot be read."""
+"""Sources that are files: they find files by path and report unreadable ones."""
 
 import abc
 import dataclasses
@@ -21,38 +21,38 @@ BOM = b"\xef\xbb\xbf"
 
 def _not_null(field: Any) -> Any:
     if field is None:
-        raise ValueError("null (the record itself is the text) needs format: array_record")
+        raise ValueError("null (the record itself is the text) requires format: array_record")
     return field
 
 
 Named = Annotated[str, pydantic.BeforeValidator(_not_null)]
-"""The key or column that holds a document's text."""
+"""The key or column of a document's text."""
 
 
 class PathSource(SourceConfig):
     """The base of sources that are read from `path`."""
 
     suffixes: ClassVar[tuple[str, ...]]
-    """Endings of the files that are taken from a folder."""
+    """Endings of the files that are read from a folder."""
 
     path: str | list[str] | None = None
-    """A file, a folder (searched in depth), a glob, or a list of these. `package:NAME` is a file shipped with
+    """A file, a folder (searched recursively), a glob, or a list of these. `package:NAME` is a file shipped with
     maverick-jax, such as `package:tinyshakespeare`."""
 
     @pydantic.model_validator(mode="after")
     def _has_a_path(self):
         if not self.path:
-            raise ValueError("needs `path` (file, folder, glob, list of them or package:NAME) or `kind: synthetic`")
+            raise ValueError("set `path` (file, folder, glob, list of these or package:NAME) or `kind: synthetic`")
         return self
 
     def files(self, name: str) -> list[pathlib.Path]:
-        """The files of this source, called `name` in the config. Raises InputError for a path that leads nowhere."""
+        """The files of this source, which the config calls `name`. Raises InputError for a path that does not exist."""
         given = [self.path] if isinstance(self.path, str) else self.path or []
         return [file for path in given for file in find_source_files(name, path, self.suffixes)]
 
 
 class DocumentFiles(PathSource, DocumentSource):
-    """The base of sources whose files hold documents."""
+    """The base of sources whose files contain documents."""
 
     def parts(self, name: str, tokenizer: Tokenizer) -> list[SourcePart]:
         return [self.part(path) for path in self.files(name)]
@@ -68,9 +68,9 @@ class FilePart:
 
     path: pathlib.Path
     kind: str
-    """Of the source that reads such files."""
+    """Kind of the source that reads such files."""
     option: str | None
-    """The field or separator that it is read with."""
+    """The field or separator that `read` gets."""
     read: Callable[[pathlib.Path, str | None], Iterator[SourceDocument]]
     """(path, option) -> documents."""
 
@@ -95,8 +95,8 @@ class FilePart:
 
 
 def find_source_files(name: str, given: str, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """The files that `given` (file, folder, glob or package:NAME) means, sorted; of a folder those that end in one of
-    `suffixes`. `name`: of the source, for messages. Raises InputError where there is none."""
+    """The sorted files at `given`, which is a file, a folder, a glob or package:NAME. A folder gives its files that end
+    in one of `suffixes`. `name`: the source's name, for messages. Raises InputError if there is no file."""
     if given.startswith(PACKAGE):
         return [_shipped(given.removeprefix(PACKAGE))]
     path = pathlib.Path(given).expanduser()
@@ -108,7 +108,7 @@ def find_source_files(name: str, given: str, suffixes: Iterable[str]) -> list[pa
             p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file() and not _hidden(p, path)
         )
         if not found:
-            raise InputError(f"{where}: the folder holds no file that ends in {', '.join(sorted(suffixes))}")
+            raise InputError(f"{where}: the folder contains no file that ends in {', '.join(sorted(suffixes))}")
         return found
     if any(c in given for c in "*?["):
         anchor = pathlib.Path(path.anchor) if path.is_absolute() else pathlib.Path()
@@ -127,7 +127,7 @@ def _hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
 def _shipped(name: str) -> pathlib.Path:
     names = {path.stem: path for path in ASSETS.iterdir() if path.is_file() and path.name != "README.md"}
     if name not in names:
-        raise InputError(f"{PACKAGE}{name}: no such text is shipped{did_you_mean(name, names)} "
+        raise InputError(f"{PACKAGE}{name}: no shipped file has this name{did_you_mean(name, names)} "
                          f"(known: {', '.join(sorted(names))})")  # fmt: skip
     return names[name]
 
@@ -136,7 +136,7 @@ def _shipped(name: str) -> pathlib.Path:
 
 
 def text_of_json(record: bytes, where: str, field: str | None, hint: str = "") -> str:
-    """The text under `field` of a JSON object. Raises InputError that begins with `where`."""
+    """The text under the key `field` of a JSON object. Raises an InputError that starts with `where`."""
     try:
         value = json.loads(record)
     except UnicodeDecodeError as error:
@@ -150,7 +150,7 @@ def text_of_json(record: bytes, where: str, field: str | None, hint: str = "") -
     if field not in value:
         raise InputError(f"{where}: no field {field!r}{did_you_mean(str(field), value)} (fields: {listed(value)})")
     if not isinstance(value[field], str):
-        raise InputError(f"{where}: field {field!r} holds {type(value[field]).__name__}; expected text")
+        raise InputError(f"{where}: field {field!r} is {type(value[field]).__name__}; expected text")
     return value[field]
 
 

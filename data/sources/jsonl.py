@@ -20,7 +20,7 @@ class JsonlSource(DocumentFiles):
     format: Annotated[Literal["jsonl"], Field(exclude=True)] = "jsonl"
     """The same as `kind: jsonl`."""
     field: Named = "text"
-    """Key of each object that holds the document's text."""
+    """Key of the document's text in each object."""
 
     def part(self, path: pathlib.Path) -> FilePart:
         return FilePart(path, self.kind, self.field, read_jsonl)
@@ -32,5 +32,5 @@ def read_jsonl(path: pathlib.Path, field: str | None) -> Iterator[SourceDocument
             line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 where = f"{path}: line {number}"
-                hint = "" if line.endswith(b"\n") else " (the last line, without an end: the file may be truncated)"
+                hint = "" if line.endswith(b"\n") else " (the last line has no line end: the file may be truncated)"
                 yield SourceDocument(where, text_of_json(line, where, field, hint))

@@ -12,7 +12,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 
 _BATCH = 1024
-"""Rows in memory at a time."""
+"""Number of table rows in memory at a time."""
 
 
 class ParquetSource(DocumentFiles):
@@ -25,7 +25,7 @@ class ParquetSource(DocumentFiles):
     format: Annotated[Literal["parquet"], Field(exclude=True)] = "parquet"
     """The same as `kind: parquet`."""
     field: Named = "text"
-    """Column that holds the documents' texts."""
+    """Column of the documents' texts."""
 
     def part(self, path: pathlib.Path) -> FilePart:
         return FilePart(path, self.kind, self.field, read_parquet)
@@ -45,7 +45,7 @@ def read_parquet(path: pathlib.Path, field: str | None) -> Iterator[SourceDocume
                 for text in batch.column(0).to_pylist():
                     if not isinstance(text, str):
                         found = "null" if text is None else type(text).__name__
-                        raise InputError(f"{path}: row {row}: column {field!r} holds {found}; expected text")
+                        raise InputError(f"{path}: row {row}: column {field!r} is {found}; expected text")
                     yield SourceDocument(f"{path}: row {row}", text)
                     row += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

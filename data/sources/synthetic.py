@@ -1,4 +1,4 @@
-"""Documents made up from a seed."""
+"""Documents generated from a seed."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class SyntheticSource(DocumentSource):
     """`kind: synthetic`: documents of token ids that follow a simple pattern, for tests and benchmarks."""
 
     kind: Literal["synthetic"] = "synthetic"
-    """Made up from a seed."""
+    """Documents generated from a seed."""
     format: Annotated[Literal["synthetic"], Field(exclude=True)] = "synthetic"
     """The same as `kind: synthetic`."""
     pattern: Literal["cycle", "random"] = "cycle"
@@ -26,11 +26,11 @@ class SyntheticSource(DocumentSource):
     documents: Positive = 256
     """Number of documents."""
     length: Annotated[int, Field(ge=2)] = 1024
-    """Mean length of a document, in tokens; lengths are uniform from half of it to one and a half."""
+    """Mean length of a document, in tokens; lengths are uniform between 0.5 and 1.5 times the mean."""
     symbols: Annotated[int, Field(ge=2)] = 64
-    """Number of different tokens, ids 0 to symbols - 1."""
+    """Number of different tokens: the first ordinary ids of the tokenizer."""
     corpus_seed: Annotated[int, Field(ge=0)] = 0
-    """Which documents are made up; the order they are read in follows the run's seed."""
+    """Seed of the documents; their order follows from the run's seed."""
 
     def parts(self, name: str, tokenizer: Tokenizer) -> list[SourcePart]:
         controls = set(tokenizer.controls.values())
@@ -60,7 +60,7 @@ class _SyntheticPart:
 
     def _symbols(self, number: int) -> np.ndarray:
         c = self.config
-        # The legacy generator is the one whose streams are promised to stay the same in all versions of NumPy.
+        # NumPy guarantees only for the legacy generator that its streams stay the same in all versions.
         random = np.random.RandomState(derive(c.corpus_seed, "synthetic", number) % 2**32)
         length = random.randint((c.length + 1) // 2, c.length + c.length // 2 + 1)
         if c.pattern == "random":

@@ -1,4 +1,4 @@
-"""Text files: one document each, or several with a separator between them."""
+"""Text files: one document per file, or several with a separator between them."""
 
 import pathlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class TextSource(DocumentFiles):
     format: Annotated[Literal["text"], Field(exclude=True)] = "text"
     """The same as `kind: text`."""
     split_on: Annotated[str, Field(min_length=1)] | None = None
-    """Documents end at this string, which belongs to none of them. null: one document per file."""
+    """The string between documents, which is part of no document. null: one document per file."""
 
     def part(self, path: pathlib.Path) -> FilePart:
         return FilePart(path, self.kind, self.split_on, read_text)

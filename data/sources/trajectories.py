@@ -1,4 +1,4 @@
-"""Trajectories: agents' conversations with tools, in one of the known formats (docs/reference/trajectories.md)."""
+"""Trajectories: conversations of agents with tools, in one of the known formats (docs/reference/trajectories.md)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -15,27 +15,29 @@ class TrajectoriesConfig(Section):
     """How trajectories are read, rendered and cut."""
 
     format: Literal["ours", "openai", "tau_bench", "swe_agent", "sharegpt", "atif", "adp"] | None = None
-    """Of the files; null: each file's first record tells."""
+    """Format of the files. null: the first record of each file determines it."""
     dialect: Literal["meta_pythonic", "meta_json", "hugging_face"] | None = None
-    """How tools are written; null: as the tokenizer's model does, or else meta_pythonic."""
+    """Dialect in which tools and calls are written. null: the dialect of the tokenizer's model, or else
+    meta_pythonic."""
     tools: str | None = None
-    """A JSON file that declares the tools, for trajectories that do not."""
+    """A JSON file with tool declarations, for trajectories without their own."""
     unknown: Literal["keep", "refuse"] = "keep"
-    """Whether fields without a meaning here make a record malformed."""
+    """Whether fields of unknown meaning are kept, or make a record malformed."""
     malformed: Literal["stop", "skip"] = "stop"
-    """What a malformed record does: `stop` ends with an error; `skip` leaves it out, logged and counted."""
+    """What happens with a malformed record. `stop`: an error; `skip`: the record is logged, counted and skipped."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
-    """Of trajectories longer than a row: part of a window, beside system message and tools, for turns before the cut,
-    which are read again and not learned again."""
+    """For trajectories longer than a row: the fraction of a window, not counting system message and tools, that may
+    repeat turns before the cut. Repeated turns have no loss weight."""
     outcomes: OutcomeWeights = OutcomeWeights()
-    """Weights of whole trajectories by how they ended."""
+    """Weights of whole trajectories by their outcomes."""
     balance_decisions: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-    """Where a turn decides to call, to answer or to ask: weight times a factor that is inverse to how many turns to
-    train on decide so, this much at most, its mean over these turns 1. null: as many as there are."""
+    """Balances the decisions to call, to answer and to ask. The weight where a turn decides is multiplied by a factor
+    that is inverse to the number of training turns with that decision. This value is the factor's upper limit; its mean
+    over these turns is 1. null: no factor."""
     filter: FilterConfig | None = None
-    """Which trajectories are left out; null: none."""
+    """Drops trajectories. null: keeps all."""
     scrub: ScrubConfig | None = None
-    """What personal data is replaced; null: none."""
+    """Replaces personal data. null: replaces none."""
 
 
 class TrajectoriesSource(PathSource):
@@ -48,4 +50,4 @@ class TrajectoriesSource(PathSource):
     format: Annotated[Literal["trajectories"], Field(exclude=True)] = "trajectories"
     """The same as `kind: trajectories`; the format of the files is `trajectories.format`."""
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
-    """How they are read, rendered and cut."""
+    """How the trajectories are read, rendered and cut."""

@@ -1,4 +1,4 @@
-"""What a model is asked and how its answers are graded: one file per kind, chosen by `tasks.NAME.kind`. No JAX."""
+"""Evaluation tasks: prompts and graders, one file per kind, chosen by `tasks.NAME.kind`. No JAX."""
 
 import pathlib
 from typing import Annotated
@@ -29,8 +29,8 @@ class TasksConfig(Section):
 
 
 def read_tasks(name_or_file: str) -> dict[str, Task]:
-    """The tasks of a shipped name, of a YAML file of tasks, or of a file of JSON lines, which is one task of questions.
-    Raises InputError with one line per problem."""
+    """The tasks of a shipped file (by name), of a YAML file, or of a file of JSON lines, which is one task of kind
+    `questions`. Raises InputError with one line per problem."""
     path = pathlib.Path(name_or_file)
     if path.suffix in (".jsonl", ".ndjson"):
         return {path.stem: Questions(path=name_or_file)}

@@ -1,4 +1,4 @@
-"""What a task is: data and grader at once. `train.evaluation.tasks` asks a model."""
+"""The base of all tasks. A task is a data set with a grader; `train.evaluation.tasks` runs a model on it."""
 
 import abc
 from collections.abc import Sequence
@@ -11,21 +11,23 @@ from maverick_jax.text.chat import Conversation, Reply
 
 
 class Example(NamedTuple):
-    """One question."""
+    """One example of a task."""
 
     id: str
     """Unique in its task."""
     prompt: str | Conversation
-    """A text to go on from, or a conversation whose next message is asked for."""
+    """A text to continue, or a conversation whose next message is the answer."""
     references: tuple[str, ...]
-    """Right answers."""
+    """Correct answers."""
 
 
 class Grade(NamedTuple):
+    """The grade of one answer."""
+
     score: float
-    """From 0 to 1."""
+    """Between 0 and 1."""
     reason: str
-    """Why not 1, for a person; empty for 1."""
+    """An explanation of a score below 1; empty for 1."""
 
 
 class TaskInfo(NamedTuple):
@@ -33,16 +35,16 @@ class TaskInfo(NamedTuple):
 
     source: str
     license: str
-    """As its SPDX name where it has one; `unknown`."""
+    """SPDX name of the license, if it has one; or `unknown`."""
 
 
 class Task(Section, abc.ABC):
-    """The base of the kinds of tasks."""
+    """The base of all kinds of tasks."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
-    """How many examples are asked, from the first on. null: all."""
+    """Number of examples to run, from the first on. null: all."""
     max_tokens: Annotated[int, Field(ge=1)] = 64
-    """Tokens of an answer, at most."""
+    """Maximum number of tokens in an answer."""
 
     @property
     @abc.abstractmethod
@@ -50,8 +52,8 @@ class Task(Section, abc.ABC):
 
     @abc.abstractmethod
     def examples(self) -> Sequence[Example]:
-        """All examples, always the same ones in the same order. Raises InputError, which names file and line."""
+        """All examples, always the same and in the same order. Raises InputError, which names file and line."""
 
     @abc.abstractmethod
     def grade(self, example: Example, reply: Reply) -> Grade:
-        """How good a reply is to an example of this task. Any reply may come."""
+        """Grades a reply to an example of this task. It must accept any reply."""

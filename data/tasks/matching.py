@@ -1,4 +1,4 @@
-"""Answers compared with references."""
+"""Compares answers with references."""
 
 import re
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from data.tasks.base import Grade
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
 MAX_SHOWN = 200
-"""Characters of an answer in a reason."""
+"""Maximum number of characters of an answer in a reason."""
 
 
 def exact(answer: str, references: Sequence[str]) -> Grade:
-    """1 where the answer is a reference, white space around both and runs of it inside left out of account."""
+    """Score 1 if the answer equals a reference. White space is compared as in `str.split`."""
     if any(_words(answer) == _words(reference) for reference in references):
         return Grade(1.0, "")
     return Grade(0.0, _differs(answer, references))
 
 
 def numeric(answer: str, references: Sequence[str]) -> Grade:
-    """1 where the last number of the answer equals a reference; 1,000 and 1000.0 are equal."""
+    """Score 1 if the last number of the answer equals that of a reference; 1,000 and 1000.0 are equal."""
     if (found := number_in(answer)) is None:
         return Grade(0.0, f"no number in {answer.strip()[:MAX_SHOWN]!r}")
     if any(found == number_in(reference) for reference in references):
@@ -28,7 +28,7 @@ def numeric(answer: str, references: Sequence[str]) -> Grade:
 
 
 def number_in(text: str) -> Decimal | None:
-    """The last number of a text; None where there is none."""
+    """The last number in a text, or None."""
     found = _NUMBER.findall(text)
     return Decimal(found[-1].replace(",", "")) if found else None
 

@@ -14,22 +14,22 @@ FIELDS = ("prompt", "answer", "id")
 
 
 class Questions(Task):
-    """`kind: questions`: a file with one `{"prompt": ..., "answer": ...}` per line."""
+    """`kind: questions`: a file of JSON lines, each `{"prompt": ..., "answer": ...}`."""
 
     kind: Literal["questions"] = "questions"
     """Questions from a file."""
     path: str
-    """A file of JSON lines. `prompt`: a text, or a list of messages as OpenAI's chat API has them; `answer`: a text, a
-    number, or a list of these, each of which is right; `id` (optional): a name for reports."""
+    """A file of JSON lines. `prompt`: a text, or a list of messages in the format of OpenAI's chat API; `answer`: a
+    correct answer (text or number), or a list of them; `id` (optional): a name for reports."""
     match: Literal["exact", "numeric"] = "exact"
-    """`exact`: the answer is a reference, but for white space; `numeric`: its last number equals a reference."""
+    """`exact`: the answer must equal a reference, except for white space; `numeric`: its last number must equal one."""
     chat: bool = True
-    """Whether a text is what a user says, and the assistant's message is the answer; false: the model goes on from the
-    text, and the first line that it writes is the answer."""
+    """true: a text prompt is the user's message, and the assistant's message is the answer. false: the model continues
+    the text, and the first line that it writes is the answer."""
     source: str = "unknown"
-    """Where the questions come from, for reports."""
+    """Source of the questions, for reports."""
     license: str = "unknown"
-    """Of the questions, for reports."""
+    """License of the questions, for reports."""
 
     @property
     def info(self) -> TaskInfo:
@@ -45,7 +45,7 @@ class Questions(Task):
             where = f"{path}: line {record.line}" if record.line else f"{path}: record {record.number}"
             example = self._example(record, where)
             if example.id in found:
-                raise InputError(f"{where}: id: {example.id[:80]!r} is the id of an earlier line too")
+                raise InputError(f"{where}: id: {example.id[:80]!r} is already the id of an earlier line")
             found[example.id] = example
         return list(found.values())
 
@@ -76,12 +76,12 @@ class Questions(Task):
     def _references(self, given: Any) -> tuple[str, ...]:
         answers = given if isinstance(given, list) else [given]
         if not answers:
-            raise InputError("answer: an empty list")
+            raise InputError("answer: empty list; expected at least one answer")
         for answer in answers:
             if isinstance(answer, bool) or not isinstance(answer, str | int | float):
                 raise InputError(f"answer: expected a text or a number, got {answer!r:.80}")
             if self.match == "numeric" and number_in(str(answer)) is None:
-                raise InputError(f"answer: {answer!r:.80} has no number, which `match: numeric` compares")
+                raise InputError(f"answer: {answer!r:.80} contains no number; `match: numeric` requires one")
         return tuple(map(str, answers))
 
     def grade(self, example: Example, reply: Reply) -> Grade:

@@ -1,4 +1,4 @@
-"""Questions about orders of the toy shop, each after the call that finds the order."""
+"""Questions about orders of the toy shop. Each conversation already contains the call that finds the order."""
 
 import random
 from typing import Annotated, Literal
@@ -12,18 +12,19 @@ from maverick_jax.text.chat import Conversation, Message, Reply, Role, ToolCall
 
 
 class ToyShopOrders(Task):
-    """`kind: toy_shop_orders`: what is in an order, and is it sent? `trajectory_tiny` learns to answer so."""
+    """`kind: toy_shop_orders`: questions about the content and the shipment of an order. `trajectory_tiny` learns to
+    answer them."""
 
     kind: Literal["toy_shop_orders"] = "toy_shop_orders"
-    """Orders of the toy shop."""
+    """Questions about orders of the toy shop."""
     count: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Examples that are made up."""
+    """Number of generated examples."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Which examples are made up."""
+    """Seed of the generated examples."""
 
     @property
     def info(self) -> TaskInfo:
-        return TaskInfo("made up from a seed by maverick-jax", "Apache-2.0")
+        return TaskInfo("generated from a seed by maverick-jax", "Apache-2.0")
 
     def examples(self) -> list[Example]:
         return [self._example(number) for number in range(self.count)]

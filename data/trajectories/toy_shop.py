@@ -1,7 +1,7 @@
-"""The shipped trajectories of a made-up toy shop: `python -m data.trajectories.toy_shop > FILE.jsonl`.
+"""Generates the shipped trajectories of the toy shop: `python -m data.trajectories.toy_shop > FILE.jsonl`.
 
-Orders are found, changed, cancelled and refunded; some calls are refused, and made good or given up; some questions
-need no tool, some no tool fits. Equal seeds give equal trajectories.
+Orders are found, changed, canceled and refunded. Some calls fail, and the assistant recovers or gives up. Some requests
+need no tool, and for some no tool fits. Equal seeds give equal trajectories.
 """
 
 import random
@@ -25,7 +25,7 @@ class _Story:
         self.open()
 
     def open(self) -> None:
-        """A new task begins, for which the order is as it was at first."""
+        """Begins a new task, with the order in its initial state."""
         self.shop = Shop(self.order)
 
     def user(self, *choices: str) -> None:
@@ -35,14 +35,14 @@ class _Story:
         self.steps.append(Step(Message(Role.ASSISTANT, self.draw.choice(choices))))
 
     def calls(self, name: str, *, said: str = "", refused: str = "", **arguments) -> None:
-        """A call and its result: the shop's, or that it is `refused`."""
+        """Adds a call and its result, which is the shop's, or the error `refused`."""
         call = ToolCall(name, arguments)
         result, error = (f"Error: {refused}", True) if refused else self.shop.call(call)
         self.steps.append(Step(Message(Role.ASSISTANT, said, calls=(call,))))
         self.steps.append(Step(Message(Role.TOOL, result), error=error))
 
     def finds(self) -> Order:
-        """The order is looked up; sometimes first with a number that is none."""
+        """Looks the order up, sometimes first with a wrong number."""
         number = self.order.number
         if self.draw.random() < 0.3:
             self.calls("find_order", order=number[1:] if self.draw.random() < 0.5 else number.lower())
@@ -57,7 +57,7 @@ def _cancel(story: _Story) -> bool:
         story.says(f"Order {order.number} is sent. I can refund {order.total}. Shall I?")
         story.user("Yes, please.", "Do that.")
         if story.draw.random() < 0.5:
-            # Refused also where one thing was ordered and its price is the total: what ships stays as it is.
+            # refused even if the price of one thing is the total, because the shipped trajectories must not change
             why = f"{order.number} cost {order.total}"
             story.calls("refund_order", refused=why, order=order.number, amount=order.price)
             if story.draw.random() < 0.25:
@@ -113,7 +113,7 @@ TASKS: tuple[Callable[[_Story], bool], ...] = (_cancel, _change, _ask, _cancel, 
 
 
 def generate(count: int = COUNT, seed: int = SEED) -> list[Trajectory]:
-    """`count` trajectories, of the tasks in turn; every fifth goes on with a second task."""
+    """Generates `count` trajectories. Tasks take turns; every fifth trajectory has a second task."""
     made = []
     for number in range(count):
         story = _Story(random.Random(seed * 100_000 + number))

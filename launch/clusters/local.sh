@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Start N processes of one job on this machine, connected over the loopback interface.
+# Starts N processes of one job on this machine, connected over the loopback interface.
 #
 #   launch/clusters/local.sh N maverick train CONFIG [key=value ...]
 #
-# The exit code is 1 if any process met a bug, else the highest of all; an abort counts as 76 (a peer failed).
+# The exit code is 1 if any process ended with 1 (a bug), else the highest exit code; an aborted or killed process counts
+# as 76 (a peer failed).
 set -u
 
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
@@ -28,7 +29,7 @@ bug=0
 for pid in "${pids[@]}"; do
     wait "$pid"
     code=$?
-    while kill -0 "$pid" 2>/dev/null; do # a signal to this script ends `wait`, not the process
+    while kill -0 "$pid" 2>/dev/null; do # a signal to this script interrupts `wait`, but not the process
         wait "$pid"
         code=$?
     done

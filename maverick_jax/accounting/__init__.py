@@ -1,2 +1,2 @@
-"""What a model costs: bytes per device, FLOPs per token, bytes on the wire. Nothing is built or compiled: the
-parameters are those that `maverick_jax.parameters` declares."""
+"""The cost of a model: bytes per device, FLOPs per token, bytes sent. Everything is computed from the parameters that
+`maverick_jax.parameters` declares; nothing is built or compiled."""

@@ -10,14 +10,14 @@ from maverick_jax.sharding import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS, axes_tup
 def communication(config: ModelConfig, layout: Layout) -> dict[str, int]:
     """Bytes that one device sends in one optimizer step, by kind of collective, for ring algorithms.
 
-    `gather`: weights before use, forward and backward; `reduce_scatter`: gradients of the same; `all_reduce`:
-    gradients of what is replicated, and partial sums of tensor parallelism; `all_to_all`: tokens to their experts
-    and back, forward and backward, once more where the backward pass repeats the layer.
+    `gather`: weights before use, forward and backward; `reduce_scatter`: their gradients; `all_reduce`: gradients of
+    replicated parameters, and partial sums of tensor parallelism; `all_to_all`: tokens to their experts and back, in
+    the forward and backward passes, and once more if the backward pass repeats the layer.
     """
     element, passes = BYTES[config.compute_dtype], layout.accumulation_steps
     gather = reduce_scatter = replicated = 0
     batch_ways = size_of(layout.sizes, BATCH_AXES)
-    for p in [p for p in parameters.of_model(config) if p.role != "vision"]:  # no batch of text reads those
+    for p in [p for p in parameters.of_model(config) if p.role != "vision"]:  # a batch of text does not use those
         held, n = p.size // layout.parts(p.axes), layout.gathered(p.axes)
         gather += 2 * passes * (n - 1) * held * element
         reduce_scatter += passes * (n - 1) * held * element

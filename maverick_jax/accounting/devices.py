@@ -15,7 +15,7 @@ class Device:
     peak_flops: float
     """Dense bfloat16 FLOP/s."""
     kinds: tuple[str, ...]
-    """What JAX's `device_kind` contains, lower case."""
+    """Strings that JAX's `device_kind` contains, in lower case."""
 
 
 DEVICES: dict[str, Device] = {
@@ -31,6 +31,6 @@ DEVICES: dict[str, Device] = {
 
 
 def device_of(kind: str) -> Device | None:
-    """The entry for a JAX `device_kind`; None for one that is not in the table (a CPU)."""
+    """The entry for a JAX `device_kind`; None if the table has none (a CPU)."""
     matches = (device for device in DEVICES.values() if any(k in kind.lower() for k in device.kinds))
     return next(matches, None)

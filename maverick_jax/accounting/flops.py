@@ -1,6 +1,6 @@
-"""FLOPs per token, counted as in published Llama 4 figures: 6 per active parameter of a matrix product (the head's too,
-the embedding's lookup not) plus attention scores, for the keys that the mask lets through and no others. What the
-backward pass recomputes is not counted."""
+"""FLOPs per token, counted as in published Llama 4 figures: 6 per active parameter of a matrix product (including the
+output matrix, excluding the embedding lookup), plus attention scores for the keys that the mask allows. Recomputation
+in the backward pass is not counted."""
 
 import collections
 
@@ -10,7 +10,7 @@ from maverick_jax.network import LayerSpec
 
 
 def attended_keys(config: ModelConfig, spec: LayerSpec, sequence_length: int) -> int:
-    """Query-key pairs that the mask of a layer lets through in one sequence that is one document."""
+    """Query-key pairs that a layer's mask allows in a row of one segment."""
     T, reach = sequence_length, config.attention_chunk_size
     if not spec.rope or reach is None or reach >= T:
         return T * (T + 1) // 2
@@ -21,13 +21,13 @@ def attended_keys(config: ModelConfig, spec: LayerSpec, sequence_length: int) ->
 
 
 def flops_per_token(config: ModelConfig, sequence_length: int) -> dict[str, float]:
-    """FLOPs of forward and backward per token, by part, in sequences of `sequence_length` tokens.
+    """FLOPs of the forward and backward pass per token, by part of the model, in rows of `sequence_length` tokens.
 
-    The forward pass alone is a third of it.
+    The forward pass takes a third of them.
     """
     of = collections.Counter()
     for p in parameters.of_model(config):
-        if len(p.shape) > 1:  # norms and biases are no matrix products
+        if len(p.shape) > 1:  # norms and biases take part in no matrix product
             of[p.role] += parameters.active(p, config)
     pairs = sum(attended_keys(config, spec, sequence_length) for spec in config.layers)
     return {

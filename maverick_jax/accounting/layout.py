@@ -1,4 +1,4 @@
-"""How a train step is spread over devices, and one device's share of a parameter."""
+"""How a train step is divided among devices, and one device's share of a parameter."""
 
 import dataclasses
 import math
@@ -8,22 +8,22 @@ from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import ShardingRules, size_of
 
 BYTES = {"float32": 4, "bfloat16": 2}
-"""Of one element, by dtype."""
+"""Bytes per element, by dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a train step is spread over devices."""
+    """How a train step is divided among devices."""
 
     rules: ShardingRules
     sizes: dict[str, int]
     """Devices per mesh axis."""
     batch_size: int
-    """Sequences per optimizer step, whole job."""
+    """Rows per optimizer step in the whole job."""
     sequence_length: int
     accumulation_steps: int = 1
     loss_chunk: int | None = None
-    """Tokens per device whose logits exist at a time; None: the loss's own choice."""
+    """Tokens per device whose logits exist at one time; None: the default of the loss."""
 
     @property
     def num_devices(self) -> int:
@@ -31,7 +31,7 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one device holds in one forward pass."""
+        """Tokens on one device in one forward pass."""
         split = size_of(self.sizes, self.rules.batch) * size_of(self.sizes, self.rules.length)
         return math.ceil(self.batch_size * self.sequence_length / (self.accumulation_steps * split))
 
@@ -39,11 +39,11 @@ class Layout:
         return size_of(self.sizes, getattr(self.rules, logical))
 
     def parts(self, axes: Axes) -> int:
-        """Into how many parts a parameter of these logical axes is stored."""
+        """Number of shards in which a parameter of these logical axes is stored."""
         return math.prod(self.ways(axis) for axis in axes if axis)
 
     def gathered(self, axes: Axes) -> int:
-        """How many devices such a parameter is gathered from before use; 1: it is used as it is stored."""
+        """Number of devices from which such a parameter is gathered before use; 1: it is used as stored."""
         return math.prod(self.ways(axis) for axis in axes if axis in self.rules.GATHERED)
 
     def stored(self, parameters: Iterable[Parameter]) -> int:
@@ -51,5 +51,5 @@ class Layout:
         return sum(p.size // self.parts(p.axes) for p in parameters)
 
     def used(self, parameters: Iterable[Parameter]) -> int:
-        """Elements of these parameters on one device in the form they are multiplied in."""
+        """Elements of these parameters on one device when they are used in matrix products."""
         return sum(p.size * self.gathered(p.axes) // self.parts(p.axes) for p in parameters)

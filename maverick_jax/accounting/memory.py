@@ -1,4 +1,4 @@
-"""Bytes per device at the worst moment of a train step."""
+"""Peak bytes per device in a train step."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,8 +11,8 @@ from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
 from maverick_jax.parameters import Parameter
 
 COMPILER_SHARE = 0.5
-"""Temporary memory beyond the closed form, as a share of it. Steps of Maverick's shape compiled ahead of time for 512
-H200 took 1.4 to 1.7 times the closed form (25, 29 and 185 GiB in all with remat full, attention and none)."""
+"""Temporary memory beyond the closed form, as a fraction of it. Steps of Maverick's shape, compiled ahead of time for
+512 H200, took 1.4 to 1.7 times the closed form (25, 29 and 185 GiB in all with remat full, attention and none)."""
 
 
 def memory(
@@ -47,12 +47,12 @@ def memory(
 
 
 def weight_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Of the parameters that one device stores."""
+    """Bytes of the parameters that one device stores."""
     return layout.stored(parameters.of_model(config)) * BYTES[config.param_dtype]
 
 
 def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:
-    """What the forward pass of one layer leaves for its backward pass on one device."""
+    """Bytes that one layer's forward pass saves for its backward pass on one device."""
     heads = config.num_attention_heads * config.head_dim // layout.ways("heads")
     kv = config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
     k = config.num_experts_per_tok
@@ -66,7 +66,7 @@ def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, rema
 
 
 def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
-    """The largest layer's weights in the form they are multiplied in, and as much again for their gradients."""
+    """Bytes of the largest layer's gathered weights and of their gradients."""
 
     def whole(spec: LayerSpec) -> int:
         return layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype]
@@ -75,7 +75,8 @@ def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
 
 
 def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
-    """A chunk's logits and their gradient in float32; final hidden states and head, gathered, with their gradients."""
+    """Bytes of a chunk's logits and their gradient in float32, and of the final hidden states and the gathered output
+    matrix with their gradients."""
     vocabulary = config.vocab_size // layout.ways("vocab")
     rows = min(layout.tokens, layout.loss_chunk or max(128, LOGITS_PER_CHUNK // vocabulary))
     whole = 2 * (layout.tokens + vocabulary) * config.hidden_size * BYTES[config.compute_dtype]

@@ -19,7 +19,7 @@ from maverick_jax.settings.section import did_you_mean
 from maverick_jax.stack import PERIODS, Stack
 
 
-class Layout(Protocol):
+class TensorLayout(Protocol):
     """How one parameter of one layer is arranged in either world."""
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
@@ -58,13 +58,13 @@ class Same:
         return tuple(range(rank))
 
 
-WHOLE_MODEL: dict[str, tuple[str, Layout]] = {
+WHOLE_MODEL: dict[str, tuple[str, TensorLayout]] = {
     "embed": ("model.embed_tokens.weight", Same()),
     "norm": ("model.norm.weight", Same()),
     "head": ("lm_head.weight", Linear(1)),
 }
 
-PER_LAYER: dict[str, tuple[str, Layout]] = {
+PER_LAYER: dict[str, tuple[str, TensorLayout]] = {
     "attention_norm": ("input_layernorm.weight", Same()),
     "mlp_norm": ("post_attention_layernorm.weight", Same()),
     "attention/q": ("self_attn.q_proj.weight", Linear(1)),
@@ -82,7 +82,7 @@ PER_LAYER: dict[str, tuple[str, Layout]] = {
     "moe/shared/down": ("feed_forward.shared_expert.down_proj.weight", Linear(1)),
 }
 
-VISION: dict[str, tuple[str, Layout]] = {
+VISION: dict[str, tuple[str, TensorLayout]] = {
     "patch": ("vision_model.patch_embedding.linear.weight", Linear(1)),
     "class_embedding": ("vision_model.class_embedding", Same()),
     "positions": ("vision_model.positional_embedding_vlm", Same()),
@@ -95,7 +95,7 @@ VISION: dict[str, tuple[str, Layout]] = {
     "projector": ("multi_modal_projector.linear_1.weight", Linear(1)),
 }
 
-PER_VISION_LAYER: dict[str, tuple[str, Layout]] = {
+PER_VISION_LAYER: dict[str, tuple[str, TensorLayout]] = {
     "attention_norm/scale": ("input_layernorm.weight", Same()),
     "attention_norm/bias": ("input_layernorm.bias", Same()),
     "mlp_norm/scale": ("post_attention_layernorm.weight", Same()),
@@ -131,7 +131,7 @@ class Entry:
     """Shape of one layer's part of it: without the axis that stacks layers."""
     period: int | None
     """Index along the axis that stacks periods, or layers of the image encoder; None where there is no such axis."""
-    layout: Layout
+    layout: TensorLayout
 
     def export(self, parameter: Any, dtype: np.dtype) -> np.ndarray:
         """Their tensor, contiguous, from our whole parameter (NumPy or JAX array); rounds to nearest even."""
@@ -188,7 +188,7 @@ def _text(shapes: Mapping[str, tuple[int, ...]]) -> list[Entry]:
     return [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
 
 
-def _lookup(part: dict[str, tuple[str, Layout]], key: str, name: str) -> tuple[str, Layout]:
+def _lookup(part: dict[str, tuple[str, TensorLayout]], key: str, name: str) -> tuple[str, TensorLayout]:
     if key not in part:
         raise InputError(f"parameter {name!r} has no Hugging Face Llama 4 counterpart{did_you_mean(key, part)}")
     return part[key]

@@ -1,8 +1,7 @@
 """Decoding with cached keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
 
-A layer that attends locally never needs more than its mask: it keeps a ring of `attention_chunk_size` keys however
-long the text grows, and only the global layers (one in four) keep every key. Nothing of the network is written twice:
-layers are run through the model's own parts.
+A layer with local attention keeps a ring buffer of `attention_chunk_size` keys, however long the text grows; only the
+global layers (one in four) keep every key. Layers are computed by the model's own modules.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ class LayerCache:
     values: jax.Array
 
     def segments(self, last: jax.Array) -> Segments:
-        """Which positions the slots hold once position `last` int32[B] is written; empty slots are padding."""
+        """Positions in the slots when `last` int32[B] is the newest position; empty slots are padding."""
         held = held_positions(last, self.keys.shape[1])
         return Segments(held, (held >= 0).astype(jnp.int32))
 
@@ -49,7 +48,7 @@ Cache = dict[str, tuple[LayerCache, ...]]
 
 
 def held_positions(last: jax.Array, slots: int) -> jax.Array:
-    """Position in each of `slots` ring slots when `last` int32[B] is the newest, int32[B, S]; negative: none yet."""
+    """Position in each of `slots` ring slots when `last` int32[B] is the newest, int32[B, S]; negative: empty."""
     return last[:, None] - (last[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
 
 
@@ -82,7 +81,7 @@ def prefill(
 
 @functools.partial(jax.jit, donate_argnames="cache")
 def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the cache with it."""
+    """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the updated cache."""
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
     inputs = Inputs(tokens[:, None], positions[:, None], jnp.ones_like(positions)[:, None])
     placed = Positions.of(model.config, inputs)
@@ -100,7 +99,7 @@ AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, LayerCach
 
 
 def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
-    """All layers of the model, each one's attention done by `step`. Hidden states before the norm."""
+    """Runs all layers of the model; `step` computes their attention. Returns hidden states before the norm."""
     new = {}
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
@@ -120,7 +119,7 @@ def _through_period(period: Period, x, real, step: AttentionStep, cache):
 
 
 def _logits(model: Maverick, x: jax.Array) -> jax.Array:
-    """float32[B, V] of hidden states [B, 1, D], the same on every device: sampling sorts the whole vocabulary."""
+    """Logits float32[B, V] of hidden states [B, 1, D], replicated, because sampling sorts the whole vocabulary."""
     x = rms_norm(x, model.norm[...], model.config.rms_norm_eps)
     logits = jnp.einsum("BTD,DV->BTV", x, model.output_weight())[:, 0].astype(jnp.float32)
     return reshard(logits, PartitionSpec(None, None))

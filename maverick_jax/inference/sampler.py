@@ -1,4 +1,4 @@
-"""Text from a model: which token comes next, again and again, until the text ends."""
+"""Generates text: samples the next token until the text ends."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ from maverick_jax.sharding import axes_tuple
 from maverick_jax.text import Tokenizer
 
 TURN_ENDS = ("<|eot|>", "<|eom|>")
-"""Control tokens that end an answer in a conversation, beside the tokenizer's own end of text."""
+"""Control tokens that end an answer in a conversation, in addition to the tokenizer's end of text."""
 SMALLEST_BUCKET = 32
-"""Lengths are rounded up to powers of two from here, so that few different ones are ever compiled."""
+"""Lengths are rounded up to a power of two, at least this one, so that few programs are compiled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Sampling:
     """How the next token is drawn from softmax(logits / temperature)."""
 
     temperature: float = 1.0
-    """0 takes the likeliest token each time."""
+    """0 always takes the most likely token."""
     top_k: int = 0
-    """Only the k likeliest tokens; 0: all."""
+    """Samples from the k most likely tokens; 0: from all."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together reach this probability, the one that reaches it included."""
+    """Samples from the most likely tokens whose total probability first reaches this value."""
 
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature: {self.temperature}; expected 0 (the likeliest token) or more")
+            raise InputError(f"temperature: {self.temperature}; expected 0 (the most likely token) or more")
         if self.top_k < 0:
             raise InputError(f"top_k: {self.top_k}; expected 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
@@ -69,11 +69,11 @@ def generate(
     top_p: float = 1.0,
     images: Sequence[Image.Image] = (),
 ) -> str:
-    """What the model writes after `images` and `prompt` (ordinary text), up to `max_tokens` tokens or the end of the
-    text.
+    """The model's continuation of `images` and `prompt` (ordinary text), up to the end of the text and at most
+    `max_tokens` tokens.
 
-    Equal arguments give equal text. Raises InputError for arguments out of range, and for images where the model has
-    no image encoder or the tokenizer no image tokens.
+    Equal arguments give equal text. Raises InputError for arguments out of range, and for images if the model has no
+    image encoder or the tokenizer no image tokens.
     """
     sampling = Sampling(temperature, top_k, top_p)
     shown, pixel_values = _shown(model, tokenizer, images)
@@ -83,7 +83,7 @@ def generate(
 
 
 def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image]) -> tuple[list[int], np.ndarray | None]:
-    """The tokens that stand for `images`, and their tiles."""
+    """The tokens of `images`, and their tiles."""
     if not images:
         return [], None
     config, ids = ImageConfig.of(encoder_of(model.config)), ImageTokenIds.of(tokenizer)
@@ -102,7 +102,7 @@ def stream_ids(model: Maverick, tokenizer: Tokenizer, request: Request) -> Itera
     """The tokens that `stream` writes, the one that ends the text included."""
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
-        raise InputError(f"the tokenizer has {sizes}: they do not belong together")
+        raise InputError(f"the tokenizer has {sizes}; expected the tokenizer of this model")
     stops = stop_ids(tokenizer)
     r = request
     for tokens in sample_tokens(model, [r.prompt], r.max_tokens, r.sampling, r.seed, r.pixel_values):
@@ -112,7 +112,7 @@ def stream_ids(model: Maverick, tokenizer: Tokenizer, request: Request) -> Itera
 
 
 def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Text of tokens as they come; no piece ends inside a character."""
+    """Decodes tokens as they come. No piece of text ends inside a character."""
     ids: list[int] = []
     written = ""
     for token in tokens:
@@ -125,7 +125,7 @@ def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens after which nothing more is written."""
+    """Tokens that end the text."""
     ends = [tokenizer.eos_id, *(tokenizer.controls.get(name) for name in TURN_ENDS)]
     return frozenset(token for token in ends if token is not None)
 
@@ -138,10 +138,10 @@ def sample_tokens(
     seed: int = 0,
     pixel_values: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """The next token of each prompt, int32[len(prompts)], `max_tokens` times. The caller stops when it has enough.
+    """Yields the next token of each prompt, int32[len(prompts)], `max_tokens` times. The caller may stop earlier.
 
-    Prompts are token ids, of any lengths but 0. A row's tokens depend on its prompt, its images, its index and the
-    seed. pixel_values: the tiles of all prompts' images in reading order, as in `Maverick.logits`.
+    Prompts are token ids, of any lengths except 0. A row's tokens depend on its prompt, its images, its index and the
+    seed. pixel_values: the tiles of all prompts' images in reading order; see `Maverick.logits`.
     """
     if max_tokens < 0 or not prompts or not all(prompts):
         raise InputError("expected max_tokens of 0 or more, and prompts of one token or more")
@@ -164,8 +164,8 @@ def sample_tokens(
 def choose(
     logits: jax.Array, sampling: Sampling, seed: int | jax.Array, step: int | jax.Array, first: int | jax.Array = 0
 ) -> jax.Array:
-    """One token per row, int32[B], from logits float32[B, V]; row i draws by (seed, step, first + i). Inside a program
-    the numbers may be uint32[]."""
+    """Samples one token per row, int32[B], from logits float32[B, V]. Row i uses the key of (seed, step, first + i).
+    In a traced program, the three numbers may be uint32[]."""
     numbers = (x if isinstance(x, jax.Array) else np.uint32(x % 2**32) for x in (seed, step, first))
     return _choose(logits, sampling.temperature, sampling.top_k, sampling.top_p, *numbers)
 
@@ -182,7 +182,7 @@ def _choose(logits, temperature, top_k, top_p, seed, step, first) -> jax.Array:
 
 
 def _restrict(logits: jax.Array, top_k, top_p) -> jax.Array:
-    """Logits [B, V] with -inf for the tokens that top_k and top_p leave out. Of equal logits all stay."""
+    """Logits [B, V] with -inf for the tokens that top_k and top_p exclude. Tokens with equal logits all stay."""
     V = logits.shape[-1]
     ordered = jnp.sort(logits, axis=-1, descending=True)
     probabilities = jax.nn.softmax(ordered, axis=-1)

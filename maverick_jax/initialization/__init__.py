@@ -1,1 +1,1 @@
-"""Models that begin with the weights of another network: fewer layers of it, or experts where it has none."""
+"""Initializes models with the weights of another model: some of its layers, or experts in place of dense layers."""

@@ -1,5 +1,5 @@
-"""Readers made of readers: a parameter put together from parts of others, of which nothing is loaded before it is
-asked for. See `maverick_jax.checkpoint.readers.Reader`."""
+"""Readers of parameters that are assembled from other readers. They load only the parts that are requested. See
+`maverick_jax.checkpoint.readers.Reader`."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ Index = tuple[slice, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Zeros:
-    """Nothing."""
+    """An array of zeros."""
 
     shape: tuple[int, ...]
 
@@ -22,8 +22,8 @@ class Zeros:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """One layer's part of a parameter that stacks layers along its first axis."""
+class LayerSlice:
+    """One layer of a parameter that stacks layers along its first axis."""
 
     reader: Reader
     at: int
@@ -42,7 +42,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
-    """Readers of one shape, one after the other along a new first axis."""
+    """Readers of one shape, stacked along a new first axis."""
 
     entries: tuple[Reader, ...]
 
@@ -60,7 +60,7 @@ class Stacked:
 
 @dataclasses.dataclass(frozen=True)
 class Padded:
-    """A reader at the beginning of a larger array of zeros."""
+    """A reader's array in the leading corner of a larger array of zeros."""
 
     reader: Reader
     shape: tuple[int, ...]
@@ -81,13 +81,13 @@ class Padded:
 
 @dataclasses.dataclass(frozen=True)
 class SameForEach:
-    """gate and up [D, F], side by side, for each of `experts` experts: [experts, D, 2, F]."""
+    """gate and up [D, F], stacked and repeated for each of `experts` experts: [experts, D, 2, F]."""
 
     experts: int
     gate: Reader
     up: Reader
     order = (1, 2, 3, 0)
-    """Experts last: a block then holds all of them, and what they share is read once."""
+    """Experts come last, so that a block contains all of them and their common weights are read once."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,17 +1,17 @@
-"""The first weights of a model, from another one: read in parts and put straight where they will live.
+"""Initializes a model from another one. Weights are read in blocks, straight to the devices that store them.
 
-**Upcycling.** A mixture of experts that begins as a dense layer computes y = shared(x) + sum_e Expert_e(sigmoid(r_e) x)
-with the dense network as its shared expert. The routed experts read with copies of its gate and up weights, each
-disturbed a little in its own way, and write with zeros; the router is random. So y is the dense layer's, exactly, for
-any router. The first gradient reaches the output weights of the experts that got tokens; with these, input weights and
-router have one from the second update on.
+**Upcycling.** A mixture of experts that is initialized from a dense layer computes
+y = shared(x) + sum_e Expert_e(sigmoid(r_e) x), where the dense network becomes the shared expert. The input weights of
+the routed experts are copies of its gate and up weights, each with its own small noise; their output weights are zero,
+and the router is random. So y equals the dense layer's output exactly, for any router. In the first update, only the
+output weights of experts that got tokens have a gradient; from the second update on, so do input weights and router.
 
-Why so: copying the dense network into the routed experts and leaving the shared one out (sparse upcycling, arXiv
-2212.05055) is not exact here, for the score scales the input of a network that is not homogeneous, and no factor undoes
-it. Copies that cancel in pairs would give input weights a gradient one update earlier, but equality only up to
-rounding. Equal experts learn alike, hence the disturbance; arXiv 2502.19261 reports that upcycled experts which are
-partly drawn anew go on to learn more. Hidden units beyond the dense width read with fresh weights and write with
-zeros, for the same reasons.
+Reasons: sparse upcycling (arXiv 2212.05055), which copies the dense network into the routed experts and has no shared
+expert, would not be exact here: the score scales the input of a network that is not homogeneous, and no factor undoes
+that. Copies that cancel in pairs would give input weights a gradient one update earlier, but equality only up to
+rounding. Equal experts would get equal gradients, hence the noise; arXiv 2502.19261 reports that upcycled experts learn
+more if they are partly redrawn. Hidden units beyond the dense width have fresh input weights and zero output weights,
+for the same reasons.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from maverick_jax.checkpoint.placement import place
 from maverick_jax.checkpoint.readers import Reader
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.initialization.derived_readers import Entry, Padded, SameForEach, Stacked, Zeros
+from maverick_jax.initialization.derived_readers import LayerSlice, Padded, SameForEach, Stacked, Zeros
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.parameters import ROUTER_BIAS, by_name
@@ -37,36 +37,36 @@ from maverick_jax.stack import Stack
 
 log = logging.getLogger(__name__)
 
-DISTURBANCE = 0.1
-"""Of the copies in routed experts, in standard deviations of fresh weights."""
+NOISE = 0.1
+"""Noise on the copies in routed experts, in standard deviations of fresh weights."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What a parameter begins as: what is read, and so much of what a fresh model has there."""
+    """The initial value of a parameter: the array that `reader` reads, plus `fresh` times a fresh model's array."""
 
     reader: Reader
     fresh: np.ndarray
-    """float32, of the parameter's rank: 1 where all axes have the same, or the axis' size."""
+    """float32, with the rank of the parameter. Each axis has the parameter's size, or 1 to broadcast."""
 
 
 def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
-    """A model of the shapes, dtypes and shardings of `abstract` that begins as `start` says.
+    """A model with the shapes, dtypes and shardings of `abstract`, initialized as `start` says.
 
-    What the source does not determine (routers, routed experts, a loss-free balance bias) is made as in a fresh model
-    of `seed`, the same on every mesh. Raises InputError for a source that does not fit or is damaged.
+    Values that the source does not determine (routers, routed experts, a loss-free balance bias) are those of a fresh
+    model of `seed`, which are equal on every mesh. Raises InputError for a source that does not fit or is damaged.
     """
     source = open_source(start.path)
     if found := findings(abstract.config, source.config, start):
         raise InputError("\n".join(f"{key}: {text}" for key, text in found))
     leaves, there, arrays = names.flatten(abstract), by_name(source.config), {}
     if unused := [name for name in there if name.endswith(ROUTER_BIAS) and name not in leaves]:
-        log.warning("%s: balance biases are left out, for this model has none: %s", start.path, ", ".join(unused[:5]))
+        log.warning("%s: ignoring balance biases, which this model lacks: %s", start.path, ", ".join(unused[:5]))
     if start.is_copy(abstract.config, source.config):
         arrays = source.load({name: leaf for name, leaf in leaves.items() if name in there})
         origins = {name: _nothing(leaf.shape) for name, leaf in leaves.items() if name not in there}
     else:
-        log.info("%s: the layers are its layers %s", start.path, ", ".join(map(str, start.sources(abstract.config))))
+        log.info("initializing from %s, layers %s", start.path, ", ".join(map(str, start.sources(abstract.config))))
         source.require_undamaged()
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
         origins = describe(abstract.config, shapes, source.config, source.readers(), start)
@@ -77,7 +77,7 @@ def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
 
 
 def _with_fresh(abstract: Maverick, arrays: dict, amounts: dict[str, np.ndarray], seed: int) -> dict[str, jax.Array]:
-    """Each array plus so much of that of a fresh model. Of the latter, no more is made than is used."""
+    """Adds to each array `amounts` times the array of a fresh model. Only the fresh arrays that are used are made."""
     if not arrays:
         return {}
 
@@ -91,7 +91,7 @@ def _with_fresh(abstract: Maverick, arrays: dict, amounts: dict[str, np.ndarray]
         return jax.jit(add, donate_argnums=0)(arrays, amounts, np.uint32(seed))
 
 
-# ---- where each parameter comes from ---------------------------------------------------------------------------------
+# ---- the origin of each parameter ------------------------------------------------------------------------------------
 
 
 def describe(
@@ -101,7 +101,7 @@ def describe(
     readers: Mapping[str, Reader],
     start: Start,
 ) -> dict[str, Origin]:
-    """The origin of each parameter of `model` (`shapes`: its shape by its path) in the `readers` of `source`."""
+    """The origin of each parameter of `model`, given its shapes by name and the `readers` of `source`."""
     chosen, stack, found = start.sources(model), model.stack, {}
     for name, shape in shapes.items():
         if (in_layer := stack.find(name)) is None:
@@ -116,18 +116,19 @@ def describe(
 
 
 def _layer_reader(source: Stack, readers: Mapping[str, Reader], layer: int) -> Callable[[str], Reader | None]:
-    """Parameter's name in its layer -> that parameter of `layer` of the source, None if it has none."""
+    """A function from a name in a layer to that parameter's reader in the source's `layer`; None if there is none."""
     slot, index = source.place(layer)
 
     def read(rest: str) -> Reader | None:
         reader = readers.get(slot.prefix + rest)
-        return reader if reader is None or index is None else Entry(reader, index)
+        return reader if reader is None or index is None else LayerSlice(reader, index)
 
     return read
 
 
 def _part_of_layer(rest: str, shape: tuple[int, ...], read: Callable[[str], Reader | None]) -> Origin:
-    """`rest` (of `shape`) of a layer that begins as the one that `read` reads; see the top of the file."""
+    """The origin of the parameter `rest` (of `shape`) of a layer that is initialized from the layer that `read` reads.
+    See the top of the file."""
     if (same := read(rest)) is not None:
         return _copy(same)
     if rest in ("moe/router", f"moe/{ROUTER_BIAS}"):
@@ -142,7 +143,7 @@ def _part_of_layer(rest: str, shape: tuple[int, ...], read: Callable[[str], Read
             return _copy(Padded(down, shape))
         case "moe/experts_in":
             copies = SameForEach(shape[0], *(Padded(reader, (shape[1], shape[3])) for reader in (gate, up)))
-            return Origin(copies, _along_last(np.where(beyond, 1, DISTURBANCE), len(shape)))
+            return Origin(copies, _along_last(np.where(beyond, 1, NOISE), len(shape)))
         case "moe/experts_out":
             return _copy(Zeros(shape))
     raise ValueError(f"no rule for {rest}")

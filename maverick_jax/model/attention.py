@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
-from maverick_jax.model.norm import rms_normalise
+from maverick_jax.model.norm import rms_normalize
 from maverick_jax.model.overlays import linear_of
 from maverick_jax.model.remat import ATTENTION
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
@@ -21,10 +21,10 @@ from maverick_jax.sharding import ShardingRules
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """What attention needs to know about the positions of its tokens, made once per forward pass."""
+    """Segments, rotary angles and query temperatures of all tokens, computed once per forward pass."""
 
     segments: Segments | None
-    """None: every row is one document."""
+    """None: every row is one segment."""
     rope: tuple[jax.Array, jax.Array]
     temperature: jax.Array | None
 
@@ -33,7 +33,7 @@ class Positions:
         """Of the inputs' tokens."""
         positions, segment_ids = inputs.positions, inputs.segment_ids
         if segment_ids is not None and positions is None:
-            positions = positions_in_documents(segment_ids)
+            positions = positions_in_segments(segment_ids)
         if positions is not None and segment_ids is None:
             segment_ids = jnp.ones_like(positions)
         segments = None if positions is None else Segments(positions, segment_ids)
@@ -46,15 +46,15 @@ class Positions:
 jax.tree_util.register_dataclass(Positions)
 
 
-def positions_in_documents(segment_ids: jax.Array) -> jax.Array:
-    """Position of each token in its document, int32[B, T], from segment ids [B, T]: 0 wherever the id changes."""
+def positions_in_segments(segment_ids: jax.Array) -> jax.Array:
+    """Position of each token in its segment, int32[B, T], from segment ids [B, T]: 0 wherever the id changes."""
     index = jax.lax.broadcasted_iota(jnp.int32, segment_ids.shape, 1, out_sharding=jax.typeof(segment_ids).sharding)
     changed = jnp.concatenate([jnp.ones_like(segment_ids[:, :1]), jnp.diff(segment_ids, axis=1)], axis=1) != 0
     return index - jax.lax.cummax(jnp.where(changed, index, 0), axis=1)
 
 
 class Attention(nnx.Module):
-    """Self-attention of one layer: rotary and local (`rope`), or position-free and global."""
+    """Self-attention of one layer: local with rotary embedding (`rope`), or global without."""
 
     q: nnx.Param
     k: nnx.Param
@@ -67,7 +67,7 @@ class Attention(nnx.Module):
 
     @jax.named_scope("attention")
     def __call__(self, x: jax.Array, positions: Positions) -> jax.Array:
-        """x [B, T, D], normalised -> [B, T, D]."""
+        """x [B, T, D], normalized -> [B, T, D]."""
         q, k, v = self.project(x, positions)
         return self.output(attend(q, k, v, self.mask, positions.segments, self.rules))
 
@@ -77,13 +77,13 @@ class Attention(nnx.Module):
         return MaskSpec(self.config.local_attention, self.config.attention_chunk_size) if local else MaskSpec()
 
     def project(self, x: jax.Array, positions: Positions) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H], ready for the dot product."""
+        """Queries [B, T, N, H], keys and values [B, T, K, H], after rotary embedding, norms and temperature."""
         config, dtype = self.config, x.dtype
         q, k, v = (linear_of(x, w, self.rules) for w in (self.q, self.k, self.v))
         if self.use_rope:
             q, k = apply_rope(q, positions.rope), apply_rope(k, positions.rope)
             if config.use_qk_norm:
-                q, k = rms_normalise(q, config.rms_norm_eps), rms_normalise(k, config.rms_norm_eps)
+                q, k = rms_normalize(q, config.rms_norm_eps), rms_normalize(k, config.rms_norm_eps)
         elif positions.temperature is not None:
             q = (q.astype(jnp.float32) * positions.temperature).astype(dtype)
         return q, k, v
@@ -96,7 +96,7 @@ class Attention(nnx.Module):
 
 
 def attend(q, k, v, mask: MaskSpec, segments: Segments | None, rules: ShardingRules) -> jax.Array:
-    """`ops.attention` on each device's own sequences and heads; no communication."""
+    """`ops.attention` on each device's own sequences and heads, without communication."""
     queries, keys = rules("batch", "length", "heads", None), rules("batch", "length", "kv_heads", None)
     tokens = rules("batch", "length")
     spec = jax.tree.map(lambda _: tokens, segments)

@@ -1,4 +1,4 @@
-"""The loss-free balance bias (arXiv 2408.15664): moved against the load after each step, never by a gradient."""
+"""The loss-free balance bias (arXiv 2408.15664): each step moves it against the load; it gets no gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from maverick_jax.parameters import ROUTER_BIAS
 
 
 def move_router_bias(model: Maverick, stats: RouterStats | None) -> Maverick:
-    """The model with each router bias a step nearer to balance, by the load of the whole batch; without such biases,
-    the model itself."""
+    """The model with each router bias moved one step toward balance, by the load of the whole batch. A model without
+    such biases is returned as it is."""
     balance = model.config.balance
     if stats is None or balance.kind != "loss_free_bias":
         return model
@@ -25,7 +25,7 @@ def move_router_bias(model: Maverick, stats: RouterStats | None) -> Maverick:
         mine = [rows[layer] for layer in found[0].layers]
         if not found[0].stacked:
             return leaf + step[mine[0]]
-        # the pattern repeats, so the rows of one slot are evenly spaced
+        # layers repeat with the period, so the rows of one slot are evenly spaced
         width = mine[1] - mine[0] if len(mine) > 1 else 1
         return leaf + step[mine[0] : mine[-1] + 1 : width]
 

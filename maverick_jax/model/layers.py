@@ -1,4 +1,4 @@
-"""One transformer layer, and a run of them."""
+"""One transformer layer, and a period of layers."""
 
 import dataclasses
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Layer(nnx.Module):
             self.mlp = Mlp(config, parameters.dense(config), rules, rngs=rngs)
 
     def __call__(self, x: jax.Array, positions: Positions, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
-        """x [B, T, D] -> [B, T, D] and, for a mixture of experts, what its router did."""
+        """x [B, T, D] -> [B, T, D] and, for a mixture of experts, its router's outputs."""
         return self.feed_forward(x + self.attention(self.attention_input(x), positions), real)
 
     @jax.named_scope("attention_norm")
@@ -44,7 +44,7 @@ class Layer(nnx.Module):
         return rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
 
     def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
-        """The second half of the layer: x [B, T, D] after attention -> as `__call__`."""
+        """The second half of the layer: x [B, T, D] after attention -> the results of `__call__`."""
         with jax.named_scope("mlp_norm"):
             h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
@@ -57,25 +57,25 @@ class Layer(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Taps:
-    """Layers whose insides are wanted beside the result, counted from 0."""
+    """Layers, counted from 0, whose intermediate values are returned with the result."""
 
     hidden: tuple[int, ...] = ()
-    """Whose output is."""
+    """Layers whose output is returned."""
     router: tuple[int, ...] = ()
-    """Whose router logits are; each a mixture of experts."""
+    """Layers whose router logits are returned; each must be a mixture of experts."""
 
     def within(self, stack: Stack, run: str) -> "Taps":
-        """Those that lie in `run` (`periods` or `tail`), by their numbers in it."""
+        """The layers that lie in `run` (`periods` or `tail`), by their numbers in it."""
         slots = lambda layers: [stack.place(i).slot for i in layers]
         numbers = lambda layers: tuple(sorted({slot.number for slot in slots(layers) if slot.run == run}))
         return Taps(numbers(self.hidden), numbers(self.router))
 
 
 class Seen(NamedTuple):
-    """What a run of layers shows of itself, by a layer's place in it; of a scan, with a leading axis of periods."""
+    """Intermediate values of a period's layers, by the layer's number in it. A scan adds a leading axis of periods."""
 
     stats: RouterStats | None
-    """Of its mixture-of-experts layers, stacked; None where there are none."""
+    """Statistics of the mixture-of-experts layers, stacked; None if there is no such layer."""
     hidden: dict[int, jax.Array]
     """[B, T, D] in the compute dtype."""
     router: dict[int, jax.Array]
@@ -83,7 +83,7 @@ class Seen(NamedTuple):
 
 
 class Period(nnx.Module):
-    """A run of layers side by side, `layer_0`, `layer_1`, ...: one repetition of the pattern, or its remainder."""
+    """The layers `layer_0`, `layer_1`, ... of one period, or of the tail."""
 
     def __init__(self, config: ModelConfig, pattern: tuple[LayerSpec, ...], rules: ShardingRules, *, rngs: nnx.Rngs):
         self.config, self.depth = config, len(pattern)
@@ -97,7 +97,7 @@ class Period(nnx.Module):
     def __call__(
         self, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps
     ) -> tuple[jax.Array, Seen]:
-        """x [B, T, D] -> [B, T, D], and what `taps` ask for by place in this run."""
+        """x [B, T, D] -> [B, T, D], and the values that `taps` asks for. `taps` counts layers within this period."""
         policy = POLICIES[self.config.remat].save
         apply = jax.checkpoint(lambda layer, x, positions, real: layer(x, positions, real), policy=policy)
         outputs, routed = [], []

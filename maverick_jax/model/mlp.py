@@ -11,7 +11,8 @@ from maverick_jax.sharding import ShardingRules
 
 
 class Mlp(nnx.Module):
-    """(silu(x gate) * (x up)) down (arXiv 2002.05202), of the parameters in `table`: see `parameters.mlp`."""
+    """(silu(x gate) * (x up)) down (arXiv 2002.05202). `table` declares the parameters: `parameters.dense` or
+    `parameters.shared`."""
 
     gate: nnx.Param
     up: nnx.Param
@@ -22,7 +23,7 @@ class Mlp(nnx.Module):
         build(self, table, config, rules, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, D], normalised -> [B, T, D]."""
+        """x [B, T, D], normalized -> [B, T, D]."""
         gate, up = (linear_of(x, w, self.rules) for w in (self.gate, self.up))
         out = self.rules("batch", "length", "residual")
         return gated_linear_of(gate, up, self.down, self.rules, out=out)

@@ -17,13 +17,13 @@ from maverick_jax.sharding import ShardingRules
 
 @dataclasses.dataclass(frozen=True)
 class RouterStats:
-    """What one MoE layer's router did, summed over the real tokens of the batch. Every field is a sum over tokens or
-    over sequences, so that sums over microbatches equal the large batch. A leading axis counts the MoE layers."""
+    """Router statistics of one MoE layer, summed over the real tokens of the batch. Every field is a sum over tokens or
+    rows, so adding the statistics of microbatches gives those of the batch. A leading axis stacks the MoE layers."""
 
     load: jax.Array
     """Assignments per expert, float32[E]."""
     balance_loss: jax.Array
-    """Sum over sequences of tokens x E x sum_e load share_e x mean probability_e, float32[]."""
+    """Sum over rows of tokens x E x sum_e load share_e x mean probability_e, float32[]."""
     z_loss: jax.Array
     """Sum of squared logsumexp of the logits, float32[]."""
     entropy: jax.Array
@@ -34,7 +34,7 @@ jax.tree_util.register_dataclass(RouterStats)
 
 
 class Routed(NamedTuple):
-    """What one router did."""
+    """The outputs of one router."""
 
     stats: RouterStats
     logits: jax.Array
@@ -44,7 +44,7 @@ class Routed(NamedTuple):
 class Moe(nnx.Module):
     """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router.
 
-    The score scales the expert's input: SwiGLU is not homogeneous, so it could not be moved to the output.
+    The score scales the expert's input. SwiGLU is not homogeneous, so scaling its output would give another result.
     """
 
     router: nnx.Param
@@ -59,7 +59,8 @@ class Moe(nnx.Module):
         build(self, parameters.balance(config), config, rules, rngs)
 
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed]:
-        """x [B, T, D], normalised; real bool[B, T], False for padding, which no expert sees. Returns [B, T, D]."""
+        """x [B, T, D], normalized; real bool[B, T], False for padding, which goes to no expert. Returns [B, T, D] and
+        the router's outputs."""
         with jax.named_scope("router"):
             logits = self.route(x)
             chosen = self.choose(logits)  # k of int32[B, T]
@@ -81,11 +82,11 @@ class Moe(nnx.Module):
         return jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
 
     def gates(self, logits: jax.Array) -> jax.Array:
-        """What scales the input of each expert where it is chosen, float32[B, T, E]; sigmoids do not add up to 1."""
+        """Factors of the inputs of chosen experts, float32[B, T, E]. They are sigmoids and do not add up to 1."""
         return jax.nn.sigmoid(logits)
 
     def choose(self, logits: jax.Array) -> list[jax.Array]:
-        """The top-k experts of each token, best first, k times int32[B, T]; the lowest index wins a tie."""
+        """The top-k experts of each token, best first: k arrays int32[B, T]. The lowest index wins a tie."""
         ranked = jax.lax.stop_gradient(logits)
         if self.config.balance.kind == "loss_free_bias":
             ranked += jax.lax.stop_gradient(self.router_bias[...])[None, None, :]
@@ -97,7 +98,7 @@ class Moe(nnx.Module):
 
 
 def _one_hot(expert: jax.Array, like: jax.Array) -> jax.Array:
-    """Where `expert` int32[B, T] is along the last axis of `like` [B, T, E], bool[B, T, E]."""
+    """bool[B, T, E]: true at index `expert` int32[B, T] of the last axis of `like` [B, T, E]."""
     index = jax.lax.broadcasted_iota(jnp.int32, like.shape, 2, out_sharding=jax.typeof(like).sharding)
     return index == expert[..., None]
 
@@ -108,8 +109,8 @@ def _pick(x: jax.Array, expert: jax.Array) -> jax.Array:
 
 
 def router_stats(logits: jax.Array, chosen: list[jax.Array], real: jax.Array | None) -> RouterStats:
-    """Sums over the real tokens; see RouterStats. The balance loss is the Switch loss of each sequence by itself
-    (arXiv 2101.03961), whose gradient flows through the probabilities only."""
+    """Sums over the real tokens; see RouterStats. The balance loss is the Switch loss (arXiv 2101.03961) of each row;
+    its gradient flows through the probabilities only."""
     E = logits.shape[-1]
     real = jnp.ones_like(logits[..., 0]) if real is None else real.astype(jnp.float32)
     assigned = sum(_one_hot(expert, logits).astype(jnp.float32) for expert in chosen) * real[..., None]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def rms_normalise(x: jax.Array, eps: float) -> jax.Array:
+def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) over the last axis, in float32, returned in the dtype of `x`."""
     x32 = x.astype(jnp.float32)
     return (x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)).astype(x.dtype)
@@ -12,7 +12,7 @@ def rms_normalise(x: jax.Array, eps: float) -> jax.Array:
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """RMSNorm (arXiv 1910.07467) of `x` [B, T, D] with gain `scale` [D], rounded to x's dtype before the gain."""
-    return rms_normalise(x, eps) * scale.astype(x.dtype)[None, None, :]
+    return rms_normalize(x, eps) * scale.astype(x.dtype)[None, None, :]
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Overlays: they replace a parameter while a part of it is trained, some of its experts or low-rank factors.
+"""Overlays: they stand in for a parameter while only some of its experts, or low-rank factors, are trained.
 
 A model with overlays computes the same as the model whose parameters they replace. The trained part gets a gradient;
 the rest gets none.
@@ -28,11 +28,11 @@ class ExpertSubset(Overlay):
     """A parameter of routed experts, some of which are trained. In periods, each array has a leading axis L."""
 
     base: nnx.Param
-    """[E, ...]: all experts, as they were."""
+    """[E, ...]: all experts, with their initial values."""
     rows: jax.Array
-    """[S, ...]: those that are trained, split by `expert_axes`."""
+    """[S, ...]: the trained experts, sharded by `expert_axes`."""
     index: jax.Array
-    """int32[S]: which ones; E for a row that is none."""
+    """int32[S]: the trained experts' indices; E marks padding."""
 
     def weight(self, rules: ShardingRules, dtype) -> jax.Array:
         axes = self.base.get_metadata("axes")
@@ -44,8 +44,8 @@ jax.tree_util.register_dataclass(ExpertSubset)
 
 
 def expert_axes(axes: Axes) -> Axes:
-    """The logical axes of one expert by itself, from those of all of them. The devices that would each hold their own
-    experts share its model dimension instead: every device has as much of it, whichever experts are chosen."""
+    """The logical axes of one expert's array, from the axes of the array of all experts. The devices of the expert axis
+    share the expert's model dimension, so every device holds the same amount, whichever experts are chosen."""
     return tuple("embed" if axis == "expert_embed" else axis for axis in axes[1:])
 
 
@@ -53,13 +53,13 @@ def expert_axes(axes: Axes) -> Axes:
 
 
 class Factors(NamedTuple):
-    """How an array of weights [experts?, *in, *out] is that of two factors, A [experts?, *in, r] and B [experts?, r,
+    """How an array of weights [experts?, *in, *out] splits into two factors, A [experts?, *in, r] and B [experts?, r,
     *out]."""
 
     batch: int
-    """1 where each expert has its own."""
+    """1 if each expert has its own factors, else 0."""
     inputs: int
-    """Axes of what it is multiplied with."""
+    """Number of input axes `*in`."""
 
     @classmethod
     def of(cls, declared: Parameter) -> "Factors":
@@ -81,7 +81,8 @@ class Factors(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LowRank(Overlay):
-    """A parameter W as W + scale A B, where A and B are trained. In a stack of periods, each has a leading axis L."""
+    """W + scale A B in place of a parameter W, where A and B are trained. In periods, each array has a leading axis
+    L."""
 
     base: nnx.Param
     a: jax.Array
@@ -90,7 +91,7 @@ class LowRank(Overlay):
     scale: float = dataclasses.field(metadata={"static": True})
 
     def weight(self, rules: ShardingRules, dtype) -> jax.Array:
-        """The sum itself, made where the parts are stored and gathered as W would be."""
+        """The sum. It is computed on the stored shards and then gathered like W."""
         batch = tuple(range(self.factors.batch))
         a, b = self.a.astype(dtype), self.b.astype(dtype)
         change = dot(a, b, (self.factors.middle,), (self.factors.batch,), (batch, batch))
@@ -98,7 +99,7 @@ class LowRank(Overlay):
         return reshard(whole.astype(dtype), rules.compute(*self.base.get_metadata("axes")))
 
     def product(self, x: jax.Array, rules: ShardingRules, out: PartitionSpec | None) -> jax.Array:
-        """x [B, T, *in] times scale A B -> [B, T, *out]: the sum is not made."""
+        """x [B, T, *in] times scale A B -> [B, T, *out], without computing the matrix A B."""
         axes = self.factors.axes(self.base.get_metadata("axes"))
         parts = zip((self.a, self.b), axes, strict=True)
         a, b = (reshard(part.astype(x.dtype), rules.compute(*names)) for part, names in parts)
@@ -112,7 +113,7 @@ jax.tree_util.register_dataclass(LowRank)
 def linear_of(
     x: jax.Array, parameter: nnx.Param | Overlay, rules: ShardingRules, *, inputs: int = 1, out=None
 ) -> jax.Array:
-    """`linear` with a parameter, or with what stands in its place."""
+    """`linear` with a parameter or its overlay."""
     if isinstance(parameter, LowRank):
         whole = linear(x, weight(parameter.base, rules, x.dtype), inputs=inputs, out=out)
         return whole + parameter.product(x, rules, out)
@@ -122,7 +123,7 @@ def linear_of(
 def gated_linear_of(
     gate: jax.Array, up: jax.Array, parameter: nnx.Param | Overlay, rules: ShardingRules, *, out=None
 ) -> jax.Array:
-    """`gated_linear` with a parameter, or with what stands in its place."""
+    """`gated_linear` with a parameter or its overlay."""
     if isinstance(parameter, LowRank):
         whole = gated_linear(gate, up, weight(parameter.base, rules, gate.dtype), out=out)
         return whole + parameter.product(jax.nn.silu(gate) * up, rules, out)

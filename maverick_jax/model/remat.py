@@ -1,5 +1,5 @@
-"""What the backward pass finds saved and what it computes again, by `ModelConfig.remat`; one table for the layers that
-apply it and for the plan that counts its bytes."""
+"""Which values the forward pass saves for the backward pass, by `ModelConfig.remat`. The layers apply this table, and
+`maverick plan` counts its bytes."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 ATTENTION = "attention"
-"""Name of attention's output among the values of a layer; see `jax.ad_checkpoint.checkpoint_name`."""
+"""The checkpoint name of attention's output; see `jax.ad_checkpoint.checkpoint_name`."""
 
 _VIEWS = frozenset(
     [
@@ -26,8 +26,8 @@ _VIEWS = frozenset(
 
 
 def _save_results(primitive, *_, **__) -> bool:
-    """Save what was computed, not another view of what is there: a cast or gathered weight, above all, which would
-    otherwise be kept whole, for every layer, from the forward pass to the backward."""
+    """Saves computed values, but no views of them. In particular, it does not save cast or gathered weights, which
+    would otherwise stay in memory for every layer until the backward pass."""
     return primitive.name not in _VIEWS
 
 
@@ -37,37 +37,37 @@ class Widths(NamedTuple):
     model: int
     """The residual stream."""
     heads: int
-    """Queries, or attention's output."""
+    """Queries or attention's output."""
     kv: int
-    """Keys, or values."""
+    """Keys or values."""
     hidden: float
     """Hidden units of the feed-forward networks that a token passes through."""
     rows: int
-    """Inputs, or outputs, of the routed experts."""
+    """Inputs or outputs of the routed experts."""
 
 
 class Policy(NamedTuple):
     """One choice of `ModelConfig.remat`."""
 
     save: Callable[..., Any]
-    """As `jax.checkpoint` takes it."""
+    """The `policy` of `jax.checkpoint`."""
     kept: Callable[[Widths], float]
-    """Elements per token that a layer's forward pass leaves for its backward pass: always the residual stream at its
-    input. Attention scores never: they are fused or blocked."""
+    """Elements per token that a layer's forward pass saves for its backward pass: always the residual stream at its
+    input, and never attention scores, which are fused or blocked."""
     recomputes: bool = True
-    """Whether the backward pass computes anything again."""
+    """Whether the backward pass recomputes anything."""
     repeats_communication: bool = False
-    """Whether the backward pass repeats what the layer's forward pass sends."""
+    """Whether the backward pass repeats the communication of the layer's forward pass."""
 
 
 def _dots(w: Widths) -> float:
-    """Every matrix product's result."""
+    """Saves the result of every matrix product."""
     return w.model + w.heads + 2 * w.kv + w.heads + w.model + 2 * w.hidden + w.model + 2 * w.rows
 
 
 def _all(w: Widths) -> float:
-    """Norms with their float32 inputs, heads rotated in float32, hidden units before and after their activation, rows
-    on their way to and from the experts."""
+    """Saves norms with their float32 inputs, heads rotated in float32, hidden units before and after their activation,
+    and rows sent to and from the experts."""
     norms, rotated = 2 * w.model + 2 * 3 * w.model, 2 * (w.heads + w.kv)
     return norms + w.heads + 2 * w.kv + rotated + w.heads + w.model + 5 * w.hidden + 4 * w.rows + w.model
 

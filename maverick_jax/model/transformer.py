@@ -1,4 +1,4 @@
-"""The Llama 4 model: embed tokens and images, scan over periods of layers, the remaining layers, norm, head."""
+"""The Llama 4 model: embedding of tokens and images, a scan over periods of layers, the tail, norm, output matrix."""
 
 from typing import NamedTuple
 
@@ -17,27 +17,27 @@ from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
-from maverick_jax.stack import PERIODS, TAIL, Place
+from maverick_jax.stack import PERIODS, TAIL, LayerAddress
 
 NO_TAPS = Taps()
 
 
 class Tapped(NamedTuple):
-    """What `Maverick.tapped` returns."""
+    """The result of `Maverick.tapped`."""
 
     hidden: jax.Array
-    """After the final norm, [B, T, D] in the compute dtype."""
+    """Hidden states after the final norm, [B, T, D] in the compute dtype."""
     stats: RouterStats | None
-    """One row per MoE layer; None for a dense model."""
+    """Router statistics, one row per MoE layer; None for a dense model."""
     layers: tuple[jax.Array, ...]
-    """Outputs of the layers `Taps.hidden`, in its order, [B, T, D] each, before any norm."""
+    """Outputs of the layers `Taps.hidden`, in that order, [B, T, D] each, before any norm."""
     routers: tuple[jax.Array, ...]
-    """Router logits of the layers `Taps.router`, in its order, float32[B, T, E] each."""
+    """Router logits of the layers `Taps.router`, in that order, float32[B, T, E] each."""
 
 
 class Maverick(nnx.Module):
-    """A Llama 4 of any depth, with or without its image encoder. Build and call it under `jax.set_mesh`; `logits` alone
-    also works outside."""
+    """A Llama 4 model of any depth, with or without image encoder. Build and call it under `jax.set_mesh`; only
+    `logits` also works outside."""
 
     embed: nnx.Param
     norm: nnx.Param
@@ -94,10 +94,11 @@ class Maverick(nnx.Module):
     ) -> jax.Array:
         """Next-token logits float32[B, T, V] of tokens int32[B, T].
 
-        segment_ids int32[B, T]: 0 is padding, documents count from 1, attention never crosses; positions int32[B, T]
-        restart in each document and drive rotary angles, chunks and temperature. Both default to one document a row.
-        pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th `<|patch|>` token of the
-        batch, read row by row, takes the k-th row of their features. Raises InputError where the two do not fit.
+        segment_ids int32[B, T]: 0 is padding, segments count from 1, and attention never crosses segments. positions
+        int32[B, T] restart in each segment; rotary angles, chunks and temperature follow from them. The default of both
+        is one segment per row. pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th
+        `<|patch|>` token of the batch, read row by row, gets the k-th row of their features. Raises InputError if
+        tokens and tiles do not match.
         """
         if isinstance(self.embed[...], jax.core.Tracer):
             return _logits(self, Inputs(tokens, positions, segment_ids, pixel_values))
@@ -109,14 +110,14 @@ class Maverick(nnx.Module):
             return _jitted_logits(self, placed)
 
     def layer(self, index: int) -> Layer:
-        """Layer `index`, from 0 over the whole depth, by itself."""
+        """One layer by itself; `index` counts from 0 over the whole depth."""
         slot, at = self.config.stack.place(index)
         run = getattr(self, slot.run)
         return (run if at is None else jax.tree.map(lambda leaf: leaf[at], run)).layers[slot.number]
 
     @jax.named_scope("head")
     def output_weight(self) -> jax.Array:
-        """The head as it is multiplied with, [D, V]."""
+        """The output matrix [D, V], cast and gathered for the matrix product."""
         return weight(self.head, self.rules, self.config.compute_dtype)
 
     def _place(self, x: jax.Array | None) -> jax.Array | None:
@@ -134,20 +135,20 @@ class Maverick(nnx.Module):
         return fuse(x, is_image, rows, self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
-        """Rows of the table, [B, T, D]. The table is split by columns: each device looks its columns up for every
-        sequence of its group, and one all-to-all trades columns for sequences, so the table itself never moves."""
+        """Token embeddings [B, T, D]. The embedding table is sharded by columns: each device looks up its columns for
+        all sequences of its group, and one all-to-all exchanges columns for sequences, so the table is never sent."""
         table_axes, batch_axes = axes_tuple(self.rules.table), axes_tuple(self.rules.batch)
         outside = tuple(a for a in batch_axes if a not in table_axes) or None
         shared = tuple(a for a in table_axes if a in batch_axes) or None
         spread = PartitionSpec(outside, self.rules.length, self.rules.table)
         table = self.embed[...].astype(self.config.compute_dtype)
         columns = table.at[reshard(tokens, PartitionSpec(*spread[:2]))].get(out_sharding=spread)
-        columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # an all-gather over axes of no sequence
+        columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # all-gathers over axes that split no batch
         return reshard(columns, self.rules("batch", "length", "residual"))
 
 
 def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
-    """One row per MoE layer, of the periods and of the layers after them."""
+    """Router statistics of the periods and of the tail, one row per MoE layer."""
     stats = []
     if scanned is not None and scanned.stats is not None:
         stats.append(jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), scanned.stats))
@@ -156,8 +157,8 @@ def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
     return jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
 
 
-def _of_layer(seen: dict[str, dict[int, jax.Array]], place: Place) -> jax.Array:
-    """What the layer at `place` shows, from what each run of layers shows."""
+def _of_layer(seen: dict[str, dict[int, jax.Array]], place: LayerAddress) -> jax.Array:
+    """The value of the layer at `place`, from the values of `periods` and `tail`."""
     found = seen[place.slot.run][place.slot.number]
     return found if place.index is None else found[place.index]
 

@@ -1,10 +1,11 @@
-"""The image encoder of Llama 4: tiles of pixels in, rows of the text model's embedding out.
+"""The image encoder of Llama 4: it turns tiles of pixels into rows of the text model's embedding.
 
-A tile is cut into patches, run through a bidirectional transformer, and each 2 x 2 patches become one token (pixel
-shuffle); adapter and projector bring it to the text model's width. Early fusion: the rows take the places of the
-`<|patch|>` tokens among the embeddings (`fuse`). Tiles know nothing of each other.
+A tile is cut into patches, which go through a bidirectional transformer; each 2 x 2 patches then become one token
+(pixel shuffle), and adapter and projector bring it to the text model's width. Early fusion: the rows replace the
+embeddings of `<|patch|>` tokens (`fuse`). Tiles are encoded independently of each other.
 
-N tiles, S side of a tile in pixels, P image tokens a tile, Q patches and the class token, W width of the encoder.
+N tiles, S side of a tile in pixels, P image tokens per tile, Q patches and the class token, W width of the encoder,
+A width of the adapter.
 """
 
 import math
@@ -29,11 +30,11 @@ from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 NORM_EPS = 1e-5
-"""Of the layer norms; the public implementation reads it from no config."""
+"""Epsilon of the layer norms. It is a constant in the public implementation too."""
 
 
 def encoder_of(config: ModelConfig) -> VisionConfig:
-    """The image encoder's part of the config. Raises InputError for a text model."""
+    """The config of the image encoder. Raises InputError for a text model."""
     if config.vision is None:
         raise InputError("pixel_values: this model has no image encoder (model.vision is null); expected no images")
     return config.vision
@@ -59,12 +60,12 @@ class VisionTower(nnx.Module):
         build(self, parameters.vision_output(vision, config.hidden_size), config, rules, rngs)
 
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
-        """pixel_values [N, C, S, S], normalised -> [N, P, D] in the compute dtype."""
+        """pixel_values [N, C, S, S], normalized -> [N, P, D] in the compute dtype."""
         x = self.features(pixel_values)
         return linear(x, weight(self.projector, self.rules, x.dtype))
 
     def features(self, pixel_values: jax.Array) -> jax.Array:
-        """pixel_values [N, C, S, S] -> [N, P, A], the adapter's output."""
+        """pixel_values [N, C, S, S] -> the adapter's output [N, P, A]."""
         vision, dtype = encoder_of(self.config), jnp.dtype(self.config.compute_dtype)
         tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
         x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
@@ -75,7 +76,7 @@ class VisionTower(nnx.Module):
         return self._adapt(pixel_shuffle(self.norm_post(x)[:, :-1], vision))
 
     def _with_class(self, x: jax.Array) -> jax.Array:
-        """Patches [N, Q-1, W] and, as the last token, the class embedding."""
+        """Appends the class embedding to the patches: [N, Q-1, W] -> [N, Q, W]."""
         shape, spec = (x.shape[0], 1, x.shape[2]), jax.typeof(x).sharding.spec
         token = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype)[None, None], shape)
         return jnp.concatenate([x, reshard(token, spec)], axis=1)
@@ -146,13 +147,13 @@ class LayerNorm(nnx.Module):
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact form, x times the normal distribution function, in float32."""
+    """Exact GELU: x times the cumulative normal distribution, in float32."""
     x32 = x.astype(jnp.float32)
     return (0.5 * x32 * (1.0 + jax.lax.erf(x32 * np.float32(0.5**0.5)))).astype(x.dtype)
 
 
 def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
-    """[N, C, S, S] -> [N, patches, C * size * size]: patches row by row, each flattened as (channel, row, column)."""
+    """[N, C, S, S] -> [N, patches, C * size * size]: patches in row order, each flattened as (channel, row, column)."""
     N, C, S, _ = pixels.shape
     side = S // size
     cut = _reshape(pixels, N, C, side, size, side, size).transpose(0, 2, 4, 1, 3, 5)
@@ -160,7 +161,7 @@ def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
 
 
 def pixel_shuffle(x: jax.Array, vision: VisionConfig) -> jax.Array:
-    """[N, patches, W] -> [N, P, n*n*W]: each n x n patches become one token, their channels side by side, row first."""
+    """[N, patches, W] -> [N, P, n*n*W]: concatenates the channels of each n x n patches, in row order, to one token."""
     N, _, W = x.shape
     n, side = vision.shuffle, vision.grid // vision.shuffle
     corners = _reshape(x, N, side, n, side, n, W).transpose(0, 1, 3, 2, 4, 5)
@@ -168,13 +169,13 @@ def pixel_shuffle(x: jax.Array, vision: VisionConfig) -> jax.Array:
 
 
 def _reshape(x: jax.Array, *shape: int) -> jax.Array:
-    """Another shape of everything but the tiles, the only axis that devices split."""
+    """Reshapes all axes but that of the tiles, the only sharded one."""
     return jax.lax.reshape(x, shape, out_sharding=PartitionSpec(jax.typeof(x).sharding.spec[0]))
 
 
 def patch_rope_tables(vision: VisionConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine, float32[1, Q, 1, H/2]: half of each head turns with the patch's column, half with its row, both
-    counted from one. The class token, last, does not turn."""
+    """Cosine and sine, float32[1, Q, 1, H/2]: half of each head rotates with the patch's column, half with its row,
+    both counted from one. The class token, which is last, is not rotated."""
     quarter = vision.head_dim // 4
     frequency = np.float32(vision.rope_theta) ** -(np.arange(quarter, dtype=np.float32) / np.float32(quarter))
     row, column = np.divmod(np.arange(vision.grid**2, dtype=np.float32), np.float32(vision.grid))
@@ -184,8 +185,8 @@ def patch_rope_tables(vision: VisionConfig) -> tuple[jax.Array, jax.Array]:
 
 
 def fuse(embeddings: jax.Array, is_image: jax.Array, rows: jax.Array, rules: ShardingRules) -> jax.Array:
-    """`embeddings` [B, T, D] with the rows [N, P, D] of images in the places `is_image` bool[B, T], in reading order:
-    sequence by sequence, position by position. Surplus rows (of padding tiles) are left out."""
+    """`embeddings` [B, T, D] with those at `is_image` bool[B, T] replaced by image `rows` [N, P, D], in order: sequence
+    by sequence, position by position. Surplus rows (of padding tiles) are unused."""
     count = reshard(jnp.sum(is_image, axis=1, dtype=jnp.int32), PartitionSpec(None))
     before = reshard(jnp.cumsum(count) - count, PartitionSpec(rules.batch))
     rows = reshard(rows, PartitionSpec(None, None, rules.residual))  # any sequence may hold any image
@@ -205,10 +206,10 @@ def fuse(embeddings: jax.Array, is_image: jax.Array, rows: jax.Array, rules: Sha
 
 
 def fitting_tiles(config: ModelConfig, rules: ShardingRules, mesh: Mesh, tokens, pixel_values) -> jax.Array | None:
-    """`pixel_values` [n, C, S, S] on the devices of `mesh`, with tiles of zeros up to a number that the batch axes
-    divide and that few other calls miss; None stays None.
+    """`pixel_values` [n, C, S, S] on the devices of `mesh`, padded with tiles of zeros. The padded number is a multiple
+    of the batch axes and takes few different values, so that few programs are compiled. None stays None.
 
-    Raises InputError unless `tokens` int[B, T] holds one `<|patch|>` for each row of image features.
+    Raises InputError unless `tokens` int[B, T] contains one `<|patch|>` for each row of image features.
     """
     if pixel_values is None:
         return None
@@ -221,8 +222,8 @@ def fitting_tiles(config: ModelConfig, rules: ShardingRules, mesh: Mesh, tokens,
     tiles, wanted = len(pixel_values), int(np.count_nonzero(np.asarray(tokens) == vision.image_token_index))
     if wanted != tiles * vision.tokens_per_tile:
         raise InputError(
-            f"pixel_values: {tiles} tiles give {tiles * vision.tokens_per_tile} rows of features; tokens hold {wanted} "
-            f"ids {vision.image_token_index} (<|patch|>); expected {vision.tokens_per_tile} for each tile"
+            f"pixel_values: {tiles} tiles give {tiles * vision.tokens_per_tile} rows of features; tokens contain "
+            f"{wanted} ids {vision.image_token_index} (<|patch|>); expected {vision.tokens_per_tile} for each tile"
         )
     if not tiles:
         return None

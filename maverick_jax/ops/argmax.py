@@ -1,5 +1,5 @@
-"""The most likely next token at each position, from hidden states and head in chunks of rows. The vocabulary may be
-split over the tensor axis; [rows, V] never exists.
+"""The most likely next token at each position, from hidden states and output matrix in chunks of rows. The vocabulary
+may be split over the tensor axis; no array of [rows, V] ever exists.
 
 c rows per chunk, D model, v vocabulary entries on this device.
 """
@@ -40,6 +40,6 @@ def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None
 
 
 def argmax_token_reference(hidden, head):
-    """The obvious form, on whole logits. Arguments and result as `argmax_token`."""
+    """The slow twin, on whole logits. Arguments and result as `argmax_token`."""
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

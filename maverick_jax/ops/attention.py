@@ -1,4 +1,4 @@
-"""Attention on local arrays: a dense reference, and a blocked form that never reads keys no query can see.
+"""Attention on local arrays: a dense reference, and a blocked form that skips keys that no query can see.
 
 B batch, T query length, S key length, N query heads, K key/value heads, G = N/K, H head dim.
 """
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from maverick_jax.ops.dot import dot
 
 MAX_BLOCKS, MIN_BLOCK = 8, 128
-HEADS = ((0, 1), (0, 1))  # sequences and key/value heads, the batch axes of every product
-MASKED = -1e30  # finite: a row that sees nothing (padding) gives a mean, not NaN
+HEADS = ((0, 1), (0, 1))  # the batch axes of every product: sequences and key/value heads
+MASKED = -1e30  # finite, so that a query that sees no key (padding) gives a mean and not NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskSpec:
-    """Which earlier keys of its own document a query sees: all (`size` None), those of its chunk of `size`
-    positions, or the last `size`."""
+    """Which earlier keys of its own segment a query sees: all (`size` None), those of its chunk of `size` positions,
+    or the last `size`."""
 
     kind: Literal["chunked", "sliding_window"] = "chunked"
     size: int | None = None
@@ -36,8 +36,8 @@ class MaskSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """`positions` int32[B, T] of each token in its document and the document's number, `segment_ids` int32[B, T] (0 is
-    padding)."""
+    """`positions` int32[B, T]: each token's position in its segment. `segment_ids` int32[B, T]: the segment's number,
+    from 1; 0 is padding."""
 
     positions: jax.Array
     segment_ids: jax.Array
@@ -47,9 +47,9 @@ jax.tree_util.register_dataclass(Segments)
 
 
 def attention_reference(q, k, v, mask: MaskSpec, segments: Segments | None = None) -> jax.Array:
-    """The obvious form: all scores, a dense mask. q [B,T,N,H], k and v [B,T,K,H] -> [B,T,N,H]."""
+    """The slow twin: all scores and a dense mask. q [B,T,N,H], k and v [B,T,K,H] -> [B,T,N,H]."""
     B, T, N, H = q.shape
-    segments = segments or _one_document(1, T)
+    segments = segments or _one_segment(1, T)
     k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
     scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32) * H**-0.5
     visible = _visible(mask, segments, segments)[:, None]
@@ -58,25 +58,25 @@ def attention_reference(q, k, v, mask: MaskSpec, segments: Segments | None = Non
 
 
 def attention(q, k, v, mask: MaskSpec, segments: Segments | None = None) -> jax.Array:
-    """`attention_reference`, reading for each block of queries only the keys it can see.
+    """Computes `attention_reference`; each block of queries reads only the keys that it can see.
 
-    Without `segments` each row is one document, and a chunk is then simply a shorter row.
-    The scores are recomputed in the backward pass, so nothing of size T x S outlives its block.
+    Without `segments`, each row is one segment, so that each chunk can be computed as a row of its own. The backward
+    pass recomputes the scores, so no array of size T x S outlives its block.
     """
     B, T, N, H = q.shape
     K, size = k.shape[2], mask.size
     if segments is None and size is not None and mask.kind == "chunked" and size < T and T % size == 0:
         fold = lambda x: x.reshape(B * (T // size), size, *x.shape[2:])
         return attention(fold(q), fold(k), fold(v), MaskSpec(), None).reshape(q.shape)
-    segments = segments or _one_document(1, T)
-    q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # heads first: every product below is a plain
-    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))  # matrix product per (sequence, key/value head)
+    segments = segments or _one_segment(1, T)
+    q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # heads first: every product below is then a plain
+    k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))  # matrix product for each sequence and key/value head
     block = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
     starts = range(0, T, block)
     outputs = []
     for start, queries in zip(starts, jnp.split(q, list(starts)[1:], axis=3), strict=True):
         stop = min(start + block, T)
-        first = 0 if size is None else max(0, start - size + 1)  # positions never outrun indices inside a document
+        first = 0 if size is None else max(0, start - size + 1)  # in a segment, positions grow no faster than indices
         visible = _visible(mask, _slice(segments, start, stop), _slice(segments, first, stop))
         outputs.append(_attend(queries, k[:, :, first:stop], v[:, :, first:stop], visible))
     out = jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0]
@@ -84,7 +84,7 @@ def attention(q, k, v, mask: MaskSpec, segments: Segments | None = None) -> jax.
 
 
 def attention_over(q, k, v, mask: MaskSpec, queries: Segments, keys: Segments) -> jax.Array:
-    """Attention of q [B,T,N,H] at `queries` over k and v [B,S,K,H] at `keys`, such as those of earlier tokens."""
+    """Attention of q [B,T,N,H] at `queries` over k and v [B,S,K,H] at `keys`, such as the keys of earlier tokens."""
     B, T, N, H = q.shape
     q = q.reshape(B, T, k.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
@@ -93,10 +93,10 @@ def attention_over(q, k, v, mask: MaskSpec, queries: Segments, keys: Segments) -
 
 
 def attention_unmasked(q, k, v) -> jax.Array:
-    """Every query sees every key: q, k and v [B,T,N,H] -> [B,T,N,H]. Scores are computed again in the backward pass.
+    """Every query sees every key: q, k and v [B,T,N,H] -> [B,T,N,H]. The backward pass recomputes the scores.
 
-    A CPU goes head by head: scores of one head stay in its cache, and a plain matrix product runs at twice the rate of
-    a batch of them (measured: two thirds of the time).
+    On a CPU, heads are computed one after the other: the scores of one head stay in the cache, and a plain matrix
+    product runs at twice the rate of a batched one (measured: two thirds of the time).
     """
     B, T, N, H = q.shape
     heads = tuple(x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v))
@@ -124,7 +124,7 @@ def _over_keys(weights, v) -> jax.Array:
 
 def _over_queries(x, weights) -> jax.Array:
     """float32[B,K,S,H]: x [B,K,G,T,H] and weights [B,K,G,T,S] contracted over queries. The small operand comes first,
-    so that the large one is not transposed in memory; the barrier keeps XLA from turning the product around again."""
+    so that the large one is not transposed in memory; the barrier keeps XLA from swapping the operands back."""
     out = dot(x, weights.astype(x.dtype), (2, 3), (2, 3), HEADS)
     return jax.lax.optimization_barrier(out).transpose(0, 1, 3, 2)
 
@@ -145,7 +145,7 @@ def _attend_forward(q, k, v, visible):
 
 
 def _attend_backward(saved, dout):
-    """The flash-attention recurrence (arXiv 2205.14135): weights again from the scores and their logsumexp."""
+    """The backward pass of flash attention (arXiv 2205.14135): it recomputes the weights from scores and logsumexp."""
     q, k, v, visible, out, lse = saved
     weights = jnp.exp(_scores(q, k, visible) - lse)
     dv = _over_queries(dout, weights)
@@ -165,7 +165,7 @@ def _visible(mask: MaskSpec, queries: Segments, keys: Segments) -> jax.Array:
     return visible & (queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :])
 
 
-def _one_document(batch: int, length: int) -> Segments:
+def _one_segment(batch: int, length: int) -> Segments:
     positions = jax.lax.broadcasted_iota(jnp.int32, (batch, length), 1)
     return Segments(positions, jnp.ones_like(positions))
 

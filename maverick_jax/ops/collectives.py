@@ -11,7 +11,7 @@ from maverick_jax.sharding import ShardingRules, axes_tuple
 
 
 def vary(x, axes):
-    """Mark a local array as differing between the devices of `axes`; its transpose sums the cotangents over them."""
+    """Marks a local array as differing between the devices of `axes`; the transpose sums the cotangents over them."""
     missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
     return lax.pcast(x, missing, to="varying") if missing else x
 

@@ -1,7 +1,7 @@
-"""Cross-entropy straight from hidden states and head, in chunks of rows, so that [rows, V] never exists.
+"""Cross-entropy straight from hidden states and output matrix, in chunks of rows: no array of [rows, V] ever exists.
 
-The gradient is made in the same pass as the loss, while a chunk's logits are at hand (the idea of Liger and of Cut
-Cross-Entropy, arXiv 2411.09009); the vocabulary may be split over the tensor axis.
+The gradient is computed in the same pass as the loss, while a chunk's logits are in memory (the idea of Liger and of
+Cut Cross-Entropy, arXiv 2411.09009). The vocabulary may be split over the tensor axis.
 
 n rows on this device, c rows per chunk, D model, v vocabulary entries on this device.
 """
@@ -18,22 +18,22 @@ from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
-LOGITS_PER_CHUNK = 1 << 22  # float32 elements: 16 MiB; measured best on CPU, small beside a layer elsewhere
+LOGITS_PER_CHUNK = 1 << 22  # float32 elements, 16 MiB: the fastest size on CPU; elsewhere, small next to a layer
 
 
 class CrossEntropy(NamedTuple):
-    """Of a batch of B sequences of T tokens."""
+    """The loss of a batch of B rows of T tokens, in nats."""
 
     total: jax.Array
     """float32[]: weighted sum, z-loss included."""
     nll: jax.Array
     """float32[]: weighted sum of -log p(label); no gradient."""
     per_token: jax.Array
-    """float32[B, T]: -log p(label) of each token, whatever its weight; no gradient."""
+    """float32[B, T]: -log p(label) of each token, unweighted; no gradient."""
 
 
 def cross_entropy_reference(hidden, head, labels, weights, z_loss: float = 0.0):
-    """The obvious form, on whole logits. Arguments and result as `cross_entropy`."""
+    """The slow twin, on whole logits. Arguments and result as `cross_entropy`."""
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     lse = jax.nn.logsumexp(logits, axis=-1)
     nll = lse - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -46,8 +46,8 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Weighted sum over all tokens of -log p(label) + z_loss * logsumexp^2, its first term alone, and that per token.
 
-    hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T]; weights float32[B, T]; `chunk` rows at a time.
-    Float32, in nats; only the first carries a gradient. z-loss: PaLM, arXiv 2204.02311.
+    hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T]; weights float32[B, T]. Computes `chunk` rows at
+    a time. Results are float32, in nats; only the first carries a gradient. z-loss: PaLM, arXiv 2204.02311.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
@@ -70,7 +70,7 @@ def cross_entropy(
 
 
 def _chunk_logits(vocab_axes, hidden, head, labels):
-    """Logits [c, v], their logsumexp over the whole vocabulary [c], and where the labels are [c, v]."""
+    """Logits [c, v], their logsumexp over the whole vocabulary [c], and a mask of the labels, bool[c, v]."""
     logits = dot(hidden, head, (1,), (0,))
     return logits, log_sum_exp(vocab_axes, logits), is_token(vocab_axes, labels, head.shape[1])
 

@@ -1,8 +1,8 @@
-"""Expert parallelism: rows plan to the device that holds their expert, and back, by all-to-all.
+"""Expert parallelism: an all-to-all sends each row to the device that holds its expert, and the result back.
 
-The only collectives of the routed experts are here. Buffers are static: each pair of devices exchanges at most
-`capacity` rows a round, and rounds repeat until every row has travelled, so no routing, however skewed, drops a row.
-The backward pass sends the rows again together with their cotangents instead of keeping what was received.
+All collectives of the routed experts are here. Buffers are static: each pair of devices exchanges at most `capacity`
+rows per round, and rounds repeat until every row has been sent, so that even the most skewed routing drops no row.
+The backward pass sends the rows again, together with their cotangents, instead of keeping the received rows.
 
 M rows on this device, D model, E experts, e experts on this device, R devices of the expert axis, C capacity.
 """
@@ -18,13 +18,13 @@ from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
-SLACK = 1.25  # capacity over an even share: one round suffices for balanced routing
+SLACK = 1.25  # capacity divided by an even share: one round suffices for balanced routing
 
 
 def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax.Array:
     """Sum over the chosen experts of Expert(score * x).
 
-    x [B, T, D]; scores [B, T, k] in x's dtype; experts int32[B, T, k], E for "none"; w_in [E, D, 2, F] and
+    x [B, T, D]; scores [B, T, k] in x's dtype; experts int32[B, T, k], where E means no expert; w_in [E, D, 2, F] and
     w_out [E, F, D], split over the expert and tensor axes. Returns [B, T, D].
     """
     expert_axes, tensor_axes = axes_tuple(rules.experts), axes_tuple(rules.expert_mlp)
@@ -80,7 +80,7 @@ _exchange_rows.defvjp(_forward, _backward)
 
 
 def _exchange(axes, varying, rows, w_in, w_out, expert):
-    """Each row through its expert, wherever that lives. Inside `shard_map`."""
+    """Applies to each row its expert, on whichever device that is. Must run inside `shard_map`."""
     if lax.axis_size(axes) == 1:
         return grouped_swiglu(rows, w_in, w_out, expert)
     return _exchange_rows(axes, varying, rows, w_in, w_out, expert)
@@ -96,39 +96,39 @@ class _ExchangePlan:
         self.num_rows = expert.shape[0]
         self.capacity = max(8, -(-int(self.num_rows * SLACK) // self.num_devices))
         self.expert = expert
-        # sorted by expert, the rows for one device are one run, and inside it each expert's rows are one run
+        # once sorted by expert, the rows for one device are contiguous, and so are the rows of each of its experts
         self.order = jnp.argsort(expert, stable=True).astype(jnp.int32)
         device = expert // num_local
         devices = jnp.arange(self.num_devices, dtype=device.dtype)
         self.count = jnp.sum(device[:, None] == devices[None, :], axis=0, dtype=jnp.int32)
         self.start = jnp.cumsum(self.count) - self.count
-        # all devices run the same number of rounds, or the all-to-alls would not meet
+        # all devices must run the same number of rounds, or the all-to-alls would not match
         self.num_rounds = lax.pmax(-(-jnp.max(self.count) // self.capacity), varying)
 
     def _rows_of_round(self, i) -> jax.Array:
-        """Rows to send in round i, int32[R, C]; M where a place stays empty."""
-        place = i * self.capacity + jnp.arange(self.capacity, dtype=jnp.int32)
-        index = jnp.minimum(self.start[:, None] + place[None, :], self.num_rows - 1)
-        return jnp.where(place[None, :] < self.count[:, None], self.order[index], self.num_rows)
+        """Rows to send in round i, int32[R, C]; M in unused slots."""
+        slot = i * self.capacity + jnp.arange(self.capacity, dtype=jnp.int32)
+        index = jnp.minimum(self.start[:, None] + slot[None, :], self.num_rows - 1)
+        return jnp.where(slot[None, :] < self.count[:, None], self.order[index], self.num_rows)
 
     def _all_to_all(self, x):
         return lax.all_to_all(x, self.axes, split_axis=0, concat_axis=0, tiled=True)
 
     @jax.named_scope("dispatch")
     def to_experts(self, rows, i) -> jax.Array:
-        """[M, D] rows here -> [R*C, D] rows for the experts here."""
+        """[M, D]: this device's rows -> [R*C, D]: rows for this device's experts."""
         send = rows.at[self._rows_of_round(i)].get(mode="fill", fill_value=0)
         return self._all_to_all(send).reshape(-1, rows.shape[-1])
 
     @jax.named_scope("dispatch")
     def expert_of_received(self, i) -> jax.Array:
-        """Local expert of each received row, int32[R*C]; e where a place is empty."""
+        """Local expert of each received row, int32[R*C]; e in unused slots."""
         index = self._rows_of_round(i)
         local = self.expert.at[index].get(mode="fill", fill_value=0) % self.num_local
         return self._all_to_all(jnp.where(index < self.num_rows, local, self.num_local)).reshape(-1)
 
     @jax.named_scope("dispatch")
     def back(self, received, out, i) -> jax.Array:
-        """[R*C, D] results of the experts here -> their rows of `out` [M, D]."""
+        """Sends back the results [R*C, D] of this device's experts; returns `out` [M, D] with those of round i."""
         returned = self._all_to_all(received.reshape(self.num_devices, self.capacity, -1))
         return out.at[self._rows_of_round(i)].set(returned, mode="drop", unique_indices=True)

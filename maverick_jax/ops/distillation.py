@@ -1,11 +1,11 @@
-"""Learning from a teacher's whole distribution, straight from hidden states and heads of both, in chunks of rows.
+"""Distillation loss, straight from hidden states and output matrices of teacher and student, in chunks of rows.
 
-No array of [rows, V] ever exists, and the gradient is made in the same pass as the loss (as in `cross_entropy`).
+No array of [rows, V] ever exists, and the gradient is computed in the same pass as the loss (as in `cross_entropy`).
 
-The vocabulary may be split over the tensor axis; rows then exchange a few numbers, never logits. Divergences of the
-teacher T and the student S at temperature tau (their logits divided by it): forward KL(T|S), reverse KL(S|T), and the
-generalised Jensen-Shannon divergence beta KL(T|M) + (1 - beta) KL(S|M) with M = beta T + (1 - beta) S (GKD, arXiv
-2306.13649), of which beta = 0 and 1 mean forward and reverse KL.
+The vocabulary may be split over the tensor axis; devices then exchange a few numbers per row, never logits. Divergences
+between teacher T and student S at temperature tau (their logits are divided by it): forward KL(T|S), reverse KL(S|T),
+and the generalized Jensen-Shannon divergence beta KL(T|M) + (1 - beta) KL(S|M) with M = beta T + (1 - beta) S (GKD,
+arXiv 2306.13649), where beta = 0 and 1 mean forward and reverse KL.
 
 n rows on this device, c rows per chunk, D model, v vocabulary entries on this device.
 """
@@ -25,101 +25,102 @@ from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 21
-"""Of either model; a chunk holds several arrays of this many float32 elements (8 MiB each)."""
+"""Logits of one model in a chunk, which holds several arrays of this many float32 elements (8 MiB each)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-    """How far the student's distribution is from the teacher's."""
+    """Measures how far the student's distribution is from the teacher's."""
 
     beta: float = 0.0
-    """0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon."""
+    """0: forward KL; 1: reverse KL; between: generalized Jensen-Shannon."""
     temperature: float = 1.0
     tau_squared: bool = False
     """Multiply by temperature^2, so that gradients keep their size (Hinton et al., arXiv 1503.02531)."""
 
 
 class Terms(NamedTuple):
-    """What is known of each row, float32[c], nats."""
+    """Loss terms of each row, float32[c], nats."""
 
     nll: jax.Array
     """-log p(label) of the student."""
     divergence: jax.Array
     teacher_nll: jax.Array
     teacher_entropy: jax.Array
-    beside: dict[str, jax.Array] = {}
-    """What else the target tells, by name: metrics."""
+    extra: dict[str, jax.Array] = {}
+    """Other quantities that the target reports as metrics, by name."""
 
 
 class Weighed(NamedTuple):
-    """What a row counts for, float32[c]."""
+    """The weights of each row's loss terms, float32[c]."""
 
     hard: jax.Array
-    """Of its cross-entropy."""
+    """Weight of the cross-entropy."""
     soft: jax.Array
-    """Of its divergence."""
+    """Weight of the divergence."""
     parts: dict[str, jax.Array]
-    """What the two were made of, by name: metrics."""
+    """Quantities that the two were computed from, by name: metrics."""
 
 
 Weigh = Callable[[Terms, jax.Array, dict[str, jax.Array]], Weighed]
-"""(terms, weights of the rows [c], controls) -> Weighed. No gradient passes through it, and rows of weight 0 have none.
-`controls` are scalars; `distillation` says what they may hold."""
+"""(terms, weights of the rows [c], controls) -> Weighed. No gradient passes through it, and rows of weight 0 get no
+gradient. `controls` are scalars; see `distillation`."""
 
 
 class Sums(NamedTuple):
-    """Over all rows, float32 scalars; only `total` carries a gradient."""
+    """Sums over all rows, float32 scalars; only `total` carries a gradient."""
 
     total: jax.Array
-    """hard * nll + soft * divergence: the loss."""
+    """The loss: hard * nll + soft * divergence."""
     terms: Terms
-    """Each times the row's own weight."""
+    """Each term times the row's own weight."""
     weighed: Weighed
-    """Its parts times the row's own weight."""
+    """`hard` and `soft`, and the parts times the row's own weight."""
 
 
 class Student(NamedTuple):
-    """A chunk of the student: what a target is compared with."""
+    """A chunk of the student's outputs, with which a target is compared."""
 
     logits: jax.Array
-    """float32[c, v], and so the next."""
+    """float32[c, v]"""
     log_probs: jax.Array
+    """float32[c, v]"""
     labels: jax.Array
     """int32[c]"""
 
 
-class Compared(NamedTuple):
-    """A chunk of a target, beside the student's."""
+class Comparison(NamedTuple):
+    """The result of comparing a chunk of a target with the student. Arrays are float32[c]."""
 
     divergence: jax.Array
-    """float32[c], and so those without a comment."""
     gradient: Callable[[jax.Array, jax.Array], jax.Array] | None
     """(hard, soft), float32[c] each -> hard * p + soft * (gradient of the divergence with respect to the student's
-    logits), float32[c, v], p the student's probabilities: together, because that is fewer passes over [c, v]. None in
-    plain forms."""
+    logits), float32[c, v], where p are the student's probabilities. One function returns the sum, because that takes
+    fewer passes over [c, v]. None in slow twins."""
     teacher_nll: jax.Array
     teacher_entropy: jax.Array
-    beside: dict[str, jax.Array]
+    extra: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What the teacher says: all of it (`whole_target`), or what was kept of it (`ops.sparse_targets`)."""
+    """The teacher's distribution: all of it (`whole_target`), or its stored part (`ops.sparse_targets`)."""
 
     rows: Any
     """Arrays [B, T, ...], cut into chunks."""
     fixed: Any
-    """Arrays [D, V], split as the student's head is."""
-    compare: Callable[["Divergence", tuple[str, ...], Student, Any, Any, dict[str, jax.Array]], Compared]
-    """(divergence, axes of the vocabulary, student, rows, fixed, controls): of a chunk, on one device."""
-    plain: Callable[..., Compared]
-    """The obvious form: (divergence, whole logits [B, T, V], labels, rows, fixed, controls); no gradient in it."""
-    beside: tuple[str, ...] = ()
-    """Names in `Compared.beside`."""
+    """Arrays [D, V], sharded like the student's output matrix."""
+    compare: Callable[["Divergence", tuple[str, ...], Student, Any, Any, dict[str, jax.Array]], Comparison]
+    """(divergence, axes of the vocabulary, student, rows, fixed, controls) of a chunk on one device."""
+    plain: Callable[..., Comparison]
+    """The slow twin: (divergence, whole logits [B, T, V], labels, rows, fixed, controls). It returns no gradient."""
+    extra: tuple[str, ...] = ()
+    """Names in `Comparison.extra`."""
 
 
 def whole_target(hidden: jax.Array, head: jax.Array) -> Target:
-    """The teacher's hidden states [B, T, D] and head [D, V], in one dtype; D may differ from the student's."""
+    """A target of the teacher's hidden states [B, T, D] and output matrix [D, V], in one dtype; D may differ from the
+    student's."""
     return Target(hidden, head, _compare_whole, _plain_whole)
 
 
@@ -136,12 +137,12 @@ def distillation(
     rules: ShardingRules,
     chunk=None,
 ) -> Sums:
-    """Sums over all tokens of hard_i * nll_i + soft_i * divergence_i, hard and soft chosen per token by `weigh`.
+    """Sums over all tokens of hard_i * nll_i + soft_i * divergence_i, where `weigh` chooses hard and soft per token.
 
-    student: (hidden [B, T, D], head [D, V]) in one dtype. labels int32[B, T], of which ~t stands for token t without a
-    hard target (a sample, which nobody wrote): its terms are those of t, its hard weight is 0. weights float32[B, T];
-    controls: float32 scalars by name. If `interpolation` t is among them, the target's logits are (1 - t) of the
-    student's (as a constant) and t of the teacher's (TAID, arXiv 2501.16937). Gradients reach the student's pair alone.
+    student: (hidden [B, T, D], head [D, V]) in one dtype. labels int32[B, T]; ~t means token t without a hard target (a
+    sample of the student): its terms are those of t, its hard weight is 0. weights float32[B, T]. controls: float32
+    scalars by name. If they contain `interpolation` t, the target's logits are (1 - t) times the student's (as a
+    constant) plus t times the teacher's (TAID, arXiv 2501.16937). Only the student's pair gets a gradient.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
@@ -151,7 +152,7 @@ def distillation(
         flat = lambda tree: jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), tree)
         student = flat(vary(student[0], vocab_axes)), vary(student[1], batch_axes)
         c = min(chunk or max(64, LOGITS_PER_CHUNK // v), n)
-        static = _Static(vocab_axes, weigh, divergence, c, teacher.compare, teacher.beside)
+        static = _Static(vocab_axes, weigh, divergence, c, teacher.compare, teacher.extra)
         sums = _local(static, student, flat(rows), fixed, flat(labels), flat(weights), controls)
         return jax.tree.map(lambda x: lax.psum(x, batch_axes), sums)
 
@@ -159,7 +160,7 @@ def distillation(
     head = rules.compute("embed", "vocab")
     rows, fixed = lax.stop_gradient((teacher.rows, teacher.fixed))
     arguments = (student, rows, fixed, labels, weights, controls)
-    # a tree without arrays (no fixed part, no controls) has no spec of its own
+    # a tree without arrays (no `fixed`, no controls) has no spec of its own
     specs = ((tokens, head), tokens, head if jax.tree.leaves(fixed) else fixed, tokens, tokens, nothing)
     return jax.shard_map(local, in_specs=specs, out_specs=nothing)(*arguments)
 
@@ -167,28 +168,28 @@ def distillation(
 def distillation_reference(
     student, teacher: Target, labels, weights, controls, *, weigh: Weigh, divergence: Divergence
 ) -> Sums:
-    """The obvious form, on whole logits and probabilities. Arguments and result as `distillation`."""
+    """The slow twin, on whole logits and probabilities. Arguments and result as `distillation`."""
     s = jnp.einsum("BTD,DV->BTV", *student, preferred_element_type=jnp.float32)
     token = jnp.where(labels < 0, ~labels, labels)
     nll = -jnp.take_along_axis(jax.nn.log_softmax(s), token[..., None], axis=-1)[..., 0]
     found = teacher.plain(divergence, s, token, *lax.stop_gradient((teacher.rows, teacher.fixed)), controls)
-    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.beside)
+    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.extra)
     weighed = _counted(lax.stop_gradient(weigh(terms, weights, controls)), labels, weights)
     return _summed(terms, weighed, weights)
 
 
-def _plain_whole(divergence: Divergence, s, token, hidden, head, controls) -> Compared:
+def _plain_whole(divergence: Divergence, s, token, hidden, head, controls) -> Comparison:
     t = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     log_t = jax.nn.log_softmax(t)
     mix = controls.get("interpolation", 1.0)
     target = lax.stop_gradient((1 - mix) * s + mix * t)
     value = plain_divergence(divergence, s / divergence.temperature, target / divergence.temperature)
     nll = -jnp.take_along_axis(log_t, token[..., None], axis=-1)[..., 0]
-    return Compared(value, None, nll, -jnp.sum(jnp.exp(log_t) * log_t, axis=-1), {})
+    return Comparison(value, None, nll, -jnp.sum(jnp.exp(log_t) * log_t, axis=-1), {})
 
 
 def plain_divergence(divergence: Divergence, s, t):
-    """Of logits [..., V], divided by the temperature already."""
+    """The divergence of logits [..., V] that are already divided by the temperature; the slow twin."""
     tau, beta = divergence.temperature, divergence.beta
     log_s, log_t = jax.nn.log_softmax(s), jax.nn.log_softmax(t)
     kl = lambda log_p, log_q: jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
@@ -201,7 +202,7 @@ def plain_divergence(divergence: Divergence, s, t):
 
 
 def _counted(weighed: Weighed, labels, weights) -> Weighed:
-    """Padding counts for nothing, and a label nobody wrote for no cross-entropy."""
+    """Sets the weights of padding to 0, and the hard weight of sampled labels."""
     soft = jnp.where(weights > 0, weighed.soft, 0)
     return Weighed(jnp.where((weights > 0) & (labels >= 0), weighed.hard, 0), soft, weighed.parts)
 
@@ -212,7 +213,7 @@ def _summed(terms: Terms, weighed: Weighed, weights) -> Sums:
     return Sums(total, own(terms), Weighed(jnp.sum(weighed.hard), jnp.sum(weighed.soft), own(weighed.parts)))
 
 
-# ---- a chunk of rows on one device's part of the vocabulary --------------------------------------------------------
+# ---- a chunk of rows on one device's shard of the vocabulary -------------------------------------------------------
 
 
 class _Static(NamedTuple):
@@ -221,7 +222,7 @@ class _Static(NamedTuple):
     divergence: Divergence
     rows: int
     compare: Callable
-    beside: tuple[str, ...]
+    extra: tuple[str, ...]
 
 
 def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
@@ -232,7 +233,7 @@ def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
     chunk = Student(s, log_softmax(axes, s), token)
     is_label, nll = _of_label(axes, chunk.log_probs, token)
     found = static.compare(static.divergence, axes, chunk, rows, fixed, controls)
-    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.beside)
+    terms = Terms(nll, found.divergence, found.teacher_nll, found.teacher_entropy, found.extra)
     weighed = _counted(static.weigh(terms, weights, controls), labels, weights)
     assert found.gradient is not None
     dlogits = found.gradient(weighed.hard, weighed.soft) - jnp.where(is_label, weighed.hard[:, None], 0)
@@ -240,12 +241,12 @@ def _weighed(static: _Static, student, rows, fixed, labels, weights, controls):
 
 
 def _of_label(axes, log_probs, labels):
-    """Where the labels are [c, v], and -log p of them [c]."""
+    """A mask of the labels bool[c, v], and their -log p [c]."""
     is_label = is_token(axes, labels, log_probs.shape[1])
     return is_label, -lax.psum(jnp.sum(jnp.where(is_label, log_probs, 0), axis=-1), axes)
 
 
-def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head, controls) -> Compared:
+def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head, controls) -> Comparison:
     over_vocabulary = lambda x: lax.psum(jnp.sum(x, axis=-1), axes)
     s, t = student.logits, dot(hidden, head, (1,), (0,))
     log_s, log_t = student.log_probs, log_softmax(axes, t)
@@ -257,17 +258,18 @@ def _compare_whole(divergence: Divergence, axes, student: Student, hidden, head,
         log_s, log_t = (log_softmax(axes, x * (1 / divergence.temperature)) for x in (s, t))
     value, gradient = divergence_of(divergence, over_vocabulary, log_s, log_t)
     both = lambda hard, soft: hard[:, None] * jnp.exp(student.log_probs) + soft[:, None] * gradient
-    return Compared(value, both, nll, entropy, {})
+    return Comparison(value, both, nll, entropy, {})
 
 
 def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tuple[jax.Array, jax.Array]:
-    """Value [c], and gradient [c, v] with respect to the student's undivided logits. `over_vocabulary` sums [c, v]."""
+    """Value [c], and gradient [c, v] with respect to the student's logits before they are divided by the temperature.
+    `over_vocabulary` sums [c, v] -> [c]."""
     beta, tau = divergence.beta, divergence.temperature
     p_s, p_t = jnp.exp(log_s), jnp.exp(log_t)
     if beta == 0:
         value, gradient = over_vocabulary(p_t * (log_t - log_s)), p_s - p_t
     else:
-        # d value / d p_s is `slope` up to a constant, which the softmax takes away
+        # d value / d p_s is `slope` up to a constant, which the softmax cancels
         log_m = log_t if beta == 1 else jnp.logaddexp(log_t + jnp.log(beta), log_s + jnp.log1p(-beta))
         from_teacher = 0.0 if beta == 1 else beta * over_vocabulary(p_t * (log_t - log_m))
         share = 1.0 if beta == 1 else 1 - beta
@@ -279,10 +281,10 @@ def divergence_of(divergence: Divergence, over_vocabulary, log_s, log_t) -> tupl
 
 
 def _zero_sums(static: _Static, weights, controls) -> Sums:
-    """Of the sums' shape, which differs by what `weigh` and the target report."""
+    """Zeros in the shape of the sums, which depends on the metrics of `weigh` and of the target."""
 
     def of_a_row(row, controls):
-        terms = Terms(row, row, row, row, {name: row for name in static.beside})
+        terms = Terms(row, row, row, row, {name: row for name in static.extra})
         return _summed(terms, static.weigh(terms, row, controls), row)
 
     scalars = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), x.dtype), controls)
@@ -319,7 +321,7 @@ def _forward(static, student, rows, fixed, labels, weights, controls):
 
 def _backward(static, saved, cotangents: Sums):
     dhidden, dhead = saved
-    scale = cotangents.total  # the rest are metrics
+    scale = cotangents.total  # the other sums are metrics
     return (dhidden * scale.astype(dhidden.dtype), dhead * scale.astype(dhead.dtype)), None, None, None, None, None
 
 

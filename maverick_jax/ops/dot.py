@@ -1,4 +1,4 @@
-"""The matrix product all operations here are made of: operands in the compute dtype, sums in float32."""
+"""The matrix product that all operations here use: operands in the compute dtype, sums in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ from jax.sharding import PartitionSpec
 
 
 def dot(x, y, x_axes, y_axes, batch=((), ()), out: PartitionSpec | None = None) -> jax.Array:
-    """x and y contracted over `x_axes` and `y_axes`; float32, axes ordered batch, rest of x, rest of y.
+    """Contracts x and y over `x_axes` and `y_axes`; float32, axes ordered batch, rest of x, rest of y.
 
-    `out` is the result's spec where the contracted axes are split over devices. The CPU has no product of bfloat16
-    with float32 sums: there the operands are widened first, which gives the same numbers.
+    `out` is the result's spec if the contracted axes are split over devices. The CPU has no product of bfloat16 with
+    float32 sums, so the operands are widened first there, which gives the same numbers.
     """
     if jax.default_backend() == "cpu":
         x, y = x.astype(jnp.float32), y.astype(jnp.float32)

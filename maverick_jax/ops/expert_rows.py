@@ -1,6 +1,6 @@
-"""Some experts of a stack of them, taken out and put back, wherever they live.
+"""Reads and writes some experts of a stacked array, whichever devices hold them.
 
-L periods, E experts, P chosen experts of all periods, S of one.
+L periods, E experts, P chosen experts in all periods, S chosen experts in one period.
 """
 
 from typing import NamedTuple
@@ -16,16 +16,16 @@ from maverick_jax.ops.collectives import vary
 from maverick_jax.sharding import Axes, axes_tuple
 
 
-class Rows(NamedTuple):
-    """Which experts of an array [L, E, ...], each once."""
+class ExpertRows(NamedTuple):
+    """The chosen experts of an array [L, E, ...], each listed once."""
 
     period: np.ndarray  # int32[P]
     expert: np.ndarray  # int32[P]
 
 
-def take_rows(w: jax.Array, rows: Rows) -> jax.Array:
-    """`rows` of w [L, E, ...], [P, ...]; the other axes are split as they were. Each number is sent by the device that
-    holds it."""
+def take_rows(w: jax.Array, rows: ExpertRows) -> jax.Array:
+    """The rows [P, ...] of w [L, E, ...] that `rows` lists. The other axes keep their sharding. Each number is sent by
+    the device that holds it."""
     experts, *rest = _spec(w)[1:]
 
     def local(w):
@@ -35,8 +35,8 @@ def take_rows(w: jax.Array, rows: Rows) -> jax.Array:
     return jax.shard_map(local, in_specs=P(*_spec(w)), out_specs=P(None, *rest))(w)
 
 
-def put_rows(w: jax.Array, values: jax.Array, rows: Rows) -> jax.Array:
-    """w [L, E, ...] with `values` [P, ...] in the place of its `rows`, and all else as it was, to the bit."""
+def put_rows(w: jax.Array, values: jax.Array, rows: ExpertRows) -> jax.Array:
+    """w [L, E, ...] with its `rows` replaced by `values` [P, ...]; everything else is unchanged to the bit."""
     experts, *rest = _spec(w)[1:]
 
     def local(w, values):
@@ -48,7 +48,8 @@ def put_rows(w: jax.Array, values: jax.Array, rows: Rows) -> jax.Array:
 
 
 def with_rows(w: jax.Array, values: jax.Array, expert: jax.Array) -> jax.Array:
-    """w [E, ...] with `values` [S, ...] as its experts `expert`, int32[S]; E or more: nobody. Splits as `put_rows`."""
+    """w [E, ...] with the experts `expert` int32[S] replaced by `values` [S, ...]; E or more means no expert. Sharded
+    as w."""
     experts, *rest = _spec(w)
     axes = axes_tuple(experts)
 
@@ -63,7 +64,7 @@ def with_rows(w: jax.Array, values: jax.Array, expert: jax.Array) -> jax.Array:
 
 
 def _here(expert, count: int, axes: Axes) -> jax.Array:
-    """The places of experts among the `count` of this device; `count` for those that are elsewhere."""
+    """Indices of experts among the `count` of this device; `count` for experts of other devices."""
     first = lax.axis_index(axes_tuple(axes)) * count if axes_tuple(axes) else 0
     place = jnp.asarray(expert) - first
     return jnp.where((place >= 0) & (place < count), place, count)

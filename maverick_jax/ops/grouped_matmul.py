@@ -1,7 +1,7 @@
-"""The experts' SwiGLU over rows that each belong to one expert: exact, nothing dropped, static shapes.
+"""The experts' SwiGLU over rows that each belong to one expert: exact, with static shapes; no row is dropped.
 
-Rows are sorted by expert into tiles of equal height, every expert's last tile padded; a loop runs over the tiles in
-use, each one multiplied with its expert's weights. Cost follows the number of rows, whatever the skew.
+Rows are sorted by expert into tiles of equal height, and each expert's last tile is padded. A loop over the used tiles
+multiplies each with its expert's weights, so the cost depends on the number of rows and not on the skew.
 `jax.lax.ragged_dot` computes the same but multiplies every row with every expert on CPU and GPU.
 
 M rows, D model, F hidden, E experts, R tile height.
@@ -17,7 +17,7 @@ from maverick_jax.ops.dot import dot
 
 
 def grouped_swiglu_reference(x, w_in, w_out, expert) -> jax.Array:
-    """The obvious form: every row through every expert, then the right one picked. Arguments as `grouped_swiglu`."""
+    """The slow twin: applies every expert to every row and picks the right result. Arguments as `grouped_swiglu`."""
     hidden = jnp.einsum("MD,EDGF->EMGF", x, w_in)
     out = jnp.einsum("EMF,EFD->EMD", jax.nn.silu(hidden[:, :, 0]) * hidden[:, :, 1], w_out)
     mine = expert[None, :] == jnp.arange(w_in.shape[0])[:, None]
@@ -28,8 +28,8 @@ def grouped_swiglu_reference(x, w_in, w_out, expert) -> jax.Array:
 def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Array:
     """(silu(x gate_e) * (x up_e)) down_e for each row's expert e.
 
-    x [M, D]; w_in [E, D, 2, F] (0 gate, 1 up); w_out [E, F, D]; expert int32[M], E or more for rows that belong to
-    no expert here and come back as zeros. Returns [M, D] in x's dtype.
+    x [M, D]; w_in [E, D, 2, F] (0 gate, 1 up); w_out [E, F, D]; expert int32[M], E or more for rows without an expert
+    here, whose result is zero. Returns [M, D] in x's dtype.
     """
     E, D, _, F = w_in.shape
     rows = tile or tile_height(x.shape[0], E)
@@ -37,24 +37,24 @@ def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Ar
 
 
 def tile_height(num_rows: int, num_experts: int) -> int:
-    """Rows per tile: a quarter of an expert's even share, so that padding stays small, within what a matrix unit
-    does well (measured: docs/results/benchmarks.md)."""
+    """Rows per tile: a quarter of an expert's even share, so that padding stays small, clipped to heights at which a
+    matrix unit is fast (measured: docs/results/benchmarks.md)."""
     lowest, highest = (32, 256) if jax.default_backend() == "cpu" else (128, 512)
     share = max(1, num_rows // max(1, 4 * num_experts))
     return min(highest, max(lowest, 1 << (share.bit_length() - 1)))
 
 
-class Tiles(NamedTuple):
-    """Where rows go. P = padded rows = number of tiles x R."""
+class TilePlan(NamedTuple):
+    """Where each row goes. P = padded rows = number of tiles x R."""
 
     row_of_slot: jax.Array  # int32[P], M for padding
-    slot_of_row: jax.Array  # int32[M], P for rows of no expert
+    slot_of_row: jax.Array  # int32[M], P for rows without an expert
     expert_of_tile: jax.Array  # int32[P / R]
     num_used: jax.Array  # int32[], tiles that hold rows
 
 
-def plan_tiles(expert: jax.Array, num_experts: int, rows: int) -> Tiles:
-    """Lay the rows out by expert in tiles of height `rows`; the number of tiles is the static worst case."""
+def plan_tiles(expert: jax.Array, num_experts: int, rows: int) -> TilePlan:
+    """Lays the rows out by expert in tiles of height `rows`. The number of tiles is the worst case, which is static."""
     M, E = expert.shape[0], num_experts
     num_tiles = -(-M // rows) + E
     padded = num_tiles * rows
@@ -70,11 +70,11 @@ def plan_tiles(expert: jax.Array, num_experts: int, rows: int) -> Tiles:
     slot_of_row = jnp.zeros_like(order).at[order].set(slot, unique_indices=True)
     row_of_slot = jnp.full_like(order, M, shape=padded).at[slot].set(order, mode="drop", unique_indices=True)
     expert_of_tile = jnp.searchsorted(last_tile, jnp.arange(num_tiles, dtype=jnp.int32), side="right")
-    return Tiles(row_of_slot, slot_of_row, jnp.minimum(expert_of_tile, E - 1).astype(jnp.int32), last_tile[-1])
+    return TilePlan(row_of_slot, slot_of_row, jnp.minimum(expert_of_tile, E - 1).astype(jnp.int32), last_tile[-1])
 
 
 def _take(x: jax.Array, rows: jax.Array) -> jax.Array:
-    """Rows of x; out of range gives zeros."""
+    """Rows of x; zeros for an index out of range."""
     return x.at[rows].get(mode="fill", fill_value=0)
 
 
@@ -87,7 +87,7 @@ def _put(x: jax.Array, tile: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _dot(x, w, contract=((1,), (0,))) -> jax.Array:
-    """x @ w for 2-D operands (or the contraction asked for), rounded once, to x's dtype."""
+    """x @ w for 2-D operands (or the contraction `contract`), rounded once, to x's dtype."""
     return dot(x, w, *contract).astype(x.dtype)
 
 
@@ -124,7 +124,7 @@ def _backward(rows, saved, dy):
         dw_out = dw_out.at[e].add(_dot(act, dy, ((0,), (0,))).astype(dw_out.dtype))
         return _put(dx, _dot(dhidden, w_in[e], ((1,), (1,))), i), dw_in, dw_out
 
-    # float32 sums whatever the weights' dtype: an expert adds up as many tiles as it has rows for
+    # sums in float32 for weights of any dtype, since an expert with many rows adds up many tiles
     zeros = lambda w: jnp.zeros_like(w, dtype=jnp.float32)
     init = (jnp.zeros_like(padded), zeros(w_in), zeros(w_out))
     dx, dw_in, dw_out = jax.lax.fori_loop(0, tiles.num_used, body, init)

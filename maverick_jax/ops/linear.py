@@ -1,7 +1,7 @@
-"""Linear maps whose backward pass multiplies in the order that copies least.
+"""Linear maps whose backward pass orders its products so that it copies the least memory.
 
-The gradient of a weight contracts over tokens, for which one operand must be transposed in memory. Left to
-themselves, the transposes of `jnp.einsum` transpose the cotangent, however wide; here it is the narrower operand
+The gradient of a weight contracts over tokens, for which one operand must be transposed in memory. The transpose rule
+of `jnp.einsum` transposes the cotangent even where it is wide; the functions here transpose the narrower operand
 (measured on CPU: a third of a dense layer's time; elsewhere the compiler would choose the same).
 """
 
@@ -15,15 +15,16 @@ from maverick_jax.ops.dot import dot
 
 
 def linear(x: jax.Array, w: jax.Array, *, inputs: int = 1, out: PartitionSpec | None = None) -> jax.Array:
-    """Contract the last `inputs` axes of x [B, T, *in] with the first of w [*in, *out] -> [B, T, *out].
+    """Contracts the last `inputs` axes of x [B, T, *in] with the first of w [*in, *out] -> [B, T, *out].
 
-    `out` is the spec of the result where the contracted axes are split over devices and the type cannot tell.
+    `out` is the spec of the result. It is needed if the contracted axes are split over devices, which leaves the
+    result's sharding ambiguous.
     """
     return _linear(inputs, out, x, w)
 
 
 def gated_linear(gate: jax.Array, up: jax.Array, down: jax.Array, *, out: PartitionSpec | None = None) -> jax.Array:
-    """(silu(gate) * up) down for gate, up [B, T, F] and down [F, D] -> [B, T, D]; keeps only its inputs for the
+    """(silu(gate) * up) down for gate, up [B, T, F] and down [F, D] -> [B, T, D]. Saves only its inputs for the
     backward pass."""
     return _gated_linear(out, gate, up, down)
 
@@ -38,7 +39,7 @@ def _input_gradient(dy, w, inputs: int, like) -> jax.Array:
 
 
 def _weight_gradient(x, dy, inputs: int, like) -> jax.Array:
-    """[*in, *out]: x and dy contracted over their tokens, the narrower one first."""
+    """[*in, *out]: x and dy contracted over their tokens, the narrower operand first."""
     if math.prod(x.shape[2:]) <= math.prod(dy.shape[2:]):
         return _contract(x, dy, (0, 1), (0, 1), _sharding(like))
     outputs = like.ndim - inputs

@@ -1,9 +1,9 @@
-"""The top of a model's distribution and what is left of it, straight from hidden states and head, in chunks of rows.
+"""The top k of a model's distribution and its tail, straight from hidden states and output matrix, in chunks of rows.
 
-The vocabulary may be split over the tensor axis: each part's own top k travels, never logits, and no array of [rows, V]
-ever exists.
+The vocabulary may be split over the tensor axis: devices exchange the top k of their shards, never logits, and no array
+of [rows, V] ever exists.
 
-c rows per chunk, D model, v vocabulary entries on this device, n parts of the vocabulary.
+c rows per chunk, D model, v vocabulary entries on this device, n shards of the vocabulary.
 """
 
 from typing import NamedTuple
@@ -20,15 +20,15 @@ from maverick_jax.sharding import ShardingRules, axes_tuple
 LOGITS_PER_CHUNK = 1 << 21  # float32 elements; a chunk holds a few arrays of this size
 
 
-class Top(NamedTuple):
-    """Of each token, at the temperature asked for unless another is said."""
+class TopTokens(NamedTuple):
+    """Each token's distribution, at the requested temperature unless the field names another."""
 
     ids: jax.Array
-    """int32[B, T, k]: the likeliest tokens, in falling order; of equals the smaller id comes first."""
+    """int32[B, T, k]: the most likely tokens, in descending order; the smaller id comes first in a tie."""
     log_probs: jax.Array
     """float32[B, T, k]"""
     log_tail: jax.Array
-    """float32[B, T]: log of the mass of all other tokens, summed over them; -inf if there are none."""
+    """float32[B, T]: log of the total probability of all other tokens; -inf if there are none."""
     log_normaliser: jax.Array
     """float32[B, T]: logsumexp of logits / temperature."""
     label_log_prob: jax.Array
@@ -36,19 +36,19 @@ class Top(NamedTuple):
     entropy: jax.Array
     """float32[B, T], nats, at temperature 1."""
     sample_ids: jax.Array
-    """int32[B, T, s]: drawn from the others in proportion to their mass, with replacement."""
+    """int32[B, T, s]: drawn from the other tokens in proportion to their probability, with replacement."""
     sample_log_probs: jax.Array
-    """float32[B, T, s]: in the whole distribution."""
+    """float32[B, T, s]: log-probabilities in the whole distribution."""
 
 
 def top_k(
     hidden, head, labels, uniforms, *, k: int, temperature: float, rules: ShardingRules, chunk: int | None = None
-) -> Top:
-    """The `k` likeliest of V tokens, and s samples of the others.
+) -> TopTokens:
+    """The `k` most likely of V tokens, and s samples of the others.
 
     hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T], where ~t means t; uniforms float32[B, T, s] in
-    [0, 1): the samples are where these fall in the cumulative distribution of the tail, so that equal numbers draw
-    equal tokens on every mesh, up to rounding. With s > 0 there must be a tail: k < V.
+    [0, 1). Each uniform picks the token at its place in the cumulative distribution of the tail, so that equal numbers
+    draw equal tokens on every mesh, up to rounding. s > 0 requires a tail: k < V.
     """
     batch_axes, vocab_axes = axes_tuple(rules.batch) + axes_tuple(rules.length), axes_tuple(rules.vocab)
 
@@ -65,8 +65,8 @@ def top_k(
     return jax.shard_map(local, in_specs=specs, out_specs=tokens)(hidden, head, labels, uniforms)
 
 
-def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: float) -> Top:
-    """The obvious form, on whole logits. Arguments and result as `top_k`."""
+def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: float) -> TopTokens:
+    """The slow twin, on whole logits. Arguments and result as `top_k`."""
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     plain, log_probs = jax.nn.log_softmax(logits), jax.nn.log_softmax(logits / temperature)
     top, ids = lax.top_k(log_probs, k)
@@ -75,7 +75,7 @@ def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: floa
     reached = jnp.cumsum(tail, axis=-1)
     samples = jnp.sum(reached[..., None, :] <= (uniforms * reached[..., -1:])[..., None], axis=-1, dtype=jnp.int32)
     of = lambda logp, ids: jnp.take_along_axis(logp, ids, axis=-1)
-    return Top(
+    return TopTokens(
         ids,
         top,
         jnp.log(jnp.sum(tail, axis=-1)),
@@ -87,37 +87,37 @@ def top_k_reference(hidden, head, labels, uniforms, *, k: int, temperature: floa
     )
 
 
-# ---- a chunk of rows on one device's part of the vocabulary --------------------------------------------------------
+# ---- a chunk of rows on one device's shard of the vocabulary -------------------------------------------------------
 
 
-def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> Top:
+def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> TopTokens:
     logits = dot(hidden, head, (1,), (0,))
     plain = logits - log_sum_exp(axes, logits)[:, None]
     label_log_prob = gather(axes, plain, jnp.where(labels < 0, ~labels, labels)[:, None])[:, 0]
     entropy = -lax.psum(jnp.sum(jnp.exp(plain) * plain, axis=-1), axes)
     logits = logits * (1 / temperature)
-    normaliser = log_sum_exp(axes, logits)
-    log_probs = logits - normaliser[:, None]
+    normalizer = log_sum_exp(axes, logits)
+    log_probs = logits - normalizer[:, None]
     top, ids = _top(axes, k, log_probs)
     rest = places(axes, log_probs, ids).set(-jnp.inf, mode="drop")
     tail = log_sum_exp(axes, rest)
     samples = _samples(axes, jnp.exp(rest - jnp.where(jnp.isfinite(tail), tail, 0)[:, None]), uniforms)
     sampled = gather(axes, log_probs, samples)
-    return Top(ids, top, tail, normaliser, label_log_prob, entropy, samples, sampled)
+    return TopTokens(ids, top, tail, normalizer, label_log_prob, entropy, samples, sampled)
 
 
 def _top(axes, k, log_probs):
-    """Largest k of the whole vocabulary: (values, ids), each [c, k]."""
+    """The k largest of the whole vocabulary: (values, ids), each [c, k]."""
     c, v = log_probs.shape
     values, ids = lax.top_k(log_probs, min(k, v))
     ids = ids + first_token(axes, v)
-    listed = lambda x: jnp.moveaxis(_gathered(axes, x), 0, 1).reshape(c, -1)  # by part, so by id among equals
+    listed = lambda x: jnp.moveaxis(_gathered(axes, x), 0, 1).reshape(c, -1)  # in order of shards, so ties by id
     top, at = lax.top_k(listed(values), k)
     return top, jnp.take_along_axis(listed(ids), at, axis=1)
 
 
 def _gathered(axes, x):
-    """[n, ...]: everybody's x, known to be the same on every device of `axes` (an all-gather's result is not)."""
+    """[n, ...]: x of all devices, with a type that is equal on every device of `axes` (an all-gather's is not)."""
     if not axes:
         return x[None]
     mine = jnp.arange(lax.axis_size(axes)) == lax.axis_index(axes)
@@ -125,15 +125,15 @@ def _gathered(axes, x):
 
 
 def _samples(axes, tail, uniforms):
-    """Tokens [c, s] where `uniforms` [c, s] fall in the cumulative sum of the unnormalised masses `tail` [c, v]."""
+    """Tokens [c, s] where `uniforms` [c, s] fall in the cumulative sum of the unnormalized masses `tail` [c, v]."""
     v = tail.shape[1]
     reached = jnp.cumsum(tail, axis=1)
-    until = jnp.cumsum(_gathered(axes, reached[:, -1]), axis=0)  # [n, c]: mass up to the end of each part
+    until = jnp.cumsum(_gathered(axes, reached[:, -1]), axis=0)  # [n, c]: mass up to the end of each shard
     below = lambda x: jnp.nextafter(x, jnp.zeros_like(x))
     target = jnp.minimum(uniforms * until[-1][:, None], below(until[-1])[:, None])
     part = jnp.sum(until[:, :, None] <= target[None], axis=0, dtype=jnp.int32)
     before = jnp.where(part > 0, jnp.take_along_axis(until.T, jnp.maximum(part - 1, 0), axis=1), 0)
-    # rounding must lead to no token of mass 0: the last one's border is never reached
+    # rounding must never pick a token of mass 0, so the end of the cumulative sum is never reached
     target = jnp.minimum(target - before, below(reached[:, -1])[:, None])
     at = jax.vmap(lambda sums, x: jnp.searchsorted(sums, x, side="right"))(reached, target).astype(jnp.int32)
     mine = part == (lax.axis_index(axes) if axes else 0)

@@ -1,6 +1,5 @@
-"""What rows of numbers per token need where the vocabulary may be split over mesh axes: themselves in chunks, sums over
-all of it, and some tokens' numbers in or out. To be used inside `shard_map`; results without a vocabulary are the same
-on every device.
+"""Helpers for rows [c, V] whose vocabulary may be sharded over mesh axes: chunking, log-sum-exp, gather, scatter. All
+run inside `shard_map`. Results without a vocabulary axis are equal on every device.
 
 c rows, v vocabulary entries on this device, m tokens of the whole vocabulary per row.
 """
@@ -11,7 +10,7 @@ from jax import lax
 
 
 def chunks(rows: int, *trees):
-    """Arrays [n, ...] as [chunks, rows, ...]; the last chunk is filled up with zeros."""
+    """Reshapes arrays [n, ...] to [chunks, rows, ...]; pads the last chunk with zeros."""
 
     def cut(x):
         fill = -x.shape[0] % rows
@@ -22,17 +21,17 @@ def chunks(rows: int, *trees):
 
 
 def unchunked(x, n: int):
-    """[n, ...] of [chunks, rows, ...]."""
+    """Inverse of `chunks`: [chunks, rows, ...] -> [n, ...]."""
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:n]
 
 
 def first_token(axes, v: int):
-    """Of this device's part."""
+    """First token id of this device's shard."""
     return lax.axis_index(axes) * v if axes else 0
 
 
 def log_sum_exp(axes, logits):
-    """[c] of [c, v]. Rows of nothing but -inf give -inf."""
+    """Log-sum-exp over the whole vocabulary, [c, v] -> [c]. A row of only -inf gives -inf."""
     largest = lax.pmax(jnp.max(logits, axis=-1), axes)
     largest = jnp.where(jnp.isfinite(largest), largest, 0)
     return jnp.log(lax.psum(jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1), axes)) + largest
@@ -43,12 +42,12 @@ def log_softmax(axes, logits):
 
 
 def is_token(axes, ids, v: int):
-    """bool[c, v]: where tokens int32[c] are in rows of v."""
+    """bool[c, v]: true at each row's token `ids` int32[c]."""
     return (ids - first_token(axes, v))[:, None] == jnp.arange(v, dtype=ids.dtype)[None, :]
 
 
 def gather(axes, values, ids):
-    """[c, m]: the values [c, v] of ids int32[c, m], whichever device holds them."""
+    """[c, m]: the entries of values [c, v] at ids int32[c, m], whichever device holds them."""
     v = values.shape[1]
     at = ids - first_token(axes, v)
     here = (at >= 0) & (at < v)
@@ -57,7 +56,8 @@ def gather(axes, values, ids):
 
 
 def places(axes, values, ids):
-    """Where ids int32[c, m] are in [c, v], to be set or added to with mode="drop": others' tokens have no place."""
+    """`values.at[...]` for ids int32[c, m] in values [c, v]. Set or add with mode="drop": ids of other devices' shards
+    are out of range."""
     v = values.shape[1]
     at = ids - first_token(axes, v)
     at = jnp.where((at >= 0) & (at < v), at, v)  # a negative index would count from the end

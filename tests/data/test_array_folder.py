@@ -1,4 +1,4 @@
-"""Arrays on disk: built once whoever asks, checked when opened. And how far a build is."""
+"""Array folders: built once for all processes, verified when opened; and the progress of a build."""
 
 import concurrent.futures
 import functools
@@ -14,7 +14,7 @@ from data.cache.progress import TokenizationProgress
 from maverick_jax import progress
 
 
-def test_who_comes_second_waits_and_builds_nothing(tmp_path):
+def test_the_second_caller_waits_and_builds_nothing(tmp_path):
     started, builds = threading.Barrier(4), []
 
     def build(folder):
@@ -44,7 +44,7 @@ def test_a_build_that_fails_leaves_no_finished_folder(tmp_path):
         array_folder.open_folder(tmp_path / "made")
 
 
-def test_equal_arrays_have_equal_digests_and_others_not(tmp_path):
+def test_only_equal_arrays_have_equal_digests(tmp_path):
     def digest(name, **arrays):
         folder = tmp_path / name
         folder.mkdir()
@@ -59,7 +59,7 @@ def test_equal_arrays_have_equal_digests_and_others_not(tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_told_on_stderr(monkeypatch, capsys, terminal):
+def test_progress_is_shown_on_stderr(monkeypatch, capsys, terminal):
     monkeypatch.setattr(progress, "Console", functools.partial(Console, force_terminal=terminal))
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     with TokenizationProgress("shakespeare") as told:

@@ -1,4 +1,4 @@
-"""Reading and tokenizing sources: every format, every defect with its place, the cache."""
+"""Reading and tokenizing sources: every format, every defect with its file and line, and the cache."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ TEXTS = ["first", "zweites, größer", "<|end_of_text|> third\n"]
 
 
 def _write(path: pathlib.Path, texts) -> pathlib.Path:
-    """`texts` in the format that the ending says."""
+    """Writes `texts` in the format of the file's ending."""
     if path.suffix == ".txt":
         path.write_text("\n---\n".join(texts), "utf-8")
     elif path.suffix == ".jsonl":
@@ -53,7 +53,7 @@ def _config(cache: pathlib.Path, **source) -> DataConfig:
 
 
 def _read(tmp_path, **source) -> list[str]:
-    """The documents as text, control tokens shown."""
+    """The documents as text, including control tokens."""
     store = tokenize_text("s", _config(tmp_path / "cache", **source), BYTES)
     bounds = zip(store["offsets"][:-1], store["offsets"][1:], strict=True)
     return [BYTES.decode(store["tokens"][begin:end], controls=True) for begin, end in bounds]
@@ -93,13 +93,13 @@ def test_folders_globs_lists_and_the_order_of_files(tmp_path):
 def test_shipped_text(tmp_path):
     (document,) = _read(tmp_path, path="package:tinyshakespeare")
     assert "First Citizen:" in document and len(document) > 1_000_000
-    with pytest.raises(InputError, match=r"no such text is shipped; did you mean tinyshakespeare\?"):
+    with pytest.raises(InputError, match=r"no shipped file has this name; did you mean tinyshakespeare\?"):
         _read(tmp_path, path="package:shakespeare")
-    with pytest.raises(InputError, match=r"no such text"):
+    with pytest.raises(InputError, match=r"no shipped file has this name"):
         _read(tmp_path, path="package:../config")
 
 
-def test_empty_documents_are_left_out_and_counted(tmp_path):
+def test_empty_documents_are_skipped_and_counted(tmp_path):
     path = _write(tmp_path / "a.jsonl", ["x", "", "y", ""])
     store = tokenize_text("s", _config(tmp_path / "cache", path=str(path)), BYTES)
     assert store["offsets"].tolist() == [0, 3, 6]
@@ -135,12 +135,12 @@ GOOD = b'{"text": "x"}\n'
         ("a.txt", b"", r"a.txt: the file is empty"),
         ("a.txt", b"ok\nna\xefve", r"a.txt: line 2: not UTF-8 \(byte 5"),
         ("a.txt", "größe".encode()[:3], r"a.txt: line 1: not UTF-8 .*truncated"),
-        ("a.jsonl", b"\n \n", r"a.jsonl: holds no document"),
+        ("a.jsonl", b"\n \n", r"a.jsonl: contains no document"),
         ("a.jsonl", b'{"text": ""}\n', r"every document is empty"),
         ("a.jsonl", GOOD + b'{"text": "a', r"a.jsonl: line 2: not JSON.*truncated"),
         ("a.jsonl", GOOD + b"{'text': 1}\n" + GOOD, r"a.jsonl: line 2: not JSON"),
         ("a.jsonl", GOOD + b'{"txt": "x"}\n', r"line 2: no field 'text'; did you mean txt\? \(fields: txt\)"),
-        ("a.jsonl", b'{"text": ["x"]}\n', r"line 1: field 'text' holds list; expected text"),
+        ("a.jsonl", b'{"text": ["x"]}\n', r"line 1: field 'text' is list; expected text"),
         ("a.jsonl", b"[1]\n", r"line 1: expected a JSON object with 'text', got list"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"line 1: not UTF-8"),
         ("a.jsonl", GOOD + b'{"text": "\\ud800"}\n', r"line 2: character 0 is half a character"),
@@ -148,10 +148,10 @@ GOOD = b'{"text": "x"}\n'
         ("a.parquet", b"", r"a.parquet: the file is empty"),
         ("a.parquet", b"PAR1 and no more", r"a.parquet: .*damaged, truncated or not Parquet"),
         ("a.array_record", b"x" * 500, r"a.array_record: .*damaged, truncated or not ArrayRecord"),
-        ("a.csv", b"a,b", r"cannot tell the format from the ending '.csv'"),
+        ("a.csv", b"a,b", r"no format has the ending '.csv'"),
     ],
 )
-def test_a_bad_file_is_one_error_with_its_place(tmp_path, name, content, message):
+def test_a_bad_file_raises_one_error_with_file_and_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -163,9 +163,9 @@ def test_a_bad_file_is_one_error_with_its_place(tmp_path, name, content, message
 def test_bad_parquet_and_array_records(tmp_path):
     parquet = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None], "n": [1, 2]}), parquet)
-    with pytest.raises(InputError, match=r"a.parquet: row 1: column 'text' holds null"):
+    with pytest.raises(InputError, match=r"a.parquet: row 1: column 'text' is null"):
         _read(tmp_path, path=str(parquet))
-    with pytest.raises(InputError, match=r"row 0: column 'n' holds int"):
+    with pytest.raises(InputError, match=r"row 0: column 'n' is int"):
         _read(tmp_path, path=str(parquet), field="n")
     with pytest.raises(InputError, match=r"no column 'texts'; did you mean text\? \(columns: text, n\)"):
         _read(tmp_path, path=str(parquet), field="texts")
@@ -180,12 +180,12 @@ def test_bad_parquet_and_array_records(tmp_path):
             _read(tmp_path, path=str(records))
 
 
-def test_paths_that_lead_nowhere(tmp_path):
+def test_paths_that_do_not_exist(tmp_path):
     (tmp_path / "corpus.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     for path, message in {
         tmp_path / "corpsu.txt": r"data.sources.s.path: .*no such file or folder.*did you mean corpus.txt\?",
-        tmp_path / "empty": r"holds no file that ends in",
+        tmp_path / "empty": r"contains no file that ends in",
         tmp_path / "*.jsonl": r"no file matches",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -195,8 +195,8 @@ def test_paths_that_lead_nowhere(tmp_path):
 @pytest.mark.parametrize(
     ("source", "key", "message"),
     [
-        ({}, "", "needs `path`"),
-        ({"path": []}, "", "needs `path`"),
+        ({}, "", "set `path`"),
+        ({"path": []}, "", "set `path`"),
         ({"kind": "synthetic", "path": "x.txt"}, ".path", "a key of kind: files or kind: text or .*; this one is of "
          "kind: synthetic"),
         ({"kind": "synthetic", "format": "text"}, ".format", "'text' is not one of synthetic"),
@@ -204,8 +204,8 @@ def test_paths_that_lead_nowhere(tmp_path):
         ({"path": "x.jsonl", "format": "jsonl", "split_on": "a"}, ".split_on", "a key of kind: files or kind: text; "
          "this one is of kind: jsonl"),
         ({"path": "x", "length": 4}, ".length", "a key of kind: synthetic; this one is of kind: files"),
-        ({"path": "x.jsonl", "field": None}, ".field", r"null \(the record itself .* needs format: array_record"),
-        ({"path": "x", "format": "parquet", "field": None}, ".field", r"null .* needs format: array_record"),
+        ({"path": "x.jsonl", "field": None}, ".field", r"null \(the record itself .* requires format: array_record"),
+        ({"path": "x", "format": "parquet", "field": None}, ".field", r"null .* requires format: array_record"),
         ({"path": "x.txt", "wieght": 1.0}, ".wieght", "unknown key; did you mean data.sources.s.weight?"),
         ({"path": "x.txt", "fromat": "text"}, ".fromat", "unknown key; did you mean data.sources.s.format?"),
         ({"path": "x", "format": "jsnl"}, ".format", "'jsnl' is not one of text, jsonl, .*; did you mean jsonl?"),
@@ -258,7 +258,7 @@ def test_cache_folder_comes_from_config_then_environment(tmp_path, monkeypatch):
         tokenize_text("s", _config(tmp_path / "file", kind="synthetic"), BYTES)
 
 
-def test_tokenized_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
+def test_a_source_is_tokenized_once_and_again_when_its_file_changes(tmp_path, monkeypatch):
     path = _write(tmp_path / "a.jsonl", TEXTS)
     config = _config(tmp_path / "cache", path=str(path))
     first = tokenize_text("s", config, BYTES)
@@ -272,7 +272,7 @@ def test_tokenized_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "contents", "name"])
-def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
+def test_a_damaged_cache_is_detected_and_rebuilt(tmp_path, caplog, damage):
     path = _write(tmp_path / "a.jsonl", TEXTS)
     config = _config(tmp_path / "cache", path=str(path))
     before = tokenize_text("s", config, BYTES)
@@ -291,7 +291,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, caplog, damage):
         array_folder.open_folder(before.path)
     with caplog.at_level(logging.WARNING):
         assert tokenize_text("s", config, BYTES)["tokens"].tolist() == expected
-    assert "is damaged" in caplog.text and "building it again" in caplog.text
+    assert "is damaged" in caplog.text and "rebuilding it" in caplog.text
 
 
 def test_large_arrays_are_checked_at_both_ends(tmp_path, monkeypatch):
@@ -310,7 +310,7 @@ def test_large_arrays_are_checked_at_both_ends(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 6, 8])
-def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
+def test_an_interrupted_tokenization_resumes(tmp_path, monkeypatch, stop_after):
     monkeypatch.setattr(prepare, "BATCH_DOCUMENTS", 2)
     monkeypatch.setattr(prepare, "COMMIT_BYTES", 1)
     folder = tmp_path / "corpus"
@@ -341,7 +341,7 @@ def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
     assert len(again) == 12 - (stop_after - 1)
 
 
-# ---- what resumed runs depend on -----------------------------------------------------------------------------------
+# ---- values that resumed runs depend on ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -372,9 +372,9 @@ def test_an_interrupted_tokenization_goes_on(tmp_path, monkeypatch, stop_after):
         ),
     ],
 )  # fmt: skip
-def test_fingerprints_are_those_of_the_first_release(tmp_path, config, fingerprints):
-    """A run goes on only if its data has the fingerprint that its checkpoints name. These were computed when sources
-    were one section."""
+def test_fingerprints_equal_those_of_the_first_release(tmp_path, config, fingerprints):
+    """A run resumes only if its data has the fingerprint in its checkpoints. These fingerprints were computed when all
+    sources shared one config section."""
     data = DataConfig.model_validate(config | {"cache_dir": str(tmp_path)})
     assert [open_dataset(data, split, seed=7).fingerprint[:16] for split in ("train", "eval")] == fingerprints
 
@@ -391,7 +391,7 @@ def test_fingerprints_are_those_of_the_first_release(tmp_path, config, fingerpri
         ("a.array_record", {"format": "array_record", "field": None}, ["array_record", ""]),
     ],
 )
-def test_the_cache_knows_a_file_by_path_size_time_and_how_it_is_read(tmp_path, name, source, identity):
+def test_the_cache_identifies_a_file_by_path_size_time_and_options(tmp_path, name, source, identity):
     path = tmp_path / name
     path.write_bytes(b"x")
     config = _config(tmp_path, path=str(path), **source).sources["s"]

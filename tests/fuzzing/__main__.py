@@ -1,7 +1,7 @@
-"""`python -m tests.fuzzing [SECONDS] [SEED] [TARGET ...]`: what reads foreign data, on data that is malformed.
+"""`python -m tests.fuzzing [SECONDS] [SEED] [TARGET ...]`: runs all readers of foreign data on malformed data.
 
-Each target runs in a process of its own, whose death is a finding like any other. Prints a line for each target and
-every finding; exits with 1 if there is one.
+Each target runs in its own process, whose death is a finding too. Prints a line for each target and each finding, and
+exits with 1 if there is a finding.
 """
 
 import json
@@ -14,7 +14,7 @@ from tests.fuzzing.harness import ROOT
 from tests.fuzzing.targets import WEIGHTS, scratch_folder
 
 GRACE = 120
-"""Seconds beyond its share that a target may take: to make its files, to end."""
+"""Additional seconds that a target may take to create its files and to end."""
 
 
 def main(seconds: float, seed: int, *names: str) -> int:
@@ -28,7 +28,7 @@ def main(seconds: float, seed: int, *names: str) -> int:
 
 
 def _in_a_process(name: str, seconds: float, seed: int) -> dict:
-    """What the target has to tell, or how its process ended."""
+    """The target's report, or how its process ended."""
     with scratch_folder() as scratch:
         told, last = pathlib.Path(scratch) / "told.json", pathlib.Path(scratch) / "last.txt"
         command = [sys.executable, "-m", "tests.fuzzing.worker", name, str(seconds), str(seed), scratch]

@@ -1,4 +1,4 @@
-"""Models on disk as targets: Hugging Face folders, their configs alone, and checkpoints of our own."""
+"""Models on disk as targets: Hugging Face folders, their config files, and our checkpoints."""
 
 import functools
 import hashlib
@@ -48,7 +48,7 @@ def _traced(config: str, mesh, rules):
 
 
 def _shapes_once():
-    """Tracing a model to know its shapes is nearly all of the time, and nearly all examples are of one model."""
+    """Caches the shapes of models, because tracing takes most of the time and most examples have the same model."""
     return mock.patch.object(
         pretrained, "abstract_model", lambda config, mesh, rules=None: _traced(config.model_dump_json(), mesh, rules)
     )
@@ -58,7 +58,7 @@ def _shapes_once():
 
 
 def folder_target(scratch: pathlib.Path) -> Target:
-    """The opening stage of `load_pretrained` with some reading, and all that an import does before it writes."""
+    """Opens a folder as `load_pretrained` does, reads parts of it, and runs an import up to its first write."""
     text, images = case("three_layers").ours, case("maverick_with_images").ours
     goods = [scratch / "text", scratch / "sharded", scratch / "images"]
     save_pretrained(text, goods[0], dtype="float32")
@@ -73,7 +73,7 @@ def folder_target(scratch: pathlib.Path) -> Target:
 
 
 def _file_damage(good: pathlib.Path) -> st.SearchStrategy:
-    """(name of a file of the folder, its new bytes or what becomes of it)."""
+    """(Name of a file in the folder, its new bytes or the kind of damage)."""
     names = sorted(path.name for path in good.iterdir())
     contents_of = {name: (good / name).read_bytes() for name in names}
     shards = [name for name in names if name.endswith(".safetensors")]
@@ -137,11 +137,11 @@ def _apply(path: pathlib.Path, what: bytes | str) -> None:
             path.touch()
 
 
-# ---- configs alone -------------------------------------------------------------------------------------------------
+# ---- config files --------------------------------------------------------------------------------------------------
 
 
 def config_target(scratch: pathlib.Path) -> Target:
-    """config.json with quantization_config, read from a file; a config that is taken is written and read again."""
+    """config.json with quantization_config, read from a file. Accepted configs are written and read again."""
     text = {"max_position_embeddings": 64, **config_json(case("three_layers").config)}
     scaled = config_json(
         variant(use_qk_norm=True, rope_scaling={"factor": 16.0, "original_max_position_embeddings": 32})
@@ -164,7 +164,7 @@ def _read_config(data: bytes, path: pathlib.Path) -> None:
 
 
 def generation_target(scratch: pathlib.Path) -> Target:
-    """generation_config.json, read and carried over to an export."""
+    """generation_config.json, read and copied to an export."""
     config, tokenizer = case("three_layers").config, load_tokenizer("bytes")
 
     def read(data: bytes) -> None:
@@ -179,7 +179,7 @@ def generation_target(scratch: pathlib.Path) -> Target:
 
 
 def checkpoint_target(scratch: pathlib.Path) -> Target:
-    """A checkpoint whose files are damaged, or whose metadata says something else under a digest that is right."""
+    """A checkpoint with damaged files, or with wrong metadata and a valid digest."""
     good = scratch / "run"
     save_pretrained(case("three_layers").ours, scratch / "for_run", dtype="float32")
     import_checkpoint(scratch / "for_run", good)
@@ -209,7 +209,7 @@ def checkpoint_target(scratch: pathlib.Path) -> Target:
 
 
 def _reshaped(key: str, meta: dict, record: dict) -> st.SearchStrategy:
-    """An array whose record and metadata agree on a shape that it does not have."""
+    """An array whose record and metadata agree on a wrong shape."""
     name = key.removesuffix("/zarr.json")
 
     def change(shape: list[int], chunk: list[int]) -> tuple[str, dict]:
@@ -238,7 +238,7 @@ def _read_checkpoint(good: pathlib.Path, what: str, damage, run: pathlib.Path, t
         (step / what).write_bytes(damage)
     store = CheckpointStore(run / CHECKPOINTS, read_only=True)
     claimed = sum(math.prod(entry["shape"]) for entry in store.meta(0)["arrays"].values())
-    if claimed < 10**8:  # it takes the time that the model it claims to be takes
+    if claimed < 10**8:  # larger claims take too long
         assert all(isinstance(problem, str) for problem in store.verify(0))
     with _shapes_once(), mock.patch.object(importing, "import_arrays"):
         numbers = [hashlib.sha256(a.tobytes()).hexdigest() for a in _numbers(run)]
@@ -249,7 +249,7 @@ def _read_checkpoint(good: pathlib.Path, what: str, damage, run: pathlib.Path, t
 
 
 def _seal(step: pathlib.Path, meta) -> None:
-    """Hostile metadata has the right digest: it guards against accidents only."""
+    """Writes a valid digest, because the digest protects only against accidents."""
     try:
         meta = json.loads(dumps(meta))
     except (ValueError, RecursionError):
@@ -262,7 +262,7 @@ def _seal(step: pathlib.Path, meta) -> None:
 
 
 def _numbers(run: pathlib.Path) -> list[np.ndarray]:
-    """All parameters of the run, verified."""
+    """All parameters of the run, after verification."""
     source = open_source(run)
     readers = source.readers()
     assert all(name and not name.startswith(MODEL) for name in readers)

@@ -1,8 +1,8 @@
-"""Runs a target on example after example, and says which of them ended otherwise than they may.
+"""Runs a target on generated examples and reports findings.
 
-An example may be taken or refused with a `MaverickError`. Any other exception, a message that harms a terminal, and
-more time or memory than the target's limits are findings. Findings with one cause (type and place) are kept once,
-with the smallest example seen.
+A target may accept an example or refuse it with a `MaverickError`. Any other exception is a finding, and so is a
+message with terminal commands, or more time or memory than the target's limits. Findings with the same cause (type and
+location) are reported once, with the smallest example.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from maverick_jax.errors import MaverickError
 
 ROUND = 50
-"""Examples made from one seed."""
+"""Number of examples generated from one seed."""
 HANGS = 60
-"""Seconds after which a process that cannot even be interrupted is ended, with its stack."""
+"""Seconds after which a process that does not react to the interruption is ended, with a stack trace."""
 LONGEST_MESSAGE = 20_000
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -39,28 +39,28 @@ class Target:
     name: str
     examples: st.SearchStrategy
     read: Callable[[Any], object]
-    """Returns, or raises MaverickError; False: the example was refused in a way of its own."""
+    """Returns, or raises MaverickError. Returns False for an example that it refused in another way."""
     seconds: float = 2
-    """Processor time of one example."""
+    """Limit of CPU time per example."""
     megabytes: int = 512
-    """Memory of one example, beyond what the process had before it."""
+    """Limit of additional memory per example."""
 
 
 class TooSlow(BaseException):
-    """So that no `except Exception` in between makes it an answer."""
+    """A target exceeded its time limit. Not an `Exception`, so that no `except Exception` catches it."""
 
 
 class TooLarge(Exception):
-    """More memory than the target's limit."""
+    """A target exceeded its memory limit."""
 
 
 class BadMessage(Exception):
-    """The message of an error is too long, or holds what a terminal acts on."""
+    """The message of an error is too long or contains terminal commands."""
 
 
 @dataclasses.dataclass
 class Report:
-    """What a target did."""
+    """Results of a target."""
 
     name: str
     taken: int = 0
@@ -80,8 +80,8 @@ class Report:
 def fuzz(
     target: Target, seconds: float, seed: int, *, before: Callable[[Any], object] = id, rounds: int = sys.maxsize
 ) -> Report:
-    """Examples of `target` for about `seconds` or `rounds`, one at least; the first is made from `seed`, others
-    from what follows it. `before` is told each example before it is read."""
+    """Runs `target` for about `seconds` or for `rounds`, but on at least one example. The first round uses `seed`,
+    later rounds the following seeds. `before` is called with each example before the target reads it."""
     report, begun = Report(target.name), time.monotonic()
     seeds = random.Random(seed)
 
@@ -94,7 +94,7 @@ def fuzz(
     )
     @hypothesis.given(target.examples)
     def examine(example):
-        if time.monotonic() - begun < seconds or not report.examples:  # one at least, however slow the imports were
+        if time.monotonic() - begun < seconds or not report.examples:  # at least one, even if imports were slow
             before(example)
             _examine(target, example, report, at)
 
@@ -119,7 +119,7 @@ def _examine(target: Target, example: Any, report: Report, seed: int) -> None:
         report.taken, report.refused = report.taken + outcome, report.refused + (not outcome)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as found:  # a panic of a library in Rust is no Exception
+    except BaseException as found:  # a panic of a Rust library is not an Exception
         cause = (type(found).__name__, *_where(found))
         shown = f"{example!r:.5000}"
         if cause not in report.findings or len(shown) < len(report.findings[cause][1]):
@@ -128,7 +128,7 @@ def _examine(target: Target, example: Any, report: Report, seed: int) -> None:
 
 
 def _outcome(target: Target, example: Any) -> bool:
-    """Whether the example was taken."""
+    """Whether the target accepted the example."""
 
     def stop(*_):
         raise TooSlow(f"still running after {4 * target.seconds} s")
@@ -158,7 +158,7 @@ def require_harmless(message: str) -> None:
 
 
 def _where(found: BaseException) -> tuple:
-    """The last place in our code that an exception passed."""
+    """The innermost location in our code in the exception's traceback."""
     frames = traceback.extract_tb(found.__traceback__)
     ours = [f for f in frames if f.filename.startswith(str(ROOT)) and "/.venv/" not in f.filename]
     ours = [f for f in ours if "/tests/" not in f.filename] or ours
@@ -166,7 +166,7 @@ def _where(found: BaseException) -> tuple:
 
 
 def resident(line: str, *, reset: bool = False) -> int:
-    """Bytes of this process: `VmRSS` now, `VmHWM` at most since the mark was reset."""
+    """Resident bytes of this process: `VmRSS` is the current value, `VmHWM` the maximum since the last reset."""
     if reset:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     status = pathlib.Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""How good data is made bad: bytes, JSON and text. Strategies of hypothesis, and nothing of what reads the result."""
+"""Hypothesis strategies that damage valid data: bytes, JSON and text. They do not depend on the targets."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ _NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2*
 
 @st.composite
 def damaged(draw, good: bytes, most: int = 5, within: int | None = None) -> bytes:
-    """`good` after a few edits, all of them in its first `within` bytes (None: anywhere)."""
+    """`good` with a few edits, all in its first `within` bytes (None: anywhere)."""
     data = bytearray(good)
     for _ in range(draw(st.integers(1, most))):
         end = min(len(data), within or len(data))
@@ -46,7 +46,7 @@ def damaged(draw, good: bytes, most: int = 5, within: int | None = None) -> byte
 
 @st.composite
 def bulk(draw, fragments: Sequence[str], most_bytes: int) -> str:
-    """Little that is repeated often, between a beginning and an end."""
+    """A short text repeated many times, between a prefix and a suffix."""
     pieces = st.lists(st.sampled_from(fragments), min_size=1, max_size=3).map("".join)
     middle = draw(pieces)
     times = draw(st.sampled_from([100, 1000, 10_000, 10**9]))
@@ -57,7 +57,7 @@ def bulk(draw, fragments: Sequence[str], most_bytes: int) -> str:
 
 
 class Raw(str):
-    """A value by its text, whether or not that is JSON."""
+    """The text of a value, which may be invalid JSON."""
 
 
 _LITERALS = ["NaN", "-Infinity", "1e999", "-0", "01", "1e-400", "9" * 5000, '"\\ud800"', '"\\u0000"', "[1,]", "/**/1"]
@@ -98,7 +98,7 @@ _EDITS = ["wild"] * 4 + ["near"] * 3 + ["delete", "rename", "swap", "wrap", "lon
 
 @st.composite
 def changed(draw, tree: Any, most: int = 3, wild: st.SearchStrategy = WILD) -> Any:
-    """A copy of `tree` (JSON values) with a few other values, keys and places."""
+    """A copy of `tree` (JSON values) with a few changed values, keys and positions."""
     tree = copy.deepcopy(tree)
     for _ in range(draw(st.integers(1, most))):
         found = list(places(tree))
@@ -137,7 +137,7 @@ def _near(value: Any) -> st.SearchStrategy:
 
 
 def dumps(value: Any) -> str:
-    """JSON, but for what is Raw."""
+    """The JSON of a value, in which `Raw` texts are written as they are."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):
@@ -150,6 +150,6 @@ def dumps(value: Any) -> str:
 
 @st.composite
 def json_files(draw, tree: Any, most: int = 3) -> bytes:
-    """A JSON file like the one of `tree`, changed as values and sometimes as bytes."""
+    """The JSON file of `tree` with changed values and sometimes with changed bytes."""
     text = dumps(draw(changed(tree, most))).encode("utf-8", "surrogatepass")
     return draw(damaged(text, 2)) if draw(st.integers(0, 9)) == 0 else text

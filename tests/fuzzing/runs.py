@@ -1,4 +1,4 @@
-"""Agent runs as a target: every format, edited; what is taken comes back from our form as it was."""
+"""Trajectories as a target: edited files of every format. Accepted ones must survive a round trip in our format."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ from tests.helpers.trajectory_samples import ALL
 
 
 def runs_target(scratch: pathlib.Path) -> Target:
-    """Files of runs, of lines and of one document."""
+    """Files of trajectories, as JSON lines and as one document."""
     records = [make() for make in ALL.values()]
     one = st.sampled_from(records).flatmap(json_files)
     good = st.sampled_from([dumps(record).encode() for record in records])

@@ -1,4 +1,4 @@
-"""The fuzzing of `make fuzz`, a few examples of each kind; and that it would see what it is there to see."""
+"""A few examples of each target of `make fuzz`, and tests that the harness detects each kind of finding."""
 
 import importlib
 import re
@@ -15,13 +15,13 @@ QUICK = ("config", "generation", "image", "chat", "calls", "tokenizer", "runs")
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_few_examples_of_each(name, tmp_path):
+def test_a_few_examples_of_each_target(name, tmp_path):
     report = fuzz(make(name, tmp_path), seconds=60, seed=1, rounds=1)
     assert not report.findings and report.examples > 30
     assert report.refused
 
 
-def test_every_target_has_its_time():
+def test_every_target_gets_its_time():
     assert WEIGHTS.keys() == MAKERS.keys() >= set(QUICK)
 
 
@@ -64,20 +64,20 @@ def _spin() -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_is_found(name):
+def test_each_kind_of_finding_is_detected(name):
     read, kind = BAD[name]
-    seconds = 5 if kind == "TooLarge" else 0.1  # new pages may cost a virtual machine more than that
+    seconds = 5 if kind == "TooLarge" else 0.1  # new memory pages may take longer than 0.1 s on a virtual machine
     report = fuzz(Target("bad", st.just(1), read, seconds=seconds, megabytes=32), seconds=0.05, seed=0)
     assert [cause[0] for cause in report.findings] == [kind]
 
 
-def test_what_is_right_is_no_finding():
+def test_accepted_and_refused_examples_are_no_findings():
     refuse = Target("good", st.just(1), lambda example: _raise(InputError("no")))
     report = fuzz(refuse, seconds=0.05, seed=0)
     assert report.refused and not report.taken and not report.findings
 
 
-def test_there_are_as_many_malformed_cases_as_is_said():
+def test_the_docs_state_the_number_of_malformed_cases():
     rows = [line.split("|") for line in (ROOT / "docs" / "reference" / "safety.md").read_text().splitlines()]
     total = 0
     for *_, tests, said, _ in (row for row in rows if len(row) == 7 and row[5].strip().isdigit()):

@@ -1,4 +1,4 @@
-"""Texts and pictures as targets: tokenizer files, images, conversations, what models write, run configs."""
+"""Texts and images as targets: tokenizer files, images, conversations, model outputs, run configs."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ SAMPLES = ["", "hello <s> <|eot|>", "  two\n\nlines ", "é🙂東\0", "x" * 300,
 
 
 def tokenizer_target(scratch: pathlib.Path) -> Target:
-    """tokenizer.json and tokenizer_config.json: no text becomes a control token in what is taken."""
+    """tokenizer.json and tokenizer_config.json: accepted tokenizers never encode text as a control token."""
     bases = [json.loads(text) for text in _tokenizer_files(scratch)]
     config = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": None, "chat_template": "{{ 1 }}"}
     files = st.sampled_from(bases).flatmap(json_files)
@@ -78,7 +78,7 @@ def _read_tokenizer(folder: pathlib.Path, content: bytes, config: bytes | None) 
 
 
 def ranks_target(scratch: pathlib.Path) -> Target:
-    """tokenizer.model: a rank file with other lines."""
+    """tokenizer.model: a rank file with changed lines."""
     whole = write_rank_file(scratch / "tokenizer.model").read_bytes()
     line = st.one_of(st.sampled_from([b"", b"AAAA 0", b"YQ== -1", b"YQ==  7", b"!! 3", b"YQ== 9" * 5000]), st.binary())
 
@@ -104,7 +104,7 @@ def ranks_target(scratch: pathlib.Path) -> Target:
 
 
 def image_target() -> Target:
-    """Opened and made into tiles; parts of a PNG are damaged under checksums that are right."""
+    """Images are opened and preprocessed into tiles. Chunks of PNG files are damaged and get valid checksums."""
     pictures = [
         noise(24, 20),
         noise(21, 9, "L"),
@@ -168,7 +168,7 @@ def _read_image(data: bytes) -> None:
 
 
 def chat_target() -> Target:
-    """Conversations and tools in OpenAI's form, rendered in each dialect: control ids are those of its structure."""
+    """Conversations and tools in OpenAI's format, rendered in each dialect: only the structure gives control ids."""
     messages, tools = openai_form(everything("x <|eot|> y", thought="hm"))
     tree = {"messages": messages, "tools": tools}
     wild = st.one_of(VALUES, SCALARS, TEXTS)
@@ -205,7 +205,7 @@ def _require_own_controls(conversation: chat.Conversation, dialect: str) -> None
 
 @functools.cache
 def bytes_with_thoughts():
-    """The bytes tokenizer has no tokens for thoughts."""
+    """The byte tokenizer with added tokens for thoughts, which it lacks."""
     made = load_tokenizer("bytes")
     names = ("<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>")
     made._set_controls({**made.controls, **{name: made.vocab_size + i for i, name in enumerate(names)}})
@@ -219,7 +219,7 @@ CALL_FRAGMENTS = [
 
 
 def calls_target() -> Target:
-    """What a model wrote, as text and as ids: a Reply or a CallError, and a Reply says the same when written again."""
+    """Model outputs, as text and as ids: each gives a Reply or a CallError, and a Reply survives a round trip."""
     tokenizer = bytes_with_thoughts()
     controls = list(tokenizer.controls.values())
     good = st.builds(_written, st.lists(CALLS, min_size=1, max_size=3), st.sampled_from(list(DIALECTS)))

@@ -1,6 +1,6 @@
-"""The table of parameters in docs/architecture.md, made from their declarations.
+"""The table of parameters in docs/architecture.md, generated from their declarations.
 
-`python -m tests.helpers.parameter_table` writes it anew.
+`python -m tests.helpers.parameter_table` updates it.
 """
 
 import itertools
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- parameters -->\n", "<!-- end of parameters -->\n"
 
 TEXT = {1009: "V", 101: "D", 14: "N", 7: "K", 6: "H", 47: "F", 53: "F of dense layers", 5: "E"}
 VISION = {24: "W", 3: "N", 8: "H", 96: "F", 43: "A", 37: "patches + 1", 20: "C * patch^2", 101: "D"}
-"""What each size of `CONFIG` is: no two of a part are equal."""
+"""The symbol of each size in `CONFIG`. No two sizes of one part of the model are equal."""
 
 CONFIG = ModelConfig(
     vocab_size=1009,
@@ -43,7 +43,7 @@ CONFIG = ModelConfig(
 
 
 def table() -> str:
-    """Markdown: arrays that differ in nothing but their name share a line."""
+    """The table in Markdown. Arrays that differ only in their names share a line."""
     lines = ["| path | shape | logical axes | role |", "|---|---|---|---|"]
     for facts, group in itertools.groupby(_listed(), key=_facts):
         lines.append(f"| {', '.join(f'`{p.name}`' for p in group)} | {' | '.join(facts)} |")
@@ -64,7 +64,7 @@ def _facts(p: Parameter) -> tuple[str, str, str]:
 
 
 def written(document: str) -> str:
-    """The document with the table in its place."""
+    """The document with the current table."""
     before, rest = document.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 

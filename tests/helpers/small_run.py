@@ -1,4 +1,4 @@
-"""A real run that is small: its config, and processes and folders of it that tests start, damage and compare."""
+"""A small real run: its config, and helpers that start, damage and compare its processes and folders."""
 
 import dataclasses
 import hashlib
@@ -42,8 +42,7 @@ logging: {{every: 1, progress: false}}
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where runs of a test session are kept, with what they share: the config's file, tokenized data, compiled
-    programs."""
+    """The folder of a test session's runs, and what they share: the config file, tokenized data, compiled programs."""
 
     root: pathlib.Path
 
@@ -57,7 +56,7 @@ class Place:
         return str(self.root / "small.yaml")
 
     def environment(self, devices: int = 1, **more) -> dict[str, str]:
-        """Of a user's process: none of the strictness of this one, which would hide what users meet."""
+        """The environment of a user's process, without the stricter settings of tests."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAVERICK", "SLURM"))}
         return kept | {
             "PYTHONPATH": str(REPOSITORY),
@@ -70,7 +69,7 @@ class Place:
         }
 
     def start(self, run_dir: pathlib.Path, *overrides, config=None, devices=1, log="log", **environment):
-        """`maverick train` in a process of its own; its output goes to the file `<run_dir>.<log>`."""
+        """Starts `maverick train` in its own process; its output goes to the file `<run_dir>.<log>`."""
         words = [config or self.config, f"run.dir={run_dir}", *overrides]
         with run_dir.with_name(run_dir.name + f".{log}").open("ab") as file:
             return subprocess.Popen(
@@ -82,7 +81,7 @@ class Place:
             )
 
     def train(self, run_dir: pathlib.Path, *overrides, code: int = 0, **how) -> str:
-        """Runs it to its end, which must be exit `code`. Returns what it said."""
+        """Runs `maverick train` to its end and checks its exit code. Returns its output."""
         said = log_of(run_dir, how.get("log", "log"))
         before = len(said)
         found = finish(self.start(run_dir, *overrides, **how))
@@ -117,11 +116,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-# ---- what a run left -------------------------------------------------------------------------------------------------
+# ---- the files of a run ----------------------------------------------------------------------------------------------
 
 
 def lines(run_dir: pathlib.Path) -> list[dict]:
-    """The record, without what depends on the clock."""
+    """The lines of metrics.jsonl, without values that depend on the clock."""
     read = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in CLOCKS} for line in read]
 
@@ -135,19 +134,19 @@ def store(run_dir: pathlib.Path) -> CheckpointStore:
 
 
 def checksums(run_dir: pathlib.Path, step: int) -> dict[str, str]:
-    """Of every array of the state after update `step`."""
+    """The checksum of every array of the state after update `step`."""
     return {name: entry["checksum"] for name, entry in store(run_dir).meta(step)["arrays"].items()}
 
 
 def assert_same_run(one: pathlib.Path, other: pathlib.Path, step: int = STEPS) -> None:
-    """Every logged value and every bit of the final state."""
+    """Checks that all logged values and all bits of the final state are equal."""
     assert lines(one) == lines(other)
     assert lines(one)[-1]["step"] == step
     assert checksums(one, step) == checksums(other, step)
 
 
 def cut_back(whole: pathlib.Path, run_dir: pathlib.Path, step: int) -> pathlib.Path:
-    """A copy of `whole` as a process left it that died after update `step` was saved, and had gone on a little."""
+    """A copy of `whole` in the state that a process leaves if it dies soon after saving update `step`."""
     shutil.copytree(whole, run_dir)
     for path in (run_dir / "checkpoints").iterdir():
         if int(path.name) > step:
@@ -156,6 +155,6 @@ def cut_back(whole: pathlib.Path, run_dir: pathlib.Path, step: int) -> pathlib.P
 
 
 def contents(folder: pathlib.Path) -> dict[str, str]:
-    """A digest per file."""
+    """The digest of each file."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

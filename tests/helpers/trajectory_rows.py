@@ -1,4 +1,4 @@
-"""Short agent runs as files, and data made of them, for tests of rows and objectives."""
+"""Files of short trajectories, and data configs with them, for tests of rows and objectives."""
 
 import json
 import pathlib
@@ -12,8 +12,9 @@ TOOLS = (Tool("book", "Book.", {"type": "object"}),)
 
 
 def short_run(number: int) -> Trajectory:
-    """A refused call and its recovery, and an answer whose length depends on `number`; every third declares tools,
-    every third has no system message, every fourth failed, one message of every second has a weight of its own."""
+    """A trajectory with a failed call, its recovery, and an answer whose length depends on `number`. Every third one
+    declares tools, every third has no system message, every fourth failed, and in every second one message has its own
+    weight."""
     steps = [] if number % 3 == 2 else [Step(Message(Role.SYSTEM, "Book."))]
     steps += [
         Step(Message(Role.USER, f"For {number}.")),
@@ -27,20 +28,20 @@ def short_run(number: int) -> Trajectory:
 
 
 def write_runs(path: pathlib.Path, count: int, more: str = "") -> pathlib.Path:
-    """`count` short runs in our form, then the text `more`."""
+    """Writes `count` short trajectories in our format, then the text `more`."""
     path.write_text("".join(ours.write(short_run(i)) + "\n" for i in range(count)) + more)
     return path
 
 
 def tuning(path: pathlib.Path) -> list[str]:
-    """Overrides that make the tests' small run one of objective `trajectory`, on the file of runs at `path`."""
+    """Overrides that give the small run the objective `trajectory` and the trajectories at `path`."""
     source = json.dumps({"path": str(path), "format": "trajectories"})
     return [f"data.sources={{shop: {source}}}", "data.sequence_length=256", "data.held_out_fraction=0.3",
             "data.batch_size=4", "run.eval_batches=1", "objective.kind=trajectory"]  # fmt: skip
 
 
 def data_config(folder: pathlib.Path, count: int = 6, options: dict | None = None, **changes) -> DataConfig:
-    """Of a source `shop` of short runs, in bytes."""
+    """A data config with a source `shop` of short trajectories, tokenized as bytes."""
     path = folder / "runs.jsonl"
     if not path.exists():
         write_runs(path, count)

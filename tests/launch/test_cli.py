@@ -1,4 +1,5 @@
-"""The command `maverick`: exit codes, one message per error, JSON on stdout, nothing heavy before it is needed."""
+"""The command `maverick`: exit codes, one message per error, JSON on stdout, and no heavy imports before they are
+needed."""
 
 import ast
 import json
@@ -52,7 +53,7 @@ def test_help_lists_every_verb_and_every_verb_has_help(maverick):
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    """CPU seconds, of which other processes of this machine take none: wall time is at most that when it is idle."""
+    """Measures CPU seconds, because they do not depend on other processes of the machine."""
     code = (
         "import sys, time; from launch.cli import main; main(['--help']); main(['trian'])\n"
         "assert not {'jax', 'numpy', 'yaml', 'orbax', 'grain'} & set(sys.modules), 'heavy import'\n"
@@ -87,14 +88,14 @@ def test_bad_arguments_are_one_message_and_exit_code_78(maverick, argv, said):
     assert "Traceback" not in err
 
 
-def test_a_message_cannot_act_on_a_terminal():
+def test_a_message_cannot_control_a_terminal():
     told = str(errors.InputError("a\tb\nc \x1b]0;x\x07 \x9b \u202e \ud800 é東"))
     assert told == "a\tb\nc \\x1b]0;x\\x07 \\x9b \\u202e \\ud800 é東"
     assert len(str(errors.InputError("x" * 10**6))) < 17_000
 
 
 def test_every_outcome_has_its_exit_code(maverick, monkeypatch):
-    """Each error of the contract reaches the shell as its own code; what is none of them shows a traceback."""
+    """Each kind of error has its own exit code; any other exception shows a traceback."""
     codes = {e.__name__: e.exit_code for e in (*_subclasses(errors.MaverickError), errors.MaverickError)}
     assert {"InputError": 78, "CheckFailed": 1, "Preempted": 75, "PeerFailed": 76}.items() <= codes.items()
     for outcome in (errors.Preempted, errors.PeerFailed, errors.NonFiniteBudgetSpent, errors.NoRestorableCheckpoint):
@@ -117,7 +118,7 @@ def _subclasses(base: type) -> list[type]:
     return [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, base) and c is not base]
 
 
-def test_interruption_is_no_traceback(maverick, monkeypatch):
+def test_interruption_shows_no_traceback(maverick, monkeypatch):
     def interrupt(args):
         raise KeyboardInterrupt
 
@@ -125,7 +126,7 @@ def test_interruption_is_no_traceback(maverick, monkeypatch):
     assert maverick("doctor", "x") == (130, "", "interrupted\n")
 
 
-def test_a_reader_that_stops_reading_is_no_error():
+def test_a_closed_output_pipe_is_no_error():
     code = "import sys; from launch.cli import main; sys.exit(main(['config', 'schema']))"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     reader, writer = os.pipe()
@@ -136,7 +137,7 @@ def test_a_reader_that_stops_reading_is_no_error():
     assert done.returncode == 0
 
 
-# ---- what the light verbs print --------------------------------------------------------------------------------------
+# ---- output of the light verbs ---------------------------------------------------------------------------------------
 
 
 def test_config_list(maverick):
@@ -149,7 +150,7 @@ def test_config_list(maverick):
     assert "pretrain_tiny" in out
 
 
-def test_config_show_is_a_config(maverick, tmp_path):
+def test_config_show_prints_a_valid_config(maverick, tmp_path):
     code, out, _ = maverick("config", "show", "pretrain_tiny", "run.steps=3", "optimizer.learning_rate=5e-4")
     assert code == 0
     shown = parse(out, "shown").data
@@ -180,7 +181,7 @@ def test_plan_fits_or_fails(maverick):
     assert "verdict            fits" in out
 
 
-def test_the_console_script_is_this_main():
+def test_the_console_script_calls_main():
     import tomllib
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -191,7 +192,7 @@ def _is_module(name: str) -> bool:
     return (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
 
 
-def test_no_verb_promises_what_does_not_exist():
+def test_every_import_of_a_verb_exists():
     tree = ast.parse(pathlib.Path(cli.__file__).read_text())
     wanted = [(n.module, a.name) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
     missing = [(m, name) for m, name in wanted if not (_is_module(f"{m}.{name}") or hasattr(import_module(m), name))]

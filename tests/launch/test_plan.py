@@ -1,4 +1,4 @@
-"""Closed forms against the real model and against counting by hand; the plan's verdict."""
+"""Compares closed forms with the real model and with manual counts, and checks the plan's verdict."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ def layout(**sizes: int) -> Layout:
 
 
 def abstract(config: ModelConfig, **sizes: int):
-    """The real model's arrays by name, none of them made."""
+    """The real model's abstract arrays by name."""
     with jax.sharding.use_abstract_mesh(abstract_mesh(dict.fromkeys(MESH_AXES, 1) | sizes)):
         model = jax.eval_shape(lambda: Maverick(config, ShardingRules(), rngs=nnx.Rngs(0)))
     return flatten(model)
@@ -65,7 +65,7 @@ def abstract(config: ModelConfig, **sizes: int):
 
 
 @pytest.mark.parametrize("name", shipped.model_names())
-def test_the_table_of_parameters_is_the_real_model(name):
+def test_the_table_of_parameters_equals_the_real_model(name):
     config = ModelConfig.from_name(name)
     declared = {p.name: p.full_shape for p in parameters.of_model(config)}
     assert declared == {path: leaf.shape for path, leaf in abstract(config).items()}
@@ -73,7 +73,7 @@ def test_the_table_of_parameters_is_the_real_model(name):
 
 
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 2, "expert": 4}, {"expert": 2, "tensor": 2}, {"data": 2, "fsdp": 4}])
-def test_stored_elements_per_device_are_those_of_the_real_shardings(sizes):
+def test_stored_elements_per_device_equal_those_of_the_real_shardings(sizes):
     config = ModelConfig.from_name("tiny")
     real = sum(leaf.size // _parts(leaf.sharding.spec, sizes) for leaf in abstract(config, **sizes).values())
     held = memory(config, layout(**sizes))
@@ -99,7 +99,7 @@ def _parts(spec, sizes: dict[str, int]) -> int:
     return parts
 
 
-def test_router_bias_is_counted_where_there_is_one():
+def test_the_router_bias_is_counted_if_the_model_has_one():
     config = ModelConfig.from_name("tiny")
     with_bias = config.model_copy(update={"balance": config.balance.model_copy(update={"kind": "loss_free_bias"})})
     extra = sum(p.size for p in parameters.of_model(with_bias)) - sum(p.size for p in parameters.of_model(config))
@@ -115,7 +115,7 @@ def test_router_bias_is_counted_where_there_is_one():
 )
 @pytest.mark.parametrize("rope", [True, False])
 @pytest.mark.parametrize("length", [1, 8, 13])
-def test_attended_keys_are_those_of_the_mask_drawn_out(local, reach, rope, length):
+def test_attended_keys_equal_those_of_an_explicit_mask(local, reach, rope, length):
     config = TINY_SHAPE.model_copy(update={"attention_chunk_size": reach, "local_attention": local})
     bounded = rope and reach is not None
 
@@ -128,7 +128,7 @@ def test_attended_keys_are_those_of_the_mask_drawn_out(local, reach, rope, lengt
 
 
 def test_published_count_of_maverick():
-    """108.9 GFLOP per token at 8,192; the router, which published counts leave out, is 0.09 of ours."""
+    """108.9 GFLOP per token at 8,192 tokens. Published counts exclude the router, which is 0.09 of ours."""
     flops = flops_per_token(ModelConfig.from_name("maverick_17b_128e"), 8192)
     published = {
         "attention_projections": 18.1,
@@ -149,7 +149,7 @@ def test_counts_of_the_benchmark_shapes():
 
 
 def test_flops_against_six_per_active_parameter():
-    """Without attention scores: 6 per active parameter, the embedding's and the norms' left out."""
+    """Without attention scores, there are 6 FLOPs per active parameter outside embedding and norms."""
     for name in shipped.model_names():
         config = ModelConfig.from_name(name)
         flops = flops_per_token(config, 1024)
@@ -168,7 +168,7 @@ def test_memory_falls_with_devices_and_recomputation():
         for remat in ("full", "attention", "dots", "none")
     }
     assert list(by_remat.values()) == sorted(by_remat.values())
-    assert by_remat["full"] == 4 * 32 * 512 * 128 * 2  # the input of each layer, in two bytes
+    assert by_remat["full"] == 4 * 32 * 512 * 128 * 2  # the input of each layer, in bfloat16
     alone, spread = memory(config, layout()), memory(config, layout(fsdp=2, expert=4))
     assert alone["activations"] == 8 * spread["activations"]
     for part in ("weights", "optimizer", "gradients"):
@@ -183,7 +183,7 @@ def test_accumulation_halves_activations_and_doubles_gradients():
     assert twice["gradients"] == 2 * once["gradients"]
 
 
-def test_communication_by_hand():
+def test_communication_equals_manual_counts():
     config = ModelConfig.from_name("tiny").model_copy(update={"remat": "full"})
     alone = communication(config, layout())
     assert set(alone.values()) == {0}
@@ -191,13 +191,13 @@ def test_communication_by_hand():
     assert replicas == {**alone, "all_reduce": config.num_parameters() * 4}  # 2 (n - 1) / n of the gradients
     experts = communication(config, layout(expert=2))
     tokens = 32 * 512 // 2
-    # 2 MoE layers, there and back, forward, again, and backward; half of the rows stay
+    # 2 MoE layers, to the experts and back, in three passes (forward, repeated, backward); half of the rows stay
     assert experts["all_to_all"] == 2 * 2 * 3 * tokens * 128 * 4 // 2
     sharded = communication(config, layout(fsdp=2))
     assert sharded["gather"] == 2 * sharded["reduce_scatter"] > 0
 
 
-def test_devices_are_known_by_what_jax_calls_them():
+def test_devices_are_found_by_their_jax_names():
     names = {
         "NVIDIA H200": "h200",
         "NVIDIA H100 80GB HBM3": "h100",
@@ -220,7 +220,7 @@ def test_plan_of_maverick_on_its_cluster():
     assert found["parameters"] == {"total": 400_711_848_960, "active": 17_184_691_200}
     assert (found["devices"], found["fits"]) == (512, True)
     held = found["bytes_per_device"]
-    # 16 bytes a parameter less 2 for the first moment, spread over all devices but for norms and routers
+    # 16 bytes per parameter minus 2 for the first moment, sharded over all devices except for norms and routers
     assert held["weights"] + held["optimizer"] + held["gradients"] == pytest.approx(
         400.7e9 * 14 / 512 + 24 * 5120 * 128 * 14, rel=0.001
     )
@@ -234,18 +234,18 @@ def test_plan_of_maverick_on_its_cluster():
 @pytest.mark.parametrize("name", shipped.run_names())
 def test_every_shipped_run_fits_its_hardware(name):
     config = read_config(name)
-    here = ["mesh.data=1"] if config.run.hardware is None else []  # meant for one device, of which there are eight here
+    here = ["mesh.data=1"] if config.run.hardware is None else []  # for one device; eight are simulated here
     assert plan(read_config(name, here))["fits"]
 
 
-def test_what_does_not_fit():
+def test_a_run_that_does_not_fit():
     found = plan(read_config("pretrain_maverick_h200x512", ["mesh.expert=8"]))  # 32 devices
     assert not found["fits"]
     assert "DOES NOT FIT" in render(found)
 
 
 def test_a_teacher_that_does_not_fit():
-    """One that is not there yet is planned by the config that will make it."""
+    """A teacher that does not exist yet is planned by its config."""
     student = ["model.vocab_size=202048", "run.hardware=h200"]
     teacher = "objective={kind: distill, teacher: nowhere, teacher_config: pretrain_maverick_h200x512}"
     alone, found = (plan(read_config("pretrain_tiny", words)) for words in (student, [*student, teacher]))
@@ -256,7 +256,7 @@ def test_a_teacher_that_does_not_fit():
     assert "references" in render(found) and "DOES NOT FIT" in render(found)
 
 
-def test_the_rest_of_the_devices_is_this_machine():
+def test_an_axis_of_minus_one_takes_this_machines_devices():
     found = plan(read_config("pretrain_tiny", ["mesh.fsdp=2"]))
     assert found["mesh"] == {"data": jax.device_count() // 2, "fsdp": 2}
     with pytest.raises(InputError, match="needs a multiple of 3 devices"):

@@ -1,4 +1,4 @@
-"""What the fields of a network are for, and what each reader of that may ignore."""
+"""The purposes of the network's keys, and which purposes each check ignores."""
 
 from maverick_jax import pretrained
 from maverick_jax.config import ModelConfig

@@ -1,4 +1,4 @@
-"""One declaration per parameter: an array that is added to a layer in one place is followed everywhere."""
+"""One declaration per parameter: everything follows when one line adds an array to a layer."""
 
 import dataclasses
 import math
@@ -38,14 +38,14 @@ WHERE = [f"periods/layer_{i}/attention/dummy" for i in range(4)] + [f"tail/layer
 
 @pytest.fixture
 def with_dummy(monkeypatch):
-    """One more matrix in the attention of every layer. This is the only edit."""
+    """Adds a matrix to the attention of every layer, by one edit."""
     declared = parameters.attention
     dummy = Parameter("dummy", (CONFIG.hidden_size, CONFIG.head_dim), ("embed", None), "attention")
     monkeypatch.setattr(parameters, "attention", lambda config: [*declared(config), dummy])
 
 
 def before() -> dict:
-    """Figures of the model without the array."""
+    """Counts and bytes of the model without the array."""
     return {"total": CONFIG.num_parameters(), "active": CONFIG.num_active_parameters(), "memory": held()}
 
 
@@ -123,7 +123,7 @@ def assert_same(found: dict, expected: dict) -> None:
         np.testing.assert_array_equal(found[name], x, err_msg=name)
 
 
-# ---- counts, drawn out -----------------------------------------------------------------------------------------------
+# ---- counts ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_dense", "scout_17b_16e", "maverick_17b_128e"])
@@ -173,7 +173,7 @@ def test_every_choice_of_remat_has_a_policy():
 
 
 def test_counting_needs_no_jax():
-    """A config is read, and its parameters counted, without the seconds that importing JAX takes."""
+    """Configs are read and parameters counted without importing JAX, which takes seconds."""
     code = (
         "import sys; from maverick_jax.config import ModelConfig; "
         "ModelConfig.from_name('maverick_17b_128e').num_parameters(); assert 'jax' not in sys.modules"
@@ -182,6 +182,6 @@ def test_counting_needs_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(here)})
 
 
-def test_the_table_in_the_docs_is_the_declarations():
+def test_the_table_in_the_docs_equals_the_declarations():
     document = parameter_table.DOCUMENT.read_text()
     assert document == parameter_table.written(document), "run `python -m tests.helpers.parameter_table`"

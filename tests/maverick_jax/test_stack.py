@@ -1,4 +1,4 @@
-"""Where layers lie: every layer once, and the same answer from its number and from the name of its arrays."""
+"""Layer addresses: each layer has one, and its number and the names of its arrays give the same one."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from maverick_jax.stack import PERIODS, TAIL, Stack, name_in_layer
 @pytest.mark.parametrize(
     ("period", "num_periods", "tail"), [(4, 12, 0), (4, 1, 3), (1, 5, 0), (2, 3, 1), (6, 0, 5), (3, 0, 0)]
 )
-def test_slots_hold_every_layer_once(period, num_periods, tail):
+def test_slots_contain_every_layer_once(period, num_periods, tail):
     stack = Stack(period, num_periods, tail)
     assert sorted(layer for slot in stack.slots for layer in slot.layers) == list(range(period * num_periods + tail))
     for layer in range(stack.depth):
@@ -25,7 +25,7 @@ def test_slots_hold_every_layer_once(period, num_periods, tail):
             stack.place(missing)
 
 
-def test_the_stack_is_known_from_names():
+def test_the_stack_follows_from_names():
     stack = Stack(4, 3, 2)
     found = [f"{slot.prefix}mlp_norm" for slot in stack.slots] + ["embed", "head", "vision/layers/q"]
     assert Stack.of_names(found, 3) == stack

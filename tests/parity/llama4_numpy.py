@@ -1,8 +1,8 @@
-"""The Llama 4 text model in NumPy float64, as slow and plain as can be: one token, one head, one expert at a time.
+"""The Llama 4 text model in NumPy float64, slow and simple: one token, one head, one expert at a time.
 
-Shares no code with the model under test. Works on Hugging Face tensor names and layouts. Angles of the rotary embedding
-are float32 because the public model's are; everything else is float64. `mutations` switches on one mistake each, for
-tests that show that such a mistake would be seen.
+It shares no code with the model under test, and uses Hugging Face tensor names and layouts. Rotary angles are float32,
+as in the public model; everything else is float64. Each name in `mutations` adds one mistake, for tests that show that
+the parity tests detect it.
 """
 
 import math
@@ -42,7 +42,7 @@ class Llama4:
         return name in self.mutations
 
     def logits(self, tokens, positions=None, segment_ids=None):
-        """int[T] -> float64[T, V]. `positions` and `segment_ids` as in the model: one row, 0 is padding."""
+        """int[T] -> float64[T, V]. `positions` and `segment_ids` as in the model, for one row."""
         T = len(tokens)
         positions = list(range(T)) if positions is None else [int(p) for p in positions]
         segments = [1] * T if segment_ids is None else [int(s) for s in segment_ids]
@@ -63,7 +63,7 @@ class Llama4:
         return x / rms * self.w[name + ".weight"]
 
     def gated(self, x, gate, up, down):
-        """All three as [in, out]."""
+        """The three matrices have shape [in, out]."""
         if self.mutated("up_gate_swapped"):
             gate, up = up, gate
         return (silu(x @ gate) * (x @ up)) @ down
@@ -81,7 +81,7 @@ class Llama4:
         return self.gated(x, gate, up, self.w[f"{prefix}.experts.down_proj"][e])
 
     def mixture(self, layer, x):
-        """Every chosen expert reads its own scaled copy of the input; outputs are summed with no weight."""
+        """Every chosen expert gets its own scaled copy of the input; outputs are summed without weights."""
         prefix = f"model.layers.{layer}.feed_forward"
         router = self.w[f"{prefix}.router.weight"] @ x
         chosen = sorted(range(len(router)), key=lambda e: (-router[e], e))[: self.c["num_experts_per_tok"]]
@@ -133,7 +133,7 @@ class Llama4:
         return query // chunk == key // chunk
 
     def position(self, q, k, p, rope):
-        """What the layer does to one query and one key, both at position `p`."""
+        """Applies rotary embedding, norm or temperature to one query and one key at position `p`."""
         if rope:
             q, k = self.rotate(q, p), self.rotate(k, p)
             if self.c["use_qk_norm"] != self.mutated("qk_norm_flipped"):
@@ -160,7 +160,7 @@ class Llama4:
         return out
 
     def frequency(self, j):
-        """Radians per position of pair `j`, float32, with the "llama3" stretching of long wavelengths."""
+        """Radians per position of pair `j`, float32. The "llama3" rule stretches long wavelengths."""
         r, H = self.c["rope_parameters"], self.c["head_dim"]
         f = np.float32(1) / np.float32(r["rope_theta"]) ** (np.float32(2 * j) / np.float32(H))
         if r["rope_type"] == "default":

@@ -1,7 +1,7 @@
-"""The Llama 4 image encoder in NumPy float64, as plain as can be: one tile, one head, one token of the grid at a time.
+"""The Llama 4 image encoder in NumPy float64, slow and simple: one tile, one head, one token of the grid at a time.
 
-Shares no code with the model under test. Works on Hugging Face tensor names and layouts. `mutations` switches on one
-mistake each, for tests that show that such a mistake would be seen.
+It shares no code with the model under test, and uses Hugging Face tensor names and layouts. Each name in `mutations`
+adds one mistake, for tests that show that the parity tests detect it.
 """
 
 import math
@@ -105,7 +105,7 @@ class Llama4Vision:
         return self.affine(out, f"{layer}.self_attn.o_proj")
 
     def turn(self, head, token):
-        """One head of one token: its patch's column turns the first half of the pairs, its row the rest."""
+        """Rotates one head of one token: the first half of the pairs with the patch's column, the rest with its row."""
         side, pairs = self.side(), len(head) // 2
         if self.mutated("class_token_first"):
             token = side**2 if token == 0 else token - 1

@@ -1,8 +1,8 @@
-"""The other implementations that ours is held against, and the small models they are compared on.
+"""Other implementations of the model, and the small models on which ours is compared with them.
 
-`torch_model` builds the public `Llama4ForCausalLM` or `Llama4ForConditionalGeneration` (float32 unless told,
-scaled-dot-product attention) from a config and weights that went through our own export: names, layouts and
-config.json are part of what parity tests.
+`torch_model` builds the public `Llama4ForCausalLM` or `Llama4ForConditionalGeneration` (by default float32,
+scaled-dot-product attention) from a config and weights that went through our export. So parity tests also cover tensor
+names, layouts and config.json.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ MAVERICK = ModelConfig(
     remat="none",
     balance=Balance(kind="none"),
 )
-"""Maverick's shape made small: 8 layers, experts in every other, a chunk and a temperature step of 8 positions."""
+"""A small Maverick: 8 layers, experts in every other one, a chunk and a temperature step of 8 positions."""
 
 
 def variant(**changes) -> ModelConfig:
@@ -49,7 +49,7 @@ def variant(**changes) -> ModelConfig:
 
 SCALING = RopeScaling(factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0, original_max_position_embeddings=32)
 SCOUT = variant(interleave_moe_layer_step=1, use_qk_norm=True, rope_scaling=SCALING.model_dump())
-"""Scout's: experts in every layer, norm on queries and keys, scaled frequencies."""
+"""A small Scout: experts in every layer, norm on queries and keys, scaled frequencies."""
 
 VISION = VisionConfig(
     hidden_size=32,
@@ -91,7 +91,7 @@ MULTIMODAL = {
 
 
 def random_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Weights large enough that every part of the network matters: logits of about 5, norm gains far from one."""
+    """Weights so large that every part of the network matters: logits of about 5, norm gains far from one."""
     if name.startswith("vision/"):
         return _random_vision_parameter(name, shape, rng)
     if name.endswith("norm"):
@@ -117,7 +117,7 @@ def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict
 
 
 def our_model(config: ModelConfig, parameters: dict[str, np.ndarray], mesh=None) -> Maverick:
-    """`Maverick` with these parameters, rounded to its param_dtype."""
+    """A `Maverick` with these parameters, rounded to its param_dtype."""
     abstract = abstract_model(config, mesh or single_device_mesh())
     place = lambda leaf, value: jax.device_put(value.astype(leaf.dtype), leaf.sharding)
     leaves = names.flatten(abstract)
@@ -126,7 +126,7 @@ def our_model(config: ModelConfig, parameters: dict[str, np.ndarray], mesh=None)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One model in all implementations, with the same random parameters."""
+    """One model with the same random parameters in all implementations."""
 
     config: ModelConfig
     parameters: dict[str, np.ndarray]
@@ -145,7 +145,7 @@ class Case:
 
 @functools.cache
 def case(name: str) -> Case:
-    """The case of the model `name` of `MODELS` or `MULTIMODAL`; made once in a test session."""
+    """The case of the model `name` of `MODELS` or `MULTIMODAL`, cached for the test session."""
     config = (MODELS | MULTIMODAL)[name]
     return Case(config, random_parameters(shapes(config)))
 
@@ -156,7 +156,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def exported(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same numbers under Hugging Face names and in their layouts."""
+    """The same numbers with Hugging Face names and layouts."""
     entries = table({name: p.shape for name, p in parameters.items()})
     return {entry.theirs: entry.export(parameters[entry.ours], np.dtype(np.float32)) for entry in entries}
 
@@ -166,8 +166,8 @@ def config_json(config: ModelConfig) -> dict:
 
 
 def public_config(config: ModelConfig):
-    """What transformers makes of our config.json. Which layers have experts and rotary embedding it works out by
-    itself, from the two intervals: our own idea of the pattern is under test."""
+    """The transformers config of our config.json. It derives from the two intervals which layers have experts and
+    rotary embedding, because our own pattern is under test."""
     from transformers import Llama4Config, Llama4TextConfig
 
     given = config_json(config)
@@ -181,11 +181,11 @@ def public_config(config: ModelConfig):
 
 
 def torch_model(config: ModelConfig, parameters: dict[str, np.ndarray], dtype: str = "float32"):
-    """The public model with these parameters, in evaluation mode. Never `.to(dtype)`: that rounds its buffers."""
+    """The public model with these parameters, in evaluation mode. (`.to(dtype)` would round its buffers.)"""
     import torch
     from transformers import Llama4ForCausalLM, Llama4ForConditionalGeneration
 
-    torch.set_num_threads(1)  # more only wait for each other on models of this size
+    torch.set_num_threads(1)  # more threads are slower on models of this size
     kind = Llama4ForConditionalGeneration if config.vision else Llama4ForCausalLM
     model = kind._from_config(public_config(config), dtype=getattr(torch, dtype), attn_implementation="sdpa").eval()
     text = model.language_model if config.vision else model
@@ -197,7 +197,7 @@ def torch_model(config: ModelConfig, parameters: dict[str, np.ndarray], dtype: s
 
 
 def torch_logits(model, tokens: np.ndarray, pixel_values: np.ndarray | None = None) -> np.ndarray:
-    """int[B, T], each row one document, and float32[N, C, S, S] -> float32[B, T, V]."""
+    """int[B, T], where each row is one segment, and float32[N, C, S, S] -> float32[B, T, V]."""
     import torch
 
     images = {} if pixel_values is None else {"pixel_values": torch.from_numpy(pixel_values)}

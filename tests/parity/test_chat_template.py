@@ -1,4 +1,4 @@
-"""What we export, in other programs' hands: transformers renders our templates to our ids, and texts to our ids."""
+"""Our exports in other programs: transformers renders our templates to our ids, and encodes texts to our ids."""
 
 import json
 import keyword
@@ -34,7 +34,7 @@ PLAIN = (
     "{{ bos_token }}{% for m in messages %}{{ '<|header_start|>' + m.role + '<|header_end|>\n\n' }}"
     "{{ m.content | trim if m.role == 'system' else m.content }}{{ '<|eot|>' }}{% endfor %}"
 )
-"""The public format of plain messages, as Hugging Face's programs render it."""
+"""The public format of plain messages, in the form of Hugging Face's programs."""
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +110,14 @@ def test_thoughts_in_templates(dialect, theirs, small_llama4):
     assert_same(theirs, small_llama4, Conversation([*messages, Message(ASSISTANT, "Yes", thought="so")]), dialect)
 
 
-def test_templates_keep_the_names_that_python_cannot_write():
+def test_templates_keep_names_that_are_no_python_identifiers():
     listed = re.search(r"not_names = (\[.*\])", chat_template("meta_pythonic"))
     assert listed and json.loads(listed[1].replace("'", '"')) == [*keyword.kwlist, "__debug__"]
     assert set(keyword.kwlist) | {"__debug__"} == NOT_NAMES
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_templates_refuse_what_they_cannot_write(dialect, theirs):
+def test_templates_refuse_conversations_that_they_cannot_express(dialect, theirs):
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     with pytest.raises(Exception, match=r"arguments of a call must be an object"):
         theirs.apply_chat_template(
@@ -127,7 +127,7 @@ def test_templates_refuse_what_they_cannot_write(dialect, theirs):
         theirs.apply_chat_template([{"role": "robot", "content": ""}], chat_template=chat_template(dialect))
 
 
-def test_plain_messages_are_hugging_faces(theirs, small_llama4):
+def test_plain_messages_equal_hugging_faces(theirs, small_llama4):
     for text in ("Hello", "", " a\n", "\td", "é 🙂", "x  \n\n y"):
         said = [(SYSTEM, f" You help.{text}"), (USER, text), (ASSISTANT, f"{text}. Yes."), (USER, f"{text} Why? ")]
         conversation = Conversation([Message(role, content) for role, content in said])
@@ -137,7 +137,7 @@ def test_plain_messages_are_hugging_faces(theirs, small_llama4):
             assert render(rest, small_llama4, dialect).ids.tolist() == their_ids(theirs, rest, PLAIN)
 
 
-def test_real_runs_in_transformers(real_data, real_llama4, real_llama4_folder):
+def test_real_trajectories_in_transformers(real_data, real_llama4, real_llama4_folder):
     theirs = AutoTokenizer.from_pretrained(real_llama4_folder)
     tools = json.loads((real_data / "trajectories" / "tau_airline_tools.json").read_text())
     for line in (real_data / "trajectories" / "tau_airline_gpt4o.jsonl").read_text().splitlines()[:150:30]:
@@ -177,7 +177,7 @@ def test_other_programs_begin_a_text_with_bos(theirs, exported, small_llama4):
 
 
 @pytest.mark.parametrize(("kind", "dialect"), [*(("bytes", d) for d in DIALECTS), ("llama4", "meta_pythonic")])
-def test_our_folder_comes_back(kind, dialect, request, tmp_path):
+def test_our_folder_is_read_back(kind, dialect, request, tmp_path):
     if kind == "bytes":
         tokenizer, folder = load_tokenizer("bytes"), tmp_path
         write_hugging_face(tokenizer, folder, dialect)
@@ -215,7 +215,7 @@ def test_no_template_of_that_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- templates of others ---------------------------------------------------------------------------------------------
+# ---- foreign templates -----------------------------------------------------------------------------------------------
 
 HOSTILE = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -232,8 +232,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
-def test_templates_of_others_are_never_rendered(content, tmp_path, caplog, monkeypatch):
-    """They are compared with ours, and left alone: jinja2 is not even loaded by anything of ours."""
+def test_foreign_templates_are_never_rendered(content, tmp_path, caplog, monkeypatch):
+    """They are only compared with ours; our code does not even import jinja2."""
     monkeypatch.setattr("jinja2.Environment.from_string", None)
     mark = tmp_path / "mark"
     write_hugging_face(load_tokenizer("bytes"), tmp_path)
@@ -261,7 +261,7 @@ def test_a_huge_template_is_not_read_whole(tmp_path, caplog):
     assert "not one of our templates" in caplog.text
 
 
-def test_nothing_of_ours_imports_jinja():
+def test_our_code_does_not_import_jinja():
     root = pathlib.Path(__file__).parents[2]
     sources = [p for package in ("maverick_jax", "train", "data", "launch") for p in (root / package).rglob("*.py")]
     assert [str(p) for p in sources if re.search(r"^\s*(import|from) jinja2", p.read_text(), re.MULTILINE)] == []

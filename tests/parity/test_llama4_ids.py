@@ -1,4 +1,5 @@
-"""Ids of Llama 4's tokenizer: ours, tiktoken's own, and those of our export in `tokenizers` and transformers."""
+"""Compares the ids of our Llama 4 tokenizer with tiktoken's, and with those of our export in `tokenizers` and
+transformers."""
 
 import base64
 import itertools
@@ -19,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def every_character(_) -> list[str]:
-    """All assigned characters of all scripts, forty to a text, with and without white space between them."""
+    """All assigned characters of all scripts, forty per text, with and without white space between them."""
     kept = [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
     groups = ["".join(kept[i : i + 40]) for i in range(0, len(kept), 40)]
     return groups + [" ".join(group[:20]) for group in groups]
@@ -45,7 +46,7 @@ def code(_) -> list[str]:
 
 
 def written_control_tokens(tokenizer: Tokenizer) -> list[str]:
-    """Each of the 2,048, inside a text. Other programs have to be told that they are text."""
+    """Each of the 2,048 control tokens inside a text. Other programs need an option to treat them as text."""
     return [f"{name} a{name}b" for name in tokenizer.controls]
 
 
@@ -55,7 +56,7 @@ corpora = pytest.mark.parametrize("corpus", CORPUS)
 
 @pytest.fixture(scope="session")
 def plain_tiktoken(real_data) -> tiktoken.Encoding:
-    """The same ranks given to tiktoken as they are, with the pattern written out once more."""
+    """A tiktoken encoding with the same ranks and a second copy of the pattern."""
     lines = (real_data / "tokenizer" / "llama4_tokenizer.model").read_bytes().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
     pattern = (
@@ -91,7 +92,7 @@ def test_ids_of_all_kinds_of_text(corpus, real_llama4, plain_tiktoken, as_tokeni
     assert [real_llama4.decode(ids) for ids in ours] == texts
 
 
-def test_the_export_read_back_gives_the_same(real_llama4, real_llama4_folder):
+def test_the_export_read_back_gives_the_same_ids(real_llama4, real_llama4_folder):
     exported = load_tokenizer(real_llama4_folder)
     texts = written_control_tokens(real_llama4) + words(real_llama4)
     assert exported.encode_batch(texts) == real_llama4.encode_batch(texts)
@@ -101,11 +102,11 @@ def test_the_export_read_back_gives_the_same(real_llama4, real_llama4_folder):
 
 
 @given(text=st.text(max_size=40))
-def test_llama4_ids_are_tiktokens_for_any_text(real_llama4, plain_tiktoken, text):
+def test_llama4_ids_equal_tiktokens_for_any_text(real_llama4, plain_tiktoken, text):
     assert real_llama4.encode(text) == plain_tiktoken.encode_ordinary(text)
 
 
-def test_llama4_pieces_of_a_long_text_change_no_id(real_llama4, plain_tiktoken, real_data):
+def test_llama4_encodes_a_long_text_in_pieces_with_the_same_ids(real_llama4, plain_tiktoken, real_data):
     text = (real_data / "text" / "tinyshakespeare.txt").read_text()
     assert len(list(safe_pieces(text))) > 1
     assert real_llama4.encode(text) == plain_tiktoken.encode_ordinary(text)

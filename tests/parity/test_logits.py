@@ -1,7 +1,7 @@
-"""Our model against the public one (`transformers`, float32) and against the NumPy twin: the same logits.
+"""Compares the logits of our model with those of the public model (`transformers`, float32) and of the NumPy twin.
 
-Tolerance: 1e-4 on logits of standard deviation 1.5, float32 arithmetic in a different order; every mistake listed in
-docs/reference/testing.md moves them further.
+The tolerance is 1e-4 on logits of standard deviation 1.5, for float32 arithmetic in a different order. Every mistake in
+docs/reference/testing.md changes logits by more.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ def test_logits_equal_at_lengths_around_chunk_borders(name, length):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_twin_equals_the_public_model(name):
-    """The judge is judged: float64, so what is left is the public model's own float32 rounding."""
+    """The twin uses float64, so the remaining difference is the public model's float32 rounding."""
     c = case(name)
     tokens = random_tokens(c.config, batch=1, length=40)
     np.testing.assert_allclose(c.twin().logits(tokens[0]), torch_logits(c.torch, tokens)[0], atol=3e-5, rtol=0)
@@ -40,7 +40,7 @@ def test_twin_equals_the_public_model(name):
 
 @pytest.mark.parametrize("name", ["maverick", "scout"])
 def test_positions_far_into_a_document(name):
-    """Positions drive rotary angles, chunks and temperature; the public model cannot be started in mid-document."""
+    """Rotary angles, chunks and temperature depend on positions. The public model cannot start inside a document."""
     c = case(name)
     tokens, positions = random_tokens(c.config, 1, 40), np.arange(10_003, 10_043, dtype=np.int32)[None]
     ours = c.ours.logits(tokens, positions=positions)[0]
@@ -50,7 +50,7 @@ def test_positions_far_into_a_document(name):
 @pytest.mark.parametrize("name", ["maverick", "scout", "six_layers_top_2"])
 def test_packed_documents_equal_the_public_model_on_each_alone(name):
     c = case(name)
-    lengths, T = (13, 19, 5), 40  # none starts on a chunk border; three positions are padding
+    lengths, T = (13, 19, 5), 40  # no document starts on a chunk border; three positions are padding
     tokens = random_tokens(c.config, batch=1, length=T)
     segments, positions = np.zeros((1, T), np.int32), np.zeros((1, T), np.int32)
     starts = np.cumsum((0, *lengths))
@@ -67,7 +67,7 @@ def test_packed_documents_equal_the_public_model_on_each_alone(name):
 
 
 def test_bfloat16_follows_the_public_model_in_bfloat16():
-    """Rounding differs in places, and one flipped expert moves a token's logits by about 1: judged as a whole."""
+    """Compares logits as a whole: rounding differs, and one flipped expert changes a token's logits by about 1."""
     from tests.parity.oracle import our_model, torch_model
 
     c = case("maverick")

@@ -1,7 +1,7 @@
-"""Each known way to get Llama 4 wrong, made on purpose in the NumPy twin: our model must disagree with every one.
+"""Adds each known mistake in implementing Llama 4 to the NumPy twin: our model must disagree with every one.
 
-This shows that the parity tests detect these mistakes; docs/reference/testing.md records which test detects each one in
-our own code.
+This shows that the parity tests detect these mistakes. docs/reference/testing.md records which test detects each one in
+our code.
 """
 
 import functools
@@ -22,7 +22,7 @@ SEEN_ON = {name: "maverick" for name in MUTATIONS} | {
 @functools.cache
 def prepared(name: str) -> tuple[Case, np.ndarray, np.ndarray]:
     """Case, tokens [T] and our logits [T, V]."""
-    if name == "scout_with_small_queries":  # where the norm's epsilon is not lost beside the mean square
+    if name == "scout_with_small_queries":  # so that the norm's epsilon is not negligible next to the mean square
         shrink = lambda path, p: p * np.float32(0.05) if path.endswith(("attention/q", "attention/k")) else p
         parameters = {path: shrink(path, p) for path, p in case("scout").parameters.items()}
         c = Case(MODELS["scout"], parameters)
@@ -39,7 +39,7 @@ def test_twin_without_mutation_agrees(name):
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_every_mutation_is_seen(mutation):
+def test_every_mutation_is_detected(mutation):
     c, tokens, ours = prepared(SEEN_ON[mutation])
     error = np.abs(ours - c.twin(mutation).logits(tokens)).max()
     assert error > 10 * TOLERANCE, f"{mutation} moves the logits by {error:.1e} only"

@@ -1,4 +1,4 @@
-"""Gradients and a short training run against PyTorch, from the same weights on the same batches."""
+"""Compares gradients and a short training run with PyTorch, from the same weights and on the same batches."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from tests.parity.oracle import case, exported, random_tokens, torch_model
 
 
 def mean_loss(model, tokens):
-    """Mean cross-entropy, in nats, of each next token."""
+    """Mean cross-entropy of the next tokens, in nats."""
     log_probabilities = jax.nn.log_softmax(model.logits(tokens)[:, :-1])
     labels = jax.nn.one_hot(tokens[:, 1:], log_probabilities.shape[-1])
     return -jnp.sum(log_probabilities * labels) / labels[..., 0].size

@@ -8,11 +8,11 @@ from jax.sharding import reshard
 
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.top_k import Top, top_k
+from maverick_jax.ops.top_k import TopTokens, top_k
 from maverick_jax.sharding import ShardingRules
 from train.objectives.distill.stored import OfflineTargets
 
-TeacherForward = Callable[[dict[str, jax.Array], jax.Array], Top]
+TeacherForward = Callable[[dict[str, jax.Array], jax.Array], TopTokens]
 """(batch [A, b, T], uniforms [A, b, T, s]) -> the teacher's answers, [A, b, T, ...]."""
 
 
@@ -32,7 +32,7 @@ def teacher_top_k(
     k: int,
     temperature: float,
     rules: ShardingRules,
-) -> Top:
+) -> TopTokens:
     """The `k` likeliest tokens at each position of a batch [A, b, T], one microbatch at a time, and s of the others,
     drawn by `uniforms` float32[A, b, T, s] in [0, 1); see `top_k`."""
 

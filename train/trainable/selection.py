@@ -17,7 +17,7 @@ from maverick_jax.checkpoint.adapters import factor_names
 from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import ExpertSubset, Factors, LowRank, expert_axes
-from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows
+from maverick_jax.ops.expert_rows import ExpertRows, put_rows, take_rows
 from maverick_jax.param import Overlay
 from maverick_jax.parameters import TEXT_ROLES, Parameter, Role
 
@@ -87,14 +87,14 @@ class Selection:
                 over[name] = LowRank(param, a, b, Factors.of(declared[name]), self.adapter_scale)
         return _over(model, over)
 
-    def rows(self, declared: Parameter, config: ModelConfig) -> Rows | None:
+    def rows(self, declared: Parameter, config: ModelConfig) -> ExpertRows | None:
         """Which experts of the parameter are trained, by layer and number; None: all, or it is no array of experts."""
         if self.experts is None or "experts" not in self.roles or declared.role != "experts":
             return None
         layers = _layers(declared.name, config)
         pairs = [(i, e) for i, layer in enumerate(layers) for e in sorted(self.experts.get(layer, ()))]
         period, expert = np.array(pairs, np.int32).reshape(-1, 2).T
-        return Rows(period, expert)
+        return ExpertRows(period, expert)
 
     def parameters(self, config: ModelConfig) -> list[Parameter]:
         """The parameters of such a model that are trained, to be counted. Of arrays of experts some of which are
@@ -152,7 +152,7 @@ def _stacked(declared: Parameter, x: jax.Array) -> jax.Array:
     return x if declared.stacked else x[None]
 
 
-def _padded(rows: Rows, declared: Parameter, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+def _padded(rows: ExpertRows, declared: Parameter, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Of each layer [L], its experts' places among `rows` and their numbers, int32[L, S]; P and E where a layer has
     fewer than others. Of a single layer, [S]."""
     layers = len(_layers(declared.name, config))

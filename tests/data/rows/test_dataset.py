@@ -1,4 +1,4 @@
-"""Datasets: rows are a function of config and number, whoever asks and however often."""
+"""Datasets: rows are a pure function of the config and the row's number."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ T = 32
 
 @pytest.fixture
 def config(tmp_path) -> DataConfig:
-    """Two sources of several documents, 3 to 1."""
+    """Two sources of several documents, with weights 3 to 1."""
     lines = [json.dumps({"text": f"document {i}: " + "lorem ipsum " * (i % 9)}) for i in range(60)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     return _made(tmp_path)
@@ -57,7 +57,7 @@ def _batches(dataset, rows, start, count) -> list[dict[str, np.ndarray]]:
 
 
 def _global(dataset, step) -> dict[str, np.ndarray]:
-    """The obvious batch."""
+    """The batch of a step, assembled row by row."""
     rows = [dataset.row(step * 8 + g) for g in range(8)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -71,7 +71,7 @@ def test_rows_do_not_depend_on_who_opened_the_dataset(tmp_path, config, packing)
     one = open_dataset(config, "train", seed=3)
     elsewhere = config.model_copy(update={"cache_dir": str(tmp_path / "other")})
     other = open_dataset(elsewhere, "train", seed=3)
-    copy = pickle.loads(pickle.dumps(one.sources[0]))  # noqa: S301  (our own bytes: what workers get)
+    copy = pickle.loads(pickle.dumps(one.sources[0]))  # noqa: S301  (our own bytes, as workers get them)
     assert one.fingerprint == other.fingerprint
     for index in [0, 1, 17, 999, 10**7]:
         check_equal(one.row(index), other.row(index))
@@ -88,7 +88,7 @@ def test_hosts_read_their_rows_of_the_same_batches(config, hosts):
             check_equal(parts[h][number], {name: field[h::hosts] for name, field in whole.items()})
 
 
-def test_any_step_is_where_a_resumed_run_begins(config):
+def test_a_resumed_run_can_begin_at_any_step(config):
     dataset = open_dataset(config, "train", seed=0)
     through = _batches(dataset, [1, 5], 0, 9)
     for start in (0, 4, 8):
@@ -96,7 +96,7 @@ def test_any_step_is_where_a_resumed_run_begins(config):
             check_equal(one, other)
 
 
-def test_workers_change_nothing(config):
+def test_workers_do_not_change_batches(config):
     dataset = open_dataset(config, "train", seed=0)
     with_workers = open_dataset(config.model_copy(update={"workers": 2}), "train", seed=0)
     assert with_workers.fingerprint == dataset.fingerprint
@@ -119,7 +119,7 @@ def test_iterators_are_endless_until_closed(config):
         dataset.batches([0], 8, -1)
 
 
-def test_fingerprint_covers_what_decides_the_order_and_nothing_else(tmp_path, config):
+def test_the_fingerprint_depends_only_on_what_determines_the_rows(tmp_path, config):
     def fingerprint(run_seed=0, **changes):
         return open_dataset(_made(tmp_path, **changes), "train", seed=run_seed).fingerprint
 
@@ -145,7 +145,7 @@ def test_fingerprint_covers_what_decides_the_order_and_nothing_else(tmp_path, co
 # ---- order ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_epoch_of_a_source_holds_each_of_its_tokens_once(config):
+def test_an_epoch_of_a_source_contains_each_of_its_tokens_once(config):
     dataset = open_dataset(config, "train", seed=0)
     for source in dataset.sources:
         rows = source.plan.num_rows
@@ -165,7 +165,7 @@ def test_mixture_of_the_stream_is_exact(config):
     assert dataset.shares == {"a": 0.75, "b": 0.25}
 
 
-def test_seeds_give_other_orders_and_no_shuffling_keeps_the_files_order(tmp_path, config):
+def test_seeds_change_the_order_and_without_shuffling_it_is_file_order(tmp_path, config):
     seeded = [open_dataset(config, "train", seed=seed).row(0)["tokens"] for seed in (0, 1)]
     assert not np.array_equal(*seeded)
     plain = open_dataset(_one_text(tmp_path, "abcdefgh" * 40, shuffle=False), "train", seed=0)
@@ -201,8 +201,8 @@ def test_a_corpus_shorter_than_a_row(tmp_path, packing):
 
 
 @pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
-def test_what_is_held_out_is_never_trained_on(tmp_path, config, packing):
-    """Neither as input nor as label, in any epoch; and nothing is in neither split."""
+def test_held_out_tokens_are_never_trained_on(tmp_path, config, packing):
+    """Neither as inputs nor as labels, in any epoch. Every token is in one of the splits."""
     config = _made(tmp_path, packing=packing)
     train, held_out = (open_dataset(config, split, seed=0) for split in ("train", "eval"))
     for one, other in zip(train.sources, held_out.sources, strict=True):
@@ -213,7 +213,7 @@ def test_what_is_held_out_is_never_trained_on(tmp_path, config, packing):
 
 
 def _tokens_read(source) -> set[int]:
-    """Where in the token file the inputs and labels of three epochs stand."""
+    """Indices, in the token file, of the inputs and labels of three epochs."""
     read = set()
     for index in range(3 * source.plan.num_rows):
         for begin, length, continued in zip(*source.pieces(index)[:3], strict=True):
@@ -230,7 +230,7 @@ def test_eval_reads_every_held_out_row_once_in_order(config):
     check_equal(dataset.row(rows + 1), again.row(1))
 
 
-def test_split_inside_one_document_and_between_several():
+def test_sources_are_split_inside_one_document_or_between_several():
     one = np.array([0, 100])
     train, held_out = split_documents(one, 0.1)
     assert (train.begin[0], train.end[0], held_out.begin[0], held_out.end[0]) == (0, 90, 90, 100)
@@ -244,8 +244,8 @@ def test_split_inside_one_document_and_between_several():
         assert train.begin.size == 0 and held_out.end.tolist() == offsets[1:].tolist()
 
 
-def test_sources_held_out_whole_and_not_at_all(tmp_path, config):
-    """Files of their own to evaluate on, beside others that are all trained on."""
+def test_sources_can_be_held_out_completely_or_not_at_all(tmp_path, config):
+    """Some files are used only for evaluation, others only for training."""
     parts = {"a": 0.0, "b": 1.0}
     sources = {name: source | {"held_out_fraction": parts[name]} for name, source in _sources(tmp_path).items()}
     apart = _made(tmp_path, sources=sources)
@@ -256,22 +256,22 @@ def test_sources_held_out_whole_and_not_at_all(tmp_path, config):
     splits = commands.stats(apart, 0)["splits"]
     assert list(splits["train"]["sources"]) == ["a"] and list(splits["eval"]["sources"]) == ["b"]
     plain = open_dataset(config, "train", seed=0)
-    one = {**_sources(tmp_path), "b": sources["b"] | {"held_out_fraction": 0.1}}  # as all have
+    one = {**_sources(tmp_path), "b": sources["b"] | {"held_out_fraction": 0.1}}  # as all sources have
     assert plain.fingerprint != train.fingerprint
     more = sources | {"c": {"kind": "synthetic", "documents": 9, "held_out_fraction": 1.0}}
-    grown = _made(tmp_path, sources=more)  # more to evaluate on is no other data to train on
+    grown = _made(tmp_path, sources=more)  # more evaluation data does not change the training data
     assert open_dataset(grown, "train", seed=0).fingerprint == train.fingerprint
     assert open_dataset(grown, "eval", seed=0).fingerprint != held_out.fingerprint
     check_equal(plain.row(5), open_dataset(_made(tmp_path, sources=one), "train", seed=0).row(5))
 
 
-def test_a_coarse_split_is_said(caplog):
+def test_a_coarse_split_is_logged(caplog):
     train, held_out = split_documents(np.array([0, 50, 100]), 0.1, "s")
     assert (train.end[-1], held_out.begin[0]) == (50, 50)
     assert "source s: its documents are so long that 0.5 of it are held out instead of 0.1" in caplog.text
 
 
-def test_splits_that_cannot_be(tmp_path, config):
+def test_impossible_splits_are_refused(tmp_path, config):
     whole = {name: source | {"held_out_fraction": 1} for name, source in _sources(tmp_path).items()}
     with pytest.raises(ValueError, match="all are held out"):
         _made(tmp_path, sources=whole)
@@ -295,7 +295,7 @@ def test_shipped_text_is_fast_and_disjoint(tmp_path):
 
 
 def _seconds(run) -> float:
-    """Of the processors: what else the machine does is not the pipeline's."""
+    """CPU seconds, which do not depend on other work of the machine."""
     begin = time.process_time()
     run()
     return time.process_time() - begin

@@ -1,4 +1,4 @@
-"""Mixtures: exact shares, no row twice, any row at once."""
+"""Mixtures: exact shares, no row twice, random access."""
 
 import collections
 

@@ -1,4 +1,4 @@
-"""Agent runs as rows: every token's kind and weight is that of the run, whole or cut, and each label counts once."""
+"""Trajectories as rows: tokens keep their kinds and weights, whole or cut, and each label counts once."""
 
 import io
 import itertools
@@ -50,17 +50,17 @@ def rows_of(dataset):
 
 
 def segments(row):
-    """Each segment's fields, in order."""
+    """The fields of each segment, in order."""
     for number in range(1, int(row["segment_ids"].max()) + 1):
         at = row["segment_ids"] == number
         yield {name: field[at] for name, field in row.items()}
 
 
-# ---- whole runs ------------------------------------------------------------------------------------------------------
+# ---- whole trajectories ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_rows_hold_each_run_as_rendered_with_its_kinds_and_weights(dialect, tmp_path):
+def test_rows_contain_each_trajectory_as_rendered_with_its_kinds_and_weights(dialect, tmp_path):
     weights, outcomes = {"recovery": 3.0, "user": 0.5}, {"failure": 0.125}
     config = data_config(tmp_path, 6, {"dialect": dialect, "outcomes": outcomes}, sequence_length=2048,
                          kind_weights=weights)  # fmt: skip
@@ -82,7 +82,7 @@ def test_rows_hold_each_run_as_rendered_with_its_kinds_and_weights(dialect, tmp_
 
 
 @given(success=st.sampled_from([None, True, False]), reward=st.none() | st.floats(-2, 2), threshold=st.floats(-1, 1))
-def test_weights_of_many_outcomes_are_those_of_each(success, reward, threshold):
+def test_weights_of_many_outcomes_equal_those_of_each(success, reward, threshold):
     weights = OutcomeWeights(success=2.0, failure=3.0, unknown=5.0, threshold=threshold)
     stored = (
         np.array([-1 if success is None else int(success)], np.int8),
@@ -91,7 +91,7 @@ def test_weights_of_many_outcomes_are_those_of_each(success, reward, threshold):
     assert weights.of_many(*stored).tolist() == [weights.of(Outcome(reward, success))]
 
 
-def test_other_weights_tokenize_nothing_again_and_are_another_fingerprint(tmp_path):
+def test_changed_weights_do_not_retokenize_but_change_the_fingerprint(tmp_path):
     config = data_config(tmp_path)
     first = open_dataset(config, "train", seed=0)
     made = sorted((tmp_path / "cache").rglob("*"))
@@ -105,11 +105,11 @@ def test_other_weights_tokenize_nothing_again_and_are_another_fingerprint(tmp_pa
             np.testing.assert_array_equal(a["tokens"], b["tokens"])
 
 
-def test_weights_of_one_are_a_text_packed_alike(tmp_path):
-    """To the bit: all fields but kinds are those of plain packing."""
+def test_trajectories_with_weights_of_one_equal_packed_texts(tmp_path):
+    """All fields except `kinds` equal those of plain packing, to the bit."""
     dataset = open_dataset(data_config(tmp_path, kind_weights=ONES, options={}), "train", seed=0)
     source = dataset.sources[0]
-    # The message with a weight of its own keeps that: take the runs that have none.
+    # a message with its own weight keeps it, so take trajectories without one
     for i, row in enumerate(rows_of(dataset)):
         plain = packing.row_of(source.store["tokens"], packing.places_of(source.pieces(i)), source.length)
         own = np.isin(row["loss_weights"], [0.25])
@@ -118,7 +118,7 @@ def test_weights_of_one_are_a_text_packed_alike(tmp_path):
             assert row[name].dtype == field.dtype
 
 
-def test_texts_and_runs_mix(tmp_path):
+def test_texts_and_trajectories_mix(tmp_path):
     (tmp_path / "a.txt").write_text("some text " * 200)
     config = data_config(tmp_path)
     sources = {"shop": config.sources["shop"].model_dump(), "text": {"path": str(tmp_path / "a.txt")}}
@@ -132,14 +132,14 @@ def test_texts_and_runs_mix(tmp_path):
     assert KINDS not in alone.row(0) and set(alone.row(0)["loss_weights"]) == {1.0}
 
 
-# ---- cut runs --------------------------------------------------------------------------------------------------------
+# ---- cut trajectories ------------------------------------------------------------------------------------------------
 
 lengths_of_turns = st.lists(st.integers(1, 40), min_size=1, max_size=20)
 
 
 @given(turns=lengths_of_turns, parts=st.integers(0, 3), T=st.integers(8, 60), share=st.sampled_from([0, 0.25, 0.9]))
-def test_windows_hold_every_token_once_and_cut_only_what_they_must(turns, parts, T, share):
-    """Token 7 begins the text; the first turn begins after it; the context is the first `parts` turns."""
+def test_windows_contain_every_token_once_and_cut_only_long_turns(turns, parts, T, share):
+    """Token 7 begins the text, and the first turn begins after it. The context is the first `parts` turns."""
     begins = 8 + np.concatenate([[0], np.cumsum(turns)])
     begin, end, context = 7, int(begins[-1]), int(begins[min(parts, len(turns) - 1)]) - 7 if parts else 0
     context = context if context > 1 else 0
@@ -157,17 +157,17 @@ def test_windows_hold_every_token_once_and_cut_only_what_they_must(turns, parts,
         assert window.context == repeats and begin + repeats <= window.overlap <= window.begin
         assert window.begin - window.overlap <= share * (T - repeats)
         turn = begins[np.searchsorted(begins, window.begin, "right")] - window.begin
-        if window.begin not in begins:  # cut inside: that turn has more than a window beside the context
+        if window.begin not in begins:  # cut inside, so the turn is longer than the room after the context
             inside = begins[np.searchsorted(begins, window.begin) - 1]
             assert window.begin + turn - max(inside, before.begin) > T - repeats - share * (T - repeats) - 1
         if turn <= T - repeats:
-            assert window.end >= window.begin + turn  # what fits whole is whole
+            assert window.end >= window.begin + turn  # a turn that fits is whole
     assert cuts.repeated_tokens == sum(w.context + w.begin - w.overlap for w in windows)
 
 
 @pytest.mark.parametrize("T", [64, 128, 400])
 @pytest.mark.parametrize("overlap", [0.0, 0.25])
-def test_of_cut_runs_each_label_counts_once_and_follows_what_is_before_it(T, overlap, tmp_path):
+def test_each_label_of_a_cut_trajectory_counts_once_and_follows_its_prefix(T, overlap, tmp_path):
     dataset = open_dataset(data_config(tmp_path, options={"overlap": overlap}, sequence_length=T), "train", seed=0)
     source = dataset.sources[0]
     tokens, offsets, kinds = (source.store[name] for name in ("tokens", "offsets", "kinds"))
@@ -181,8 +181,8 @@ def test_of_cut_runs_each_label_counts_once_and_follows_what_is_before_it(T, ove
         np.testing.assert_array_equal(row[KINDS][: places.token.size][places.counts], kinds[label])
         for segment in segments(row | {"token": np.pad(places.token, (0, T - places.token.size))}):
             run = np.searchsorted(offsets, segment["token"], "right") - 1
-            assert set(run) == {run[0]}  # nothing of another run
-            assert (np.diff(segment["token"]) > 0).all()  # and in its order
+            assert set(run) == {run[0]}  # nothing from another trajectory
+            assert (np.diff(segment["token"]) > 0).all()  # and in order
             np.testing.assert_array_equal(segment["positions"], np.arange(run.size))
             np.testing.assert_array_equal(segment["labels"][:-1], segment["tokens"][1:])
     expected = np.ones(tokens.size, int)
@@ -197,8 +197,8 @@ def test_of_cut_runs_each_label_counts_once_and_follows_what_is_before_it(T, ove
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_each_token_is_learned_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
-    """Rows as the processes of a job are given them, each by its own data set; two of them go after three steps."""
+def test_each_label_counts_once_in_an_epoch_in_which_four_hosts_become_two(accumulation, tmp_path):
+    """Each process of a job reads its rows from its own data set; two of the processes leave after three steps."""
     config = data_config(tmp_path, 40, {"outcomes": {"failure": 0.5}}, sequence_length=400, batch_size=8, shuffle=True)
     opened = lambda: open_dataset(config, "train", seed=3)
     sharding = NamedSharding(
@@ -232,13 +232,13 @@ def test_each_token_is_learned_once_in_an_epoch_in_which_four_hosts_become_two(a
     assert learnt == pytest.approx(sum(w.sum(dtype=float) for w in expected), rel=1e-6)
 
 
-# ---- what cannot be read ---------------------------------------------------------------------------------------------
+# ---- malformed input -------------------------------------------------------------------------------------------------
 
 
-def test_malformed_runs_stop_or_are_counted(tmp_path):
+def test_malformed_trajectories_stop_or_are_counted(tmp_path):
     bad = ['{"format": "maverick-trajectory", "version": 1, "messages": []}', "{"]
     thought = json.loads(ours.write(short_run(0)))
-    thought["messages"][-1]["reasoning_content"] = "hm"  # bytes have no control token for a thought
+    thought["messages"][-1]["reasoning_content"] = "hm"  # the tokenizer `bytes` has no control token for thoughts
     write_runs(tmp_path / "runs.jsonl", 3, "\n".join([*bad, json.dumps(thought)]))
     with pytest.raises(InputError, match=r"runs\.jsonl: record 3, line 4: messages"):
         open_dataset(data_config(tmp_path), "train", seed=0)
@@ -252,7 +252,7 @@ def test_malformed_runs_stop_or_are_counted(tmp_path):
     assert "malformed 3" in out.getvalue() and "record 4, line 5" in out.getvalue()
 
 
-def test_no_run_and_a_run_that_would_be_split_are_refused(tmp_path):
+def test_no_trajectory_and_a_single_one_to_split_are_refused(tmp_path):
     (tmp_path / "runs.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"no trajectory can be read of 1 records; the first: runs\.jsonl: record 0"):
         open_dataset(data_config(tmp_path, options={"malformed": "skip", "format": "openai"}), "train", seed=0)
@@ -261,7 +261,7 @@ def test_no_run_and_a_run_that_would_be_split_are_refused(tmp_path):
         open_dataset(data_config(tmp_path, held_out_fraction=0.5), "train", seed=0)
 
 
-def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
+def test_an_interrupted_cache_is_rebuilt(tmp_path, monkeypatch):
     import data.cache.tokenize_trajectories as runs
 
     whole = open_dataset(data_config(tmp_path), "train", seed=0).sources[0].store.digest
@@ -281,20 +281,20 @@ def test_an_interrupted_cache_is_made_again(tmp_path, monkeypatch):
     assert open_dataset(again, "train", seed=0).sources[0].store.digest == whole
 
 
-def test_settings_are_refused_where_they_mean_nothing(tmp_path):
+def test_settings_without_effect_are_refused(tmp_path):
     text = {"text": {"path": str(tmp_path), "trajectories": {"malformed": "skip"}}}
     with pytest.raises(pydantic.ValidationError, match=r"sources.text.files.trajectories\n  Extra inputs"):
         DataConfig(sources=text)
-    with pytest.raises(pydantic.ValidationError, match="kind_weights: are of trajectories"):
+    with pytest.raises(pydantic.ValidationError, match="kind_weights: requires a source with kind: trajectories"):
         DataConfig(sources={"text": {"path": "x"}}, kind_weights={"user": 1.0})
     choices = lambda name: TrajectoriesConfig.model_json_schema()["properties"][name]["anyOf"][0]["enum"]
     assert choices("format") == list(FORMATS) and choices("dialect") == list(DIALECTS)
 
 
-# ---- what ships, and what is shown -----------------------------------------------------------------------------------
+# ---- shipped trajectories, and display -------------------------------------------------------------------------------
 
 
-def test_the_shipped_runs_are_those_of_the_generator_and_hold_everything():
+def test_the_shipped_trajectories_come_from_the_generator_and_have_every_kind():
     made = toy_shop.generate()
     file = ASSETS / "toy_shop.jsonl"
     assert file.read_text().splitlines() == [ours.write(run) for run in made]
@@ -319,4 +319,4 @@ def test_inspect_shows_kinds_and_weights(tmp_path):
     assert any(run["kind"] is None and run["loss_weight"] == 0 and run["tokens"] > 1 for run in everything)  # repeated
     out = io.StringIO()
     commands.show(found, Console(file=out, width=200, force_terminal=True))
-    assert "recovery 1.5" in out.getvalue() and "one color per kind" in out.getvalue()
+    assert "recovery 1.5" in out.getvalue() and "one color per token kind" in out.getvalue()

@@ -1,4 +1,4 @@
-"""Tasks of questions: what a file may hold, how answers are compared, and the tasks that ship."""
+"""Tasks of questions: files, the comparison of answers, and the shipped tasks."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_a_file_of_questions(tmp_path):
     assert task.grade(second, Reply("It is four")) == (0.0, "expected '4' or 'four', got 'It is four'")
 
 
-def test_a_text_is_gone_on_from_and_its_first_line_is_the_answer(tmp_path):
+def test_the_first_line_of_a_continuation_is_the_answer(tmp_path):
     path = write(tmp_path / "q.jsonl", {"prompt": "The capital of France is", "answer": "Paris"})
     task = Questions(path=str(path), chat=False)
     (example,) = task.examples()
@@ -51,17 +51,17 @@ def test_a_text_is_gone_on_from_and_its_first_line_is_the_answer(tmp_path):
         ('{"promt": "x", "answer": "y"}', "line 2: 'promt': unknown field; did you mean prompt?"),
         ('{"prompt": " ", "answer": "y"}', "line 2: prompt: expected a text or a list of messages"),
         ('{"prompt": [{"role": "usr", "content": "x"}], "answer": "y"}', "line 2: message 0: role: 'usr'"),
-        ('{"prompt": "x", "answer": []}', "line 2: answer: an empty list"),
+        ('{"prompt": "x", "answer": []}', "line 2: answer: empty list"),
         ('{"prompt": "x", "answer": true}', "line 2: answer: expected a text or a number, got True"),
-        ('{"prompt": "x", "answer": "none"}', "line 2: answer: 'none' has no number, which `match: numeric`"),
-        ('{"prompt": "x", "answer": "1", "id": "0"}', "line 2: id: '0' is the id of an earlier line too"),
+        ('{"prompt": "x", "answer": "none"}', "line 2: answer: 'none' contains no number; `match: numeric`"),
+        ('{"prompt": "x", "answer": "1", "id": "0"}', "line 2: id: '0' is already the id of an earlier line"),
         ('{"prompt": "x", "answer": "1", "id": [0]}', "line 2: id: expected a text or a whole number"),
         ("[1]", "line 2: expected an object with `prompt` and `answer`, got list"),
         ('{"prompt": "x", "answer": NaN}', "line 2: not JSON"),
         ('{"prompt": "x"', "line 2: not JSON"),
     ],
 )
-def test_a_bad_line_is_one_error_with_its_place(tmp_path, line, message):
+def test_a_bad_line_raises_one_error_with_its_number(tmp_path, line, message):
     path = write(tmp_path / "q.jsonl", {"prompt": "x", "answer": 1})
     path.write_text(path.read_text() + line)
     with pytest.raises(InputError) as error:
@@ -69,7 +69,7 @@ def test_a_bad_line_is_one_error_with_its_place(tmp_path, line, message):
     assert message in str(error.value) and str(error.value).startswith(str(path))
 
 
-def test_files_that_are_not_there_and_tasks_that_are_unknown(tmp_path):
+def test_missing_files_and_unknown_tasks_are_refused(tmp_path):
     write(tmp_path / "sums.jsonl", {"prompt": "x", "answer": 1})
     for given, message in {
         str(tmp_path / "sum.jsonl"): "no such file; did you mean sums.jsonl?",
@@ -116,7 +116,7 @@ def test_shipped_tasks_have_examples_and_grade_their_references(name):
             assert task.grade(example, Reply("")).score == 0
 
 
-def test_the_toy_shops_questions_are_those_that_its_trajectories_answer():
+def test_toy_shop_references_have_the_form_of_its_trajectories_answers():
     task = ToyShopOrders(count=50)
     answers = [s.message.text for t in toy_shop.generate(60) if t.provenance.task == "ask" for s in t.steps]
     form = lambda text: "sent" in text and text.partition(" ")[0].isdigit()

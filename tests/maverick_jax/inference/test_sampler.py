@@ -1,4 +1,4 @@
-"""Decoding with a cache equals the whole forward pass, across chunk borders; sampling does what it says."""
+"""Decoding with a cache equals the whole forward pass, across chunk borders; sampling follows its settings."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from tests.parity.oracle import (
 
 SLIDING = variant(local_attention="sliding_window", num_hidden_layers=5)
 TEXT = variant(vocab_size=271, num_hidden_layers=3)
-"""A model that knows the byte tokenizer's ids."""
+"""A model with the vocabulary of the byte tokenizer."""
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,14 @@ def test_decoding_equals_the_whole_forward_pass(name, prompt):
 
 
 @pytest.mark.parametrize("config", [SLIDING, MODELS["unchunked"], MODELS["rope_everywhere"]])
-def test_decoding_equals_the_whole_forward_pass_for_other_reaches(config):
+def test_decoding_equals_the_whole_forward_pass_for_other_attention_spans(config):
     model = our_model(config, random_parameters(shapes(config)))
     tokens = random_tokens(config, batch=1, length=30)
     whole = np.asarray(model.logits(tokens))[:, 10:]
     np.testing.assert_allclose(decoded_logits(model, tokens, prompt=11), whole, atol=1e-4, rtol=0)
 
 
-def test_local_layers_remember_one_chunk_only():
+def test_local_layers_cache_only_one_chunk():
     c = case("maverick")
     with jax.set_mesh(c.ours.embed[...].sharding.mesh):
         _, cache = prefill(c.ours, jnp.zeros((1, 32), jnp.int32), jnp.full(1, 20, jnp.int32), 1024)
@@ -70,7 +70,7 @@ def test_local_layers_remember_one_chunk_only():
     assert slots == [(2, 1, 8, 2, 8)] * 3 + [(2, 1, 1024, 2, 8)]  # periods, batch, slots, key heads, head
 
 
-def test_ring_holds_the_newest_positions():
+def test_the_ring_buffer_contains_the_newest_positions():
     held = np.asarray(held_positions(jnp.array([2, 7, 8, 21]), 8))
     assert [sorted(row[row >= 0]) for row in held] == [
         [0, 1, 2],
@@ -81,7 +81,7 @@ def test_ring_holds_the_newest_positions():
     assert all(p % 8 == slot for row in held for slot, p in enumerate(row))
 
 
-def test_greedy_tokens_are_those_of_the_public_model():
+def test_greedy_tokens_equal_those_of_the_public_model():
     c = case("maverick")
     prompts = [list(map(int, random_tokens(c.config, 1, n, seed=n)[0])) for n in (5, 13)]
     chosen = np.stack(list(sample_tokens(c.ours, prompts, 20, Sampling(temperature=0))), axis=1)
@@ -91,8 +91,8 @@ def test_greedy_tokens_are_those_of_the_public_model():
         assert list(theirs[len(prompt) - 1 : -1]) == text[len(prompt) :]
 
 
-def test_rows_of_a_batch_do_not_disturb_each_other():
-    """On eight devices, with rows added so that the mesh divides the batch."""
+def test_rows_of_a_batch_do_not_affect_each_other():
+    """On eight devices, where rows are added so that the mesh divides the batch."""
     c = case("maverick")
     prompts = [[1, 2, 3], list(range(20)), [7]]
     alone = [[int(t[0]) for t in sample_tokens(c.ours, [p], 12, Sampling(temperature=0))] for p in prompts]
@@ -135,7 +135,7 @@ def test_draws_follow_the_distribution():
 
 
 def writes(model, token: int):
-    """A model that always writes `token`: the head looks at one feature that the final norm makes constant."""
+    """A model that always writes `token`: its output matrix uses one feature, which the final norm makes constant."""
     changes = {name: p * np.float32(0) for name, p in random_parameters(shapes(model.config)).items()}
     changes["embed"] = np.ones_like(changes["embed"])
     changes["norm"] = np.ones_like(changes["norm"])
@@ -144,7 +144,7 @@ def writes(model, token: int):
 
 
 @pytest.mark.parametrize("stop", ["<|end_of_text|>", "<|eot|>"])
-def test_text_ends_at_its_end(text_model, stop):
+def test_text_ends_at_a_stop_token(text_model, stop):
     tokenizer = ByteTokenizer()
     assert generate(writes(text_model, ord("x")), tokenizer, "", 5, temperature=0) == "xxxxx"
     assert generate(writes(text_model, tokenizer.controls[stop]), tokenizer, "abc", 5, temperature=0) == ""
@@ -173,7 +173,7 @@ def test_arguments_out_of_range_are_refused(text_model, settings, said):
 
 
 def test_a_tokenizer_of_another_model_is_refused():
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="expected the tokenizer of this model"):
         generate(case("maverick").ours, ByteTokenizer(), "abc")
     with pytest.raises(InputError, match=r"outside 0\.\.95"):
         next(sample_tokens(case("maverick").ours, [[96]], 1, Sampling()))

@@ -1,4 +1,4 @@
-"""Models that begin as another network: some of its layers, or experts where it is dense."""
+"""Models that are initialized from another model: with some of its layers, or with experts from its dense layers."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """`sources(name, kind)`: the model `name` of the oracle's on disk."""
+    """`sources(name, kind)`: the oracle's model `name` on disk."""
     root = tmp_path_factory.mktemp("sources")
 
     def at(name: str, kind: str) -> str:
@@ -56,20 +56,20 @@ def logits(model) -> np.ndarray:
     return np.asarray(model.logits(random_tokens(model.config, 8, 20)))
 
 
-# ---- experts where the source is dense -------------------------------------------------------------------------------
+# ---- experts from dense layers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["run", "folder"])
-def test_upcycled_logits_are_the_dense_models_to_the_bit(sources, kind):
+def test_upcycled_logits_equal_the_dense_models_to_the_bit(sources, kind):
     student = begun(EXPERTS, Start(sources("dense", kind), upcycle=True))
     np.testing.assert_array_equal(logits(student), logits(case("dense").ours))
 
 
-def test_on_a_mesh_everything_is_the_same(sources):
+def test_the_weights_are_the_same_on_a_mesh(sources):
     start = Start(sources("dense", "folder"), upcycle=True)
     here, there = begun(EXPERTS, start), begun(EXPERTS, start, mesh_of_8())
     for (name, one), many in zip(names.flatten(here).items(), names.flatten(there).values(), strict=True):
-        random = name.endswith(("router", "experts_in"))  # its last bit is the compiler's
+        random = name.endswith(("router", "experts_in"))  # the compiler decides their last bit
         np.testing.assert_allclose(one, many, rtol=1e-6 if random else 0, err_msg=name)
     assert there.periods.layer_1.moe.experts_in[...].sharding.shard_shape((2, 4, 32, 2, 40)) == (2, 2, 16, 2, 20)
     dense = load_pretrained(sources("dense", "folder"), mesh_of_8())
@@ -103,7 +103,7 @@ def test_every_expert_that_got_a_token_learns(sources):
         assert (used & used_then)[:, i].any() and np.any(after.router[...])
 
 
-def test_what_the_source_does_not_say_is_a_fresh_models(sources):
+def test_undetermined_parameters_equal_a_fresh_models(sources):
     overrides = [f"model={{init_from: {sources('dense', 'run')}, init_upcycle: true}}", f"run.seed={SEED}"]
     widths = ["model.num_local_experts=4", "model.intermediate_size=40", "model.interleave_moe_layer_step=2"]
     config = read_config("pretrain_tiny", [*overrides, *widths, "model.balance.kind=loss_free_bias"])
@@ -145,7 +145,7 @@ def test_a_model_may_take_some_experts_and_upcycle_others(tmp_path):
 
 
 def layer_of(config: ModelConfig, parameters, layer: int) -> dict[str, np.ndarray]:
-    """The parameters of one layer, cut out of those of the model."""
+    """The parameters of one layer, sliced from those of the model."""
     period, index = divmod(layer, len(config.period))
     stacked = period < config.num_periods
     prefix = f"{'periods' if stacked else 'tail'}/layer_{index}/"
@@ -162,7 +162,7 @@ CHOICES = [
 ]
 
 
-def test_the_size_of_the_blocks_that_are_read_does_not_matter(sources, monkeypatch):
+def test_weights_do_not_depend_on_the_size_of_read_blocks(sources, monkeypatch):
     config, start = variant(intermediate_size=56, num_hidden_layers=2), Start(sources("dense", "folder"), (0, 5), True)
     whole = names.flatten(begun(config, start))
     monkeypatch.setattr(placing, "BLOCK_BYTES", 4096)
@@ -172,7 +172,7 @@ def test_the_size_of_the_blocks_that_are_read_does_not_matter(sources, monkeypat
 
 @pytest.mark.parametrize("mesh", ["one_device", "eight"])
 @pytest.mark.parametrize(("name", "kind", "layers"), CHOICES)
-def test_layers_are_those_that_were_chosen(sources, name, kind, layers, mesh):
+def test_layers_equal_the_chosen_layers_of_the_source(sources, name, kind, layers, mesh):
     source, parameters = case(name).config, case(name).parameters
     config = ModelConfig(**source.model_dump() | {"num_hidden_layers": len(layers)})
     student = begun(config, Start(sources(name, kind), layers), None if mesh == "one_device" else mesh_of_8())
@@ -186,7 +186,7 @@ def test_layers_are_those_that_were_chosen(sources, name, kind, layers, mesh):
         np.testing.assert_array_equal(found[whole], parameters[whole])
 
 
-def test_a_damaged_checkpoint_gives_no_layers(tmp_path):
+def test_a_damaged_checkpoint_is_refused(tmp_path):
     path = store_run(tmp_path / "run", MODELS["three_layers"], case("three_layers").parameters)
     data = max((path / "checkpoints/7/arrays").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     damaged = bytearray(data.read_bytes())
@@ -202,7 +202,7 @@ REFUSED = [
     (
         "dense",
         "num_hidden_layers: 4",
-        r"model.num_hidden_layers: 4 here, 8 in .*/dense; model.init_layers .*\[0, 2, 5, 7\]",
+        r"model.num_hidden_layers: 4 here, 8 in .*/dense; set model.init_layers .*\[0, 2, 5, 7\]",
     ),
     ("dense", "init_layers: [0, 1, 2, 8]", r"model.init_layers: .*/dense has no layer 8; its layers are 0 to 7"),
     ("dense", "init_layers: [0, 1, -2, 3]", r"model.init_layers.*"),
@@ -210,28 +210,28 @@ REFUSED = [
     (
         "dense",
         "init_layers: [0, 1, 7], num_hidden_layers: 4",
-        r"model.init_layers: names 3 layers, model.num_hidden_layers is 4, such as \[0, 2, 5, 7\]",
+        r"model.init_layers: lists 3 layers; expected 4 \(model.num_hidden_layers\), such as \[0, 2, 5, 7\]",
     ),
     (
         "dense",
         "init_layers: [0, 1, 2, 5]",
         r"model.init_layers: layer 3 here is dense, without rotary embedding, layer 5 of .*/dense is dense, with "
-        r"rotary embedding; one that fits: 3, 7",
+        r"rotary embedding; layers that fit: 3, 7",
     ),
-    ("maverick", "init_layers: [1, 1]", r"model.init_layers: layer 0 here is dense, .* fits: 0, 2, 4, 6"),
+    ("maverick", "init_layers: [1, 1]", r"model.init_layers: layer 0 here is dense, .* fit: 0, 2, 4, 6"),
     ("dense", "no_rope_layer_interval: 2", r"model.no_rope_layer_interval: layer 1 here is dense, without"),
-    ("scout", "interleave_moe_layer_step: 2", r"model.interleave_moe_layer_step: layer 0 .* there is none that fits"),
-    ("maverick", "num_local_experts: 0", r"model.num_local_experts: layer 1 here is dense, .* fits: 0, 2, 4, 6"),
+    ("scout", "interleave_moe_layer_step: 2", r"model.interleave_moe_layer_step: layer 0 .* no layer fits"),
+    ("maverick", "num_local_experts: 0", r"model.num_local_experts: layer 1 here is dense, .* fit: 0, 2, 4, 6"),
     (
         "dense",
         "num_local_experts: 4, intermediate_size: 40, interleave_moe_layer_step: 2",
-        r"model.init_upcycle: layers 1, 3, 5, 7 are mixtures of experts here, dense in .*/dense",
+        r"model.init_upcycle: layers 1, 3, 5, 7 are mixtures of experts here and dense in .*/dense",
     ),
-    ("dense", "init_upcycle: true", r"model.init_upcycle: no mixture of experts here begins as a dense layer"),
+    ("dense", "init_upcycle: true", r"model.init_upcycle: no dense layer of .*/dense initializes a mixture"),
     (
         "dense",
         "init_upcycle: true, num_local_experts: 4, intermediate_size: 24",
-        r"model.intermediate_size: 24 here; a shared expert begins as a dense layer of .*/dense: expected at least 40",
+        r"model.intermediate_size: 24 here; dense layers of .*/dense initialize shared experts; expected at least 40",
     ),
     ("dense", "init_layers: [0, 3], hidden_size: 64, no_rope_layer_interval: 2", r"model.hidden_size: 64 here, 32 in"),
     ("maverick", "num_experts_per_tok: 2", r"model.num_experts_per_tok: 2 here, 1 in .*/maverick"),
@@ -241,19 +241,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "keys", "message"), REFUSED)
-def test_what_does_not_fit_is_refused(sources, name, keys, message):
+def test_sources_that_do_not_fit_are_refused(sources, name, keys, message):
     with pytest.raises(InputError, match=message):
         read_config("pretrain_tiny", [f"model={{init_from: {sources(name, 'run')}, {keys}}}"])
 
 
 @pytest.mark.parametrize("key", ["init_layers: [0]", "init_upcycle: true"])
-def test_layers_of_nothing_are_refused(key):
+def test_keys_without_init_from_are_refused(key):
     with pytest.raises(InputError, match=rf"model.{key.partition(':')[0]}: is of the model at model.init_from"):
         read_config("pretrain_tiny", [f"model={{base: tiny, {key}}}"])
 
 
 def nll(model, batch) -> float:
-    """Mean negative log-likelihood of the labels that count, in NumPy."""
+    """Mean negative log-likelihood of the labels with weight, in NumPy."""
     found = np.asarray(model.logits(batch["tokens"][0], batch["positions"][0], batch["segment_ids"][0]), np.float64)
     log_sum = np.log(np.sum(np.exp(found), axis=-1))
     of_label = np.take_along_axis(found, np.asarray(batch["labels"][0])[..., None], axis=-1)[..., 0]
@@ -265,8 +265,8 @@ LAYERS = [0, 2, 5, 7]
 
 @pytest.fixture(scope="module")
 def bytes_run(tmp_path_factory):
-    """(a dense model of 8 layers whose vocabulary is the bytes', its parameters, overrides of a run of 4 of them with
-    experts in every other)."""
+    """(A dense model of 8 layers with the vocabulary of the byte tokenizer, its parameters, and overrides of a run with
+    4 of the layers, every other one with experts)."""
     source = ModelConfig(**DENSE.model_dump() | {"vocab_size": 512})
     parameters = random_parameters(shapes(source))
     path = store_run(tmp_path_factory.mktemp("bytes") / "dense", source, parameters)
@@ -281,7 +281,7 @@ def bytes_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first_loss(bytes_run) -> float:
-    """Of the four layers, cut out by hand, on the first batch."""
+    """The loss of the four layers, sliced by the test, on the first batch."""
     source, parameters, words = bytes_run
     cut = [layer_of(source, parameters, layer) for layer in LAYERS]
     pruned = {f"periods/layer_{i}/{rest}": x[None] for i, layer in enumerate(cut) for rest, x in layer.items()}
@@ -295,7 +295,7 @@ def first_batch(config):
         return next(iter(batches))
 
 
-def test_a_run_begins_as_the_layers_it_is_made_of_and_goes_on_from_its_checkpoints(
+def test_a_run_starts_with_the_chosen_layers_and_resumes_from_its_checkpoints(
     bytes_run, first_loss, tmp_path, monkeypatch
 ):
     config = read_config("pretrain_tiny", bytes_run[2])
@@ -312,7 +312,7 @@ def test_a_run_begins_as_the_layers_it_is_made_of_and_goes_on_from_its_checkpoin
 
 
 @pytest.mark.slow
-def test_the_first_loss_of_a_run_is_that_of_the_layers_and_killed_it_ends_the_same(bytes_run, first_loss, tmp_path):
+def test_a_killed_run_with_chosen_layers_ends_the_same(bytes_run, first_loss, tmp_path):
     run.main("pretrain_tiny", [*bytes_run[2], f"run.dir={tmp_path / 'whole'}"])
     assert losses(tmp_path / "whole")[0] == pytest.approx(first_loss, rel=1e-6)
     killed = cut_back(tmp_path / "whole", tmp_path / "killed", 1)

@@ -1,4 +1,4 @@
-"""Traces read as the model: operations carry the names of the parts that they belong to."""
+"""In traces, operations are named after the parts of the model to which they belong."""
 
 import contextlib
 import functools
@@ -39,7 +39,7 @@ def jax_flag(name: str, value):
 
 @functools.cache
 def operations() -> list[list[str]]:
-    """The path of each operation of a compiled forward pass on two devices of experts."""
+    """The path of each operation of a compiled forward pass on two devices of the expert axis."""
     config = tiny.model_config()
 
     def loss(model, batch):
@@ -49,7 +49,7 @@ def operations() -> list[list[str]]:
     with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
         model = jax.eval_shape(lambda: Maverick(config, rngs=nnx.Rngs(0)))
         batch = {name: x[0] for name, x in tiny.placed(tiny.batch(config)).items()}
-        with jax_flag("jax_compilation_cache_include_metadata_in_key", True):  # or names of another day are found
+        with jax_flag("jax_compilation_cache_include_metadata_in_key", True):  # else cached programs have old names
             text = jax.jit(loss).lower(model, batch).compile().as_text()
     return [path.split("/") for path in re.findall(r'op_name="([^"]*)"', text)]
 

@@ -1,4 +1,5 @@
-"""Images: our encoder and its fusion with the text, against the public model, the NumPy twin and itself on a mesh."""
+"""Compares our image encoder and its fusion with the text model to the public model, the NumPy twin, and itself on a
+mesh."""
 
 import functools
 
@@ -29,7 +30,7 @@ TILE = [PATCH] * VISION.tokens_per_tile
 
 
 def image(tiles: int) -> list[int]:
-    """Tokens of an image: a row of tiles and, if there are several, the global view; separators are plain ids here."""
+    """Tokens of an image: a row of tiles and, if there are several, the global view. Separators are plain ids here."""
     if tiles == 1:
         return [BEGIN, IMAGE, *TILE, END]
     return [BEGIN, *(token for _ in range(tiles - 1) for token in (*TILE, 90)), IMAGE, *TILE, END]
@@ -42,7 +43,7 @@ PROMPTS = {
     "three_images": [1, 3, 2],
     "adjacent_images": [2, -1, -3],
 }
-"""Tiles of each image, in order; negative: no text between it and the one before. Equal sums share a program."""
+"""Number of tiles of each image, in order. Negative: no text before the image. Equal sums share a program."""
 
 
 def prompt(name: str, length: int = 100) -> np.ndarray:
@@ -75,7 +76,7 @@ def test_multimodal_logits_equal_the_public_model(name, kind):
 
 
 def test_images_of_several_sequences_go_where_they_belong():
-    """Rows of features are handed out sequence by sequence; a batch equals its sequences alone."""
+    """Rows of features are assigned sequence by sequence, so a batch gives the same as its sequences alone."""
     c, kinds = case("maverick_with_images"), ["three_images", "no_image", "one_image"]
     images = [pixels(tiles_of(kind), seed) for seed, kind in enumerate(kinds)]
     batch = c.ours.logits(np.concatenate([prompt(kind) for kind in kinds]), pixel_values=np.concatenate(images))
@@ -110,12 +111,12 @@ def test_gradients_of_the_encoder_equal_the_public_models():
         assert np.linalg.norm(ours[name] - theirs[name]) <= 1e-4 * np.linalg.norm(theirs[name]), name
 
 
-# ---- the twin, and mistakes made in it -----------------------------------------------------------------------------
+# ---- the twin, and deliberate errors in it -------------------------------------------------------------------------
 
 
 @functools.cache
 def rows() -> tuple[np.ndarray, np.ndarray, dict]:
-    """Our rows of features of two tiles, the tiles, and the weights under public names."""
+    """The rows of features of two tiles, the tiles, and the weights under public names."""
     c, images = case("maverick_with_images"), pixels(2)
     with jax.set_mesh(c.ours.embed[...].sharding.mesh):
         ours = jax.jit(lambda model, images: model.vision(images))(c.ours, jnp.asarray(images))
@@ -134,14 +135,14 @@ def test_twin_without_mutation_agrees():
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_every_vision_mutation_is_seen(mutation):
+def test_every_vision_mutation_is_detected(mutation):
     error = np.abs(rows()[0] - twin(mutation)).max()
     assert error > 10 * 2e-5, f"{mutation} moves the features by {error:.1e} only"
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_unmasked_attention_equals_the_plain_form(backend, monkeypatch):
-    """In value and gradient, head by head (a CPU) and all heads at once."""
+def test_unmasked_attention_equals_its_slow_twin(backend, monkeypatch):
+    """In value and gradient; head by head (on a CPU) and all heads at once."""
     from maverick_jax.ops.attention import attention_unmasked
 
     def plain(q, k, v):
@@ -157,8 +158,8 @@ def test_unmasked_attention_equals_the_plain_form(backend, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_generation_sees_the_images():
-    """Greedy tokens after prompts with images: those of the whole forward pass, over and over."""
+def test_generation_uses_the_images():
+    """Greedy tokens after prompts with images equal those of repeated whole forward passes."""
     from maverick_jax.inference import Sampling, sample_tokens
 
     c, kinds = case("maverick_with_images"), ["three_images", "one_image"]
@@ -172,8 +173,8 @@ def test_generation_sees_the_images():
         np.testing.assert_array_equal(np.argmax(logits[len(prompts[row]) - 1 : -1], axis=-1), found[row])
 
 
-def test_generate_shows_its_images(tmp_path):
-    """`maverick generate --image`: the text depends on the picture, which is as many tokens as its tiles make."""
+def test_generate_passes_images_to_the_model(tmp_path):
+    """`maverick generate --image`: the text depends on the picture, and the picture has the tokens of its tiles."""
     from PIL import Image
 
     from maverick_jax.config import ModelConfig
@@ -211,7 +212,7 @@ def test_every_mesh_gives_the_same_logits(sizes):
 @pytest.mark.parametrize(
     ("tokens", "images", "message"),
     [
-        (prompt("one_image"), pixels(2), "2 tiles give 18 rows of features; tokens hold 9 ids 95"),
+        (prompt("one_image"), pixels(2), "2 tiles give 18 rows of features; tokens contain 9 ids 95"),
         (prompt("three_images"), pixels(1), "1 tiles give 9 rows"),
         (prompt("one_image"), pixels(1)[:, :1], r"expected \(tiles, 3, 24, 24\)"),
         (prompt("one_image"), pixels(1)[0], r"expected \(tiles, 3, 24, 24\)"),
@@ -225,7 +226,7 @@ def test_images_that_do_not_fit_the_tokens_are_refused(tokens, images, message):
 def test_a_text_model_refuses_images():
     with pytest.raises(InputError, match="no image encoder"):
         case("maverick").ours.logits(prompt("one_image"), pixel_values=pixels(1))
-    with pytest.raises(InputError, match="no image encoder"):  # inside a program of the caller's too, as it is traced
+    with pytest.raises(InputError, match="no image encoder"):  # also when a caller's program is traced
         jax.eval_shape(case("maverick").ours.logits, prompt("one_image"), pixel_values=pixels(1))
 
 
@@ -235,7 +236,7 @@ def test_a_text_model_refuses_images():
         ({"hidden_size": 36, "intermediate_size": 144}, "multiple of 4 x num_attention_heads"),
         ({"image_size": 26}, "multiple of patch_size"),
         ({"pixel_shuffle_ratio": 0.4}, "must be 1/n"),
-        ({"intermediate_size": 64}, "what the adapter reads"),
+        ({"intermediate_size": 64}, "the width of the adapter's input"),
     ],
 )
 def test_an_encoder_that_cannot_be_built_is_refused(changes, message):

@@ -1,4 +1,4 @@
-"""The chunked, vocabulary-sharded divergences against plain ones on whole logits, in value and gradient."""
+"""Compares the chunked, vocabulary-sharded divergences with their slow twins on whole logits, in value and gradient."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ def inputs(seed: int = 0, student_width: int = 12, teacher_width: int = 20):
     pair = lambda D: (normal(B, T, D), normal(D, V) * np.float32(2 / np.sqrt(D)))
     weights = rng.uniform(0.2, 2, (B, T)) * (rng.uniform(size=(B, T)) < 0.7)
     labels = rng.integers(0, V, (B, T)).astype(np.int32)
-    labels = np.where(rng.uniform(size=(B, T)) < 0.25, ~labels, labels)  # some that nobody wrote
+    labels = np.where(rng.uniform(size=(B, T)) < 0.25, ~labels, labels)  # some labels are samples
     return pair(student_width), pair(teacher_width), labels, weights.astype(np.float32)
 
 
@@ -39,7 +39,7 @@ def fixed(terms, weights, controls):
 
 
 def confident(terms, weights, controls):
-    """Weights that depend on every term: no gradient may pass through them."""
+    """Weights that depend on every term, through which no gradient may pass."""
     soft = weights * controls["alpha"] * jnp.exp(-terms.teacher_nll) / (1 + terms.teacher_entropy)
     hard = weights * jax.nn.sigmoid(terms.nll - terms.divergence)
     return Weighed(hard, soft, {"confidence": jnp.exp(-terms.teacher_nll)})
@@ -53,7 +53,7 @@ def evaluated(function, controls, seed=0):
     """(sums, gradient of the total with respect to the student's hidden states and head), as NumPy."""
     student, teacher, labels, weights = inputs(seed)
     rows, pair = RULES("batch", "length"), (RULES("batch", "length", None), RULES.compute("embed", "vocab"))
-    placed = function.func is distillation  # the plain form knows of no mesh
+    placed = function.func is distillation  # the slow twin has no mesh
     place = jax.device_put if placed else lambda x, spec: jnp.asarray(x)
     student, teacher = (tuple(map(place, x, pair)) for x in (student, teacher))
     arguments = whole_target(*teacher), place(labels, rows), place(weights, rows), jax.tree.map(jnp.asarray, controls)
@@ -103,14 +103,14 @@ def test_any_mesh_gives_the_same(name, sizes, mesh_of):
 
 
 def on_mesh(pair, tokens):
-    """A pair (hidden, head) and arrays [B, T], placed as `distillation` wants them on the mesh that is set."""
+    """A pair (hidden, head) and arrays [B, T], sharded for `distillation` on the current mesh."""
     specs = (RULES("batch", "length", None), RULES.compute("embed", "vocab"))
     place = lambda x: jax.device_put(x, RULES("batch", "length"))
     return tuple(map(jax.device_put, pair, specs)), tuple(map(place, tokens))
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(name, mesh_of):
+def test_a_student_equal_to_its_teacher_gets_no_gradient(name, mesh_of):
     soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
     options = {"weigh": soft_only, "divergence": DIVERGENCES[name], "rules": RULES}
     with mesh_of(data=1):
@@ -121,8 +121,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(name, mesh_of):
     assert max(float(jnp.abs(g).max()) for g in grads) < 1e-4
 
 
-def test_rows_without_weight_take_no_part(mesh_of):
-    """Padding may hold anything: its logits reach neither the sums nor the gradient."""
+def test_rows_without_weight_have_no_effect(mesh_of):
+    """Padding may contain anything: its logits affect neither the sums nor the gradient."""
     student, teacher, labels, weights = inputs()
     other = student[0] + 5 * (weights == 0)[..., None].astype(np.float32)
     always = lambda terms, weights, controls: Weighed(jnp.ones_like(weights), jnp.ones_like(weights), {})
@@ -142,9 +142,9 @@ def test_rows_without_weight_take_no_part(mesh_of):
 @pytest.mark.parametrize(
     "case", TRL["cases"], ids=lambda case: f"beta {case['beta']}, temperature {case['temperature']}"
 )
-def test_divergences_are_those_of_trl(case, mesh_of):
+def test_divergences_equal_those_of_trl(case, mesh_of):
     student, teacher, counts = jsd_oracle.logits()
-    head = np.eye(student.shape[-1], dtype=np.float32)  # hidden states that are the logits
+    head = np.eye(student.shape[-1], dtype=np.float32)  # so that hidden states are logits
     weights = (counts / counts.sum()).astype(np.float32)
     soft_only = lambda terms, weights, controls: Weighed(0 * weights, weights, {})
     options = {"weigh": soft_only, "divergence": Divergence(case["beta"], case["temperature"]), "rules": RULES}
@@ -160,7 +160,7 @@ def test_divergences_are_those_of_trl(case, mesh_of):
 
 
 @pytest.mark.slow
-def test_the_golden_divergences_are_those_of_trl_today():
+def test_golden_divergences_equal_those_of_the_installed_trl():
     pytest.importorskip("trl")
     found = jsd_oracle.golden()
     assert found["cases"] == TRL["cases"]

@@ -1,4 +1,4 @@
-"""Each fast operation against its slow twin, in value and gradient."""
+"""Compares each fast operation with its slow twin, in value and gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ MASKS = [
 
 
 def documents(B, T):
-    """Rows of three documents and padding, at borders that are multiples of nothing."""
+    """Rows of three segments and padding, with borders at odd positions."""
     cuts = np.array([[5 + b, 23 + b, T - 3] for b in range(B)])
     index = np.arange(T)
     segment = 1 + (index[None, :, None] >= cuts[:, None, :]).sum(-1)
@@ -72,7 +72,7 @@ def test_attention_equals_reference(mask, packed, monkeypatch):
 
 
 @pytest.mark.parametrize("length", [1, 17, 40])
-def test_attention_of_lengths_that_divide_nothing(length, monkeypatch):
+def test_attention_of_lengths_that_blocks_do_not_divide(length, monkeypatch):
     monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
     q, k, v = random(1, length, 2, 4), random(1, length, 1, 4, seed=1), random(1, length, 1, 4, seed=2)
     for mask in MASKS:
@@ -88,7 +88,7 @@ def experts(E, D, F):
 
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_tiles_hold_every_row_once(data):
+def test_tiles_contain_every_row_once(data):
     E, rows = data.draw(st.sampled_from([(1, 4), (3, 4), (6, 1)]))
     expert = np.array(data.draw(st.lists(st.integers(0, E), min_size=24, max_size=24)), np.int32)
     tiles = jax.jit(plan_tiles, static_argnums=(1, 2))(jnp.asarray(expert), E, rows)
@@ -143,7 +143,7 @@ def test_expert_parallel_equals_reference(sizes, routing, mesh_of):
 
 
 def test_expert_parallel_moves_tokens_not_weights(mesh_of):
-    """The compiled exchange holds all-to-alls of rows and gathers no expert's weights."""
+    """The compiled exchange contains all-to-alls of rows and gathers no expert weights."""
     B, T, D, F, E = 8, 16, 8, 64, 8
     with mesh_of(expert=8):
         tokens = RULES("batch", "length", None)
@@ -189,7 +189,7 @@ def test_cross_entropy_equals_reference(sizes, chunk, mesh_of):
         check_close((f(h, w), gradient(h, w)), expected)
 
 
-def test_cross_entropy_never_holds_all_logits(mesh_of):
+def test_cross_entropy_never_allocates_all_logits(mesh_of):
     B, T, D, V = 2, 64, 8, 4096
     with mesh_of(data=1):
         tokens = RULES("batch", "length")
@@ -206,7 +206,7 @@ def test_cross_entropy_never_holds_all_logits(mesh_of):
 
 
 def test_bfloat16_stays_near_float32():
-    """Every operation takes bfloat16 and sums in float32; gradients come back in bfloat16."""
+    """Every operation accepts bfloat16 and sums in float32; gradients are bfloat16."""
     B, T, N, H, E, F = 2, 32, 2, 16, 3, 8
     expert = jnp.asarray(np.random.default_rng(0).integers(0, E, B * T), jnp.int32)
     w_in, w_out = experts(E, N * H, F)

@@ -1,4 +1,4 @@
-"""Top k, tail and samples of a vocabulary in parts, and the loss on them, against plain forms on whole logits."""
+"""Compares top k, tail and samples of a sharded vocabulary, and the loss on them, with slow twins on whole logits."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from maverick_jax.ops.distillation import (
     distillation_reference,
     whole_target,
 )
-from maverick_jax.ops.sparse_targets import Kept, sparse_target
+from maverick_jax.ops.sparse_targets import TopKTargets, sparse_target
 from maverick_jax.ops.top_k import top_k, top_k_reference
 from maverick_jax.sharding import ShardingRules
 
@@ -42,14 +42,14 @@ def tops(sizes, mesh_of, arguments, **options):
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
 @pytest.mark.parametrize(("k", "temperature", "chunk"), [(5, 1.0, None), (17, 2.5, 5)])
-def test_top_k_in_parts_equals_whole_logits(k, temperature, chunk, sizes, mesh_of):
+def test_top_k_of_a_sharded_vocabulary_equals_whole_logits(k, temperature, chunk, sizes, mesh_of):
     arguments = inputs()
     expected = top_k_reference(*arguments, k=k, temperature=temperature)
     found = tops(sizes, mesh_of, arguments, k=k, temperature=temperature, chunk=chunk)
     for name, a, b in zip(found._fields, found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5, err_msg=name)
     assert len(np.unique(found.sample_ids)) > 10
-    assert not (found.sample_ids[..., None] == found.ids[..., None, :]).any()  # none of the top k is drawn
+    assert not (found.sample_ids[..., None] == found.ids[..., None, :]).any()  # no sample is in the top k
 
 
 def test_the_whole_vocabulary_leaves_no_tail(mesh_of):
@@ -71,7 +71,7 @@ def test_a_tail_is_exact_however_small_it_is(mesh_of):
 
 
 def test_samples_follow_the_tail(mesh_of):
-    """Each token of the tail as often as its mass says."""
+    """Each token of the tail is drawn in proportion to its mass."""
     rng = np.random.default_rng(1)
     head = rng.normal(size=(1, V)).astype(np.float32)
     draws = 20_000
@@ -87,18 +87,18 @@ def test_samples_follow_the_tail(mesh_of):
     assert counts[found.ids.ravel()].sum() == 0
 
 
-# ---- the loss on what was kept ---------------------------------------------------------------------------------------
+# ---- the loss on stored targets --------------------------------------------------------------------------------------
 
 
-def kept_of(teacher, labels, k, temperature, samples=0, seed=3) -> Kept:
+def kept_of(teacher, labels, k, temperature, samples=0, seed=3) -> TopKTargets:
     uniforms = np.random.default_rng(seed).uniform(size=(B, T, samples)).astype(np.float32)
     top = top_k_reference(*teacher, labels, uniforms, k=k, temperature=temperature)
     drawn = {"sample_ids": top.sample_ids, "sample_log_probs": top.sample_log_probs} if samples else {}
-    return Kept(top.ids.astype(np.uint16), top.log_probs, top.log_tail, top.label_log_prob, top.entropy, **drawn)
+    return TopKTargets(top.ids.astype(np.uint16), top.log_probs, top.log_tail, top.label_log_prob, top.entropy, **drawn)
 
 
 def weigh(terms, weights, controls):
-    """By everything that is known of a row: no gradient may pass through it."""
+    """Weights that depend on every term, through which no gradient may pass."""
     soft = weights * jnp.exp(-terms.teacher_nll) / (1 + terms.teacher_entropy)
     return Weighed(0.3 * weights, soft, {"confidence": jnp.exp(-terms.teacher_nll)})
 
@@ -181,12 +181,12 @@ def test_the_whole_vocabulary_gives_the_whole_divergence(divergence, mesh_of):
             distillation, student, sparse_target(kept, "tail"), labels, weights, {}, jax.device_put, **options
         )
     assert_same(found[1], expected[1])
-    assert_same(found[0]._replace(terms=found[0].terms._replace(beside={})), expected[0])
-    np.testing.assert_allclose(found[0].terms.beside["student_mass"], weights.sum(), rtol=1e-5)
+    assert_same(found[0]._replace(terms=found[0].terms._replace(extra={})), expected[0])
+    np.testing.assert_allclose(found[0].terms.extra["student_mass"], weights.sum(), rtol=1e-5)
 
 
-def test_a_tail_loses_no_more_than_it_must():
-    """Never above the whole KL, and the nearer the more is kept; the renormalised reading may be anywhere."""
+def test_the_tail_mode_approaches_the_whole_kl_from_below():
+    """It is never above the whole KL, and closer for larger k; the mode `renormalised` may be above or below."""
     _, teacher, labels, _ = problem()
     of = lambda target: float(plainly(target, divergence=Divergence())[0].terms.divergence)
     whole = of(whole_target(*teacher))
@@ -196,7 +196,7 @@ def test_a_tail_loses_no_more_than_it_must():
 
 
 def test_samples_of_the_tail_are_unbiased():
-    """Mean of value and gradient over many draws, within their standard error; the tail bucket's is not."""
+    """The means of value and gradient over many draws are within their standard error; the tail mode is biased."""
     student, teacher, labels, weights = problem()
     draws, samples = 200, 20
     kept = kept_of(teacher, labels, 4, 1.0, samples=draws * samples)
@@ -219,14 +219,14 @@ def test_samples_of_the_tail_are_unbiased():
     values, (_, heads) = of_draw(student, divided(kept.sample_ids), divided(kept.sample_log_probs))
     error = values.std(ddof=1) / np.sqrt(draws)
     assert 0 < abs(values.mean() - exact) < 3 * error
-    assert abs(total(student, sparse_target(kept, "tail")) - exact) > 10 * error  # which the samples put right
+    assert abs(total(student, sparse_target(kept, "tail")) - exact) > 10 * error  # the bias of the tail mode
     away = np.abs(heads.mean(0) - exact_head) / (heads.std(0, ddof=1) / np.sqrt(draws) + 1e-6)
     assert (away < 3).mean() > 0.98
     assert away.max() < 5
 
 
 def test_half_precision_keeps_the_divergence():
-    """float16 log-probabilities, made a distribution again, stay as near as their rounding."""
+    """With float16 log-probabilities, normalized again, the divergence is exact up to their rounding."""
     _, teacher, labels, _ = problem()
     kept = kept_of(teacher, labels, 8, 1.0)
     half = kept._replace(log_probs=kept.log_probs.astype(np.float16))
@@ -236,7 +236,7 @@ def test_half_precision_keeps_the_divergence():
     assert found == pytest.approx(exact, rel=2e-3) and found != exact
 
 
-def test_samples_are_for_the_forward_kl_alone():
+def test_samples_support_only_the_forward_kl():
     _, teacher, labels, _ = problem()
     with pytest.raises(ValueError, match="needs samples of the tail"):
         sparse_target(kept_of(teacher, labels, 4, 1.0), "sampled")

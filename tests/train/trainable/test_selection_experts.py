@@ -20,7 +20,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.expert_rows import Rows, put_rows, take_rows, with_rows
+from maverick_jax.ops.expert_rows import ExpertRows, put_rows, take_rows, with_rows
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
 from train.config_files import read_config
@@ -85,7 +85,7 @@ def changed(before, after, config=CONFIG) -> set[tuple[int, int]]:
 def test_rows_taken_and_put_are_those_of_numpy(mesh_of, sizes):
     rng = np.random.default_rng(0)
     w, new = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 8, 4, 6), (4, 4, 6)))
-    rows = Rows(np.array([0, 0, 2, 2], np.int32), np.array([7, 1, 0, 1], np.int32))
+    rows = ExpertRows(np.array([0, 0, 2, 2], np.int32), np.array([7, 1, 0, 1], np.int32))
     with mesh_of(**sizes):
         placed = jax.device_put(w, P(None, "expert", "fsdp", "tensor"))
         values = jax.device_put(new, P(None, ("fsdp", "expert") if sizes.get("expert") != 4 else "fsdp", "tensor"))

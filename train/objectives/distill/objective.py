@@ -237,7 +237,7 @@ def _means(sums: Distilled, weight: jax.Array) -> Sums:
         "teacher_entropy": terms.teacher_entropy,
         "hard_weight": weighed.hard,
         "soft_weight": weighed.soft,
-        **terms.beside,
+        **terms.extra,
         **weighed.parts,
     }
     return {name: value / weight for name, value in named.items()}

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from data.rows.fields import TARGET
 from maverick_jax.ops.distillation import Target
-from maverick_jax.ops.sparse_targets import Kept, Mode, sparse_target
+from maverick_jax.ops.sparse_targets import Mode, sparse_target
 from maverick_jax.settings.section import Section
 
 

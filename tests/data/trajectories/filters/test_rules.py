@@ -417,7 +417,7 @@ def test_a_source_of_rows_is_filtered_and_scrubbed(source, tmp_path, capsys):
     config = _source(source, tmp_path, **chosen)
     found = stats(config, 0)
     show_stats(found)
-    assert "chosen: 1 of 3 runs; dropped: unrecovered_failures 1, exact_duplicates 1" in capsys.readouterr().out
+    assert "kept: 1 of 3 trajectories; dropped: unrecovered_failures 1, exact_duplicates 1" in capsys.readouterr().out
     read = found["splits"]["train"]["sources"]["runs"]["read"]
     assert read["chosen"]["kept"] == 1 and [run["run"] for run in read["chosen"]["runs"]] == ["twin", "lost"]
     text = "".join(run["text"] for row in inspect(config, 0, count=1)["rows"] for run in row["runs"])
