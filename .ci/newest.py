@@ -2,8 +2,8 @@
 
 An environment of its own (`.cache/newest`) gets every dependency of the package and of its tests at its newest release,
 whatever pyproject.toml admits. The suite runs there; then come the versions that differ from the lock's, and which of
-them pyproject.toml does not admit. The exit code is pytest's. torch stays at the lock's version, and is there only where
-its build without CUDA is to be had, as for `make test`. Recent JAX needs a recent Python: run this by it.
+them pyproject.toml does not admit. The exit code is pytest's. torch stays at the lock's version, and is there only
+where its build without CUDA is to be had, as for `make test`. Recent JAX needs a recent Python: run this by it.
 """
 
 import importlib.metadata

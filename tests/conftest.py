@@ -3,17 +3,31 @@
 import os
 import pathlib
 
-# Most of a test's time would be LLVM's. Set and empty, as `make slow` has it, programs are compiled as users' are.
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from tests.helpers.compilation import QUICK_FLAGS
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)  # set and empty, as `make slow` has it: compiled as users' programs are
 # XLA's threads: by default one a device, and two collectives that do not follow from each other, met in another order
 # by one device, then wait for ever (an abort after 40 s, seen on busy machines).
 os.environ.setdefault("NPROC", "32")
 
+import hypothesis
 import jax
 import pytest
+
+pytest_plugins = ["tests.helpers.memory"]
+
+# Of all property tests. A deadline, or a limit on how long examples take to make, fails on a busy machine alone. CI
+# draws the same examples each time: a change fails for what it did.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("suite")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -40,7 +40,7 @@ def test_the_intent_of_a_command_is_its_first_word():
     assert intent(ToolCall("bash", {"command": ["x"]})) == intent(ToolCall("bash", {"command": ""})) == ("bash",)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=3), max_size=12))
 def test_recoveries_equal_a_forward_search(turns):
     actions = find_actions(trajectory_of(*turns, [("z", False)]))

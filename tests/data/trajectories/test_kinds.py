@@ -97,7 +97,7 @@ def test_every_token_of_a_message_has_the_expected_kind(dialect, small_llama4):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(field=TEXTS, cut=st.integers(3, 14))
 def test_kinds_equal_those_of_the_slow_twin(dialect, field, cut, small_llama4):
     trajectory = trajectory_with(field or "x")

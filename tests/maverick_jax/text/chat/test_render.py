@@ -145,7 +145,7 @@ def byte_lengths(ids: list[int], tokenizer: Tokenizer) -> list[int]:
     return [controls[i] if i in controls else ordinary(i) for i in ids]
 
 
-@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, calls=st.lists(CALLS, max_size=2), dialect=st.sampled_from(list(DIALECTS)), result=TEXTS)
 def test_spans_of_any_conversation(text, calls, dialect, result, small_llama4):
     messages = [Message(SYSTEM, text), Message(USER, text), Message(ASSISTANT, text, calls)]
@@ -441,7 +441,7 @@ MESSAGE = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("examples", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_any_json_is_a_conversation_or_refused(examples):
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(messages=st.one_of(ANYTHING, st.lists(MESSAGE, max_size=4)), tools=st.one_of(st.none(), ANYTHING))
     def check(messages, tools):
         try:
