@@ -1,5 +1,6 @@
 """A stricter world than users live in: 8 simulated devices, no silent promotion, warnings are errors."""
 
+import lzma
 import os
 import pathlib
 
@@ -36,15 +37,17 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-NEIGHBOUR_DATA = REPOSITORY.parent / "shared" / "data"
+PUBLIC_RANKS = REPOSITORY.parent / "shared" / "data" / "tokenizer" / "llama4_tokenizer.model"
 
 
 @pytest.fixture(scope="session")
-def real_data() -> pathlib.Path:
-    """The folder of real data beside the checkout; tests that want it skip where it is absent."""
-    if not NEIGHBOUR_DATA.is_dir():
-        pytest.skip("no real data beside this checkout")
-    return NEIGHBOUR_DATA
+def real_data(tmp_path_factory) -> pathlib.Path:
+    """The folder `tests/assets`, unpacked."""
+    folder = tmp_path_factory.mktemp("assets")
+    for path in (REPOSITORY / "tests" / "assets").glob("*.json*"):
+        read = lzma.decompress if path.suffix == ".xz" else bytes
+        (folder / path.name.removesuffix(".xz")).write_bytes(read(path.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -64,20 +67,40 @@ def small_llama4(ranks):
 
 
 @pytest.fixture(scope="session")
-def real_llama4(real_data):
-    """The public tokenizer, where it is."""
-    from maverick_jax.text import load_tokenizer
-
-    return load_tokenizer(real_data / "tokenizer" / "llama4_tokenizer.model")
+def public_ranks() -> pathlib.Path:
+    """Llama 4's own rank file, which its licence keeps out of this repository."""
+    if not PUBLIC_RANKS.is_file():
+        pytest.skip("the public Llama 4 tokenizer is not beside this checkout")
+    return PUBLIC_RANKS
 
 
 @pytest.fixture(scope="session")
-def real_llama4_folder(real_llama4, tmp_path_factory) -> pathlib.Path:
+def real_llama4(public_ranks):
+    from maverick_jax.text import load_tokenizer
+
+    return load_tokenizer(public_ranks)
+
+
+@pytest.fixture(scope="session", params=["ranks", "public_ranks"])
+def any_ranks(request) -> pathlib.Path:
+    """Nobody's and, where they are, the public ones."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def any_llama4(any_ranks):
+    from maverick_jax.text import load_tokenizer
+
+    return load_tokenizer(any_ranks)
+
+
+@pytest.fixture(scope="session")
+def any_llama4_folder(any_llama4, tmp_path_factory) -> pathlib.Path:
     """Its Hugging Face form, of a base model."""
     from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 
-    folder = tmp_path_factory.mktemp("real_llama4")
-    write_hugging_face(real_llama4, folder)
+    folder = tmp_path_factory.mktemp("any_llama4")
+    write_hugging_face(any_llama4, folder)
     return folder
 
 

@@ -339,7 +339,7 @@ def test_real_trajectories(real_data):
     """Every mail address is replaced, in results and arguments, and scrubbing again changes nothing."""
     from data.trajectories import read_trajectories
 
-    path = real_data / "trajectories" / "tau_airline_gpt4o.jsonl"
+    path = real_data / "tau_airline_gpt4o.jsonl"
     report = Report()
     for _, run in zip(range(20), read_trajectories(path), strict=False):
         scrub = scrubber(report)
