@@ -8,6 +8,8 @@ LOCK := .ci/requirements.lock
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
 # On Linux PyPI's torch brings gigabytes of CUDA; the name of the build without them is its own.
 TORCH = torch==$(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))$(if $(filter Linux,$(shell uname)),+cpu)
+# The version for that torch; where it goes and why: benchmarks/torchvision_import.py.
+TORCHVISION := torchvision==0.28.0
 FUZZ_SECONDS ?= 600
 
 .PHONY: demo test slow fuzz lint format schema docs bench lock newest clean
@@ -78,8 +80,11 @@ clean:
 
 # Tried again each time that it failed: the tests which need it are skipped until then.
 .venv/oracles: .venv/testing
-	@if $(PIP) $(TORCH); then $(PIP) -e .[oracles] && touch $@; else echo "No $(TORCH) for this Python here: tests that" \
-		"compare with PyTorch are skipped. To run them: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test" >&2; fi
+	@if $(PIP) $(TORCH); then \
+		$(PIP) -e .[oracles] && $(PIP) --upgrade --no-deps --target .cache/torchvision $(TORCHVISION) && touch $@; \
+	else echo "No $(TORCH) for this Python here: tests that" \
+		"compare with PyTorch are skipped. To run them: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test" >&2; \
+	fi
 
 .cache/uv/bin/uv:
 	$(PYTHON) -m venv .cache/uv

@@ -1,5 +1,6 @@
 """A stricter world than users live in: 8 simulated devices, no silent promotion, warnings are errors."""
 
+import importlib.util
 import lzma
 import os
 import pathlib
@@ -38,6 +39,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PUBLIC_RANKS = REPOSITORY.parent / "shared" / "data" / "tokenizer" / "llama4_tokenizer.model"
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("oracles") and not importlib.util.find_spec("torch"):
+        pytest.skip("compares with PyTorch, which is not installed: the Makefile says how")
 
 
 @pytest.fixture(scope="session")

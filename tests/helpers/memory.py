@@ -12,11 +12,15 @@ import jax
 import pytest
 
 LIMIT = 2 << 30
-KEPT = 1 << 30
-"""Resident bytes from which a file's end is worth the second that giving back takes."""
+AFTER_A_FILE, AFTER_A_TEST = 1 << 30, 3 << 29
+"""Resident bytes from which giving back is worth the second that it takes, and programs that are compiled once more."""
+GROWTH = 1 << 28
+"""Bytes that have come since it was last done; without them it would not help."""
 
 _peaks: dict[str, int] = {}
 """Most bytes resident: of this process, and in the process that hands out the tests, of each worker."""
+_kept = 0
+"""Bytes resident after the last time."""
 
 
 def resident(line: str) -> int:
@@ -25,19 +29,26 @@ def resident(line: str) -> int:
     return int(status.read_text().split(f"{line}:")[1].split()[0]) * 1024 if status.exists() else 0
 
 
-def pytest_runtest_logfinish():
-    # after each test, since tests of memory reset the mark
-    _peaks["main"] = max(_peaks.get("main", 0), resident("VmHWM"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def give_memory_back():
+def give_back(above: int) -> None:
     """Compiled programs are most of what grows: JAX keeps them, with all that their functions close over."""
-    yield
-    if resident("VmRSS") > KEPT:
+    global _kept
+    if resident("VmRSS") > max(above, _kept + GROWTH):
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        _kept = resident("VmRSS")
+
+
+def pytest_runtest_logfinish():
+    # after each test, since tests of memory reset the mark
+    _peaks["main"] = max(_peaks.get("main", 0), resident("VmHWM"))
+    give_back(AFTER_A_TEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def after_a_file():
+    yield
+    give_back(AFTER_A_FILE)
 
 
 @pytest.hookimpl(tryfirst=True)

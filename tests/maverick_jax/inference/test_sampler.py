@@ -81,6 +81,7 @@ def test_ring_holds_the_newest_positions():
     assert all(p % 8 == slot for row in held for slot, p in enumerate(row))
 
 
+@pytest.mark.oracles
 def test_greedy_tokens_are_those_of_the_public_model():
     c = case("maverick")
     prompts = [list(map(int, random_tokens(c.config, 1, n, seed=n)[0])) for n in (5, 13)]
