@@ -13,7 +13,7 @@ import sys
 from tests.fuzzing.harness import ROOT
 from tests.fuzzing.targets import WEIGHTS, scratch_folder
 
-GRACE = 120
+GRACE = 900
 """Seconds beyond its share that a target may take: to make its files, to end."""
 
 

@@ -47,7 +47,7 @@ def kill_at(process, run_dir, moment: str, luck: random.Random) -> None:
 
 def check_survives(tmp_path, kills: int) -> None:
     luck = random.Random(0)
-    options = {"stop": 6 * kills, "every": 3, "size": 512, "delay": 0.02}
+    options = {"stop": 6 * kills, "every": 3, "size": 512, "delay": 0.05}
     assert finish(start(tmp_path / "whole", **options | {"delay": 0})) == 0
     run_dir, killed = tmp_path / "killed", 0
     while not (run_dir / "result.json").exists():
