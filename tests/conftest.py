@@ -74,7 +74,7 @@ def small_llama4(ranks):
 
 @pytest.fixture(scope="session")
 def public_ranks() -> pathlib.Path:
-    """Llama 4's own rank file, which its licence keeps out of this repository."""
+    """Llama 4's own rank file, which its license keeps out of this repository."""
     if not PUBLIC_RANKS.is_file():
         pytest.skip("the public Llama 4 tokenizer is not beside this checkout")
     return PUBLIC_RANKS
