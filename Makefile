@@ -1,21 +1,27 @@
-# make demo: pretrain, interrupt, resume, sample, export, report; make test: the suite. Both make their environment.
+# make demo: pretrain, interrupt, resume, sample, export, report; make test: the suite. Both make their environment, of
+# the versions in the lock.
 
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK := .ci/requirements.lock
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK)
+# On Linux PyPI's torch brings gigabytes of CUDA; the name of the build without them is its own.
+TORCH = torch==$(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))$(if $(filter Linux,$(shell uname)),+cpu)
+# The version for that torch; where it goes and why: benchmarks/torchvision_import.py.
+TORCHVISION := torchvision==0.28.0
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow fuzz lint format schema docs bench clean
+.PHONY: demo test slow fuzz lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
 
-test: .venv/testing
+test: .venv/oracles
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Compiled as users' programs are; `make test` compiles quickly (tests/conftest.py).
-slow: .venv/testing
+slow: .venv/oracles
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
 # What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
@@ -39,8 +45,17 @@ schema: .venv/installed
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 
-bench: .venv/testing
+bench: .venv/oracles
 	$(BIN)/python benchmarks/run_all.py
+
+# Writes the lock: the newest of all that pyproject.toml admits. CONTRIBUTING.md says when.
+lock: .cache/uv/bin/uv
+	.cache/uv/bin/uv pip compile --quiet pyproject.toml --output-file $(LOCK)
+
+# The suite with the newest of everything, whatever pyproject.toml admits, in an environment of its own.
+# PYTHON=python3.13 make newest: recent JAX is not to be had for Python 3.11.
+newest:
+	$(PYTHON) .ci/newest.py
 
 clean:
 	rm -rf .cache build dist *.egg-info
@@ -50,17 +65,27 @@ clean:
 		|| { echo "needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python pyproject.toml
-	$(PIP) -e .
+.venv/installed: .venv/bin/python pyproject.toml $(LOCK)
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation -e .
 	touch $@
 
-# torch first and alone: it then satisfies transformers without gigabytes of CUDA where a CPU build is to be had
-# (elsewhere: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test).
 .venv/testing: .venv/installed
-	$(PIP) torch==2.13.0
 	$(PIP) -e .[test]
 	touch $@
 
 .venv/docs: .venv/installed
 	$(PIP) -e .[docs]
 	touch $@
+
+# Tried again each time that it failed: the tests which need it are skipped until then.
+.venv/oracles: .venv/testing
+	@if $(PIP) $(TORCH); then \
+		$(PIP) -e .[oracles] && $(PIP) --upgrade --no-deps --target .cache/torchvision $(TORCHVISION) && touch $@; \
+	else echo "No $(TORCH) for this Python here: tests that" \
+		"compare with PyTorch are skipped. To run them: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test" >&2; \
+	fi
+
+.cache/uv/bin/uv:
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check uv

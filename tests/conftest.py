@@ -1,20 +1,35 @@
 """Settings that are stricter than those of users: 8 simulated devices, no implicit promotion, warnings are errors."""
 
+import importlib.util
+import lzma
 import os
 import pathlib
 
-# With full optimization, tests would spend most of their time in LLVM. `make slow` sets XLA_FLAGS to the empty string,
-# so that its programs are compiled as those of users.
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+from tests.helpers.compilation import QUICK_FLAGS
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
-# Number of XLA's threads. By default there is one per device, and two independent collectives that devices reach in a
-# different order deadlock (seen on busy machines, as an abort after 40 s).
+os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)  # set and empty, as `make slow` has it: compiled as users' programs are
+# XLA's threads: by default one a device, and two collectives that do not follow from each other, met in another order
+# by one device, then wait for ever (an abort after 40 s, seen on busy machines).
 os.environ.setdefault("NPROC", "32")
 
+import hypothesis
 import jax
 import pytest
+
+pytest_plugins = ["tests.helpers.memory"]
+
+# Of all property tests. A deadline, or a limit on how long examples take to make, fails on a busy machine alone. CI
+# draws the same examples each time: a change fails for what it did.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("suite")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -23,15 +38,22 @@ jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-NEIGHBOR_DATA = REPOSITORY.parent / "shared" / "data"
+PUBLIC_RANKS = REPOSITORY.parent / "shared" / "data" / "tokenizer" / "llama4_tokenizer.model"
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("oracles") and not importlib.util.find_spec("torch"):
+        pytest.skip("compares with PyTorch, which is not installed: the Makefile says how")
 
 
 @pytest.fixture(scope="session")
-def real_data() -> pathlib.Path:
-    """The folder of real data next to the checkout. Tests that need it are skipped if it is missing."""
-    if not NEIGHBOR_DATA.is_dir():
-        pytest.skip("no real data beside this checkout")
-    return NEIGHBOR_DATA
+def real_data(tmp_path_factory) -> pathlib.Path:
+    """The folder `tests/assets`, unpacked."""
+    folder = tmp_path_factory.mktemp("assets")
+    for path in (REPOSITORY / "tests" / "assets").glob("*.json*"):
+        read = lzma.decompress if path.suffix == ".xz" else bytes
+        (folder / path.name.removesuffix(".xz")).write_bytes(read(path.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +73,40 @@ def small_llama4(ranks):
 
 
 @pytest.fixture(scope="session")
-def real_llama4(real_data):
-    """The public tokenizer, if its files are present."""
-    from maverick_jax.text import load_tokenizer
-
-    return load_tokenizer(real_data / "tokenizer" / "llama4_tokenizer.model")
+def public_ranks() -> pathlib.Path:
+    """Llama 4's own rank file, which its license keeps out of this repository."""
+    if not PUBLIC_RANKS.is_file():
+        pytest.skip("the public Llama 4 tokenizer is not beside this checkout")
+    return PUBLIC_RANKS
 
 
 @pytest.fixture(scope="session")
-def real_llama4_folder(real_llama4, tmp_path_factory) -> pathlib.Path:
-    """The Hugging Face form of the public tokenizer, for a base model."""
+def real_llama4(public_ranks):
+    from maverick_jax.text import load_tokenizer
+
+    return load_tokenizer(public_ranks)
+
+
+@pytest.fixture(scope="session", params=["ranks", "public_ranks"])
+def any_ranks(request) -> pathlib.Path:
+    """Nobody's and, where they are, the public ones."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def any_llama4(any_ranks):
+    from maverick_jax.text import load_tokenizer
+
+    return load_tokenizer(any_ranks)
+
+
+@pytest.fixture(scope="session")
+def any_llama4_folder(any_llama4, tmp_path_factory) -> pathlib.Path:
+    """Its Hugging Face form, of a base model."""
     from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 
-    folder = tmp_path_factory.mktemp("real_llama4")
-    write_hugging_face(real_llama4, folder)
+    folder = tmp_path_factory.mktemp("any_llama4")
+    write_hugging_face(any_llama4, folder)
     return folder
 
 

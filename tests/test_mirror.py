@@ -6,8 +6,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("maverick_jax", "train", "data", "launch", "benchmarks")
-ELSEWHERE = ("docs", "fuzzing", "golden", "helpers", "parity", "runs")
-"""Folders of tests that do not belong to one module: whole processes, oracles, helpers."""
+ELSEWHERE = ("assets", "docs", "fuzzing", "golden", "helpers", "parity", "runs")
+"""Folders of tests that are of no one module: data, whole processes, oracles, what tests share."""
 
 MIRRORED = sorted(p for package in PACKAGES for p in (ROOT / "tests" / package).rglob("test_*.py"))
 

@@ -9,7 +9,7 @@ import jax
 from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.files import write_atomically
 from maverick_jax.settings.strict_yaml import dump
-from train.config import resolved
+from train.config_files import resolved
 from train.session import Session
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -13,8 +13,8 @@ import sys
 from tests.fuzzing.harness import ROOT
 from tests.fuzzing.targets import WEIGHTS, scratch_folder
 
-GRACE = 120
-"""Additional seconds that a target may take to create its files and to end."""
+GRACE = 900
+"""Seconds beyond its share that a target may take: to make its files, to end."""
 
 
 def main(seconds: float, seed: int, *names: str) -> int:

@@ -23,6 +23,7 @@ DEFAULTS = {
     "delay": 0.0,
     "hang": 0,  # the step at which process 0 sleeps for ever
     "watchdog": 0.0,
+    "peer_timeout": 60.0,
     "nan": 0,  # from this step on, updates are refused
 }
 
@@ -68,7 +69,7 @@ def main(run_dir: str, *overrides: str) -> None:
 
     options = DEFAULTS | {k: type(DEFAULTS[k])(v) for k, v in (word.split("=") for word in overrides)}
     jax.config.update("jax_num_cpu_devices", options["devices"])
-    initialize_from_environment(peer_timeout=8)
+    initialize_from_environment(peer_timeout=options["peer_timeout"])
     train(pathlib.Path(run_dir), options)
 
 

@@ -18,6 +18,7 @@ from launch.cli import VERBS, main
 from maverick_jax import errors
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.strict_yaml import parse
+from tests.helpers.small_run import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -36,7 +37,8 @@ def maverick(capsys):
 
 def in_process(code: str, **keywords) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, **keywords)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE, **keywords)
 
 
 # ---- help and mistakes -----------------------------------------------------------------------------------------------
@@ -131,7 +133,8 @@ def test_a_closed_output_pipe_is_no_error():
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, env=env, timeout=60)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=env, timeout=PATIENCE)
     os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 0

@@ -137,13 +137,13 @@ def test_plain_messages_equal_hugging_faces(theirs, small_llama4):
             assert render(rest, small_llama4, dialect).ids.tolist() == their_ids(theirs, rest, PLAIN)
 
 
-def test_real_trajectories_in_transformers(real_data, real_llama4, real_llama4_folder):
-    theirs = AutoTokenizer.from_pretrained(real_llama4_folder)
-    tools = json.loads((real_data / "trajectories" / "tau_airline_tools.json").read_text())
-    for line in (real_data / "trajectories" / "tau_airline_gpt4o.jsonl").read_text().splitlines()[:150:30]:
+def test_real_runs_in_transformers(real_data, any_llama4, any_llama4_folder):
+    theirs = AutoTokenizer.from_pretrained(any_llama4_folder)
+    tools = json.loads((real_data / "tau_airline_tools.json").read_text())
+    for line in (real_data / "tau_airline_gpt4o.jsonl").read_text().splitlines()[:150:30]:
         conversation = from_openai(json.loads(line)["traj"], tools)
         for dialect in DIALECTS:
-            assert_same(theirs, real_llama4, conversation, dialect)
+            assert_same(theirs, any_llama4, conversation, dialect)
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------------

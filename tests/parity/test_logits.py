@@ -13,6 +13,7 @@ from tests.parity.oracle import MODELS, case, config_json, exported, random_toke
 TOLERANCE = 1e-4
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_equal_the_public_model(name):
     c = case(name)
@@ -22,6 +23,7 @@ def test_logits_equal_the_public_model(name):
     np.testing.assert_allclose(c.ours.logits(tokens), theirs, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("length", [1, 8, 9, 31])
 @pytest.mark.parametrize("name", ["maverick", "scout"])
 def test_logits_equal_at_lengths_around_chunk_borders(name, length):
@@ -30,6 +32,7 @@ def test_logits_equal_at_lengths_around_chunk_borders(name, length):
     np.testing.assert_allclose(c.ours.logits(tokens), torch_logits(c.torch, tokens), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("name", MODELS)
 def test_twin_equals_the_public_model(name):
     """The twin uses float64, so the remaining difference is the public model's float32 rounding."""
@@ -47,6 +50,7 @@ def test_positions_far_into_a_document(name):
     np.testing.assert_allclose(ours, c.twin().logits(tokens[0], positions[0]), atol=5 * TOLERANCE, rtol=0)
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("name", ["maverick", "scout", "six_layers_top_2"])
 def test_packed_documents_equal_the_public_model_on_each_alone(name):
     c = case(name)
@@ -66,6 +70,7 @@ def test_packed_documents_equal_the_public_model_on_each_alone(name):
         np.testing.assert_allclose(derived[document], alone, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.oracles
 def test_bfloat16_follows_the_public_model_in_bfloat16():
     """Compares logits as a whole: rounding differs, and one flipped expert changes a token's logits by about 1."""
     from tests.parity.oracle import our_model, torch_model

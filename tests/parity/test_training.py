@@ -29,6 +29,7 @@ def numpy_parameters(tree) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in names.flatten(tree).items()}
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("name", ["maverick", "scout", "six_layers_top_2"])
 def test_gradients_equal_torch(name):
     c = case(name)
@@ -48,6 +49,7 @@ def test_gradients_equal_torch(name):
         assert error < 1e-4, f"{tensor}: relative error {error:.1e}"
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("name", ["maverick", pytest.param("scout", marks=pytest.mark.slow)])
 def test_twenty_adamw_steps_follow_torch(name):
     import torch

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.helpers.small_run import (
+    PATIENCE,
     REPOSITORY,
     Place,
     checksums,
@@ -116,7 +117,7 @@ def test_the_local_launcher_trains_and_passes_refusals_on(on_one, runs, tmp_path
             cwd=runs.root,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=PATIENCE,
         )
         return done.returncode, done.stderr
 

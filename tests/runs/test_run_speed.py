@@ -1,15 +1,16 @@
 """What the loop adds to a step, and what is compiled when."""
 
-import json
+import itertools
 import re
 import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.sharding import single_device_mesh
-from tests.helpers.small_run import STEPS, log_of
+from tests.helpers.small_run import CLOCKS, STEPS, log_of
 from train import hooks
 from train.batches import Feed
 from train.config_files import read_config
@@ -31,19 +32,21 @@ def test_nothing_is_compiled_after_the_first_of_everything(whole_run):
     assert [name for number, name in compiled if number > first_evaluation] == []
 
 
-def test_the_loop_adds_less_than_2_ms_to_a_step(runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_the_loop_adds_less_than_2_ms_to_a_step(clock, runs, tmp_path, monkeypatch):
     """Of three tries one is enough: what else the machine does can only make steps longer."""
     monkeypatch.setenv("MAVERICK_CACHE", str(runs.root / "cache"))
     found = []
     while len(found) < 3 and not any(added < 2e-3 for added in found):
-        found.append(_added(read_config(runs.config), tmp_path / str(len(found))))
+        found.append(_added(read_config(runs.config), tmp_path / str(len(found)), clock))
     assert min(found) < 2e-3, found
 
 
-def _added(config, run_dir, stop=600) -> float:
-    """Wall time of a step during which the device is busy for 5 ms, fed from the real data through the real loop and
+def _added(config, run_dir, clock, stop=600) -> float:
+    """Seconds of a step during which the device is busy for 5 ms, fed from the real data through the real loop and
     hooks, without what the same step takes alone, fed with one batch. Of each the least of means over 20 steps."""
     feed, store = Feed.open(config), CheckpointStore(run_dir / "checkpoints")
+    begun = []
 
     @jax.jit
     def update(state, batch):
@@ -52,6 +55,7 @@ def _added(config, run_dir, stop=600) -> float:
         return state + 1, {"loss": loss, "grad_norm": loss, "learning_rate": loss, "skipped": jnp.int32(0), **per_layer}
 
     def step(state, batch):
+        begun.append(clock())
         time.sleep(5e-3)
         return update(state, batch)
 
@@ -64,20 +68,20 @@ def _added(config, run_dir, stop=600) -> float:
     ]
     with jax.set_mesh(single_device_mesh()), feed.batches(0, stop + 1) as batches:
         first = next(batches)
-        bare = [_bare(step, first) for _ in range(10)]
+        bare = [_bare(step, first, clock) for _ in range(10)]
+        begun.clear()
         fit(step, jnp.int32(0), from_data(batches), start=0, stop=stop, hooks=beside)
-        bare += [_bare(step, first) for _ in range(10)]
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    seconds = [line["step_seconds"] for line in lines[1:]]
-    assert len(seconds) == stop // 20 - 1
-    return min(seconds) - min(bare)
+        steps = begun[20::20]  # the first are compiled
+        bare += [_bare(step, first, clock) for _ in range(10)]
+    assert len(steps) == stop // 20 - 1
+    return min(later - earlier for earlier, later in itertools.pairwise(steps)) / 20 - min(bare)
 
 
-def _bare(step, batch) -> float:
+def _bare(step, batch, clock) -> float:
     """Seconds of one of 20 steps, dispatched as the loop does: one is always queued."""
-    state, waiting, since = jnp.int32(0), None, time.perf_counter()
+    state, waiting, since = jnp.int32(0), None, clock()
     for _ in range(20):
         state, metrics = step(state, batch)
         jax.device_get(waiting)
         waiting = metrics
-    return (time.perf_counter() - since) / 20
+    return (clock() - since) / 20

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from tests.helpers.small_run import TIMINGS, finish, wait_for
+
 TOY = pathlib.Path(__file__).parents[1] / "helpers" / "toy_run.py"
-CLOCKS = ("step_seconds", "tokens_per_second", "eval_seconds")
 
 
 def start(run_dir, **options) -> subprocess.Popen:
@@ -23,28 +24,13 @@ def start(run_dir, **options) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, str(TOY), str(run_dir), *words], stdout=log, stderr=log)
 
 
-def finish(process: subprocess.Popen, timeout: float = 60) -> int:
-    try:
-        return process.wait(timeout)
-    finally:
-        process.kill()
-
-
 def result(run_dir) -> dict:
     return json.loads((run_dir / "result.json").read_text())
 
 
 def records(run_dir) -> list[dict]:
     read = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in read]
-
-
-def wait_for(condition, process, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the run ended before the moment it was to be killed at"
-        assert time.monotonic() < end, "the moment to kill at never came"
-        time.sleep(0.001)
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in read]
 
 
 def kill_at(process, run_dir, moment: str, luck: random.Random) -> None:
@@ -61,7 +47,7 @@ def kill_at(process, run_dir, moment: str, luck: random.Random) -> None:
 
 def check_survives(tmp_path, kills: int) -> None:
     luck = random.Random(0)
-    options = {"stop": 6 * kills, "every": 3, "size": 512, "delay": 0.02}
+    options = {"stop": 6 * kills, "every": 3, "size": 512, "delay": 0.05}
     assert finish(start(tmp_path / "whole", **options | {"delay": 0})) == 0
     run_dir, killed = tmp_path / "killed", 0
     while not (run_dir / "result.json").exists():

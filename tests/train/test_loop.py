@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError, NonFiniteBudgetSpent, PeerFailed, Preempted
 from maverick_jax.sharding import single_device_mesh
+from tests.helpers.small_run import CLOCKS, PATIENCE
 from train.faults import processes as distributed
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
@@ -111,7 +112,8 @@ def test_data_that_ends_is_an_error():
         fit(step, fresh(), from_data(iter(jnp.arange(2, dtype=jnp.int32))), start=0, stop=5)
 
 
-def test_host_overhead_is_far_below_two_milliseconds_a_step(tmp_path):
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_host_overhead_is_far_below_two_milliseconds_a_step(clock, tmp_path):
     writer = MetricsWriter(tmp_path)
     hooks = [
         TrainingLines(writer, every=10, last_step=10**6, tokens_per_step=1),
@@ -123,9 +125,9 @@ def test_host_overhead_is_far_below_two_milliseconds_a_step(tmp_path):
     state = fit(step, fresh(), forever, start=0, stop=20, hooks=[])
     best = float("inf")
     for _ in range(3):  # the machine may be busy with something else
-        begun = time.perf_counter()
+        begun = clock()
         fit(step, state, forever, start=20, stop=320, hooks=hooks)
-        best = min(best, (time.perf_counter() - begun) / 300)
+        best = min(best, (clock() - begun) / 300)
     assert best < 2e-3, f"{best * 1e3:.2f} ms a step"
 
 
@@ -157,7 +159,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
         every = 7
 
         def on_state(self, number, state):
-            end = time.monotonic() + 60
+            end = time.monotonic() + PATIENCE
             while not (tmp_path / "parts" / "checkpoints" / "6").is_dir():  # a dead process's thread would not go on
                 assert time.monotonic() < end
                 time.sleep(0.01)

@@ -13,7 +13,7 @@ import pytest
 
 from data.targets.format import Targets, content_hash, part_file
 from maverick_jax.errors import InputError
-from tests.helpers.small_run import REPOSITORY, contents
+from tests.helpers.small_run import PATIENCE, REPOSITORY, contents
 from tests.helpers.stub_targets import HEADER, arrays_of, row_of, write
 
 
@@ -87,7 +87,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     words = [sys.executable, "-m", "tests.helpers.stub_targets", str(folder)]
     for _ in range(4):
         process = subprocess.Popen([*words, "0.02"], cwd=REPOSITORY)
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while not (folder / "header.json").exists() and time.monotonic() < end:
             time.sleep(0.005)
         time.sleep(chance.uniform(0.01, 0.2))

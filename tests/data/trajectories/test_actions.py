@@ -40,7 +40,7 @@ def test_the_intent_of_a_command_is_its_first_word():
     assert intent(ToolCall("bash", {"command": ["x"]})) == intent(ToolCall("bash", {"command": ""})) == ("bash",)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=3), max_size=12))
 def test_recoveries_equal_a_forward_search(turns):
     actions = find_actions(trajectory_of(*turns, [("z", False)]))
@@ -58,10 +58,9 @@ def test_recoveries_equal_a_forward_search(turns):
 
 @pytest.fixture(scope="module")
 def real(real_data):
-    folder = real_data / "trajectories"
     tally = Tally()
-    tools = read_tools(folder / "tau_airline_tools.json")
-    found = read_trajectories(folder / "tau_airline_gpt4o.jsonl", unknown="refuse", tools=tools, tally=tally)
+    tools = read_tools(real_data / "tau_airline_tools.json")
+    found = read_trajectories(real_data / "tau_airline_gpt4o.jsonl", unknown="refuse", tools=tools, tally=tally)
     return {t.provenance.id: t for t in found}, tally.as_dict()
 
 
@@ -77,7 +76,7 @@ def test_all_real_trajectories_are_read_and_counted(real):
 
 def test_real_trajectories_match_their_file(real, real_data):
     runs, _ = real
-    for line in (real_data / "trajectories" / "tau_airline_gpt4o.jsonl").read_text().splitlines():
+    for line in (real_data / "tau_airline_gpt4o.jsonl").read_text().splitlines():
         raw = json.loads(line)
         run = runs[f"{raw['task_id']}/{raw['trial']}"]
         assert run.outcome.reward == raw["reward"] and run.extra == {"expected_actions": raw["expected_actions"]}

@@ -97,7 +97,7 @@ def test_every_token_of_a_message_has_the_expected_kind(dialect, small_llama4):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(field=TEXTS, cut=st.integers(3, 14))
 def test_kinds_equal_those_of_the_slow_twin(dialect, field, cut, small_llama4):
     trajectory = trajectory_with(field or "x")
@@ -265,39 +265,37 @@ def test_weights_by_outcome(outcome, weight):
 
 
 @pytest.fixture(scope="module")
-def rendered_runs(real_data, real_llama4):
-    folder = real_data / "trajectories"
-    tools = read_tools(folder / "tau_airline_tools.json")
-    runs = list(read_trajectories(folder / "tau_airline_gpt4o.jsonl", tools=tools))
-    return [(run, render(run.conversation, real_llama4)) for run in runs]
+def rendered_runs(real_data, any_llama4):
+    tools = read_tools(real_data / "tau_airline_tools.json")
+    runs = list(read_trajectories(real_data / "tau_airline_gpt4o.jsonl", tools=tools))
+    return [(run, render(run.conversation, any_llama4)) for run in runs]
 
 
-def test_real_runs_are_rebuilt_from_their_kinds(rendered_runs, real_llama4):
+def test_real_runs_are_rebuilt_from_their_kinds(rendered_runs, any_llama4, any_ranks):
     """Every token has one kind; in each message the tokens that are no header and no control token are what was said
     or called, as the format writes it."""
     counts: collections.Counter[str] = collections.Counter()
     for trajectory, rendered in rendered_runs:
         kinds = token_kinds(trajectory, rendered)
-        assert real_llama4.decode(rendered.ids.tolist(), controls=True) == rendered.text
+        assert any_llama4.decode(rendered.ids.tolist(), controls=True) == rendered.text
         body = ~np.isin(kinds, (TokenKind.HEADER, TokenKind.CONTROL, TokenKind.TOOLS))
         for i, step in enumerate(trajectory.steps):
             ids = rendered.ids[(rendered.messages == i) & body].tolist()
             called = "".join(text.text for text in pythonic.write(step.message.calls)) if step.message.calls else ""
-            said = real_llama4.decode(ids)
+            said = any_llama4.decode(ids)
             if i == 0:  # one token holds the end of the policy and the empty line before the tools
                 said = said.rstrip() + "\n"
             assert said == step.message.text + called
         counts.update(TokenKind(kind).name for kind in kinds.tolist())
-    assert dict(counts) == REAL_COUNTS
+    assert dict(counts) == COUNTS[any_ranks.name]
 
 
-def test_real_runs_have_the_ids_of_their_messages(rendered_runs, real_llama4, real_data):
-    folder = real_data / "trajectories"
-    tools = json.loads((folder / "tau_airline_tools.json").read_text())
-    lines = (folder / "tau_airline_gpt4o.jsonl").read_text().splitlines()
+def test_real_runs_have_the_ids_of_their_messages(rendered_runs, any_llama4, real_data):
+    tools = json.loads((real_data / "tau_airline_tools.json").read_text())
+    lines = (real_data / "tau_airline_gpt4o.jsonl").read_text().splitlines()
     for number in range(0, 152, 19):
         raw = from_openai(json.loads(lines[number])["traj"], tools)
-        assert np.array_equal(render(raw, real_llama4).ids, rendered_runs[number][1].ids)
+        assert np.array_equal(render(raw, any_llama4).ids, rendered_runs[number][1].ids)
 
 
 def test_real_failures_are_the_calls_whose_results_are_errors(rendered_runs):
@@ -309,8 +307,18 @@ def test_real_failures_are_the_calls_whose_results_are_errors(rendered_runs):
             assert (TokenKind.RECOVERY in mine) == action.recovers
 
 
-REAL_COUNTS = {
-    "HEADER": 21722, "SYSTEM": 190760, "TOOLS": 356440, "USER": 28874, "OBSERVATION": 239744, "OBSERVATION_ERROR": 972,
-    "THOUGHT": 3557, "DECISION": 2016, "TEXT": 75772, "FINAL_ANSWER": 8834, "CALL_SYNTAX": 38, "CALL_NAME": 2799,
-    "CALL_ARGUMENTS": 20944, "FAILED_ACTION": 8963, "RECOVERY": 3271, "CONTROL": 2266,
+COUNTS = {
+    "tokenizer.model": {
+        "HEADER": 35886, "SYSTEM": 540056, "TOOLS": 797088, "USER": 73311, "OBSERVATION": 394645,
+        "OBSERVATION_ERROR": 2260, "THOUGHT": 9430, "DECISION": 2016, "TEXT": 184884, "FINAL_ANSWER": 21443,
+        "CALL_SYNTAX": 7, "CALL_NAME": 9181, "CALL_ARGUMENTS": 41327, "FAILED_ACTION": 15786, "RECOVERY": 5808,
+        "CONTROL": 2266,
+    },
+    "llama4_tokenizer.model": {
+        "HEADER": 21722, "SYSTEM": 190760, "TOOLS": 356440, "USER": 28874, "OBSERVATION": 239744,
+        "OBSERVATION_ERROR": 972, "THOUGHT": 3557, "DECISION": 2016, "TEXT": 75772, "FINAL_ANSWER": 8834,
+        "CALL_SYNTAX": 38, "CALL_NAME": 2799, "CALL_ARGUMENTS": 20944, "FAILED_ACTION": 8963, "RECOVERY": 3271,
+        "CONTROL": 2266,
+    },
 }  # fmt: skip
+"""Tokens of each kind, by made-up ranks and by the public ones."""

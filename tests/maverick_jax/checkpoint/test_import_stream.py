@@ -479,7 +479,7 @@ def test_dtype_is_one_of_three(folder, tmp_path):
 # ---- layout of arrays ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=5), st.sampled_from([2, 4]), st.data())
 def test_blocks_cover_an_array_and_chunks_cover_blocks(shape, item, data):
     order = data.draw(st.permutations(range(len(shape))))

@@ -139,7 +139,7 @@ def test_checksum_never_changes():
     assert checksum_of_blocks([((), np.int32(5))]) == "cc0d53cdcc0d53cd"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(element=st.integers(0, 47), bit=st.integers(0, 31), other=st.integers(0, 47))
 def test_checksum_detects_a_flipped_bit_and_a_swap(element, bit, other):
     x = np.random.default_rng(0).normal(size=(48,)).astype(np.float32)

@@ -151,6 +151,7 @@ def test_all_problems_of_a_config_are_reported_at_once():
 # ---- folders that transformers wrote -------------------------------------------------------------------------------
 
 
+@pytest.mark.oracles
 def test_import_of_a_folder_that_transformers_wrote(tmp_path):
     c = case("scout")
     c.torch.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
@@ -160,6 +161,7 @@ def test_import_of_a_folder_that_transformers_wrote(tmp_path):
     np.testing.assert_array_equal(model.logits(tokens), c.ours.logits(tokens))
 
 
+@pytest.mark.oracles
 def test_import_of_a_multimodal_folder_that_transformers_wrote(tmp_path):
     c = case("scout_with_images")
     c.torch.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")

@@ -49,6 +49,7 @@ def copy(run, tmp_path) -> pathlib.Path:
 # ---- other programs load our exports -------------------------------------------------------------------------------
 
 
+@pytest.mark.oracles
 @pytest.mark.parametrize("name", ["maverick", "scout", "dense", "six_layers_top_2", "unchunked", *MULTIMODAL])
 def test_export_loads_in_transformers(name, tmp_path, caplog, monkeypatch):
     import torch
@@ -149,6 +150,7 @@ def test_shards_are_at_most_max_shard_gb(tmp_path):
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 20_000
 
 
+@pytest.mark.oracles
 def test_bfloat16_export_rounds_to_nearest(tmp_path):
     import torch
 

@@ -74,6 +74,7 @@ def slow_pack(values: np.ndarray, bits: int) -> np.ndarray:
 # ---- arithmetic ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.oracles
 @KINDS
 def test_pack_equals_its_definition_and_the_librarys(kind):
     import torch
@@ -87,6 +88,7 @@ def test_pack_equals_its_definition_and_the_librarys(kind):
     np.testing.assert_array_equal(unpack(packed, bits), values)
 
 
+@pytest.mark.oracles
 @KINDS
 @pytest.mark.parametrize("group_size", [32, 128])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -122,6 +124,7 @@ def dequantized_parameters(folder: pathlib.Path, parameters: dict[str, np.ndarra
     return found
 
 
+@pytest.mark.oracles
 @KINDS
 @pytest.mark.parametrize("images", [False, True])
 def test_transformers_runs_a_quantized_folder(kind, images, tmp_path):
@@ -145,6 +148,7 @@ def test_transformers_runs_a_quantized_folder(kind, images, tmp_path):
     assert np.abs(expected - original).max() > 1e-3
 
 
+@pytest.mark.oracles
 @KINDS
 def test_a_quantized_folder_has_what_vllms_loader_expects(kind, tmp_path):
     """Separate tensors for each expert, in the shapes of vLLM's packed linear layers. Its loader permutes the rows of

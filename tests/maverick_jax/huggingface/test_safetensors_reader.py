@@ -28,7 +28,7 @@ def boxes(draw):
     return tuple(shape), tuple(index), tuple(stored)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     boxes(), st.sampled_from(["float32", "float16"]), st.sampled_from([1, 20, 10**6]), st.sampled_from([1, 40, 10**6])
 )
@@ -97,7 +97,7 @@ def test_a_good_file_is_read_as_by_the_library(tmp_path):
             np.testing.assert_array_equal(tensor.read(), GOOD[name], strict=True)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_files_that_the_library_refuses_are_refused(tmp_path, data):
     """Files with a few changed bytes or numbers: our reader may refuse more, and agrees with the library otherwise."""

@@ -143,7 +143,7 @@ def test_load_truncated_images_is_an_error(monkeypatch):
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_damage_is_refused_or_harmless(form, data):
     whole = encoded(noise(24, 20), form)
     damage = bytearray(whole)

@@ -63,6 +63,7 @@ def test_pixels_equal_the_public_processors(case):
     assert image_oracle.digest(tiles.pixel_values) == public["sha256"]
 
 
+@pytest.mark.oracles
 @pytest.mark.slow
 def test_the_golden_file_equals_the_public_processors_output():
     assert json.loads(oracle()) | {"versions": GOLDEN["versions"]} == GOLDEN
@@ -155,6 +156,7 @@ def test_resize_equals_the_reference():
         np.testing.assert_array_equal(resize(image, size), obvious_resize(image, size))
 
 
+@pytest.mark.oracles
 def test_resize_equals_torch():
     import torch
 
@@ -328,6 +330,7 @@ def test_processor_files_hold_these_fields(tmp_path):
     }
 
 
+@pytest.mark.oracles
 def test_the_public_processor_with_our_files_gives_our_ids_and_pixels(tmp_path):
     config = ImageConfig(tile_size=56, max_tiles=4)
     write_processor(config, tmp_path)

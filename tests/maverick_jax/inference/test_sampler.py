@@ -81,7 +81,8 @@ def test_the_ring_buffer_contains_the_newest_positions():
     assert all(p % 8 == slot for row in held for slot, p in enumerate(row))
 
 
-def test_greedy_tokens_equal_those_of_the_public_model():
+@pytest.mark.oracles
+def test_greedy_tokens_are_those_of_the_public_model():
     c = case("maverick")
     prompts = [list(map(int, random_tokens(c.config, 1, n, seed=n)[0])) for n in (5, 13)]
     chosen = np.stack(list(sample_tokens(c.ours, prompts, 20, Sampling(temperature=0))), axis=1)

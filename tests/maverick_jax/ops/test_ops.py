@@ -86,7 +86,7 @@ def experts(E, D, F):
     return random(E, D, 2, F, seed=3, scale=0.3), random(E, F, D, seed=4, scale=0.3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_tiles_contain_every_row_once(data):
     E, rows = data.draw(st.sampled_from([(1, 4), (3, 4), (6, 1)]))

@@ -170,7 +170,7 @@ plain = st.recursive(
 
 
 @hypothesis.given(plain)
-@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.settings(max_examples=150)
 def test_dumped_data_is_parsed_back(data):
     document = parse(dump(data), "f")
     assert document.problems == []
@@ -178,7 +178,7 @@ def test_dumped_data_is_parsed_back(data):
 
 
 @hypothesis.given(st.text(alphabet=st.sampled_from(list("ab:-[]{}&*!#'\"|>%@?,\n \t01.~<")), max_size=40))
-@hypothesis.settings(deadline=None, max_examples=300)
+@hypothesis.settings(max_examples=300)
 def test_any_text_is_data_problems_or_one_error(text):
     """Text without problems is also a single YAML document to PyYAML, and can be dumped."""
     try:

@@ -432,7 +432,7 @@ def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mes
         init, step = tiny.jitted(config, optimizer, objective)
         batch = tiny.placed({name: x[None] for name, x in rows_of(data).items()})
         state = init(0)
-        for _ in range(120):
+        for _ in range(120):  # after 80, the loss is still 0.08 or 0.11, by how the processor rounds
             state, metrics = step(state, batch)
         evaluated = jax.jit(functools.partial(eval_step, objective=objective))(
             state.model, batch, objective.first_context({})

@@ -16,6 +16,7 @@ from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.network import Balance
 from tests.helpers import tiny
+from tests.helpers.compilation import AS_USERS_DO
 from tests.helpers.small_run import assert_same_run, cut_back, lines
 from tests.helpers.trajectory_rows import data_config, tuning, write_runs
 from train.config_files import read_config
@@ -123,8 +124,6 @@ def test_only_ratios_of_weights_matter_unless_tokens_are_counted(rows, one_devic
     np.testing.assert_array_equal(twice[2]["loss"], once[2]["loss"])  # told: the weighted mean
 
 
-AS_USERS_DO = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
-"""Compiled; tests' quick way rounds the two programs differently."""
 DENSE = {"num_hidden_layers": 1, "num_local_experts": 0}
 
 
@@ -139,6 +138,7 @@ def test_weights_of_one_are_plain_fine_tuning_to_the_bit(network, tmp_path, one_
     for objective in (TUNING, Pretrain()):
         init, step = tiny.jitted(CONFIG.model_copy(update=network), objective=objective)
         batch = tiny.placed({n: x[None, None] for n, x in row.items() if n in objective.fields()})
+        # the quick way rounds the two differently
         step = step.lower(init(0), batch).compile(compiler_options=AS_USERS_DO)
         state, _ = step(init(0), batch)
         state, metrics = step(state, batch)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from data.rows.fields import TARGET
 from maverick_jax.ops.distillation import Target
-from maverick_jax.ops.sparse_targets import Mode, sparse_target
+from maverick_jax.ops.sparse_targets import Mode, TopKTargets, sparse_target
 from maverick_jax.settings.section import Section
 
 
@@ -37,7 +37,9 @@ class OfflineTargets(Section):
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that training reads of each row."""
-        return tuple(TARGET + name for name in (Kept._fields if self.mode == "sampled" else Kept._fields[:5]))
+        return tuple(
+            TARGET + name for name in (TopKTargets._fields if self.mode == "sampled" else TopKTargets._fields[:5])
+        )
 
     @property
     def header(self) -> dict[str, tuple[str, Any]]:
@@ -47,4 +49,4 @@ class OfflineTargets(Section):
 
     def target(self, batch: dict[str, jax.Array]) -> Target:
         """What the teacher said of a batch."""
-        return sparse_target(Kept(**{name.removeprefix(TARGET): batch[name] for name in self.fields}), self.mode)
+        return sparse_target(TopKTargets(**{name.removeprefix(TARGET): batch[name] for name in self.fields}), self.mode)

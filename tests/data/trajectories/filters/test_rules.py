@@ -429,9 +429,8 @@ def test_a_source_of_rows_is_filtered_and_scrubbed(source, tmp_path, capsys):
 
 def test_real_trajectories(real_data):
     """The counts for the 152 trajectories that the docs report."""
-    folder = real_data / "trajectories"
-    tools = read_tools(folder / "tau_airline_tools.json")
-    found, report = kept(read_trajectories(folder / "tau_airline_gpt4o.jsonl", tools=tools), FilterConfig())
+    tools = read_tools(real_data / "tau_airline_tools.json")
+    found, report = kept(read_trajectories(real_data / "tau_airline_gpt4o.jsonl", tools=tools), FilterConfig())
     assert report.read == 152 and report.dropped_by == {"unrecovered_failures": 2, "loops": 1}
     assert [run["run"] for run in report.runs] == ["8/1", "9/2", "23/3"]
     assert all(ours.write(run) for run in found[:3])

@@ -323,7 +323,7 @@ def trajectories(draw):
     return Trajectory(steps, tools, outcome, provenance, draw(extras))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trajectories())
 def test_a_written_trajectory_is_read_back(trajectory):
     from data.trajectories.fields import FieldCounts, Fields

@@ -44,7 +44,7 @@ def assert_parsed_back(message: Message, dialect: str, tokenizer=BYTES) -> None:
 @pytest.mark.parametrize("examples", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 @dialects
 def test_calls_are_parsed_back(dialect, examples):
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(text=st.one_of(st.just(""), TEXTS), calls=st.lists(CALLS, min_size=1, max_size=3))
     def check(text, calls):
         assert_parsed_back(Message(Role.ASSISTANT, text, calls), dialect)
@@ -235,7 +235,7 @@ def test_misplaced_control_tokens_are_errors(dialect):
 
 
 @dialects
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(text=st.one_of(TEXTS, st.text(), st.text("[](){}\"'=,:*.-f1 \\", max_size=30)))
 def test_any_text_is_a_reply_or_an_error(dialect, text):
     for begin in ("", "[f(", '{"name": "f", "parameters": '):

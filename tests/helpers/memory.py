@@ -1,0 +1,71 @@
+"""A pytest plugin: what a finished test file left behind is given back, and no worker of the suite may use over 2 GB.
+
+The peak of each worker is told at the end; beyond the limit the session fails where `CI` is set.
+"""
+
+import ctypes
+import gc
+import os
+import pathlib
+
+import jax
+import pytest
+
+LIMIT = 2 << 30
+AFTER_A_FILE, AFTER_A_TEST = 1 << 30, 3 << 29
+"""Resident bytes from which giving back is worth the second that it takes, and programs that are compiled once more."""
+GROWTH = 1 << 28
+"""Bytes that have come since it was last done; without them it would not help."""
+
+_peaks: dict[str, int] = {}
+"""Most bytes resident: of this process, and in the process that hands out the tests, of each worker."""
+_kept = 0
+"""Bytes resident after the last time."""
+
+
+def resident(line: str) -> int:
+    """Bytes of this process: `VmRSS` now, `VmHWM` at most; 0 where the system does not tell."""
+    status = pathlib.Path("/proc/self/status")
+    return int(status.read_text().split(f"{line}:")[1].split()[0]) * 1024 if status.exists() else 0
+
+
+def give_back(above: int) -> None:
+    """Compiled programs are most of what grows: JAX keeps them, with all that their functions close over."""
+    global _kept
+    if resident("VmRSS") > max(above, _kept + GROWTH):
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        _kept = resident("VmRSS")
+
+
+def pytest_runtest_logfinish():
+    # after each test, since tests of memory reset the mark
+    _peaks["main"] = max(_peaks.get("main", 0), resident("VmHWM"))
+    give_back(AFTER_A_TEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def after_a_file():
+    yield
+    give_back(AFTER_A_FILE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak_bytes"] = _peaks.get("main", 0)
+    elif os.environ.get("CI") and max(_peaks.values(), default=0) > LIMIT:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _peaks[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak_bytes", 0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name, peak in sorted(_peaks.items()):
+        over = peak > LIMIT
+        told = f"{name}: at most {peak / (1 << 30):.2f} GiB resident" + f", over {LIMIT >> 30} GiB" * over
+        terminalreporter.write_line(told, red=over)
