@@ -6,8 +6,8 @@ import pytest
 
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.config import Balance
 from maverick_jax.errors import InputError
+from maverick_jax.network import Balance
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh
 from tests.parity.oracle import MULTIMODAL, case

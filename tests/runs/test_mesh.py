@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 
 from maverick_jax.checkpoint import names
-from maverick_jax.config import Balance, ModelConfig
+from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.network import Balance
 from maverick_jax.sharding import ShardingRules, abstract_mesh, single_device_mesh
 from tests.helpers import tiny
 from train.state import TrainState, init_state

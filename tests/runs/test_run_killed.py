@@ -135,4 +135,4 @@ def test_nothing_restorable_is_81_and_nothing_is_lost(runs, whole_run, tmp_path,
 def test_a_healthy_run_is_healthy(whole_run, capsys):
     assert main(["doctor", str(whole_run)]) == 0
     out, err = capsys.readouterr()
-    assert out.count(": whole, ") == STEPS // 3 and err == ""
+    assert out.count(": intact, ") == STEPS // 3 and err == ""
