@@ -71,7 +71,7 @@ clean:
 	touch $@
 
 .venv/testing: .venv/installed
-	$(PIP) -e .[test]
+	$(PIP) -e .[test,docs]
 	touch $@
 
 .venv/docs: .venv/installed

@@ -17,13 +17,19 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 ENVIRONMENT = REPOSITORY / ".cache" / "newest"
 PYTHON = ENVIRONMENT / "bin" / "python"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-ORACLES = PROJECT["optional-dependencies"]["oracles"]
-TESTING = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+EXTRAS = PROJECT["optional-dependencies"]
+ORACLES = EXTRAS["oracles"]
+TESTING = PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["docs"]
 
 
 def name_of(requirement: str) -> str:
     """`Some.Name[extra]>=1` -> `some-name`."""
     return re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;]", requirement)[0]).lower()
+
+
+def unbounded(requirement: str) -> str:
+    """`Some.Name[extra]>=1` -> `Some.Name[extra]`."""
+    return re.split(r"[\s<>=!~;]", requirement)[0]
 
 
 def locked() -> dict[str, str]:
@@ -40,7 +46,7 @@ def install(*words: object) -> bool:
 def make_environment() -> bool:
     subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
     torch = f"torch=={locked()['torch']}" + ("+cpu" if sys.platform == "linux" else "")
-    if not install("pip", "setuptools") or not install(*map(name_of, TESTING)):
+    if not install("pip", "setuptools") or not install(*map(unbounded, TESTING)):
         return False
     if install(torch):
         install(torch, *(name_of(requirement) for requirement in ORACLES if name_of(requirement) != "torch"))
