@@ -20,7 +20,7 @@ from tests.helpers.small_run import (
 )
 from tests.helpers.trajectory_rows import tuning, write_runs
 
-pytestmark = pytest.mark.slow  # on two cores: `test_distributed.py` has the fast part, with arithmetic for a model
+pytestmark = pytest.mark.slow  # the fast part is in tests/train/faults/test_processes.py, without a model
 
 MESHES = {"mixed": ("mesh.data=2", "mesh.expert=2", "mesh.tensor=2"), "fsdp": ("mesh.data=1", "mesh.fsdp=8")}
 OPTIONS = ("run.steps=10", "run.eval_every=5", "checkpoint.every=5", "optimizer.accumulation_steps=1")

@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path):
         evaluate("nowhere", "pretrain_tiny", tasks=[str(tmp_path / "q.jsonl")])
     with pytest.raises(InputError, match=r"no shipped task is named 'toy_shp'; did you mean toy_shop\?"):
         evaluate("nowhere", "pretrain_tiny", tasks=["toy_shp"])
-    with pytest.raises(InputError, match=r"--tasks toy_shop: a task 'toy_shop_orders' is given twice"):
+    with pytest.raises(InputError, match=r"--tasks toy_shop: the task 'toy_shop_orders' is given twice"):
         open_tasks(["toy_shop", "toy_shop"], BYTES)
 
     plain = copy.copy(BYTES)

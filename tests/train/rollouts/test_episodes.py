@@ -80,9 +80,9 @@ def test_an_episode_is_bounded(tmp_path, max_turns):
 
 
 @pytest.mark.parametrize("written", ["[find_order(", "", " \n"])
-def test_what_cannot_be_understood_ends_the_episode(tmp_path, written):
+def test_a_malformed_message_ends_the_episode(tmp_path, written):
     episode = played(lambda conversation: CallError(written, "no list of calls" * 1000))
-    assert episode.outcome.success is False and episode.outcome.termination.startswith("not understood: no list")
+    assert episode.outcome.success is False and episode.outcome.termination.startswith("malformed reply: no list")
     assert episode.steps[-1].message.text == (written if written.strip() else values.write(written))
     assert read_back(tmp_path, episode) == [episode]
 
