@@ -1,8 +1,8 @@
-"""The writer of `metrics.jsonl`, the record of a run, and of the sinks that copy it elsewhere.
+"""Writes `metrics.jsonl`, the record of a run, and copies it to other sinks.
 
-One JSON object a line, written whole and flushed. Numbers that JSON lacks are the strings "NaN", "Infinity" and
+Each line is one JSON object, written at once and flushed. Numbers that JSON lacks are the strings "NaN", "Infinity" and
 "-Infinity", which `float()` reads; null means unknown. A resumed run first drops the lines after its checkpoint, so
-that its file ends up with the lines of a run that was never interrupted.
+that its file has the same lines as an uninterrupted run.
 """
 
 import importlib.util
@@ -28,38 +28,39 @@ Sink = Callable[[int, dict[str, float]], None]
 
 
 class LoggingConfig(Section):
-    """What a run records and shows of itself, and how long it may be silent."""
+    """What a run records and shows, and how long it may make no progress."""
 
     every: Annotated[int, Field(ge=1)] = 10
     """Steps between two training lines in metrics.jsonl. The last step always has one."""
     tensorboard: bool = False
-    """Also write event files to `tensorboard/` (needs the extra `tensorboard`)."""
+    """Also writes event files to `tensorboard/` (requires the extra `tensorboard`)."""
     wandb: str | None = None
-    """Also send to Weights & Biases, to this project (needs the extra `wandb`); null: do not."""
+    """Project of Weights & Biases to which metrics are sent too (requires the extra `wandb`). null: none."""
     profile_start: Annotated[int, Field(ge=0)] = 0
-    """First step of a profiler trace, at least 2: a process's first step compiles, and is not traced. 0: no trace."""
+    """First step of a profiler trace, at least 2, because the first step of a process compiles. 0: no trace."""
     profile_steps: Annotated[int, Field(ge=1)] = 3
-    """Steps in the profiler trace, written to `profile/`."""
+    """Number of steps in the profiler trace, which is written to `profile/`."""
     watchdog_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Longest time between the ends of two updates, an evaluation or save between them included, before the process
-    dumps its stacks and exits with code 77; ten times as long for the first, which compiles. 0: no limit."""
+    """Maximum time between the ends of two updates, including an evaluation or save between them. When it is exceeded,
+    the process dumps its stacks and exits with code 77. The first update, which compiles, may take ten times as long.
+    0: no limit."""
     progress: bool = True
-    """Show progress: a bar on a terminal, lines elsewhere."""
+    """Shows progress: a bar in a terminal, lines elsewhere."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
         if self.profile_start == 1:
-            raise ValueError("profile_start: 1, which compiles, cannot be traced; expected 0 (no trace) or at least 2")
+            raise ValueError("profile_start: step 1 compiles and cannot be traced; expected 0 (no trace) or at least 2")
         return self
 
 
 class MetricsWriter:
-    """Writes the lines of one run; only process 0 does, the others ignore all calls."""
+    """Writes the lines of one run. Only process 0 writes; other processes ignore all calls."""
 
     def __init__(self, run_dir, config: LoggingConfig | None = None, *, step: int = 0):
-        """`step`: the one the run resumes from; lines of later steps are dropped.
+        """`step`: the step from which the run resumes; lines of later steps are dropped.
 
-        Raises InputError when a sink is asked for and its package is not installed.
+        Raises InputError if the package of a configured sink is not installed.
         """
         config = config or LoggingConfig()
         check_sinks(config)
@@ -75,7 +76,7 @@ class MetricsWriter:
         """`line` has `step`; its values are numbers, None, strings, arrays, or lists and dicts of them."""
         if self._path is None:
             return
-        # One unbuffered call: a process that is killed leaves the whole line or none of it.
+        # one unbuffered call, so that a killed process leaves the whole line or none of it
         with self._path.open("ab", buffering=0) as file:
             file.write((json.dumps(plain(line), allow_nan=False) + "\n").encode())
         numbers = {k: float(v) for k, v in _flat(line) if k != "step" and np.ndim(v) == 0 and _is_number(v)}
@@ -84,7 +85,7 @@ class MetricsWriter:
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of every value that is not a dict; inside a dict the name is `outer/inner`."""
+    """(name, value) of every value that is not a dict. The name of a value inside a dict is `outer/inner`."""
     for key, value in line.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}/")
@@ -93,7 +94,7 @@ def _flat(line: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:
-    """Rewrites the file at once, without the lines of steps after `step` and without lines that are not JSON."""
+    """Removes the lines of steps after `step`, and lines that are not JSON, by an atomic rewrite of the file."""
     if not path.exists():
         return
     kept, dropped = [], 0
@@ -101,7 +102,7 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
         try:
             keep = json.loads(line)["step"] <= step
         except (ValueError, KeyError, TypeError):
-            log.warning("%s: dropping a line that is not a record: %r", path, line[:80])
+            log.warning("%s: dropping a malformed line: %r", path, line[:80])
             keep = False
         kept += [line + b"\n"] if keep else []
         dropped += not keep
@@ -111,7 +112,7 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
 
 
 def plain(value):
-    """`value` as JSON can hold it: arrays as lists, non-finite numbers as strings."""
+    """`value` as a JSON value: arrays as lists, non-finite numbers as strings."""
     match value:
         case dict():
             return {str(k): plain(v) for k, v in value.items()}
@@ -128,7 +129,7 @@ def plain(value):
 
 
 def check_sinks(config: LoggingConfig) -> None:
-    """Raises InputError when a sink is asked for and its package is not installed."""
+    """Raises InputError if the package of a configured sink is not installed."""
     for key, wanted, package in (
         ("tensorboard", config.tensorboard, "tensorboardX"),
         ("wandb", config.wandb is not None, "wandb"),
@@ -136,7 +137,7 @@ def check_sinks(config: LoggingConfig) -> None:
         if wanted and importlib.util.find_spec(package) is None:
             raise InputError(
                 f"logging.{key} is set, but the package {package} is not installed: "
-                f"pip install 'maverick-jax[{key}]', or leave logging.{key} out"
+                f"pip install 'maverick-jax[{key}]', or remove logging.{key}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Golden runs: every shipped tiny run, and variants, against the record of 20 steps each."""
+"""Compares golden runs of 20 steps, every shipped tiny run and variants, with their record."""
 
 import json
 

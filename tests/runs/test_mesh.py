@@ -1,4 +1,4 @@
-"""The mesh is an implementation detail: the same run on any of them, parameters born and kept in parts."""
+"""A run gives the same results on every mesh, and parameters are created and kept sharded."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ RUNS = [
 
 
 def to_one_expert(state: TrainState) -> TrainState:
-    """All logits equal: every token goes to expert 0."""
+    """Makes all router logits equal, so that every token goes to expert 0."""
 
     def zeroed(path, leaf):
         return leaf * 0 if "router" in jax.tree_util.keystr(path) else leaf
@@ -40,7 +40,7 @@ def to_one_expert(state: TrainState) -> TrainState:
 
 
 def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Losses of ten steps, and all arrays of the final state: parameters and, as Adam's moments, gradients."""
+    """Losses of ten steps, and all arrays of the final state: parameters and Adam's moments."""
     init, step = tiny.jitted(config)
     state = init(0)
     if one_expert:
@@ -54,7 +54,7 @@ def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]
 
 @functools.cache
 def reference(routing: str):
-    """The run on one device. `one expert` has no balance terms, which would spread the tokens again."""
+    """The run on one device. `one expert` has no balance losses, which would distribute the tokens again."""
     one = routing == "one expert"
     config = tiny.model_config(balance=Balance(kind="none", z_loss=0.0)) if one else tiny.model_config()
     with jax.set_mesh(single_device_mesh()):
@@ -70,7 +70,7 @@ def test_same_run_on_every_mesh(routing, sizes, mesh_of):
     for name, expected in arrays.items():
         scale = max(np.abs(expected).max(), 1e-12)
         assert np.abs(got[name] - expected).max() <= 1e-3 * scale, name
-        # Adam divides by the root of tiny second moments: single entries may differ, the whole may not.
+        # Adam divides by roots of tiny second moments, so single elements may differ, but not whole arrays
         assert np.linalg.norm(got[name] - expected) <= 1e-4 * max(np.linalg.norm(expected), 1e-12), name
 
 
@@ -78,7 +78,7 @@ def test_same_run_on_every_mesh(routing, sizes, mesh_of):
     "sizes", [pytest.param({"fsdp": 8}, marks=pytest.mark.slow), {"fsdp": 2, "expert": 2, "tensor": 2}], ids=str
 )
 def test_no_device_ever_holds_a_whole_sharded_parameter(sizes, mesh_of):
-    """Nothing in the compiled init or step has as many elements as a stack of weights that the mesh splits."""
+    """No array in the compiled init or step has as many elements as a stack of weights that the mesh shards."""
     config = tiny.model_config(
         num_hidden_layers=8, num_local_experts=16, intermediate_size=64, intermediate_size_mlp=256
     )
@@ -101,7 +101,7 @@ def test_no_device_ever_holds_a_whole_sharded_parameter(sizes, mesh_of):
 
 
 def test_parameter_specs_of_maverick_are_golden():
-    """Shapes and specs of all parameters on 512 devices. UPDATE_GOLDEN=1 writes the file anew."""
+    """Shapes and specs of all parameters on 512 devices. UPDATE_GOLDEN=1 updates the file."""
     config = ModelConfig.from_name("maverick_17b_128e")
     key = jax.random.key(0)
     with jax.sharding.use_abstract_mesh(abstract_mesh({"fsdp": 4, "expert": 128})):
@@ -128,7 +128,7 @@ def test_one_compilation(mesh_of):
         assert types(state) == types(init(0))
 
 
-def test_state_made_anew_is_the_restore_target(mesh_of):
+def test_a_fresh_state_matches_the_restore_target(mesh_of):
     from train.state import abstract_state
 
     config = tiny.model_config()

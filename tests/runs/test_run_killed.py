@@ -1,4 +1,4 @@
-"""A real run that is killed or whose checkpoints are damaged ends where the run ends that was left alone."""
+"""A real run that is killed, or whose checkpoints are damaged, ends in the same state as an uninterrupted run."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ from tests.maverick_jax.checkpoint.test_store import empty, flip, largest, trunc
 
 
 def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: random.Random) -> None:
-    """SIGKILL while it saves, some steps after it has saved, or at any time of its life, its start included."""
+    """Sends SIGKILL during a save, some steps after a save, or at any time, including the start."""
     checkpoints = run_dir / "checkpoints"
     names = lambda: {path.name for path in checkpoints.iterdir()} if checkpoints.is_dir() else set()
     before = names()
@@ -39,7 +39,7 @@ def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: ra
 
 
 def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, moments: list[str], *options: str) -> None:
-    """One of `moments` has to be a step after a save, or there may be nothing to restore."""
+    """One of `moments` must be a step after a save, or there may be nothing to restore."""
     luck = random.Random(0)
     for moment in moments:
         kill(runs.start(run_dir, *options), run_dir, moment, luck)
@@ -52,13 +52,13 @@ def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, mome
 @pytest.mark.parametrize(
     "moments", [["save", "step"], pytest.param(["save", "any", "step", "save"], marks=pytest.mark.slow)], ids=len
 )
-def test_killed_time_and_again(moments, whole_run, runs, tmp_path):
+def test_a_run_that_is_killed_repeatedly_ends_the_same(moments, whole_run, runs, tmp_path):
     check_survives(runs, whole_run, tmp_path / "run", moments, "checkpoint.every=1")
 
 
 @pytest.mark.slow
 def test_a_student_is_killed_four_times(whole_run, runs, tmp_path):
-    """What its weighting remembers is part of what comes back."""
+    """The state of its weighting is restored too."""
     objective = (
         f"objective={{kind: distill, teacher: {whole_run}, on_policy: {{share: 0.3, max_tokens: 8, prompt_tokens: 8}}}}"
     )
@@ -74,8 +74,9 @@ def test_a_student_is_killed_four_times(whole_run, runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_learns_agent_runs_is_killed_four_times(runs, tmp_path):
-    """Decisions balanced, so that weights hang on the whole train split; with adapters, so that heads come back too."""
+def test_a_run_on_trajectories_is_killed_four_times(runs, tmp_path):
+    """With balanced decisions, so that weights depend on the whole train split, and adapters, so that objective heads
+    are restored too."""
     options = (*tuning(write_runs(tmp_path / "runs.jsonl", 24)), "data.kind_weights={user: 0.25}", "run.steps=120",
                "data.sources.shop.trajectories.balance_decisions=4", "trainable.lora={rank: 2}")  # fmt: skip
     runs.train(tmp_path / "whole", *options)
@@ -95,7 +96,7 @@ def test_killed_twenty_times(runs, tmp_path):
 
 
 def test_damaged_checkpoints_are_set_aside_and_the_run_ends_the_same(whole_run, runs, tmp_path, capsys):
-    """The three newest, each in a way of its own: the run goes back to the fourth."""
+    """The three newest checkpoints are damaged in different ways, and the run goes back to the fourth."""
     run_dir = cut_back(whole_run, tmp_path / "run", 21)
     folder = lambda step: run_dir / "checkpoints" / str(step)
     empty(folder(21))
@@ -120,7 +121,7 @@ def test_damaged_checkpoints_are_set_aside_and_the_run_ends_the_same(whole_run, 
     assert "21.corrupt-1: found damaged and set aside" in out and f"the run can resume from step {STEPS}" in out
 
 
-def test_nothing_restorable_is_81_and_nothing_is_lost(runs, whole_run, tmp_path, capsys):
+def test_no_restorable_checkpoint_is_exit_81_and_nothing_is_lost(runs, whole_run, tmp_path, capsys):
     run_dir = cut_back(whole_run, tmp_path / "run", 6)
     for step in (3, 6):
         flip(largest(run_dir / "checkpoints" / str(step), "arrays"))
@@ -132,7 +133,7 @@ def test_nothing_restorable_is_81_and_nothing_is_lost(runs, whole_run, tmp_path,
     assert store(run_dir).set_aside() == ["3.corrupt-1", "6.corrupt-1"]
 
 
-def test_a_healthy_run_is_healthy(whole_run, capsys):
+def test_doctor_reports_a_healthy_run(whole_run, capsys):
     assert main(["doctor", str(whole_run)]) == 0
     out, err = capsys.readouterr()
     assert out.count(": intact, ") == STEPS // 3 and err == ""

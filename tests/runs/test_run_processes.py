@@ -1,4 +1,4 @@
-"""A run on two processes of four devices is the run on one process of eight."""
+"""A run on two processes of four devices equals the run on one process of eight."""
 
 import subprocess
 import sys
@@ -20,14 +20,14 @@ from tests.helpers.small_run import (
 )
 from tests.helpers.trajectory_rows import tuning, write_runs
 
-pytestmark = pytest.mark.slow  # on two cores: `test_distributed.py` has the fast part, with arithmetic for a model
+pytestmark = pytest.mark.slow  # the fast part is in tests/train/faults/test_processes.py, without a model
 
 MESHES = {"mixed": ("mesh.data=2", "mesh.expert=2", "mesh.tensor=2"), "fsdp": ("mesh.data=1", "mesh.fsdp=8")}
 OPTIONS = ("run.steps=10", "run.eval_every=5", "checkpoint.every=5", "optimizer.accumulation_steps=1")
 
 
 def train_on(count: int, runs: Place, run_dir, *overrides) -> None:
-    """Eight devices in all."""
+    """Trains on `count` processes with eight devices in all."""
     job = {"MAVERICK_COORDINATOR": f"127.0.0.1:{free_port()}", "MAVERICK_NUM_PROCESSES": count}
     processes = [
         runs.start(run_dir, *overrides, devices=8 // count, log=f"log-{n}", MAVERICK_PROCESS_ID=n, **job)
@@ -42,7 +42,7 @@ def train_on(count: int, runs: Place, run_dir, *overrides) -> None:
 
 
 def assert_close(one, other) -> None:
-    """The same data, and losses to 1e-5."""
+    """Checks that the data is the same and that losses agree to 1e-5."""
     assert losses(one) == pytest.approx(losses(other), abs=1e-5)
     for name in ("step", "tokens", "eval_tokens"):
         assert [line.get(name) for line in lines(one)] == [line.get(name) for line in lines(other)]
@@ -62,7 +62,7 @@ def on_one(runs):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_two_processes_are_one(mesh, on_one, runs, tmp_path):
+def test_two_processes_equal_one(mesh, on_one, runs, tmp_path):
     train_on(2, runs, tmp_path / "two", *MESHES[mesh], *OPTIONS)
     one, two = on_one(mesh), tmp_path / "two"
     assert_close(one, two)
@@ -71,7 +71,7 @@ def test_two_processes_are_one(mesh, on_one, runs, tmp_path):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_one_process_goes_on_from_two(mesh, on_one, runs, tmp_path):
+def test_one_process_resumes_from_two(mesh, on_one, runs, tmp_path):
     one, two = on_one(mesh), tmp_path / "two"
     train_on(2, runs, two, *MESHES[mesh], *OPTIONS)
     run_dir = cut_back(two, tmp_path / "run", 5)
@@ -82,15 +82,15 @@ def test_one_process_goes_on_from_two(mesh, on_one, runs, tmp_path):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_two_processes_go_on_from_one(mesh, on_one, runs, tmp_path):
+def test_two_processes_resume_from_one(mesh, on_one, runs, tmp_path):
     run_dir = cut_back(on_one(mesh), tmp_path / "run", 5)
     train_on(2, runs, run_dir, *MESHES[mesh], *OPTIONS)
     assert_close(on_one(mesh), run_dir)
     assert "restored checkpoint" in log_of(run_dir, "log-0") and "restored checkpoint" in log_of(run_dir, "log-1")
 
 
-def test_agent_runs_learnt_on_four_processes_go_on_on_two(runs, tmp_path):
-    """From a checkpoint in the middle of an epoch, with whole runs weighed by how they ended."""
+def test_a_run_on_trajectories_resumes_from_four_processes_on_two(runs, tmp_path):
+    """From a checkpoint in the middle of an epoch, with trajectories weighted by their outcomes."""
     words = (*tuning(write_runs(tmp_path / "runs.jsonl", 60)), "data.batch_size=8", *MESHES["mixed"], *OPTIONS,
              "data.sources.shop.trajectories.outcomes={failure: 0.5}", "logging.every=1")  # fmt: skip
     runs.train(tmp_path / "one", *words, devices=8)
@@ -106,7 +106,7 @@ def test_agent_runs_learnt_on_four_processes_go_on_on_two(runs, tmp_path):
     assert tokens(run_dir) == tokens(tmp_path / "one")
 
 
-def test_the_local_launcher_trains_and_passes_refusals_on(on_one, runs, tmp_path):
+def test_the_local_launcher_trains_and_returns_error_codes(on_one, runs, tmp_path):
     def launch(*overrides) -> tuple[int, str]:
         script = REPOSITORY / "launch" / "clusters" / "local.sh"
         command = [script, "2", sys.executable, "-m", "launch.cli", "train", runs.config]

@@ -1,4 +1,4 @@
-"""Runs that are killed at bad moments end up where a run that was left alone ends up."""
+"""Toy runs that are killed at critical moments end in the same state as an uninterrupted run."""
 
 import json
 import os
@@ -17,7 +17,7 @@ TOY = pathlib.Path(__file__).parents[1] / "helpers" / "toy_run.py"
 
 
 def start(run_dir, **options) -> subprocess.Popen:
-    """The toy run as a process of its own; its log goes to `run_dir/log`."""
+    """Starts the toy run in its own process; its log goes to `run_dir/log`."""
     run_dir.mkdir(exist_ok=True)
     words = [f"{key}={value}" for key, value in options.items()]
     with (run_dir / "log").open("ab") as log:
@@ -34,7 +34,7 @@ def records(run_dir) -> list[dict]:
 
 
 def kill_at(process, run_dir, moment: str, luck: random.Random) -> None:
-    """SIGKILL once the process has saved something, at a moment of its life."""
+    """Sends SIGKILL at `moment`, after the process has saved something."""
     checkpoints = run_dir / "checkpoints"
     names = lambda: {p.name for p in checkpoints.iterdir()} if checkpoints.is_dir() else set()
     before = names()
@@ -95,7 +95,7 @@ def test_a_hang_is_ended_by_the_watchdog_with_its_stacks(tmp_path):
 def test_refused_updates_exit_79_and_damage_beyond_repair_81(tmp_path):
     assert finish(start(tmp_path, stop=20, nan=10)) == 79
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    assert steps == [4, 8, 12]  # the last save may have been in flight when the 13th update was refused
+    assert steps == [4, 8, 12]  # the last save may have been unfinished when the 13th update was refused
     for step in steps:
         for path in (tmp_path / "checkpoints" / str(step) / "arrays").rglob("*"):
             if path.is_file():

@@ -1,4 +1,4 @@
-"""Arrays move between host and devices only where the loop says so: a real run under JAX's transfer guard."""
+"""Arrays are sent between host and devices only by explicit calls: a real run under JAX's transfer guard."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ STEPS = 4
 
 @pytest.fixture
 def guarded_fit(monkeypatch):
-    """The run's own loop with its step, evaluations and saves, under the guard. Returns a list of how it was called."""
+    """Runs the training loop with its steps, evaluations and saves under the guard. Returns the list of its calls."""
     fit, calls = run.fit, []
 
     def guarded(*args, **kwargs):
@@ -26,7 +26,7 @@ def guarded_fit(monkeypatch):
 
 
 def test_a_run_on_eight_devices_makes_no_implicit_transfer(guarded_fit, runs, tmp_path, monkeypatch):
-    """On a CPU the guard sees what goes to a device and between devices."""
+    """On a CPU, the guard detects transfers to a device and between devices."""
     monkeypatch.setenv("MAVERICK_CACHE", str(runs.root / "cache"))
     words = ["optimizer.accumulation_steps=1", "mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2"]
     often = [f"run.steps={STEPS}", "run.eval_every=2", "checkpoint.every=2"]
@@ -38,7 +38,7 @@ def test_a_run_on_eight_devices_makes_no_implicit_transfer(guarded_fit, runs, tm
     assert store(tmp_path / "run").steps() == [2, 4]
 
 
-def test_the_guard_sees_an_implicit_transfer():
+def test_the_guard_detects_an_implicit_transfer():
     double = jax.jit(lambda x: x + x)
     double(np.zeros(3, np.float32))
     with jax.transfer_guard("disallow"), pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):

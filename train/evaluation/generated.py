@@ -1,5 +1,5 @@
-"""How well a model decides and calls where it writes for itself: turns of held-out agent runs, each after all that its
-run has before it, read back as the chat format reads calls."""
+"""Evaluates decisions and calls that a model generates: it writes turns of held-out trajectories, each after its
+prefix, which are then parsed in the chat format."""
 
 import json
 from collections import Counter
@@ -17,17 +17,17 @@ from maverick_jax.text.chat import CallError, Reply, ToolCall, find_dialect
 from train.evaluation.decisions import rates, report
 
 Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
-"""Prompts as token ids -> what a model writes after each, the token that ends it included."""
+"""Prompts as token ids -> the model's answer to each, including the token that ends it."""
 
 
 def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -> dict[str, Any]:
-    """`judged` of `count` turns, evenly spread over those of `data`, or all where it has fewer; and of how many,
-    `turns`. Those that begin beyond `data.sequence_length` are left out: `turns_too_long`. `ends`: tokens that end an
-    answer. Raises InputError where no turn is left."""
+    """`judged` for `count` turns, evenly spaced over those of `data`, or for all turns if there are fewer; their
+    number, `turns`; and the number of skipped turns that begin beyond `data.sequence_length`, `turns_too_long`. `ends`:
+    tokens that end an answer. Raises InputError if no turn remains."""
     turns = list(turns_of(data))
     fitting = [turn for turn in turns if turn.begin - turn.run <= data.config.sequence_length]
     if not fitting:
-        raise InputError(f"--generate: of the held-out agent runs' {len(turns)} assistant turns none begins within "
+        raise InputError(f"--generate: none of the {len(turns)} held-out assistant turns begins within "
                          f"data.sequence_length ({data.config.sequence_length})")  # fmt: skip
     spread = np.linspace(0, len(fitting) - 1, min(count, len(fitting)))
     chosen = [fitting[i] for i in spread.round().astype(int).tolist()]
@@ -38,10 +38,10 @@ def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -
 def judged(
     turns: Sequence[Turn], answers: Sequence[Sequence[int]], tokenizer: Tokenizer, ends: frozenset[int]
 ) -> dict[str, Any]:
-    """As `decisions.report`, of what was written in place of these turns; and in `call_rates`, of turns that called:
-    `name_accuracy`, the same tools were called; `arguments_exact`, the same calls were made, parsed, whatever
-    the order of parallel calls and of arguments. Of all turns: `unparsable`, meant as calls and none, which is a guess
-    of no class; `unfinished`, did not end in time."""
+    """`decisions.report` of the answers that replace these turns, with four more `call_rates`. Among turns that call:
+    `name_accuracy`, the answer calls the same tools; `arguments_exact`, it makes the same calls once parsed, in any
+    order of parallel calls and of arguments. Among all turns: `unparsable`, the answer is a malformed call, which
+    counts for no class; `unfinished`, it did not end in time."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)  # [class, guess]
     every = np.zeros(len(CLASSES), np.int64)
     same = Counter[str]()
@@ -78,5 +78,5 @@ def _decision(reply: Reply) -> Decision:
 
 
 def _exactly(call: ToolCall) -> tuple[str, str]:
-    """Equal for equal calls; 1, 1.0 and true are three values."""
+    """A key that is equal for equal calls; 1, 1.0 and true are different values."""
     return call.name, json.dumps(call.arguments, sort_keys=True)

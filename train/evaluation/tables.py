@@ -1,4 +1,4 @@
-"""An evaluation's result as text and tables for a terminal."""
+"""Shows the result of an evaluation as text and tables in a terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from train.evaluation.tasks import table, wrong_answers
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `train.evaluate.evaluate` has returned."""
+    """Prints the result of `train.evaluate.evaluate`."""
     console = console or Console()
     for name, value in found.items():
         if not isinstance(value, dict):
@@ -37,7 +37,7 @@ def _show_decisions(how: str, found: dict[str, Any], console: Console) -> None:
 
 
 def _table(title: str, header: Sequence[str], columns: Sequence[dict[str, float]]) -> Table:
-    """Values by name: a row for every name in the first column."""
+    """A table of values by name, with a row for every name in the first column."""
     table = Table(title=title)
     for name in header:
         table.add_column(name, justify="left" if name == header[0] else "right")

@@ -1,4 +1,4 @@
-"""Tasks asked of a model: its answers graded one by one, and their mean with its standard error."""
+"""Evaluates a model on tasks: grades its answers, and reports the mean score with its standard error."""
 
 import collections
 import math
@@ -16,14 +16,14 @@ from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import DEFAULT, CallError, Reply, render
 
 Answer = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
-"""(prompts as token ids, tokens of an answer at most) -> what a model writes after each, the token that ends it
-included."""
+"""(Prompts as token ids, maximum number of tokens per answer) -> the model's answer to each, including the token that
+ends it."""
 SHOWN = 3
-"""Wrong answers of a task that are shown to a person."""
+"""Number of wrong answers that are shown per task."""
 
 
 class OpenTask(NamedTuple):
-    """A task whose examples are read."""
+    """A task with its examples."""
 
     name: str
     task: Task
@@ -33,13 +33,13 @@ class OpenTask(NamedTuple):
 
 
 def open_tasks(names_or_files: Iterable[str], tokenizer: Tokenizer) -> list[OpenTask]:
-    """The tasks and their examples as token ids, so that nothing is wrong with them when a model is asked. Raises
+    """Reads tasks and encodes their examples as token ids, so that all errors are found before a model runs. Raises
     InputError, which names the file and the line."""
     found: dict[str, OpenTask] = {}
     for given in names_or_files:
         for name, task in read_tasks(given).items():
             if name in found:
-                raise InputError(f"--tasks {given}: a task {name!r} is given twice")
+                raise InputError(f"--tasks {given}: the task {name!r} is given twice")
             examples = task.examples()[: task.limit]
             found[name] = OpenTask(name, task, examples, [_prompt(e, name, tokenizer) for e in examples])
     return list(found.values())
@@ -59,9 +59,9 @@ def _prompt(example: Example, name: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def run_task(opened: OpenTask, answer: Answer, tokenizer: Tokenizer) -> dict[str, Any]:
-    """JSON values: `n` examples; `mean` of their scores, its `standard_error` (null where n is 1); how many are
-    `correct` (score 1), of how many the answer is `not_understood` (did not end, empty, a call that is none: score 0);
-    and `examples`, each with id, score and reason."""
+    """Runs a task. Returns JSON values: the number of examples `n`; the `mean` score and its `standard_error` (null if
+    n is 1); the number of `correct` answers (score 1) and of answers `not_understood` (unfinished, empty, or a
+    malformed call; score 0); and `examples`, each with id, score and reason."""
     written = answer(opened.prompts, opened.task.max_tokens)
     grades, counts = [], collections.Counter[str]()
     for example, ids in zip(opened.examples, written, strict=True):
@@ -84,7 +84,7 @@ def run_task(opened: OpenTask, answer: Answer, tokenizer: Tokenizer) -> dict[str
 
 
 def _reply(example: Example, ids: Sequence[int], tokenizer: Tokenizer) -> Reply | CallError:
-    """A text that is gone on from needs no end: its task takes what it needs."""
+    """The parsed answer. The continuation of a text may be unfinished: its task takes the part that it needs."""
     if not isinstance(example.prompt, str):
         return read_reply(ids, tokenizer, _dialect(tokenizer))
     stops = stop_ids(tokenizer)
@@ -92,7 +92,7 @@ def _reply(example: Example, ids: Sequence[int], tokenizer: Tokenizer) -> Reply 
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
-    """What `run_task` has returned, by task, for a person."""
+    """A table of the results of `run_task`, by task."""
     shown = Table("task", title="tasks")
     for column in ("n", "mean", "standard error", "correct", "not understood"):
         shown.add_column(column, justify="right")
@@ -107,7 +107,7 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
 
 
 def wrong_answers(found: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each of the first examples of each task whose score is not 1."""
+    """A line for each of the first `SHOWN` examples of each task with a score below 1."""
     lines = []
     for name, task in found.items():
         wrong = [example for example in task["examples"] if example["score"] < 1]

@@ -1,4 +1,4 @@
-"""Jobs of several processes: how they find each other, notice that one is gone, and leave without hanging on it."""
+"""Jobs of several processes: they connect, detect a dead process, and exit without waiting for it."""
 
 import atexit
 import logging
@@ -15,17 +15,18 @@ from maverick_jax.errors import InputError, MaverickError, PeerFailed
 
 log = logging.getLogger(__name__)
 
-# Statuses of a runtime error that are this process's own doing, not the end of another process.
+# statuses of runtime errors that this process caused itself, and not the death of another process
 _OWN_FAULT = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION", "NOT_FOUND")
 
 
 def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
-    """Joins the job described by the environment, unless it describes none or was joined. Call before any use of JAX.
+    """Joins the job that the environment variables describe, if there is one and it was not joined yet. Must be called
+    before any other use of JAX.
 
-    From then on this process exits with code 76 when another has been dead or frozen for `peer_timeout` seconds.
+    From then on, this process exits with code 76 if another one has been dead or frozen for `peer_timeout` seconds.
 
-    MAVERICK_COORDINATOR (host:port of process 0), and MAVERICK_NUM_PROCESSES and MAVERICK_PROCESS_ID or else
-    SLURM_NTASKS and SLURM_PROCID. Raises InputError when the description is incomplete.
+    The variables are MAVERICK_COORDINATOR (host:port of process 0), and MAVERICK_NUM_PROCESSES and MAVERICK_PROCESS_ID,
+    or else SLURM_NTASKS and SLURM_PROCID. Raises InputError if some are missing.
     """
     if jax.distributed.is_initialized():
         return
@@ -49,7 +50,7 @@ def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
         coordinator_address=coordinator,
         num_processes=num_processes,
         process_id=process_id,
-        # The default binds every interface, and the service asks nobody for a password.
+        # the default binds to every interface, and the service has no authentication
         coordinator_bind_address=coordinator,
         cluster_detection_method="deactivate",
     )
@@ -57,7 +58,7 @@ def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
 
 
 def exit_code_of(error: BaseException) -> int | None:
-    """The code a process should end with after `error`; None for a bug, which deserves its traceback."""
+    """The exit code of a process after `error`; None for a bug, which should show its traceback."""
     if isinstance(error, MaverickError):
         return error.exit_code
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
@@ -68,8 +69,8 @@ def exit_code_of(error: BaseException) -> int | None:
 def leave(code: int) -> NoReturn:
     """Ends the process with `code`.
 
-    In a job of several processes an error ends it at once: the ordinary way out waits for all the others at a barrier,
-    which they may never reach, and is then aborted with another code.
+    In a job of several processes, an error ends the process at once: an ordinary exit waits at a barrier that the other
+    processes may never reach, and is then aborted with another code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,14 +80,15 @@ def leave(code: int) -> NoReturn:
 
 
 class _PeerMonitor(threading.Thread):
-    """A dead peer shows as an error of a collective only sometimes: where a process has several devices, most of their
-    collectives wait for each other instead, until JAX aborts the process after 100 s with a code that says nothing.
+    """Exits with code 76 when another process is dead or frozen.
 
-    Each process beats, watches the next one, and tells all when that one stops: three small messages per beat.
+    Collectives report a dead peer only sometimes: if a process has several devices, most of their collectives wait for
+    each other until JAX aborts the process after 100 s, with an exit code that does not name the cause. So each process
+    sends heartbeats, watches those of the next process, and tells all when they stop: three small messages per beat.
     """
 
     _BEATS = 8
-    """Per timeout."""
+    """Heartbeats per timeout."""
 
     def __init__(self, process_id: int, num_processes: int, timeout: float):
         super().__init__(name="peer monitor", daemon=True)
@@ -101,7 +103,7 @@ class _PeerMonitor(threading.Thread):
             count += 1
             self._set(f"alive/{self._me}", str(count))
             beat = self._get(f"alive/{self._next}")
-            if beat != last or beat == "finished":  # one that never beat counts as silent from the start
+            if beat != last or beat == "finished":  # a process without any heartbeat counts as silent from the start
                 last, since = beat, time.monotonic()
             elif time.monotonic() - since > self._timeout:
                 self._set("failed", f"process {self._next} gives no sign of life")
@@ -109,7 +111,7 @@ class _PeerMonitor(threading.Thread):
                 self._exit(failed)
 
     def _finish(self) -> None:
-        """On an orderly exit, before JAX's shutdown barrier: silence is no death any more."""
+        """Ends the monitoring on an orderly exit, before JAX's shutdown barrier."""
         self._finished.set()
         self.join(self._timeout)
         self._set(f"alive/{self._me}", "finished")
@@ -127,7 +129,7 @@ class _PeerMonitor(threading.Thread):
             return None if "NOT_FOUND" in str(error) else self._exit(f"process 0 does not answer: {error}")
 
     def _exit(self, reason: str) -> NoReturn:
-        log.error("%s: leaving with exit code %d, to be started again", reason, PeerFailed.exit_code)
+        log.error("%s: exiting with code %d, so that the job can be restarted", reason, PeerFailed.exit_code)
         logging.shutdown()
         os._exit(PeerFailed.exit_code)
 

@@ -1,4 +1,4 @@
-"""Ends a process that hangs: JAX notices a dead peer, but not one that is alive and stuck."""
+"""Ends a process that hangs. JAX detects dead peers, but not peers that are alive and stuck."""
 
 import faulthandler
 import os
@@ -17,8 +17,8 @@ _STDERR = 2
 
 
 class Watchdog(Hook):
-    """Dumps all stacks to `run_dir/stacks-<process>.txt` and stderr and exits with code 77 when no update ends in
-    `seconds`."""
+    """If no update ends within `seconds`, dumps all stacks to `run_dir/stacks-<process>.txt` and stderr and exits with
+    code 77."""
 
     def __init__(self, seconds: float, run_dir):
         self._seconds = seconds
@@ -38,7 +38,7 @@ class Watchdog(Hook):
 
     def _arm(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
-        # The thread below needs the interpreter's lock; should a stuck call hold that, this one ends the process.
+        # the watchdog's thread needs the interpreter lock; if a stuck call holds it, this timer ends the process
         faulthandler.dump_traceback_later(seconds + 60, exit=True, file=_STDERR)
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""A model in an environment: one episode, as a trajectory."""
+"""Runs a model in an environment: one episode gives one trajectory."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,14 +10,14 @@ from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, render, values
 
 Policy = Callable[[Conversation], Reply | CallError]
-"""What was said so far, with the tools -> the assistant's next message, or one that cannot be understood."""
+"""(The conversation so far, with its tools) -> the assistant's next message, or a malformed one."""
 Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
-"""Prompts as token ids -> what a model writes after each, the token that ends it included."""
+"""Prompts as token ids -> the model's answer to each, including the token that ends it."""
 
 
 def play(environment: Environment, policy: Policy, *, seed: int, max_turns: int) -> Trajectory:
-    """The episode of `seed`. It ends as the environment says; with a message that cannot be understood; or after
-    `max_turns` messages of the assistant. The last two are failures, of reward 0."""
+    """Plays the episode of `seed`. It ends with the environment's outcome, with a malformed message, or after
+    `max_turns` messages of the assistant. The last two are failures with reward 0."""
     opening = environment.reset(seed)
     steps = list(opening.steps)
     outcome = Outcome(0.0, False, f"not over after {max_turns} turns")
@@ -39,12 +39,13 @@ def play(environment: Environment, policy: Policy, *, seed: int, max_turns: int)
 
 
 def _as_text(reply: CallError) -> str:
-    """What was written, as a message's text: of white space alone its JSON, for a message says something."""
+    """The malformed reply as a message's text. Messages must not be blank, so white space is written as JSON."""
     return reply.text if reply.text.strip() else values.write(reply.text)
 
 
 def model_policy(answer: Answer, tokenizer: Tokenizer, dialect: str | None = None) -> Policy:
-    """The policy of the model that `answer` asks. `dialect`: of its calls; None: its tokenizer's, or the default."""
+    """The policy of the model behind `answer`. `dialect`: the dialect of its calls; None: the tokenizer's, or else the
+    default."""
     dialect = dialect or tokenizer.dialect or DEFAULT
 
     def policy(conversation: Conversation) -> Reply | CallError:

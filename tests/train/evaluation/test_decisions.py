@@ -400,7 +400,7 @@ def test_turns_to_write_are_spread_and_fit(data, tmp_path):
     short = open_dataset(data_config(tmp_path, sequence_length=len(every[0])), "train", seed=0)
     assert generated(echo, short, 99, frozenset([STOP]))["turns_too_long"] > 0
     short = open_dataset(data_config(tmp_path, sequence_length=32), "train", seed=0)
-    with pytest.raises(InputError, match=r"--generate: of the held-out agent runs' 8 assistant turns none begins"):
+    with pytest.raises(InputError, match=r"--generate: none of the 8 held-out assistant turns begins"):
         generated(echo, short, 1, frozenset([STOP]))
 
 

@@ -1,4 +1,4 @@
-"""Tasks asked of a model: what is asked, how answers are counted, and what is wrong before a model is asked."""
+"""Evaluation on tasks: prompts, counts of answers, and errors that are found before a model runs."""
 
 import copy
 import io
@@ -39,7 +39,7 @@ def ids(text: str, stop: bool = True) -> list[int]:
     return [*BYTES.encode(text), *([STOP] if stop else [])]
 
 
-def test_what_is_asked_is_the_conversation_with_the_header_of_an_answer(shop):
+def test_the_prompt_is_the_conversation_with_the_header_of_an_answer(shop):
     assert (shop.name, len(shop.examples), len(shop.prompts)) == ("orders", 4, 4)
     assert list(shop.examples) == ToyShopOrders(count=9).examples()[:4]
     shown = BYTES.decode(shop.prompts[0], controls=True)
@@ -49,7 +49,7 @@ def test_what_is_asked_is_the_conversation_with_the_header_of_an_answer(shop):
     assert asked == [(shop.prompts, 40)]
 
 
-def test_right_wrong_and_no_answers_are_counted(shop):
+def test_correct_wrong_and_malformed_answers_are_counted(shop):
     right = [example.references[0] for example in shop.examples]
     call = Conversation((Message(Role.USER, "a"), Message(Role.ASSISTANT, calls=(ToolCall("find_order", {}),))))
     called = render(call, BYTES).ids.tolist()
@@ -64,14 +64,14 @@ def test_right_wrong_and_no_answers_are_counted(shop):
     assert json.loads(json.dumps(found)) == found and found["license"] == "Apache-2.0"
 
 
-def test_one_example_has_no_standard_error_and_equal_scores_have_none_of_it(shop):
+def test_one_example_has_no_standard_error_and_equal_scores_have_zero(shop):
     one = shop._replace(examples=shop.examples[:1], prompts=shop.prompts[:1])
     found = run_task(one, lambda prompts, most: [ids(one.examples[0].references[0])], BYTES)
     assert (found["mean"], found["standard_error"]) == (1.0, None)
     assert run_task(shop, lambda prompts, most: [ids("x")] * 4, BYTES)["standard_error"] == 0
 
 
-def test_a_text_is_asked_as_it_is_and_needs_no_end(tmp_path):
+def test_a_text_prompt_is_unchanged_and_its_answer_needs_no_end(tmp_path):
     path = tmp_path / "q.yaml"
     (tmp_path / "q.jsonl").write_text('{"prompt": "1 + 1 =", "answer": 2}\n')
     path.write_text(f"tasks: {{q: {{kind: questions, path: {tmp_path / 'q.jsonl'}, chat: false, match: numeric}}}}\n")
@@ -81,13 +81,13 @@ def test_a_text_is_asked_as_it_is_and_needs_no_end(tmp_path):
     assert run_task(opened, lambda prompts, most: [ids(" 3\n2")], BYTES)["mean"] == 0
 
 
-def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path):
+def test_errors_are_raised_before_a_model_is_loaded(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"prompt": "x"}\n')
     with pytest.raises(InputError, match=r"q.jsonl: line 1: answer: is missing"):
         evaluate("nowhere", "pretrain_tiny", tasks=[str(tmp_path / "q.jsonl")])
     with pytest.raises(InputError, match=r"no shipped task is named 'toy_shp'; did you mean toy_shop\?"):
         evaluate("nowhere", "pretrain_tiny", tasks=["toy_shp"])
-    with pytest.raises(InputError, match=r"--tasks toy_shop: a task 'toy_shop_orders' is given twice"):
+    with pytest.raises(InputError, match=r"--tasks toy_shop: the task 'toy_shop_orders' is given twice"):
         open_tasks(["toy_shop", "toy_shop"], BYTES)
 
     plain = copy.copy(BYTES)
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path):
 
 
 def test_a_model_answers(shop):
-    """Untrained: the greedy answers of every example alone are those that are graded."""
+    """With an untrained model, the graded answers equal the greedy answers to each example alone."""
     config = tiny.model_config(vocab_size=BYTES.vocab_size, num_hidden_layers=2, no_rope_layer_interval=2)
     mesh = single_device_mesh()
     with jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""Two processes of four devices over loopback: one checkpoint, one step to stop at, one way out each."""
+"""Two processes of four devices over loopback: they share checkpoints, stop at the same step and exit with codes."""
 
 import os
 import pathlib
@@ -57,7 +57,7 @@ def test_a_run_moves_between_one_process_and_two(tmp_path):
     assert result(moved)["resumed_from"] == 8
     truncate(largest(moved / "checkpoints" / "16", "arrays"))
     assert finish_all(start_two(moved, stop=24)) == [0, 0], (moved / "log-0").read_text()
-    assert result(moved)["resumed_from"] == 12  # 16 was damaged; both processes went back to the same step
+    assert result(moved)["resumed_from"] == 12  # step 16 was damaged, and both processes went back to the same step
     assert result(moved)["checksums"] == result(whole)["checksums"]
     assert [r for r in records(moved) if r["step"] == 24] == [r for r in records(whole) if r["step"] == 24]
     store = CheckpointStore(moved / "checkpoints", read_only=True)
@@ -83,12 +83,12 @@ def test_sigterm_to_one_stops_both_at_one_saved_step(tmp_path):
         pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
     ],
 )
-def test_a_peer_that_is_gone_is_exit_76_soon(number, dies, tmp_path):
+def test_a_dead_peer_leads_to_exit_76(number, dies, tmp_path):
     processes = start_two(tmp_path, stop=10**6, every=10**5, delay=0.02, peer_timeout=8)
     wait_for_lines(processes[0], tmp_path, 3)
     processes[dies].send_signal(number)
     try:
-        # When process 0 dies, JAX may be the first to notice, and aborts; the launchers read that as 76.
+        # if process 0 dies, JAX may detect it first and abort; the launchers count that as 76
         assert processes[1 - dies].wait(120) in ((76,) if dies else (76, -signal.SIGABRT)), (
             tmp_path / "log-0"
         ).read_text()
@@ -112,13 +112,13 @@ def run_script(*command, **environment) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("by_process", "code"), [("0 0", 0), ("75 75", 75), ("78 134", 78), ("137 76", 76), ("76 1", 1), ("79 76", 79)]
 )
-def test_local_launcher_makes_one_exit_code_of_many(by_process, code):
+def test_the_local_launcher_combines_exit_codes(by_process, code):
     command = "codes=($0); [[ $MAVERICK_COORDINATOR = 127.0.0.1:* ]] || exit 9; exit ${codes[$MAVERICK_PROCESS_ID]}"
     done = run_script(LAUNCH / "local.sh", 2, "bash", "-c", command, by_process)
     assert done.returncode == code, done.stderr
 
 
-def test_local_launcher_passes_a_signal_on_and_waits():
+def test_the_local_launcher_forwards_a_signal_and_waits():
     command = "trap 'sleep 0.3; exit 75' TERM; echo up; while :; do sleep 0.05; done"
     process = subprocess.Popen([LAUNCH / "local.sh", "2", "bash", "-c", command], stdout=subprocess.PIPE, text=True)
     assert [process.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
@@ -138,7 +138,7 @@ def test_local_launcher_passes_a_signal_on_and_waits():
         (78, 0, False, 78),
     ],
 )
-def test_slurm_script_requeues_what_can_be_helped(code, restarts, requeued, leaves, tmp_path):
+def test_the_slurm_script_requeues_after_restartable_exit_codes(code, restarts, requeued, leaves, tmp_path):
     fake = {
         "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
         "scontrol": f'[[ $1 = requeue ]] && echo "$2" > {tmp_path}/requeued || printf "n1\nn2\n"',

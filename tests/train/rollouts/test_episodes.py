@@ -1,4 +1,4 @@
-"""Episodes: scripted and real policies in the toy shop, as trajectories that the readers take."""
+"""Episodes: scripted and real policies in the toy shop give trajectories that our readers accept."""
 
 import jax
 import pytest
@@ -18,7 +18,7 @@ BYTES = load_tokenizer("bytes")
 
 
 def expert(conversation: Conversation) -> Reply:
-    """Serves the customers of the toy shop rightly: looks up, then does what was asked for."""
+    """Serves the customers of the toy shop correctly: looks the order up, then does what the customer asks."""
     said = [m.text for m in conversation.messages if m.role is Role.USER]
     words = " ".join(said).replace(".", " ").replace(",", " ").replace("?", " ").split()
     numbers = [w for w in words if w[0] in "ABCD" and w[1:].isdigit()]
@@ -61,7 +61,7 @@ def test_an_expert_serves_every_customer_and_its_episodes_are_read_back(tmp_path
     assert episodes[3].provenance.id == "toy_shop-3" and episodes == [played(expert, seed) for seed in range(40)]
 
 
-def test_refused_calls_are_results_and_the_episode_goes_on(tmp_path):
+def test_refused_calls_give_results_and_the_episode_continues(tmp_path):
     replies = iter([Reply("", [ToolCall("nothing", {"x": [1]}), ToolCall("find_order", {"order": "?"})]), Reply("No.")])
     episode = played(lambda conversation: next(replies))
     assert [(s.message.role, s.error) for s in episode.steps[2:]] == [
@@ -80,17 +80,17 @@ def test_an_episode_is_bounded(tmp_path, max_turns):
 
 
 @pytest.mark.parametrize("written", ["[find_order(", "", " \n"])
-def test_what_cannot_be_understood_ends_the_episode(tmp_path, written):
+def test_a_malformed_message_ends_the_episode(tmp_path, written):
     episode = played(lambda conversation: CallError(written, "no list of calls" * 1000))
-    assert episode.outcome.success is False and episode.outcome.termination.startswith("not understood: no list")
+    assert episode.outcome.success is False and episode.outcome.termination.startswith("malformed reply: no list")
     assert episode.steps[-1].message.text == (written if written.strip() else values.write(written))
     assert read_back(tmp_path, episode) == [episode]
 
 
 @pytest.mark.parametrize("dialect", list(DIALECTS))
-def test_a_model_that_writes_what_the_expert_says_plays_the_same_episode(dialect):
+def test_a_model_that_writes_the_experts_messages_plays_the_same_episode(dialect):
     def answer(prompts):
-        """The tokens of the expert's message after the one prompt, which is the conversation so far."""
+        """The tokens of the expert's message after the prompt, which is the conversation so far."""
         (prompt,) = prompts
         assert prompt == render(seen[-1], BYTES, dialect, add_generation_prompt=True).ids.tolist()
         message: Message = expert(seen[-1]).message()
@@ -105,7 +105,7 @@ def test_a_model_that_writes_what_the_expert_says_plays_the_same_episode(dialect
 
 
 def test_a_model_plays(tmp_path):
-    """Untrained: its tokens are no message, which is a failure and a trajectory all the same."""
+    """An untrained model writes no valid message; the result is a failed trajectory."""
     config = tiny.model_config(vocab_size=BYTES.vocab_size, num_hidden_layers=2, no_rope_layer_interval=2)
     with jax.set_mesh(single_device_mesh()):
         model = tiny.jitted(config, tiny.OPTIMIZER, tiny.PRETRAIN)[0](0).model
