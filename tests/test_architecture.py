@@ -2,12 +2,11 @@
 
 import ast
 import pathlib
-import typing
 
 import pytest
 
 from maverick_jax.sharding import MESH_AXES
-from train.objectives import AnyObjective
+from train.objectives import OBJECTIVES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("maverick_jax", "train", "data", "launch", "configs")
@@ -81,8 +80,33 @@ def test_imports_point_downward(path):
     if module in ("maverick_jax", "configs"):
         return  # the facade gathers what users import; configs hold YAML
     upward = [i for i in imports_of(ast.parse(path.read_text())) if floor_of(i) > floor_of(module)]
-    # a name's model config is read from the files that ship, which are read as model configs
-    assert [i for i in upward if (module, i) != ("maverick_jax.config", "maverick_jax.settings.shipped")] == []
+    assert upward == []
+
+
+def test_no_imports_run_in_a_circle():
+    graph = {module_of(path): imports_of(tree) - {module_of(path)} for path, tree in trees()}
+    assert [sorted(circle) for circle in circles(graph)] == []
+
+
+def test_circles_are_found():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"f"}, "f": {"a", "e"}}
+    assert sorted(map(sorted, circles(graph))) == [["b", "c"], ["e", "f"]]
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Strongly connected components of more than one module."""
+    reachable = {start: _reachable(graph, start) for start in graph}
+    components = {frozenset(m for m in reachable[start] if start in reachable[m]) for start in graph}
+    return [set(component) for component in components if len(component) > 1]
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    found, todo = {start}, [start]
+    while todo:
+        new = (graph[todo.pop()] & graph.keys()) - found
+        found |= new
+        todo += new
+    return found
 
 
 def test_floor_zero_is_what_it_is_said_to_be():
@@ -112,7 +136,7 @@ def test_only_ops_communicate():
 
 
 def test_nobody_else_asks_which_objective_it_is():
-    kinds = {kind.__name__ for kind in typing.get_args(typing.get_args(AnyObjective)[0])} | {"NextToken"}
+    kinds = {kind.__name__ for kind in OBJECTIVES.members.values()} | {"NextToken"}
     asked = []
     for path, tree in trees():
         if not module_of(path).startswith("train.objectives"):

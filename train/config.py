@@ -76,6 +76,8 @@ class ModelSection(ModelConfig):
 class RunConfig(Section):
     """Everything a run depends on."""
 
+    plugins: tuple[str, ...] = ()
+    """Modules to import, which add objectives, optimizers, data sources, tasks or environments of yours."""
     run: RunSection
     model: ModelSection
     mesh: MeshConfig = MeshConfig()

@@ -4,10 +4,12 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from data.config import DataConfig
+from data.tasks import TasksConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.network import Purpose
-from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings import plugins, shipped, strict_yaml, validation
 from maverick_jax.settings.moved_keys import moved_problems
 from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
 from train.config import RunConfig, misfits, unfit_start
@@ -33,6 +35,7 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
     document = shipped.read_document(shipped.find(path_or_name, shipped.run_path), shipped.run_path, _SECTIONS)
     document = shipped.on_top(document, _overrides(overrides))
     strict_yaml.raise_problems(moved_problems(document, MOVED))
+    _load_plugins(document)
     for key in [k for k, place in document.places.items() if place is COMMAND_LINE]:
         while key := key.rpartition(".")[0]:  # sections that only the command line has
             document.places.setdefault(key, COMMAND_LINE)
@@ -49,6 +52,19 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
     strict_yaml.raise_problems(problems)
     assert config is not None
     return config
+
+
+def _load_plugins(document: Document) -> None:
+    """Imports the modules that installed packages name and those at `plugins`, so that their kinds are known."""
+    loaded = plugins.load_installed()
+    key = "plugins"
+    try:
+        loaded += plugins.load(document.data.get(key) or ())
+    except InputError as error:
+        raise InputError(f"{document.place(key)}: {error}") from error
+    if loaded:
+        for section in (DataConfig, TasksConfig, RunConfig):
+            section.model_rebuild(force=True)
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import logging
 import re
+import sys
 from collections.abc import Iterable
 
 from maverick_jax.errors import InputError
@@ -18,23 +19,30 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 log = logging.getLogger(__name__)
 
 
-def load_installed() -> None:
-    """Imports the modules that installed packages name. Raises InputError where one fails."""
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
-        _load(entry.value, f"entry point {entry.name!r} of {entry.dist.name if entry.dist else 'a package'}")
+def load_installed() -> list[str]:
+    """Imports the modules that installed packages name. Returns those that are new. Raises InputError if one fails."""
+    entries = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
+    where = lambda entry: f"entry point {entry.name!r} of {entry.dist.name if entry.dist else 'a package'}"
+    return [entry.value for entry in entries if _load(entry.value, where(entry))]
 
 
-def load(modules: Iterable[str]) -> None:
-    """Imports the modules of a config's `plugins`. Raises InputError where one is no module name or fails."""
+def load(modules: Iterable[str]) -> list[str]:
+    """Imports the modules of a config's `plugins`. Returns those that are new. Raises InputError for a text that is no
+    module name, and if an import fails."""
+    if isinstance(modules, str):
+        raise InputError(f"plugins: must be a list of module names, got {modules!r}")
     for module in modules:
         if not isinstance(module, str) or not _MODULE.fullmatch(module):
-            raise InputError(f"plugins: {module!r} is no module name; expected one such as `my_package.objectives`")
-        _load(module, "plugins")
+            raise InputError(f"plugins: {module!r} is not a module name such as `my_package.objectives`")
+    return [module for module in modules if _load(module, "plugins")]
 
 
-def _load(module: str, where: str) -> None:
+def _load(module: str, where: str) -> bool:
+    if module in sys.modules:
+        return False
     try:
         importlib.import_module(module)
     except Exception as error:
         raise InputError(f"{where}: cannot import {module}: {type(error).__name__}: {error}") from error
     log.info("loaded plugin %s", module)
+    return True

@@ -1,19 +1,18 @@
 """What a run optimizes: one file each, batch -> (loss, metrics), chosen by `objective.kind`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-
+from maverick_jax.settings.kinds import Kinds
+from train.objectives.base import Objective
 from train.objectives.distill.objective import Distill
 from train.objectives.pretrain import Pretrain
 from train.objectives.trajectory import TrajectoryTuning
 
+__all__ = ["OBJECTIVES", "AnyObjective", "Distill", "Objective", "Pretrain", "TrajectoryTuning"]
 
-def _with_kind(section: Any) -> Any:
-    """A section that does not say its kind is about pretraining."""
-    return {"kind": "pretrain", **section} if isinstance(section, dict) else section
+OBJECTIVES = Kinds("objective", Objective, default="pretrain")
+for _kind in (Pretrain, Distill, TrajectoryTuning):
+    OBJECTIVES.register(_kind)
 
-
-AnyObjective = Annotated[
-    Pretrain | Distill | TrajectoryTuning, Field(discriminator="kind"), BeforeValidator(_with_kind)
-]
+AnyObjective = Annotated[Objective, OBJECTIVES]
+"""A section of any kind; one without `kind` is Pretrain's."""
