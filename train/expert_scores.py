@@ -1,5 +1,4 @@
-"""`maverick data experts`: score the routed experts on a run's data, and choose the fewest of each layer that reach a
-share of its scores (expert-specialised fine-tuning, ESFT, arXiv 2407.01906)."""
+"""`maverick data experts`: score the routed experts on a run's data and choose the best (ESFT, arXiv 2407.01906)."""
 
 import json
 import pathlib

@@ -32,7 +32,7 @@ def hooks_of(
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
     found: list[Hook] = [_training_lines(config, writer)]
     if logging_config.progress:
-        found.append(hooks.Progress(every=logging_config.every, start=start, stop=run.steps))
+        found.append(hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps))
     found.append(NonFiniteBudget(run.skip_budget))
     if logging_config.profile_start:
         first, steps = logging_config.profile_start, logging_config.profile_steps
