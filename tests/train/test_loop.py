@@ -19,7 +19,7 @@ from tests.helpers.small_run import CLOCKS, PATIENCE
 from train.faults import processes as distributed
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
-from train.hooks import Checkpoint, Evaluation, ProfilerTrace, Progress, TrainingLines
+from train.hooks import Checkpoint, Evaluation, ProfilerTrace, ProgressBar, TrainingLines
 from train.loop import Hook, fit
 from train.metrics_writer import LoggingConfig, MetricsWriter, drop_lines_after, plain
 from train.rollouts.source import from_data
@@ -236,7 +236,7 @@ def test_a_second_interrupt_is_not_held_back(tmp_path):
 
 
 def test_profile_and_progress(tmp_path, capsys):
-    hooks = [ProfilerTrace(tmp_path / "profile", first=3, steps=2), Progress(every=2, start=0, stop=5)]
+    hooks = [ProfilerTrace(tmp_path / "profile", first=3, steps=2), ProgressBar(every=2, start=0, stop=5)]
     fit(step, fresh(), from_data(numbers(0)), start=0, stop=5, hooks=hooks)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     said = capsys.readouterr().err.splitlines()

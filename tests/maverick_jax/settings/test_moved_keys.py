@@ -3,7 +3,7 @@
 import pytest
 
 from maverick_jax.settings.moved_keys import moved_problems, new_name, with_new_keys
-from maverick_jax.settings.strict_yaml import Place, parse
+from maverick_jax.settings.strict_yaml import Location, parse
 
 MOVED = {"a.old": "b.new", "a.part": "c", "gone": "b.section"}
 
@@ -27,7 +27,7 @@ def test_the_new_name_of_a_key(key, today):
 
 def test_every_moved_key_of_a_document_is_reported_once_with_its_line():
     document = parse("a:\n  kept: 1\n  old: {x: [1, 2], y: 2}\ngone: null\nb: {new: 3}\n", "file.yaml")
-    document.places["a.old.x.0"] = document.places["a.part.z"] = Place("command line")
+    document.places["a.old.x.0"] = document.places["a.part.z"] = Location("command line")
     assert {str(problem) for problem in moved_problems(document, MOVED)} == {
         "file.yaml:3: a.old: moved to b.new",
         "file.yaml:4: gone: moved to b.section",
