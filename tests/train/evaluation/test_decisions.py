@@ -41,7 +41,7 @@ from train.evaluate import evaluate
 from train.evaluation import decisions
 from train.evaluation.generated import generated
 from train.evaluation.tables import show
-from train.objectives import TrajectoryTuning
+from train.objectives import TrajectoryTuning, decision_counts
 from train.objectives.decision_counts import DECISIONS, counts
 from train.optimizers import AdamW
 from train.step import eval_step
@@ -230,7 +230,7 @@ def test_names_next_to_a_border_of_rows_are_apart(mesh_of):
     part[0, 3:] = part[1, :2] = part[2, 1:2] = part[2, 3] = True
     right = np.ones((8, 5), bool)
     right[1, 0] = right[2, 2] = right[2, 3] = False
-    found = decisions._whole(jnp.asarray(part), jnp.asarray(right))
+    found = decision_counts._whole(jnp.asarray(part), jnp.asarray(right))
     assert found.tolist() == [4, 2]  # the one that ends a row, and [2, 1]
 
 
