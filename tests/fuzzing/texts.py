@@ -242,7 +242,7 @@ def calls_target() -> Target:
 
 def _written(calls, dialect: str) -> str:
     message = chat.Message(chat.Role.ASSISTANT, "", calls)
-    turn = DIALECTS[dialect]._turn(message, 0)
+    turn = DIALECTS[dialect]._message(message, 0)
     return "".join(segment.text for segment in turn.content if isinstance(segment, Text))
 
 
@@ -255,7 +255,7 @@ def _read_calls(example) -> bool:
     assert isinstance(found, Reply)
     if found.calls:
         message = found.message()
-        again = DIALECTS[dialect]._turn(message, 0).content
+        again = DIALECTS[dialect]._message(message, 0).content
         ids = [i for s in again for i in _ids(s)]
         assert DIALECTS[dialect].parse_calls(ids, bytes_with_thoughts()) == found
     return True

@@ -411,5 +411,16 @@ def test_every_field_of_a_config_is_explained_or_obvious():
 
 
 def test_sections_are_the_contract():
-    expected = ["plugins", "run", "model", "mesh", "data", "objective", "trainable", "optimizer", "checkpoint", "logging"]
+    expected = [
+        "plugins",
+        "run",
+        "model",
+        "mesh",
+        "data",
+        "objective",
+        "trainable",
+        "optimizer",
+        "checkpoint",
+        "logging",
+    ]
     assert list(RunConfig.model_fields) == expected

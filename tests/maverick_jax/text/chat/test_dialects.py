@@ -251,7 +251,7 @@ def test_an_unknown_dialect_is_an_error():
 
 @dialects
 def test_the_example_in_the_docs_is_what_is_written(dialect):
-    page = (pathlib.Path(__file__).parents[4] / "docs" / "chat.md").read_text("utf-8").replace("\\|", "|")
+    page = (pathlib.Path(__file__).parents[4] / "docs" / "reference" / "chat.md").read_text("utf-8").replace("\\|", "|")
     calls = [ToolCall("f", {"a": 1, "b": "x"}), ToolCall("g")]
     text = render(Conversation([Message(Role.ASSISTANT, "", calls)]), BYTES, dialect).text
     written = text.split("<|header_end|>\n\n")[1].removesuffix("<|eot|>").removesuffix("<|eom|>")
