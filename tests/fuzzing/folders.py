@@ -27,11 +27,11 @@ from maverick_jax.pretrained import CHECKPOINTS, import_checkpoint, load_pretrai
 from maverick_jax.text import load_tokenizer
 from tests.fuzzing.harness import Target
 from tests.fuzzing.mutations import changed, damaged, dumps, json_files
-from tests.maverick_jax.huggingface.test_reader_malformed import QUANTISED, WEIGHTS
+from tests.maverick_jax.huggingface.test_reader_malformed import QUANTIZED, WEIGHTS
 from tests.parity.oracle import NO_TOKEN_IDS, case, config_json, variant
 
 INDEX = "model.safetensors.index.json"
-QUANTIZATION = QUANTISED | {
+QUANTIZATION = QUANTIZED | {
     "config_groups": {"group_0": {"targets": ["Linear"], "weights": WEIGHTS, "input_activations": {"dynamic": True}}},
     "ignore": ["lm_head"],
 }

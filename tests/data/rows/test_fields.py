@@ -8,7 +8,7 @@ import pytest
 from data.rows.dataset import open_dataset
 from data.rows.fields import FIELDS, PACKED, TABLE, TARGET, BatchField, chosen, filled
 from data.trajectories.kinds import TokenKind
-from maverick_jax.ops.sparse_targets import Kept
+from maverick_jax.ops.sparse_targets import TopKTargets
 from tests.helpers.stub_targets import HEADER
 from tests.helpers.trajectory_rows import data_config
 
@@ -63,7 +63,7 @@ def test_records_of_targets_are_written_as_ever(changes, ids, log_probs):
         "sample_log_probs": (np.dtype(log_probs), (8, 2)),
     }
     assert [*found] == [name.removeprefix(TARGET) for name in FIELDS if name.startswith(TARGET)]
-    assert {*Kept._fields} <= {*found}
+    assert {*TopKTargets._fields} <= {*found}
     assert [*HEADER.model_copy(update={"tail_samples": 0}).layout] == [*found][:6]
 
 
