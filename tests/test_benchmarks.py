@@ -57,7 +57,7 @@ def test_whole_rows_equal_pretraining_with_one_document_per_row(mesh_of):
     shape = dataclasses.replace(SHAPES["trivial"], num_hidden_layers=2)
     config = model_config(shape)
     with mesh_of():
-        model, batch = fresh(config, parts()).model, jax.tree.map(lambda x: x[0], place(host_batch(shape)))
+        model, batch = fresh(config, parts(config)).model, jax.tree.map(lambda x: x[0], place(host_batch(shape)))
         totals = {"weight": jnp.float32(shape.tokens), "tokens": jnp.float32(shape.tokens)}
 
         def gradient(objective):
