@@ -8,6 +8,7 @@ import jax
 import pytest
 from flax import nnx
 
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.cross_entropy import cross_entropy
 from maverick_jax.sharding import make_mesh
@@ -43,7 +44,7 @@ def operations() -> list[list[str]]:
     config = tiny.model_config()
 
     def loss(model, batch):
-        hidden, _ = model.hidden(batch["tokens"], batch["positions"], batch["segment_ids"])
+        hidden, _ = model.hidden(Inputs.of(batch))
         return cross_entropy(hidden, model.output_weight(), batch["labels"], batch["loss_weights"], rules=tiny.RULES)
 
     with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
