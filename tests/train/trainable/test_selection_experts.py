@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from data.rows.dataset import open_dataset
 from launch.plan import plan
+from maverick_jax import parameters
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
@@ -160,7 +161,7 @@ def test_gradients_are_those_of_a_model_that_is_trained_whole():
     assert found.keys() == {name for name in whole if "norm" in name or "experts" in name}
     assert all(np.any(x != 0) for x in found.values())
     for name, x in found.items():
-        rows = some.rows(name, CONFIG)
+        rows = some.rows(parameters.by_name(CONFIG)[name], CONFIG)
         expected = np.asarray(whole[name])
         if rows is not None:
             expected = (expected if name.startswith("periods") else expected[None])[rows.period, rows.expert]
