@@ -12,6 +12,9 @@ import jax
 import pytest
 
 LIMIT = 2 << 30
+"""Resident bytes that a worker should not exceed; reported in red above it."""
+MARGIN = 1 << 29
+"""More than that above the limit fails in CI: peaks differ between processors and library versions."""
 AFTER_A_FILE, AFTER_A_TEST = 1 << 30, 3 << 29
 """Resident bytes from which giving back is worth the second that it takes, and programs that are compiled once more."""
 GROWTH = 1 << 28
@@ -55,7 +58,7 @@ def after_a_file():
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["peak_bytes"] = _peaks.get("main", 0)
-    elif os.environ.get("CI") and max(_peaks.values(), default=0) > LIMIT:
+    elif os.environ.get("CI") and max(_peaks.values(), default=0) > LIMIT + MARGIN:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
