@@ -142,7 +142,7 @@ def schema() -> dict[str, Any]:
     sources = found["$defs"]["DataConfig"]["properties"]["sources"]
     unions = (found["properties"]["objective"], found["properties"]["optimizer"], sources["additionalProperties"])
     for union in unions:
-        union["anyOf"] = union.pop("oneOf")  # what is there of a section may be of any kind, if a base gives that
+        union["anyOf"] = union.pop("oneOf")  # a partial section may be of any kind: its base gives the kind
     base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
     found["properties"] = {"base": base, **found["properties"]}
     model = found["$defs"]["ModelSection"]

@@ -1,4 +1,4 @@
-"""The state a run starts from: its newest checkpoint, else the weights it is told to start from, else random ones."""
+"""The state a run starts from: its newest checkpoint, else the weights at `model.init_from`, else random ones."""
 
 import dataclasses
 import logging

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from data.trajectories.kinds import TokenKind
+from maverick_jax.errors import InputError
 
 Row = dict[str, np.ndarray]
 """The fields of one row, by name: `BatchField` says the shape of each."""
@@ -46,9 +47,9 @@ class BatchField:
     @property
     def axes(self) -> tuple[str, ...]:
         """Logical axes of a batch of it, [B, T] or [B]. Trailing axes are whole on every device. Raises
-        NotImplementedError for a ragged field."""
+        InputError for a ragged field."""
         if self.shape == "ragged":
-            raise NotImplementedError(f"{self.name}: ragged fields cannot be read from data yet")
+            raise InputError(f"{self.name}: ragged fields cannot be read from data yet")
         return ("batch", "length") if self.shape == "per token" else ("batch",)
 
     def filled(self, length: int) -> np.ndarray:

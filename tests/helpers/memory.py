@@ -1,6 +1,6 @@
 """A pytest plugin: what a finished test file left behind is given back, and no worker of the suite may use over 2 GB.
 
-The peak of each worker is told at the end; beyond the limit the session fails where `CI` is set.
+The summary reports the peak of each worker; far above the limit the session fails if `CI` is set.
 """
 
 import ctypes

@@ -8,6 +8,7 @@ import pytest
 from data.rows.dataset import open_dataset
 from data.rows.fields import FIELDS, PACKED, TABLE, TARGET, BatchField, chosen, filled
 from data.trajectories.kinds import TokenKind
+from maverick_jax.errors import InputError
 from maverick_jax.ops.sparse_targets import TopKTargets
 from tests.helpers.stub_targets import HEADER
 from tests.helpers.trajectory_rows import data_config
@@ -78,5 +79,5 @@ def test_a_field_that_is_lacking_or_of_another_dtype_is_an_error():
 
 def test_ragged_fields_are_refused():
     assert FIELDS["tokens"].axes == ("batch", "length")
-    with pytest.raises(NotImplementedError, match="pixel_values: ragged fields cannot be read from data yet"):
+    with pytest.raises(InputError, match="pixel_values: ragged fields cannot be read from data yet"):
         _ = FIELDS["pixel_values"].axes

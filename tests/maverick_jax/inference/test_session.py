@@ -1,4 +1,4 @@
-"""A chat session keeps what was said as token ids, and continues them."""
+"""A chat session keeps the conversation as token ids and continues it."""
 
 import pytest
 
