@@ -55,10 +55,12 @@ def test_twenty_adamw_steps_follow_torch(name):
     import torch
 
     c = case(name)
-    settings = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    # eps above the rounding of gradients: below it, an entry whose gradient is 0 moves by the rate in a random direction,
+    # and after some steps a token's two best experts change places
+    settings = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-5, "weight_decay": 0.1}
     theirs = torch_model(c.config, c.parameters)
     torch_optimizer = torch.optim.AdamW(theirs.parameters(), **settings)
-    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
+    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-5, weight_decay=0.1)
 
     @jax.jit
     def step(model, state, tokens):
@@ -80,4 +82,4 @@ def test_twenty_adamw_steps_follow_torch(name):
             torch_optimizer.step()
             expected.append(reference.item())
     assert expected[-1] < expected[0] - 0.5, "twenty steps should learn something"
-    np.testing.assert_allclose(losses, expected, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(losses, expected, atol=1e-4, rtol=0)  # measured: 1e-5
