@@ -55,8 +55,8 @@ def test_twenty_adamw_steps_follow_torch(name):
     import torch
 
     c = case(name)
-    # eps above the rounding of gradients: below it, an entry whose gradient is 0 moves by the rate in a random direction,
-    # and after some steps a token's two best experts change places
+    # eps is above the rounding of gradients. Below it, an entry whose gradient is 0 moves by the rate in a random
+    # direction, and after some steps a token's two best experts change places.
     settings = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-5, "weight_decay": 0.1}
     theirs = torch_model(c.config, c.parameters)
     torch_optimizer = torch.optim.AdamW(theirs.parameters(), **settings)
