@@ -21,7 +21,7 @@ class ImageConfig(Section):
     pixel_shuffle_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Side of a tile's grid of image tokens divided by that of its patches; its inverse is a whole number."""
     max_tiles: Annotated[int, Field(ge=1, le=256)] = 16
-    """Most tiles of one picture, not counting the overview."""
+    """Maximum number of tiles of one picture, not counting the overview."""
     resize_to_max_canvas: bool = False
     """Enlarge a picture to fill its canvas, instead of to one tile at most."""
     normalization: Literal["bfloat16", "float32"] = "bfloat16"

@@ -20,8 +20,8 @@ class ImageTiles:
     """One picture as model input."""
 
     pixel_values: np.ndarray
-    """float32[n, 3, S, S]: the grid's tiles, row by row. If there are several, one more tile follows: the overview, the
-    whole picture resized to a square."""
+    """float32[n, 3, S, S]: the grid's tiles, row by row. If there are several, the overview follows: the whole picture,
+    resized to one tile."""
     grid: Size
     """(tiles down, tiles across)."""
 

@@ -17,10 +17,10 @@ WEIGHT_BITS, MAX_POINT = 15, 22
 BLOCK_SPAN = 48
 """Target number of inputs per block of outputs: fewer waste less arithmetic, more make matrix products efficient."""
 MOST_BYTES = 4 << 20
-"""Most bytes of floats that a plane is converted to at a time."""
+"""Maximum size, in bytes, of the floats that a plane is converted to at a time."""
 MOST_PRODUCTS = 1 << 18
-"""Most multiplications of one matrix product. OpenBLAS splits larger ones over threads, which is slower as soon as the
-cores are busy, and images are prepared while a training run is using them."""
+"""Maximum number of multiplications in one matrix product. OpenBLAS splits larger ones over threads, which is slower as
+soon as the cores are busy, and images are prepared while a training run is using them."""
 
 
 @dataclasses.dataclass(frozen=True)

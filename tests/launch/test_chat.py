@@ -115,8 +115,8 @@ def test_a_terminal_is_asked_and_never_steered(monkeypatch):
     out = io.StringIO()
     converse(None, ChatSession(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
     assert out.getvalue() == (
-        "/reset begins anew, /exit ends\nyou> model> \\x1b[31mred\\x07\n\tok\nyou> no command '/what': /reset begins "
-        "anew, /exit ends\nyou> "
+        "/reset starts a new conversation, /exit quits\nyou> model> \\x1b[31mred\\x07\n\tok\n"
+        "you> no command '/what': /reset starts a new conversation, /exit quits\nyou> "
     )
 
 
@@ -125,7 +125,7 @@ def test_bad_arguments_are_said_before_the_model_is_loaded(folder, typed, monkey
     for argv, said in (
         ((str(folder), "--dialect", "meta-json"), "did you mean meta_json"),
         ((str(folder), "--temperature", "-1"), "temperature: -1.0"),
-        ((str(tmp_path),), "holds none of"),
+        ((str(tmp_path),), "contains none of"),
     ):
         code, out, err = typed("hi\n", *argv)
         assert (code, out) == (78, "") and said in err

@@ -9,16 +9,16 @@ from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 
 
 def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
-    """Load a tokenizer. `source` is `bytes`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a folder that holds
-    one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging Face
-    folder). Raises InputError if there is no tokenizer or its file is malformed."""
+    """Load a tokenizer. `source` is `bytes`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a folder that
+    contains one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging
+    Face folder). Raises InputError if there is no tokenizer or its file is malformed."""
     if str(source) == BYTES:
         return _named(BYTES)
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         found = find_tokenizer(path)
         if found is None:
-            raise InputError(f"tokenizer {path}: the folder holds none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
+            raise InputError(f"tokenizer {path}: the folder contains none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
         path = found
     if not path.is_file():
         hint = did_you_mean(str(source), [BYTES])
