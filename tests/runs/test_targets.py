@@ -216,13 +216,13 @@ def test_every_row_is_checked_when_it_is_read(workers, place, tmp_path):
         ("objective={kind: distill, targets: {path: x, mode: sampled}}", "mode sampled needs tail_samples"),
         (
             "objective={kind: distill, targets: {path: x, tail_samples: 2, mode: sampled}, beta: 0.5}",
-            "forward KL alone",
+            "supports only the forward KL",
         ),
         ("objective={kind: distill, targets: {path: x, mode: tial}}", "did you mean tail"),
         ("objective={kind: distill, targets: {top_k: 8}}", "objective.targets.path: required"),
         (
             "objective={kind: distill, targets: {path: x}, on_policy: {share: 0.5, max_tokens: 4, prompt_tokens: 4}}",
-            "only a teacher at hand judges new samples",
+            "stored targets cannot score new samples",
         ),
     ],
 )

@@ -345,7 +345,11 @@ def run_config(teacher, objective: str, *overrides):
         ("wide", "router: {}", r"router.layers: .* layers 1 of the student, layers 1, 3 of the teacher; exp"),
         ("wide", "router: {layers: [[1, 2]]}", r"router.layers: layer 2 of the teacher is dense; .* layers 1, 3"),
         ("wide", "router: {layers: [[1, 99]]}", r"router.layers: the teacher has no layer 99"),
-        ("few", "router: {layers: [[1, 1]]}", r"router: the student has 8 experts, the teacher 4; expected as many"),
+        (
+            "few",
+            "router: {layers: [[1, 1]]}",
+            r"router: the student has 8 experts, the teacher 4; expected equal numbers",
+        ),
         ("dense", "router: {}", r"router: the teacher has no mixture of experts; expected null"),
     ],
 )
@@ -359,11 +363,11 @@ def test_models_that_cannot_be_compared_are_refused(teachers, teacher, objective
     [
         ("hidden: {layers: []}", "objective.hidden.layers"),
         ("hidden: {}", "objective.hidden.layers: required"),
-        ("hidden: {layers: [[0, 0], [0, 0]]}", r"\[0, 0\] is there twice"),
+        ("hidden: {layers: [[0, 0], [0, 0]]}", r"\[0, 0\] is given twice"),
         ("hidden: {layers: [[0, 0]], kind: cosin}", "did you mean cosine"),
         ("hidden: {layers: [[0, -1]]}", "objective.hidden.layers"),
         ("router: {weight: 0}", "objective.router.weight"),
-        ("targets: {path: there}, router: {}", "router: only a teacher at hand has any; expected null"),
+        ("targets: {path: there}, router: {}", "router: stored targets contain none; expected null"),
     ],
 )
 def test_a_bad_section_is_refused(objective, message):

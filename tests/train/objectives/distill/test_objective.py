@@ -188,7 +188,7 @@ def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
     ("override", "message"),
     [
         ("objective={kind: distil}", "'distil' is not one of pretrain, distill, trajectory; did you mean distill"),
-        ("objective={kind: distill}", "objective: needs a `teacher`, or `targets` that one has left"),
+        ("objective={kind: distill}", "objective: set `teacher`, or `targets`"),
         ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
@@ -240,10 +240,10 @@ def test_a_teacher_that_is_not_there_yet_is_made_first(runs):
     runs.train(teacher, "run.steps=6")  # interrupted, say
     distill = f"objective={{kind: distill, teacher: {teacher}, teacher_config: {runs.config}}}"
     said = runs.train(student, "run.steps=2", distill)
-    assert f"{teacher} is at step 6 of {small_run.STEPS}: making it first" in said
+    assert f"{teacher} is at step 6 of {small_run.STEPS}; training it first" in said
     assert store(teacher).steps()[-1] == small_run.STEPS and store(student).steps() == [2]
     before = contents(teacher)
-    assert "making it first" not in runs.train(student, "run.steps=3", distill)
+    assert "training it first" not in runs.train(student, "run.steps=3", distill)
     assert contents(teacher) == before
 
 
