@@ -38,9 +38,9 @@ def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -
 def judged(
     turns: Sequence[Turn], answers: Sequence[Sequence[int]], tokenizer: Tokenizer, ends: frozenset[int]
 ) -> dict[str, Any]:
-    """`decisions.report` of the answers that replace these turns, with four more `call_rates`. Among turns that call:
-    `name_accuracy`, the answer calls the same tools; `arguments_exact`, it makes the same calls once parsed, in any
-    order of parallel calls and of arguments. Among all turns: `unparsable`, the answer is a malformed call, which
+    """`decisions.report` for answers generated in place of these turns, with four more `call_rates`. Among turns that
+    call: `name_accuracy`, the answer calls the same tools; `arguments_exact`, it makes the same calls once parsed, in
+    any order of parallel calls and of arguments. Among all turns: `unparsable`, the answer is a malformed call, which
     counts for no class; `unfinished`, it did not end in time."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)  # [class, guess]
     every = np.zeros(len(CLASSES), np.int64)

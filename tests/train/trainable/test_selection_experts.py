@@ -184,7 +184,7 @@ WORDS = [f"model.{key}" for key in KEYS] + ["data.tokenizer=bytes"]
 WORDS += ["trainable.parameters=[experts]", 'trainable.experts={"0": [6, 1], "2": [3], "3": [0], "4": [5, 7]}']
 
 
-SAID = "random numbers, and not trained; model.init_from says where weights are"
+SAID = "frozen at random values; set model.init_from to start from trained weights"
 
 
 @pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
@@ -316,9 +316,9 @@ def test_what_cannot_be_scored(model_of_run, tmp_path):
     folder, words, _ = model_of_run
     run = str(folder / "run")
     for how, said in [
-        ({"share": 0.0, "checkpoint": run}, "--share: 0.0; expected a part of 1"),
-        ({}, "the config names no weights: give --checkpoint, or model.init_from"),
-        ({"out": str(tmp_path), "checkpoint": run}, "exists; name a file to make"),
+        ({"share": 0.0, "checkpoint": run}, "--share: 0.0; expected more than 0 and at most 1"),
+        ({}, "the config names no weights; set --checkpoint or model.init_from"),
+        ({"out": str(tmp_path), "checkpoint": run}, "exists; name a new file"),
         ({"tokens": 0, "checkpoint": run}, "--tokens: 0; expected at least 1"),
     ]:
         with pytest.raises(InputError, match=said):
