@@ -37,7 +37,7 @@ class Slot(NamedTuple):
 
 
 class LayerAddress(NamedTuple):
-    """Where one layer's arrays are."""
+    """The address of one layer's arrays."""
 
     slot: Slot
     index: int | None

@@ -1,7 +1,7 @@
 """The fields of rows and batches: one table for the code that makes them, places them on devices or learns from them.
 
-A row of the stream is a dict of arrays by field name; a batch holds the same arrays for many rows. An objective names
-the fields that it reads; a new field needs one entry here and the code that computes it.
+A row of the stream is a dict of arrays by field name; a batch contains the same arrays for many rows. An objective
+names the fields that it reads; a new field needs one entry here and the code that computes it.
 """
 
 import dataclasses

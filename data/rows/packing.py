@@ -48,7 +48,7 @@ class Spans(NamedTuple):
 
 
 class RowLayout(NamedTuple):
-    """The places of a row that hold tokens, each [n]."""
+    """The places of a row that contain tokens, each [n]."""
 
     token: np.ndarray
     """int64: index of the token."""

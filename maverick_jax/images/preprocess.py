@@ -28,8 +28,8 @@ class ImageTiles:
 
 def preprocess(image: Image.Image, config: ImageConfig) -> ImageTiles:
     """Cut a picture of any mode into tiles: it is placed at the top left of its grid (`canvas.choose_grid`), and the
-    rest is black. With `normalization="bfloat16"` the values equal those of transformers' `Llama4ImageProcessor`, all
-    of which are bfloat16 numbers. Raises InputError for 16-bit grayscale."""
+    rest is black. With `normalization="bfloat16"` the values are bfloat16 numbers that equal those of transformers'
+    `Llama4ImageProcessor`. Raises InputError for 16-bit grayscale."""
     rgb = to_rgb(image)
     size = rgb.height, rgb.width
     grid, side = choose_grid(size, config), config.tile_size

@@ -61,7 +61,7 @@ def filter_weights(before: int, after: int) -> FilterWeights:
 
 
 def _across(plane: np.ndarray, width: int) -> np.ndarray:
-    """uint8[H, W] -> uint8[H, width]."""
+    """Resizes every row: uint8[H, W] -> uint8[H, width]."""
     plan = _BlockedFilter(plane.shape[1], width)
     out = np.empty((plane.shape[0], width), np.uint8)
     for begin in range(0, plane.shape[0], plan.step):
@@ -73,7 +73,7 @@ def _across(plane: np.ndarray, width: int) -> np.ndarray:
 
 
 def _down(plane: np.ndarray, height: int) -> np.ndarray:
-    """uint8[H, W] -> uint8[height, W]."""
+    """Resizes every column: uint8[H, W] -> uint8[height, W]."""
     plan = _BlockedFilter(plane.shape[0], height)
     out = np.empty((height, plane.shape[1]), np.uint8)
     for begin in range(0, plane.shape[1], plan.step):

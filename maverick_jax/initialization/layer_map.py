@@ -28,7 +28,7 @@ Finding = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where the initial weights of a model come from."""
+    """The source of a model's initial weights."""
 
     path: str
     """The source: a run directory, one of its checkpoints, or a Hugging Face folder."""

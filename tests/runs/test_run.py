@@ -43,7 +43,7 @@ def maverick(runs, capsys, monkeypatch):
     return call
 
 
-# ---- what a run leaves -----------------------------------------------------------------------------------------------
+# ---- files of a run --------------------------------------------------------------------------------------------------
 
 
 def test_metrics_have_the_promised_fields_and_no_other(whole_run):
@@ -203,7 +203,7 @@ def test_the_guard_sees_compilation(maverick, runs, tmp_path, nothing_compiles):
         maverick("train", runs.config, f"run.dir={tmp_path}/run", *EIGHT_DEVICES)
 
 
-# ---- what a run is for -----------------------------------------------------------------------------------------------
+# ---- use of a run ----------------------------------------------------------------------------------------------------
 
 
 def test_eval_answers_tasks(maverick, whole_run, runs, tmp_path):

@@ -306,7 +306,7 @@ def test_a_sink_that_is_not_installed_is_one_clear_error(key, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-# ---- several processes, as far as one can tell -----------------------------------------------------------------------
+# ---- several processes -----------------------------------------------------------------------------------------------
 
 
 def test_missing_environment_variables_are_errors(monkeypatch):

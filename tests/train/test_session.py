@@ -129,7 +129,7 @@ def test_the_order_is_the_documented_one(place, monkeypatch):
     assert set(opened.metadata()["references"]) == {"teacher"}
 
 
-# ---- before anything is made -----------------------------------------------------------------------------------------
+# ---- checks before anything is created -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", [name for name in PROBLEMS if name not in ("rows", "run directory")])

@@ -21,9 +21,9 @@ Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
 
 
 def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -> dict[str, Any]:
-    """`judged` for `count` turns, evenly spaced over those of `data`, or for all turns if there are fewer; their
-    number, `turns`; and the number of skipped turns that begin beyond `data.sequence_length`, `turns_too_long`. `ends`:
-    tokens that end an answer. Raises InputError if no turn remains."""
+    """The result of `judged` for `count` turns, evenly spaced over the turns of `data`, or for all turns if there are
+    fewer. Also their number, `turns`, and `turns_too_long`, the number of skipped turns that begin beyond
+    `data.sequence_length`. `ends`: tokens that end an answer. Raises InputError if no turn remains."""
     turns = list(turns_of(data))
     fitting = [turn for turn in turns if turn.begin - turn.run <= data.config.sequence_length]
     if not fitting:

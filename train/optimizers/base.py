@@ -54,7 +54,7 @@ class OptimizerBase(Section, abc.ABC):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this global L2 norm; null: never."""
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Number of microbatches per update; the result equals that of the whole batch at once."""
+    """Number of microbatches per update; the result is the same as with the whole batch at once."""
 
     @abc.abstractmethod
     def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:

@@ -45,7 +45,7 @@ class Rule(Protocol):
     kind: str
 
     def find(self, text: str) -> Iterator[Match]:
-        """Values and replacements in `text`; they may overlap those of other rules."""
+        """Finds values and replacements in `text`; they may overlap the matches of other rules."""
         ...
 
     def surrogate(self, value: str, seeds: Seeds) -> str:

@@ -1,6 +1,6 @@
 """Llama 4's tokenizer: byte-level BPE from a tiktoken rank file, and 2,048 control tokens.
 
-The file holds ranks only. The split pattern, the control tokens and their ids are those of the public Llama 4 release.
+The file contains only ranks. The split pattern, the control tokens and their ids come from the public Llama 4 release.
 """
 
 import base64

@@ -23,7 +23,7 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
     if not path.is_file():
         hint = did_you_mean(str(source), [BYTES])
         raise InputError(f"tokenizer {source}: no such file or folder; expected `{BYTES}`, a {JSON_FILE}, "
-                         f"a {RANKS_FILE} or a folder that holds one{hint}")  # fmt: skip
+                         f"a {RANKS_FILE} or a folder that contains one{hint}")  # fmt: skip
     if path.name == NAME_FILE:
         return _named(read_file(path).decode("utf-8", "replace").strip(), path)
     if path.suffix == ".json":

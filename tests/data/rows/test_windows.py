@@ -106,7 +106,7 @@ def test_changed_weights_do_not_retokenize_but_change_the_fingerprint(tmp_path):
 
 
 def test_trajectories_with_weights_of_one_equal_packed_texts(tmp_path):
-    """All fields except `kinds` equal those of plain packing, to the bit."""
+    """All fields except `kinds` equal the fields of plain packing to the bit."""
     dataset = open_dataset(data_config(tmp_path, kind_weights=ONES, options={}), "train", seed=0)
     source = dataset.sources[0]
     # a message with its own weight keeps it, so take trajectories without one

@@ -190,7 +190,7 @@ def test_weights_apply_to_distillation_too(rows, one_device):
     assert abs(float(loss(tiny.placed(batch_of(fields, loss_weights=changed))) - expected)) > 1e-5
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
 def guesses(log_p, rows):

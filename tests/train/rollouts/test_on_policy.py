@@ -82,7 +82,7 @@ def test_every_update_at_share_1_has_a_new_seed():
     assert len({int(d) for d in draws}) == 100 and draws[41] == GREEDY.draws(7, 42)
 
 
-# ---- what is sampled -------------------------------------------------------------------------------------------------
+# ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

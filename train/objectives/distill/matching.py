@@ -41,7 +41,7 @@ class HiddenMatching(Section):
     """Distance per token between the student's vector s and the teacher's t. `cosine`: 1 - cos(s, t), which ignores
     lengths; `l2`: |s - t|^2 / |t|^2."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Of its mean over tokens and pairs of layers, in the loss."""
+    """Weight, in the loss, of the mean over tokens and pairs of layers."""
     layers: Pairs
     """Pairs [student's layer, teacher's layer], counted from 0, whose outputs are compared."""
     projection: bool = False
@@ -63,7 +63,7 @@ class RouterMatching(Section):
     expert k of the teacher."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Of its mean over tokens and pairs of layers, in the loss."""
+    """Weight, in the loss, of the mean over tokens and pairs of layers."""
     layers: Pairs | None = None
     """Pairs [student's layer, teacher's layer], counted from 0; all must be mixtures of experts. null: all mixtures of
     experts of both models, in order."""

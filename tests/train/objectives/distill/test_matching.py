@@ -45,7 +45,7 @@ def made(config, seed: int) -> Maverick:
         return jax.jit(lambda: Maverick(config, tiny.RULES, rngs=nnx.Rngs(seed)))()
 
 
-# ---- what is seen ----------------------------------------------------------------------------------------------------
+# ---- taps ------------------------------------------------------------------------------------------------------------
 
 
 def one_by_one(model: Maverick, inputs: Inputs):
@@ -110,7 +110,7 @@ def test_without_taps_the_scan_returns_nothing_more():
         assert given_back(Taps(hidden=(3, 1), router=(1,))) == sorted([*least, (2, 2, 24, 48), (2, 2, 24, 8)])
 
 
-# ---- what is made of it ----------------------------------------------------------------------------------------------
+# ---- distances -------------------------------------------------------------------------------------------------------
 
 
 def slow_distances(section: Matching, ours, theirs, heads, weights):

@@ -231,7 +231,7 @@ def test_the_fingerprint_of_a_teacher_depends_on_its_weights(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-# ---- a teacher that is made on the way -------------------------------------------------------------------------------
+# ---- a teacher that is trained first ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class Magnitude(Ramp, Averages, Weighting):
     """`weighting: {kind: magnitude}`: share * ratio * divergence + (1 - share) * cross-entropy, where the ratio is the
-    moving average of the cross-entropy over that of the divergence; 1 before the first update."""
+    moving average of the cross-entropy divided by the moving average of the divergence; 1 before the first update."""
 
     kind: Literal["magnitude"] = "magnitude"
     ratio_low: Positive = 0.01
