@@ -103,7 +103,7 @@ class Objective(Section, abc.ABC):
         return None
 
     def batch_maker(self) -> BatchMaker | None:
-        """Makes training batches from the batches of the data; None: it trains on the batches of the data."""
+        """The maker of training batches from the batches of the data; None: it trains on the batches of the data."""
         return None
 
     def references(self) -> dict[str, Reference]:
@@ -117,11 +117,11 @@ class Objective(Section, abc.ABC):
     # ---- checks ----------------------------------------------------------------------------------------------------
 
     def check_model(self, model: ModelConfig, sequence_length: int) -> Findings:
-        """Problems of training this model on sequences of this many tokens."""
+        """Problems of training this model on sequences of this many tokens; empty if there are none."""
         return []
 
     def check_references(self, model: ModelConfig, references: dict[str, ModelConfig]) -> Findings:
-        """Problems of training this model with these references."""
+        """Problems of training this model with these references; empty if there are none."""
         return []
 
     def pinned(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ class NextToken(Objective):
     """Number of tokens per device whose logits are in memory at a time; null: chosen from the vocabulary size."""
 
     def totals(self, batch: Batch) -> Sums:
-        """`tokens`, the number of tokens, and `weight`, the sum of loss weights."""
+        """`tokens`, the number of tokens without padding, and `weight`, the sum of loss weights."""
         return {"weight": jnp.maximum(jnp.sum(batch["loss_weights"]), 1e-9), **super().totals(batch)}
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:

@@ -138,10 +138,8 @@ class Matching:
             found += _out_of_range("hidden", self.hidden.layers, student, teacher)
             widths = student.hidden_size, teacher.hidden_size
             if not self.hidden.projection and widths[0] != widths[1]:
-                why = (
-                    f"the student is {widths[0]} wide, the teacher {widths[1]}: set it to true to learn what makes one"
-                )
-                found.append(("objective.hidden.projection", f"{why} of the other"))
+                why = f"the student is {widths[0]} wide, the teacher {widths[1]}: set it to true to train"
+                found.append(("objective.hidden.projection", f"{why} a projection"))
         return found + (self._check_router(self.router, student, teacher) if self.router else [])
 
     def _check_router(self, router: RouterMatching, student: ModelConfig, teacher: ModelConfig) -> Findings:

@@ -49,8 +49,7 @@ class Distill(NextToken):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides both models' logits in the divergence."""
     tau_squared: bool = False
-    """Whether the divergence is multiplied by temperature^2, so that the size of its gradient does not depend on the
-    temperature."""
+    """Whether the divergence is multiplied by temperature^2, so that its gradient keeps its size at any temperature."""
     weighting: AnyWeighting = Codistill()
     """Weights of soft and hard targets."""
     hidden: HiddenMatching | None = None
