@@ -1,4 +1,4 @@
-"""`maverick chat`: a conversation in the terminal, or with whatever is piped in, one message a line."""
+"""`maverick chat`: a conversation in the terminal, or with standard input as the user, one message per line."""
 
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -8,11 +8,12 @@ from maverick_jax.inference import ChatSession, stop_ids, text_of
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.text.chat import CallError, ToolCall
 
-HELP = "/reset begins anew, /exit ends"
+HELP = "/reset starts a new conversation, /exit quits"
 
 
 def converse(model: Maverick, chat: ChatSession, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
-    """Answer every line until /exit or the end, written to `out` as it comes; returns the turns as JSON values."""
+    """Answers every line until /exit or the end of input. Answers are written to `out` while they are generated.
+    Returns the turns as JSON values."""
     asks = out is not None and lines.isatty()
     show = lambda text, end="": out.write(harmless(text) + end) and out.flush() if out else None
     if asks:

@@ -105,7 +105,7 @@ class VisionConfig(Section):
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     """Base of the rotary frequencies, for rows and columns."""
     image_token_index: Natural = 200092
-    """Id of `<|patch|>`: each token with this id stands for one row of image features."""
+    """Id of `<|patch|>`: each token with this id represents one row of image features."""
     boi_token_index: Natural = 200080
     """Id of `<|image_start|>`."""
     eoi_token_index: Natural = 200081

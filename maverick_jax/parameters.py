@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
 
 Role = Literal["router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision"]
-"""What a parameter is for. `experts` are the routed experts, `shared` the shared experts, `mlp` the feed-forward
+"""The purpose of a parameter. `experts` are the routed experts, `shared` the shared experts, `mlp` the feed-forward
 networks of dense layers, `head` the output matrix, `vision` the image encoder with its adapter and projector."""
 
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -25,8 +25,8 @@ Axes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """Logical axis -> mesh axes. Parameters are stored with the spec of `storage` and used with that of `compute`: an
-    axis in `GATHERED` is sharded in storage and gathered for use (fully sharded data parallelism)."""
+    """Logical axis -> mesh axes. Parameters are stored with the spec of `storage` and used with the spec of `compute`:
+    an axis in `GATHERED` is sharded in storage and gathered for use (fully sharded data parallelism)."""
 
     batch: Axes = BATCH_AXES
     """Sequences of a batch."""

@@ -37,7 +37,7 @@ class Slot(NamedTuple):
 
 
 class LayerAddress(NamedTuple):
-    """Where one layer's arrays are."""
+    """The address of one layer's arrays."""
 
     slot: Slot
     index: int | None
@@ -70,7 +70,7 @@ class Stack:
 
     @functools.cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """All slots: first those of the periods, then those of the tail."""
+        """All slots: first the slots of the periods, then the slots of the tail."""
         stacked = self.num_stacked
         periods = [Slot(PERIODS, k, range(k, stacked, self.period)) for k in range(self.period if stacked else 0)]
         return (*periods, *(Slot(TAIL, k, range(stacked + k, stacked + k + 1)) for k in range(self.tail)))

@@ -1,4 +1,4 @@
-"""What the layout promises: imports point downward, files and functions stay small, axis names live in one place."""
+"""Rules of the layout: imports point downward, files and functions are small, mesh axes are named in one file."""
 
 import ast
 import pathlib
@@ -36,7 +36,7 @@ FLOOR_ZERO = {
     *("sharding", "stack", "text"),
 }
 FIELD_TABLE = "data.rows.fields"
-"""What the arrays of a batch are: known to those that make batches and to those that learn from them."""
+"""The table of batch fields, which may be imported by modules that make batches and by modules that learn from them."""
 COLLECTIVES = {"psum", "pmax", "pmin", "pmean", "all_gather", "all_to_all", "ppermute", "psum_scatter"}
 
 
@@ -53,7 +53,8 @@ def floor_of(module: str) -> int:
 
 
 def imports_of(tree: ast.AST) -> set[str]:
-    """Modules of ours that a file imports, anywhere in it; of `from a import b` both `a` and, if it is one, `a.b`."""
+    """Modules of this project that a file imports, anywhere in it. `from a import b` counts as `a` and, if it is a
+    module, `a.b`."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,7 +84,7 @@ def test_imports_point_downward(path):
     assert upward == []
 
 
-def test_no_imports_run_in_a_circle():
+def test_imports_have_no_cycles():
     graph = {module_of(path): imports_of(tree) - {module_of(path)} for path, tree in trees()}
     assert [sorted(circle) for circle in circles(graph)] == []
 
@@ -109,7 +110,7 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def test_floor_zero_is_what_it_is_said_to_be():
+def test_floor_zero_matches_its_list():
     on_zero = {module_of(p).split(".")[1] for p in SOURCES if module_of(p).startswith("maverick_jax.")}
     upper = {name.split(".")[1] for name in FLOORS if name.startswith("maverick_jax.") and FLOORS[name] > 0}
     assert on_zero - upper <= FLOOR_ZERO
@@ -135,7 +136,7 @@ def test_only_ops_communicate():
     assert calls == []
 
 
-def test_nobody_else_asks_which_objective_it_is():
+def test_only_objectives_check_the_kind_of_an_objective():
     kinds = {kind.__name__ for kind in OBJECTIVES.members.values()} | {"NextToken"}
     asked = []
     for path, tree in trees():
@@ -145,7 +146,7 @@ def test_nobody_else_asks_which_objective_it_is():
     assert len(kinds) > 3 and asked == []
 
 
-def test_the_base_of_objectives_knows_none_of_them():
+def test_the_base_of_objectives_imports_none_of_them():
     base = imports_of(ast.parse((ROOT / "train/objectives/base.py").read_text()))
     assert {i for i in base if i.startswith("train")} == {"train.rollouts.source"}
 
@@ -164,8 +165,8 @@ def test_files_and_functions_stay_small():
 
 
 def test_mesh_axes_are_named_in_one_file_only():
-    """`fsdp` and its like mean nothing outside sharding.py: everything else speaks of logical axes. Words that are
-    also something else (`data`, `context`, `expert`) count where they stand in a PartitionSpec or a collective."""
+    """Only sharding.py names mesh axes such as `fsdp`; other files use logical axes. Words with other meanings (`data`,
+    `context`, `expert`) count only in a PartitionSpec or a collective."""
     only_axes = {"fsdp", "pipeline", "tensor"}
     takers = {"PartitionSpec", "P", "psum", "pmax", "pmean", "all_gather", "all_to_all", "axis_index", "axis_size"}
     named = []
@@ -185,13 +186,13 @@ def _name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def test_every_module_says_what_it_is():
+def test_every_module_has_a_docstring():
     silent = [str(p.relative_to(ROOT)) for p, tree in trees() if tree.body and not ast.get_docstring(tree)]
     assert silent == []
 
 
 def test_no_code_or_pickle_from_data():
-    """Nothing loads what could run: no pickle, no eval, no dotted path to import that a file names."""
+    """Data cannot run code: no pickle, no eval, and no import of a module that a file names."""
     forbidden = {"eval", "exec", "import_module", "__import__", "Unpickler"}
     found = []
     for path, tree in trees():

@@ -1,4 +1,4 @@
-"""Batches of a run as global arrays: which rows this process reads, which of their fields, and where they go."""
+"""Makes the batches of a run: each process reads the rows and fields that it needs and places them in global arrays."""
 
 import contextlib
 import dataclasses
@@ -22,14 +22,15 @@ class Feed:
     config: RunConfig
     train: Dataset
     fields: tuple[str, ...]
-    """The fields of a batch: those that the objective reads."""
+    """The fields of a batch, which the objective reads."""
     beside: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Digests of what the rows carry beside the data, by its key of the objective."""
+    """Digests of stored fields that are joined to the rows: `targets`, the folder's, and `teacher`, the model's."""
 
     @classmethod
     def open(cls, config: RunConfig, split: Split = "train") -> "Feed":
-        """Tokenises and packs what is not cached. In a job of several processes each waits for or does the same.
-        Rows to train on carry the objective's stored fields; raises InputError for a folder that is not of this run."""
+        """Opens the data of `split`. Data that is not cached is tokenized and packed; each process of a job does this
+        or waits until it is done. Training rows get the objective's stored fields. Raises InputError if their folder
+        does not fit this run."""
         data, objective = open_dataset(config.data, split, seed=config.run.seed), config.objective
         if split != "train":
             return cls(config, data, objective.evaluation_fields())
@@ -45,12 +46,12 @@ class Feed:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """[A, B/A, T]: microbatches, sequences of each, tokens of each."""
+        """[A, B/A, T]: number of microbatches, rows per microbatch, tokens per row."""
         A = self.config.optimizer.accumulation_steps
         return A, self.config.data.batch_size // A, self.config.data.sequence_length
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and shardings of a batch, under the mesh that is set."""
+        """Shapes, dtypes and shardings of a batch under the current mesh."""
         A, b, _ = self.shape
         row = chosen(self.train.row(0), self.fields)
         of = lambda name, x: jax.ShapeDtypeStruct((A, b, *x.shape), x.dtype, sharding=self._sharding(name))

@@ -25,9 +25,9 @@ from train.trainable.expert_use import measure, pick
 
 Score = Literal["gate", "token"]
 SHARES: dict[Score, float] = {"gate": 0.1, "token": 0.2}
-"""Share of each layer's scores that the chosen experts reach: the paper's and its program's defaults."""
+"""Share of each layer's scores that the chosen experts reach: the defaults of the paper and of its program."""
 TOKENS = 32 * 4096
-"""Tokens that are looked at, as in the paper."""
+"""Number of tokens that are scored, as in the paper."""
 
 
 def choose_experts(
@@ -40,16 +40,17 @@ def choose_experts(
     tokens: int = TOKENS,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Scores of every routed expert on the first `tokens` tokens of the config's training rows, and the choice, which
-    is written to `out`, a new file (`.json`, else YAML), as `trainable.experts` reads it.
+    """Scores every routed expert on at least the first `tokens` tokens of the config's training rows and chooses the
+    best. The choice is written to the new file `out` (JSON if it ends in `.json`, otherwise YAML), which
+    `trainable.experts` reads. Returns scores and choice.
 
-    checkpoint: the model to look at, of the config's shape; None: what `model.init_from` names.
-    Raises InputError for a model without experts or without weights, for a share that is none, and if `out` exists.
+    checkpoint: the model to score, with the config's shape; None: `model.init_from`. Raises InputError for a model
+    without experts or without weights, for a share outside (0, 1], and if `out` exists.
     """
-    config = read_config(path_or_name, [*overrides, "trainable.experts=null"])  # the file may be the one to be made
+    config = read_config(path_or_name, [*overrides, "trainable.experts=null"])  # the file may not exist yet
     share = SHARES[score] if share is None else share
     start = _checked(config, checkpoint, share, tokens, out)
-    # only the rows are needed, not what an objective reads besides them
+    # only the rows are needed, not the objective's references or stored fields
     session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))
     with jax.set_mesh(session.mesh):
         abstract = abstract_model(for_backend(config.model.network), session.mesh, config.mesh.sharding_rules())
@@ -69,25 +70,25 @@ def choose_experts(
 
 
 def _checked(config: RunConfig, checkpoint: str | None, share: float, tokens: int, out: str | None) -> Start:
-    """Where the model is. Raises InputError for options that cannot be."""
+    """The source of the model's weights. Raises InputError for invalid options."""
     if not 0 < share <= 1:
-        raise InputError(f"--share: {share}; expected a part of 1, such as 0.1")
+        raise InputError(f"--share: {share}; expected more than 0 and at most 1, such as 0.1")
     if tokens < 1:
         raise InputError(f"--tokens: {tokens}; expected at least 1")
     if out is not None and pathlib.Path(out).exists():
-        raise InputError(f"--out: {out} exists; name a file to make")
+        raise InputError(f"--out: {out} exists; name a new file")
     if not config.model.num_moe_layers:
-        raise InputError("model: has no mixture of experts to choose from")
+        raise InputError("model: has no layer with routed experts to choose from")
     start = config.model.start if checkpoint is None else Start(checkpoint, None, False)
     if start is None:
-        raise InputError("data experts: the config names no weights: give --checkpoint, or model.init_from")
+        raise InputError("data experts: the config names no weights; set --checkpoint or model.init_from")
     if checkpoint is not None and (unfit := findings(config.model.network, open_source(checkpoint).config, start)):
         raise InputError("\n".join(f"--checkpoint: {checkpoint}: {key}: {text}" for key, text in unfit))
     return start
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `choose_experts` has returned."""
+    """Prints the result of `choose_experts`."""
     table = Table(title=f"{found['tokens']:,} tokens; chosen for {found['share']:.0%} of {found['score']} scores")
     for name in ("layer", "chosen", "of", "gate", "token", "experts: gate, token"):
         table.add_column(name, justify="left" if ":" in name else "right")

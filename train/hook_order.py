@@ -22,10 +22,11 @@ from train.metrics_writer import MetricsWriter
 def hooks_of(
     config: RunConfig, store: CheckpointStore, metadata: dict[str, Any], evaluate: Callable | None, start: int
 ) -> list[Hook]:
-    """A save comes after the lines it must cover, a preemption after the save it may ask for.
+    """The hooks of a run. Saving comes after the metrics that a checkpoint covers, and preemption after saving, which
+    it may request.
 
-    metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step the run
-    resumes from. The signal handlers of a preemption need the main thread: elsewhere a run has none.
+    metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step from which
+    the run resumes. A run outside the main thread has no preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)

@@ -16,18 +16,18 @@ from train.session import Parts, Session
 from train.teachers.forward import teacher_forward
 from train.teachers.write_targets import header_of, write_targets
 
-ALONE = "data targets: each process makes parts of its own: start them apart, with --shard i/n"
+ALONE = "data targets: cannot run as one job of several processes; start each process separately, with --shard i/n"
 
 
 def make_targets(
     path_or_name: str, overrides: Iterable[str] = (), *, out: str | None = None, shard: tuple[int, int] = (0, 1)
 ) -> dict[str, Any]:
-    """Writes the targets that the config asks for, or job i's parts of them of n jobs (`shard`), and returns a summary.
-    Complete parts are not done again. Raises InputError for a config that asks for none, and for a folder that holds
-    others."""
+    """Writes the targets that the config describes and returns a summary. With `shard` (i, n), only the parts of job i
+    of n are written. Complete parts are kept. Raises InputError for a config without targets, and for a folder that
+    contains other targets."""
     config = read_config(path_or_name, overrides)
     objective, wanted = wanted_targets(config.objective, config.model.vocab_size)
-    # the teacher is needed here, and the targets on disk are not there yet
+    # this objective reads the teacher instead of the targets, which do not exist yet
     config = config.model_copy(update={"objective": objective})
     session = Session.open(config, Parts(rows=True, references=True, alone=ALONE), train=train_to_end)
     header = header_of(config, wanted, session.feed, session.fingerprints[TEACHER])
@@ -54,12 +54,12 @@ def _summary(writer: TargetsWriter, targets: Targets | None) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
-    """Print what `make_targets` has returned."""
+    """Prints the result of `make_targets`."""
     console = console or Console()
     lines = [f"{found['path']}: {found['rows']:,} rows, {found['bytes_per_token']:,.1f} bytes per token"]
     if found["complete"]:
         loss, mass = f"{found['teacher_loss']:.4f}", f"{found['teacher_mass']:.4f}"
         lines.append(f"{found['bytes']:,} bytes; the teacher's mean loss {loss} nats, mean mass in its top k {mass}")
     else:
-        lines.append(f"{found['parts']} parts are complete; others are left to other shards")
+        lines.append(f"{found['parts']} parts are complete; other shards write the others")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

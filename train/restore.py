@@ -1,4 +1,5 @@
-"""The state a run starts from: its newest checkpoint, else the weights at `model.init_from`, else random ones."""
+"""Finds the state from which a run starts: its newest checkpoint, else the weights at `model.init_from`, else random
+weights."""
 
 import dataclasses
 import logging
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class StateParts:
-    """What decides the train state: its shapes, and its values before the first step."""
+    """The parts that determine the shapes of the train state and its values before the first step."""
 
     config: RunConfig
     optimizer: Optimizer
@@ -48,7 +49,8 @@ class StateParts:
 
 
 def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> TrainState:
-    """The newest state that verifies, onto this mesh whatever the one it was saved from; else a fresh one."""
+    """The newest checkpoint that passes verification, restored onto `mesh`, which may differ from the mesh that saved
+    it; else a fresh state."""
     target = abstract_state(mesh, **parts.arguments())
     found = store.restore(names.flatten(target))
     if found is not None:
@@ -56,7 +58,7 @@ def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> T
     if (start := parts.config.model.start) is None:
         if frozen := parts.optimizer.selection.frozen(parts.config.model.network):
             log.warning(
-                "%s: random numbers, and not trained; model.init_from says where weights are", ", ".join(frozen)
+                "%s: frozen at random values; set model.init_from to start from trained weights", ", ".join(frozen)
             )
         return parts.fresh()
     log.info("starting from the weights of %s", start.path)

@@ -1,4 +1,4 @@
-"""What a training run carries from one step to the next."""
+"""The train state: everything that a run carries from one step to the next."""
 
 import dataclasses
 import functools
@@ -21,7 +21,8 @@ from train.optimizers.base import Optimizer
 
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """`step` updates were attempted, `skipped` of them refused; `tokens` is [high, low] words of a 64-bit count."""
+    """`step` updates were attempted, and `skipped` of them were not applied. `tokens` is a 64-bit count as [high, low]
+    words."""
 
     step: jax.Array  # int32[]
     skipped: jax.Array  # int32[]
@@ -29,20 +30,20 @@ class TrainState:
     model: Maverick
     opt_state: optax.OptState
     objective: dict[str, jax.Array]
-    """Scalars that the objective carries, float32[]; none for pretraining."""
+    """The objective's scalars, float32[]; none for pretraining."""
     heads: dict[str, nnx.Param]
-    """Parameters that the objective trains beside the model; none for pretraining."""
+    """Objective heads; none for pretraining."""
 
 
 jax.tree_util.register_dataclass(TrainState)
 
 _HEADS = 0x68656164
-"""Folded into the seed: the heads' numbers are not the model's."""
+"""Folded into the seed, so that heads and model get different random numbers."""
 
 
 def init_state(seed, *, config: ModelConfig, rules: ShardingRules, **parts) -> TrainState:
-    """A fresh TrainState; under `jax.set_mesh`, inside jit, every array is made where it will live. `parts`: as of
-    `state_with`."""
+    """A fresh TrainState. Under `jax.set_mesh` and inside jit, every array is created with its final sharding. `parts`:
+    as in `state_with`."""
     model = Maverick(config, rules, rngs=nnx.Rngs(params=jax.random.key(seed)))
     return state_with(model, seed, **parts)
 
@@ -50,7 +51,7 @@ def init_state(seed, *, config: ModelConfig, rules: ShardingRules, **parts) -> T
 def state_with(
     model: Maverick, seed, *, optimizer: Optimizer, objective: Objective, heads: tuple[Head, ...] = ()
 ) -> TrainState:
-    """The state before the first step of `model`; `seed` is that of the heads."""
+    """The state of `model` before the first step; `seed` determines the initial heads."""
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), _HEADS))
     made = {h.name: param(rngs, h.shape, h.axes, normal(h.std), model.rules, model.config.param_dtype) for h in heads}
     zero, tokens = jnp.zeros((), jnp.int32), jnp.zeros((2,), jnp.uint32)
@@ -58,9 +59,9 @@ def state_with(
 
 
 def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, **parts) -> TrainState:
-    """The state before the first step, made in parts on the mesh that is set; `parts` as of `state_with`."""
+    """The state before the first step, created sharded on the current mesh. `parts`: as in `state_with`."""
     init = functools.partial(init_state, config=config, rules=rules, **parts)
-    # it runs once: on a CPU, half the compile time is worth more than code that is a little better
+    # it runs once, so on a CPU half the compile time matters more than slightly faster code
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     state = jax.jit(init, compiler_options=options)(np.uint32(seed))
     return_freed_memory()
@@ -68,14 +69,14 @@ def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, **parts) -
 
 
 def state_of(model: Maverick, seed: int, **parts) -> TrainState:
-    """The state before the first step of a model that exists, on the mesh that is set; `parts` as of `state_with`."""
+    """The state of an existing model before the first step, on the current mesh. `parts`: as in `state_with`."""
     state = jax.jit(functools.partial(state_with, **parts), donate_argnums=0)(model, np.uint32(seed))
     return_freed_memory()
     return state
 
 
 def abstract_state(mesh: Mesh, **parts) -> TrainState:
-    """Shapes, dtypes and shardings of `init_state(**parts)`: what a checkpoint is restored into."""
+    """Shapes, dtypes and shardings of `init_state(**parts)`, for restoring a checkpoint."""
 
     def placed(x):
         spec = PartitionSpec() if x.sharding is None else x.sharding.spec

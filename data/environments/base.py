@@ -44,8 +44,8 @@ class Environment(Protocol):
         ...
 
     def step(self, message: Message) -> Feedback:
-        """Answers `message`, which is the assistant's. A call that cannot be carried out gives a result with `error`
-        set; it never raises an exception."""
+        """Answers the assistant's `message`. A call that cannot be carried out gives a result with `error` set and
+        never an exception."""
         ...
 
 

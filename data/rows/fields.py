@@ -1,7 +1,7 @@
-"""The fields of rows and batches: one table, read by all that makes them, places them on devices or learns from them.
+"""The fields of rows and batches: one table for the code that makes them, places them on devices or learns from them.
 
-A row of the stream is a dict of arrays by field name; a batch is the same arrays of many rows. An objective names the
-fields that it reads; a new field is one entry here and the code that computes it.
+A row of the stream is a dict of arrays by field name; a batch contains the same arrays for many rows. An objective
+names the fields that it reads; a new field needs one entry here and the code that computes it.
 """
 
 import dataclasses
@@ -14,46 +14,47 @@ from data.trajectories.kinds import TokenKind
 from maverick_jax.errors import InputError
 
 Row = dict[str, np.ndarray]
-"""The fields of one row, by name: `BatchField` says the shape of each."""
+"""The fields of one row, by name; `BatchField` declares their shapes."""
 Shape = Literal["per token", "per row", "ragged"]
 Source = Literal["every row", "trajectories", "stored", "images"]
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchField:
-    """An array of a batch."""
+    """The declaration of one array of a batch."""
 
     name: str
     dtypes: tuple[np.dtype, ...]
-    """What it may be; most are of one dtype."""
+    """Allowed dtypes; most fields have one."""
     meaning: str
     shape: Shape = "per token"
-    """Of a row: [T] `per token`, [] `per row`; `ragged`: as many elements as the row has images, say."""
+    """Shape in one row. `per token`: [T]; `per row`: []; `ragged`: the length differs between rows, such as one element
+    per image."""
     fill: int = 0
-    """Its value where a row has no token."""
+    """Value at places without a token."""
     trailing: tuple[str, ...] = ()
-    """Names of the sizes of axes after these."""
+    """Names of the sizes of further axes."""
     source: Source = "every row"
-    """Which rows have it: every one; those of data with trajectories; those joined to what is stored in a folder; those
-    with images."""
+    """Rows that have the field: every row, rows of data with trajectories, rows joined with stored fields, or rows with
+    images."""
     values: tuple[str, ...] = ()
-    """Names of its values from 0, where it holds numbers of things."""
+    """Names of the values 0, 1, ...; empty if the values are not names."""
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype it is made in."""
+        """The dtype of new arrays: the first allowed one."""
         return self.dtypes[0]
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Logical axes of a batch of it, [B, T] or [B]. Trailing axes are whole on every device. Raises
-        InputError for a ragged field."""
+        """Logical axes of the field in a batch, [B, T] or [B]. Trailing axes are not sharded. Raises InputError for a
+        ragged field."""
         if self.shape == "ragged":
             raise InputError(f"{self.name}: ragged fields cannot be read from data yet")
         return ("batch", "length") if self.shape == "per token" else ("batch",)
 
     def filled(self, length: int) -> np.ndarray:
-        """Of a row of `length` without tokens; not for ragged fields."""
+        """The field of a row of `length` places without tokens; not for ragged fields."""
         return np.full((length,)[: len(self.axes) - 1], self.fill, self.dtype)
 
 
@@ -62,7 +63,7 @@ def _field(name: str, dtypes: str, meaning: str, **more) -> BatchField:
 
 
 TARGET = "target_"
-"""How the names of a teacher's stored targets begin."""
+"""Prefix of the names of a teacher's stored targets."""
 
 TABLE = (
     _field("tokens", "int32", "input ids"),
@@ -72,12 +73,12 @@ TABLE = (
     _field(
         "loss_weights",
         "float32",
-        "how much the label counts: 0 or 1, in trajectories by kind; 0 where there is no label",
+        "loss weight of the label: 0 or 1, in trajectories by kind; 0 where there is no label",
     ),
     _field(
         "kinds",
         "uint8",
-        "what the label is (`data.trajectories.kinds.TokenKind`); 255 where none counts",
+        "token kind of the label (`data.trajectories.kinds.TokenKind`); 255 where no label counts",
         fill=255,
         source="trajectories",
         values=tuple(kind.name.lower() for kind in sorted(TokenKind)),
@@ -85,13 +86,13 @@ TABLE = (
     _field(
         "choices",
         "uint8",
-        "what the label is to decisions, as bits (`data.trajectories.decisions`); 0 for most",
+        "the label's part in a decision, as bits (`data.trajectories.decisions`); 0 for most",
         source="trajectories",
     ),
     _field(
         f"{TARGET}ids",
         "uint16 uint32",
-        "the teacher's k likeliest tokens, in falling order",
+        "the teacher's k most likely tokens, most likely first",
         trailing=("k",),
         source="stored",
     ),
@@ -105,7 +106,7 @@ TABLE = (
     _field(
         f"{TARGET}log_tail",
         "float32",
-        "log of the mass of all other tokens; -inf for none",
+        "log of the probability of all other tokens; -inf for 0",
         source="stored",
     ),
     _field(
@@ -129,7 +130,7 @@ TABLE = (
     _field(
         f"{TARGET}sample_ids",
         "uint16 uint32",
-        "tokens drawn from outside the k likeliest, with replacement",
+        "tokens drawn from all others, with replacement",
         trailing=("s",),
         source="stored",
     ),
@@ -150,19 +151,19 @@ TABLE = (
 )
 FIELDS: dict[str, BatchField] = {field.name: field for field in TABLE}
 PACKED = tuple(field.name for field in TABLE if field.source == "every row")
-"""The fields that packing gives every row."""
+"""The fields that packing makes for every row."""
 TARGETS = tuple(field for field in TABLE if field.name.startswith(TARGET))
-"""The fields of a teacher's targets. Folders of targets are written in this order: it must not change."""
+"""The fields of a teacher's targets. Folders of targets are written in this order, so it must not change."""
 
 
 def filled(names: Iterable[str], length: int) -> Row:
-    """These fields of a row of `length` without tokens."""
+    """The fields `names` of a row of `length` places without tokens."""
     return {name: FIELDS[name].filled(length) for name in names}
 
 
 def chosen(row: Mapping[str, np.ndarray], names: Iterable[str]) -> Row:
-    """These fields of a row, or of several stacked ones. Raises ValueError for a field that it lacks, and for one of
-    another dtype than the table says."""
+    """The fields `names` of a row or of several stacked rows. Raises ValueError if a field is missing or has a dtype
+    that the table does not allow."""
     found = {}
     for name in names:
         if name not in row:

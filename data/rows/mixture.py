@@ -24,8 +24,8 @@ class Mixture(Protocol):
 class Weighted:
     """A stream of equal blocks. Each source has a fixed number of rows per block, evenly spaced.
 
-    Shares are exact if the weights are fractions with a common denominator up to MAX_BLOCK, and else rounded to
-    multiples of 1 / MAX_BLOCK.
+    Shares are exact if the weights are fractions with a common denominator up to MAX_BLOCK, and are otherwise rounded
+    to multiples of 1 / MAX_BLOCK.
     """
 
     def __init__(self, weights: dict[str, float]):
@@ -53,7 +53,7 @@ class Weighted:
 
 
 class Sequential:
-    """One source after the other, each row once, then from the beginning again; for evaluation."""
+    """Reads one source after the other, each row once, and then begins again; for evaluation."""
 
     def __init__(self, num_rows: Sequence[int]):
         self._ends = np.cumsum(num_rows)

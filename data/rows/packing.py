@@ -1,9 +1,9 @@
-"""Documents into rows: which piece of which document stands where, and a row's arrays from its pieces.
+"""Packing: places pieces of documents in rows, and makes a row's arrays from its pieces.
 
-A piece is a run of consecutive tokens of one document inside one row. It is a segment of its own there, so that
-positions restart with it, or goes on with the segment of the piece before it. A token's label is the next token of its
-document, also when that stands in the next row, so that every token but a document's first is a label that counts
-exactly once per epoch, whichever way documents are packed.
+A piece is a run of consecutive tokens of one document inside one row. It either begins a new segment, in which
+positions restart, or continues the segment of the piece before it. The label of a token is the next token of its
+document, even if that token is in the next row. So with every way of packing, every token except the first of a
+document counts as a label exactly once per epoch.
 """
 
 import bisect
@@ -16,11 +16,11 @@ from data.order import derive, shuffled
 from data.rows.fields import PACKED, Row, filled
 
 LOOKAHEAD = 8192
-"""Spans that best-fit packing sorts and places together."""
+"""Number of pieces that best-fit packing sorts and places together."""
 
 
 class Documents(NamedTuple):
-    """Where documents are in a token array: int64 [documents], end exclusive."""
+    """The ranges of documents in a token array: int64 [documents], end exclusive."""
 
     begin: np.ndarray
     end: np.ndarray
@@ -34,32 +34,32 @@ class Spans(NamedTuple):
     length: np.ndarray
     """int64 [pieces]"""
     continued: np.ndarray
-    """bool [pieces]: the document has a token after the piece, which is the last token's label."""
+    """bool [pieces]: the document continues after the piece, so that the piece's last token has a label."""
     joins: np.ndarray
-    """bool [pieces]: it goes on with the segment of the piece before it."""
+    """bool [pieces]: the piece continues the segment of the piece before it."""
     repeated: np.ndarray
-    """bool [pieces]: its tokens are labels that count elsewhere; here they are context alone."""
+    """bool [pieces]: the piece's tokens count as labels elsewhere and are only context here."""
 
     @classmethod
     def apart(cls, begin: np.ndarray, length: np.ndarray, continued: np.ndarray) -> "Spans":
-        """Spans that are all segments of their own, and stand nowhere else."""
+        """Pieces that are all separate segments and not repeated."""
         none = np.zeros(begin.size, np.bool_)
         return cls(begin, length, continued.astype(np.bool_), none, none)
 
 
 class RowLayout(NamedTuple):
-    """The places of a row that hold tokens, each [n]."""
+    """The places of a row that contain tokens, each [n]."""
 
     token: np.ndarray
     """int64: index of the token."""
     label: np.ndarray
     """int64: index of the token that is its label; -1 where there is none."""
     counts: np.ndarray
-    """bool: there is a label, and this is where it counts."""
+    """bool: there is a label, and it counts here."""
     position: np.ndarray
-    """int64: inside the segment, from 0."""
+    """int64: position inside the segment, from 0."""
     segment: np.ndarray
-    """int64: from 1."""
+    """int64: number of the segment, from 1."""
 
 
 class Plan(Protocol):
@@ -72,7 +72,7 @@ class Plan(Protocol):
 
 
 def places_of(pieces: Spans) -> RowLayout:
-    """Where the tokens of a row and their labels are."""
+    """Finds the tokens of a row and their labels."""
     ends = np.cumsum(pieces.length)
     starts, last = ends - pieces.length, ends - 1
     place = np.arange(int(ends[-1]))
@@ -90,7 +90,7 @@ def places_of(pieces: Spans) -> RowLayout:
 
 
 def row_of(tokens: np.ndarray, places: RowLayout, length: int) -> Row:
-    """A row of `length`: the fields `PACKED`, each [length]."""
+    """A row of `length` places: the fields `PACKED`, each [length]."""
     row = filled(PACKED, length)
     n = places.token.size
     row["tokens"][:n] = tokens[places.token]
@@ -102,7 +102,7 @@ def row_of(tokens: np.ndarray, places: RowLayout, length: int) -> Row:
 
 
 def document_order(documents: Documents, seed: int | None) -> Documents:
-    """`documents` shuffled by `seed`, or as they are without one."""
+    """`documents` shuffled by `seed`; unchanged if it is None."""
     if seed is None:
         return documents
     order = shuffled(documents.begin.size, derive(seed, "documents"))
@@ -113,14 +113,14 @@ def document_order(documents: Documents, seed: int | None) -> Documents:
 
 
 def concatenate_arrays(documents: Documents) -> dict[str, np.ndarray]:
-    """What `Concatenated` reads, for documents in their final order."""
+    """The arrays that `Concatenated` reads, for documents in their final order."""
     ends = np.cumsum(documents.end - documents.begin)
     return {"begin": documents.begin, "stream": np.concatenate([np.zeros(1, np.int64), ends])}
 
 
 class Concatenated:
-    """Documents end to end in a circle, cut every `length` tokens from a place that differs between epochs. Only the
-    last row of an epoch may have padding."""
+    """Documents end to end in a circle, cut every `length` tokens. The first cut differs between epochs. Only the last
+    row of an epoch may have padding."""
 
     def __init__(self, arrays: ArrayFolder | dict[str, np.ndarray], length: int, seed: int | None):
         self._begin, self._stream = arrays["begin"], arrays["stream"]
@@ -140,13 +140,13 @@ class Concatenated:
         return Spans(*[np.concatenate(pair) for pair in zip(pieces, wrapped, strict=True)])
 
     def _turn(self, epoch: int) -> int:
-        """Where in the circle an epoch begins."""
+        """The place in the circle where an epoch begins."""
         if self._seed is None or epoch == 0:
             return 0
         return derive(self._seed, "turn", epoch) % self.num_tokens
 
     def _between(self, low: int, high: int) -> Spans:
-        """The pieces in stream positions [low, high), which are not empty."""
+        """The nonempty pieces in stream positions [low, high)."""
         first = int(np.searchsorted(self._stream, low, "right")) - 1
         last = int(np.searchsorted(self._stream, high, "left"))
         edges = self._stream[first : last + 1]
@@ -159,7 +159,7 @@ class Concatenated:
 
 
 def best_fit_arrays(documents: Documents, length: int) -> dict[str, np.ndarray]:
-    """What `BestFitted` reads: pieces of at most `length` tokens, grouped by row."""
+    """The arrays that `BestFitted` reads: pieces of at most `length` tokens, grouped by row."""
     sizes = documents.end - documents.begin
     counts = -(-sizes // length)
     document = np.repeat(np.arange(sizes.size), counts)
@@ -176,7 +176,7 @@ def best_fit_arrays(documents: Documents, length: int) -> dict[str, np.ndarray]:
 
 
 def placed(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """int64 [items]: the row that each item stands in, LOOKAHEAD of them placed together; and how many rows that is."""
+    """int64 [items]: the row of each item, and the number of rows. LOOKAHEAD items are placed together."""
     rows = np.empty(lengths.size, np.int64)
     num_rows = 0
     for low in range(0, lengths.size, LOOKAHEAD):
@@ -187,10 +187,11 @@ def placed(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """int64 [items]: the bin of each item. The longest item goes first; each goes where it leaves least room."""
+    """int64 [items]: the bin of each item. Items are placed by descending length, each in the bin where it leaves the
+    least room."""
     bins = np.empty(lengths.size, np.int64)
     num_bins = 0
-    levels: list[int] = []  # rooms of which some bin has just that much left, ascending
+    levels: list[int] = []  # distinct free lengths of bins, ascending
     with_room: dict[int, list[int]] = {}
     for item in np.argsort(-lengths, kind="stable").tolist():
         need = int(lengths[item])
@@ -213,7 +214,7 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
 
 
 class BestFitted:
-    """Documents whole where they fit in a row; the same rows in every epoch."""
+    """Documents that fit in a row stay whole; the rows are the same in every epoch."""
 
     def __init__(self, arrays: ArrayFolder | dict[str, np.ndarray]):
         self._begin, self._length = arrays["begin"], arrays["length"]

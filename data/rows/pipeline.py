@@ -1,7 +1,7 @@
-"""Batches ahead of time, on Grain's threads or worker processes.
+"""Prefetches batches on Grain's threads or worker processes.
 
-Nothing here decides what is in a batch, so that threads, workers and hosts may change between two runs of one job.
-The position in the stream is the number of the step: there is no state to save.
+The content of a batch does not depend on anything here, so threads, workers and hosts may change when a run is resumed.
+The position in the stream is the step number, so there is no state to save.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +13,18 @@ from absl import flags
 from data.rows.fields import Row
 
 ENDLESS = 1 << 40
-"""Steps. Grain wants a length that its indices can hold."""
+"""Number of steps of an endless stream; Grain needs a length that fits its indices."""
 
 
 class BatchIterator(Iterator[Row]):
-    """An iterator of batches, each field [rows, ...], that has to be closed: `with`, or `close`."""
+    """An iterator of batches, each field [rows, ...]. It must be closed, by `with` or `close`."""
 
     def __init__(self, read: Callable[[int], Row], rows: Sequence[int], batch_size: int, start_step: int,
                  num_steps: int | None, *, workers: int, prefetch: int):  # fmt: skip
-        """`read` gives a stream row by number. Raises ValueError for rows that are not of one batch."""
+        """`read` returns a stream row, given its number. `rows`: the rows of each batch to read, from 0. Raises
+        ValueError for rows outside a batch and for a negative `start_step`."""
         if not rows or min(rows) < 0 or max(rows) >= batch_size:
-            raise ValueError(f"rows must be some of 0 to {batch_size - 1}, got {list(rows)[:8]}")
+            raise ValueError(f"rows must be numbers from 0 to {batch_size - 1}, got {list(rows)[:8]}")
         if start_step < 0:
             raise ValueError(f"start_step must not be negative, got {start_step}")
         stop = start_step + (ENDLESS if num_steps is None else num_steps)
@@ -32,7 +33,7 @@ class BatchIterator(Iterator[Row]):
         threads = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
         batches = elements.to_iter_dataset(threads)
         if workers:
-            # Grain's workers read options from absl flags, which nobody has parsed outside absl.app.run.
+            # Grain's workers read absl flags, which are parsed only under absl.app.run.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch))
@@ -41,14 +42,14 @@ class BatchIterator(Iterator[Row]):
     def __next__(self) -> Row:
         if self._batches is None:
             raise ValueError("the iterator is closed")
-        # Workers hand over views of shared memory, which must not outlive the iterator: copy them out.
+        # Workers return views of shared memory, which must not outlive the iterator, so they are copied.
         return {name: np.array(field) for name, field in next(self._batches).items()}
 
     def close(self) -> None:
-        """Stop threads and workers."""
+        """Stops threads and workers."""
         if self._batches is not None:
             self._batches.close()
-        # Grain closes again when it is collected, which must not be left to the end of the interpreter.
+        # Grain closes again when it is collected, which must not happen while the interpreter exits.
         self._batches = None
 
     def __enter__(self) -> "BatchIterator":
@@ -59,7 +60,7 @@ class BatchIterator(Iterator[Row]):
 
 
 class _Wanted:
-    """From a count over the wanted rows of all steps to the row it means."""
+    """Maps a count over the rows to read, in all steps, to the row."""
 
     def __init__(self, read: Callable[[int], Row], rows: tuple[int, ...], batch_size: int):
         self._read, self._rows, self._batch_size = read, rows, batch_size

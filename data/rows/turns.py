@@ -11,7 +11,7 @@ from data.trajectories.kinds import TokenKind
 
 
 class Turn(NamedTuple):
-    """One turn of the assistant, as indices into its source's tokens."""
+    """One turn of the assistant: indices into the tokens of its source."""
 
     source: SourceRows
     decision: Decision
@@ -20,11 +20,12 @@ class Turn(NamedTuple):
     begin: int
     """Index of the first token that the assistant writes, after the header of its turn."""
     end: int
-    """Index after the last token, which ends the turn."""
+    """Index after the turn's last token, its stop token."""
 
     @property
     def prompt(self) -> list[int]:
-        """Ids of the trajectory up to and including the header of the turn, as rendered with a generation prompt."""
+        """Ids of the trajectory's tokens up to and including the turn's header, like a conversation rendered with a
+        generation prompt."""
         return self.source.store["tokens"][self.run : self.begin].tolist()
 
     @property

@@ -1,4 +1,5 @@
-"""What the labels of a row are and how much each counts: fields that data with agent runs adds to its rows."""
+"""Token kinds, decision bits and loss weights of labels: the fields that rows have if their data contains
+trajectories."""
 
 import dataclasses
 from typing import Protocol
@@ -14,7 +15,7 @@ from data.trajectories.weights import KindWeights, OutcomeWeights, weigh
 
 KINDS, CHOICES = "kinds", "choices"
 NO_KIND = FIELDS[KINDS].fill
-"""Where there is no label, or none that counts here."""
+"""Token kind at places without a label that counts."""
 
 
 class Weighing(Protocol):
@@ -25,13 +26,14 @@ class Weighing(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OfRuns:
-    """Weights by kind, of decisions times those of their classes; messages' own ones in their stead; times those of
-    runs."""
+    """Loss weights of a source of trajectories: the weight of the token kind, times the weight of the decision's class
+    for decisions, times the weight of the trajectory's outcome. If a message has its own weight, it replaces the first
+    two factors."""
 
     kinds: KindWeights
     outcomes: OutcomeWeights
     decisions: np.ndarray
-    """float32[4]: by Decision; of no decision 1."""
+    """float32[4]: weight by Decision; 1 for tokens without a decision."""
 
     def fields(self, store: ArrayFolder, places: RowLayout, length: int) -> Row:
         label = places.label[places.counts]
@@ -46,7 +48,7 @@ class OfRuns:
 
 @dataclasses.dataclass(frozen=True)
 class OfTexts:
-    """One kind and weight for all, where other sources of the data have kinds."""
+    """One token kind and loss weight for all labels of a text source, whose data also has sources of trajectories."""
 
     kinds: KindWeights
 

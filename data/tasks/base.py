@@ -14,7 +14,7 @@ class Example(NamedTuple):
     """One example of a task."""
 
     id: str
-    """Unique in its task."""
+    """Unique name in its task."""
     prompt: str | Conversation
     """A text to continue, or a conversation whose next message is the answer."""
     references: tuple[str, ...]
@@ -31,11 +31,11 @@ class Grade(NamedTuple):
 
 
 class TaskInfo(NamedTuple):
-    """Where the examples come from."""
+    """Source and license of the examples."""
 
     source: str
     license: str
-    """SPDX name of the license, if it has one; or `unknown`."""
+    """SPDX name of the license if it has one; `unknown` if the license is not known."""
 
 
 class Task(Section, abc.ABC):

@@ -19,7 +19,7 @@ def exact(answer: str, references: Sequence[str]) -> Grade:
 
 
 def numeric(answer: str, references: Sequence[str]) -> Grade:
-    """Score 1 if the last number of the answer equals that of a reference; 1,000 and 1000.0 are equal."""
+    """Score 1 if the answer's last number equals the last number of a reference; 1,000 and 1000.0 are equal."""
     if (found := number_in(answer)) is None:
         return Grade(0.0, f"no number in {answer.strip()[:MAX_SHOWN]!r}")
     if any(found == number_in(reference) for reference in references):

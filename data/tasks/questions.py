@@ -1,4 +1,4 @@
-"""Questions with known answers, from a file of JSON lines."""
+"""The task kind `questions`: questions with known answers from a file of JSON lines."""
 
 import pathlib
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Images: decode files, cut pictures into the tiles the model reads, and make the tokens that stand for them."""
+"""Images: decode files, cut pictures into the tiles the model reads, and make the tokens that represent them."""
 
 from maverick_jax.images.config import ImageConfig
 from maverick_jax.images.decode import open_image

@@ -12,16 +12,17 @@ Positive = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ImageConfig(Section):
-    """How a picture is cut into tiles. The defaults are those of all released Llama 4 models."""
+    """How a picture is cut into tiles. The defaults are the values of all released Llama 4 models."""
 
     tile_size: Positive = 336
     """Side S of a tile, in pixels; equals the vision encoder's `image_size`."""
     patch_size: Positive = 14
     """Side of a patch, in pixels."""
     pixel_shuffle_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Side of a tile's grid of image tokens divided by that of its patches; its inverse is a whole number."""
+    """Side of a tile's grid of image tokens divided by the side of its grid of patches; its inverse is a whole
+    number."""
     max_tiles: Annotated[int, Field(ge=1, le=256)] = 16
-    """Most tiles of one picture, not counting the overview."""
+    """Maximum number of tiles of one picture, not counting the overview."""
     resize_to_max_canvas: bool = False
     """Enlarge a picture to fill its canvas, instead of to one tile at most."""
     normalization: Literal["bfloat16", "float32"] = "bfloat16"

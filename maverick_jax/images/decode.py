@@ -10,10 +10,12 @@ from maverick_jax.errors import InputError
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 1 << 26
-"""Most pixels, enough for a 64-megapixel camera. Decoding such a picture onto white takes 1.1 GB of memory."""
+"""Maximum number of pixels, enough for a 64-megapixel camera. Decoding such a picture onto white takes 1.1 GB of
+memory."""
 MAX_SIDE = 1 << 16
 MAX_SCANS = 128
-"""Most scans of a JPEG. Each scan takes time for every pixel, however few bytes it has; encoders make about 10."""
+"""Maximum number of scans of a JPEG. Each scan takes time for every pixel, however few bytes it has; encoders make
+about 10."""
 FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP"}
 """First bytes of the supported formats; only these reach a decoder."""
 OTHERS = {b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP", b"<svg": "SVG", b"<?xml": "XML or SVG",
@@ -35,9 +37,9 @@ _UPRIGHT = {
 def open_image(source: str | os.PathLike | bytes, *, name: str | None = None) -> Image.Image:
     """Decode the picture in a file (a path) or in memory (bytes) to RGB, turned upright by its EXIF orientation.
 
-    Reads PNG, JPEG and WebP with one frame; of a JPEG with several pictures (as phones make them), the first. Raises
-    InputError, which names the picture `name` (by default its path), for other formats, animations, truncated or
-    damaged data, 16-bit grayscale, and pictures beyond MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
+    Reads PNG, JPEG and WebP with one frame; if a JPEG contains several pictures (as phones write them), it reads the
+    first. Raises InputError, which names the picture `name` (by default its path), for other formats, animations,
+    truncated or damaged data, 16-bit grayscale, and pictures beyond MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
     """
     if isinstance(source, bytes):
         name, data = name or "image", source

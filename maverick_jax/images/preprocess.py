@@ -20,16 +20,16 @@ class ImageTiles:
     """One picture as model input."""
 
     pixel_values: np.ndarray
-    """float32[n, 3, S, S]: the grid's tiles, row by row. If there are several, one more tile follows: the overview, the
-    whole picture resized to a square."""
+    """float32[n, 3, S, S]: the grid's tiles, row by row. If there are several, the overview follows: the whole picture,
+    resized to one tile."""
     grid: Size
     """(tiles down, tiles across)."""
 
 
 def preprocess(image: Image.Image, config: ImageConfig) -> ImageTiles:
     """Cut a picture of any mode into tiles: it is placed at the top left of its grid (`canvas.choose_grid`), and the
-    rest is black. With `normalization="bfloat16"` the values equal those of transformers' `Llama4ImageProcessor`, all
-    of which are bfloat16 numbers. Raises InputError for 16-bit grayscale."""
+    rest is black. With `normalization="bfloat16"` the values are bfloat16 numbers that equal those of transformers'
+    `Llama4ImageProcessor`. Raises InputError for 16-bit grayscale."""
     rgb = to_rgb(image)
     size = rgb.height, rgb.width
     grid, side = choose_grid(size, config), config.tile_size

@@ -17,10 +17,10 @@ WEIGHT_BITS, MAX_POINT = 15, 22
 BLOCK_SPAN = 48
 """Target number of inputs per block of outputs: fewer waste less arithmetic, more make matrix products efficient."""
 MOST_BYTES = 4 << 20
-"""Most bytes of floats that a plane is converted to at a time."""
+"""Maximum size, in bytes, of the floats that a plane is converted to at a time."""
 MOST_PRODUCTS = 1 << 18
-"""Most multiplications of one matrix product. OpenBLAS splits larger ones over threads, which is slower as soon as the
-cores are busy, and images are prepared while a training run is using them."""
+"""Maximum number of multiplications in one matrix product. OpenBLAS splits larger ones over threads, which is slower as
+soon as the cores are busy, and images are prepared while a training run is using them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def filter_weights(before: int, after: int) -> FilterWeights:
 
 
 def _across(plane: np.ndarray, width: int) -> np.ndarray:
-    """uint8[H, W] -> uint8[H, width]."""
+    """Resizes every row: uint8[H, W] -> uint8[H, width]."""
     plan = _BlockedFilter(plane.shape[1], width)
     out = np.empty((plane.shape[0], width), np.uint8)
     for begin in range(0, plane.shape[0], plan.step):
@@ -73,7 +73,7 @@ def _across(plane: np.ndarray, width: int) -> np.ndarray:
 
 
 def _down(plane: np.ndarray, height: int) -> np.ndarray:
-    """uint8[H, W] -> uint8[height, W]."""
+    """Resizes every column: uint8[H, W] -> uint8[height, W]."""
     plan = _BlockedFilter(plane.shape[0], height)
     out = np.empty((height, plane.shape[1]), np.uint8)
     for begin in range(0, plane.shape[1], plan.step):

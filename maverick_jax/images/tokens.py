@@ -1,4 +1,4 @@
-"""The tokens that stand for a picture. They are placed by id; text is never searched for them."""
+"""The tokens that represent a picture. They are inserted by id; text is never searched for them."""
 
 import dataclasses
 from collections.abc import Mapping

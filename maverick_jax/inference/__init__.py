@@ -1,4 +1,5 @@
-"""Text from a model, with a cache that keeps one chunk in three layers of four."""
+"""Inference: generates text with a key-value cache. In three of four layers the cache is limited to one attention
+chunk."""
 
 from maverick_jax.inference.sampler import (
     Request,

@@ -1,4 +1,4 @@
-"""Whole answers to many prompts, several written at a time."""
+"""Answers many prompts in batches."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,10 +18,10 @@ def answers(
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
-    """What the model writes after each of `prompts` (token ids): up to `max_tokens` ids, the one that ends the text
-    included. `on_progress` is called with the number of prompts that are done.
+    """The model's answer to each of `prompts`, as token ids: at most `max_tokens`, including the token that ends the
+    text. `on_progress` is called with the number of prompts that are done.
 
-    Prompts of like length are written together. Raises InputError as `sample_tokens`.
+    Prompts of similar length are answered together. Raises InputError like `sample_tokens`.
     """
     stops = stop_ids(tokenizer)
     found: list[list[int]] = [[] for _ in prompts]

@@ -1,7 +1,7 @@
-"""Decoding with cached keys and values: a prompt once (`prefill`), then a token at a time (`decode`).
+"""Decoding with cached keys and values: `prefill` processes a prompt, `decode` one more token at a time.
 
-A layer with local attention keeps a ring buffer of `attention_chunk_size` keys, however long the text grows; only the
-global layers (one in four) keep every key. Layers are computed by the model's own modules.
+A layer with local attention keeps a ring buffer of `attention_chunk_size` keys, however long the text is; only the
+global layers (one in four) keep every key. The model's own modules compute the layers.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ from maverick_jax.stack import PERIODS, TAIL
 
 @dataclasses.dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one attention layer, [B, S, K, H]: position p is kept in slot p mod S."""
+    """Keys and values of one attention layer, [B, S, K, H]. Slot p mod S contains position p."""
 
     keys: jax.Array
     values: jax.Array
 
     def segments(self, last: jax.Array) -> Segments:
-        """Positions in the slots when `last` int32[B] is the newest position; empty slots are padding."""
+        """The positions in the slots if `last` int32[B] is the newest position; empty slots are padding."""
         held = held_positions(last, self.keys.shape[1])
         return Segments(held, (held >= 0).astype(jnp.int32))
 
     def with_token(self, k: jax.Array, v: jax.Array, position: jax.Array) -> "LayerCache":
-        """With k and v [B, 1, K, H] of one more token at `position` int32[B]."""
+        """The cache after adding keys and values [B, 1, K, H] of one token at `position` int32[B]."""
         row, slot = jnp.arange(k.shape[0]), position % self.keys.shape[1]
         return LayerCache(self.keys.at[row, slot].set(k[:, 0]), self.values.at[row, slot].set(v[:, 0]))
 
@@ -48,7 +48,8 @@ Cache = dict[str, tuple[LayerCache, ...]]
 
 
 def held_positions(last: jax.Array, slots: int) -> jax.Array:
-    """Position in each of `slots` ring slots when `last` int32[B] is the newest, int32[B, S]; negative: empty."""
+    """int32[B, S]: the position in each of `slots` ring slots if `last` int32[B] is the newest position; negative for
+    an empty slot."""
     return last[:, None] - (last[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
 
 
@@ -58,8 +59,8 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
     """Logits float32[B, V] after each prompt, and the cache.
 
-    tokens int32[B, T], each row a prompt of `lengths` int32[B] tokens and padding after it; `capacity`: positions that
-    prompt and answer may fill together; pixel_values: as in `Inputs`.
+    tokens: int32[B, T], each row a prompt followed by padding; lengths: int32[B], prompt lengths; capacity: maximum
+    number of positions of prompt and answer together; pixel_values: as in `Inputs`.
     """
     tokens, lengths = reshard(tokens, model.rules("batch", "length")), reshard(lengths, model.rules("batch"))
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
@@ -81,7 +82,8 @@ def prefill(
 
 @functools.partial(jax.jit, donate_argnames="cache")
 def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Logits float32[B, V] after one more token at `positions` of each row, both int32[B], and the updated cache."""
+    """Logits float32[B, V] after one more token of each row, and the updated cache. `tokens` and their `positions` are
+    int32[B]."""
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
     inputs = Inputs(tokens[:, None], positions[:, None], jnp.ones_like(positions)[:, None])
     placed = Positions.of(model.config, inputs)
@@ -129,7 +131,7 @@ def _logits(model: Maverick, x: jax.Array) -> jax.Array:
 
 
 def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> LayerCache:
-    """Of keys and values [B, T, K, H], what the ring holds after `lengths` positions."""
+    """The ring buffer of keys and values [B, T, K, H] after `lengths` positions."""
 
     def local(k, v, lengths):
         index = jnp.clip(held_positions(lengths - 1, slots), 0, k.shape[1] - 1)[:, :, None, None]
@@ -141,7 +143,7 @@ def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> LayerCache:
 
 
 def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, cache: LayerCache, rules: ShardingRules):
-    """Attention of one token over the cached keys and itself: [B, 1, N, H], and the cache with the token."""
+    """Attention of one token to the cached keys and to itself, [B, 1, N, H], and the cache with the token."""
 
     def local(q, k, v, at, cache):
         position = at.positions[:, 0]

@@ -1,4 +1,4 @@
-"""What a model wrote, as a message: text and calls, or why it is none."""
+"""Parses a model's answer as a message with text and calls."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from maverick_jax.text.chat import CallError, Reply, find_dialect
 
 
 def read_reply(ids: Sequence[int], tokenizer: Tokenizer, dialect: str) -> Reply | CallError:
-    """The assistant's message that the model wrote as `ids`, after the header of its turn. A CallError where it did not
-    end, is empty, or holds a call that cannot be understood."""
+    """The assistant's message in `ids`, the tokens after its turn's header. Returns a CallError if the message is
+    unfinished or empty, or if a call in it cannot be parsed."""
     written = tokenizer.decode(ids, controls=True)
     if not stop_ids(tokenizer).intersection(ids):
         return CallError(written, f"did not end within {len(ids):,} tokens")

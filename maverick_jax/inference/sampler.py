@@ -30,7 +30,7 @@ class Sampling:
     temperature: float = 1.0
     """0 always takes the most likely token."""
     top_k: int = 0
-    """Samples from the k most likely tokens; 0: from all."""
+    """Samples from the k most likely tokens; 0 samples from all."""
     top_p: float = 1.0
     """Samples from the most likely tokens whose total probability first reaches this value."""
 
@@ -45,16 +45,16 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A prompt to continue, and how."""
+    """A prompt to continue, and its settings."""
 
     prompt: Sequence[int]
     """Token ids, at least one."""
     max_tokens: int
-    """Tokens to write at most."""
+    """Maximum number of tokens to generate."""
     sampling: Sampling = Sampling()
     seed: int = 0
     pixel_values: np.ndarray | None = None
-    """float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens the prompt holds, in order."""
+    """float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens are in the prompt, in order."""
 
 
 def generate(
@@ -83,7 +83,7 @@ def generate(
 
 
 def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image]) -> tuple[list[int], np.ndarray | None]:
-    """The tokens of `images`, and their tiles."""
+    """The tokens of `images` and their tiles float[N, C, S, S]."""
     if not images:
         return [], None
     config, ids = ImageConfig.of(encoder_of(model.config)), ImageTokenIds.of(tokenizer)
@@ -92,14 +92,15 @@ def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image])
 
 
 def stream(model: Maverick, tokenizer: Tokenizer, request: Request) -> Iterator[str]:
-    """`generate` from token ids, piece by piece as it is written; no piece ends inside a character."""
+    """Like `generate`, from token ids. Yields pieces of text while they are generated; no piece ends inside a
+    character."""
     stops = stop_ids(tokenizer)
     ids = stream_ids(model, tokenizer, request)
     return text_of(tokenizer, (token for token in ids if token not in stops))
 
 
 def stream_ids(model: Maverick, tokenizer: Tokenizer, request: Request) -> Iterator[int]:
-    """The tokens that `stream` writes, the one that ends the text included."""
+    """Yields the tokens of `stream`, including the token that ends the text."""
     if tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
         raise InputError(f"the tokenizer has {sizes}; expected the tokenizer of this model")

@@ -1,4 +1,4 @@
-"""A conversation with a model: its tokens so far, and the next answer."""
+"""An inference session: a conversation with a loaded model."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,8 @@ from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Re
 
 
 class ChatSession:
-    """A conversation so far, as token ids. What the model wrote is kept as it wrote it and never tokenized again."""
+    """The tokens of a conversation so far. The model's answers are kept as the tokens that it generated and never
+    tokenized again."""
 
     def __init__(
         self,
@@ -20,8 +21,9 @@ class ChatSession:
         sampling: Sampling | None = None,
         seed: int = 0,
     ):
-        """dialect: how calls are written; None: the tokenizer's, else the default. seed: of the first answer; each
-        later one adds 1. Raises InputError for an unknown dialect, and for a tokenizer without the tokens of chat."""
+        """dialect: the dialect of calls; None: the tokenizer's, or else the default. seed: seed of the first answer, to
+        which each later answer adds 1. Raises InputError for an unknown dialect, and for a tokenizer without chat
+        tokens."""
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.dialect = find_dialect(dialect or tokenizer.dialect or DEFAULT)
         self.sampling, self.seed = sampling or Sampling(), seed
@@ -35,7 +37,7 @@ class ChatSession:
         self.turns = 0
 
     def say(self, model: Maverick, text: str) -> Iterator[int]:
-        """The model's answer to the user's `text`, token by token, the one that ends it included."""
+        """Yields the tokens of the model's answer to the user's `text`, including the token that ends it."""
         prompt = [*self.ids, *self._rendered(text)]
         written: list[int] = []
         seed = self.seed + self.turns
@@ -48,11 +50,11 @@ class ChatSession:
         self.turns += 1
 
     def parse(self, written: list[int]) -> Reply | CallError:
-        """Text and calls of an answer, or why its calls cannot be read."""
+        """Text and calls of an answer; a CallError if its calls cannot be parsed."""
         return self.dialect.parse_calls(written, self.tokenizer)
 
     def _rendered(self, text: str) -> list[int]:
-        """The user's message and the header of the answer, to follow the tokens so far."""
+        """Tokens of the user's message and of the answer's header, which are appended to the conversation."""
         said = [*([] if self.ids else self.system), Message(Role.USER, text)]
         ids = render(Conversation(said), self.tokenizer, self.dialect.name, add_generation_prompt=True).ids.tolist()
         return ids[1:] if self.ids else ids

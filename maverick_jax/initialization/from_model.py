@@ -53,8 +53,8 @@ class Origin:
 def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
     """A model with the shapes, dtypes and shardings of `abstract`, initialized as `start` says.
 
-    Values that the source does not determine (routers, routed experts, a loss-free balance bias) are those of a fresh
-    model of `seed`, which are equal on every mesh. Raises InputError for a source that does not fit or is damaged.
+    Values that the source does not determine (routers, routed experts, a loss-free balance bias) come from a fresh
+    model with `seed` and are equal on every mesh. Raises InputError for a source that does not fit or is damaged.
     """
     source = open_source(start.path)
     if found := findings(abstract.config, source.config, start):

@@ -1,5 +1,5 @@
-"""Which layer of a source model initializes each layer of a new model, and which config keys of the two must agree.
-Only configs are read here."""
+"""Maps layers of a source model to the layers of a new model that they initialize, and checks that the config keys of
+both models agree. Only configs are read here."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _BY_LAYER = (
 _DENSE = ("intermediate_size_mlp",)
 _MOE = ("num_local_experts", "num_experts_per_tok", "intermediate_size")
 _MAX_MISFITS = 4
-"""Layers that do not fit and are listed."""
+"""Maximum number of misfitting layers that a message lists."""
 
 Finding = tuple[str, str]
 """A config key, and what is wrong with it."""
@@ -28,7 +28,7 @@ Finding = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where the initial weights of a model come from."""
+    """The source of a model's initial weights."""
 
     path: str
     """The source: a run directory, one of its checkpoints, or a Hugging Face folder."""
@@ -50,7 +50,8 @@ class Start:
 
 
 def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Finding]:
-    """Why `model` cannot be initialized as `start` says, where `source` is the source's config. Empty if it can."""
+    """The reasons why `model` cannot be initialized as `start` says; `source` is the source's config. Empty if it
+    can."""
     found = [
         _differs(key, model, source, start)
         for key in ModelConfig.keys_of(Purpose.NETWORK)

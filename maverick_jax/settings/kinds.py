@@ -1,4 +1,4 @@
-"""Unions of config sections, told apart by their `kind`, that other packages can add members to."""
+"""Unions of config sections, distinguished by their `kind`. Other packages can add members."""
 
 import typing
 from typing import Any, Generic, TypeVar
@@ -13,17 +13,17 @@ S = TypeVar("S", bound=Section)
 
 
 class Kinds(Generic[S]):
-    """The members of one union. As metadata of a field's type it makes that field the union:
-    `objective: Annotated[Objective, OBJECTIVES]`."""
+    """The members of one union. As metadata of a field's type it makes the field accept any member: `objective:
+    Annotated[Objective, OBJECTIVES]`."""
 
     def __init__(self, name: str, base: type[S], *, default: str | None = None):
-        """`name`: what a member is called in messages. `default`: the kind of a section that gives none."""
+        """`name`: the name of a member in messages. `default`: the kind of a section without `kind`."""
         self.name, self.base, self.default = name, base, default
         self.members: dict[str, type[S]] = {}
 
     def register(self, section: type[S]) -> type[S]:
-        """Adds a member, whose field `kind` is a Literal of one string. A class decorator. Raises InputError for a
-        class that is no such section, or whose kind is taken."""
+        """Adds a member; a class decorator. The field `kind` of the class must be a Literal of one string. Raises
+        InputError for a class that is not a subclass of `base`, has no such field, or has a kind that is taken."""
         if not (isinstance(section, type) and issubclass(section, self.base)):
             raise InputError(f"{self.name}: {section!r} is not a subclass of {self.base.__name__}")
         kind = _kind_of(section)
@@ -44,7 +44,7 @@ class Kinds(Generic[S]):
 
 
 def _kind_of(section: type[Section]) -> str | None:
-    """The one value of the Literal `kind`, which is also its default; None where there is no such field."""
+    """The single value of the Literal `kind`, which must also be its default; None if there is no such field."""
     field = section.model_fields.get("kind")
     if field is None or typing.get_origin(field.annotation) is not typing.Literal:
         return None

@@ -1,6 +1,7 @@
-"""Keys that moved: an old name in a config is answered with today's name, and old saved data is read with today's keys.
+"""Keys that moved: the error for an old key in a config names the new key, and saved data with old keys is read as if
+it had the new ones.
 
-A table maps old dotted keys to today's. A key stands for everything below it: with `a.b -> c`, the key `a.b.x` is now
+A table maps old dotted keys to new ones. An entry also moves the keys below it: with `a.b -> c`, the key `a.b.x` is now
 `c.x`.
 """
 
@@ -10,11 +11,11 @@ from typing import Any
 from maverick_jax.settings.strict_yaml import Document, Problem
 
 Moved = Mapping[str, str]
-"""Old dotted key -> today's dotted key."""
+"""Old dotted key -> new dotted key."""
 
 
 def new_name(key: str, moved: Moved) -> str | None:
-    """Today's name of `key`; None if neither it nor a key above it moved."""
+    """The new name of `key`; None if neither it nor a key above it moved."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         if (today := moved.get(".".join(parts[:length]))) is not None:
@@ -23,8 +24,8 @@ def new_name(key: str, moved: Moved) -> str | None:
 
 
 def moved_problems(document: Document, moved: Moved) -> list[Problem]:
-    """One problem per moved key that was written in `document`, with its place. Keys below one that is reported at the
-    same source are left out."""
+    """One problem per moved key in `document`, with its place. Keys below a key that is reported in the same source are
+    left out."""
     found: dict[tuple[str, str], Problem] = {}
     for key in sorted(document.places, key=lambda key: key.count(".")):
         place = document.places[key]
@@ -35,7 +36,7 @@ def moved_problems(document: Document, moved: Moved) -> list[Problem]:
 
 
 def with_new_keys(data: Mapping[str, Any], moved: Moved) -> dict[str, Any]:
-    """A copy of nested mappings in which every moved key has today's name. A mapping that this leaves empty is removed.
+    """A copy of nested mappings in which every moved key has its new name. A mapping that this leaves empty is removed.
 
     An old key whose new name is taken stays where it is.
     """
@@ -65,7 +66,7 @@ def _copy(data: Any) -> Any:
 
 
 def _inner(data: dict[str, Any], path: list[str], *, make: bool = False) -> dict[str, Any] | None:
-    """The mapping at `path`; None where there is none, unless it is to be made."""
+    """The mapping at `path`. If there is none, it is created if `make` is set; otherwise the result is None."""
     for part in path:
         inner = data.setdefault(part, {}) if make else data.get(part)
         if not isinstance(inner, dict):

@@ -1,7 +1,7 @@
-"""Packages of a user's that add to the unions of `maverick_jax.settings.kinds` by being imported.
+"""Plugins: modules that add members to the unions of `maverick_jax.settings.kinds` when they are imported.
 
 An installed package names a module under the entry point group `maverick_jax.plugins`, or a config lists modules under
-`plugins`. Only the config that a user runs is asked: no checkpoint, data file or exported folder names code.
+`plugins`. Only the config that a user runs can name modules; checkpoints, data files and exported folders cannot.
 """
 
 import importlib
@@ -20,15 +20,16 @@ log = logging.getLogger(__name__)
 
 
 def load_installed() -> list[str]:
-    """Imports the modules that installed packages name. Returns those that are new. Raises InputError if one fails."""
+    """Imports the modules that installed packages name. Returns the newly imported ones. Raises InputError if an import
+    fails."""
     entries = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
     where = lambda entry: f"entry point {entry.name!r} of {entry.dist.name if entry.dist else 'a package'}"
     return [entry.value for entry in entries if _load(entry.value, where(entry))]
 
 
 def load(modules: Iterable[str]) -> list[str]:
-    """Imports the modules of a config's `plugins`. Returns those that are new. Raises InputError for a text that is no
-    module name, and if an import fails."""
+    """Imports the modules of a config's `plugins`. Returns the newly imported ones. Raises InputError for a text that
+    is not a module name, and if an import fails."""
     if isinstance(modules, str):
         raise InputError(f"plugins: must be a list of module names, got {modules!r}")
     for module in modules:

@@ -50,7 +50,7 @@ def run_path(name: str) -> pathlib.Path:
 
 
 def task_path(name: str) -> pathlib.Path:
-    """The file of the shipped tasks `name`. Raises InputError, with the nearest name, for an unknown one."""
+    """The file of the shipped tasks `name`. Raises InputError with the most similar name if there is none."""
     return _known(_folder() / "task", name, "task")
 
 

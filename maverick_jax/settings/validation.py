@@ -33,7 +33,7 @@ def validate(section: type[S], document: Document, *, also: Iterable[str] = ()) 
 
 
 def check(section: type[S], document: Document, *, also: Iterable[str] = ()) -> tuple[S | None, list[Problem]]:
-    """Like `validate`, but returns the problems: first those of the text, then those of the values."""
+    """Like `validate`, but returns the problems: first problems of the text, then of the values."""
     problems = list(document.problems)
     if document.data is None:
         document.data = {}
@@ -156,7 +156,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def _type_of(field: pydantic.fields.FieldInfo) -> Any:
-    """The field's type with the metadata that pydantic keeps apart from it."""
+    """The field's type, with the metadata that pydantic stores separately."""
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 

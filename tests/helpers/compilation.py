@@ -1,13 +1,14 @@
-"""How tests have XLA compile. Imported before JAX: only what the installed version takes may be asked of it."""
+"""XLA flags of the tests. This file is imported before JAX and sets only flags that the installed version knows."""
 
 import importlib.metadata
 
 HAS_OLD_EMITTERS = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11)
-"""Whether XLA can still be told not to use its fusion emitters; later ones end the process at a flag they lack."""
+"""Whether XLA still has the flag that turns off its fusion emitters; later versions end the process at an unknown
+flag."""
 
 QUICK_FLAGS = "--xla_backend_optimization_level=0" + " --xla_cpu_use_fusion_emitters=false" * HAS_OLD_EMITTERS
-"""XLA_FLAGS of the suite: most of a test's time would be LLVM's."""
+"""XLA_FLAGS of the suite. With the default flags, LLVM would take most of a test's time."""
 AS_USERS_DO = {"xla_backend_optimization_level": 3} | (
     {"xla_cpu_use_fusion_emitters": True} if HAS_OLD_EMITTERS else {}
 )
-"""Compiler options of a program that is to be compiled as users' programs are, in a process with `QUICK_FLAGS`."""
+"""Compiler options that compile a program as for users, in a process with `QUICK_FLAGS`."""

@@ -1,10 +1,10 @@
-"""Golden runs: 20 steps of every shipped tiny run, and variants, as losses, checkpoint checksums and export digests.
+"""Golden runs: losses, checkpoint checksums and export digests of 20 steps of every shipped tiny run and variants.
 
 python -m tests.helpers.golden_runs tests/golden/runs.json      writes the record
 python -m tests.helpers.golden_runs                             runs again and compares with it
 
-Equal to the bit on the machine that made the record; elsewhere the processor decides the last bits, so losses are
-compared to a tolerance and digests are not.
+Runs must be equal to the bit on the machine that made the record. On other machines the last bits depend on the
+processor, so losses are compared with a tolerance and digests are not compared.
 """
 
 import json
@@ -24,7 +24,7 @@ from tests.helpers.small_run import REPOSITORY, checksums, contents, losses
 RECORD = REPOSITORY / "tests" / "golden" / "runs.json"
 STEPS = 20
 TOLERANCE = 2e-3
-"""Of a loss, relative, on another processor: rounding grows over 20 updates."""
+"""Relative tolerance of losses on another processor: rounding differences grow over 20 updates."""
 
 SHARED = [f"run.steps={STEPS}", "run.eval_every=10", "run.eval_batches=2", "logging.progress=false", "logging.every=1"]
 """Overrides of every run."""
@@ -40,11 +40,11 @@ CASES: dict[str, list[str]] = {
     "vision": ["pretrain_tiny", "model=tiny_vision", "data.sequence_length=128"],
     "layers": ["pretrain_tiny", "model={init_from: pretrain_tiny, init_layers: [2, 1, 0, 3]}"],
 }
-"""Command-line words of `maverick train`, in an order in which each finds what it starts from."""
+"""Command-line words of `maverick train`. A run that starts from another one comes after it."""
 
 
 def machine() -> str:
-    """What decides the last bits of a run."""
+    """The processor and versions that determine the last bits of a run."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
@@ -53,7 +53,7 @@ def machine() -> str:
 
 
 def run_all(folder: pathlib.Path) -> dict[str, dict]:
-    """Every case, trained and exported in `folder`."""
+    """Trains and exports every case in `folder`."""
     found = {}
     for name, words in CASES.items():
         began = time.monotonic()
@@ -63,7 +63,7 @@ def run_all(folder: pathlib.Path) -> dict[str, dict]:
 
 
 def run(name: str, words: list[str], folder: pathlib.Path) -> dict:
-    """One case: its losses by step, checksums of the final state and digests of the exported files."""
+    """Runs one case. Returns its losses by step, checksums of the final state and digests of the exported files."""
     maverick(folder, ["train", *words, f"run.dir={name}", *SHARED])
     maverick(folder, ["export", name, f"{name}.export"])
     return {
@@ -74,7 +74,7 @@ def run(name: str, words: list[str], folder: pathlib.Path) -> dict:
 
 
 def maverick(folder: pathlib.Path, words: list[str]) -> None:
-    """Runs a command as a user's process, on eight simulated devices where it asks for a mesh."""
+    """Runs a command in a process like a user's, on eight simulated devices if it sets a mesh."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAVERICK", "SLURM", "XLA_FLAGS"))}
     more = {
         "PYTHONPATH": str(REPOSITORY),

@@ -71,7 +71,7 @@ def chunk(kind: bytes, data: bytes, crc: int | None = None) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes, depth: int = 8, color: int = 2) -> bytes:
-    """A PNG of these chunks between its header and its end."""
+    """A PNG with these chunks between its header and its end."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return PNG + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: what a finished test file left behind is given back, and no worker of the suite may use over 2 GB.
+"""A pytest plugin that frees memory after test files and limits each worker of the suite to 2 GiB.
 
 The summary reports the peak of each worker; far above the limit the session fails if `CI` is set.
 """
@@ -14,26 +14,30 @@ import pytest
 LIMIT = 2 << 30
 """Resident bytes that a worker should not exceed; reported in red above it."""
 MARGIN = 1 << 29
-"""More than that above the limit fails in CI: peaks differ between processors and library versions."""
+"""In CI the session fails only if a worker exceeds the limit by more than this, since peaks differ between processors
+and library versions."""
 AFTER_A_FILE, AFTER_A_TEST = 3 << 28, 1 << 30
-"""Resident bytes from which giving back is worth the second that it takes, and programs that are compiled once more."""
+"""Resident bytes above which memory is freed after a test file and after a test. Freeing takes a second, and some
+programs are then compiled again."""
 GROWTH = 1 << 28
-"""Bytes that have come since it was last done; without them it would not help."""
+"""Minimum growth, in bytes, since memory was last freed; with less growth, freeing would not help."""
 
 _peaks: dict[str, int] = {}
-"""Most bytes resident: of this process, and in the process that hands out the tests, of each worker."""
+"""Peak of resident bytes: of this process and, in the process that distributes the tests, of each worker."""
 _kept = 0
-"""Bytes resident after the last time."""
+"""Resident bytes after memory was last freed."""
 
 
 def resident(line: str) -> int:
-    """Bytes of this process: `VmRSS` now, `VmHWM` at most; 0 where the system does not tell."""
+    """Resident bytes of this process: `VmRSS` is the current value, `VmHWM` the peak; 0 if the system does not report
+    it."""
     status = pathlib.Path("/proc/self/status")
     return int(status.read_text().split(f"{line}:")[1].split()[0]) * 1024 if status.exists() else 0
 
 
 def give_back(above: int) -> None:
-    """Compiled programs are most of what grows: JAX keeps them, with all that their functions close over."""
+    """Frees memory if more than `above` bytes are resident. Most growth is compiled programs, which JAX keeps together
+    with everything that their functions close over."""
     global _kept
     if resident("VmRSS") > max(above, _kept + GROWTH):
         jax.clear_caches()

@@ -17,11 +17,12 @@ from maverick_jax.checkpoint.store import CheckpointStore
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE = 900
-"""Seconds that a test waits for a process before it fails: only what hangs takes as long, on however busy a machine."""
+"""Seconds that a test waits for a process before it fails. Even on a busy machine, only a process that hangs takes
+longer."""
 TIMINGS = ("step_seconds", "tokens_per_second", "eval_seconds", "mfu")
 """Values of a record that depend on the clock."""
 CLOCKS = (time.thread_time, pytest.param(time.perf_counter, marks=pytest.mark.slow))
-"""What limits of time are held by: on a busy machine only the time that this thread was running says anything."""
+"""Clocks for time limits. On a busy machine only the CPU time of this thread is meaningful."""
 STEPS = 24
 
 CONFIG = f"""
@@ -49,7 +50,7 @@ logging: {{every: 1, progress: false}}
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The folder of a test session's runs, and what they share: the config file, tokenized data, compiled programs."""
+    """The folder of a test session's runs, which share the config file, tokenized data and compiled programs."""
 
     root: pathlib.Path
 
@@ -112,8 +113,8 @@ def log_of(run_dir: pathlib.Path, log: str = "log") -> str:
 def wait_for(condition, process: subprocess.Popen, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, "the run ended before the moment that was waited for"
-        assert time.monotonic() < end, "the moment that was waited for never came"
+        assert process.poll() is None, "the run ended before the condition was met"
+        assert time.monotonic() < end, "the condition was never met"
         time.sleep(0.001)
 
 

@@ -1,5 +1,5 @@
-"""A fake teacher whose outputs depend only on the row number, for tests of stored targets. As a program it writes them
-slowly enough to be killed: `python -m tests.helpers.stub_targets FOLDER SECONDS_PER_ROW [i n]`."""
+"""A fake teacher whose outputs depend only on the row number, for tests of stored targets. As a program it writes
+targets slowly enough to be killed: `python -m tests.helpers.stub_targets FOLDER SECONDS_PER_ROW [i n]`."""
 
 import pathlib
 import sys
@@ -30,7 +30,7 @@ def arrays_of(index: int, header: Header = HEADER) -> dict[str, np.ndarray]:
 
 
 def write(folder: pathlib.Path, header: Header = HEADER, shard=(0, 1), seconds: float = 0.0):
-    """Write the targets as the real program does, with this teacher."""
+    """Writes targets with this teacher, like the real program."""
     writer = TargetsWriter.open(folder, header)
     for number in writer.missing(shard):
         with writer.part(number) as part:

@@ -1,4 +1,4 @@
-"""The smallest model and run that have everything: both kinds of layer twice, experts, chunks, packed documents."""
+"""The smallest model and run with all features: two layers of each kind, experts, chunks, packed documents."""
 
 import functools
 
@@ -46,7 +46,7 @@ def model_config(**changes) -> ModelConfig:
 
 
 def batch(config: ModelConfig, step: int = 0, *, rows: int = 8, length: int = 24, microbatches: int = 1) -> dict:
-    """NumPy arrays [A, rows/A, length]: two documents and padding a row, uneven."""
+    """A batch of NumPy arrays [A, rows/A, length]. Each row has two documents of different lengths, and padding."""
     rng = np.random.default_rng(step)
     tokens = rng.integers(0, config.vocab_size, (rows, length + 1)).astype(np.int32)
     border = rng.integers(3, length - 4, (rows, 1))
@@ -76,7 +76,7 @@ def jitted(
     objective: Objective = PRETRAIN,
     trainable: TrainableConfig = TRAINABLE,
 ):
-    """(init, step), as a run makes them."""
+    """(init, step), compiled as in a run."""
     tx = optimizer.build(STEPS, config, trainable.selection())
     init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx, objective=objective))
     step = functools.partial(train_step, references={}, objective=objective, optimizer=tx)

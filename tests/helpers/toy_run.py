@@ -1,4 +1,4 @@
-"""A training run of arithmetic that is exact in integers, on the real loop, hooks and store. Tests start and kill it.
+"""A toy run for tests that start and kill it: exact integer arithmetic with the real loop, hooks and store.
 
 python tests/helpers/toy_run.py RUN_DIR key=value ...      the same command again resumes
 """
@@ -24,12 +24,12 @@ DEFAULTS = {
     "hang": 0,  # the step at which process 0 sleeps for ever
     "watchdog": 0.0,
     "peer_timeout": 60.0,
-    "nan": 0,  # from this step on, updates are refused
+    "nan": 0,  # from this step on, updates are not finite
 }
 
 
 def batches(start: int, size: int, delay: float, hang: int):
-    """The batch of update `s + 1` is a function of `s` alone."""
+    """Yields batches; the batch of update `s + 1` depends only on `s`."""
     import numpy as np
 
     for s in range(start, 10**9):
@@ -54,7 +54,7 @@ def make_step(options):
 
 
 def initial(target):
-    """Zeros, but for `exact`, whose elements all differ: equal ones would compress to nothing on disk."""
+    """Zeros, except `exact`, whose elements all differ, since equal elements would compress to almost nothing."""
     import jax.numpy as jnp
 
     state = {k: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding.spec) for k, x in target.items()}

@@ -1,4 +1,4 @@
-"""`maverick chat`: what is piped in is answered, in a transcript that can be read; calls are shown parsed."""
+"""`maverick chat`: it answers piped input, prints a readable transcript, and shows parsed calls."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def typed(monkeypatch, capsys):
 
 
 class Scripted:
-    """Stands for a model: answers with scripted ids, and remembers what it was asked."""
+    """A stand-in for a model: it answers with scripted ids and records the requests."""
 
     def __init__(self, monkeypatch, *answers: list[int]):
         self.answers, self.prompts, self.seeds = list(answers), [], []
@@ -73,7 +73,7 @@ def test_seed_and_settings_reach_the_model(folder, typed):
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_what_was_said_is_what_is_continued(monkeypatch):
+def test_the_conversation_so_far_is_the_prompt(monkeypatch):
     script = Scripted(monkeypatch, answer("Yes."), answer("cut", None), answer("", "<|eom|>"), answer("Again."))
     out = io.StringIO()
     chat = ChatSession(BYTES, system="Be kind.", seed=7)
@@ -108,30 +108,30 @@ def test_calls_are_shown_parsed(monkeypatch):
     assert turns[1]["text"] == '{"name": "f"}' and "parameters" in turns[1]["error"]
 
 
-def test_a_terminal_is_asked_and_never_steered(monkeypatch):
+def test_a_terminal_gets_prompts_and_no_control_characters(monkeypatch):
     Scripted(monkeypatch, answer("\x1b[31mred\x07\n\tok"))
     lines = io.StringIO("Hi\n/what\n")
     lines.isatty = lambda: True  # pyright: ignore[reportAttributeAccessIssue]
     out = io.StringIO()
     converse(None, ChatSession(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
     assert out.getvalue() == (
-        "/reset begins anew, /exit ends\nyou> model> \\x1b[31mred\\x07\n\tok\nyou> no command '/what': /reset begins "
-        "anew, /exit ends\nyou> "
+        "/reset starts a new conversation, /exit quits\nyou> model> \\x1b[31mred\\x07\n\tok\n"
+        "you> no command '/what': /reset starts a new conversation, /exit quits\nyou> "
     )
 
 
-def test_bad_arguments_are_said_before_the_model_is_loaded(folder, typed, monkeypatch, tmp_path):
+def test_bad_arguments_are_reported_before_the_model_is_loaded(folder, typed, monkeypatch, tmp_path):
     monkeypatch.setattr("maverick_jax.pretrained.load_pretrained", None)
     for argv, said in (
         ((str(folder), "--dialect", "meta-json"), "did you mean meta_json"),
         ((str(folder), "--temperature", "-1"), "temperature: -1.0"),
-        ((str(tmp_path),), "holds none of"),
+        ((str(tmp_path),), "contains none of"),
     ):
         code, out, err = typed("hi\n", *argv)
         assert (code, out) == (78, "") and said in err
 
 
-def test_input_that_is_no_text(monkeypatch):
+def test_input_that_is_not_text_is_refused(monkeypatch):
     lines = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8")
     with pytest.raises(InputError, match=r"standard input: not utf-8"):
         converse(None, ChatSession(BYTES), lines, None)  # pyright: ignore

@@ -1,7 +1,7 @@
-"""Checkpoints that an earlier layout of this code wrote: they resume, and export, as they did there.
+"""Checkpoints of an earlier version of the code resume and export as they did with that version.
 
-tests/golden/earlier holds two runs saved after step 4 of 8, their configs, and what the same code made of them later.
-A config whose keys have moved since is refused with their new names; beside it is the same config with today's keys.
+tests/golden/earlier contains two runs saved after step 4 of 8, their configs, and the results of that version. A config
+with keys that have moved since is refused with their new names; the same config with the new keys is next to it.
 """
 
 import json
@@ -37,7 +37,7 @@ def test_an_earlier_checkpoint_exports_the_same_bytes(earlier, name):
     assert contents(earlier / f"{name}.export4") == EXPECTED["runs"][name]["export"]["4"]
 
 
-def test_keys_that_moved_are_answered_with_their_new_names():
+def test_moved_keys_are_refused_with_their_new_names():
     with pytest.raises(InputError) as error:
         read_config(str(EARLIER / "lora.yaml"))
     assert str(error.value).splitlines() == [

@@ -1,4 +1,4 @@
-"""How many files a reader goes through from the command to the mathematics: those on the stack when a run calls it."""
+"""Counts the files between the command and the mathematics: those on the stack when a run calls its layers."""
 
 import ast
 import traceback
@@ -23,11 +23,11 @@ CHAIN = [
 
 
 class Reached(Exception):
-    """Ends the run where the layers are called for the first time, which is in the step."""
+    """Ends the run at the first call of the layers, which is in the step."""
 
 
 def files_on_the_stack() -> list[str]:
-    """Our files, outermost first. One that is left and entered again is there twice; JAX's are not ours to read."""
+    """The files of this project on the stack, outermost first. A file that is entered again is listed twice."""
     found = []
     for frame in traceback.extract_stack():
         inside = frame.filename.removeprefix(f"{REPOSITORY}/")
@@ -58,8 +58,8 @@ def test_a_file_imports_the_next(one, other):
     assert CHAIN[other].removesuffix(".py").replace("/", ".") in imported
 
 
-def test_the_step_calls_whichever_objective_the_config_names():
-    """So it imports their base, not one of them."""
+def test_the_step_does_not_depend_on_an_objective():
+    """The step imports the base of objectives and no objective."""
     tree = ast.parse((REPOSITORY / CHAIN[2]).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {m for m in imported if m and m.startswith("train.objectives")} == {"train.objectives.base"}

@@ -48,7 +48,7 @@ def test_a_fresh_run_starts_from_those_weights(folder, tmp_path, sizes):
     assert bias and all(name.endswith("router_bias") and not np.any(found[name]) for name in bias)
 
 
-def test_a_checkpoint_comes_before_the_weights_it_started_from(folder, tmp_path):
+def test_a_checkpoint_takes_precedence_over_init_from(folder, tmp_path):
     run = config(folder)
     with jax.set_mesh(make_mesh({}, jax.devices()[:1])) as _:
         mesh = jax.sharding.get_mesh()

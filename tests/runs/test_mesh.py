@@ -30,7 +30,7 @@ RUNS = [
 
 
 def to_one_expert(state: TrainState) -> TrainState:
-    """Makes all router logits equal, so that every token goes to expert 0."""
+    """Makes all router logits equal, so that every token is routed to expert 0."""
 
     def zeroed(path, leaf):
         return leaf * 0 if "router" in jax.tree_util.keystr(path) else leaf

@@ -1,4 +1,4 @@
-"""A run as its user meets it: what it leaves, what the same command again does, what it refuses."""
+"""A run as users see it: its files, repeating its command, resuming, and refusals."""
 
 import json
 import math
@@ -26,7 +26,7 @@ TRAINING_FIELDS = {
     *("step", "loss", "tokens", "tokens_per_second", "step_seconds", "learning_rate", "grad_norm", "mfu"),
     *("router_load_max", "router_entropy", "router_idle", "router_balance", "skipped"),
 }
-EIGHT_DEVICES = ["optimizer.accumulation_steps=1"]  # what this process has: each gets one sequence
+EIGHT_DEVICES = ["optimizer.accumulation_steps=1"]  # one sequence per device of this process
 EVALUATION_FIELDS = {"step", "eval_loss", "eval_tokens", "eval_seconds"}
 
 
@@ -43,7 +43,7 @@ def maverick(runs, capsys, monkeypatch):
     return call
 
 
-# ---- what a run leaves -----------------------------------------------------------------------------------------------
+# ---- files of a run --------------------------------------------------------------------------------------------------
 
 
 def test_metrics_have_the_promised_fields_and_no_other(whole_run):
@@ -78,7 +78,7 @@ def test_the_run_directory_describes_the_run(whole_run, runs):
 
 
 def test_the_same_command_again_says_it_is_complete(whole_run, runs):
-    """Given as the config.yaml that the run wrote."""
+    """The command gets the config.yaml that the run wrote."""
     before = contents(whole_run)
     said = runs.train(whole_run, config=whole_run / "config.yaml", log="again")
     assert f"is complete: {STEPS} of {STEPS} steps" in said
@@ -89,7 +89,8 @@ def test_the_same_command_again_says_it_is_complete(whole_run, runs):
 
 
 def test_resume_is_bitwise(whole_run, runs, tmp_path):
-    """Two microbatches an update; assembled by worker processes after the restart: that changes no batch."""
+    """With two microbatches per update. After the restart, worker processes assemble the batches, which must not change
+    them."""
     run_dir = cut_back(whole_run, tmp_path / "run", 12)
     said = runs.train(run_dir, "data.workers=2")
     assert f"restored checkpoint {run_dir}/checkpoints/12" in said
@@ -97,8 +98,8 @@ def test_resume_is_bitwise(whole_run, runs, tmp_path):
     assert_same_run(whole_run, run_dir)
 
 
-def test_more_steps_go_on(whole_run, runs, tmp_path):
-    """With a schedule that does not depend on the number of steps, a longer run is the shorter one gone on with."""
+def test_more_steps_continue_the_run(whole_run, runs, tmp_path):
+    """With a schedule that does not depend on the number of steps, a longer run continues the shorter one."""
     runs.train(tmp_path / "run", "run.steps=5", "checkpoint.every=4")
     assert lines(tmp_path / "run")[-1]["step"] == 5 and store(tmp_path / "run").steps() == [4, 5]
     runs.train(tmp_path / "run")
@@ -108,7 +109,7 @@ def test_more_steps_go_on(whole_run, runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_half_the_batch_at_a_time_is_the_batch(whole_run, runs, tmp_path):
+def test_accumulation_equals_the_whole_batch(whole_run, runs, tmp_path):
     runs.train(tmp_path / "run", "optimizer.accumulation_steps=1")
     assert losses(tmp_path / "run") == pytest.approx(losses(whole_run), abs=1e-5)
 
@@ -139,7 +140,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_finishes(whole_run, run
     assert_same_run(whole_run, run_dir)
 
 
-def test_updates_that_are_not_finite_are_refused_until_the_budget_is_spent(runs, tmp_path):
+def test_updates_that_are_not_finite_are_skipped_until_the_budget_is_spent(runs, tmp_path):
     """The first update, at an absurd learning rate, makes every later loss a NaN."""
     absurd = ("optimizer.learning_rate=1e30", "optimizer.warmup_steps=0", "run.skip_budget=3", "checkpoint.every=1")
     said = runs.train(tmp_path / "run", *absurd, "run.eval_every=0", code=79)
@@ -159,7 +160,7 @@ def test_updates_that_are_not_finite_are_refused_until_the_budget_is_spent(runs,
 
 @pytest.fixture
 def nothing_compiles(monkeypatch):
-    """Fails the test when anything is handed to the compiler."""
+    """Fails the test if anything is compiled."""
     import jax._src.compiler
 
     def refuse(*args, **kwargs):
@@ -202,7 +203,7 @@ def test_the_guard_sees_compilation(maverick, runs, tmp_path, nothing_compiles):
         maverick("train", runs.config, f"run.dir={tmp_path}/run", *EIGHT_DEVICES)
 
 
-# ---- what a run is for -----------------------------------------------------------------------------------------------
+# ---- use of a run ----------------------------------------------------------------------------------------------------
 
 
 def test_eval_answers_tasks(maverick, whole_run, runs, tmp_path):
@@ -219,7 +220,7 @@ def test_eval_answers_tasks(maverick, whole_run, runs, tmp_path):
     assert code == 0 and "sums" in out and "standard error" in out
 
 
-def test_eval_generate_and_export_take_the_run(maverick, whole_run, runs, tmp_path):
+def test_eval_generate_and_export_accept_the_run(maverick, whole_run, runs, tmp_path):
     code, out, err = maverick("eval", whole_run, runs.config, "--json")
     assert code == 0, err
     final = lines(whole_run)[-1]

@@ -1,4 +1,4 @@
-"""What the loop adds to a step, and what is compiled when."""
+"""The time that the loop adds to a step, and when programs are compiled."""
 
 import itertools
 import re
@@ -19,11 +19,11 @@ from train.loop import fit
 from train.metrics_writer import MetricsWriter
 from train.rollouts.source import from_data
 
-COMPILING = re.compile(r"^W jax\S*: Compiling jit\((.*?)\)")  # JAX says it a second time, in a form of its own
+COMPILING = re.compile(r"^W jax\S*: Compiling jit\((.*?)\)")  # JAX logs it a second time in another form
 
 
-def test_nothing_is_compiled_after_the_first_of_everything(whole_run):
-    """Step, save and evaluation have all happened once when the first evaluation ends."""
+def test_nothing_is_compiled_after_the_first_evaluation(whole_run):
+    """By the end of the first evaluation, step, save and evaluation have each run once."""
     said = log_of(whole_run).splitlines()
     compiled = [(number, found[1]) for number, line in enumerate(said) if (found := COMPILING.search(line))]
     assert [name for _, name in compiled].count("train_step") == 1
@@ -34,7 +34,7 @@ def test_nothing_is_compiled_after_the_first_of_everything(whole_run):
 
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_the_loop_adds_less_than_2_ms_to_a_step(clock, runs, tmp_path, monkeypatch):
-    """Of three tries one is enough: what else the machine does can only make steps longer."""
+    """One of three attempts must pass, since other work on the machine can only make steps longer."""
     monkeypatch.setenv("MAVERICK_CACHE", str(runs.root / "cache"))
     found = []
     while len(found) < 3 and not any(added < 2e-3 for added in found):
@@ -43,8 +43,8 @@ def test_the_loop_adds_less_than_2_ms_to_a_step(clock, runs, tmp_path, monkeypat
 
 
 def _added(config, run_dir, clock, stop=600) -> float:
-    """Seconds of a step during which the device is busy for 5 ms, fed from the real data through the real loop and
-    hooks, without what the same step takes alone, fed with one batch. Of each the least of means over 20 steps."""
+    """Seconds that real data, loop and hooks add to a step in which the device is busy for 5 ms: the time of a step in
+    the loop minus the time of the same step alone with one batch. Each is the smallest mean over 20 steps."""
     feed, store = Feed.open(config), CheckpointStore(run_dir / "checkpoints")
     begun = []
 
@@ -71,14 +71,14 @@ def _added(config, run_dir, clock, stop=600) -> float:
         bare = [_bare(step, first, clock) for _ in range(10)]
         begun.clear()
         fit(step, jnp.int32(0), from_data(batches), start=0, stop=stop, hooks=beside)
-        steps = begun[20::20]  # the first are compiled
+        steps = begun[20::20]  # the first steps compile
         bare += [_bare(step, first, clock) for _ in range(10)]
     assert len(steps) == stop // 20 - 1
     return min(later - earlier for earlier, later in itertools.pairwise(steps)) / 20 - min(bare)
 
 
 def _bare(step, batch, clock) -> float:
-    """Seconds of one of 20 steps, dispatched as the loop does: one is always queued."""
+    """Mean seconds of 20 steps, dispatched like the loop does, with one step always queued."""
     state, waiting, since = jnp.int32(0), None, clock()
     for _ in range(20):
         state, metrics = step(state, batch)

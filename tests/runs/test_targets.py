@@ -1,4 +1,4 @@
-"""Targets made by a real teacher of a real run's data, and a student that learns from them in its place."""
+"""Stored targets of a real teacher and run, and a student that learns from them instead of the teacher."""
 
 import dataclasses
 import shutil
@@ -74,7 +74,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A teacher, a config, and targets of all its probabilities in float32."""
+    """A teacher, a config, and stored targets with all of the teacher's probabilities in float32."""
     root = tmp_path_factory.mktemp("offline")
     (root / "student.yaml").write_text(CONFIG)
     found = Place(str(root / "student.yaml"), str(root / "teacher"), str(root / "whole"))
@@ -91,7 +91,7 @@ def place(tmp_path_factory):
 
 
 def loss_and_gradient(config, references=None):
-    """Of a student on the first batch, with what its step reports."""
+    """Loss, gradient and metrics of a student on the first batch."""
     with jax.set_mesh(mesh := single_device_mesh()):
         model = made(1)
         with Feed.open(config).batches(0, 1) as batches:
@@ -105,8 +105,8 @@ def loss_and_gradient(config, references=None):
         return jax.tree.map(np.asarray, (loss, metrics, jax.tree.leaves(grads)))
 
 
-def test_the_whole_distribution_on_disk_is_the_teacher_itself(place):
-    """Through the real file, in float32: the same loss, the same gradient, the same report."""
+def test_stored_targets_of_the_whole_distribution_equal_the_teacher(place):
+    """With targets from the real files in float32, loss, gradient and metrics are the same."""
     online = place.read(f"objective.teacher={place.teacher}", "objective.targets=null")
     loss, metrics, grads = loss_and_gradient(online)
     kept, reported, kept_grads = loss_and_gradient(place.read(*place.words()))
@@ -119,8 +119,8 @@ def test_the_whole_distribution_on_disk_is_the_teacher_itself(place):
     assert reported["teacher_mass"] == pytest.approx(1) and reported["student_mass"] == pytest.approx(1)
 
 
-def test_shards_and_meshes_write_the_same(place, tmp_path):
-    """Samples of the tail included: they are of the seed, the row and the place."""
+def test_shards_and_meshes_write_the_same_targets(place, tmp_path):
+    """This includes samples of the tail, which depend only on seed, row and position."""
     words = place.words(k=16, samples=4, dtype="float16", mode="sampled")
     one, two = tmp_path / "one", tmp_path / "two"
     assert make_targets(place.config, words, out=str(one))["complete"]
@@ -152,7 +152,7 @@ def test_shards_and_meshes_write_the_same(place, tmp_path):
         ("data.shuffle=false", "made from other data: its row 0 has other tokens than this run's"),
     ],
 )
-def test_targets_that_are_not_of_this_run_are_refused(override, message, place):
+def test_targets_of_another_run_are_refused(override, message, place):
     config = place.read(*place.words("objective.teacher=null", override))
     with pytest.raises(InputError, match=message):
         Feed.open(config)
@@ -175,8 +175,8 @@ def test_another_tokenizer_and_another_teacher_are_refused(place, tmp_path):
         Feed.open(place.read(*place.words(f"objective.targets.path={path}")))
 
 
-def test_a_run_keeps_its_teacher_from_disk_to_memory(place, tmp_path):
-    """A run may go from the targets to the teacher that made them, and to no other."""
+def test_a_run_can_switch_from_targets_to_their_teacher(place, tmp_path):
+    """A run may switch from stored targets to the teacher that made them, but not to another teacher."""
     identity = lambda config, teacher: metadata(config, "data", teacher)
     offline = identity(place.read(), Feed.open(place.read()).beside)
     kept = CheckpointStore(tmp_path / "checkpoints")
@@ -193,7 +193,7 @@ def test_a_run_keeps_its_teacher_from_disk_to_memory(place, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_row_is_checked_when_it_is_read(workers, place, tmp_path):
-    """Damage in a row that the checks before a run have not looked at ends the run with the same clear error."""
+    """Damage in a row that was not checked before the run ends the run with the same clear error."""
     path = shutil.copytree(place.kept, tmp_path / "copy")
     file = path / "part-00001.array_record"
     content = bytearray(file.read_bytes())
@@ -216,22 +216,22 @@ def test_every_row_is_checked_when_it_is_read(workers, place, tmp_path):
         ("objective={kind: distill, targets: {path: x, mode: sampled}}", "mode sampled needs tail_samples"),
         (
             "objective={kind: distill, targets: {path: x, tail_samples: 2, mode: sampled}, beta: 0.5}",
-            "forward KL alone",
+            "supports only the forward KL",
         ),
         ("objective={kind: distill, targets: {path: x, mode: tial}}", "did you mean tail"),
         ("objective={kind: distill, targets: {top_k: 8}}", "objective.targets.path: required"),
         (
             "objective={kind: distill, targets: {path: x}, on_policy: {share: 0.5, max_tokens: 4, prompt_tokens: 4}}",
-            "only a teacher at hand judges new samples",
+            "stored targets cannot score new samples",
         ),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(override, message):
+def test_an_invalid_config_is_refused(override, message):
     with pytest.raises(InputError, match=message):
         read_config("pretrain_tiny", [override])
 
 
-def test_what_cannot_be_made_is_refused(place):
+def test_impossible_targets_are_refused(place):
     for words, message in (
         (["objective.teacher=x"], "data targets: expected objective: {kind: distill, teacher: ..., targets: {path"),
         (place.words(k=321), "objective.targets.top_k: 321 is more than model.vocab_size"),
@@ -250,8 +250,8 @@ def start(place: Place, out, *words: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was(place, runs, tmp_path):
-    """SIGKILL at several moments; the last call finishes what is missing. Parts of one batch each."""
+def test_a_killed_command_resumes(place, runs, tmp_path):
+    """SIGKILL at several moments, with parts of one batch each; the last call writes the missing parts."""
     environment = runs.environment(8)
     one, killed = tmp_path / "one", tmp_path / "killed"
     words = ["data.sequence_length=512", "run.steps=60"]
@@ -289,7 +289,7 @@ def test_a_student_resumes_to_the_bit_and_keeps_its_targets(place, runs, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_teacher_that_is_not_there_yet_is_made_before_it_is_asked(place, tmp_path):
+def test_a_missing_teacher_is_trained_before_it_makes_targets(place, tmp_path):
     (tmp_path / "teacher.yaml").write_text(CONFIG[: CONFIG.index("objective:")] + "objective: {kind: pretrain}")
     made_by = [f"objective.teacher={tmp_path / 'made'}", f"objective.teacher_config={tmp_path / 'teacher.yaml'}"]
     summary = make_targets(place.config, [*made_by, f"objective.targets={{path: {tmp_path / 'kept'}, top_k: 4}}"])

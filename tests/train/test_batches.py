@@ -1,4 +1,4 @@
-"""Batches of what an objective reads: also a field per row, from the pipeline to the update."""
+"""Batches contain the fields that an objective reads, including a field per row."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ SMOOTH = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5, "learning_rate": 3e-4})
 
 
 class Scored(Objective):
-    """A reward model: a value head on the mean hidden state of a row is to give the row's score."""
+    """A reward model: a value head on a row's mean hidden state predicts the row's score."""
 
     kind: Literal["scored"] = "scored"
 
@@ -59,7 +59,7 @@ def score_of(index: int, row: Row) -> Row:
 
 @pytest.fixture
 def score(monkeypatch):
-    """One entry is all that a field costs, beside what computes it."""
+    """A new field needs one entry in the table and the code that computes it."""
     field = BatchField("score", (np.dtype(np.float32),), "what the row is worth", shape="per row")
     monkeypatch.setitem(FIELDS, "score", field)
 
@@ -78,7 +78,7 @@ def feed_of(score, tmp_path):
 
 
 @pytest.mark.parametrize("words", [(), ("optimizer.accumulation_steps=2", "data.workers=1")])
-def test_a_field_per_row_is_split_as_its_rows_are(words, feed_of, mesh_of):
+def test_a_field_per_row_is_sharded_like_its_rows(words, feed_of, mesh_of):
     feed = feed_of(*words)
     A, b, T = feed.shape
     with mesh_of(data=2, fsdp=2, tensor=2):
@@ -95,7 +95,7 @@ def test_a_field_per_row_is_split_as_its_rows_are(words, feed_of, mesh_of):
 
 
 def update(feed: Feed):
-    """The state after two updates, their metrics, and the loss of the first batch after them."""
+    """The state after two updates, their metrics, and the loss of the first batch afterwards."""
     objective, optimizer = feed.config.objective, SMOOTH.build(tiny.STEPS, MODEL, tiny.TRAINABLE.selection())
     parts = {"objective": objective, "optimizer": optimizer}
     init = functools.partial(init_state, config=MODEL, rules=tiny.RULES, heads=objective.heads(MODEL, {}), **parts)
@@ -111,7 +111,7 @@ def update(feed: Feed):
     return np.asarray(state.heads["value"][...]), found, objective.evaluation_metrics(sums)["loss"]
 
 
-def test_an_objective_on_rows_learns_alike_in_microbatches_and_on_a_mesh(feed_of, mesh_of):
+def test_an_objective_on_rows_learns_equally_in_microbatches_and_on_a_mesh(feed_of, mesh_of):
     with mesh_of(data=1):
         head, losses, after = update(feed_of())
         by_parts = update(feed_of("optimizer.accumulation_steps=4"))

@@ -53,7 +53,7 @@ def test_a_file_its_defaults_and_its_model(write):
     assert config.model.network == ModelConfig.from_name("tiny")
 
 
-def test_bases_by_name_and_by_path_merge_mapping_by_mapping(write):
+def test_bases_by_name_and_by_path_are_merged(write):
     write("base: pretrain_tiny\nrun: {steps: 7}\noptimizer: {b1: 0.5}\n", "below/one.yaml")
     config = read_config(write("base: below/one.yaml\nrun: {name: two}\noptimizer: {b2: 0.25}\n", "two.yaml"))
     assert (config.run.name, config.run.steps) == ("two", 7)
@@ -89,7 +89,7 @@ def test_a_model_is_a_name_a_mapping_or_a_mapping_on_a_name(write):
     assert read_config(write(SMALL.replace("tiny", fields))).model.network == ModelConfig.from_name("tiny")
 
 
-def test_a_model_with_its_own_base_owes_nothing_to_the_model_below(write):
+def test_a_model_with_its_own_base_ignores_the_model_below(write):
     write(SMALL.replace("tiny", "scout_17b_16e"), "below.yaml")
     config = read_config(write("base: below.yaml\nmodel: {base: maverick_17b_128e, num_hidden_layers: 4}\n"))
     assert config.model.rope_scaling is None
@@ -126,14 +126,14 @@ def test_overriding_the_model(write):
     assert (deep.num_hidden_layers, deep.hidden_size) == (8, 128)
 
 
-def test_null_takes_a_mapping_away_and_numbers_change_items(write):
+def test_null_removes_a_mapping_and_indices_change_items(write):
     write(SMALL.replace("kind: synthetic", "path: [a, b]"), "below.yaml")
     path = write("base: below.yaml\ndata: {sources: {x: null, y: {kind: synthetic}}}\n")
     assert list(read_config(path).data.sources) == ["y"]
     assert read_config("below.yaml", ["data.sources.x.path.1=c"]).data.sources["x"].path == ["a", "c"]
 
 
-def test_what_is_resolved_is_read_back(write):
+def test_a_resolved_config_can_be_read_back(write):
     for name in RUNS:
         config = read_config(name)
         assert read_config(write(strict_yaml.dump(resolved(config)))) == config
@@ -142,7 +142,7 @@ def test_what_is_resolved_is_read_back(write):
 # ---- keys that moved -------------------------------------------------------------------------------------------------
 
 
-def test_moved_keys_are_answered_with_their_new_names_before_anything_else(write):
+def test_moved_keys_are_the_first_error(write):
     path = write(SMALL + "optimizer:\n  b1: oops\n  train: [norms]\n  lora: {rank: 0}\n  experts: nowhere.yaml\n")
     assert errors(path, "optimizer.lora.rank=2", "run.steps=x", "optimizer.experts=null") == [
         "command line: optimizer.experts: moved to trainable.experts",
@@ -154,7 +154,7 @@ def test_moved_keys_are_answered_with_their_new_names_before_anything_else(write
     assert "run.yaml:7: optimizer.train: moved to trainable.parameters" in errors("over.yaml")
 
 
-def test_every_moved_key_has_a_place_today():
+def test_every_moved_key_leads_to_an_existing_key():
     known = set(validation.keys(RunConfig))
     assert {old for old in MOVED if old in known} == set()
     assert set(MOVED.values()) <= known
@@ -206,7 +206,7 @@ steps: 3
     ]
     for start in expected:
         assert any(line.startswith(start) for line in found), (start, found)
-    assert not any("run.steps: required" in line for line in found)  # its misspelling is what was reported
+    assert not any("run.steps: required" in line for line in found)  # its misspelling was reported
 
 
 def test_errors_in_a_base_name_its_file(write):
@@ -221,14 +221,14 @@ def test_errors_in_a_base_name_its_file(write):
 
 
 @pytest.mark.parametrize("name", ["pretrian_tiny", "nowhere/run.yaml", "run.yml"])
-def test_a_config_that_is_not_there(write, name):
+def test_a_missing_config_is_refused(write, name):
     write(SMALL)
     (line,) = errors(name)
     assert "did you mean" in line or name.startswith("nowhere")
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "interleave_moe_layer_step", "no_rope_layer_interval"])
-def test_the_size_of_a_number_costs_no_memory(write, key):
+def test_large_numbers_need_no_memory(write, key):
     write(SMALL)
     override = f"model.{key}={10**12 + 1}"
     if key == "num_hidden_layers":
@@ -269,7 +269,7 @@ def model_keys() -> list[tuple[str, int, str]]:
     ]
 
 
-SOURCE_NAMES = {"tinyshakespeare", "toy_shop", "web", "code", "counting"}  # chosen by the user: none is wrong
+SOURCE_NAMES = {"tinyshakespeare", "toy_shop", "web", "code", "counting"}  # users choose these names, so none is wrong
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -327,12 +327,12 @@ def test_every_key_of_a_shipped_model_mistyped_gets_the_right_suggestion(name, w
         (["mesh.fsdp=3", "data.batch_size=6", "mesh.rules.embed=null"], "model.hidden_size", "(table)"),
     ],
 )
-def test_what_the_mesh_cannot_split_is_refused_when_read(write, overrides, key, said):
+def test_sizes_that_the_mesh_cannot_divide_are_refused_when_read(write, overrides, key, said):
     found = errors(write(SMALL), *overrides)
     assert any(f": {key}: " in line and said in line for line in found), found
 
 
-def test_the_same_check_once_the_rest_of_the_devices_is_known(write):
+def test_the_same_check_with_a_known_number_of_devices(write):
     config = read_config(write(SMALL), ["data.batch_size=6"])  # mesh.data is -1
     check_against_mesh(config, config.mesh.resolve(3))
     with pytest.raises(InputError, match=r"mesh of data=4: data\.batch_size: 6 is not a multiple of 4"):
@@ -368,7 +368,7 @@ def test_an_unknown_model_gets_the_nearest_name():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_shipped_runs_are_named_after_their_file_and_say_what_they_are(name):
+def test_shipped_runs_are_named_after_their_file_and_described(name):
     assert read_config(name).run.name == name
     first, second = shipped.run_path(name).read_text().splitlines()[:2]
     assert first == "# yaml-language-server: $schema=schema.json"
@@ -394,8 +394,8 @@ def test_the_shipped_schema_is_current():
     assert json.loads((ROOT / "configs" / "schema.json").read_text()) == schema()
 
 
-def test_every_field_of_a_config_is_explained_or_obvious():
-    """Descriptions come from the docstrings under the fields; the rest must be public names of the model."""
+def test_every_field_of_a_config_is_documented():
+    """Descriptions come from the docstrings under the fields; fields without one must be public names of the model."""
     sections = [
         d
         for name, d in schema()["$defs"].items()

@@ -1,4 +1,4 @@
-"""Which hooks a run has, and in which order."""
+"""The hooks of a run and their order."""
 
 import threading
 
@@ -14,7 +14,7 @@ EVERYTHING = ["logging.progress=true", "logging.profile_start=2", "logging.watch
 
 @pytest.fixture
 def names(tmp_path):
-    """`names(overrides)`: the classes of a run's hooks in their order; they are closed again."""
+    """`names(overrides)`: the class names of a run's hooks, in order. The hooks are closed."""
     (tmp_path / "small.yaml").write_text(CONFIG)
 
     def of(words, evaluate=None) -> list[str]:
@@ -34,7 +34,7 @@ def test_a_save_comes_after_lines_and_evaluation_and_before_preemption(names):
     ]
 
 
-def test_hooks_that_the_config_turns_off_are_not_there(names):
+def test_hooks_that_the_config_turns_off_are_absent(names):
     assert names([]) == ["TrainingLines", "NonFiniteBudget", "Checkpoint", "Preemption"]
 
 

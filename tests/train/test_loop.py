@@ -1,4 +1,4 @@
-"""The loop's order contract, its hooks, metrics.jsonl and the ways out."""
+"""The loop: its order of events, hooks, metrics.jsonl and exits."""
 
 import gzip
 import json
@@ -124,7 +124,7 @@ def test_host_overhead_is_far_below_two_milliseconds_a_step(clock, tmp_path):
     forever = from_data(iter(lambda: batch, None))
     state = fit(step, fresh(), forever, start=0, stop=20, hooks=[])
     best = float("inf")
-    for _ in range(3):  # the machine may be busy with something else
+    for _ in range(3):  # the machine may be busy with other work
         begun = clock()
         fit(step, state, forever, start=20, stop=320, hooks=hooks)
         best = min(best, (clock() - begun) / 300)
@@ -135,7 +135,7 @@ def test_host_overhead_is_far_below_two_milliseconds_a_step(clock, tmp_path):
 
 
 def run(run_dir, *, stop, every=2, hooks=(), start_hooks=(), source=numbers):
-    """A run as the entry point makes it; resumes from what is there."""
+    """Runs the loop as the entry point does, and resumes from existing checkpoints."""
     store = CheckpointStore(run_dir / "checkpoints", CheckpointConfig(every=every))
     start, state, _ = store.restore(TARGET) or (0, fresh(), {})
     writer = MetricsWriter(run_dir, step=start)
@@ -152,7 +152,7 @@ def run(run_dir, *, stop, every=2, hooks=(), start_hooks=(), source=numbers):
     return start, fit(step, state, from_data(source(start)), start=start, stop=stop, hooks=every_hook)
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
     _, expected = run(tmp_path / "whole", stop=11)
 
     class Crash(Hook):
@@ -160,7 +160,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
 
         def on_state(self, number, state):
             end = time.monotonic() + PATIENCE
-            while not (tmp_path / "parts" / "checkpoints" / "6").is_dir():  # a dead process's thread would not go on
+            while not (tmp_path / "parts" / "checkpoints" / "6").is_dir():  # in a dead process this thread would stop
                 assert time.monotonic() < end
                 time.sleep(0.01)
             raise OSError("power")
@@ -168,7 +168,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
     with pytest.raises(OSError, match="power"):
         run(tmp_path / "parts", stop=11, hooks=[Crash()])
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 9, "loss": 1}\n{"step": 1')  # of a later step, and one cut short
+        file.write('{"step": 9, "loss": 1}\n{"step": 1')  # a line of a later step, and a truncated line
     start, state = run(tmp_path / "parts", stop=11)
     assert start == 6 and int(state["total"]) == int(expected["total"]) == sum(range(11))
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
@@ -219,7 +219,7 @@ def test_a_signal_saves_and_stops(number, tmp_path):
     assert start == saved[0] and int(state["total"]) == sum(range(20))
 
 
-def test_a_second_interrupt_is_not_held_back(tmp_path):
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
     class Send(Hook):
         def on_metrics(self, at, metrics, seconds):
             if at == 1:
@@ -267,7 +267,7 @@ def test_a_trace_names_steps_and_hooks(tmp_path):
 # ---- metrics.jsonl ---------------------------------------------------------------------------------------------------
 
 
-def test_every_number_has_a_place_in_json(tmp_path):
+def test_every_number_can_be_written_as_json(tmp_path):
     writer = MetricsWriter(tmp_path)
     values = {
         "a": np.float32("nan"),
@@ -287,7 +287,7 @@ def test_every_number_has_a_place_in_json(tmp_path):
     assert plain(np.float32(0.1)) == float(np.float32(0.1))
 
 
-def test_dropping_lines_is_atomic_and_leaves_a_good_file_alone(tmp_path):
+def test_dropping_lines_is_atomic_and_keeps_a_good_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 3}\n')
     before = path.stat()
@@ -306,10 +306,10 @@ def test_a_sink_that_is_not_installed_is_one_clear_error(key, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-# ---- several processes, as far as one can tell -----------------------------------------------------------------------
+# ---- several processes -----------------------------------------------------------------------------------------------
 
 
-def test_what_the_environment_must_say(monkeypatch):
+def test_missing_environment_variables_are_errors(monkeypatch):
     for name in (
         "MAVERICK_COORDINATOR",
         "MAVERICK_NUM_PROCESSES",

@@ -1,4 +1,4 @@
-"""Opening a job: in which order, what is checked before anything is made, and that all entries do it in one place."""
+"""Opening a session: the order of its checks, which come before anything is created, and its use by all entries."""
 
 import ast
 import dataclasses
@@ -23,7 +23,7 @@ ALL = Parts(rows=True, held_out=True, references=True, run_dir=True)
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty folder with a config for eight devices in it; caches of data and of programs would be made there."""
+    """An empty folder with a config for eight devices; caches of data and programs would be created there."""
     monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path / "cache"))
     (tmp_path / "small.yaml").write_text(CONFIG.replace("accumulation_steps: 2", "accumulation_steps: 1"))
     return tmp_path
@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nothing_compiles(monkeypatch):
-    """Fails the test when anything is handed to the compiler."""
+    """Fails the test if anything is compiled."""
     import jax._src.compiler
 
     monkeypatch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
@@ -42,12 +42,12 @@ def config(place, *words):
 
 
 def made_by(place) -> str:
-    """An objective whose teacher is made by a run of its own and is not there yet."""
+    """An objective whose teacher does not exist yet and is trained by its own run."""
     return f"objective={{kind: distill, teacher: {place / 'teacher'}, teacher_config: {place / 'small.yaml'}}}"
 
 
 def put_model(run_config) -> None:
-    """A model of the config's shape where its run would be: in the place of training one."""
+    """Saves a model with the config's shape in the directory of its run, instead of training one."""
     with jax.set_mesh(single_device_mesh()):
         model = jax.jit(lambda: Maverick(run_config.model.network, ShardingRules(), rngs=nnx.Rngs(0)))()
         save_pretrained(model, run_config.run.directory, dtype="float32")
@@ -57,7 +57,7 @@ def put_model(run_config) -> None:
 
 
 def put_another_run(place) -> None:
-    """Checkpoint 1 of a run of a wider model."""
+    """Saves checkpoint 1 of a run with a wider model."""
     other = config(place, "model.hidden_size=64")
     meta = Session.open(other, dataclasses.replace(ALL, held_out=False)).metadata()
     store = CheckpointStore(other.run.directory / "checkpoints")
@@ -73,12 +73,12 @@ PROBLEMS = {
     "rows": ("data.sources={x: {path: nowhere.txt}}", "nowhere.txt"),
     "run directory": ("run.seed=0", "model.hidden_size: 64 there, 32 here"),
 }
-"""What is wrong at each step of the order that the module states: an override, and the error."""
+"""Step of the documented order -> (override that makes it fail, its error)."""
 
 
 @pytest.mark.parametrize("step", PROBLEMS)
 def test_the_first_problem_in_order_is_the_error(step, place, request, monkeypatch):
-    """Everything is wrong from this step on, and nothing before it."""
+    """This step and all later ones fail, and no earlier one."""
     put_another_run(place)
     request.getfixturevalue("nothing_compiles")
     find = importlib.util.find_spec
@@ -90,8 +90,8 @@ def test_the_first_problem_in_order_is_the_error(step, place, request, monkeypat
     assert PROBLEMS[step][1] in str(error.value)
 
 
-def test_the_order_is_that_of_the_module(place, monkeypatch):
-    """Names of what `Session.open` calls, where a reference is missing."""
+def test_the_order_is_the_documented_one(place, monkeypatch):
+    """Compares the names of the functions that `Session.open` calls if a reference is missing."""
     calls = []
 
     def recorded(owner, name):
@@ -117,7 +117,7 @@ def test_the_order_is_that_of_the_module(place, monkeypatch):
         "check_against_mesh",
         "check_sinks",
         "check_vocabulary",
-        *("check_against_mesh", "find_references", "check_references"),  # the mesh: of the run that makes the teacher
+        *("check_against_mesh", "find_references", "check_references"),  # the mesh of the run that trains the teacher
         *("train rows", "eval rows"),
         "refuse_other_run",
         "train",
@@ -129,7 +129,7 @@ def test_the_order_is_that_of_the_module(place, monkeypatch):
     assert set(opened.metadata()["references"]) == {"teacher"}
 
 
-# ---- before anything is made -----------------------------------------------------------------------------------------
+# ---- checks before anything is created -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", [name for name in PROBLEMS if name not in ("rows", "run directory")])
@@ -169,7 +169,7 @@ def test_a_missing_reference_that_nobody_trains_is_an_error(place):
 
 
 @pytest.mark.usefixtures("nothing_compiles")
-def test_parts_that_are_not_asked_for_are_not_opened(place):
+def test_parts_that_are_not_requested_are_not_opened(place):
     words = ["data.sources={x: {path: nowhere.txt}}", "objective={kind: distill, teacher: /nowhere}"]
     opened = Session.open(config(place, *words), Parts())
     for part in ("feed", "held_out", "references", "fingerprints"):
@@ -198,12 +198,12 @@ def test_work_for_one_process_refuses_a_job_of_several(place, monkeypatch):
 
 
 class Opened(Exception):
-    """Ends an entry where it opens its session."""
+    """Ends an entry when it opens its session."""
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What the entries open: (parts, train)."""
+    """The sessions that entries open, each (parts, train)."""
     calls = []
 
     def note(config, parts, train=None):

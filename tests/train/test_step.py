@@ -1,4 +1,4 @@
-"""The train step: accumulation, the gate on finite values, balance, schedules."""
+"""The train step: accumulation, skipped updates, expert balance and token counts."""
 
 import functools
 
@@ -32,9 +32,11 @@ def one_step(config, batch, optimizer=tiny.OPTIMIZER):
 
 
 def test_accumulation_equals_the_large_batch():
-    """Uneven documents and padding: a mean of means would differ."""
+    """With documents of different lengths and padding, a mean of means would differ."""
     config = tiny.model_config()
-    smooth = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5})  # else rounding decides where a gradient is almost zero
+    smooth = tiny.OPTIMIZER.model_copy(
+        update={"eps": 1e-5}
+    )  # with a smaller eps, rounding would matter where a gradient is almost zero
     whole, whole_metrics = one_step(config, tiny.batch(config), smooth)
     parts, parts_metrics = one_step(config, tiny.batch(config, microbatches=4), smooth)
     found = arrays(parts)
@@ -105,15 +107,16 @@ def spread(kind: str) -> float:
 
 
 @pytest.mark.parametrize("kind", ["auxiliary_loss", "loss_free_bias"])
-def test_balance_balances(kind):
-    """From a router that sends everything to few experts, either kind spreads the load; without it nothing does."""
+def test_balancing_spreads_the_load(kind):
+    """If a router sends all tokens to few experts, both kinds of balancing spread the load; without balancing it stays
+    uneven."""
     assert spread(kind) < 0.8 * spread("none")
 
 
 def test_auxiliary_loss_is_one_when_balanced():
     from maverick_jax.model.moe import router_stats
 
-    logits = jnp.tile(10.0 * jnp.eye(8)[None], (2, 4, 1))  # each expert the same number of tokens
+    logits = jnp.tile(10.0 * jnp.eye(8)[None], (2, 4, 1))  # each expert gets the same number of tokens
     stats = router_stats(logits, [jnp.argmax(logits, -1).astype(jnp.int32)], None)
     np.testing.assert_allclose(stats.balance_loss / 64, 1.0, rtol=1e-5)
     np.testing.assert_array_equal(stats.load, np.full(8, 8.0))

@@ -1,8 +1,9 @@
-"""How well a model decides: to call, to answer or to ask; which tool, with which arguments.
+"""Metrics of decisions: whether the model calls, answers or asks as the trajectory does, and with which tool and
+arguments.
 
-Here by teacher forcing, from the counts of `train.objectives.decision_counts`: the model's most likely token is right
-if it is the label. Another one counts as a call if calls begin so, and as a question if it is one by the rule for texts
-(`data.trajectories.decisions`). By generation: `train.evaluation.generated`.
+This file computes them by teacher forcing, from the counts of `train.objectives.decision_counts`: the model's most
+likely token is right if it is the label. A wrong token counts as a call if calls begin with it, and as a question if
+the rule for texts (`data.trajectories.decisions`) says so. `train.evaluation.generated` computes them by generation.
 """
 
 from collections.abc import Iterable
@@ -19,9 +20,9 @@ from train.objectives.decision_counts import DECISIONS, Counts
 
 
 def decision_metrics(sums: dict[str, Any], data: Dataset) -> dict[str, Any]:
-    """What an evaluation on `data` reports of the decisions among the sums of an objective: as `report`; nothing where
-    the objective counts none. Answers and questions are distinguished on the last token of a turn's text, given that it
-    does not call."""
+    """Metrics of the decisions counted in an objective's `sums` over `data`, as `report` returns them; empty if it
+    counts none. Answers and questions are distinguished by the last token of a turn's text, given that the turn makes
+    no call."""
     if DECISIONS not in sums:
         return {}
     counts: Counts = sums[DECISIONS]
@@ -49,7 +50,7 @@ def dialects_of(data: Dataset) -> frozenset[str]:
 
 
 def begins_call(tokens: np.ndarray, tokenizer: Tokenizer, dialects: frozenset[str]) -> np.ndarray:
-    """bool[n]: whether a turn that begins with this token is taken for a call, as the dialects write calls."""
+    """bool[n]: whether a turn that begins with each token counts as a call, given how the dialects write calls."""
     call = Conversation((Message(Role.USER, "a"), Message(Role.ASSISTANT, calls=(ToolCall("a", {}),))))
     calls = [next(s.text for s in render(call, tokenizer, d).spans if s.call >= 0) for d in dialects]
     opening = tuple(text.lstrip()[0] for text in calls)
@@ -61,10 +62,13 @@ def begins_call(tokens: np.ndarray, tokenizer: Tokenizer, dialects: frozenset[st
 def report(
     turns: np.ndarray, hits: np.ndarray, false: np.ndarray, missed: np.ndarray, called: np.ndarray
 ) -> dict[str, Any]:
-    """By class of turn, where there is something to divide by: `decisions`, how many turns; `decision_precision`,
-    `decision_recall` and `decision_f1`. `call_rates`: `over_call`, calls where the run answered or asked; `under_call`,
-    no call where the run called. All int64[3]: turns; judged so rightly; judged so wrongly; judged otherwise; and
-    turns of each class that are judged calls."""
+    """Metrics of decisions from counts by class of turn, each int64[3]. `turns`: all turns; `hits`, `false` and
+    `missed`: true positives, false positives and false negatives; `called`: turns that the model answers with a call.
+
+    Returns, by class: the number of turns, `decisions`; and `decision_precision`, `decision_recall` and `decision_f1`,
+    each without the classes for which it is undefined. Also `call_rates`: `over_call`, the fraction of answers and
+    questions where the model calls, and `under_call`, the fraction of calls where it does not.
+    """
     judged, there = hits + false, hits + missed
     ratios = {"precision": (hits, judged), "recall": (hits, there), "f1": (2 * hits, judged + there)}
     by_class = lambda pair: {n: a / b for n, a, b in zip(CLASSES, *(x.tolist() for x in pair), strict=True) if b}
@@ -76,5 +80,5 @@ def report(
 
 
 def rates(**parts: Iterable[int]) -> dict[str, float]:
-    """(of how many, how many) as parts, of those that there are."""
+    """Fractions from pairs (whole, part), without those whose whole is 0."""
     return {name: float(part / whole) for name, (whole, part) in parts.items() if whole}

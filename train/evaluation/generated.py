@@ -21,9 +21,9 @@ Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
 
 
 def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -> dict[str, Any]:
-    """`judged` for `count` turns, evenly spaced over those of `data`, or for all turns if there are fewer; their
-    number, `turns`; and the number of skipped turns that begin beyond `data.sequence_length`, `turns_too_long`. `ends`:
-    tokens that end an answer. Raises InputError if no turn remains."""
+    """The result of `judged` for `count` turns, evenly spaced over the turns of `data`, or for all turns if there are
+    fewer. Also their number, `turns`, and `turns_too_long`, the number of skipped turns that begin beyond
+    `data.sequence_length`. `ends`: tokens that end an answer. Raises InputError if no turn remains."""
     turns = list(turns_of(data))
     fitting = [turn for turn in turns if turn.begin - turn.run <= data.config.sequence_length]
     if not fitting:
@@ -38,9 +38,9 @@ def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -
 def judged(
     turns: Sequence[Turn], answers: Sequence[Sequence[int]], tokenizer: Tokenizer, ends: frozenset[int]
 ) -> dict[str, Any]:
-    """`decisions.report` of the answers that replace these turns, with four more `call_rates`. Among turns that call:
-    `name_accuracy`, the answer calls the same tools; `arguments_exact`, it makes the same calls once parsed, in any
-    order of parallel calls and of arguments. Among all turns: `unparsable`, the answer is a malformed call, which
+    """`decisions.report` for answers generated in place of these turns, with four more `call_rates`. Among turns that
+    call: `name_accuracy`, the answer calls the same tools; `arguments_exact`, it makes the same calls once parsed, in
+    any order of parallel calls and of arguments. Among all turns: `unparsable`, the answer is a malformed call, which
     counts for no class; `unfinished`, it did not end in time."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)  # [class, guess]
     every = np.zeros(len(CLASSES), np.int64)

@@ -1,4 +1,4 @@
-"""What a run optimizes: one file each, batch -> (loss, metrics), chosen by `objective.kind`."""
+"""Objectives, one file per kind, chosen by `objective.kind`. Each maps a batch to its loss and metrics."""
 
 from typing import Annotated
 
@@ -15,4 +15,4 @@ for _kind in (Pretrain, Distill, TrajectoryTuning):
     OBJECTIVES.register(_kind)
 
 AnyObjective = Annotated[Objective, OBJECTIVES]
-"""A section of any kind; one without `kind` is Pretrain's."""
+"""A section of any objective kind; without `kind` it is `pretrain`."""

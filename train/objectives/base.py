@@ -1,7 +1,7 @@
-"""The base of objectives: what one declares to the run, and what the step and the evaluation ask of it.
+"""The base of objectives: declarations for the run, and the methods that step and evaluation call.
 
-Everything that an objective returns from a compiled program is a sum over the batch, or is divided by a total of the
-whole batch, so that microbatches add up to exactly the large batch.
+Every result that an objective returns from a compiled program is a sum over the batch, or is divided by a total of the
+whole batch, so that microbatches add up to exactly the result of the whole batch.
 """
 
 import abc
@@ -19,19 +19,19 @@ from maverick_jax.settings.section import Section
 from train.rollouts.source import Batch, BatchMaker
 
 Sums = dict[str, Any]
-"""Sums over a batch by name: arrays, or trees of them."""
+"""Sums over a batch, by name: arrays or trees of arrays."""
 State = dict[str, jax.Array]
-"""What an objective carries from step to step: scalars by name, saved with the train state."""
+"""An objective's state between steps: scalars by name, saved with the train state."""
 Findings = list[tuple[str, str]]
 """(config key, what is wrong with it)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an objective may look at besides the model and the batch."""
+    """Inputs of an objective in addition to the model and the batch."""
 
     step: jax.Array
-    """int32[]: updates done."""
+    """int32[]: number of updates done."""
     state: State
     references: dict[str, Maverick]
     """Frozen models, by the names that `Objective.references` gives them."""
@@ -44,12 +44,12 @@ jax.tree_util.register_dataclass(Context)
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A frozen model that an objective looks at."""
+    """The declaration of a reference: a frozen model that an objective needs."""
 
     path: str
-    """As for `load_pretrained`."""
+    """A path as for `load_pretrained`."""
     dtype: str = "keep"
-    """Of its parameters: keep (as they are stored), float32 or bfloat16."""
+    """Dtype of its parameters: `keep` (as stored), float32 or bfloat16."""
     rules: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Overrides of the run's sharding table."""
     made_by: str | None = None
@@ -58,73 +58,74 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A parameter that is trained with the model: part of the train state and its checkpoints, of no export."""
+    """The declaration of an objective head: a parameter that is trained with the model, saved in checkpoints and not
+    exported."""
 
     name: str
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    """Logical axis per dimension, as of the model's parameters."""
+    """Logical axis per dimension, as in the model's parameters."""
     std: float
-    """Of its first values, which are normal; 0: zeros."""
+    """Standard deviation of the normal initial values; 0: zeros."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredFields:
-    """Fields of the training rows that were computed once, by a model, and are read from a folder."""
+    """Fields of the training rows that a model computed earlier and that are read from a folder."""
 
     path: str
-    """The folder, of `data.targets.format`."""
+    """The folder, in the format of `data.targets.format`."""
     names: tuple[str, ...]
-    """The fields that training reads of each row."""
+    """The fields that training reads."""
     header: dict[str, tuple[str, Any]]
-    """What the folder's header must say: value and the config key it comes from, by the header's key."""
+    """Required entries of the folder's header: header key -> (config key, value)."""
     model: str | None = None
-    """The model that must have made them; None: any."""
+    """The model that must have computed them; None: any."""
 
 
 class Objective(Section, abc.ABC):
-    """What a run optimizes: the section `objective` of a config, chosen by its `kind`."""
+    """The base of all objective kinds: the section `objective` of a config."""
 
     kind: str
 
     # ---- what it needs ---------------------------------------------------------------------------------------------
 
     def fields(self) -> tuple[str, ...]:
-        """The fields of a batch to train on that it reads, of `data.rows.fields`."""
+        """Names of the fields that it reads from a training batch; see `data.rows.fields`."""
         return PACKED
 
     def evaluation_fields(self) -> tuple[str, ...]:
-        """The fields of a held-out batch that it reads."""
+        """Names of the fields that it reads from a held-out batch."""
         return PACKED
 
     def stored_fields(self) -> StoredFields | None:
-        """Those of `fields` that are read from a folder; None: all are made from the data."""
+        """The members of `fields` that are read from a folder; None: all fields are made from the data."""
         return None
 
     def batch_maker(self) -> BatchMaker | None:
-        """What makes batches to train on out of those of the data; None: it learns from the data's."""
+        """The maker of training batches from the batches of the data; None: it trains on the batches of the data."""
         return None
 
     def references(self) -> dict[str, Reference]:
-        """The frozen models it looks at, by a name."""
+        """The frozen models that it needs, by name."""
         return {}
 
     def heads(self, model: ModelConfig, references: dict[str, ModelConfig]) -> tuple[Head, ...]:
-        """Parameters that are trained with the model."""
+        """The objective heads for this model, given the configs of the references."""
         return ()
 
     # ---- checks ----------------------------------------------------------------------------------------------------
 
     def check_model(self, model: ModelConfig, sequence_length: int) -> Findings:
-        """Why it cannot train such a model on sequences of this many tokens; nothing if it can."""
+        """Problems of training this model on sequences of this many tokens; empty if there are none."""
         return []
 
     def check_references(self, model: ModelConfig, references: dict[str, ModelConfig]) -> Findings:
-        """Why it cannot train such a model with these frozen ones; nothing if it can."""
+        """Problems of training this model with these references; empty if there are none."""
         return []
 
     def pinned(self) -> dict[str, str]:
-        """What of this section must not change while a run goes on, by key."""
+        """Settings of this section that must not change when a run is resumed, by key."""
         return {"kind": self.kind}
 
     # ---- training --------------------------------------------------------------------------------------------------
@@ -138,36 +139,36 @@ class Objective(Section, abc.ABC):
         return state
 
     def totals(self, batch: Batch) -> Sums:
-        """Denominators of the whole batch, arrays [A, b, ...]: `tokens`, the number of real ones, which the run counts;
-        and others."""
+        """Denominators of the whole batch, arrays [A, b, ...]: the number of `tokens` without padding, which the run
+        counts, and others."""
         real = jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)  # float32 stops counting at 2^24
         return {"tokens": jnp.maximum(real, 1)}
 
     @abc.abstractmethod
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
-        """This microbatch's share (arrays [b, ...]) of the loss, float32[], and sums for `metrics`: among them
-        `router`, the model's RouterStats, or None of a dense model, which move the balance bias."""
+        """This microbatch's (arrays [b, ...]) share of the loss, float32[], and sums for `metrics`. The sums include
+        `router`: the model's RouterStats, which update the balance bias, or None for a dense model."""
 
     @abc.abstractmethod
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
-        """Metrics of the whole batch, `loss` among them; an update whose `loss` is not finite is refused."""
+        """Metrics of the whole batch, including `loss`. An update whose `loss` is not finite is skipped."""
 
     def training_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """What a training line reports of `metrics`, on the host."""
+        """The values of `metrics` for a training log line, on the host."""
         return metrics
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def first_context(self, references: dict[str, Maverick]) -> Context:
-        """Of a model that is evaluated outside its run: no updates done, no heads."""
+        """The context of a model that is evaluated outside its run: step 0 and no heads."""
         return Context(jnp.zeros((), jnp.int32), self.init(), references)
 
     @abc.abstractmethod
     def evaluate(self, model: Maverick, batch: Batch, context: Context) -> Sums:
-        """Sums over a held-out batch (arrays [b, ...]): `loss` and others, and `weight`, the number of labels that
-        they are over."""
+        """Sums over a held-out batch (arrays [b, ...]): `loss` and others, and `weight`, the number of labels in the
+        sums."""
 
     def evaluation_metrics(self, sums: dict[str, Any]) -> dict[str, Any]:
-        """What an evaluation reports of the sums over its batches, on the host: means by name."""
+        """The metrics of an evaluation, by name, from the sums over its batches; on the host."""
         weight = max(float(sums["weight"]), 1e-9)
         return {name: float(total) / weight for name, total in sums.items() if name != "weight"}

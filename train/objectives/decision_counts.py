@@ -1,6 +1,5 @@
-"""Counts of decisions by teacher forcing, on the device: at each label that is a choice, what would the model write,
-given all before it? Its most likely token is right if it is the label. `train.evaluation.decisions` makes metrics of
-the counts."""
+"""Counts decisions by teacher forcing, on the device. At each label that decides something, the model's most likely
+token is compared with the label. `train.evaluation.decisions` computes metrics from the counts."""
 
 from typing import Any
 
@@ -18,21 +17,26 @@ Counts = dict[str, Any]
 DECISIONS = "decisions"
 """Name of the counts among the sums of an evaluation."""
 DECIDED, CLOSED = (Decision.CALL, Decision.ANSWER, Decision.ASK), (Decision.ANSWER, Decision.ASK)
-"""Classes of turns that are counted apart where it is seen whether they call, and where whether they ask."""
+"""Classes of turns that are counted separately: at the token that decides whether the turn calls, and at the token that
+decides whether it asks."""
 
 
 def decision_counts(
     hidden: jax.Array, head: jax.Array, batch: dict[str, jax.Array], rules: ShardingRules, chunk: int | None = None
 ) -> Counts:
-    """`counts` of a batch of arrays [b, T] whose hidden states are [b, T, D], for a head [D, V]."""
+    """`counts` for a batch of arrays [b, T], from hidden states [b, T, D] and the output matrix [D, V]."""
     guessed = argmax_token(hidden, head, rules=rules, chunk=chunk)
     return counts(guessed, batch["labels"], batch[CHOICES], head.shape[1], rules)
 
 
 def counts(guessed: jax.Array, labels: jax.Array, choices: jax.Array, V: int, rules: ShardingRules) -> Counts:
-    """Of int32[b, T] and what labels are to decisions uint8[b, T]. `right` int32[5], DECIDED and then CLOSED: choices
-    where the guess is the label; `wrong` int32[5, V]: the others, by what was guessed; `calls` int32[2, 2], names and
-    arguments: how many there are, and of how many every token is right."""
+    """Counts from most likely tokens `guessed` and `labels`, int32[b, T], and the labels' decision bits `choices`,
+    uint8[b, T].
+
+    Returns `right` int32[5], for DECIDED and then CLOSED: labels that were guessed; `wrong` int32[5, V]: the other
+    labels, by the guessed token; `calls` int32[2, 2], for names and arguments: their number, and the number with every
+    token right.
+    """
 
     def local(guessed, labels, choices):
         right, closes = guessed == labels, (choices >> CLOSES_SHIFT) & DECIDES
@@ -48,7 +52,8 @@ def counts(guessed: jax.Array, labels: jax.Array, choices: jax.Array, V: int, ru
 
 
 def _whole(part: jax.Array, right: jax.Array) -> jax.Array:
-    """int32[2]: stretches of consecutive tokens in `part` bool[b, T], and those of them that are right throughout."""
+    """int32[2]: number of stretches of consecutive tokens in `part` bool[b, T], and the number of those that are all
+    right."""
     edge = jnp.zeros_like(part[:, :1])
     begins = part & ~jnp.concatenate([edge, part[:, :-1]], axis=1)
     ends = part & ~jnp.concatenate([part[:, 1:], edge], axis=1)

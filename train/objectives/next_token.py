@@ -1,4 +1,4 @@
-"""What objectives that predict the next token have in common."""
+"""The base of objectives that predict the next token."""
 
 from typing import Annotated
 
@@ -15,17 +15,17 @@ from train.objectives.base import Batch, Context, Objective, Sums
 
 
 class NextToken(Objective):
-    """The base of objectives that predict the next token: `loss` is theirs."""
+    """The base of objectives that predict the next token. Each defines its own `loss`."""
 
     loss_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Tokens per device whose logits exist at a time; null: chosen from the vocabulary."""
+    """Number of tokens per device whose logits are in memory at a time; null: chosen from the vocabulary size."""
 
     def totals(self, batch: Batch) -> Sums:
-        """`tokens`, and `weight`, the sum of loss weights."""
+        """`tokens`, the number of tokens without padding, and `weight`, the sum of loss weights."""
         return {"weight": jnp.maximum(jnp.sum(batch["loss_weights"]), 1e-9), **super().totals(batch)}
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
-        """`loss`, the mean cross-entropy in nats without the regularizers, and those of the routers."""
+        """`loss`, the mean cross-entropy in nats without regularizers, and the metrics of the routers."""
         out = {"loss": sums["nll"] / totals["weight"]}
         if sums["router"] is not None:
             out |= router_metrics(sums["router"], totals["tokens"], model.config.num_experts_per_tok)
@@ -37,14 +37,15 @@ class NextToken(Objective):
         return {"loss": self.cross_entropy(model, hidden, batch).nll, "weight": jnp.sum(batch["loss_weights"])}
 
     def cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch, z_loss: float = 0.0) -> CrossEntropy:
-        """Sums over the batch, with and without the z-loss, and of each token."""
+        """The cross-entropy of a batch: sums with and without the z-loss, and the value of each token."""
         labels, weights = batch["labels"], batch["loss_weights"]
         head, chunk = model.output_weight(), self.loss_chunk
         return cross_entropy(hidden, head, labels, weights, rules=model.rules, z_loss=z_loss, chunk=chunk)
 
 
 def router_loss(config: ModelConfig, stats: RouterStats | None, tokens: jax.Array) -> jax.Array:
-    """Balance terms, means over tokens and layers, weighted; 0 for a dense model, which has no `stats`."""
+    """Weighted balance terms, float32[], each a mean over tokens and layers; 0 for a dense model, which has no
+    `stats`."""
     if stats is None:
         return jnp.zeros((), jnp.float32)
     balance, scale = config.balance, 1.0 / (tokens.astype(jnp.float32) * config.num_moe_layers)
@@ -55,8 +56,8 @@ def router_loss(config: ModelConfig, stats: RouterStats | None, tokens: jax.Arra
 
 
 def router_metrics(stats: RouterStats, tokens: jax.Array, top_k: int) -> Sums:
-    """Per MoE layer, float32[layers]: heaviest expert over the mean (1 is perfect), entropy of the router in nats,
-    fraction of experts that got no token, and the auxiliary loss (1 is perfect)."""
+    """Per MoE layer, float32[layers]: load of the most loaded expert over the mean load (1 is perfect), entropy of the
+    router in nats, fraction of experts that got no token, and the auxiliary loss (1 is perfect)."""
     tokens = tokens.astype(jnp.float32)
     share = stats.load / (tokens * top_k)
     return {

@@ -1,4 +1,4 @@
-"""Learning from whole trajectories: each token counts as much as the data says, and each kind's loss is reported."""
+"""Training on whole trajectories, with loss weights from data and config, and a loss for each token kind."""
 
 from typing import Any, Literal
 
@@ -19,13 +19,13 @@ BY_KIND, TOKENS_BY_KIND = "kind_loss", "kind_tokens"
 
 
 class TrajectoryTuning(NextToken):
-    """`objective: {kind: trajectory}`: cross-entropy weighted by `data.kind_weights` and what the runs say, and the
-    router's balance terms."""
+    """`objective: {kind: trajectory}`: cross-entropy with loss weights from `data.kind_weights` and the trajectories,
+    and the router's balance terms."""
 
     kind: Literal["trajectory"] = "trajectory"
     normalise: Literal["weights", "count"] = "weights"
-    """What the weighted sum is divided by, over the whole batch: `weights`, their sum, so that only their ratios
-    matter; `count`, the number of tokens with a weight, so that a weight scales the learning rate too."""
+    """Divisor of the weighted sum over the whole batch. `weights`: the sum of weights, so that only their ratios
+    matter; `count`: the number of tokens with a weight, so that a weight also scales the learning rate."""
     z_loss: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight of mean(logsumexp(logits)^2), which keeps logits from drifting (PaLM, arXiv 2204.02311)."""
 
@@ -36,7 +36,8 @@ class TrajectoryTuning(NextToken):
         return (*super().evaluation_fields(), "kinds", "choices")
 
     def totals(self, batch: Batch) -> Sums:
-        """As for pretraining; `norm`, the loss's denominator; and `kinds`, the number of labels by kind."""
+        """As for pretraining, and `norm`, the denominator of the loss, and `kinds`, the number of labels by token
+        kind."""
         found = super().totals(batch)
         counted = jnp.maximum(jnp.sum(batch["loss_weights"] > 0, dtype=jnp.int32), 1).astype(jnp.float32)
         norm = found["weight"] if self.normalise == "weights" else counted
@@ -51,17 +52,17 @@ class TrajectoryTuning(NextToken):
         return loss, {"nll": sums.nll, "kinds": by_kind, "router": jax.lax.stop_gradient(stats)}
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
-        """As for pretraining, `loss` being the weighted mean, and sums and counts by kind."""
+        """As for pretraining, with `loss` the weighted mean, and sums and counts by token kind."""
         by_kind = {BY_KIND: sums["kinds"], TOKENS_BY_KIND: totals["kinds"]}
         return super().metrics(model, sums, totals, context) | by_kind
 
     def training_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """`metrics`, with those by kind named: `kind_loss`, the unweighted mean cross-entropy in nats, and
-        `kind_tokens`, the number of labels, of the kinds that the batch has."""
+        """`metrics` with the values by token kind named: `kind_loss`, the unweighted mean cross-entropy in nats, and
+        `kind_tokens`, the number of labels; only kinds that occur in the batch."""
         return metrics | _named_by_kind(metrics)
 
     def evaluate(self, model: Maverick, batch: Batch, context: Context) -> Sums:
-        """As for pretraining, with sums and counts by kind, and counts of decisions."""
+        """As for pretraining, with sums and counts by token kind, and counts of decisions."""
         hidden, _ = model.hidden(Inputs.of(batch))
         sums = self.cross_entropy(model, hidden, batch)
         counts = _by_kind(batch["kinds"], jnp.ones_like(batch["labels"]))
@@ -70,20 +71,21 @@ class TrajectoryTuning(NextToken):
         return {"loss": sums.nll, "weight": jnp.sum(batch["loss_weights"]), DECISIONS: decisions, **by_kind}
 
     def evaluation_metrics(self, sums: dict[str, Any]) -> dict[str, Any]:
-        """As for pretraining, and by kind as in `training_metrics`. Counts of decisions are left to
-        `train.evaluation.decisions`."""
+        """As for pretraining, with values by token kind as in `training_metrics`. `train.evaluation.decisions` handles
+        the counts of decisions."""
         means = {name: value for name, value in sums.items() if name not in (BY_KIND, TOKENS_BY_KIND, DECISIONS)}
         return super().evaluation_metrics(means) | _named_by_kind(sums)
 
 
 def _named_by_kind(sums: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Mean losses and counts by name of kind, of the kinds that occur."""
+    """Mean losses and counts by name of token kind, for the kinds that occur."""
     losses, counts = (np.asarray(sums[name]).tolist() for name in (BY_KIND, TOKENS_BY_KIND))
     there = [(name, loss, n) for name, loss, n in zip(KINDS.values, losses, counts, strict=True) if n]
     return {BY_KIND: {name: loss / n for name, loss, n in there}, TOKENS_BY_KIND: {name: n for name, _, n in there}}
 
 
 def _by_kind(kinds: jax.Array, values: jax.Array) -> jax.Array:
-    """[kinds] in the dtype of `values`, which is [..., T] as `kinds` uint8 is: sums over the tokens of each kind."""
+    """Sums of `values` over the tokens of each kind, [kinds] in the dtype of `values`. `values` and `kinds` (uint8)
+    have one shape [..., T]."""
     of_kind = lambda kind: jnp.sum(jnp.where(kinds == kind, values, 0), dtype=values.dtype)
     return jnp.stack([of_kind(kind) for kind in range(len(KINDS.values))])

@@ -43,7 +43,7 @@ class AdamW(AdamFields):
 
 
 def scale_by_adam(b1: float, b2: float, eps: float, mu_dtype: Dtype, nu_dtype: Dtype) -> optax.GradientTransformation:
-    """Adam's direction (arXiv 1412.6980). `optax.scale_by_adam`, but each moment is kept in a dtype of its own."""
+    """Adam's direction (arXiv 1412.6980): `optax.scale_by_adam`, with a separate dtype for each stored moment."""
 
     def init(params):
         zeros = lambda dtype: jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)

@@ -1,4 +1,4 @@
-"""What every optimizer has: a learning rate schedule, clipping, decoupled weight decay, and a record of its memory."""
+"""The base of all optimizers: learning rate schedule, gradient clipping, decoupled weight decay, and memory use."""
 
 import abc
 import dataclasses
@@ -27,17 +27,17 @@ class Optimizer:
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
-    """Learning rate, by the number of updates done."""
+    """Number of updates done -> learning rate."""
     selection: Selection
     """The parameters that are trained."""
 
     def init(self, model, heads: dict[str, Any]) -> optax.OptState:
-        """State before the first step, of the trained parameters only."""
+        """Optimizer state before the first step, for the trained parameters only."""
         return self.transform.init(self.selection.select(model, heads))
 
 
 class OptimizerBase(Section, abc.ABC):
-    """The fields that all kinds of optimizer share, and what each kind has to define."""
+    """The fields that all optimizer kinds share, and the methods that each kind must define."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
@@ -46,27 +46,28 @@ class OptimizerBase(Section, abc.ABC):
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after the warmup."""
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of all steps in which `wsd` decays."""
+    """Fraction of all steps during which `wsd` decays the learning rate."""
     min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Final learning rate over peak."""
+    """Final learning rate divided by the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled decay of weight matrices; norms, router biases and the embedding table are not decayed."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this global L2 norm; null: never."""
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Microbatches per update; the result is that of the whole batch at once."""
+    """Number of microbatches per update; the result is the same as with the whole batch at once."""
 
     @abc.abstractmethod
     def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:
-        """From gradients to update directions, before decay and learning rate. The tree is a dict of arrays by name
-        (`train.trainable.selection.Trained`): the model's as in `declared`, heads under `heads/`."""
+        """The transformation of gradients to update directions, before decay and learning rate. Its tree is a dict of
+        arrays by name (`train.trainable.selection.Trained`): parameters of the model as in `declared`, heads under
+        `heads/`."""
 
     @abc.abstractmethod
     def state_bytes(self, parameter: Parameter | None) -> int:
-        """Bytes of optimizer state per element of a parameter of the model; None: of a head."""
+        """Bytes of optimizer state per element of a parameter of the model, or of a head if `parameter` is None."""
 
     def schedule_of(self, total_steps: int) -> optax.Schedule:
-        """Learning rate of a run of `total_steps`, by the number of updates done."""
+        """The learning rate schedule of a run of `total_steps`: number of updates done -> learning rate."""
         return learning_rate(
             self.schedule, self.learning_rate, self.warmup_steps, total_steps, self.decay_fraction, self.min_ratio
         )
@@ -84,4 +85,4 @@ class OptimizerBase(Section, abc.ABC):
 
 
 OPTIMIZERS = Kinds("optimizer", OptimizerBase, default="adamw")
-"""All optimizers; a section without `kind` is AdamW's."""
+"""All optimizers; a section without `kind` is `adamw`."""

@@ -1,11 +1,11 @@
 """Muon for hidden matrices, AdamW for everything else.
 
 Muon (K. Jordan and others, https://kellerjordan.github.io/posts/muon, 2024) replaces the momentum of a matrix by the
-nearest orthogonal matrix, by a few Newton-Schulz steps. An update is scaled by 0.2 sqrt(max(inputs, outputs)), so that
-its root mean square is about AdamW's and both share one learning rate and decay (arXiv 2502.16982).
+nearest orthogonal matrix, computed with a few Newton-Schulz steps. An update is scaled by 0.2 sqrt(max(inputs,
+outputs)), so that its root mean square is about AdamW's and both share one learning rate and decay (arXiv 2502.16982).
 
-The Newton-Schulz steps are Optax's. Here is what a sharded model needs around them: which axes of a parameter are a
-matrix's inputs and outputs, and whole matrices on every device that works on them.
+The Newton-Schulz steps are Optax's. This file adds the parts that a sharded model needs: it finds the input and output
+axes of a parameter's matrices, and gathers whole matrices on every device that orthogonalizes them.
 """
 
 import math
@@ -35,7 +35,7 @@ HIDDEN: tuple[Role, ...] = ("attention", "shared", "experts", "mlp")
 def matrix_of(parameter: Parameter) -> Matrix | None:
     """Axes of the hidden matrices in a parameter; None for all others: embedding, head, router, norms, image encoder.
 
-    Axes are counted from the last, so that stacks of layers or of chosen experts change nothing.
+    Axes are counted from the last, so they do not depend on leading axes that stack layers or chosen experts.
     """
     if parameter.role not in HIDDEN or len(parameter.shape) < 2:
         return None
@@ -77,8 +77,8 @@ class MuonState(NamedTuple):
 def scale_by_muon(
     hidden: Mapping[str, Parameter], momentum: float, steps: int, mu_dtype: Dtype
 ) -> optax.GradientTransformation:
-    """Muon's direction of a dict of arrays, whose parameters are in `hidden` by name: bias-corrected Nesterov momentum,
-    orthogonalized and scaled to a root mean square of about `RMS`."""
+    """Muon's direction for a dict of arrays; `hidden` declares their parameters by name. It is the bias-corrected
+    Nesterov momentum, orthogonalized and scaled to a root mean square of about `RMS`."""
 
     def init(params):
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype), params)
@@ -102,10 +102,10 @@ def scale_by_muon(
 
 
 def orthogonalized(x: jax.Array, parameter: Parameter, steps: int) -> jax.Array:
-    """Every matrix in an array of the hidden `parameter`, float32 and sharded like it, orthogonalized and scaled.
+    """The array `x` (float32, sharded like the hidden `parameter`) with every matrix orthogonalized and scaled.
 
-    Matrices are gathered whole; experts stay where they are. Of a stack one layer is gathered at a time, and of chosen
-    experts in a row one expert.
+    Each matrix is gathered whole, but experts stay on their devices. A stack is gathered one layer at a time, and a row
+    of chosen experts one expert at a time.
     """
     matrix = matrix_of(parameter)
     assert matrix is not None, parameter.name

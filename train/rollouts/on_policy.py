@@ -1,10 +1,10 @@
-"""Batches of the model's own samples, to be scored by a teacher (GKD, arXiv 2306.13649).
+"""On-policy batches: samples of the model itself, which a teacher scores (GKD, arXiv 2306.13649).
 
-Whether an update learns from them is decided by a hash of the run's seed and the update's number, as by a coin: such
-updates fall on no pattern that `logging.every` could hide, and neither a resumed run nor another number of processes
-changes them. The batch is made from the data's batch of that update: the beginning of each row's first document is
-continued by the model as it then stands. Shapes, dtypes and shardings are those of the data's batch, so the program of
-the step is the same.
+A hash of the run's seed and the update's number decides, like a coin, whether an update is on-policy. So on-policy
+updates follow no pattern that `logging.every` could hide, and they are the same in a resumed run and with another
+number of processes. The batch is made from the data's batch for that update: the current model continues the beginning
+of each row's first document. Shapes, dtypes and shardings equal those of the data's batch, so the step's program is the
+same.
 """
 
 import functools
@@ -27,30 +27,31 @@ NO_TOKEN = -1
 
 
 class OnPolicy(Section):
-    """Which share of the updates learns from the student's own samples, and how these are drawn."""
+    """The share of updates that train on the student's own samples, and the settings of sampling."""
 
     share: Annotated[float, Field(gt=0, le=1)]
-    """Of all updates: lambda of GKD. Each is chosen for itself, by a hash of `run.seed` and its number."""
+    """Expected fraction of on-policy updates (lambda in GKD). A hash of `run.seed` and the update's number decides for
+    each update."""
     max_tokens: Annotated[int, Field(ge=1)]
-    """Tokens that the student writes in each row, fewer where it ends the text."""
+    """Maximum number of tokens that the student generates in each row; fewer if it ends the text."""
     prompt_tokens: Annotated[int, Field(ge=1)]
-    """Tokens it goes on from, at most: the beginning of the row's first document, without its end."""
+    """Maximum number of prompt tokens: the beginning of the row's first document, without its end token."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Of the student's distribution when it writes; 0: the likeliest token each time."""
+    """Temperature of sampling; 0: always the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Only the likeliest tokens that together reach this probability are drawn; 1: all."""
+    """Samples from the most likely tokens whose total probability first reaches this value; 1: from all."""
 
     def draws(self, seed: int, update: int) -> np.uint32 | None:
-        """The seed of the samples of the `update`-th update of a run, from 1; None where it learns from the data."""
+        """The sampling seed of a run's update number `update`, from 1; None if the update trains on the data."""
         coin, draws = np.random.SeedSequence([seed, update]).generate_state(2)
         return draws if int(coin) < self.share * 2**32 else None
 
     def open(self, data: BatchSource, setting: Setting) -> BatchSource:
-        """`data`, with samples in the place of some batches."""
+        """`data` with some batches replaced by samples."""
         return OwnSamples(self, data, setting)
 
     def check(self, sequence_length: int) -> list[tuple[str, str]]:
-        """(key, what is wrong) where sequences of this many tokens have no room."""
+        """A problem (config key, message) if prompt and samples exceed sequences of this many tokens."""
         needed = self.prompt_tokens + self.max_tokens
         if needed <= sequence_length:
             return []
@@ -59,7 +60,7 @@ class OnPolicy(Section):
 
 
 class OwnSamples:
-    """The batches of the data, and on on-policy updates samples of the model in their place."""
+    """The batches of the data, replaced by samples of the model for on-policy updates."""
 
     def __init__(self, settings: OnPolicy, data: BatchSource, setting: Setting):
         self._settings, self._data, self._seed, self._model_of = settings, data, setting.seed, setting.model_of
@@ -79,11 +80,12 @@ class OwnSamples:
 def own_samples(
     model: Maverick, tokens: jax.Array, segment_ids: jax.Array, seed: jax.Array, *, settings: OnPolicy, end: int | None
 ) -> Batch:
-    """The batch that `model` writes from the beginnings of the rows of tokens and segment_ids, both int32[A, b, T].
+    """A batch in which `model` continues the beginnings of the rows of `tokens` and `segment_ids`, both int32[A, b, T].
 
-    Each row is one document: the prompt, then what was written, up to and with `end`, then padding. The labels of what
-    was written are ~token (a sample: see `ops.distillation`), their weights 1, all others 0. Row g = a * b + i draws
-    by (seed uint32[], g), on any mesh and in any microbatches.
+    Each row is one document: the prompt, the generated tokens up to and including `end`, then padding. The label of a
+    generated token is ~token, which marks a sample (see `ops.distillation`), with loss weight 1; all other loss weights
+    are 0. Row g = a * b + i is sampled with the key of (seed uint32[], g), on any mesh and with any number of
+    microbatches.
     """
     A, b, _ = tokens.shape
     end = NO_TOKEN if end is None else end
@@ -101,14 +103,14 @@ def own_samples(
 
 
 def prompt_lengths(tokens: jax.Array, segment_ids: jax.Array, end: int) -> jax.Array:
-    """How many of the tokens [b, P] belong to the first document and do not end it, int32[b]."""
+    """int32[b]: how many of the tokens [b, P] belong to the first document and come before its end token."""
     inside = (segment_ids[:, : tokens.shape[1]] == 1) & (tokens != end)
     return jnp.sum(jnp.cumprod(inside.astype(jnp.int32), axis=1), axis=1)
 
 
 def _write(model: Maverick, prompts, lengths, numbers, settings: OnPolicy) -> jax.Array:
-    """What the model writes after prompts [b, P] of `lengths` tokens, int32[b, max_tokens], whatever it is worth where
-    a text has ended. A row without a prompt writes too, from a token that counts for nothing."""
+    """int32[b, max_tokens]: the tokens that the model generates after prompts [b, P] of `lengths` tokens. Tokens after
+    the end of a text are meaningless, and so is a row without a prompt, which continues an arbitrary token."""
     sampling, (seed, first) = Sampling(settings.temperature, top_p=settings.top_p), numbers
     lengths = jnp.maximum(lengths, 1)
     logits, cache = prefill(model, prompts, lengths, settings.prompt_tokens + settings.max_tokens)
@@ -125,7 +127,8 @@ def _write(model: Maverick, prompts, lengths, numbers, settings: OnPolicy) -> ja
 
 
 def rows_of(tokens: jax.Array, lengths: jax.Array, written: jax.Array, end: int) -> Batch:
-    """A batch [b, T]: of each row of tokens [b, T] its first `lengths`, then what was written, [b, N], to its end."""
+    """A batch [b, T]: the first `lengths` tokens of each row of `tokens` [b, T], then the generated tokens `written`
+    [b, N] up to their end."""
     ends = (written == end).astype(jnp.int32)
     wanted = (jnp.cumsum(ends, axis=1) - ends == 0) & (lengths > 0)[:, None]
     lengths = lengths[:, None]

@@ -1,4 +1,4 @@
-"""Where the batch of each update comes from: the data, or something that the model as it stands has a part in."""
+"""The source of each update's batch: the data, or a maker that may use the current model."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -9,48 +9,48 @@ import jax
 from maverick_jax.model.transformer import Maverick
 
 Batch = dict[str, jax.Array]
-"""The fields of `data.rows.fields` by name, each [A, B/A, ...]: A microbatches of one update."""
+"""The fields of a batch by name (`data.rows.fields`), each [A, B/A, ...] for the A microbatches of one update."""
 
 
 class BatchSource(Protocol):
     """The batches of a run, one for each update."""
 
     def __call__(self, update: int, state: Any) -> Batch | None:
-        """The batch of update `update`, counted from 1, given the train state before it; None: there are no more. Asked
-        once for each update, in their order. Must not keep `state`, which the update donates."""
+        """The batch of update `update`, counted from 1, given the train state before it; None at the end. It is called
+        once per update, in order, and must not keep `state`, which the update donates."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a source that makes batches may know of its run."""
+    """The facts about a run that a batch maker needs."""
 
     state: Any
     """The train state, or its shapes."""
     batch: dict[str, Any]
-    """A batch of the data, or its shapes: every batch of the run is like it."""
+    """A batch of the data, or its shapes; every batch of the run has the same shapes."""
     model_of: Callable[[Any], Maverick]
-    """The model of a state, as it is run."""
+    """Returns a state's model, including its adapters."""
     seed: int
-    """Of the run."""
+    """The run's seed."""
     end: int | None
-    """The token that ends a text; None: the tokenizer has none."""
+    """Id of the token that ends a text; None if the tokenizer has none."""
 
 
 class BatchMaker(Protocol):
-    """A config section that says how batches are made."""
+    """A config section that describes how batches are made."""
 
     def open(self, data: BatchSource, setting: Setting) -> BatchSource:
-        """The batches of a run whose data has the batches `data`. Compiles what it needs."""
+        """The batches of a run, made from the batches `data`. Compiles the programs that it needs."""
         ...
 
 
 def from_data(batches: Iterator[Batch]) -> BatchSource:
-    """The batches as they come, whatever the state is."""
+    """The batches in order; the state is ignored."""
     return lambda update, state: next(batches, None)
 
 
 def batch_source(maker: BatchMaker | None, batches: Iterator[Batch], setting: Setting) -> BatchSource:
-    """The batches of a run: those of the data, or those that `maker` makes of them."""
+    """The batches of a run: those of the data, or those that `maker` makes from them."""
     data = from_data(batches)
     return data if maker is None else maker.open(data, setting)

@@ -19,7 +19,8 @@ TeacherForward = Callable[[dict[str, jax.Array], jax.Array], TopTokens]
 def teacher_forward(
     teacher: Maverick, wanted: OfflineTargets, temperature: float, rules: ShardingRules
 ) -> TeacherForward:
-    """The jitted forward pass of a frozen teacher. rules: of the batches, which need not be those of its parameters."""
+    """The jitted forward pass of a frozen teacher. rules: the sharding rules of the batches; the teacher's parameters
+    may use others."""
     options = {"k": wanted.top_k, "temperature": temperature, "rules": rules}
     return functools.partial(jax.jit(functools.partial(teacher_top_k, **options)), teacher)
 
@@ -33,8 +34,8 @@ def teacher_top_k(
     temperature: float,
     rules: ShardingRules,
 ) -> TopTokens:
-    """The `k` likeliest tokens at each position of a batch [A, b, T], one microbatch at a time, and s of the others,
-    drawn by `uniforms` float32[A, b, T, s] in [0, 1); see `top_k`."""
+    """The `k` most likely tokens at each position of a batch [A, b, T], and s samples of the others, drawn with
+    `uniforms` float32[A, b, T, s] in [0, 1); see `top_k`. It runs one microbatch at a time."""
 
     def one(microbatch):
         batch, uniforms = microbatch

@@ -1,4 +1,4 @@
-"""The frozen models an objective needs beside the one it trains: a teacher, say."""
+"""References: frozen models, such as a teacher, that an objective needs in addition to the trained model."""
 
 import dataclasses
 import json
@@ -26,24 +26,24 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A reference model on disk; nothing of it is loaded yet."""
+    """A reference on disk, before it is loaded."""
 
     path: str
     config: ModelConfig
-    """As it is run: in the dtype asked for, computing as the trained model does."""
+    """Its config, with the reference's dtype and the compute dtype of the trained model."""
     rules: ShardingRules
 
 
 def find_references(config: RunConfig) -> dict[str, Found]:
-    """The models that `config.objective` names, by name. Raises InputError for a path that is no model, for one whose
-    vocabulary is another, and for one that the objective cannot use."""
+    """The references of `config.objective` by name. Raises InputError for a path that is not a model, for a model with
+    another vocabulary size, and for a model that the objective cannot use."""
     found = {}
     for name, reference in config.objective.references().items():
         there = _network(reference)
         if there.vocab_size != config.model.vocab_size:
             raise InputError(
                 f"objective.{name}: {reference.path} has a vocabulary of {there.vocab_size}; model.vocab_size is "
-                f"{config.model.vocab_size}, and both must be of one tokenizer"
+                f"{config.model.vocab_size}; both models must use the same tokenizer"
             )
         changes = {"compute_dtype": config.model.compute_dtype}
         if reference.dtype != "keep":
@@ -57,25 +57,25 @@ def find_references(config: RunConfig) -> dict[str, Found]:
 
 
 def _network(reference: Reference) -> ModelConfig:
-    """Of what is there, or of what will be made."""
+    """The config of the reference on disk, or of the run that will train it."""
     making = _making(reference)
     return open_source(reference.path).config if making is None else making.model.network
 
 
 def missing_references(config: RunConfig) -> dict[str, RunConfig]:
-    """The runs that make what `config.objective` names and what is not there yet, or not to its end, by name. What
-    somebody else has put there is taken as it is."""
+    """The runs that must first train a reference of `config.objective`, by its name: those that are missing or
+    unfinished. A model at the reference's path that did not come from such a run is used as it is."""
     missing = {}
     for name, reference in config.objective.references().items():
         if (making := _making(reference)) is not None:
-            log.info("objective.%s: %s is at step %d of %d: making it first, by %s", name, reference.path,
+            log.info("objective.%s: %s is at step %d of %d; training it first, with %s", name, reference.path,
                      _steps_done(making), making.run.steps, reference.made_by)  # fmt: skip
             missing[name] = making
     return missing
 
 
 def _making(reference: Reference) -> RunConfig | None:
-    """The run that makes it, where it has not come to its end yet; None where there is nothing to make."""
+    """The run that trains the reference, if it is missing or unfinished; else None."""
     if reference.made_by is None:
         return None
     run_dir = json.dumps(str(pathlib.Path(reference.path).expanduser()))
@@ -84,10 +84,10 @@ def _making(reference: Reference) -> RunConfig | None:
 
 
 def _steps_done(config: RunConfig) -> int | None:
-    """None where something else than a run of this config is."""
+    """Number of steps that the run in this directory has saved; None if the directory contains something else."""
     directory = config.run.directory
     empty = directory.is_dir() and not any(path.is_file() for path in directory.rglob("*"))
-    if empty or not directory.exists():  # a run that was killed early leaves empty folders
+    if empty or not directory.exists():  # a run that is killed early leaves empty folders
         return 0
     try:
         name = strict_yaml.read(directory / "config.yaml").data["run"]["name"]
@@ -101,8 +101,7 @@ def _steps_done(config: RunConfig) -> int | None:
 
 
 def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:
-    """The parameters that are trained beside the model, the objective's and adapters, given the models that
-    `find_references` has found."""
+    """The heads of a run: the objective's heads and the adapters, given the references from `find_references`."""
     of_objective = config.objective.heads(config.model, {name: model.config for name, model in found.items()})
     return of_objective + config.trainable.adapters(config.model.network)
 
@@ -110,8 +109,9 @@ def heads_of(config: RunConfig, found: Mapping[str, Found]) -> tuple[Head, ...]:
 def check_references(
     found: Mapping[str, Found], tokenizer: Tokenizer, sizes: dict[str, int], missing: Collection[str] = ()
 ) -> None:
-    """Raises InputError for a model whose tokenizer is another one than the data's, and for one that mesh axes of these
-    sizes do not split evenly. `missing`: names of models that are not there yet; their tokenizers are not checked."""
+    """Raises InputError for a reference whose tokenizer differs from the data's, and for one that mesh axes of these
+    sizes do not divide evenly. `missing`: names of references that do not exist yet; their tokenizers are not
+    checked."""
     for name, model in found.items():
         check_split(f"objective.{name}", model.config, model.rules, sizes)
         if name not in missing:
@@ -126,17 +126,17 @@ def _check_tokenizer(name: str, model: Found, tokenizer: Tokenizer) -> None:
         raise InputError(
             f"objective.{name}: {model.path} was trained with another tokenizer ({theirs.name}, "
             f"{theirs.vocab_size} ids) than data.tokenizer ({tokenizer.name}, {tokenizer.vocab_size} ids): its "
-            "probabilities are of other tokens"
+            "token ids mean different tokens"
         )
 
 
 def fingerprints(found: Mapping[str, Found]) -> dict[str, str]:
-    """Of each model's numbers, by name."""
+    """Fingerprint of each reference's weights, by name."""
     return {name: open_source(model.path).fingerprint() for name, model in found.items()}
 
 
 def load_references(found: Mapping[str, Found], mesh: Mesh) -> dict[str, Maverick]:
-    """The models, each split over `mesh` by its own rules."""
+    """The loaded references, each sharded over `mesh` by its own rules."""
     loaded = {}
     for name, model in found.items():
         loaded[name] = load_into(abstract_model(for_backend(model.config), mesh, model.rules), model.path)

@@ -1,5 +1,5 @@
-"""Fields of training rows that are stored in a folder: checked against the run before anything is compiled, and joined
-to its rows."""
+"""Stored targets of training rows: they are checked against the run before anything is compiled, and joined to its
+rows."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,8 @@ CHECKED_ROWS = 16
 
 @dataclasses.dataclass(frozen=True)
 class TargetsOf:
-    """(number, row) -> the row's targets, as fields of a batch. Travels to worker processes as a path."""
+    """(number, row) -> the row's targets, as fields of a batch. Worker processes get the folder's path instead of its
+    arrays."""
 
     targets: Targets
     names: tuple[str, ...]
@@ -30,9 +31,9 @@ class TargetsOf:
 
 
 def open_targets(config: RunConfig, stored: StoredFields, data: Dataset) -> Targets:
-    """The folder of `stored`. Raises InputError, with one line per difference, unless it is complete and its targets
-    are of this run's settings, tokenizer and data: first, last and some rows between are compared here, every row again
-    when it is read."""
+    """Opens the folder of `stored`. Raises InputError, with one line per difference, unless the folder is complete and
+    its targets were made with this run's settings, tokenizer and data. At most `CHECKED_ROWS` rows, including the first
+    and the last, are compared now, and every row when it is read."""
     targets = Targets.open(pathlib.Path(stored.path).expanduser())
     header, rows = targets.header, config.run.steps * config.data.batch_size
     expected = {
@@ -50,7 +51,7 @@ def open_targets(config: RunConfig, stored: StoredFields, data: Dataset) -> Targ
     if stored.model is not None and open_source(stored.model).fingerprint() != header.teacher:
         lines.append(f"objective.teacher: made by another model than {stored.model}")
     if lines:
-        why = f"{targets.path} holds targets that this run cannot learn from:"
+        why = f"{targets.path} contains targets that do not fit this run:"
         anew = f"change the config, or make targets for it in another folder with {how_to_go_on('DIR')}"
         raise InputError("\n".join([why, *(f"  {line}" for line in lines), anew]))
     for index in np.unique(np.linspace(0, rows - 1, min(rows, CHECKED_ROWS)).astype(int)).tolist():

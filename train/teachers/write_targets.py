@@ -1,4 +1,4 @@
-"""A teacher's targets for the rows a run will train on, computed batch by batch and written part by part."""
+"""Computes a teacher's targets for a run's training rows, batch by batch, and writes them part by part."""
 
 import logging
 import time
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 
 def header_of(config: RunConfig, wanted: OfflineTargets, feed: Feed, teacher: str) -> Header:
-    """Of targets for rows [0, run.steps * data.batch_size) of the stream. `teacher`: its fingerprint."""
+    """The header of targets for rows [0, run.steps * data.batch_size) of the stream. `teacher`: the teacher's
+    fingerprint."""
     batch_size = config.data.batch_size
     header = Header(
         vocab_size=config.model.vocab_size,
@@ -42,11 +43,11 @@ def header_of(config: RunConfig, wanted: OfflineTargets, feed: Feed, teacher: st
 
 
 def write_targets(writer: TargetsWriter, missing: list[int], feed: Feed, forward: TeacherForward) -> None:
-    """Write the parts numbered `missing`. A part that is interrupted is begun anew by the next call."""
+    """Writes the parts numbered `missing`. An interrupted part is written from its beginning by the next call."""
     header, batch_size = writer.header, feed.config.data.batch_size
     total = sum(len(header.part_rows(part)) for part in missing)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    log.info("%s: %d rows to do, in %d of %d parts", writer.path, total, len(missing), header.num_parts)
+    log.info("%s: writing targets of %d rows, in %d of %d parts", writer.path, total, len(missing), header.num_parts)
     with ProgressDisplay("targets", columns, total) as progress:
         done, started = 0, time.monotonic()
         for number in missing:
@@ -76,13 +77,14 @@ def _rows_and_targets(
 
 
 def _uniforms(header: Header, index: int) -> np.ndarray:
-    """float32[T, s] in [0, 1), a function of the seed, the row's number and the position alone."""
+    """float32[T, s] in [0, 1); they depend only on the seed, the row's number and the position."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([header.seed, index])))
     return generator.random((header.sequence_length, header.tail_samples), np.float32)
 
 
 def _sums(row: Row, arrays: Row) -> dict[str, float]:
-    """What a row adds to its part's sums: real positions, top-k mass, labels and the teacher's loss in nats."""
+    """A row's contribution to the sums of its part: positions without padding, top-k mass, labels, and the teacher's
+    loss in nats."""
     real, weights = row["segment_ids"] > 0, row["loss_weights"].astype(np.float64)
     return {
         "positions": float(real.sum()),

@@ -1,4 +1,4 @@
-"""Which routed experts a model uses on given rows: sums of gates and of assignments, and the experts used most."""
+"""Measures how much a model uses each routed expert on given rows, and picks the most used experts."""
 
 import functools
 from typing import Any
@@ -14,9 +14,10 @@ from train.batches import Feed
 
 
 def measure(model: Maverick, feed: Feed, steps: int) -> dict[str, Any]:
-    """Over the batches of `steps`: `tokens`, how many were real, and two arrays float64[layers, E]. `token` is the part
-    of a layer's assignments that went to an expert (token selection ratio). `gate` is its part of the layer's gate
-    values, which count as 0 where it was not chosen (average gate score, normalized)."""
+    """Use of experts over the first `steps` batches: `tokens`, the number of tokens without padding, and two arrays
+    float64[layers, E]. `token` is the fraction of a layer's assignments that go to each expert (token selection ratio).
+    `gate` is each expert's fraction of the layer's gate values, where a gate counts only if its expert is chosen
+    (average gate score, normalized)."""
     program, totals, tokens = jax.jit(_sums), None, 0
     with feed.batches(0, steps) as batches:
         for batch in batches:
@@ -31,13 +32,14 @@ def measure(model: Maverick, feed: Feed, steps: int) -> dict[str, Any]:
 
 
 def _sums(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gate values and assignments, float32[layers, E], and the number of real tokens, of arrays [A, b, T]."""
+    """Sums of gate values and numbers of assignments, float32[layers, E], and the number of tokens without padding,
+    int32[], in a batch of arrays [A, b, T]."""
     gates, counts = jax.lax.map(functools.partial(_uses, model), batch)
     return jnp.sum(gates, axis=0), jnp.sum(counts, axis=0), jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)
 
 
 def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The same of one microbatch [b, T]."""
+    """Sums of gate values and numbers of assignments, float32[layers, E], in one microbatch of arrays [b, T]."""
     layers = model.config.moe_layers
     real = (batch["segment_ids"] > 0)[..., None]
     number = jnp.arange(model.config.num_local_experts, dtype=jnp.int32)[None, None, :]
@@ -53,7 +55,8 @@ def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.
 
 
 def pick(parts: np.ndarray, share: float) -> list[int]:
-    """The fewest experts, ascending, whose `parts` [E] of the whole, 1, add up to `share`; of equal ones the first."""
+    """The smallest set of experts, ascending, whose `parts` [E], which sum to 1, reach `share`; ties go to the lower
+    index."""
     order = np.argsort(-parts, kind="stable")
     reached = np.cumsum(parts[order]) >= share - 1e-9
     return sorted(order[: int(np.argmax(reached)) + 1 if reached.any() else len(order)].tolist())

@@ -1,5 +1,5 @@
-"""Which parameters are trained. The others get no gradient and no optimizer state: they cost their own bytes, and stay
-as they are to the bit."""
+"""Selects the parameters that are trained. The others get no gradient and no optimizer state, and do not change by a
+bit."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,22 +22,22 @@ from maverick_jax.param import Overlay
 from maverick_jax.parameters import TEXT_ROLES, Parameter, Role
 
 Trained = dict[str, jax.Array]
-"""Parameters by name: the model's as it names them, the heads' after `HEADS`. Of an array of experts some of which are
-trained, these alone, [P, ...], by layer and number."""
+"""Trained parameters by name; names of heads begin with `HEADS`. If only some experts of an array are trained, the
+entry contains only those, [P, ...], ordered by layer and expert."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The part of a model that is trained. The objective's heads always are."""
+    """The part of a model that is trained. Objective heads are always trained."""
 
     roles: tuple[Role, ...] = TEXT_ROLES
     experts: Mapping[int, tuple[int, ...]] | None = None
-    """Of the routed experts, those of each layer, both from 0; None: all."""
+    """Layer -> its trained routed experts, both counted from 0; None: all."""
     adapter_scale: float | None = None
-    """What the products of low-rank adapters, which are among the heads, are multiplied with; None: there are none."""
+    """Factor of the products of low-rank adapters, which are among the heads; None: no adapters."""
 
     def select(self, model, heads: dict[str, Any]) -> Trained:
-        """What is trained, as it is."""
+        """The trained parameters, with their current values."""
         found, params = {}, names.flatten(model, _is_parameter)
         declared = parameters.by_name(model.config)
         for name, x in names.flatten(model).items():
@@ -50,7 +50,7 @@ class Selection:
         return found | {HEADS + name: x for name, x in names.flatten(heads).items()}
 
     def put(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The model and the heads with these parameters in place of their own."""
+        """The model and the heads with `trained` in place of their parameters."""
         declared = parameters.by_name(model.config)
 
         def changed(name: str, x: jax.Array) -> jax.Array:
@@ -64,8 +64,9 @@ class Selection:
         return names.unflatten(model, of_model), names.unflatten(heads, own)
 
     def with_overlays(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """As `put`, for differentiation by the trained parameters: chosen experts are an overlay on the array of all
-        experts, because a gradient of the whole array would be made otherwise. Adapters are overlays as well."""
+        """Like `put`, for differentiation with respect to the trained parameters. Chosen experts become an overlay on
+        the array of all experts, since otherwise a gradient of the whole array would be computed. Adapters are overlays
+        too."""
         declared = {p.name: p for p in parameters.of_model(model.config) if p.name in trained}
         chosen = {name: rows for name, p in declared.items() if (rows := self.rows(p, model.config)) is not None}
         model, heads = self.put({name: x for name, x in trained.items() if name not in chosen}, model, heads)
@@ -76,7 +77,7 @@ class Selection:
         return self.with_adapters(_over(model, over), heads), heads
 
     def with_adapters(self, model, heads: dict[str, Any]):
-        """The model as it is run: with its adapters, if it has any."""
+        """The model with its adapters, if it has any."""
         if self.adapter_scale is None:
             return model
         parts, over = {HEADS + name: x for name, x in names.flatten(heads).items()}, {}
@@ -88,7 +89,8 @@ class Selection:
         return _over(model, over)
 
     def rows(self, declared: Parameter, config: ModelConfig) -> ExpertRows | None:
-        """Which experts of the parameter are trained, by layer and number; None: all, or it is no array of experts."""
+        """The trained experts of a parameter, by layer and expert; None if all are trained or it is not an array of
+        experts."""
         if self.experts is None or "experts" not in self.roles or declared.role != "experts":
             return None
         layers = _layers(declared.name, config)
@@ -97,29 +99,29 @@ class Selection:
         return ExpertRows(period, expert)
 
     def parameters(self, config: ModelConfig) -> list[Parameter]:
-        """The parameters of such a model that are trained, to be counted. Of arrays of experts some of which are
-        trained, these alone, in a row."""
+        """Declarations of the trained parameters, for counting. If only some experts of an array are trained, its entry
+        contains only those, along one axis."""
         found = [p for p in parameters.of_model(config) if p.role in self.roles]
         if self.experts is None:
             return found
         return [self._row(p, config) if p.role == "experts" else p for p in found]
 
     def _row(self, experts: Parameter, config: ModelConfig) -> Parameter:
-        """The chosen experts of an array of experts, [P, ...]."""
+        """The declaration of the chosen experts of an array of experts, [P, ...]."""
         assert self.experts is not None
         chosen = sum(len(self.experts.get(layer, ())) for layer in _layers(experts.name, config))
         axes = expert_axes(experts.axes)
         return dataclasses.replace(experts, shape=experts.shape[1:], axes=axes, stacked=chosen)
 
     def frozen(self, config: ModelConfig) -> list[Role]:
-        """The roles of such a model, the image encoder's apart, that are not trained, or only some experts of."""
+        """The roles in the model, except the image encoder, whose parameters are not all trained."""
         whole = set(self.roles) - ({"experts"} if self.experts is not None else set())
         there = parameters.roles_of(config)
         return [role for role in TEXT_ROLES if role in there - whole]
 
     def extra_buffers(self, config: ModelConfig) -> list[Parameter]:
-        """What a step holds in addition to the model and the trained parameters' state: the chosen experts, in a row
-        and by layer, as many in each layer of a stack as in its fullest."""
+        """Arrays in memory during a step in addition to the model and the state of the trained parameters: the chosen
+        experts, along one axis and again by layer. The latter is padded to the layer with the most chosen experts."""
         if self.experts is None:
             return []
         found = []
@@ -135,14 +137,14 @@ def _is_parameter(node: Any) -> bool:
 
 
 def _over(model, overlays: Mapping[str, Overlay]):
-    """The model with these in the places of its parameters."""
+    """The model with `overlays` in place of its parameters of those names."""
     params = names.flatten(model, _is_parameter)
     structure = jax.tree.structure(model, is_leaf=_is_parameter)
     return jax.tree.unflatten(structure, [overlays.get(name, param) for name, param in params.items()])
 
 
 def _layers(name: str, config: ModelConfig) -> range:
-    """The layers whose parameters are in this array."""
+    """The layers whose parameters are in the array `name`."""
     found = config.stack.find(name)
     assert found is not None, name
     return found[0].layers
@@ -153,8 +155,8 @@ def _stacked(declared: Parameter, x: jax.Array) -> jax.Array:
 
 
 def _padded(rows: ExpertRows, declared: Parameter, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Of each layer [L], its experts' places among `rows` and their numbers, int32[L, S]; P and E where a layer has
-    fewer than others. Of a single layer, [S]."""
+    """For each layer, the places of its experts in `rows` and their indices, both int32[L, S], or [S] for a single
+    layer. P and E mark padding in layers with fewer experts."""
     layers = len(_layers(declared.name, config))
     counts = np.bincount(rows.period, minlength=layers)
     place = np.full((layers, counts.max()), rows.expert.size, np.int32)

@@ -1,4 +1,4 @@
-"""Config of curation: filter rules for trajectories, and replacement of personal data."""
+"""Config sections of curation: filter rules for trajectories, and replacement of personal data."""
 
 from typing import Annotated, Literal
 
@@ -21,7 +21,7 @@ class FilterConfig(Section):
     """Drop a trajectory with the same messages, calls and tools as an earlier one."""
     near_duplicates: Fraction | None = None
     """Drop a trajectory whose word shingles (without system message and tools) have at least this Jaccard similarity,
-    estimated by MinHash, with those of an earlier one. Needs the extra `dedup`."""
+    estimated by MinHash, to the word shingles of an earlier one. Needs the extra `dedup`."""
     shingle_words: Positive = 5
     """Number of words in a shingle."""
     loops: Annotated[int, Field(ge=2)] | None = 3

@@ -14,7 +14,7 @@ class NumberStream:
         self._bits = int.from_bytes(hashlib.shake_256(key).digest(512), "big")
 
     def below(self, n: int) -> int:
-        """A number from 0 to n - 1. The stream has bits enough for any value that a rule finds."""
+        """A number from 0 to n - 1. The stream has enough bits for any value that a rule finds."""
         self._bits, found = divmod(self._bits, n)
         return found
 
@@ -39,7 +39,7 @@ class Seeds:
     kind: str
     value: str
     attempt: int
-    """Number of previous attempts, whose replacements were already taken."""
+    """Number of earlier attempts, which failed because their replacements were taken."""
 
     def own(self) -> NumberStream:
         """Numbers for this value and attempt."""

@@ -1,7 +1,7 @@
 """Rules that find personal data and replace it.
 
-A replacement has the same shape and passes the same checksum, and lies in a range that is assigned to nobody. So it
-harms nobody, and it is recognized as a replacement: scrubbing a scrubbed text changes nothing.
+A replacement has the same shape, passes the same checksum, and lies in a range that is not assigned to anybody. So it
+cannot identify a person, and it is recognized as a replacement: scrubbing a scrubbed text changes nothing.
 
 | kind | range | source |
 |---|---|---|
@@ -45,7 +45,7 @@ class Rule(Protocol):
     kind: str
 
     def find(self, text: str) -> Iterator[Match]:
-        """Values and replacements in `text`; they may overlap those of other rules."""
+        """Finds values and replacements in `text`; they may overlap the matches of other rules."""
         ...
 
     def surrogate(self, value: str, seeds: Seeds) -> str:
@@ -278,4 +278,4 @@ class InternetAddress:
 RULES: dict[str, Rule] = {
     rule.kind: rule for rule in (Email(), Iban(), CreditCard(), SocialSecurity(), Phone(), InternetAddress())
 }
-"""Kind -> rule. Of two matches of equal length at one position, that of the earlier rule counts."""
+"""Kind -> rule. If two rules match the same text, the earlier rule counts."""

@@ -14,9 +14,9 @@ from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import harmless
 
 MAX_NAMED = 100_000
-"""Most dropped trajectories that are listed; all are counted."""
+"""Maximum number of dropped trajectories that are listed; all are counted."""
 SHOWN = 20
-"""Most dropped trajectories that are printed."""
+"""Maximum number of dropped trajectories that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ MAX_PERIOD = 4
 
 @dataclasses.dataclass(frozen=True)
 class RuleInput:
-    """A trajectory, and what the rules need to judge it."""
+    """A trajectory, and the data that the rules need."""
 
     trajectory: Trajectory
     actions: Sequence[Action]

@@ -1,4 +1,5 @@
-"""Score of a trajectory: an estimate in [0, 1] of how much there is to learn from it. It depends on nothing else.
+"""Score of a trajectory: an estimate in [0, 1] of how much a model can learn from it. It depends only on the
+trajectory.
 
     score = 0.40 outcome + 0.20 recovery + 0.15 grounding + 0.10 variety + 0.10 depth + 0.05 novelty
 

@@ -108,7 +108,7 @@ class _ScrubState:
 
 def _claims(rules: list[Rule], text: str) -> Iterator[tuple[Rule, Match]]:
     """Matches without overlaps: replacements take precedence, so that they stay; then matches further left, then longer
-    ones, then those of earlier rules."""
+    matches, then matches of earlier rules."""
     found = [(rule, match) for rule in rules for match in rule.find(text)]
     found.sort(key=lambda claim: (claim[1].real, claim[1].start, -claim[1].end))
     taken = bytearray(len(text) if found else 0)

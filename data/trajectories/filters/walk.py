@@ -9,8 +9,8 @@ from data.trajectories.trajectory import Step, Trajectory
 from maverick_jax.text.chat import Message, Tool, ToolCall
 
 SHORTEST_NUMBER = 7
-"""Least number of digits of a number that is changed. No kind of personal data has fewer, and trajectories have long
-lists of numbers."""
+"""Numbers with fewer digits are not changed: no kind of personal data has fewer, and trajectories have long lists of
+numbers."""
 MAX_JSON_DEPTH = 8
 """Deepest nesting of JSON texts in strings of JSON texts; deeper ones are plain text."""
 

@@ -1,7 +1,7 @@
 """Text to token ids and back, behind one interface.
 
-Text is always ordinary text: `encode` never returns a control id, whatever strings the text holds. Control tokens
-(begin and end of text, padding, roles) are placed by code, by id, through `controls`.
+Text is always ordinary text: `encode` never returns a control id, whatever strings the text contains. Code inserts
+control tokens (begin and end of text, padding, roles) by their ids in `controls`.
 """
 
 import abc
@@ -41,11 +41,11 @@ class Tokenizer(abc.ABC):
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as ordinary text, without begin or end tokens. Raises InputError for text that is not valid
-        Unicode (it holds a surrogate)."""
+        Unicode (it contains a surrogate)."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on several threads where the tokenizer library supports it."""
+        """`encode` of each text, on several threads if the tokenizer library supports it."""
         for text in texts:
             require_unicode(text)
         return self._encode_batch(texts)
@@ -65,7 +65,8 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
-        """For each id of `ids` (= `encode(text)`): index in `text` of the character that holds the id's first byte."""
+        """For each id of `ids` (= `encode(text)`): index in `text` of the character that contains the id's first
+        byte."""
 
     @abc.abstractmethod
     def save(self, directory: str | pathlib.Path) -> None:
@@ -109,7 +110,7 @@ def digest(*parts: bytes) -> str:
 
 
 def require_unicode(text: str) -> None:
-    """Raises InputError if `text` holds a surrogate, which UTF-8 cannot encode; TypeError if it is not a str."""
+    """Raises InputError if `text` contains a surrogate, which UTF-8 cannot encode; TypeError if it is not a str."""
     if not isinstance(text, str):
         raise TypeError(f"expected str, got {type(text).__name__}")
     if text.isascii():

@@ -22,8 +22,8 @@ CONTROLS = (
     "<|image|>",
     "<|patch|>",
 )
-"""Control tokens with ids 256, 257, ... in this order. They have the names of Llama 4's, so that the chat format and
-image tokens also work with bytes."""
+"""Control tokens with ids 256, 257, ... in this order. They have the names of Llama 4's control tokens, so that the
+chat format and image tokens also work with bytes."""
 
 
 class ByteTokenizer(Tokenizer):

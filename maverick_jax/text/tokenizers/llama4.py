@@ -1,6 +1,6 @@
 """Llama 4's tokenizer: byte-level BPE from a tiktoken rank file, and 2,048 control tokens.
 
-The file holds ranks only. The split pattern, the control tokens and their ids are those of the public Llama 4 release.
+The file contains only ranks. The split pattern, the control tokens and their ids come from the public Llama 4 release.
 """
 
 import base64
@@ -19,9 +19,9 @@ from maverick_jax.text.tokenizers.base import RANKS_FILE, Tokenizer, digest, rea
 
 NUM_RANKS, NUM_CONTROLS = 200_000, 2_048
 MAX_GROUP = 64
-"""Most texts that a thread encodes as one task."""
+"""Maximum number of texts that a thread encodes as one task."""
 MAX_PIECE, MAX_RUN = 400_000, 25_000
-"""Most characters that tiktoken is given at once, and most in one unbroken stretch of (non-)whitespace."""
+"""Maximum number of characters in one call of tiktoken, and in one unbroken stretch of (non-)whitespace."""
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"

@@ -9,21 +9,21 @@ from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 
 
 def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
-    """Load a tokenizer. `source` is `bytes`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a folder that holds
-    one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging Face
-    folder). Raises InputError if there is no tokenizer or its file is malformed."""
+    """Load a tokenizer. `source` is `bytes`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a folder that
+    contains one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging
+    Face folder). Raises InputError if there is no tokenizer or its file is malformed."""
     if str(source) == BYTES:
         return _named(BYTES)
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         found = find_tokenizer(path)
         if found is None:
-            raise InputError(f"tokenizer {path}: the folder holds none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
+            raise InputError(f"tokenizer {path}: the folder contains none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
         path = found
     if not path.is_file():
         hint = did_you_mean(str(source), [BYTES])
         raise InputError(f"tokenizer {source}: no such file or folder; expected `{BYTES}`, a {JSON_FILE}, "
-                         f"a {RANKS_FILE} or a folder that holds one{hint}")  # fmt: skip
+                         f"a {RANKS_FILE} or a folder that contains one{hint}")  # fmt: skip
     if path.name == NAME_FILE:
         return _named(read_file(path).decode("utf-8", "replace").strip(), path)
     if path.suffix == ".json":

@@ -113,7 +113,7 @@ def test_iterators_are_endless_until_closed(config):
     with pytest.raises(ValueError, match="closed"):
         next(batches)
     for rows in ([], [8], [-1]):
-        with pytest.raises(ValueError, match="rows must be some of 0 to 7"):
+        with pytest.raises(ValueError, match="rows must be numbers from 0 to 7"):
             dataset.batches(rows, 8, 0)
     with pytest.raises(ValueError, match="start_step"):
         dataset.batches([0], 8, -1)

@@ -1,4 +1,4 @@
-"""The table of batch fields: rows, stored targets and the documentation follow it."""
+"""The table of batch fields agrees with rows, stored targets and the documentation."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "architecture.
 
 
 def documented(field: BatchField) -> str:
-    """Its line in the documentation."""
+    """The field's line in the documentation."""
     shape = "ragged" if field.shape == "ragged" else str(["T"] * (field.shape == "per token") + [*field.trailing])
     dtypes = " or ".join(map(str, field.dtypes))
     return f"| `{field.name}` | {dtypes} | {shape.replace(chr(39), '')} | {field.source} | {field.meaning} |"
@@ -53,8 +53,8 @@ def test_rows_have_the_fields_of_the_table(trajectories, tmp_path):
     ("changes", "ids", "log_probs"),
     [({}, "<u2", "<f2"), ({"vocab_size": 2**16 + 1}, "<u4", "<f2"), ({"dtype": "float32"}, "<u2", "<f4")],
 )
-def test_records_of_targets_are_written_as_ever(changes, ids, log_probs):
-    """Folders that exist are read by this order."""
+def test_the_format_of_stored_targets_does_not_change(changes, ids, log_probs):
+    """Existing folders are read in this order."""
     found = HEADER.model_copy(update=changes).layout
     assert found == {
         "ids": (np.dtype(ids), (8, 4)),
@@ -68,7 +68,7 @@ def test_records_of_targets_are_written_as_ever(changes, ids, log_probs):
     assert [*HEADER.model_copy(update={"tail_samples": 0}).layout] == [*found][:6]
 
 
-def test_a_field_that_is_lacking_or_of_another_dtype_is_an_error():
+def test_a_missing_field_or_another_dtype_is_an_error():
     row = filled(PACKED, 4)
     assert [*chosen(row, ("labels", "tokens"))] == ["labels", "tokens"]
     with pytest.raises(ValueError, match="no field 'kinds'; they have tokens, labels"):

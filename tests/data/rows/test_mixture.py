@@ -47,7 +47,7 @@ def test_awkward_weights_are_rounded_by_less_than_one_row_in_a_block():
     assert [drawn[s] for s in range(3)] == mixture.counts.tolist()
 
 
-def test_far_rows_cost_nothing():
+def test_a_distant_row_can_be_located():
     mixture = Weighted(_named([2.0, 1.0]))
     assert mixture.locate(3 * 10**15 + 1) == (1, 10**15)
 
@@ -57,7 +57,7 @@ def test_weights_too_small_to_be_drawn_are_refused():
         Weighted(_named([1.0, 1e-9, 0.123456789]))
 
 
-def test_sources_in_turn():
+def test_sequential_sources():
     turns = Sequential([3, 1, 2])
     assert [turns.locate(row) for row in range(8)] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (0, 3), (0, 4)]
     assert turns.shares() == pytest.approx([1 / 2, 1 / 6, 1 / 3])

@@ -1,4 +1,4 @@
-"""Packing: every token once, nothing across documents, and the slow twin that says so."""
+"""Packing: every token occurs once, nothing crosses documents, and slow twins agree."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 def _documents(lengths) -> tuple[np.ndarray, Documents]:
-    """Tokens that are all different, so that a row says which document and place each came from."""
+    """Tokens that all differ, so that each token of a row identifies its document and place."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return np.arange(1000, 1000 + offsets[-1], dtype=np.uint16), Documents(offsets[:-1], offsets[1:])
 
@@ -33,7 +33,7 @@ def _plan(kind, documents, T, seed):
 
 
 def _obvious_row(tokens, documents, pieces, T):
-    """A row token by token."""
+    """The slow twin of `row_of`: builds a row token by token."""
     row = {name: np.zeros(T, dtype) for name, dtype in FIELDS.items()}
     place = 0
     for segment, (begin, length) in enumerate(zip(pieces.begin, pieces.length, strict=True), start=1):
@@ -53,7 +53,7 @@ def _obvious_row(tokens, documents, pieces, T):
 
 @pytest.mark.parametrize("kind", ["concatenate", "best_fit"])
 @given(lengths=lengths_of_documents, T=st.integers(2, 50), seed=st.none() | st.integers(0, 5), epoch=st.integers(0, 3))
-def test_every_token_is_input_once_and_label_once(kind, lengths, T, seed, epoch):
+def test_every_token_is_an_input_and_a_label_once(kind, lengths, T, seed, epoch):
     tokens, documents = _documents(lengths)
     plan = _plan(kind, documents, T, seed)
     rows = []
@@ -100,7 +100,8 @@ def test_best_fit_splits_only_what_does_not_fit(lengths, T):
 
 
 def _obvious_best_fit(lengths, capacity):
-    """Best fit, longest first, looking at every bin; of equal bins the one that got there last."""
+    """The slow twin of best-fit packing: longest item first, comparing all bins; ties go to the bin that reached its
+    level last."""
     room, touched, chosen = [], [], np.empty(len(lengths), int)
     for time, item in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
         fits = [(room[b], -touched[b], b) for b in range(len(room)) if room[b] >= lengths[item]]
@@ -115,7 +116,7 @@ def _obvious_best_fit(lengths, capacity):
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60))
-def test_best_fit_is_the_obvious_one(lengths):
+def test_best_fit_equals_its_slow_twin(lengths):
     found = packing.best_fit_decreasing(np.array(lengths), 20)
     np.testing.assert_array_equal(found, _obvious_best_fit(lengths, 20))
 
@@ -146,7 +147,7 @@ def test_epochs_cut_in_different_places_unless_not_shuffled():
     assert all(fixed.pieces(epoch, 0).begin.tolist() == [0] for epoch in range(4))
 
 
-def test_orders_are_permutations_that_the_seed_decides():
+def test_orders_are_permutations_determined_by_the_seed():
     orders = [shuffled(1000, seed) for seed in range(3)]
     assert all(sorted(order.tolist()) == list(range(1000)) for order in orders)
     assert not (orders[0] == orders[1]).all()
@@ -156,6 +157,6 @@ def test_orders_are_permutations_that_the_seed_decides():
 
 
 def test_orders_never_change():
-    """Runs resume in the order they began in: these are promises to checkpoints that exist."""
+    """Existing checkpoints rely on these orders: a run resumes in the order in which it began."""
     assert shuffled(8, 0).tolist() == [3, 0, 2, 4, 1, 7, 6, 5]
     assert [permuted(i, 8, 5) for i in range(8)] == [4, 0, 5, 3, 7, 6, 2, 1]

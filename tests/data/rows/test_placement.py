@@ -1,4 +1,4 @@
-"""Rows onto devices: each process reads what its devices hold; the global array is the batch."""
+"""Placement: each process reads the rows that its devices hold, and the global array equals the batch."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def test_flattened_row_g_is_microbatch_and_column(sizes):
 
 
 class SomeOf:
-    """The sharding as a process sees it that has only some of the devices."""
+    """A sharding as seen by a process that has only some of the devices."""
 
     def __init__(self, sharding: NamedSharding, devices):
         self.sharding, self.devices = sharding, set(devices)
@@ -39,7 +39,7 @@ class SomeOf:
         return {device: part for device, part in parts.items() if device in self.devices}
 
 
-def test_processes_share_the_rows_out():
+def test_processes_divide_the_rows():
     sharding = _sharding(data=2, fsdp=2, tensor=2)
     devices = list(sharding.mesh.devices.flat)
     first, second = (rows_of_process(SomeOf(sharding, half), (A, B, T)) for half in (devices[:4], devices[4:]))

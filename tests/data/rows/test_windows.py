@@ -1,4 +1,4 @@
-"""Trajectories as rows: tokens keep their kinds and weights, whole or cut, and each label counts once."""
+"""Rows of whole and cut trajectories: tokens keep their kinds and weights, and each label counts once."""
 
 import io
 import itertools
@@ -82,7 +82,7 @@ def test_rows_contain_each_trajectory_as_rendered_with_its_kinds_and_weights(dia
 
 
 @given(success=st.sampled_from([None, True, False]), reward=st.none() | st.floats(-2, 2), threshold=st.floats(-1, 1))
-def test_weights_of_many_outcomes_equal_those_of_each(success, reward, threshold):
+def test_weights_of_many_outcomes_equal_single_ones(success, reward, threshold):
     weights = OutcomeWeights(success=2.0, failure=3.0, unknown=5.0, threshold=threshold)
     stored = (
         np.array([-1 if success is None else int(success)], np.int8),
@@ -106,7 +106,7 @@ def test_changed_weights_do_not_retokenize_but_change_the_fingerprint(tmp_path):
 
 
 def test_trajectories_with_weights_of_one_equal_packed_texts(tmp_path):
-    """All fields except `kinds` equal those of plain packing, to the bit."""
+    """All fields except `kinds` equal the fields of plain packing to the bit."""
     dataset = open_dataset(data_config(tmp_path, kind_weights=ONES, options={}), "train", seed=0)
     source = dataset.sources[0]
     # a message with its own weight keeps it, so take trajectories without one
@@ -252,7 +252,7 @@ def test_malformed_trajectories_stop_or_are_counted(tmp_path):
     assert "malformed 3" in out.getvalue() and "record 4, line 5" in out.getvalue()
 
 
-def test_no_trajectory_and_a_single_one_to_split_are_refused(tmp_path):
+def test_sources_with_too_few_trajectories_are_refused(tmp_path):
     (tmp_path / "runs.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match=r"no trajectory can be read of 1 records; the first: runs\.jsonl: record 0"):
         open_dataset(data_config(tmp_path, options={"malformed": "skip", "format": "openai"}), "train", seed=0)

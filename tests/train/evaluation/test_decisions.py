@@ -1,4 +1,5 @@
-"""What turns decide, how well a model decides it, and decisions that weigh alike by class; of runs made by hand."""
+"""Decisions of turns, their metrics by teacher forcing and by generation, and balanced weights of their classes, for
+handwritten trajectories."""
 
 import functools
 import io
@@ -97,11 +98,11 @@ def data(tmp_path_factory):
     ("Which?", True), ("Which? ", True), ('He said "which?"', True), ("(Which?)*\n", True), ("Which\uff1f", True),
     ("Why? Because.", False), ("Say which one.", False), ("?!", False), ("?", True),
 ])  # fmt: skip
-def test_a_text_asks_if_it_ends_in_a_question(text, asks):
+def test_a_text_that_ends_in_a_question_asks(text, asks):
     assert decision_of(says(text)) is (Decision.ASK if asks else Decision.ANSWER)
 
 
-def test_a_message_may_say_what_it_is():
+def test_a_message_may_declare_its_decision():
     assert decision_of(says("Tell me which.", extra={"decision": "ask"})) is Decision.ASK
     assert decision_of(says("Who knows?", extra={"decision": "answer"})) is Decision.ANSWER
     assert decision_of(says("Who knows?", extra={"decision": ["ask"]})) is Decision.ASK
@@ -110,8 +111,8 @@ def test_a_message_may_say_what_it_is():
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_where_decisions_are_seen(dialect):
-    """In bytes a token is a character: the marked ones spell what they should."""
+def test_the_tokens_of_decisions(dialect):
+    """With byte tokens each token is a character, so the marked tokens must spell the expected text."""
     for run in RUNS:
         rendered = render(run.conversation, BYTES, dialect)
         found = choices(run, rendered, BYTES)
@@ -160,7 +161,8 @@ def told(data, guessed):
 
 
 def guesses(data, changes):
-    """The labels, but what `changes` says: (part of `choices` by its bits, which of those, the guess instead)."""
+    """The labels with `changes` applied, each (bits of `choices`, index among the tokens with these bits, guess
+    instead)."""
     rows = rows_of(data)
     guessed = rows["labels"].copy()
     for bits, kind, which, character in changes:
@@ -205,7 +207,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_wrong_is_counted_where_it_belongs(case, data, mesh_of):
+def test_wrong_guesses_change_the_right_metrics(case, data, mesh_of):
     changes, by_class, rates = CASES[case]
     expected = {"decisions": ALL, "call_rates": RATES | rates}
     expected |= {f"decision_{name}": ONES | by_class.get(name, {}) for name in ("precision", "recall", "f1")}
@@ -216,7 +218,7 @@ def test_what_is_wrong_is_counted_where_it_belongs(case, data, mesh_of):
         assert found[name] == pytest.approx(values), name
 
 
-def test_nothing_to_divide_by_is_not_told(tmp_path, mesh_of):
+def test_metrics_that_divide_by_zero_are_left_out(tmp_path, mesh_of):
     written(tmp_path / "runs.jsonl", RUNS[2:3])
     data = open_dataset(data_config(tmp_path, sequence_length=1024), "train", seed=0)
     with mesh_of(data=1):
@@ -225,13 +227,13 @@ def test_nothing_to_divide_by_is_not_told(tmp_path, mesh_of):
     assert found["decision_recall"] == {"answer": 1.0} and found["call_rates"] == {"over_call": 0.0}
 
 
-def test_names_next_to_a_border_of_rows_are_apart(mesh_of):
+def test_names_at_the_border_of_rows_are_separate(mesh_of):
     part = np.zeros((8, 5), bool)
     part[0, 3:] = part[1, :2] = part[2, 1:2] = part[2, 3] = True
     right = np.ones((8, 5), bool)
     right[1, 0] = right[2, 2] = right[2, 3] = False
     found = decision_counts._whole(jnp.asarray(part), jnp.asarray(right))
-    assert found.tolist() == [4, 2]  # the one that ends a row, and [2, 1]
+    assert found.tolist() == [4, 2]  # the name that ends a row, and the pair [2, 1]
 
 
 def test_counts_are_the_same_on_any_mesh(mesh_of):
@@ -256,7 +258,7 @@ def test_counts_are_the_same_on_any_mesh(mesh_of):
 
 @pytest.mark.parametrize("sizes", [{"tensor": 1}, {"tensor": 2}, {"tensor": 4}, {"data": 2, "tensor": 2}])
 @pytest.mark.parametrize("chunk", [None, 5])
-def test_the_likeliest_token_is_that_of_whole_logits(sizes, chunk, mesh_of):
+def test_the_most_likely_token_equals_that_of_whole_logits(sizes, chunk, mesh_of):
     B, T, D, V = 4, 7, 8, 24
     rng = np.random.default_rng(0)
     hidden, head = rng.normal(size=(B, T, D)).astype(np.float32), rng.normal(size=(D, V)).astype(np.float32)
@@ -277,7 +279,7 @@ def test_the_likeliest_token_is_that_of_whole_logits(sizes, chunk, mesh_of):
 @pytest.mark.parametrize(
     ("turns", "most"), [((8, 1, 1), 100), ((80, 15, 5), 2), ((98, 1, 1), 3), ((5, 0, 5), 4), ((7, 0, 0), 2)]
 )
-def test_balanced_classes_count_alike_up_to_a_cap(turns, most):
+def test_balanced_classes_have_equal_weight_up_to_a_cap(turns, most):
     turns = np.array(turns)
     factors = balance(turns, most)
     assert factors[0] == 1 and (factors <= np.float32(most)).all() and (factors[1:][turns == 0] == 1).all()
@@ -286,7 +288,7 @@ def test_balanced_classes_count_alike_up_to_a_cap(turns, most):
     assert np.ptp((turns * factors[1:])[free]) == pytest.approx(0, abs=1e-4)
 
 
-def test_decisions_to_train_on_are_balanced(data, tmp_path):
+def test_decisions_of_training_data_are_balanced(data, tmp_path):
     written(tmp_path / "runs.jsonl", [*RUNS, RUNS[2], run_of(user("x"), says("y", weight=0.5))])
     found = [
         open_dataset(data_config(tmp_path, options=options, sequence_length=1024), "train", seed=0)
@@ -295,7 +297,7 @@ def test_decisions_to_train_on_are_balanced(data, tmp_path):
     plain, balanced = map(rows_of, found)
     factors = balance(np.array([2, 6, 2]), 1.5)
     own = plain["loss_weights"] == 0.5
-    assert own.sum() == 2  # and its stop token; what a message says of itself stands
+    assert own.sum() == 2  # and its stop token; a message's own decision is kept
     expected = np.where(own, 0.5, plain["loss_weights"] * factors[plain[CHOICES] & DECIDES])
     np.testing.assert_array_equal(balanced["loss_weights"], expected.astype(np.float32))
     assert (balanced["loss_weights"] != plain["loss_weights"]).sum() == 9
@@ -303,7 +305,7 @@ def test_decisions_to_train_on_are_balanced(data, tmp_path):
     assert found[0].sources[0].store.path == found[1].sources[0].store.path
 
 
-def test_held_out_runs_count_for_no_balance(tmp_path):
+def test_held_out_trajectories_do_not_affect_the_balance(tmp_path):
     written(tmp_path / "runs.jsonl", [*RUNS[:2], *RUNS[2:] * 4])
     config = data_config(tmp_path, options={"balance_decisions": 9.0}, sequence_length=1024, held_out_fraction=0.4)
     splits = [open_dataset(config, split, seed=0) for split in ("train", "eval")]
@@ -314,7 +316,7 @@ def test_held_out_runs_count_for_no_balance(tmp_path):
         np.testing.assert_array_equal(source.weighing.decisions, balance(turns, 9.0))
 
 
-def test_stats_count_decisions_and_runs_that_no_tool_fits(tmp_path):
+def test_stats_count_decisions_and_trajectories_without_calls(tmp_path):
     written(tmp_path / "runs.jsonl", [*RUNS, run_of(user("x"), says("y"), tools=())])
     found = commands.stats(data_config(tmp_path), 0)["splits"]["train"]["sources"]["shop"]
     assert found["decisions"] == {"call": 2, "answer": 5, "ask": 2, "runs_without_call": 2}
@@ -326,7 +328,7 @@ def test_stats_count_decisions_and_runs_that_no_tool_fits(tmp_path):
 # ---- by generation ---------------------------------------------------------------------------------------------------
 
 
-def test_turns_are_what_stands_before_and_after_the_header(data):
+def test_a_turn_has_a_prompt_and_an_answer(data):
     found = list(turns_of(data))
     expected = [(run, i) for run in RUNS for i, step in enumerate(run.steps) if step.message.role is Role.ASSISTANT]
     assert [turn.decision for turn in found] == [decision_of(run.steps[i]) for run, i in expected]
@@ -365,7 +367,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("case", WRITTEN)
-def test_what_is_written_is_judged(case, tmp_path):
+def test_generated_answers_are_judged(case, tmp_path):
     runs = [
         run_of(user("a"), calls("book", n=1)),
         run_of(user("b"), calls("drop", m="x", n=2)),
@@ -390,7 +392,7 @@ def test_what_is_written_is_judged(case, tmp_path):
     assert found["decisions"] == {"call": 2, "answer": 1, "ask": 1} and found["turns"] == 4
 
 
-def test_turns_to_write_are_spread_and_fit(data, tmp_path):
+def test_turns_to_generate_are_evenly_spread_and_fit(data, tmp_path):
     asked = []
     echo = lambda prompts: [asked.append(prompt) or [STOP] for prompt in prompts]
     generated(echo, data, 3, frozenset([STOP]))
@@ -404,12 +406,12 @@ def test_turns_to_write_are_spread_and_fit(data, tmp_path):
         generated(echo, short, 1, frozenset([STOP]))
 
 
-def test_turns_are_written_of_runs_alone():
+def test_generation_needs_trajectories():
     with pytest.raises(InputError, match="--generate writes turns of trajectories, and no source has kind"):
         evaluate("nowhere", "pretrain_tiny", generate=1)
 
 
-def test_both_ways_are_shown_by_class(data):
+def test_both_evaluations_are_shown_by_class(data):
     replies = [turn.said for turn in turns_of(data)]
     free = generated(lambda prompts: replies, data, 99, frozenset([STOP]))
     forced = {f"eval_{name}": value for name, value in free.items() if isinstance(value, dict)}
@@ -421,7 +423,7 @@ def test_both_ways_are_shown_by_class(data):
     assert "unparsable 0.0%" in said and "8 turns, 0 turns too long" in said
 
 
-def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mesh_of):
+def test_an_overfit_model_decides_correctly_in_both_evaluations(tmp_path, mesh_of):
     written(tmp_path / "runs.jsonl", [Trajectory(run.steps) for run in RUNS])  # without tools they are short
     data = open_dataset(data_config(tmp_path, sequence_length=192), "train", seed=0)
     config = tiny.model_config(vocab_size=BYTES.vocab_size, num_hidden_layers=2, no_rope_layer_interval=2,
@@ -432,7 +434,7 @@ def test_a_model_that_knows_the_runs_decides_all_rightly_both_ways(tmp_path, mes
         init, step = tiny.jitted(config, optimizer, objective)
         batch = tiny.placed({name: x[None] for name, x in rows_of(data).items()})
         state = init(0)
-        for _ in range(120):  # after 80, the loss is still 0.08 or 0.11, by how the processor rounds
+        for _ in range(120):  # after 80 steps the loss is still 0.08 to 0.11, depending on the processor's rounding
             state, metrics = step(state, batch)
         evaluated = jax.jit(functools.partial(eval_step, objective=objective))(
             state.model, batch, objective.first_context({})

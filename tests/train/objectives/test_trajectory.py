@@ -1,4 +1,4 @@
-"""Weighted learning from agent runs: what is packed, split, accumulated or scaled changes nothing."""
+"""Weighted training on trajectories: packing, sharding, accumulation and scaled weights do not change the result."""
 
 import functools
 
@@ -30,7 +30,7 @@ TUNING = TrajectoryTuning()
 ONES = {name: 1.0 for name in KindWeights.model_fields}
 CONFIG = tiny.model_config(vocab_size=272, num_hidden_layers=2, no_rope_layer_interval=2, attention_chunk_size=64)
 APART = CONFIG.model_copy(update={"balance": Balance(kind="none", z_loss=0.0)})
-"""Without balance terms, which are of a microbatch and not of its tokens."""
+"""A config without balance terms, which depend on the whole microbatch and not on single tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(dataset):
-    """Eight packed rows of short runs: each field [8, T]."""
+    """Eight packed rows of short trajectories: each field [8, T]."""
     found = [dataset.row(i) for i in range(8)]
     assert max(row["segment_ids"].max() for row in found) > 1
     return {name: np.stack([row[name] for row in found]) for name in found[0]}
@@ -54,7 +54,7 @@ def batch_of(rows, microbatches=1, **changes):
 
 @functools.cache
 def gradient_of(objective, config=APART):
-    """batch [A, b, T] -> (sums, gradients of the loss, metrics)."""
+    """A function from a batch [A, b, T] to (sums, gradients of the loss, metrics)."""
     init, _ = tiny.jitted(config, objective=objective)
 
     @jax.jit
@@ -72,7 +72,7 @@ def gradient_of(objective, config=APART):
 
 
 def check_same(one, other, tolerance=1e-6):
-    """Loss, and gradients to a part of the largest of their array."""
+    """Checks that losses are equal, and gradients to a fraction of the largest element of their array."""
     np.testing.assert_allclose(one[0]["total"], other[0]["total"], rtol=tolerance)
     found, expected = (names.flatten(result[1]) for result in (one, other))
     for name, x in expected.items():
@@ -92,7 +92,7 @@ def one_device(mesh_of):
 
 
 def unpacked(rows):
-    """Each segment in a row of its own."""
+    """The same rows with each segment in a separate row."""
     found = []
     for i in range(len(rows["tokens"])):
         for number in range(1, rows["segment_ids"][i].max() + 1):
@@ -121,7 +121,7 @@ def test_only_ratios_of_weights_matter_unless_tokens_are_counted(rows, one_devic
     np.testing.assert_allclose(twice[0]["total"], 2 * once[0]["total"], rtol=1e-6)
     counted, summed = (float(x[0]["total"]) for x in (once, plain))
     np.testing.assert_allclose(counted * (weights > 0).sum(), summed * weights.sum(dtype=np.float64), rtol=1e-6)
-    np.testing.assert_array_equal(twice[2]["loss"], once[2]["loss"])  # told: the weighted mean
+    np.testing.assert_array_equal(twice[2]["loss"], once[2]["loss"])  # the reported loss is the weighted mean
 
 
 DENSE = {"num_hidden_layers": 1, "num_local_experts": 0}
@@ -132,13 +132,13 @@ def test_weights_of_one_are_plain_fine_tuning_to_the_bit(network, tmp_path, one_
     config = data_config(tmp_path, 4, sequence_length=192, kind_weights=ONES)
     row = open_dataset(config, "train", seed=0).row(1)
     labelled = row[KINDS] != NO_KIND
-    assert (row["loss_weights"][labelled] == 1).mean() > 0.8  # the rest is a message with a weight of its own
+    assert (row["loss_weights"][labelled] == 1).mean() > 0.8  # the others are in a message with its own weight
     row["loss_weights"] = labelled.astype(np.float32)
     states = []
     for objective in (TUNING, Pretrain()):
         init, step = tiny.jitted(CONFIG.model_copy(update=network), objective=objective)
         batch = tiny.placed({n: x[None, None] for n, x in row.items() if n in objective.fields()})
-        # the quick way rounds the two differently
+        # QUICK_FLAGS round the two differently
         step = step.lower(init(0), batch).compile(compiler_options=AS_USERS_DO)
         state, _ = step(init(0), batch)
         state, metrics = step(state, batch)
@@ -166,8 +166,8 @@ def test_one_update_is_the_same_on_any_mesh(sizes, rows, mesh_of):
     np.testing.assert_array_equal(told_too["kind_tokens"], told["kind_tokens"])
 
 
-def test_a_teacher_is_weighed_alike(rows, one_device):
-    """With `distill` too: what weighs nothing may be any label, and only the ratios of weights matter."""
+def test_weights_apply_to_distillation_too(rows, one_device):
+    """With `distill` too, a label with weight 0 may be any token, and only the ratios of weights matter."""
     objective = Distill(teacher="there")
     init, _ = tiny.jitted(APART)
     model, teacher = init(0).model, init(1).model
@@ -190,7 +190,7 @@ def test_a_teacher_is_weighed_alike(rows, one_device):
     assert abs(float(loss(tiny.placed(batch_of(fields, loss_weights=changed))) - expected)) > 1e-5
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
 def guesses(log_p, rows):
@@ -198,7 +198,7 @@ def guesses(log_p, rows):
     return [jax.device_put(x, jax.P(*tiny.RULES("batch", "length"))) for x in found]
 
 
-def test_losses_by_kind_and_decisions_are_those_of_the_logits(rows, dataset, one_device):
+def test_losses_by_kind_and_decisions_follow_from_the_logits(rows, dataset, one_device):
     _, _, metrics = gradient_of(TUNING)(batch_of(rows))
     init, _ = tiny.jitted(APART, objective=TUNING)
     model = init(0).model
@@ -225,7 +225,7 @@ def test_losses_by_kind_and_decisions_are_those_of_the_logits(rows, dataset, one
     np.testing.assert_allclose([*means["kind_loss"].values()], [*told["kind_loss"].values()], rtol=1e-5)
 
 
-def test_it_needs_runs():
+def test_it_needs_trajectories():
     with pytest.raises(InputError, match=r"data\.sources: objective\.kind: trajectory needs a source of trajectories"):
         read_config("pretrain_tiny", ["objective.kind=trajectory"])
 
@@ -233,7 +233,7 @@ def test_it_needs_runs():
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_tells_losses_by_kind_and_goes_on_to_the_bit(runs, tmp_path):
+def test_a_run_reports_losses_by_kind_and_resumes_to_the_bit(runs, tmp_path):
     write_runs(tmp_path / "runs.jsonl", 24)
     options = [*tuning(tmp_path / "runs.jsonl"), "data.kind_weights={user: 0.25}", "run.steps=6", "run.eval_every=3"]
     options.append("checkpoint.every=2")

@@ -1,4 +1,4 @@
-"""Muon: Optax's, on a tree of stacked and sharded parameters; every other parameter is AdamW's."""
+"""Muon equals Optax's on stacked and sharded parameters, and AdamW updates all other parameters."""
 
 import functools
 import math
@@ -38,7 +38,7 @@ def mesh_of(sizes):
 
 @functools.cache
 def trained(experts: bool = False, **sizes):
-    """Losses of three steps, the arrays after them, and bytes of optimizer state on one device."""
+    """Losses of three steps, the final arrays, and bytes of optimizer state on one device."""
     trainable = TrainableConfig(parameters=("experts",), experts={"1": (3, 5), "3": (0,)}) if experts else None
     with jax.set_mesh(mesh_of(sizes)):
         init, step = tiny.jitted(CONFIG, MUON, trainable=trainable or TrainableConfig())
@@ -54,8 +54,9 @@ def trained(experts: bool = False, **sizes):
 # ---- which parameters ------------------------------------------------------------------------------------------------
 
 
-def test_hidden_matrices_are_declared_weights_from_the_model_s_width_or_to_it():
-    """All axes but experts and the pair of gate and up are a matrix's, and one side of it is the model's width."""
+def test_hidden_matrices_map_from_or_to_the_model_width():
+    """All axes except experts and the pair of gate and up belong to a matrix, and one side of it is the model's
+    width."""
     declared = parameters.by_name(CONFIG)
     hidden = {name: p for name, p in declared.items() if matrix_of(p) is not None}
     roles = ("attention", "shared", "experts", "mlp")
@@ -71,7 +72,7 @@ def test_hidden_matrices_are_declared_weights_from_the_model_s_width_or_to_it():
         assert widths[0 if kind in ("q", "k", "v", "gate", "up", "experts_in") else 1] == CONFIG.hidden_size, name
 
 
-def test_everything_else_is_adam_s():
+def test_all_other_parameters_use_adam():
     vision = tiny.model_config(vision=VISION)
     adam = [p for p in parameters.of_model(vision) if matrix_of(p) is None]
     assert {p.role for p in adam} == {"router", "norms", "embed", "head", "vision"}
@@ -81,8 +82,8 @@ def test_everything_else_is_adam_s():
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_three_updates_are_those_of_optax():
-    """Of two matrices, one of them a projection to heads; Optax's without a mesh."""
+def test_three_updates_equal_those_of_optax():
+    """For two matrices, one of them a projection to heads; Optax runs without a mesh."""
     rng = np.random.default_rng(0)
     draw = lambda: {"attention/q": rng.normal(size=(8, 2, 3)).astype(np.float32),
                     "mlp/down": rng.normal(size=(12, 8)).astype(np.float32)}  # fmt: skip
@@ -114,7 +115,7 @@ def test_three_updates_are_those_of_optax():
     "name", ["periods/layer_1/moe/experts_in", "periods/layer_1/moe/experts_out", "periods/layer_0/attention/o",
              "tail/layer_0/mlp/up"]
 )  # fmt: skip
-def test_every_matrix_of_a_sharded_stack_is_orthogonalized_by_itself(name):
+def test_every_matrix_of_a_sharded_stack_is_orthogonalized_separately(name):
     """The twin takes one matrix after another. By NumPy's singular vectors, the result for U S V is about U V."""
     declared = parameters.by_name(CONFIG)[name]
     x = np.random.default_rng(1).normal(size=declared.full_shape).astype(np.float32)
@@ -140,7 +141,7 @@ def test_every_matrix_of_a_sharded_stack_is_orthogonalized_by_itself(name):
         assert np.median(values) > 0.6 and (values < 1.3).all()
 
 
-def test_the_rest_is_updated_as_by_adamw():
+def test_other_parameters_are_updated_like_adamw():
     rng = np.random.default_rng(2)
     with jax.set_mesh(mesh_of({"data": 1})):
         draw = lambda shape: jax.device_put(rng.normal(size=shape).astype(np.float32), PartitionSpec())
@@ -159,7 +160,7 @@ def test_the_rest_is_updated_as_by_adamw():
 
 
 @pytest.mark.parametrize("experts", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all", "chosen experts"])
-def test_a_split_model_learns_as_a_whole_one(experts):
+def test_a_sharded_model_learns_like_a_whole_one(experts):
     whole, split = trained(experts), trained(experts, **SPLIT)
     assert whole[0][-1] < whole[0][0]
     np.testing.assert_allclose(whole[0], split[0], rtol=1e-4)
@@ -184,7 +185,7 @@ def test_plan_counts_one_moment_of_hidden_matrices(sizes):
         assert adam - held == 4 * sum(p.size for p in hidden)
 
 
-def test_a_section_without_a_kind_is_adamw_s():
+def test_a_section_without_a_kind_is_adamw():
     assert read_config("pretrain_tiny").optimizer == AdamW(
         learning_rate=3e-3, warmup_steps=100, schedule="cosine", min_ratio=0.05, weight_decay=0.1
     )

@@ -18,7 +18,7 @@ BYTES = load_tokenizer("bytes")
 
 
 def expert(conversation: Conversation) -> Reply:
-    """Serves the customers of the toy shop correctly: looks the order up, then does what the customer asks."""
+    """Serves the customers of the toy shop correctly: it looks up the order and then fulfills the request."""
     said = [m.text for m in conversation.messages if m.role is Role.USER]
     words = " ".join(said).replace(".", " ").replace(",", " ").replace("?", " ").split()
     numbers = [w for w in words if w[0] in "ABCD" and w[1:].isdigit()]

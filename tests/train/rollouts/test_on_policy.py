@@ -1,4 +1,4 @@
-"""Updates on the student's own samples: which they are, what is sampled, and that training goes on to the bit."""
+"""On-policy updates: which updates they are, their samples, and resuming to the bit."""
 
 import functools
 import itertools
@@ -37,13 +37,13 @@ def made(config, seed: int, scale: float = 3) -> Maverick:
 
 @pytest.fixture(scope="module")
 def student() -> Maverick:
-    """On one device."""
+    """The student on one device."""
     with jax.set_mesh(single_device_mesh()):
         return made(STUDENT, 1)
 
 
 def by_hand(model, batch: dict, settings: OnPolicy, seed: int, end: int | None) -> dict[str, np.ndarray]:
-    """The same, a row at a time from what the sampler of `maverick generate` writes."""
+    """The slow twin of `own_samples`: one row at a time, with the sampler of `maverick generate`."""
     T = batch["tokens"].shape[-1]
     rows = zip(batch["tokens"].reshape(-1, T), batch["segment_ids"].reshape(-1, T), strict=True)
     first = [row[(segment == 1)][: settings.prompt_tokens].tolist() for row, segment in rows]
@@ -68,7 +68,7 @@ def by_hand(model, batch: dict, settings: OnPolicy, seed: int, end: int | None) 
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_the_share_is_kept_and_falls_on_no_pattern(share):
+def test_the_share_is_correct_and_follows_no_pattern(share):
     settings = GREEDY.model_copy(update={"share": share})
     chosen = np.array([settings.draws(7, update) is not None for update in range(1, 4001)])
     assert abs(chosen.mean() - share) < 4 * (share * (1 - share) / 4000) ** 0.5
@@ -77,21 +77,21 @@ def test_the_share_is_kept_and_falls_on_no_pattern(share):
     assert abs((chosen == again).mean() - share**2 - (1 - share) ** 2) < 0.05
 
 
-def test_every_update_of_share_1_draws_anew():
+def test_every_update_at_share_1_has_a_new_seed():
     draws = [GREEDY.draws(7, update) for update in range(1, 101)]
     assert len({int(d) for d in draws}) == 100 and draws[41] == GREEDY.draws(7, 42)
 
 
-# ---- what is sampled -------------------------------------------------------------------------------------------------
+# ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changes", "end"),
     [({}, None), ({"max_tokens": 1, "prompt_tokens": 20}, None), ({"temperature": 1.2, "top_p": 0.8}, 11)],
 )
-def test_samples_are_those_of_the_sampler(changes, end, student):
-    """Packed rows, two microbatches, two updates; a document that is nothing but its end, and a row of padding, teach
-    nothing."""
+def test_samples_equal_those_of_the_sampler(changes, end, student):
+    """With packed rows, two microbatches and two updates. A document that contains only its end token, and a row of
+    padding, have no labels."""
     settings = GREEDY.model_copy(update=changes)
     batch = tiny.batch(STUDENT, microbatches=2, rows=24)
     batch["segment_ids"][0, 1] = 0
@@ -117,8 +117,8 @@ def test_samples_are_those_of_the_sampler(changes, end, student):
 
 
 def updates(steps: int):
-    """The batches that the first `steps` updates learned from and their metrics, on the mesh that is set, through a
-    step compiled ahead of them: reverse KL on the student's likeliest tokens."""
+    """Batches and metrics of the first `steps` updates on the current mesh, with a step that is compiled in advance:
+    reverse KL on the student's most likely tokens."""
     optimizer = AdamW(learning_rate=1e-2, warmup_steps=2, schedule="constant").build(tiny.STEPS, STUDENT)
     parts = {"objective": Distill(teacher="anywhere", on_policy=GREEDY, beta=1.0), "optimizer": optimizer}
     state = jax.jit(functools.partial(state_with, seed=0, **parts))(made(STUDENT, 1))
@@ -139,7 +139,7 @@ def updates(steps: int):
 
 @pytest.fixture(scope="module")
 def thirty():
-    """On one device."""
+    """Thirty updates on one device."""
     with jax.set_mesh(single_device_mesh()):
         return updates(30)
 
@@ -154,12 +154,12 @@ def test_every_mesh_gives_the_same_update(thirty, mesh_of):
     assert metrics["on_policy"] == 1 and metrics["hard_weight"] == 0 < metrics["soft_weight"]
 
 
-def test_a_student_comes_nearer_to_its_teacher_where_it_goes(thirty):
+def test_a_student_approaches_its_teacher_on_its_own_samples(thirty):
     divergence = [float(metrics["divergence"]) for metrics in thirty[1]]
     assert np.mean(divergence[-4:]) < 0.7 * np.mean(divergence[:4]), divergence
 
 
-def test_samples_leave_what_a_weighting_remembers_as_it_was():
+def test_samples_do_not_change_the_state_of_a_weighting():
     objective = Distill(teacher="anywhere", on_policy=GREEDY)
 
     class Counting:
@@ -176,7 +176,7 @@ def test_samples_leave_what_a_weighting_remembers_as_it_was():
 
 @pytest.fixture(scope="module")
 def config_of(runs):
-    """`config_of(name, *overrides)`: words for a run of six updates, the teacher being an untrained model."""
+    """`config_of(name, *overrides)`: command-line words for a run of six updates with an untrained teacher."""
     from maverick_jax.pretrained import save_pretrained
 
     config = read_config(runs.config)
@@ -195,7 +195,7 @@ def config_of(runs):
     return lambda name, *more: (runs.config, [*words, f"run.dir={runs.root / name}", *more])
 
 
-def test_a_run_cut_between_own_samples_goes_on_to_the_bit(runs, config_of, monkeypatch, caplog):
+def test_a_run_interrupted_between_own_samples_resumes_to_the_bit(runs, config_of, monkeypatch, caplog):
     from tests.helpers import small_run
     from train.run import main
 
@@ -222,7 +222,7 @@ def test_a_run_cut_between_own_samples_goes_on_to_the_bit(runs, config_of, monke
         (["promt_tokens=3"], "did you mean objective.on_policy.prompt_tokens"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(config_of, words, said):
+def test_invalid_settings_are_refused(config_of, words, said):
     path, overrides = config_of("refused")
     with pytest.raises(InputError, match=said):
         read_config(path, [*overrides, *(f"objective.on_policy.{word}" for word in words)])

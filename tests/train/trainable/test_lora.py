@@ -1,4 +1,4 @@
-"""Low-rank adapters: a model with them is the model whose weights they are merged into, in training and in exports."""
+"""Low-rank adapters: a model with adapters equals the model with merged weights, in training and in exports."""
 
 import functools
 import math
@@ -43,7 +43,7 @@ def arrays(tree) -> dict[str, np.ndarray]:
 
 
 def with_some_b(state):
-    """The state as if it had been trained: no factor is zero."""
+    """The state with nonzero factors, as after training."""
     key = jax.random.key(7)
     draw = lambda name, x: 0.2 * jax.random.normal(key, x.shape, out_sharding=jax.typeof(x).sharding.spec)
     heads = {name: draw(name, x) if name.endswith("/b") else x for name, x in names.flatten(state.heads).items()}
@@ -51,7 +51,7 @@ def with_some_b(state):
 
 
 def merged(model, heads, numpy=np):
-    """The twin: W + alpha / rank A B, all of it at once."""
+    """The slow twin: W + alpha / rank A B as a whole matrix."""
     found = dict(model)
     prefix = ADAPTERS.removeprefix(HEADS)
     for name in {name.removeprefix(prefix).rpartition("/")[0] for name in heads}:
@@ -64,7 +64,7 @@ def merged(model, heads, numpy=np):
 
 @functools.cache
 def trained(**sizes):
-    """Arrays before, after three steps, and the metrics of each."""
+    """Arrays before and after three steps, and the metrics of each step."""
     with jax.set_mesh(mesh_of(sizes)):
         state, seen = INIT(0), []
         before = arrays(state)
@@ -82,7 +82,7 @@ def trained(**sizes):
 # ---- forward and backward --------------------------------------------------------------------------------------------
 
 
-def test_adapters_compute_what_the_merged_model_does():
+def test_adapters_equal_the_merged_model():
     with jax.set_mesh(single_device_mesh()):
         state = INIT(0)
         heads = jax.jit(with_some_b)(state)
@@ -100,7 +100,7 @@ def test_adapters_compute_what_the_merged_model_does():
 
 
 @pytest.mark.slow
-def test_gradients_are_those_through_the_merged_weights():
+def test_gradients_equal_those_through_merged_weights():
     with jax.set_mesh(single_device_mesh()):
         state = INIT(0)
         heads = with_some_b(state)
@@ -123,7 +123,7 @@ def test_gradients_are_those_through_the_merged_weights():
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def test_the_adapters_are_trained_and_the_model_stays_as_it_was():
+def test_adapters_are_trained_and_the_model_is_unchanged():
     before, after, seen, _ = trained()
     assert seen[-1] < seen[0]
     for name, x in before.items():
@@ -137,7 +137,7 @@ def test_the_adapters_are_trained_and_the_model_stays_as_it_was():
 
 
 @pytest.mark.slow
-def test_a_split_model_learns_as_a_whole_one():
+def test_a_sharded_model_learns_like_a_whole_one():
     whole, split = trained(), trained(**SPLIT)
     np.testing.assert_allclose(whole[2], split[2], rtol=1e-5)
     for name, x in whole[1].items():
@@ -165,7 +165,7 @@ def saved(tmp_path_factory):
     return path, tokens, np.array(logits), merged(arrays(state.model), arrays(heads))
 
 
-def test_what_is_loaded_and_exported_is_merged(saved, tmp_path):
+def test_loading_and_exporting_merge_adapters(saved, tmp_path):
     path, tokens, logits, whole = saved
     loaded = load_pretrained(path, mesh_of(SPLIT))
     for name, x in names.flatten(loaded).items():
@@ -178,7 +178,7 @@ def test_what_is_loaded_and_exported_is_merged(saved, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["metadata", "arrays", "half"])
-def test_adapters_that_are_lost_are_never_left_out_in_silence(saved, tmp_path, lost):
+def test_lost_adapters_are_an_error(saved, tmp_path, lost):
     with jax.set_mesh(single_device_mesh()):
         found = names.flatten(INIT(0))
     if lost != "metadata":
@@ -191,7 +191,7 @@ def test_adapters_that_are_lost_are_never_left_out_in_silence(saved, tmp_path, l
             use(tmp_path)
 
 
-def test_a_restored_state_goes_on_to_the_bit(tmp_path):
+def test_a_restored_state_continues_to_the_bit(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         batches = [tiny.placed(tiny.batch(CONFIG, i)) for i in range(2)]
         state, _ = STEP(INIT(0), batches[0])
@@ -230,7 +230,7 @@ def test_plan_counts_adapters_and_no_moments_of_the_model(sizes):
         (["model.num_local_experts=0"], r"trainable.lora.targets: the model has no parameters of experts"),
     ],
 )
-def test_what_cannot_be_adapted(words, said):
+def test_invalid_adapters_are_refused(words, said):
     with pytest.raises(InputError, match=said):
         read_config("pretrain_tiny", [*WORDS, *words])
     norms = read_config("pretrain_tiny", [*WORDS, "trainable.parameters=[norms]"])

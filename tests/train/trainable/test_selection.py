@@ -1,4 +1,4 @@
-"""Frozen parts of the model: unchanged to the bit, free of moments, and the rest trained as if they were not there."""
+"""Frozen parameters do not change by a bit and have no moments, and the others are trained as usual."""
 
 import functools
 
@@ -38,7 +38,7 @@ CONFIG = tiny.model_config(vision=VISION)
 
 
 def batch_with_images(step: int) -> dict[str, np.ndarray]:
-    """The first row of the batch holds one image of one tile in its first document; no other token is `<|patch|>`."""
+    """A batch whose first row contains one image of one tile in its first document; no other token is `<|patch|>`."""
     fields = tiny.batch(CONFIG, step, rows=2)
     fields["tokens"][fields["tokens"] == VISION.image_token_index] = 1
     fields["tokens"][0, 0, 1 : 1 + VISION.tokens_per_tile] = VISION.image_token_index
@@ -82,7 +82,7 @@ def test_an_encoder_that_is_not_frozen_is_trained():
 def test_freezing_does_not_change_the_first_update_of_the_rest():
     frozen, free = trained(*TEXT_ROLES)[1], trained(*ROLES)[1]
     for name in [n for n in frozen if n.startswith("model/") and not n.startswith("model/vision/")]:
-        # clipping sees the gradients of what is trained, so that steps differ by its factor: Adam's first does not
+        # the factor of clipping depends on all trained gradients, but Adam's first step does not depend on the factor
         np.testing.assert_allclose(frozen[name], free[name], atol=1e-5, err_msg=name)
 
 
@@ -111,7 +111,7 @@ def run(tmp_path_factory):
     return folder, words
 
 
-def test_a_run_cut_short_goes_on_to_the_bit(run):
+def test_an_interrupted_run_resumes_to_the_bit(run):
     folder, words = run
     cut = small_run.cut_back(folder / "whole", folder / "cut", 2)
     main("pretrain_tiny", [*words, f"run.dir={cut}"])
@@ -136,8 +136,8 @@ def test_a_run_whose_choice_changed_is_refused(run):
     assert small_run.contents(folder / "whole") == before
 
 
-def test_what_is_evaluated_and_exported_is_what_was_trained(run, tmp_path):
-    """The loss that the run told of its own adapters is that of the exported folder."""
+def test_evaluation_and_export_use_the_trained_parameters(run, tmp_path):
+    """The run's reported loss, with its adapters, equals the loss of the exported folder."""
     folder, words = run
     told = small_run.lines(folder / "whole")[-1]["eval_loss"]
     export(folder / "whole", tmp_path / "folder", dtype="float32")
@@ -163,7 +163,7 @@ BEGINNINGS = {
     "embed": "embed",
     "head": "head",
 }
-"""Role by how a parameter's name in its layer starts."""
+"""Prefix of a parameter's name in its layer -> role."""
 
 
 def test_the_role_of_every_parameter_of_the_model():
@@ -188,7 +188,8 @@ def test_the_role_of_every_parameter_of_the_model():
 
 
 def test_frozen_weights_have_no_gradient_to_compute():
-    """Floating-point operations of a compiled step: backward without its products for weights is half as much."""
+    """Counts the floating-point operations of a compiled step: without products for weight gradients, the backward pass
+    has half as many."""
     with jax.set_mesh(single_device_mesh()):
         config = tiny.model_config(num_hidden_layers=2, no_rope_layer_interval=2)
         batch = tiny.placed(tiny.batch(config, rows=2))

@@ -1,4 +1,4 @@
-"""Single experts are trained: they alone change, they alone have moments, and they learn as among all others."""
+"""Training single experts: only they change and have moments, and they learn as in a model that is trained whole."""
 
 import functools
 import itertools
@@ -47,8 +47,8 @@ def arrays(tree) -> dict[str, np.ndarray]:
 
 @functools.cache
 def run(**sizes):
-    """Arrays of the state before and after three steps, each step's metrics and the norm of its first moments, and
-    bytes of moments on one device."""
+    """Arrays of the state before and after three steps, metrics and norm of first moments for each step, and bytes of
+    moments on one device."""
     with jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])):
         init, step = tiny.jitted(CONFIG, trainable=experts_alone(CHOSEN))
         state, seen = init(0), []
@@ -70,7 +70,7 @@ def experts_of(found, layer: int, config=CONFIG) -> list[np.ndarray]:
 
 
 def changed(before, after, config=CONFIG) -> set[tuple[int, int]]:
-    """(layer, expert) of those that differ; all else of the model is asserted to be the same."""
+    """The pairs (layer, expert) that differ. Asserts that the rest of the model is the same."""
     for name in (n for n in before if n.startswith("model/") and "/experts_" not in n):
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
     moe = [i for i, spec in enumerate(config.layers) if spec.moe]
@@ -83,7 +83,7 @@ def changed(before, after, config=CONFIG) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("sizes", [{}, {"expert": 4, "fsdp": 2}, {"expert": 2, "tensor": 2, "fsdp": 2}])
-def test_rows_taken_and_put_are_those_of_numpy(mesh_of, sizes):
+def test_taking_and_putting_rows_equals_numpy(mesh_of, sizes):
     rng = np.random.default_rng(0)
     w, new = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 8, 4, 6), (4, 4, 6)))
     rows = ExpertRows(np.array([0, 0, 2, 2], np.int32), np.array([7, 1, 0, 1], np.int32))
@@ -113,7 +113,7 @@ def test_the_chosen_experts_and_nothing_else_are_trained(sizes):
 
 
 def test_one_of_eight_experts_is_trained_for_fifty_steps():
-    """With decay and clipping, which must leave the frozen ones alone."""
+    """Decay and clipping must not change the frozen experts."""
     config = tiny.model_config(num_hidden_layers=2)
     optimizer = tiny.OPTIMIZER.model_copy(update={"weight_decay": 0.5, "clip_norm": 0.1})
     with jax.set_mesh(single_device_mesh()):
@@ -128,7 +128,7 @@ def test_one_of_eight_experts_is_trained_for_fifty_steps():
     assert sorted(kept.values()) == [(1, 16, 32), (1, 32, 2, 16)]
 
 
-def test_a_split_model_learns_as_a_whole_one():
+def test_a_sharded_model_learns_like_a_whole_one():
     whole, split = run(), run(**SPLIT)
     for one, other in zip(whole[2], split[2], strict=True):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
@@ -139,8 +139,8 @@ def test_a_split_model_learns_as_a_whole_one():
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_a_model_that_is_trained_whole():
-    """The twin: differentiate by everything, look at the chosen rows."""
+def test_gradients_equal_those_of_a_model_trained_whole():
+    """The slow twin differentiates with respect to all parameters and takes the chosen rows."""
     with jax.set_mesh(single_device_mesh()):
         batch = {name: x[0] for name, x in tiny.placed(tiny.batch(CONFIG)).items()}
         state = tiny.jitted(CONFIG)[0](0)
@@ -168,7 +168,7 @@ def test_gradients_are_those_of_a_model_that_is_trained_whole():
         np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
-def test_the_norm_that_clips_is_of_what_is_trained():
+def test_the_clipping_norm_covers_trained_parameters_only():
     """Adam's first moment after one step is (1 - b1) times the gradient."""
     first = run()[2][0]
     assert 0 < first["grad_norm"] < 1
@@ -184,11 +184,11 @@ WORDS = [f"model.{key}" for key in KEYS] + ["data.tokenizer=bytes"]
 WORDS += ["trainable.parameters=[experts]", 'trainable.experts={"0": [6, 1], "2": [3], "3": [0], "4": [5, 7]}']
 
 
-SAID = "random numbers, and not trained; model.init_from says where weights are"
+SAID = "frozen at random values; set model.init_from to start from trained weights"
 
 
 @pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
-def test_optimizer_memory_is_what_plan_said(sizes):
+def test_optimizer_memory_equals_the_plan(sizes):
     mesh = [f"mesh.{axis}={size}" for axis, size in ({"data": 1} | sizes).items()]
     config = read_config("pretrain_tiny", [*WORDS, *mesh])
     assert config.model.network.layers == CONFIG.layers and config.trainable.selection().experts == CHOSEN
@@ -212,7 +212,7 @@ def test_optimizer_memory_is_what_plan_said(sizes):
         (["trainable.experts=null"], "router, attention, shared, norms, embed, head"),
     ],
 )
-def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, monkeypatch):
+def test_frozen_random_weights_are_reported(words, frozen, tmp_path, caplog, monkeypatch):
     from train.restore import StateParts, restore_or_start
 
     monkeypatch.setattr(StateParts, "fresh", lambda self: None)
@@ -241,12 +241,12 @@ def test_weights_that_stay_random_are_told_of(words, frozen, tmp_path, caplog, m
         (["trainable.experts=nowhere.yaml"], r"trainable.experts: nowhere.yaml: cannot be read"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_chosen(words, said):
+def test_invalid_choices_are_refused(words, said):
     with pytest.raises(InputError, match=said):
         read_config("pretrain_tiny", [*WORDS, *words])
 
 
-def test_experts_of_a_file(tmp_path):
+def test_experts_from_a_file(tmp_path):
     path = tmp_path / "experts.json"
     path.write_text(json.dumps({"share": 0.2, "experts": {"0": [6, 1], "4": [2]}}))
     config = read_config("pretrain_tiny", [*WORDS, f"trainable.experts={path}"])
@@ -260,7 +260,7 @@ def test_experts_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.75, 1.0])
-def test_the_fewest_experts_that_reach_a_share(share):
+def test_picking_the_fewest_experts_that_reach_a_share(share):
     parts = np.array([0.25, 0.0, 0.5, 0.125, 0.125])
     sets = [ids for n in range(1, 6) for ids in itertools.combinations(range(5), n) if parts[list(ids)].sum() >= share]
     found = pick(parts, share)
@@ -284,7 +284,7 @@ def model_of_run(tmp_path_factory):
     return folder, words, model
 
 
-def test_scores_are_those_of_counting_token_by_token(model_of_run, tmp_path):
+def test_scores_equal_counting_token_by_token(model_of_run, tmp_path):
     folder, words, model = model_of_run
     out = tmp_path / "chosen.yaml"
     found = choose_experts("pretrain_tiny", words, checkpoint=str(folder / "run"), tokens=200, share=0.5, out=str(out))
@@ -312,13 +312,13 @@ def test_scores_are_those_of_counting_token_by_token(model_of_run, tmp_path):
     show(found)
 
 
-def test_what_cannot_be_scored(model_of_run, tmp_path):
+def test_invalid_scoring_is_refused(model_of_run, tmp_path):
     folder, words, _ = model_of_run
     run = str(folder / "run")
     for how, said in [
-        ({"share": 0.0, "checkpoint": run}, "--share: 0.0; expected a part of 1"),
-        ({}, "the config names no weights: give --checkpoint, or model.init_from"),
-        ({"out": str(tmp_path), "checkpoint": run}, "exists; name a file to make"),
+        ({"share": 0.0, "checkpoint": run}, "--share: 0.0; expected more than 0 and at most 1"),
+        ({}, "the config names no weights; set --checkpoint or model.init_from"),
+        ({"out": str(tmp_path), "checkpoint": run}, "exists; name a new file"),
         ({"tokens": 0, "checkpoint": run}, "--tokens: 0; expected at least 1"),
     ]:
         with pytest.raises(InputError, match=said):

@@ -1,4 +1,4 @@
-"""Learning from a teacher's insides: the outputs of chosen layers, and the distributions of chosen routers."""
+"""Distillation from a teacher's internals: outputs of chosen layers, and distributions of chosen routers."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -20,14 +20,14 @@ from maverick_jax.sharding import ShardingRules
 from train.objectives.base import Findings, Head
 
 Natural = Annotated[int, Field(ge=0)]
-Pair = Annotated[tuple[Natural, Natural], Field(strict=False)]  # of a list: so it is written
+Pair = Annotated[tuple[Natural, Natural], Field(strict=False)]  # configs write a list
 _LEAST_MEAN_SQUARE = 1e-12
-"""Added to the mean square of a vector that is divided by: only one of zeros notices."""
+"""Added to the mean square of a vector before dividing by it; it matters only for a vector of zeros."""
 
 
 def _once(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
     if twice := [list(pair) for i, pair in enumerate(pairs) if pair in pairs[:i]]:
-        raise ValueError(f"{twice[0]} is there twice")
+        raise ValueError(f"{twice[0]} is given twice")
     return pairs
 
 
@@ -35,21 +35,21 @@ Pairs = Annotated[tuple[Pair, ...], Field(min_length=1, strict=False), pydantic.
 
 
 class HiddenMatching(Section):
-    """`objective.hidden`: the student's residual stream is drawn to the teacher's."""
+    """`objective.hidden`: trains the student's residual stream to match the teacher's."""
 
     kind: Literal["cosine", "l2"] = "cosine"
-    """Per token, of the student's vector s and the teacher's t: 1 - cos(s, t), which leaves lengths alone; or
-    |s - t|^2 / |t|^2, which does not."""
+    """Distance per token between the student's vector s and the teacher's t. `cosine`: 1 - cos(s, t), which ignores
+    lengths; `l2`: |s - t|^2 / |t|^2."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Of its mean over tokens and pairs of layers, in the loss."""
+    """Weight, in the loss, of the mean over tokens and pairs of layers."""
     layers: Pairs
-    """[student's, teacher's] layers, each counted from 0, whose outputs are compared."""
+    """Pairs [student's layer, teacher's layer], counted from 0, whose outputs are compared."""
     projection: bool = False
-    """Whether the student's vector is first multiplied with a matrix that is trained beside the model, one for each
-    pair; needed where the models' widths differ."""
+    """Whether the student's vector is first multiplied by a matrix that is trained with the model, one per pair; needed
+    if the models' widths differ."""
 
     def distance(self, s: jax.Array, t: jax.Array) -> jax.Array:
-        """Per token, float32[B, T], of vectors [B, T, D]."""
+        """Distance per token, float32[B, T], between vectors [B, T, D]."""
         s, t = s.astype(jnp.float32), t.astype(jnp.float32)
         mean = lambda x: jnp.mean(x, axis=-1)
         square = lambda x: mean(x * x) + _LEAST_MEAN_SQUARE
@@ -59,41 +59,41 @@ class HiddenMatching(Section):
 
 
 class RouterMatching(Section):
-    """`objective.router`: the student's routers are drawn to the teacher's. Expert k of the one is taken for expert k
-    of the other."""
+    """`objective.router`: trains the student's routers to match the teacher's. Expert k of the student corresponds to
+    expert k of the teacher."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Of its mean over tokens and pairs of layers, in the loss."""
+    """Weight, in the loss, of the mean over tokens and pairs of layers."""
     layers: Pairs | None = None
-    """[student's, teacher's] layers, each counted from 0 and a mixture of experts. null: all of both that are, in
-    order."""
+    """Pairs [student's layer, teacher's layer], counted from 0; all must be mixtures of experts. null: all mixtures of
+    experts of both models, in order."""
 
     def pairs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Pair, ...]:
         return self.layers or tuple(zip(student.moe_layers, teacher.moe_layers, strict=True))
 
 
 def router_divergence(s: jax.Array, t: jax.Array) -> jax.Array:
-    """KL(softmax(t) | softmax(s)) in nats per token, float32[B, T], of router logits float32[B, T, E]."""
+    """KL(softmax(t) | softmax(s)) per token, in nats, float32[B, T], for router logits float32[B, T, E]."""
     log_s, log_t = jax.nn.log_softmax(s), jax.nn.log_softmax(t)
     return jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """What of the insides of two models is compared."""
+    """The internals of two models that are compared."""
 
     hidden: HiddenMatching | None
     router: RouterMatching | None
 
     def taps(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Taps, Taps]:
-        """The layers to look at, of the student and of the teacher; pair by pair."""
+        """The compared layers of the student and of the teacher, in the order of the pairs."""
         hidden = self.hidden.layers if self.hidden else ()
         router = self.router.pairs(student, teacher) if self.router else ()
         first, second = (Taps(tuple(p[i] for p in hidden), tuple(p[i] for p in router)) for i in (0, 1))
         return first, second
 
     def heads(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Head, ...]:
-        """The projections [D of the student, D of the teacher]."""
+        """The projections, each [student's D, teacher's D]."""
         if self.hidden is None or not self.hidden.projection:
             return ()
         shape, std = (student.hidden_size, teacher.hidden_size), student.hidden_size**-0.5
@@ -107,8 +107,8 @@ class Matching:
         weights: jax.Array,
         rules: ShardingRules,
     ) -> dict[str, jax.Array]:
-        """Sums over tokens, each counted by `weights` [B, T], of means over pairs of layers; by their names as metrics.
-        Gradients reach the student and the heads alone."""
+        """Distances by metric name, float32[]: sums over tokens, weighted by `weights` [B, T], of means over pairs of
+        layers. Only the student and the heads get gradients."""
         spec = rules("batch", "length", None)
         whole = lambda arrays: [reshard(x, spec) for x in arrays]
         theirs = lambda arrays: jax.lax.stop_gradient(whole(arrays))
@@ -127,21 +127,19 @@ class Matching:
         return found
 
     def weights(self) -> dict[str, float]:
-        """What each of the distances counts in the loss."""
+        """Weight of each distance in the loss, by metric name."""
         named = {"hidden_loss": self.hidden, "router_divergence": self.router}
         return {name: section.weight for name, section in named.items() if section}
 
     def check(self, student: ModelConfig, teacher: ModelConfig) -> Findings:
-        """Why the two models cannot be compared like this; nothing if they can."""
+        """Reasons why the two models cannot be compared; empty if they can."""
         found = []
         if self.hidden:
             found += _out_of_range("hidden", self.hidden.layers, student, teacher)
             widths = student.hidden_size, teacher.hidden_size
             if not self.hidden.projection and widths[0] != widths[1]:
-                why = (
-                    f"the student is {widths[0]} wide, the teacher {widths[1]}: set it to true to learn what makes one"
-                )
-                found.append(("objective.hidden.projection", f"{why} of the other"))
+                why = f"the student is {widths[0]} wide, the teacher {widths[1]}: set it to true to train"
+                found.append(("objective.hidden.projection", f"{why} a projection"))
         return found + (self._check_router(self.router, student, teacher) if self.router else [])
 
     def _check_router(self, router: RouterMatching, student: ModelConfig, teacher: ModelConfig) -> Findings:
@@ -154,7 +152,7 @@ class Matching:
             return [("objective.router", f"the {who} has no mixture of experts; expected null")]
         found = []
         if experts[0] != experts[1]:
-            why = f"the student has {experts[0]} experts, the teacher {experts[1]}; expected as many"
+            why = f"the student has {experts[0]} experts, the teacher {experts[1]}; expected equal numbers"
             found.append(("objective.router", why))
         if router.layers is None:
             if len(routed[0]) != len(routed[1]):

@@ -1,4 +1,5 @@
-"""Learning from a teacher as well as from the text: soft and hard targets, weighted per token."""
+"""Distillation: learning from a teacher's distribution (soft targets) and from labels (hard targets), weighted per
+token."""
 
 from typing import Annotated, Literal
 
@@ -31,32 +32,32 @@ class Distill(NextToken):
 
     kind: Literal["distill"] = "distill"
     teacher: Annotated[str, Field(min_length=1)] | None = None
-    """A run directory, one of its checkpoints or a Hugging Face folder, of the same vocabulary. Its model is frozen.
-    null: none is at hand, only what it has said (`targets`)."""
+    """The teacher: a run directory, one of its checkpoints or a Hugging Face folder, with the same vocabulary. It is
+    frozen. null: no teacher is loaded, only stored `targets` are read."""
     teacher_config: Annotated[str, Field(min_length=1)] | None = None
-    """A run config, by path or shipped name, that is trained first, in `teacher`, while there is no finished run of it;
-    null: the teacher has to be there."""
+    """A run config (path or shipped name) that is trained first, in the directory `teacher`, unless that contains its
+    finished run; null: the teacher must exist."""
     teacher_dtype: Literal["keep", "float32", "bfloat16"] = "keep"
-    """What the teacher's parameters are held in; keep: as they are stored."""
+    """Dtype of the teacher's parameters in memory; keep: as stored."""
     teacher_rules: dict[str, str | list[str] | None] = {}
-    """Overrides, for the teacher alone, of the run's sharding table (as `mesh.rules`): its own layout of the mesh."""
+    """Overrides of the run's sharding table (as `mesh.rules`) that apply only to the teacher."""
     targets: OfflineTargets | None = None
-    """What the teacher has said of the data, on disk: training reads that and loads no teacher. null: the teacher is
-    asked while training."""
+    """Stored targets: training reads them and loads no teacher. null: the teacher runs during training."""
     beta: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """0: forward KL; 1: reverse KL; between: generalised Jensen-Shannon divergence (arXiv 2306.13649)."""
+    """The divergence. 0: forward KL; 1: reverse KL; between: generalized Jensen-Shannon divergence (arXiv
+    2306.13649)."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Both models' logits are divided by it in the divergence."""
+    """Divides both models' logits in the divergence."""
     tau_squared: bool = False
-    """Multiply the divergence by temperature^2, so that its gradient keeps its size."""
+    """Whether the divergence is multiplied by temperature^2, so that its gradient keeps its size at any temperature."""
     weighting: AnyWeighting = Codistill()
-    """How soft and hard targets are weighed against each other."""
+    """Weights of soft and hard targets."""
     hidden: HiddenMatching | None = None
-    """Match the outputs of chosen layers too; null: do not."""
+    """Also match outputs of chosen layers; null: do not."""
     router: RouterMatching | None = None
-    """Match the distributions of routers too; null: do not."""
+    """Also match distributions of routers; null: do not."""
     on_policy: OnPolicy | None = None
-    """Some updates learn from the student's own samples, as the teacher judges them; null: none."""
+    """Train some updates on the student's own samples with the teacher's distribution as the target; null: none."""
 
     @pydantic.field_validator("teacher_rules")
     @classmethod
@@ -68,13 +69,13 @@ class Distill(NextToken):
     def _taught(self):
         if self.targets is None:
             if self.teacher is None:
-                raise ValueError("needs a `teacher`, or `targets` that one has left")
+                raise ValueError("set `teacher`, or `targets` (stored teacher outputs)")
         elif self.hidden or self.router:
-            raise ValueError(f"{'hidden' if self.hidden else 'router'}: only a teacher at hand has any; expected null")
+            raise ValueError(f"{'hidden' if self.hidden else 'router'}: stored targets contain none; expected null")
         elif self.on_policy is not None:
-            raise ValueError("on_policy: only a teacher at hand judges new samples; expected targets: null")
+            raise ValueError("on_policy: stored targets cannot score new samples; expected targets: null")
         elif self.targets.mode == "sampled" and (self.beta or isinstance(self.weighting, Taid)):
-            raise ValueError("targets.mode: sampled is of the forward KL alone (beta 0, not taid); expected tail")
+            raise ValueError("targets.mode: sampled supports only the forward KL (beta 0, not taid); expected tail")
         return self
 
     @property
@@ -116,7 +117,9 @@ class Distill(NextToken):
     def check_model(self, model: ModelConfig, sequence_length: int) -> Findings:
         found = super().check_model(model, sequence_length)
         if self.on_policy and model.vision:
-            found.append(("objective.on_policy", "a model with an image encoder writes no samples; expected null"))
+            found.append(
+                ("objective.on_policy", "a model with an image encoder cannot generate samples; expected null")
+            )
         return found + (self.on_policy.check(sequence_length) if self.on_policy else [])
 
     # ---- training ------------------------------------------------------------------------------------------------
@@ -125,13 +128,14 @@ class Distill(NextToken):
         return self.weighting.init()
 
     def totals(self, batch: Batch) -> Sums:
-        """As for pretraining, and whether the batch is of the student's own samples, if such are made: 1 or 0."""
+        """As for pretraining; with on-policy updates also whether the batch contains the student's own samples, 1 or
+        0."""
         if self.on_policy is None:
             return super().totals(batch)
         return super().totals(batch) | {ON_POLICY: jnp.any(batch["labels"] < 0).astype(jnp.int32)}
 
     def advance(self, state: State, metrics: Sums) -> State:
-        """What the weighting remembers is of the text: an update on the student's own samples leaves it as it was."""
+        """Updates the weighting's state, except on the student's own samples, since its averages describe the text."""
         new = self.weighting.advance(state, metrics)
         if self.on_policy is None:
             return new
@@ -160,7 +164,7 @@ class Distill(NextToken):
         return loss, jax.lax.stop_gradient(found)
 
     def _side_by_side(self, model: Maverick, batch: Batch, context: Context) -> tuple[Tapped, Target, Sums]:
-        """What the student makes of a batch, what it should make of it, and how far apart the insides of both are."""
+        """The student's outputs for a batch, its targets, and the distances between the internals of both models."""
         inputs = Inputs.of(batch)
         if self.targets is not None:
             return model.tapped(inputs), self.targets.target(batch), {}
@@ -171,9 +175,9 @@ class Distill(NextToken):
         return student, teacher_target(teacher, theirs.hidden, model.rules), matched
 
     def metrics(self, model: Maverick, sums: Sums, totals: Sums, context: Context) -> Sums:
-        """As for pretraining, and means over tokens: `divergence`, the teacher's own loss and entropy, the weights of
-        hard and soft targets and what these are made of; `hidden_loss` and `router_divergence`, where asked for;
-        `on_policy`, where some updates are: whether this one is."""
+        """As for pretraining, with means over tokens: `divergence`; the teacher's loss and entropy; the weights of hard
+        and soft targets and their parts; `hidden_loss` and `router_divergence` if configured. With on-policy updates
+        also `on_policy`: whether this update is one."""
         out = super().metrics(model, sums, totals, context) | _means(sums["distilled"], totals["weight"])
         out |= {name: value / totals["weight"] for name, value in sums["matched"].items()}
         if self.on_policy is not None:
@@ -183,7 +187,7 @@ class Distill(NextToken):
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self, model: Maverick, batch: Batch, context: Context) -> Sums:
-        """As for pretraining, and, where the teacher is at hand, the divergence from it and its own loss."""
+        """As for pretraining; if the teacher is loaded, also the divergence from it and its loss."""
         if self.targets is not None:
             return super().evaluate(model, batch, context)
         teacher, inputs = context.references[TEACHER], Inputs.of(batch)
@@ -203,9 +207,9 @@ class Distill(NextToken):
 
 
 def wanted_targets(objective: Objective, vocab_size: int) -> tuple[Distill, OfflineTargets]:
-    """What is needed to make the targets that an objective reads: the objective with its teacher at hand, and what to
-    keep of the teacher's answers. Raises InputError for an objective that reads none or names no teacher, for more
-    tokens than there are, and for samples of a tail that does not exist."""
+    """The objective with a live teacher instead of stored targets, and the settings of the targets to store. Raises
+    InputError for an objective without `targets` or `teacher`, for a `top_k` above the vocabulary size, and for samples
+    from an empty tail."""
     if not isinstance(objective, Distill) or objective.targets is None or objective.teacher is None:
         raise InputError("data targets: expected objective: {kind: distill, teacher: ..., targets: {path: ...}}")
     wanted = objective.targets
@@ -217,7 +221,8 @@ def wanted_targets(objective: Objective, vocab_size: int) -> tuple[Distill, Offl
 
 
 def teacher_target(teacher: Maverick, hidden: jax.Array, rules: ShardingRules) -> Target:
-    """The teacher's hidden states [B, T, D] and head, laid out as the student's are; no gradient."""
+    """The target from the teacher's hidden states [B, T, D] and output matrix, sharded like the student's; no
+    gradient."""
     head = reshard(teacher.output_weight(), rules.compute("embed", "vocab"))
     pair = reshard(hidden, rules("batch", "length", None)), head
     return whole_target(*jax.lax.stop_gradient(pair))

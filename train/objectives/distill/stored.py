@@ -1,5 +1,4 @@
-"""Targets that a teacher left on disk, in the place of the teacher: what a config says of them, and how a batch brings
-them."""
+"""Stored targets, which replace a live teacher: their config section, and their fields in a batch."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,19 +13,20 @@ from maverick_jax.settings.section import Section
 
 
 class OfflineTargets(Section):
-    """Targets in a folder, which `maverick data targets` makes and training reads."""
+    """A folder of stored targets, which `maverick data targets` writes and training reads."""
 
     path: Annotated[str, Field(min_length=1)]
     """The folder."""
     top_k: Annotated[int, Field(ge=1)] = 64
-    """Tokens per position that are kept with their probabilities: the teacher's likeliest."""
+    """Number of the teacher's most likely tokens that are stored per position, with their probabilities."""
     tail_samples: Annotated[int, Field(ge=0, le=2**16)] = 0
-    """Tokens per position drawn from the teacher's others, for mode `sampled`."""
+    """Number of tokens per position drawn from the teacher's other tokens, for mode `sampled`."""
     dtype: Literal["float16", "float32"] = "float16"
-    """Of the tokens' log-probabilities on disk; all else is float32."""
+    """Dtype of the tokens' log-probabilities on disk; all other numbers are float32."""
     mode: Mode = "tail"
-    """How training reads them. `tail`: the other tokens are one bucket, of exact mass; `renormalised`: as if there were
-    no others, which is biased; `sampled`: the whole forward KL, estimated without bias from `tail_samples`."""
+    """How training uses the targets. `tail`: all other tokens form one bucket with their exact total probability;
+    `renormalised`: the other tokens are ignored, which is biased; `sampled`: an unbiased estimate of the whole forward
+    KL from `tail_samples`."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -36,17 +36,17 @@ class OfflineTargets(Section):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that training reads of each row."""
+        """The fields that training reads."""
         return tuple(
             TARGET + name for name in (TopKTargets._fields if self.mode == "sampled" else TopKTargets._fields[:5])
         )
 
     @property
     def header(self) -> dict[str, tuple[str, Any]]:
-        """What the folder's header must say: (config key, value) by the header's key."""
+        """Required entries of the folder's header: header key -> (config key, value)."""
         keys = ("top_k", "tail_samples", "dtype")
         return {key: (f"objective.targets.{key}", getattr(self, key)) for key in keys}
 
     def target(self, batch: dict[str, jax.Array]) -> Target:
-        """What the teacher said of a batch."""
+        """The stored target of a batch."""
         return sparse_target(TopKTargets(**{name.removeprefix(TARGET): batch[name] for name in self.fields}), self.mode)

@@ -312,7 +312,7 @@ def test_a_pattern_that_backtracks_forever_is_an_error(tmp_path):
 def test_sources_without_a_tokenizer(tmp_path):
     with pytest.raises(InputError, match=r"did you mean bytes"):
         load_tokenizer("byte")
-    with pytest.raises(InputError, match=r"holds none of"):
+    with pytest.raises(InputError, match=r"contains none of"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.txt").write_text("../../etc/passwd\n")
     with pytest.raises(InputError, match=r"tokenizer.txt: line 1: no tokenizer is called"):

@@ -1,4 +1,5 @@
-"""Matching a teacher's insides: what is seen of the layers, what is made of it, and what trains beside the model."""
+"""Matching a teacher's internals: tapped layers, their distances, and the projections that are trained with the
+model."""
 
 import functools
 
@@ -44,11 +45,12 @@ def made(config, seed: int) -> Maverick:
         return jax.jit(lambda: Maverick(config, tiny.RULES, rngs=nnx.Rngs(seed)))()
 
 
-# ---- what is seen ----------------------------------------------------------------------------------------------------
+# ---- taps ------------------------------------------------------------------------------------------------------------
 
 
 def one_by_one(model: Maverick, inputs: Inputs):
-    """Every layer's output and router logits: the layers run one after the other, without scan or remat."""
+    """The slow twin: every layer's output and router logits, from running the layers one by one without scan or
+    remat."""
     config, length = model.config, len(model.config.period)
     places = Positions.of(config, inputs)
     x, outputs, routers = model.embed_inputs(inputs), [], []
@@ -72,7 +74,7 @@ def one_by_one(model: Maverick, inputs: Inputs):
         ({"num_hidden_layers": 2, "no_rope_layer_interval": 1, "num_local_experts": 0}, (1, 0), ()),
     ],
 )
-def test_taps_are_what_the_layers_give_one_by_one(changes, hidden, router):
+def test_taps_equal_the_outputs_of_single_layers(changes, hidden, router):
     config = tiny.model_config(**changes)
     model, fields = made(config, 3), tiny.batch(config, rows=2)
     inputs = [fields[name][0] for name in ("tokens", "positions", "segment_ids")]
@@ -91,8 +93,8 @@ def test_taps_are_what_the_layers_give_one_by_one(changes, hidden, router):
     jax.tree.map(np.testing.assert_array_equal, found.stats, stats)
 
 
-def test_nothing_tapped_computes_nothing_more():
-    """What the scan over periods gives back: the stream and, of each router, four sums; and what is tapped."""
+def test_without_taps_the_scan_returns_nothing_more():
+    """The scan over periods returns only the residual stream, four sums per router, and the tapped arrays."""
     config = tiny.model_config(hidden_size=48, num_hidden_layers=5, no_rope_layer_interval=2, remat="full")
     with jax.set_mesh(single_device_mesh()):
         model = jax.eval_shape(lambda: Maverick(config, tiny.RULES, rngs=nnx.Rngs(0)))
@@ -108,11 +110,11 @@ def test_nothing_tapped_computes_nothing_more():
         assert given_back(Taps(hidden=(3, 1), router=(1,))) == sorted([*least, (2, 2, 24, 48), (2, 2, 24, 8)])
 
 
-# ---- what is made of it ----------------------------------------------------------------------------------------------
+# ---- distances -------------------------------------------------------------------------------------------------------
 
 
 def slow_distances(section: Matching, ours, theirs, heads, weights):
-    """The same with NumPy, in double precision, token by token."""
+    """The slow twin of `Matching.distances`: NumPy, double precision, token by token."""
     flat = lambda arrays: [np.asarray(x, np.float64).reshape(-1, x.shape[-1]) for x in arrays]
     weights, found = np.asarray(weights, np.float64).reshape(-1), {}
     if section.hidden:
@@ -133,7 +135,7 @@ def slow_distances(section: Matching, ours, theirs, heads, weights):
 
 
 def invented(section: Matching, dtype="float32"):
-    """Random insides of both models, [2, 3, ...]."""
+    """Random internals of both models, [2, 3, ...]."""
     from maverick_jax.model.transformer import Tapped
 
     rng = np.random.default_rng(0)
@@ -149,7 +151,7 @@ def invented(section: Matching, dtype="float32"):
 
 @pytest.mark.parametrize("kind", ["cosine", "l2"])
 @pytest.mark.parametrize("projection", [False, True])
-def test_distances_are_those_of_the_slow_twin(kind, projection):
+def test_distances_equal_the_slow_twin(kind, projection):
     section = Matching(
         HiddenMatching(kind=kind, layers=((0, 1), (2, 0)), projection=projection),
         RouterMatching(layers=((0, 0), (1, 1))),
@@ -163,7 +165,7 @@ def test_distances_are_those_of_the_slow_twin(kind, projection):
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_gradients_are_slopes_and_reach_no_teacher():
+def test_gradients_equal_differences_and_do_not_reach_the_teacher():
     section = Matching(OBJECTIVE.hidden.model_copy(update={"kind": "l2"}), OBJECTIVE.router)
     ours, theirs, heads, weights = invented(section)
     with jax.set_mesh(single_device_mesh()):
@@ -188,7 +190,7 @@ def test_gradients_are_slopes_and_reach_no_teacher():
     np.testing.assert_allclose((values[0] - values[1]) / (2 * step), slope, rtol=1e-4)
 
 
-def test_equal_insides_are_no_distance_apart_also_in_bfloat16():
+def test_equal_internals_have_distance_zero_also_in_bfloat16():
     for kind in ("cosine", "l2"):
         section = Matching(HiddenMatching(kind=kind, layers=((0, 0), (1, 1))), RouterMatching())
         ours, _, heads, weights = invented(section, "bfloat16")
@@ -212,7 +214,7 @@ def teacher_of() -> dict[str, Maverick]:
 
 
 def two_steps(microbatches: int = 1):
-    """Metrics and arrays, as NumPy, of two updates on the mesh that is set."""
+    """Metrics and arrays after two updates on the current mesh, as NumPy."""
     state, teacher, found = INIT(0), teacher_of(), []
     for i in range(2):
         state, metrics = STEP(state, tiny.placed(tiny.batch(STUDENT, i, microbatches=microbatches)), teacher)
@@ -233,7 +235,9 @@ def assert_same(found, expected):
     for got, wanted in zip(found[0], expected[0], strict=True):
         for name in ("loss", "divergence", "hidden_loss", "router_divergence", "grad_norm"):
             np.testing.assert_allclose(got[name], wanted[name], rtol=1e-4, err_msg=name)
-    for name in (n for n in expected[1] if "/mu/" in n):  # of the gradients: Adam's steps forget their size
+    for name in (
+        n for n in expected[1] if "/mu/" in n
+    ):  # the first moments keep the size of the gradients, which Adam's steps do not
         wanted = expected[1][name]
         np.testing.assert_allclose(found[1][name], wanted, atol=1e-4 * max(1e-2, np.abs(wanted).max()), err_msg=name)
 
@@ -250,8 +254,8 @@ def test_heads_are_trained_like_the_model(expected):
     assert 0 < metrics[1]["hidden_loss"] < metrics[0]["hidden_loss"] and metrics[0]["router_divergence"] > 0
 
 
-def test_the_loss_and_the_norm_of_the_gradient_count_it_all(expected):
-    """Against the objective without matching, and the slow twin of what is matched."""
+def test_loss_and_gradient_norm_include_matching_and_heads(expected):
+    """They equal those of the objective without matching plus the slow twin of the distances."""
     with jax.set_mesh(single_device_mesh()):
         state, teacher, batch = INIT(0), teacher_of(), tiny.placed(tiny.batch(STUDENT, 0))
         totals, taps = OBJECTIVE.totals(batch), OBJECTIVE.matching.taps(STUDENT, TEACHER)
@@ -275,15 +279,15 @@ def test_the_loss_and_the_norm_of_the_gradient_count_it_all(expected):
     np.testing.assert_allclose(metrics["moments"], 0.1, rtol=1e-4)
 
 
-def test_microbatches_on_a_mesh_give_the_same(expected, mesh_of):
-    """Also where the teacher is laid out in its own way."""
+def test_microbatches_on_a_mesh_give_the_same_result(expected, mesh_of):
+    """This includes a teacher with its own sharding rules."""
     with mesh_of(fsdp=2, expert=2, tensor=2):
         spec = names.flatten(jax.eval_shape(INIT, 0).heads)["hidden_1_2"].sharding.spec
-        assert spec == tiny.RULES.storage("embed", None) != (None, None)  # born in parts
+        assert spec == tiny.RULES.storage("embed", None) != (None, None)  # created sharded
         assert_same(two_steps(microbatches=2), expected)
 
 
-def test_an_objective_that_matches_nothing_has_no_part_of_it():
+def test_an_objective_without_matching_has_no_heads():
     assert PLAIN.heads(STUDENT, {"teacher": TEACHER}) == ()
     assert PLAIN.matching.taps(STUDENT, TEACHER) == (Taps(), Taps())
     with jax.set_mesh(single_device_mesh()):
@@ -292,7 +296,7 @@ def test_an_objective_that_matches_nothing_has_no_part_of_it():
         assert not [name for name in names.flatten(state) if "heads" in name]
 
 
-def test_a_restored_state_goes_on_to_the_bit(tmp_path):
+def test_a_restored_state_continues_to_the_bit(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         teacher, batches = teacher_of(), [tiny.placed(tiny.batch(STUDENT, i)) for i in range(2)]
         state, _ = STEP(INIT(0), batches[0], teacher)
@@ -306,7 +310,7 @@ def test_a_restored_state_goes_on_to_the_bit(tmp_path):
         for name, value in names.flatten(whole).items():
             np.testing.assert_array_equal(names.flatten(again)[name], value, err_msg=name)
         store.close()
-        # what is made of a checkpoint is the model alone
+        # a checkpoint is loaded as the model alone
         model = load_pretrained(tmp_path)
         assert names.flatten(model).keys() == names.flatten(state.model).keys()
 
@@ -345,7 +349,11 @@ def run_config(teacher, objective: str, *overrides):
         ("wide", "router: {}", r"router.layers: .* layers 1 of the student, layers 1, 3 of the teacher; exp"),
         ("wide", "router: {layers: [[1, 2]]}", r"router.layers: layer 2 of the teacher is dense; .* layers 1, 3"),
         ("wide", "router: {layers: [[1, 99]]}", r"router.layers: the teacher has no layer 99"),
-        ("few", "router: {layers: [[1, 1]]}", r"router: the student has 8 experts, the teacher 4; expected as many"),
+        (
+            "few",
+            "router: {layers: [[1, 1]]}",
+            r"router: the student has 8 experts, the teacher 4; expected equal numbers",
+        ),
         ("dense", "router: {}", r"router: the teacher has no mixture of experts; expected null"),
     ],
 )
@@ -359,11 +367,11 @@ def test_models_that_cannot_be_compared_are_refused(teachers, teacher, objective
     [
         ("hidden: {layers: []}", "objective.hidden.layers"),
         ("hidden: {}", "objective.hidden.layers: required"),
-        ("hidden: {layers: [[0, 0], [0, 0]]}", r"\[0, 0\] is there twice"),
+        ("hidden: {layers: [[0, 0], [0, 0]]}", r"\[0, 0\] is given twice"),
         ("hidden: {layers: [[0, 0]], kind: cosin}", "did you mean cosine"),
         ("hidden: {layers: [[0, -1]]}", "objective.hidden.layers"),
         ("router: {weight: 0}", "objective.router.weight"),
-        ("targets: {path: there}, router: {}", "router: only a teacher at hand has any; expected null"),
+        ("targets: {path: there}, router: {}", "router: stored targets contain none; expected null"),
     ],
 )
 def test_a_bad_section_is_refused(objective, message):

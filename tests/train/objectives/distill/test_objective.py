@@ -1,4 +1,4 @@
-"""The distillation objective: what it computes, on any mesh and in any microbatches, and what it refuses."""
+"""The distillation objective: its results on every mesh and in microbatches, and the configs that it refuses."""
 
 import jax
 import jax.numpy as jnp
@@ -68,13 +68,13 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found[2][name], grad, atol=1e-5 * max(1, np.abs(grad).max()), err_msg=name)
 
 
-def test_the_loss_is_the_weighted_sum_of_what_it_reports(expected):
+def test_the_loss_is_the_weighted_sum_of_its_metrics(expected):
     loss, metrics, _ = expected
     share = 0.75  # half of the way from 1 to 0.5
     np.testing.assert_allclose([metrics["soft_weight"], metrics["hard_weight"]], [share, 1 - share], rtol=1e-6)
     balance = STUDENT.balance.weight * metrics["router_balance"].mean()
     assert 0 < loss - share * metrics["divergence"] - (1 - share) * metrics["loss"] - balance < 0.1  # z-loss
-    assert metrics["teacher_loss"] > metrics["teacher_entropy"] > 3  # a teacher that knows nothing, of 64 tokens
+    assert metrics["teacher_loss"] > metrics["teacher_entropy"] > 3  # an untrained teacher with 64 tokens
 
 
 def test_microbatches_add_up(expected, mesh_of):
@@ -100,7 +100,7 @@ def test_the_share_follows_its_schedule():
     assert at("cosine", 5) == pytest.approx(0.6) and at("cosine", 1) > at("linear", 1)
 
 
-def test_a_student_comes_nearer_to_its_teacher(mesh_of):
+def test_a_student_approaches_its_teacher(mesh_of):
     objective = Distill(teacher="anywhere", weighting=Schedule(start=1.0))
     with mesh_of(data=1):
         init, _ = tiny.jitted(STUDENT, objective=objective)
@@ -153,7 +153,7 @@ def test_another_vocabulary_is_refused(tmp_path):
         find_references(run_config(tmp_path / "teacher"))
 
 
-def test_a_teacher_has_a_layout_and_a_dtype_of_its_own(tmp_path):
+def test_a_teacher_can_have_its_own_sharding_and_dtype(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher", dtype="float32")
     mesh = make_mesh({"fsdp": 2, "expert": 2, "tensor": 2})
@@ -165,18 +165,18 @@ def test_a_teacher_has_a_layout_and_a_dtype_of_its_own(tmp_path):
     assert head.dtype == jnp.bfloat16 and tuple(head.sharding.spec) == (None, "tensor")
 
 
-def test_a_teacher_of_another_tokenizer_is_refused(tmp_path, small_llama4):
+def test_a_teacher_with_another_tokenizer_is_refused(tmp_path, small_llama4):
     with jax.set_mesh(single_device_mesh()):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
     found, sizes = find_references(run_config(tmp_path / "teacher")), {"tensor": 1}
-    check_references(found, load_tokenizer("bytes"), sizes)  # nobody knows its tokenizer
+    check_references(found, load_tokenizer("bytes"), sizes)  # its tokenizer is unknown
     load_tokenizer("bytes").save(tmp_path / "teacher")
     check_references(found, load_tokenizer("bytes"), sizes)
     with pytest.raises(InputError, match=r"objective.teacher: .* was trained with another tokenizer \(.*271 ids\)"):
         check_references(found, small_llama4, sizes)
 
 
-def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
+def test_a_teacher_that_the_mesh_cannot_divide_is_refused(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
     found = find_references(run_config(tmp_path / "teacher"))
@@ -188,7 +188,7 @@ def test_a_teacher_that_the_mesh_does_not_split_is_refused(tmp_path):
     ("override", "message"),
     [
         ("objective={kind: distil}", "'distil' is not one of pretrain, distill, trajectory; did you mean distill"),
-        ("objective={kind: distill}", "objective: needs a `teacher`, or `targets` that one has left"),
+        ("objective={kind: distill}", "objective: set `teacher`, or `targets`"),
         ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
         ("objective={kind: distill, teacher: x, temprature: 2}", "did you mean objective.temperature"),
@@ -206,8 +206,8 @@ def test_a_bad_objective_is_refused(override, message):
         read_config("pretrain_tiny", [override])
 
 
-def test_another_teacher_is_known_by_any_of_its_numbers(tmp_path):
-    """Also one of which a single expert was trained."""
+def test_the_fingerprint_of_a_teacher_depends_on_its_weights(tmp_path):
+    """This includes a teacher in which only one expert was trained."""
 
     def saved(name: str, model) -> str:
         kept = CheckpointStore(tmp_path / name / "checkpoints")
@@ -231,29 +231,29 @@ def test_another_teacher_is_known_by_any_of_its_numbers(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-# ---- a teacher that is made on the way -------------------------------------------------------------------------------
+# ---- a teacher that is trained first ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_teacher_that_is_not_there_yet_is_made_first(runs):
+def test_a_missing_teacher_is_trained_first(runs):
     teacher, student = runs.root / "made_teacher", runs.root / "its_student"
-    runs.train(teacher, "run.steps=6")  # interrupted, say
+    runs.train(teacher, "run.steps=6")  # as if interrupted
     distill = f"objective={{kind: distill, teacher: {teacher}, teacher_config: {runs.config}}}"
     said = runs.train(student, "run.steps=2", distill)
-    assert f"{teacher} is at step 6 of {small_run.STEPS}: making it first" in said
+    assert f"{teacher} is at step 6 of {small_run.STEPS}; training it first" in said
     assert store(teacher).steps()[-1] == small_run.STEPS and store(student).steps() == [2]
     before = contents(teacher)
-    assert "making it first" not in runs.train(student, "run.steps=3", distill)
+    assert "training it first" not in runs.train(student, "run.steps=3", distill)
     assert contents(teacher) == before
 
 
-def test_a_teacher_of_somebody_else_is_left_alone(tmp_path):
+def test_a_teacher_from_elsewhere_is_not_trained(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         save_pretrained(made(TEACHER, 5), tmp_path / "teacher")
     objective = f"objective={{kind: distill, teacher: {tmp_path / 'teacher'}, teacher_config: pretrain_teacher_tiny}}"
     assert missing_references(run_config(tmp_path / "teacher", objective)) == {}
     (tmp_path / "file").write_text("no folder")
     assert missing_references(run_config("x", objective.replace("/teacher,", "/file,"))) == {}
-    (tmp_path / "none" / "checkpoints").mkdir(parents=True)  # of a run that was killed before it had said anything
+    (tmp_path / "none" / "checkpoints").mkdir(parents=True)  # a run that was killed before it wrote a file
     absent = missing_references(run_config("x", objective.replace("/teacher,", "/none,")))
     assert [str(found.run.directory) for found in absent.values()] == [str(tmp_path / "none")]

@@ -1,4 +1,4 @@
-"""How soft and hard targets are weighed: formulas and states against NumPy, on meshes, in resumed runs."""
+"""Weightings of soft and hard targets: formulas and states equal NumPy's, on meshes and in resumed runs."""
 
 import functools
 from typing import Any
@@ -28,7 +28,8 @@ SHARE = np.float32(0.9 + (0.3 - 0.9) * 3 / 8)
 
 
 def random_terms(n: int = 200) -> tuple[Any, Any]:
-    """Of rows, a tenth of which count for nothing; a student worse than its teacher here, better there."""
+    """Random terms of `n` tokens, a tenth of them with weight 0. The student is worse than its teacher at some tokens
+    and better at others."""
     rng = np.random.default_rng(0)
     nll, teacher_nll = rng.exponential(2, (2, n)).astype(np.float32)
     entropy, divergence = rng.uniform(0, np.log(V), n), rng.exponential(0.5, n)
@@ -41,14 +42,14 @@ TERMS, WEIGHTS = random_terms()
 
 
 def weighed(weighting, state=None):
-    """(hard, soft, parts, controls), as NumPy, at STEP."""
+    """(hard, soft, parts, controls) at STEP, as NumPy."""
     controls = weighting.controls(STEP, weighting.init() if state is None else state)
     found = weighting.weigh(jax.tree.map(jnp.asarray, TERMS), WEIGHTS, controls | {"max_entropy": jnp.log(V * 1.0)})
     return *jax.tree.map(np.asarray, tuple(found)), jax.tree.map(np.asarray, controls)
 
 
 def moved(weighting, steps: list[dict[str, float]]):
-    """The state after steps with these metrics."""
+    """The state after steps with the metrics `steps`."""
     state = weighting.init()
     for i, metrics in enumerate(steps):
         controls = weighting.controls(jnp.int32(i), state)
@@ -76,7 +77,7 @@ def test_confidence(by, power):
     assert controls["share"] == pytest.approx(SHARE)
 
 
-def test_an_entropy_past_its_maximum_is_no_confidence():
+def test_an_entropy_above_its_maximum_gives_no_confidence():
     terms = TERMS._replace(teacher_entropy=np.full_like(WEIGHTS, np.log(V) * 1.0001))
     controls = {"share": jnp.float32(1), "max_entropy": jnp.log(V * 1.0)}
     found = Confidence(by="entropy", power=0.5).weigh(jax.tree.map(jnp.asarray, terms), WEIGHTS, controls)
@@ -103,20 +104,20 @@ def test_codistill(by):
     assert controls == pytest.approx(expected, rel=1e-5)
 
 
-def test_codistill_leaves_a_teacher_that_is_no_better_or_wrong():
+def test_the_gap_of_codistill_depends_on_lead_and_error():
     def gap(lead, error):
         metrics = {"loss": lead + 1.0, "teacher_loss": 1.0, "teacher_entropy": 1.0 - error}
         return float(weighed(weighting, moved(weighting, [metrics]))[2]["gap"].mean())
 
     weighting = Codistill(power=0.0, gap_scale=0.1)
-    assert (weighed(weighting)[2]["gap"] == 1).all()  # nothing is known yet
+    assert (weighed(weighting)[2]["gap"] == 1).all()  # there are no averages yet
     gaps = [gap(lead, 0.0) for lead in (2.0, 0.5, 0.1, 0.0, -1.0)]
     assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0.99
     assert gaps[2] == pytest.approx(0.5, rel=1e-4) and gaps[3:] == [0, 0]
     assert gap(0.5, 0.4) == pytest.approx(0.5, rel=1e-4) and gap(0.5, -0.4) == gaps[1]
 
 
-def test_a_teacher_that_knows_nothing_of_a_token_is_not_followed():
+def test_a_teacher_without_confidence_gets_no_share():
     terms = TERMS._replace(teacher_entropy=np.full_like(WEIGHTS, np.log(V) * 1.0001))
     controls = {"share": jnp.float32(1), "max_entropy": jnp.log(V * 1.0)}
     terms = jax.tree.map(jnp.asarray, terms)
@@ -139,7 +140,7 @@ def test_magnitude(limits):
     np.testing.assert_allclose(hard, (1 - SHARE) * WEIGHTS, rtol=1e-5)
 
 
-def test_magnitude_bears_a_divergence_of_zero():
+def test_magnitude_with_a_divergence_of_zero():
     state = moved(Magnitude(), [{"loss": 2.0, "divergence": 0.0}])
     assert float(Magnitude().controls(STEP, state)["ratio"]) == 100
     assert float(Magnitude().controls(STEP, Magnitude().init())["ratio"]) == 1
@@ -187,7 +188,7 @@ def test_taid_has_a_floor_and_a_ceiling():
     ids=lambda weighting: f"{weighting.kind}-{getattr(weighting, 'by', '')}",
 )
 def test_neutral_settings_are_a_schedule_to_the_bit(neutral):
-    """Also after steps."""
+    """This also holds after steps."""
     expected = weighed(Schedule(**RAMP))
     found = weighed(neutral, moved(neutral, STEPS))
     np.testing.assert_array_equal(found[0], expected[0])
@@ -202,21 +203,25 @@ WEIGHTING = Magnitude(decay=0.5, **RAMP)
 
 
 def two_steps(microbatches: int):
-    """(state, metrics), as NumPy, after two updates on the mesh in force."""
+    """(state, metrics) after two updates on the current mesh, as NumPy."""
     objective = Distill(teacher="anywhere", weighting=WEIGHTING)
     init, _ = tiny.jitted(STUDENT, objective=objective)
-    optimizer = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5}).build(tiny.STEPS, STUDENT)  # else rounding decides
+    optimizer = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5}).build(
+        tiny.STEPS, STUDENT
+    )  # with a smaller eps, rounding would matter
     step = jax.jit(functools.partial(train_step, objective=objective, optimizer=optimizer))
     state, teacher = init(0), init(1).model
     for i in range(2):
         batch = tiny.batch(STUDENT, i, microbatches=microbatches)
-        batch["labels"] = np.where(batch["positions"] == 1, ~batch["labels"], batch["labels"])  # what nobody wrote
+        batch["labels"] = np.where(
+            batch["positions"] == 1, ~batch["labels"], batch["labels"]
+        )  # labels marked as samples
         state, metrics = step(state, tiny.placed(batch), {"teacher": teacher})
     found = jax.tree.map(np.asarray, (state.objective, metrics))
     batch["loss_weights"][0, 0, 0] = np.nan
     state, metrics = step(state, tiny.placed(batch), {"teacher": teacher})
     assert metrics["skipped"] == 1
-    assert jax.tree.map(np.asarray, state.objective) == found[0]  # a refused update is not remembered
+    assert jax.tree.map(np.asarray, state.objective) == found[0]  # a refused update does not change the state
     return found
 
 
@@ -233,12 +238,12 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found[1][name], value, rtol=2e-4, atol=1e-6, err_msg=name)
 
 
-def test_a_step_reports_what_the_weights_are_made_of(whole_batch):
+def test_a_step_reports_the_parts_of_the_weights(whole_batch):
     state, metrics = whole_batch
     share = 0.9 - 0.6 / 8
     assert metrics["share"] == pytest.approx(share) and metrics["ratio"] > 5
     assert metrics["soft_weight"] == pytest.approx(share * metrics["ratio"], rel=1e-5)
-    assert 0 < metrics["hard_weight"] < (1 - share) * 0.95  # some labels are nobody's
+    assert 0 < metrics["hard_weight"] < (1 - share) * 0.95  # some labels are samples
     for name in ("loss", "divergence"):
         assert state[f"{name}_ema"] == pytest.approx(0.5 * metrics[name] + 0.25 * metrics[f"{name}_ema"], rel=1e-5)
     assert state["ema_weight"] == 0.75
@@ -271,7 +276,7 @@ SMALLER = ["model.num_hidden_layers=1", "model.interleave_moe_layer_step=1", "op
 
 @pytest.fixture(scope="module")
 def teachers(runs, tmp_path_factory):
-    """Two of one shape."""
+    """Two teachers with the same shape."""
     network = read_config(runs.config, SMALLER).model.network
     folder = tmp_path_factory.mktemp("teachers")
     with jax.set_mesh(single_device_mesh()):
@@ -283,7 +288,7 @@ def teachers(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def distill(runs, teachers):
-    """`distill(run_dir, *overrides)` trains in this process, 4 updates."""
+    """`distill(run_dir, *overrides)` trains 4 updates in this process."""
     shown = f"objective={{kind: distill, teacher: {teachers / '1'}, weighting: {{kind: codistill}}}}"
     fixed = [*SMALLER, "run.steps=4", "run.eval_every=0", "checkpoint.every=1", shown]
 

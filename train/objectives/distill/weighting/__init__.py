@@ -1,6 +1,6 @@
-"""How a soft target (the teacher's distribution) and a hard one (the label) are weighed against each other: per token,
-by the step, by what teacher and student say, or by how training goes. One class each, chosen by `weighting.kind`.
-`docs/reference/distillation.md` has their formulas."""
+"""Weightings of soft targets (the teacher's distribution) and hard targets (labels) per token: by step, by the models'
+outputs, or by the progress of training. One class per kind, chosen by `weighting.kind`;
+`docs/reference/distillation.md` has the formulas."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ __all__ = ["AnyWeighting", "Codistill", "Confidence", "Magnitude", "Ramp", "Sche
 
 
 def _with_kind(section: Any) -> Any:
-    """A section that does not say its kind is a schedule."""
+    """Makes a section without `kind` a schedule."""
     return {"kind": "schedule", **section} if isinstance(section, dict) else section
 
 

@@ -1,4 +1,4 @@
-"""Means over updates that weigh the newest most, carried in the train state."""
+"""Exponential moving averages over updates, stored in the train state."""
 
 from typing import Annotated
 
@@ -10,24 +10,24 @@ from train.objectives.base import State
 from train.objectives.distill.weighting.base import Scalars
 
 TINY = 1e-30
-"""What may be divided by instead of 0."""
+"""Smallest divisor, to avoid division by 0."""
 
 
 class Averages(Section):
-    """Exponential moving averages, corrected for their start at 0. The state holds, float32[], what is not corrected
-    yet, and under `ema_weight` what the same sum of ones would be."""
+    """Exponential moving averages, corrected for their start at 0. The state contains the uncorrected averages,
+    float32[], and `ema_weight`, the uncorrected average of ones."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Of the moving averages, per update."""
+    """Decay of the moving averages per update."""
 
     def zeros(self, *names: str) -> State:
         return {name: jnp.zeros((), jnp.float32) for name in (*names, "ema_weight")}
 
     def means(self, state: State) -> Scalars:
-        """By name; 0 before the first update."""
+        """The corrected averages by name; 0 before the first update."""
         weight = jnp.maximum(state["ema_weight"], TINY)
         return {name: value / weight for name, value in state.items() if name != "ema_weight"}
 
     def moved(self, state: State, new: Scalars) -> State:
-        """The state after an update in which the averaged were `new`."""
+        """The state after an update with the values `new`."""
         return {name: self.decay * state[name] + (1 - self.decay) * new.get(name, 1.0) for name in state}

@@ -1,4 +1,4 @@
-"""What all weightings have in common, and the plain one: a share that depends on the step alone."""
+"""The base of all weightings, and the simplest one: a share that depends only on the step."""
 
 import abc
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ Scalars = dict[str, jax.Array]
 
 
 class Weighting(Section, abc.ABC):
-    """The base of the ways to weigh. Its controls and the parts of what it weighs are metrics of the step."""
+    """The base of all weightings. Its controls and the parts of its weights are metrics of the step."""
 
     def init(self) -> State:
         """Scalars before the first step, float32[], by name; saved with the train state."""
@@ -24,30 +24,30 @@ class Weighting(Section, abc.ABC):
 
     @abc.abstractmethod
     def controls(self, step: jax.Array, state: State) -> Scalars:
-        """What `weigh` needs to know of the step, float32[] by name, when `step` updates are done."""
+        """Inputs of `weigh` that are the same for all tokens, float32[] by name, after `step` updates."""
 
     @abc.abstractmethod
     def weigh(self, terms: Terms, weights: jax.Array, controls: Scalars) -> Weighed:
-        """Per row, arrays [c]; see `ops.distillation.Weigh`. `controls` also hold `max_entropy`, the logarithm of the
-        vocabulary's size."""
+        """Weights of hard and soft targets, arrays [c] for c tokens; see `ops.distillation.Weigh`. `controls` also
+        contains `max_entropy`, the logarithm of the vocabulary size."""
 
     def advance(self, state: State, metrics: Scalars) -> State:
-        """The state after a step with these metrics: `loss`, `divergence`, `teacher_loss`, the controls, ..."""
+        """The state after a step with these metrics, such as `loss`, `divergence`, `teacher_loss` and the controls."""
         return state
 
 
 class Ramp(Section):
-    """A number in [0, 1] that depends on the step alone."""
+    """A number in [0, 1] that depends only on the step."""
 
     shape: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """From `start` to `end` over `steps` updates: along a line, half a cosine, or at once after them; or `start` all
-    the time."""
+    """Shape of the change from `start` to `end`: `linear` or `cosine` over `steps` updates, `step`: at once after them;
+    `constant`: always `start`."""
     start: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Before the first update."""
+    """Value before the first update."""
     end: Annotated[float, Field(ge=0, le=1)] | None = None
-    """After the last of `steps`; null for `constant`."""
+    """Value after `steps` updates; null for `constant`."""
     steps: Annotated[int, Field(ge=1)] = 1000
-    """Updates over which it changes."""
+    """Number of updates over which the value changes."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -56,7 +56,7 @@ class Ramp(Section):
         return self
 
     def at(self, step: jax.Array) -> jax.Array:
-        """float32[], when `step` updates are done."""
+        """The value after `step` updates, float32[]."""
         part = jnp.minimum(step.astype(jnp.float32) / self.steps, 1.0)
         if self.end is None:
             return jnp.full_like(part, self.start)
@@ -68,8 +68,8 @@ class Ramp(Section):
 
 
 class Schedule(Ramp, Weighting):
-    """`weighting: {kind: schedule}`: the share alpha of the soft target, alpha * divergence + (1 - alpha) *
-    cross-entropy, the same for every token."""
+    """`weighting: {kind: schedule}`: alpha * divergence + (1 - alpha) * cross-entropy, with the same share alpha of the
+    soft target for every token."""
 
     kind: Literal["schedule"] = "schedule"
 
@@ -81,5 +81,5 @@ class Schedule(Ramp, Weighting):
 
 
 def split(share: jax.Array, weights: jax.Array, parts: Scalars) -> Weighed:
-    """`share` of the soft target and the rest of the hard one."""
+    """`share` for the soft target and the rest for the hard target."""
     return Weighed((1 - share) * weights, share * weights, parts)

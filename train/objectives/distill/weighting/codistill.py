@@ -1,9 +1,10 @@
-"""Our default: a token is learned from the teacher as long as the teacher is the better model, and from the text then.
+"""The default weighting: a token is learned from the teacher while the teacher is the better model, and from the text
+afterwards.
 
-The best target for a context is between the label, right on average but drawn by chance, and the teacher, steady but
-wrong by something: the nearer the student, the more what the teacher is wrong by matters. How far it leads and how
-wrong it is about itself are measured on the labels, as means over many tokens. A share that follows the single label
-instead is a biased target: with E[a] the mean share in a context, token k is learned (1 + E[a] - a(k)) times too often.
+The best target for a context lies between the label, which is unbiased but noisy, and the teacher, which is biased but
+not noisy. The closer the student is, the more the teacher's bias matters. The teacher's lead over the student and its
+calibration error are measured on labels, as means over many tokens. A share that follows the single label instead gives
+a biased target: with E[a] the mean share in a context, token k is learned (1 + E[a] - a(k)) times too often.
 """
 
 from typing import Annotated, Literal
@@ -24,27 +25,28 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Codistill(Ramp, Confident, Averages, Weighting):
-    """`weighting: {kind: codistill}`: per token, the soft target's share is clip(share * gap, low, high), the hard
-    one's the rest.
+    """`weighting: {kind: codistill}`: per token, the soft target has the share clip(share * gap, low, high) and the
+    hard target the rest.
 
-    gap = 1 / (1 + (doubt / confidence)^gap_power), doubt = (gap_scale + error) / lead. Moving averages, in nats per
-    token: lead, the student's loss on the labels less the teacher's; error, the teacher's loss less its entropy, which
-    is 0 for one that is right about its own sureness. A lead below 0 is a gap of 0, an error below 0 is none.
+    gap = 1 / (1 + (doubt / confidence)^gap_power), doubt = (gap_scale + error) / lead. Two moving averages, in nats per
+    token: lead, the student's loss on labels minus the teacher's; error, the teacher's loss minus its entropy, which is
+    0 for a calibrated teacher. A negative lead gives a gap of 0; a negative error counts as 0.
     """
 
     kind: Literal["codistill"] = "codistill"
     start: Unit = 1.0
-    """Before the first update."""
+    """Value before the first update."""
     power: NotNegative = 0.5
-    """Of the confidence; 0: every token alike."""
+    """Exponent of the confidence; 0 treats every token alike."""
     gap_scale: NotNegative = 0.1
-    """Nats per token: the lead at which an errorless teacher has half the share. 0: the gap is 1, whatever the lead."""
+    """Lead, in nats per token, at which a teacher without error and with full confidence has a gap of one half. 0: the
+    gap is always 1."""
     gap_power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
-    """How suddenly the gap closes."""
+    """How suddenly the gap falls to 0 as the lead shrinks."""
     low: Unit = 0.0
-    """The least share of a token's soft target."""
+    """Smallest share of a token's soft target."""
     high: Unit = 1.0
-    """The largest."""
+    """Largest share of a token's soft target."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):

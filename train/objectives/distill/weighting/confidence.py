@@ -1,4 +1,4 @@
-"""Learning from the teacher where it is sure."""
+"""A weighting by the teacher's confidence."""
 
 from typing import Annotated, Literal
 
@@ -13,25 +13,25 @@ from train.objectives.distill.weighting.base import Ramp, Scalars, Weighting, sp
 
 
 class Confident(Section):
-    """How sure the teacher is of a token, from 0 to 1."""
+    """The teacher's confidence at a token, from 0 to 1."""
 
     by: Literal["label", "entropy"] = "entropy"
-    """label: the teacher's probability of the label; entropy: 1 - entropy of the teacher / log of the vocabulary's
+    """`label`: the teacher's probability of the label; `entropy`: 1 - entropy of the teacher / log of the vocabulary
     size."""
     power: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Of that; 0: every token alike."""
+    """Exponent of the confidence; 0 treats every token alike."""
 
     def confidence(self, terms: Terms, controls: Scalars) -> jax.Array:
-        """float32[c]."""
+        """Confidence of c tokens, float32[c]."""
         if self.by == "label":
             return jnp.exp(-self.power * terms.teacher_nll)
-        # rounding may take the entropy of a teacher that knows nothing past its maximum
+        # rounding may raise the entropy of a uniform distribution above its maximum
         return jnp.maximum(1 - terms.teacher_entropy / controls["max_entropy"], 0.0) ** self.power
 
 
 class Confidence(Ramp, Confident, Weighting):
-    """`weighting: {kind: confidence}`: per token, the soft target's share is share * confidence, the hard one's the
-    rest."""
+    """`weighting: {kind: confidence}`: per token, the soft target has the share share * confidence and the hard target
+    the rest."""
 
     kind: Literal["confidence"] = "confidence"
 

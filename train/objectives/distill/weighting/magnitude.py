@@ -1,4 +1,4 @@
-"""Both terms pull equally, however small the divergence is."""
+"""A weighting that scales the divergence to the size of the cross-entropy."""
 
 from typing import Annotated, Literal
 
@@ -16,14 +16,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Magnitude(Ramp, Averages, Weighting):
-    """`weighting: {kind: magnitude}`: share * ratio * divergence + (1 - share) * cross-entropy, where the ratio is that
-    of the moving averages of cross-entropy and divergence; 1 before the first update."""
+    """`weighting: {kind: magnitude}`: share * ratio * divergence + (1 - share) * cross-entropy, where the ratio is the
+    moving average of the cross-entropy divided by the moving average of the divergence; 1 before the first update."""
 
     kind: Literal["magnitude"] = "magnitude"
     ratio_low: Positive = 0.01
-    """The least ratio."""
+    """Smallest ratio."""
     ratio_high: Positive = 100.0
-    """The largest."""
+    """Largest ratio."""
 
     @pydantic.model_validator(mode="after")
     def _ordered(self):

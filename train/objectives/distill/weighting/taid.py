@@ -1,4 +1,4 @@
-"""A target that moves from the student to the teacher as training goes (TAID, arXiv 2501.16937)."""
+"""A weighting whose target moves from the student to the teacher during training (TAID, arXiv 2501.16937)."""
 
 from typing import Annotated, Literal
 
@@ -20,11 +20,11 @@ class Taid(Ramp, Weighting):
     interpolation_start: Annotated[float, Field(ge=0, le=1)] = 0.4
     """t before the first update."""
     interpolation_steps: Annotated[int, Field(ge=1)] = 1000
-    """Updates after which t is 1 at the latest: it is at least on a line from its start to 1."""
+    """Number of updates after which t is 1 at the latest; t never falls below the line from its start to 1."""
     interpolation_rate: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    """An update moves t by at most this part of what is left to 1."""
+    """An update adds at most this fraction of 1 - t to t."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay, per update, of the mean of the divergence's relative improvements."""
+    """Decay per update of the moving average of the divergence's relative improvement."""
 
     def init(self) -> State:
         start = {"interpolation": self.interpolation_start, "improvement": 0.0, "last_divergence": 0.0}
