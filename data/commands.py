@@ -41,6 +41,8 @@ KIND_STYLES = {
     "control": "bright_magenta",
     "document": "default",
 }
+LEARNED = "\u27e6", "\u27e7"
+"""Mark learned tokens where there are no colors."""
 # Text from files may contain terminal commands, so control characters are replaced by their Unicode pictures.
 _PICTURES = {c: chr(0x2400 + c) for c in range(0x20) if c not in (0x09, 0x0A)}
 _PICTURES |= {0x7F: "\u2421"} | {c: "\ufffd" for c in range(0x80, 0xA0)}
@@ -209,14 +211,42 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
 
 
 def _show_rows(found: dict[str, Any], console: Console) -> None:
-    legend = Text("one color per segment; ").append("control token", "reverse").append("; ")
     kinds = any("kind" in run for row in found["rows"] for run in row["runs"])
-    legend.append("no loss", "strike").append(" (the token has no label)")
-    console.print(_kinds_legend(found["rows"]) if kinds else legend)
+    plain = console.color_system is None  # a pipe, a file, a notebook: there colors say nothing
+    console.print(_plain_legend() if plain else _kinds_legend(found["rows"]) if kinds else _segments_legend())
     for row in found["rows"]:
         console.rule(Text(f"row {row['row']} of {row['source']}, epoch {row['epoch']}: {row['tokens']}/{row['length']} "
                           f"tokens, {row['trained']:g} trained"))  # fmt: skip
-        console.print(_colored(row["runs"]))
+        console.print(_marked(row["runs"]) if plain else _colored(row["runs"]))
+
+
+def _plain_legend() -> Text:
+    opening, closing = LEARNED
+    return Text(
+        f"{opening}text{closing}: learned tokens; {opening}2:text{closing}: with loss weight 2; | starts a segment"
+    )
+
+
+def _marked(runs: list[dict[str, Any]]) -> Text:
+    """The text of a row. Brackets enclose learned tokens, after their loss weight unless it is 1."""
+    opening, closing = LEARNED
+    text, segment, weight = Text(), None, 0.0
+    for run in [*runs, {"segment": None, "loss_weight": 0.0, "text": ""}]:
+        same = run["segment"] == segment
+        if weight and not (same and run["loss_weight"] == weight):
+            text.append(closing)
+        if not same and run["segment"] is not None:
+            text.append("|")
+        if run["loss_weight"] and not (same and run["loss_weight"] == weight):
+            text.append(opening if run["loss_weight"] == 1 else f"{opening}{run['loss_weight']:g}:")
+        text.append(run["text"].translate(_PICTURES))
+        segment, weight = run["segment"], run["loss_weight"]
+    return text
+
+
+def _segments_legend() -> Text:
+    legend = Text("one color per segment; ").append("control token", "reverse").append("; ")
+    return legend.append("no loss", "strike").append(" (the token has no label)")
 
 
 def _colored(runs: list[dict[str, Any]]) -> Text:

@@ -117,16 +117,29 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 def generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
-    parser.add_argument("--prompt", metavar="TEXT", required=True, help="text to continue")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to continue")
+    parser.add_argument("--prompts", metavar="FILE", help="file of prompts: one per line, or JSON lines with `prompt`")
     parser.add_argument(
-        "--image", metavar="FILE", action="append", default=[], help="image to show before the prompt; may be repeated"
+        "--samples", type=_count, default=1, metavar="N", help="number of continuations of each prompt (default: 1)"
+    )
+    parser.add_argument(
+        "--image", metavar="FILE", action="append", default=[], help="image to show before each prompt; repeatable"
     )
     parser.add_argument(
         "--max-tokens", type=int, default=128, metavar="N", help="maximum number of new tokens (default: 128)"
     )
+    _sampling(parser)
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=float, default=1.0, metavar="T", help="sampling temperature (default: 1); 0 is greedy"
     )
+    parser.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="sample from the K most likely tokens (default: 0, all)"
+    )
+    most = "sample from the most likely tokens that together reach probability P (default: 1, all)"
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help=most)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="sampling seed (default: 0)")
 
 
@@ -138,15 +151,14 @@ def chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=512, metavar="N", help="maximum tokens per answer (default: 512)"
     )
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="sampling temperature (default: 1); 0 is greedy"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="sampling seed (default: 0)")
+    _sampling(parser)
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
-    run(parser)
+    whose = "config file, or the name of a shipped config (default: the config of the run that CHECKPOINT belongs to)"
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help=whose)
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="change one config value")
     parser.add_argument(
         "--generate", type=_count, default=0, metavar="N", help="also generate N assistant turns and score them"
     )

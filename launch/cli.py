@@ -154,16 +154,13 @@ def _export(args: argparse.Namespace) -> Any:
 
 
 def _generate(args: argparse.Namespace) -> Any:
-    from maverick_jax.images import open_image
-    from maverick_jax.inference import generate
-    from maverick_jax.pretrained import load_pretrained
-    from maverick_jax.text import load_tokenizer
+    from launch.generate import Generation, generate
+    from maverick_jax.inference import Sampling
 
-    tokenizer = load_tokenizer(args.checkpoint)
-    model = load_pretrained(args.checkpoint)
-    images = [open_image(path) for path in args.image]
-    text = generate(model, tokenizer, args.prompt, args.max_tokens, args.temperature, args.seed, images=images)
-    return {"prompt": args.prompt, "text": text} if args.json else args.prompt + text
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    wanted = Generation(args.prompt, args.prompts, args.image, args.samples, args.max_tokens, sampling, args.seed)
+    found = generate(args.checkpoint, wanted, None if args.json else sys.stdout)
+    return found if args.json else None
 
 
 def _chat(args: argparse.Namespace) -> Any:
@@ -173,7 +170,8 @@ def _chat(args: argparse.Namespace) -> Any:
     from maverick_jax.text import load_tokenizer
 
     tokenizer = load_tokenizer(args.checkpoint)
-    chat = ChatSession(tokenizer, args.dialect, args.system, args.max_tokens, Sampling(args.temperature), args.seed)
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    chat = ChatSession(tokenizer, args.dialect, args.system, args.max_tokens, sampling, args.seed)
     model = load_pretrained(args.checkpoint)
     turns = converse(model, chat, sys.stdin, None if args.json else sys.stdout)
     return {"turns": turns} if args.json else None
@@ -184,7 +182,9 @@ def _eval(args: argparse.Namespace) -> Any:
     from train.evaluation.tables import show
 
     options = {"generate": args.generate, "max_tokens": args.max_tokens, "tasks": args.tasks}
-    found = evaluate(args.checkpoint, args.config, args.overrides, **options)
+    is_override = args.config is not None and "=" in args.config  # `maverick eval RUN run.eval_batches=4`
+    overrides = [args.config, *args.overrides] if is_override else args.overrides
+    found = evaluate(args.checkpoint, None if is_override else args.config, overrides, **options)
     return found if args.json else show(found)
 
 

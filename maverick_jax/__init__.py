@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from maverick_jax.sharding import ShardingRules as ShardingRules
     from maverick_jax.sharding import make_mesh as make_mesh
 
+    __version__: str
+
 _HOME = {
     "ModelConfig": "maverick_jax.config",
     "Maverick": "maverick_jax.model.transformer",
@@ -25,10 +27,14 @@ _HOME = {
     "make_mesh": "maverick_jax.sharding",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [*sorted(_HOME), "__version__"]
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("maverick-jax")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name == "text":

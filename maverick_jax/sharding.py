@@ -130,11 +130,24 @@ class MeshConfig(Section):
         return sizes | {axis: num_devices // known for axis in rest}
 
 
-def make_mesh(sizes: dict[str, int], devices=None) -> Mesh:
-    """The mesh of a run: the axes of `MESH_AXES` in this order, all Explicit."""
+def make_mesh(sizes: "dict[str, int] | MeshConfig", devices=None) -> Mesh:
+    """The mesh of a run: the axes of `MESH_AXES` in this order, all Explicit; an axis that `sizes` lacks has size 1.
+    Raises InputError for an unknown axis, and if the sizes do not multiply to the number of devices."""
     devices = jax.devices() if devices is None else devices
+    config = sizes if isinstance(sizes, MeshConfig) else _mesh_config(sizes)
+    sizes = config.resolve(len(devices))
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices)
+
+
+def _mesh_config(sizes: dict[str, int]) -> MeshConfig:
+    for axis in sizes:
+        if axis not in MESH_AXES:
+            raise InputError(f"mesh: no axis {axis!r}{did_you_mean(axis, MESH_AXES)} (axes: {', '.join(MESH_AXES)})")
+    try:
+        return MeshConfig(**({"data": 1} | sizes))
+    except pydantic.ValidationError as error:
+        raise InputError(f"mesh: {error.errors()[0]['msg']}") from None
 
 
 def single_device_mesh(device=None) -> Mesh:

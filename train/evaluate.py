@@ -17,28 +17,29 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks, run_task
+from train.run_folder import config_of_run
 from train.session import Parts, Session
 
 
 def evaluate(
     checkpoint: str,
-    path_or_name: str,
+    path_or_name: str | None = None,
     overrides: Iterable[str] = (),
     *,
     generate: int = 0,
     max_tokens: int = 256,
     tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, and
-    what the config's objective measures besides; with `generate`, also how the model decides and calls where it writes
-    so many turns of held-out trajectories itself, each of at most `max_tokens` (`generated`); and its answers to
-    `tasks`, shipped names or files (`tasks`: `evaluation.tasks.run_task` by name).
+    """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, by
+    default that of its run, and the other metrics of the config's objective. `generate` (`generated`): the model
+    writes that many turns of held-out trajectories, of at most `max_tokens` tokens each, and its decisions and calls
+    are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name).
 
     It runs on one device, whatever `mesh` the config has: a checkpoint has the same metrics wherever it was trained.
-    Raises InputError when the config's tokenizer has more ids than the model, when less than a batch is held out, and
-    when turns are to be written and there are none; and, before a model is loaded, for tasks that cannot be read.
+    Raises InputError when there is no config, when the config's tokenizer has more ids than the model, when less than
+    a batch is held out, when there are no turns to generate, and, before a model is loaded, for unreadable tasks.
     """
-    config = read_config(path_or_name, overrides)
+    config = read_config(str(config_of_run(checkpoint)) if path_or_name is None else path_or_name, overrides)
     if generate and not config.data.has_trajectories:
         raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
     opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer)) if tasks else []

@@ -76,10 +76,18 @@ def generate(
     image encoder or the tokenizer no image tokens.
     """
     sampling = Sampling(temperature, top_k, top_p)
+    prompt_ids, pixel_values = prompt_ids_of(model, tokenizer, prompt, images)
+    return "".join(stream(model, tokenizer, Request(prompt_ids, max_tokens, sampling, seed, pixel_values)))
+
+
+def prompt_ids_of(
+    model: Maverick, tokenizer: Tokenizer, prompt: str, images: Sequence[Image.Image] = ()
+) -> tuple[list[int], np.ndarray | None]:
+    """The tokens of `images` and then `prompt` (ordinary text), from the start of a text on; and the images' tiles,
+    float[N, C, S, S]. Raises InputError as `generate` does."""
     shown, pixel_values = _shown(model, tokenizer, images)
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    prompt_ids = [*start, *shown, *tokenizer.encode(prompt)]
-    return "".join(stream(model, tokenizer, Request(prompt_ids, max_tokens, sampling, seed, pixel_values)))
+    return [*start, *shown, *tokenizer.encode(prompt)], pixel_values
 
 
 def _shown(model: Maverick, tokenizer: Tokenizer, images: Sequence[Image.Image]) -> tuple[list[int], np.ndarray | None]:
@@ -138,11 +146,12 @@ def sample_tokens(
     sampling: Sampling,
     seed: int = 0,
     pixel_values: np.ndarray | None = None,
+    first: int = 0,
 ) -> Iterator[np.ndarray]:
     """Yields the next token of each prompt, int32[len(prompts)], `max_tokens` times. The caller may stop earlier.
 
-    Prompts are token ids, of any lengths except 0. A row's tokens depend on its prompt, its images, its index and the
-    seed. pixel_values: the tiles of all prompts' images in reading order; see `Maverick.logits`.
+    Prompts are token ids, of any lengths except 0. A row's tokens depend on its prompt, its images, the seed, and its
+    index counted from `first`. pixel_values: the tiles of all prompts' images in reading order; see `Maverick.logits`.
     """
     if max_tokens < 0 or not prompts or not all(prompts):
         raise InputError("expected max_tokens of 0 or more, and prompts of one token or more")
@@ -155,7 +164,7 @@ def sample_tokens(
         logits, cache = prefill(model, tokens, lengths, bucket(max(map(len, prompts)) + max_tokens), images)
         positions = lengths
         for step in range(max_tokens):
-            chosen = choose(logits, sampling, seed, step)
+            chosen = choose(logits, sampling, seed, step, first)
             yield np.asarray(chosen)[: len(prompts)]
             if step + 1 < max_tokens:
                 logits, cache = decode(model, chosen, positions, cache)

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec, reshard
+from jax.sharding import Mesh, PartitionSpec, reshard
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
 from maverick_jax.model.attention import Positions
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
@@ -16,7 +17,7 @@ from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.param import build, weight
-from maverick_jax.sharding import ShardingRules, axes_tuple
+from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh, size_of
 from maverick_jax.stack import PERIODS, TAIL, LayerAddress
 
 NO_TAPS = Taps()
@@ -36,14 +37,18 @@ class Tapped(NamedTuple):
 
 
 class Maverick(nnx.Module):
-    """A Llama 4 model of any depth, with or without image encoder. Build and call it under `jax.set_mesh`; only
-    `logits` also works outside."""
+    """A Llama 4 model of any depth, with or without image encoder. `Maverick.init` builds one on a mesh. Call it under
+    `jax.set_mesh`; only `logits` also works outside."""
 
     embed: nnx.Param
     norm: nnx.Param
     head: nnx.Param
 
     def __init__(self, config: ModelConfig, rules: ShardingRules | None = None, *, rngs: nnx.Rngs):
+        if jax.sharding.get_abstract_mesh().empty:
+            raise InputError(
+                "Maverick: no mesh is set; use Maverick.init(config), or build it under jax.set_mesh(mesh)"
+            )
         rules = rules or ShardingRules()
         self.config, self.rules = config, rules
         build(self, parameters.embedding(config), config, rules, rngs)
@@ -56,6 +61,14 @@ class Maverick(nnx.Module):
         build(self, parameters.output(config), config, rules, rngs)
         if config.vision:
             self.vision = VisionTower(config, rules, rngs=rngs)
+
+    @classmethod
+    def init(
+        cls, config: ModelConfig, seed: int = 0, *, mesh: Mesh | None = None, rules: ShardingRules | None = None
+    ) -> "Maverick":
+        """A model with initial parameters from `seed`, each device creating its shards. `mesh`: default one device."""
+        with jax.set_mesh(mesh or single_device_mesh()):
+            return jax.jit(lambda: cls(config, rules, rngs=nnx.Rngs(seed)))()
 
     def hidden(self, inputs: Inputs) -> tuple[jax.Array, RouterStats | None]:
         """Hidden states after the final norm, [B, T, D] in the compute dtype, and the routers' stats, one row per
@@ -97,14 +110,17 @@ class Maverick(nnx.Module):
         segment_ids int32[B, T]: 0 is padding, segments count from 1, and attention never crosses segments. positions
         int32[B, T] restart in each segment; rotary angles, chunks and temperature follow from them. The default of both
         is one segment per row. pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th
-        `<|patch|>` token of the batch, read row by row, gets the k-th row of their features. Raises InputError if
-        tokens and tiles do not match.
+        `<|patch|>` token of the batch, read row by row, gets the k-th row of their features.
+
+        Outside of traced code, raises InputError if shapes do not match, if a token is not in the vocabulary, if the
+        mesh's batch axes do not divide B, and if tokens and tiles do not match.
         """
         if isinstance(self.embed[...], jax.core.Tracer):
             return _logits(self, Inputs(tokens, positions, segment_ids, pixel_values))
         mesh = self.embed[...].sharding.mesh
         pixel_values = fitting_tiles(self.config, self.rules, mesh, tokens, pixel_values)
         places = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids)]
+        self._require_batch(*places)
         with jax.set_mesh(mesh):
             placed = Inputs(*map(self._place, places), pixel_values=pixel_values)
             return _jitted_logits(self, placed)
@@ -119,6 +135,20 @@ class Maverick(nnx.Module):
     def output_weight(self) -> jax.Array:
         """The output matrix [D, V], cast and gathered for the matrix product."""
         return weight(self.head, self.rules, self.config.compute_dtype)
+
+    def _require_batch(self, tokens: jax.Array, *others: jax.Array | None) -> None:
+        if tokens.ndim != 2 or any(x is not None and x.shape != tokens.shape for x in others):
+            shapes = ", ".join(str(x.shape) for x in (tokens, *others) if x is not None)
+            raise InputError(f"tokens, positions and segment_ids have shapes {shapes}; expected one shape [B, T]")
+        V = self.config.vocab_size
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < V:
+            raise InputError(
+                f"tokens: {int(tokens.min())} to {int(tokens.max())}; expected 0 to {V - 1}, the vocabulary"
+            )
+        groups = size_of(dict(self.embed[...].sharding.mesh.shape), self.rules.batch)
+        if tokens.shape[0] % groups:
+            raise InputError(f"tokens: {tokens.shape[0]} sequences; expected a multiple of {groups}, the devices along "
+                             f"the mesh's batch axes")  # fmt: skip
 
     def _place(self, x: jax.Array | None) -> jax.Array | None:
         return None if x is None else jax.device_put(x, self.rules("batch", "length"))

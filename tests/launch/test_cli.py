@@ -80,7 +80,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
         (["config", "show"], "CONFIG is missing"),
         (["data", "stat", "pretrain_tiny"], "did you mean stats?"),
         (["train", "pretrain_tiny", "run.steps=x"], "command line: run.steps: must be a valid integer"),
-        (["generate", "somewhere"], "--prompt"),
+        (["generate", "somewhere"], "give either --prompt TEXT or --prompts FILE"),
+        (["generate", "somewhere", "--prompt", "a", "--prompts", "b"], "give either --prompt TEXT or --prompts FILE"),
+        (["generate", "somewhere", "--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["generate", "somewhere", "--prompt", "a", "--samples", "0"], "whole number of 1 or more"),
+        (["generate", "somewhere", "--prompt", "a", "--top-p", "2"], "top_p: 2.0; expected more than 0"),
+        (["eval", "somewhere"], "give a CONFIG"),
     ],
 )
 def test_bad_arguments_are_one_message_and_exit_code_78(maverick, argv, said):

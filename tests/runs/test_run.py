@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from launch.cli import main
+from maverick_jax.errors import harmless
 from tests.helpers.small_run import (
     STEPS,
     assert_same_run,
@@ -206,6 +207,32 @@ def test_the_guard_sees_compilation(maverick, runs, tmp_path, nothing_compiles):
 # ---- use of a run ----------------------------------------------------------------------------------------------------
 
 
+def test_eval_without_a_config_takes_that_of_the_run(maverick, whole_run, runs):
+    expected = maverick("eval", whole_run, runs.config, "run.eval_batches=1", "--json")
+    assert expected[0] == 0, expected[2]
+    newest = max((whole_run / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    for checkpoint in (whole_run, newest):
+        assert maverick("eval", checkpoint, "run.eval_batches=1", "--json")[:2] == expected[:2]
+
+
+def test_generate_draws_samples_of_every_prompt_of_a_file(maverick, whole_run, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "ROMEO:"}\n\n{"prompt": "A\\nB"}\n')
+    (tmp_path / "prompts.txt").write_text("ROMEO:\n")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n{"text": "y"}\n')
+    options = ["--samples", 5, "--max-tokens", 6, "--seed", 1]
+    code, out, err = maverick("generate", whole_run, "--prompts", tmp_path / "prompts.jsonl", *options, "--json")
+    assert code == 0, err
+    found = json.loads(out)["samples"]
+    assert [(s["prompt"], s["sample"]) for s in found] == [(p, i) for p in ("ROMEO:", "A\nB") for i in range(5)]
+    assert len({s["text"] for s in found[:5]}) > 1, "samples of one prompt differ"
+    code, out, _ = maverick("generate", whole_run, "--prompts", tmp_path / "prompts.txt", *options[:2], "--top-k", 1)
+    assert code == 0 and "--- prompt 1, sample 5\nROMEO:" in out
+    assert len(set(out.split("--- prompt 1, sample ")[1:])) == 5
+    assert len({text[1:] for text in out.split("--- prompt 1, sample ")[1:]}) <= 2, "top-k 1 is greedy"
+    code, _, err = maverick("generate", whole_run, "--prompts", tmp_path / "bad.jsonl")
+    assert code == 78 and "bad.jsonl:2: expected an object with a text `prompt`" in err
+
+
 def test_eval_answers_tasks(maverick, whole_run, runs, tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(f'{{"prompt": "{i} + 1 =", "answer": {i + 1}}}\n' for i in range(3)))
@@ -231,6 +258,10 @@ def test_eval_generate_and_export_accept_the_run(maverick, whole_run, runs, tmp_
     assert code == 0, err
     assert json.loads(said)["prompt"] == "ROMEO:" and json.loads(said)["text"]
     assert maverick("generate", whole_run, "--prompt", "ROMEO:", "--max-tokens", 8, "--json")[1] == said
+
+    assert maverick("generate", whole_run, "--prompt", "ROMEO:", "--max-tokens", 8)[1] == (
+        "ROMEO:" + harmless(json.loads(said)["text"]) + "\n"
+    )
 
     code, _, err = maverick("export", whole_run, tmp_path / "exported", "--dtype", "float32")
     assert code == 0, err

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 
 import jax
 import numpy as np
@@ -320,3 +321,17 @@ def test_inspect_shows_kinds_and_weights(tmp_path):
     out = io.StringIO()
     commands.show(found, Console(file=out, width=200, force_terminal=True))
     assert "recovery 1.5" in out.getvalue() and "one color per token kind" in out.getvalue()
+
+
+def test_inspect_marks_learned_tokens_without_colors(tmp_path):
+    found = commands.inspect(data_config(tmp_path, sequence_length=128), 0, count=20)
+    out = io.StringIO()
+    commands.show(found, Console(file=out, width=10_000, force_terminal=False))
+    legend, *shown = out.getvalue().splitlines()
+    assert "\u27e6text\u27e7: learned tokens" in legend
+    text = "\n".join(shown)
+    runs = [run for row in found["rows"] for run in row["runs"]]
+    recovery = next(run for run in runs if run["kind"] == "recovery")
+    assert f"\u27e61.5:{recovery['text']}\u27e7" in text
+    learned = "".join(re.findall("\u27e6(?:[0-9.]+:)?(.*?)\u27e7", text, re.DOTALL))
+    assert learned == "".join(run["text"] for run in runs if run["loss_weight"]).translate(commands._PICTURES)
