@@ -7,6 +7,7 @@ from data.trajectories import failures
 from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
+from data.trajectories.learned import take_weight
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
@@ -53,21 +54,24 @@ def _class_of(item: Fields) -> str:
 
 def _add_calls(builder: StepBuilder, items: list[tuple[str, Fields]]) -> None:
     calls: list[ToolCall] = []
-    descriptions, thoughts, rewards, extra = [], [], [], {}
+    descriptions, thoughts, rewards, weights, extra = [], [], [], set(), {}
     for name, item in items:
         calls.append(_call(name, item))
         descriptions.append(item.take("description", str, default=""))
         thoughts.append(item.take("reasoning_content", str, default=""))
         rewards.append(item.take("reward", float, default=None))
+        weights.add(take_weight(item))
         if name == "code_action":
             item.add("class_", name)
         for key, value in item.rest().items():
             extra[key if len(items) == 1 else f"calls[{len(calls) - 1}].{key}"] = value
     given = [reward for reward in rewards if reward is not None]
     where = items[0][1].where
+    if len(weights) > 1:
+        raise InputError(f"{where}: weight: parallel calls form one message and must have one weight")
     texts = ["\n".join(filter(None, found)) for found in (descriptions, thoughts)]
     message = at(where, lambda: Message(Role.ASSISTANT, texts[0], calls, texts[1]))
-    builder.add(where, message, reward=sum(given) if given else None, extra=extra)
+    builder.add(where, message, reward=sum(given) if given else None, weight=weights.pop(), extra=extra)
 
 
 def _call(name: str, item: Fields) -> ToolCall:
@@ -86,8 +90,8 @@ def _add_message(builder: StepBuilder, name: str, item: Fields) -> None:
         thought = item.take("description", str, default="")
     item.keep("description")
     reward = item.take("reward", float, default=None)
-    builder.add(item.where, at(item.where, lambda: Message(Role.ASSISTANT, text, (), thought)), reward=reward,
-                extra=item.rest())  # fmt: skip
+    message = at(item.where, lambda: Message(Role.ASSISTANT, text, (), thought))
+    builder.add(item.where, message, reward=reward, weight=take_weight(item), extra=item.rest())
 
 
 def _add_observation(builder: StepBuilder, name: str, item: Fields) -> None:
@@ -104,7 +108,7 @@ def _add_observation(builder: StepBuilder, name: str, item: Fields) -> None:
         message = at(item.where, lambda: Message(role, text))
     if source not in ("user", "environment"):
         item.add("source", source)
-    builder.add(item.where, message, **notes, extra=item.rest())
+    builder.add(item.where, message, weight=take_weight(item), **notes, extra=item.rest())
 
 
 def _observed(name: str, item: Fields) -> str:
