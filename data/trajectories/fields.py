@@ -103,10 +103,14 @@ class Fields:
         self._extra[name] = value
 
     def rest(self) -> dict[str, Any]:
-        """`extra`: the kept fields and those that were not read. Raises InputError for a field that was not read if it
-        changes what the record means, or with `unknown: refuse`."""
+        """`extra`: the kept fields and those that were not read, without nulls, which fill the columns of a table and
+        are counted. Raises InputError for a field that was not read if it changes what the record means, or with
+        `unknown: refuse`."""
         for name, value in self.value.items():
             if name in self._taken:
+                continue
+            if value is None:
+                self.count_left_out(self.path(name))
                 continue
             if self.where:  # the fields of the record itself were looked at before any was read
                 refuse_field(name, value, self.path(name))

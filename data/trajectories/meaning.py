@@ -29,13 +29,10 @@ _PLACE = re.compile(
 
 
 def refuse_record(record: Any) -> None:
-    """Raises InputError for a record with media, with a weight of its own, or of preferences: a chosen and a rejected
-    answer, or an answer with a verdict. `record`: any JSON value."""
+    """Raises InputError for a record with media, with a weight of its own, or of preferences; `record` is any JSON
+    value."""
     for name, value in record.items() if isinstance(record, dict) else ():
-        is_verdict = name == "label" and type(value) is bool
-        if is_verdict or (_PAIR.fullmatch(name) and not is_empty(value)):
-            raise InputError(f"{name:.80}: preference data. Trajectories are demonstrations; no objective learns "
-                             "from preferences yet; keep the answers to imitate, without this field")  # fmt: skip
+        _refuse_preference(name, value, f"{name:.80}")
         _refuse_media(name, value, name)
         if _weighs(name, value):
             raise InputError(f"{name}: {value!r:.40}: the weight of a whole record is not read; give its messages a "
@@ -45,6 +42,7 @@ def refuse_record(record: Any) -> None:
 def refuse_field(name: str, value: Any, path: str) -> None:
     """Raises InputError if the field `path` of a message, or of a part of one, changes what the message means and has
     not been read."""
+    _refuse_preference(name, value, path)
     _refuse_media(name, value, path)
     if name in CALLS and not is_empty(value):
         raise InputError(f"{path}: calls in a place where this format has none")
@@ -52,6 +50,14 @@ def refuse_field(name: str, value: Any, path: str) -> None:
         raise InputError(f"{path}: the assistant's refusal is not read; put its text into the content")
     if name in (*NUMBERS, *SWITCHES, *UNCLEAR, "masked") and is_given(value):
         raise InputError(f"{path}: whether to learn a part of a message; only a whole message has a weight")
+
+
+def _refuse_preference(name: str, value: Any, path: str) -> None:
+    """Refuse a chosen or a rejected answer, and a verdict on an answer."""
+    is_verdict = name == "label" and type(value) is bool
+    if is_verdict or (_PAIR.fullmatch(name) and not is_empty(value)):
+        raise InputError(f"{path}: preference data. Trajectories are demonstrations; no objective learns from "
+                         "preferences yet; keep the answers to imitate, without this field")  # fmt: skip
 
 
 def _refuse_media(name: str, value: Any, path: str) -> None:

@@ -180,11 +180,7 @@ def test_a_window_inside_a_long_turn_repeats_the_turns_last_tokens(share, repeat
 
 def test_a_window_at_the_begin_of_a_turn_repeats_nothing_with_an_overlap_of_0():
     windows = windows_of(0, 40, np.arange(0, 40, 4), 4, 20, 0, Cuts())
-    assert [(w.context, w.overlap, w.begin, w.end) for w in windows] == [
-        (0, 0, 0, 20),
-        (4, 20, 20, 36),
-        (4, 36, 36, 40),
-    ]
+    assert list(windows) == [Window(0, 0, 0, 20), Window(4, 20, 20, 36), Window(4, 36, 36, 40)]
 
 
 def test_a_context_that_leaves_less_than_two_tokens_is_not_repeated():
@@ -280,6 +276,18 @@ def test_malformed_trajectories_stop_or_are_counted(tmp_path):
     out = io.StringIO()
     commands.show(stats, Console(file=out, width=300))
     assert "malformed 3" in out.getvalue() and "record 4, line 5" in out.getvalue()
+
+
+def test_fields_without_effect_are_logged_and_counted_by_name(tmp_path, caplog):
+    record = json.loads(ours.write(short_run(0)))
+    record["mood"], record["messages"][-1]["speed"] = "good", 3
+    write_runs(tmp_path / "runs.jsonl", 2, json.dumps(record))
+    with caplog.at_level("WARNING"):
+        stats = commands.stats(data_config(tmp_path), 0)
+    assert "source shop: 2 fields of unknown meaning have no effect: " in caplog.text
+    out = io.StringIO()
+    commands.show(stats, Console(file=out, width=300))
+    assert "fields without effect: messages[].speed (1), mood (1)" in out.getvalue()
 
 
 def test_no_trajectory_and_a_single_one_to_split_are_refused(tmp_path):

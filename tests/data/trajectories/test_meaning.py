@@ -77,11 +77,31 @@ def test_preferences_are_refused(tmp_path, record):
         read(tmp_path, record)
 
 
-@pytest.mark.parametrize("field", [{"label": "billing"}, {"chosen": None}, {"rejected": False}, {"chosen_at": "noon"}])
+@pytest.mark.parametrize("field", [{"label": "billing"}, {"chosen": ""}, {"rejected": False}, {"chosen_at": "noon"}])
 def test_other_fields_with_similar_names_are_kept_and_counted(tmp_path, field):
     tally = Tally()
     assert read(tmp_path, CHAT | field, tally=tally)[0].extra == field
     assert tally.as_dict()["unknown_fields"] == dict.fromkeys(field, 1)
+
+
+@pytest.mark.parametrize("field", [{"rejected": "No."}, {"label": False}, {"chosen": [ANSWER]}])
+def test_preferences_inside_a_message_are_refused(tmp_path, field):
+    name = next(iter(field))
+    for record, path in (({"messages": [ASK, ANSWER | field]}, "messages"),
+                         ({"conversations": [SHARED["conversations"][0], SHARED["conversations"][1] | field]},
+                          "conversations")):  # fmt: skip
+        with pytest.raises(InputError, match=rf"{path}\[1\].{name}: preference data"):
+            read(tmp_path, record)
+
+
+def test_nulls_that_fill_columns_are_left_out_and_counted(tmp_path):
+    nulls = {"tool_calls": None, "images": None, "weight": None, "speed": None}
+    tally = Tally()
+    (found,) = read(tmp_path, {"messages": [ASK | nulls, ANSWER | nulls], "note": None}, tally=tally, unknown="refuse")
+    assert found.extra == {} and [dict(step.extra) for step in found.steps] == [{}, {}]
+    assert tally.as_dict()["unknown_fields"] == {}
+    assert tally.as_dict()["left_out_fields"] == {
+        "messages[].images": 2, "messages[].speed": 2, "messages[].tool_calls": 1, "note": 1}  # fmt: skip
 
 
 # ---- weights of a record ---------------------------------------------------------------------------------------------
@@ -93,6 +113,6 @@ def test_a_weight_of_the_record_is_refused(tmp_path, field):
         read(tmp_path, CHAT | field)
 
 
-@pytest.mark.parametrize("field", [{"weight": 1}, {"train": True}, {"loss": 0.34}, {"mask": None}])
+@pytest.mark.parametrize("field", [{"weight": 1}, {"train": True}, {"loss": 0.34}, {"mask": []}])
 def test_a_weight_of_one_and_a_measured_loss_are_kept(tmp_path, field):
     assert read(tmp_path, CHAT | field)[0].extra == field
