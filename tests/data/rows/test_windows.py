@@ -189,7 +189,7 @@ def test_a_context_that_leaves_less_than_two_tokens_is_not_repeated():
     assert cuts.contexts_not_repeated == 1 and [window.context for window in windows] == [0] * len(windows)
 
 
-@pytest.mark.parametrize("T", [64, 128, 400])
+@pytest.mark.parametrize("T", [48, 128, 400])
 @pytest.mark.parametrize("overlap", [0.0, 0.01, 0.25])
 def test_each_label_of_a_cut_trajectory_counts_once_and_follows_its_prefix(T, overlap, tmp_path):
     dataset = open_dataset(data_config(tmp_path, options={"overlap": overlap}, sequence_length=T), "train", seed=0)
