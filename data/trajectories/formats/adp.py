@@ -25,15 +25,21 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def read(record: Fields) -> Trajectory:
-    """Read a record. Consecutive actions without an observation between them are parallel calls of one message."""
+    """Read a record. Consecutive actions without an observation between them are parallel calls of one message, with
+    the text of a message directly before them."""
     builder = StepBuilder()
-    items = [(_class_of(item), item) for item in record.objects("content")]
+    items = ((_class_of(item), item) for item in record.objects("content"))
+    said: list[tuple[str, Fields]] = []  # a message, to which calls may belong
     for calling, group in itertools.groupby(items, key=lambda item: item[0] in CALLS):
+        same = [*said, *group]
+        said = [same.pop()] if not calling and same[-1][0] == "message_action" else []
         if calling:
-            _add_calls(builder, list(group))
+            _add_calls(builder, same)
             continue
-        for name, item in group:
+        for name, item in same:
             (_add_message if name == "message_action" else _add_observation)(builder, name, item)
+    for name, item in said:
+        _add_message(builder, name, item)
     tools = ()
     if any(isinstance(tool, dict) for tool in record.value.get("available_apis") or []):
         tools = openai.take_tools(record, "available_apis")
@@ -56,15 +62,21 @@ def _add_calls(builder: StepBuilder, items: list[tuple[str, Fields]]) -> None:
     calls: list[ToolCall] = []
     descriptions, thoughts, rewards, weights, extra = [], [], [], set(), {}
     for name, item in items:
-        calls.append(_call(name, item))
-        descriptions.append(item.take("description", str, default=""))
         thoughts.append(item.take("reasoning_content", str, default=""))
+        if name == "message_action":
+            descriptions.append(item.take("content", str))
+            thoughts[-1] = thoughts[-1] or item.take("description", str, default="")
+            item.keep("description")
+        else:
+            calls.append(_call(name, item))
+            descriptions.append(item.take("description", str, default=""))
         rewards.append(item.take("reward", float, default=None))
         weights.add(take_weight(item))
         if name == "code_action":
             item.add("class_", name)
         for key, value in item.rest().items():
-            extra[key if len(items) == 1 else f"calls[{len(calls) - 1}].{key}"] = value
+            part = "message" if name == "message_action" else f"calls[{len(calls) - 1}]"
+            extra[key if len(items) == 1 else f"{part}.{key}"] = value
     given = [reward for reward in rewards if reward is not None]
     where = items[0][1].where
     if len(weights) > 1:

@@ -3,7 +3,7 @@
 import pytest
 
 from maverick_jax.errors import InputError
-from tests.helpers.readings import learned, read
+from tests.helpers.readings import calls, learned, read, roles
 
 
 def record(*fields):
@@ -26,3 +26,21 @@ def test_parallel_calls_have_one_weight(tmp_path):
     assert learned(found) == "Done.<|eot|>"
     with pytest.raises(InputError, match=r"content\[1\]: weight: parallel calls form one message"):
         read(tmp_path, record({"train": False}, {}))
+
+
+def test_a_message_and_the_calls_after_it_are_one_turn(tmp_path):
+    found = record({}, {})
+    said = {"class_": "message_action", "content": "I look.", "description": "Hm.", "mood": "good"}
+    found["content"].insert(1, said)
+    (found,) = read(tmp_path, found)
+    assert roles(found) == ["USER", "ASSISTANT", "TOOL", "TOOL", "ASSISTANT"]
+    message = found.steps[1].message
+    assert (message.text, message.thought, calls(found)) == ("I look.", "Hm.", [("f", {"n": 0}), ("f", {"n": 1})])
+    assert found.steps[1].extra == {"message.mood": "good"}
+
+
+def test_only_the_message_directly_before_calls_belongs_to_them(tmp_path):
+    found = record({})
+    found["content"][1:1] = [{"class_": "message_action", "content": text} for text in ("Well.", "I look.")]
+    (found,) = read(tmp_path, found)
+    assert [step.message.text for step in found.steps[1:]] == ["Well.", "I look.", "x", "Done."]
