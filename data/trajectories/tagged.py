@@ -194,14 +194,15 @@ _READERS: dict[str, _Reader] = {
     "other": _refuse,
 }
 _OPENING = re.compile(
-    # A tag counts where calls follow it, or where it begins a line: a text may also speak of the tag.
-    r"(?P<tool_call><tool_call>)(?=\s*(?:[{\[]|<function=))|(?P<function_call><function_call>)(?=\s*[{\[])"
+    # A tag counts where calls follow it, or where it begins a line: a text may also speak of the tag, or quote it.
+    r"(?<!`)(?:(?P<tool_call><tool_call>)(?=\s*(?:[{\[]|<function=))|(?P<function_call><function_call>)(?=\s*[{\[])"
     r"|(?P<functioncall><functioncall>)(?=\s*[{\[])|(?P<function><function=[^<>\s]{1,512}>)"
-    r"|(?P<tool_calls>\[TOOL_CALLS\])|(?P<python_tag><\|python_tag\|>)|(?P<python_start><\|python_start\|>)"
+    r"|(?P<tool_calls>\[TOOL_CALLS\])(?=\s*(?:[{\[]|\w{1,512}[{\[]))"
+    r"|(?P<python_tag><\|python_tag\|>)|(?P<python_start><\|python_start\|>)"
     r"|(?P<other>^[ \t]*<(?:tool_call|function_call|functioncall|function_calls|tool_use|use_mcp_tool"
     r"|start_function_call)>"
     r"|<invoke name=|<(?:execute_bash|execute_ipython)>|<\|(?:tool_call|tool_calls|tool_call_start|tool_call_begin"
     r"|tool_calls_section_begin|action_start|START_ACTION|FunctionCallBegin|call)\|>"
-    r"|<\uff5ctool\u2581calls?\u2581begin\uff5c>|\u273fFUNCTION\u273f)",
+    r"|<\uff5ctool\u2581calls?\u2581begin\uff5c>|\u273fFUNCTION\u273f))",
     re.MULTILINE,
 )

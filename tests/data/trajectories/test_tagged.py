@@ -70,7 +70,8 @@ def test_uncertain_calls_are_refused_by_their_tag(text, tag):
 
 @pytest.mark.parametrize(
     "text", ["", "It is ten.", "Hermes writes `<tool_call>` before a call.", "Use <tool_call> and </tool_call>.",
-             "a function=f", "[TOOL] calls", '{"name": "f"}'],
+             "a function=f", "[TOOL] calls", "Mistral's [TOOL_CALLS] come first.", "It is `<|python_tag|>`.",
+             '{"name": "f"}'],
 )  # fmt: skip
 def test_a_text_without_calls_stays(text):
     assert take_calls(text) == (text, [])
