@@ -261,6 +261,18 @@ def test_each_label_counts_once_in_an_epoch_in_which_four_hosts_become_two(accum
 # ---- malformed input -------------------------------------------------------------------------------------------------
 
 
+def test_fields_without_effect_are_logged_and_counted_by_name(tmp_path, caplog):
+    record = json.loads(ours.write(short_run(0)))
+    record["mood"], record["messages"][-1]["speed"] = "good", 3
+    write_runs(tmp_path / "runs.jsonl", 2, json.dumps(record))
+    with caplog.at_level("WARNING"):
+        stats = commands.stats(data_config(tmp_path), 0)
+    assert "source shop: 2 fields of unknown meaning have no effect: " in caplog.text
+    out = io.StringIO()
+    commands.show(stats, Console(file=out, width=300))
+    assert "fields without effect: messages[].speed (1), mood (1)" in out.getvalue()
+
+
 def test_malformed_trajectories_stop_or_are_counted(tmp_path):
     bad = ['{"format": "maverick-trajectory", "version": 1, "messages": []}', "{"]
     thought = json.loads(ours.write(short_run(0)))
@@ -276,18 +288,6 @@ def test_malformed_trajectories_stop_or_are_counted(tmp_path):
     out = io.StringIO()
     commands.show(stats, Console(file=out, width=300))
     assert "malformed 3" in out.getvalue() and "record 4, line 5" in out.getvalue()
-
-
-def test_fields_without_effect_are_logged_and_counted_by_name(tmp_path, caplog):
-    record = json.loads(ours.write(short_run(0)))
-    record["mood"], record["messages"][-1]["speed"] = "good", 3
-    write_runs(tmp_path / "runs.jsonl", 2, json.dumps(record))
-    with caplog.at_level("WARNING"):
-        stats = commands.stats(data_config(tmp_path), 0)
-    assert "source shop: 2 fields of unknown meaning have no effect: " in caplog.text
-    out = io.StringIO()
-    commands.show(stats, Console(file=out, width=300))
-    assert "fields without effect: messages[].speed (1), mood (1)" in out.getvalue()
 
 
 def test_no_trajectory_and_a_single_one_to_split_are_refused(tmp_path):
