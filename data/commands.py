@@ -23,6 +23,8 @@ from data.trajectories.reading import RecordProblem
 from maverick_jax.errors import harmless
 from maverick_jax.text import Tokenizer
 
+UNKNOWN_SHOWN = 20
+"""Most names of unknown fields that are printed."""
 SEGMENT_STYLES = ("cyan", "green", "yellow", "magenta", "blue")
 KIND_STYLES = {
     **dict.fromkeys(("header", "system", "tools", "image"), "white"),
@@ -206,6 +208,10 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
         console.print(
             f"kept: {chosen['kept']:,} of {chosen['read']:,} trajectories; dropped: {rules or 'none'}", markup=False
         )
+    if unknown := source["read"].get("unknown_fields"):
+        names = ", ".join(f"{name} ({n:,})" for name, n in itertools.islice(unknown.items(), UNKNOWN_SHOWN))
+        more = f", and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""
+        console.print(harmless(f"fields without effect: {names}{more}"), markup=False, highlight=False)
     for problem in source["read"]["problems"]:
         console.print(harmless(f"malformed: {RecordProblem(**problem)}"), markup=False, highlight=False)
 

@@ -24,14 +24,16 @@ from data.trajectories.kinds import token_kinds
 from data.trajectories.reading import RecordProblem, Tally, read_tools, read_trajectories
 from data.trajectories.trajectory import Outcome, Trajectory
 from data.trajectories.weights import own_weights
-from maverick_jax.errors import InputError
+from maverick_jax.errors import InputError, harmless
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Kind, Rendered, Role, Tool, find_dialect, render
 from maverick_jax.text.chat.dialects import DEFAULT
 from maverick_jax.text.chat.render import HEADER_START
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the cached arrays. It changes whenever the same trajectories give other arrays."""
+UNKNOWN_LOGGED = 20
+"""Most names of unknown fields that are logged."""
 PROBLEMS_KEPT, DROPPED_KEPT = 20, 1_000
 """Numbers of malformed records and of dropped trajectories that are listed; all are counted."""
 
@@ -67,6 +69,9 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
             for trajectory, rendered in rendering.trajectories(paths, progress):
                 columns.add(trajectory, rendered)
                 progress.update(columns.tokens, columns.trajectories)
+        if unknown := rendering.tally.seen.kept:
+            names = ", ".join(f"{harmless(field)} ({n:,})" for field, n in unknown.most_common(UNKNOWN_LOGGED))
+            _log.warning("source %s: %d fields of unknown meaning have no effect: %s", name, len(unknown), names)
         if not columns.trajectories:
             raise InputError(f"data.sources.{name}: no trajectory can be read{rendering.first_problem()}")
         if [_identity(path) for path in paths] != stats:

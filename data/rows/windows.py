@@ -2,7 +2,8 @@
 
 A window is a segment of its own. It repeats the trajectory's context (system message and tools) and then the last turns
 before the cut, as far as they fit into a share of the remaining room; whole new turns follow. Repeated tokens are
-inputs and no labels, so that every token of a trajectory except the first is a label exactly once.
+inputs and no labels, so that every token of a trajectory except the first is a label exactly once. A label inside a
+turn always follows the token before it: a window that begins inside a turn repeats at least that one.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 from data.array_folder import ArrayFolder
 from data.rows.packing import Documents, Spans, placed
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the cached plans. It changes whenever the same trajectories are cut or placed differently."""
 
 
@@ -53,13 +54,14 @@ def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: in
     """The windows, of at most `length` tokens, of the trajectory with tokens [begin, end) and turns from `turns` on.
 
     `share`: the fraction of the room after the context for repeated turns. If not even one turn fits there, its last
-    tokens are repeated. Repeated turns take less room if only then the next turn fits whole.
+    tokens are repeated. Repeated turns take less room if only then the next turn fits whole. After a context, a window
+    that begins inside a turn repeats at least one token of it.
     """
     if end - begin <= length:
         yield Window(0, begin, begin, end)
         return
     cuts.runs += 1
-    if context > length * 3 // 4:
+    if context > min(length * 3 // 4, length - 2):
         cuts.contexts_not_repeated += 1
         context = 0
     room, first = length - context, begin + context
@@ -71,8 +73,10 @@ def windows_of(begin: int, end: int, turns: np.ndarray, context: int, length: in
         yield window
         if (at := window.end) == end:
             return
-        turn = int(borders[np.searchsorted(borders, at, "right")]) - at
+        after = int(np.searchsorted(borders, at, "right"))
+        turn, inside = int(borders[after]) - at, after == 0 or borders[after - 1] != at
         most = min(int(share * room), room - turn if turn <= room else room)
+        most = max(most, 1) if inside and context else most
         overlap = _overlap(first, at, borders, most)
         window = Window(context, overlap, at, _stop(borders, overlap + room, at, end, cuts))
 

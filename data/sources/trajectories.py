@@ -14,7 +14,10 @@ from maverick_jax.settings.section import Section
 class TrajectoriesConfig(Section):
     """How trajectories are read, rendered and cut."""
 
-    format: Literal["ours", "openai", "tau_bench", "swe_agent", "sharegpt", "atif", "adp"] | None = None
+    format: (
+        Literal["ours", "openai", "tau_bench", "swe_agent", "sharegpt", "atif", "adp", "alpaca", "prompt_completion"]
+        | None
+    ) = None
     """Format of the files. null: the first record of each file determines it."""
     dialect: Literal["meta_pythonic", "meta_json", "hugging_face"] | None = None
     """Dialect in which tools and calls are written. null: the dialect of the tokenizer's model, or else

@@ -1,8 +1,9 @@
 """The calls of a trajectory, which of them failed, and which recovered a failure. Pure functions of the normal form.
 
-A call fails if its result is an error. Its recovery is the next successful call with the same intent: of the same tool
-and, if the tool takes a command line (a text argument `command`), with the same first word. Failed calls in between do
-not end the search, so one call may recover several failures.
+A call fails if its result is an error. Its recovery is the next successful call of a later message with the same
+intent: of the same tool and, if the tool takes a command line (a text argument `command`), with the same first word. A
+parallel call is no recovery, since the failure was not known when it was made. Failed calls in between do not end the
+search, so one call may recover several failures.
 """
 
 import dataclasses
@@ -66,12 +67,16 @@ def _recoveries(actions: Sequence[Action]) -> dict[int, int]:
     """Index of each recovered action -> index of its recovery, in one pass from the end."""
     found: dict[int, int] = {}
     next_success: dict[tuple[str, ...], int] = {}
+    in_message: dict[tuple[str, ...], int] = {}  # the first successes of the message that is being looked at
     for i in reversed(range(len(actions))):
         action = actions[i]
         key = intent(action.call)
+        if i + 1 == len(actions) or action.step != actions[i + 1].step:
+            next_success |= in_message
+            in_message = {}
         if not action.failed:
             if action.result is not None:
-                next_success[key] = i
+                in_message[key] = i
         elif key in next_success:
             found[i] = next_success[key]
     return found

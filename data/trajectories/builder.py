@@ -1,12 +1,15 @@
 """Build the steps of a trajectory: match results to their calls, and refuse messages that are out of place."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.trajectories import tagged
+from data.trajectories.meaning import refuse_placeholder
 from data.trajectories.trajectory import Step
 from maverick_jax.errors import InputError
-from maverick_jax.text.chat import Image, Message, Role, ToolCall, values
+from maverick_jax.text.chat import Image, Message, Role, Tool, ToolCall
+from maverick_jax.text.chat.openai import arguments_of
 
 
 @dataclasses.dataclass
@@ -19,10 +22,13 @@ class _Open:
 
 
 class StepBuilder:
-    """Collects steps. Results of parallel calls may come in any order if they have the ids of their calls; they are
-    sorted by the order of the calls, since no chat format writes which call a result answers."""
+    """Collects steps. Results of parallel calls may come in any order if they name their calls, by id or by tool; they
+    are sorted by the order of the calls, since no chat format writes which call a result answers. Calls that an
+    assistant message has as tagged text become calls (`data.trajectories.tagged`)."""
 
-    def __init__(self):
+    def __init__(self, tools: Sequence[Tool] = ()):
+        self.tools = {tool.name: tool for tool in tools}
+        """Declared tools, for formats that need them to read calls."""
         self.steps: list[Step] = []
         self._open: _Open | None = None
 
@@ -33,6 +39,7 @@ class StepBuilder:
     def add(self, where: str, message: Message, *, called: str | None = None, **notes: Any) -> None:
         """Append a message. `notes`: fields of `Step`; `called`: name of the tool in a result, if given. Raises
         InputError beginning with `where` for a message that is out of place."""
+        message = at(where, lambda: _without_tags(message, notes.get("weight")))
         step = at(where, lambda: Step(message, **notes))
         if message.role is Role.TOOL:
             self._answer(where, step, called)
@@ -57,22 +64,28 @@ class StepBuilder:
     def _answer(self, where: str, step: Step, called: str | None) -> None:
         if not self.waiting() or self._open is None:
             raise InputError(f"{where}: a tool result, but every call before it already has one")
-        at_call = self._call_of(where, step.message.call_id)
-        name = self._open.calls[at_call].name
-        if called is not None and called != name:
-            raise InputError(f"{where}: name: {called!r:.80}; expected {name!r:.80}, the tool that was called")
+        at_call = self._call_of(where, step.message.call_id, called)
+        call = self._open.calls[at_call]
+        if called is not None and called != call.name:
+            raise InputError(f"{where}: name: {called!r:.80}; expected {call.name!r:.80}, the tool that was called")
+        if call.id is not None and step.message.call_id not in (None, call.id):  # the tool's name in place of the id
+            step = dataclasses.replace(step, message=dataclasses.replace(step.message, call_id=call.id))
         self._open.results[at_call] = step
 
-    def _call_of(self, where: str, call_id: str | None) -> int:
+    def _call_of(self, where: str, call_id: str | None, called: str | None) -> int:
+        """Index of the call that a result answers: by its id, or else by the tool's name, or else the first without a
+        result."""
         assert self._open is not None
         empty = [i for i, result in enumerate(self._open.results) if result is None]
-        ids = [self._open.calls[i].id for i in empty]
+        ids, names = ([getattr(self._open.calls[i], field) for i in empty] for field in ("id", "name"))
+        if call_id in ids and call_id is not None:
+            return empty[ids.index(call_id)]
+        if call_id in names:
+            return empty[names.index(call_id)]
         if call_id is None or all(known is None for known in ids):
-            return empty[0]
-        if call_id not in ids:
-            waiting = ", ".join(f"{known!r:.80}" for known in ids[:4])
-            raise InputError(f"{where}: tool_call_id: {call_id!r:.80}; expected a call without a result ({waiting})")
-        return empty[ids.index(call_id)]
+            return empty[names.index(called) if called in names else 0]
+        waiting = ", ".join(f"{known!r:.80}" for known in ids[:4])
+        raise InputError(f"{where}: tool_call_id: {call_id!r:.80}; expected a call without a result ({waiting})")
 
     def _close(self, where: str | None) -> None:
         """Append the results of the open calls. `where`: the message after them; None at the end."""
@@ -99,12 +112,27 @@ def at(where: str, make: Callable[[], Any]) -> Any:
 
 
 def tool_call(name: Any, arguments: Any, call_id: str | None = None) -> ToolCall:
-    """A call whose arguments are an object or its JSON text. Raises InputError beginning with `arguments`."""
-    if isinstance(arguments, str):
-        arguments = values.read(arguments, "arguments")
-    if arguments is not None and not isinstance(arguments, Mapping):
-        raise InputError(f"arguments: expected an object, got {type(arguments).__name__}")
-    return ToolCall(name, arguments or {}, call_id)
+    """A call whose arguments are an object or its JSON text, or null, an empty text or null as text if there are none.
+    Raises InputError beginning with `arguments`."""
+    return ToolCall(name, {} if arguments is None else arguments_of(arguments, "arguments"), call_id)
+
+
+def _without_tags(message: Message, weight: float | None) -> Message:
+    """`message` with calls in place of tagged text. What cannot be read stays text in a message that is not learned
+    (`weight` 0), and is an error elsewhere. Raises InputError for a user's message with the place of a picture."""
+    if message.role is Role.USER:
+        refuse_placeholder(message.text)
+    if message.role is not Role.ASSISTANT or not all(isinstance(part, str) for part in message.parts):
+        return message
+    try:
+        text, calls = tagged.take_calls(message.text)
+        if calls and message.calls:
+            raise InputError(f"content: {message.text[len(text) :].strip()[:40]!r}: calls as text beside `tool_calls`")
+    except InputError:
+        if weight == 0:
+            return message
+        raise
+    return dataclasses.replace(message, parts=text, calls=calls) if calls else message
 
 
 def _has_content(part: str | Image) -> bool:

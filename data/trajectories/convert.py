@@ -65,7 +65,10 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     console.print(table)
     formats = ", ".join(f"{name} ({count:,})" for name, count in found["formats"].items())
     console.print(f"formats: {formats}", markup=False, highlight=False)
-    for key, words in (("unknown_fields", "unknown fields, kept in extra"), ("left_out_fields", "duplicates, dropped")):
+    for key, words in (
+        ("unknown_fields", "unknown fields, kept in extra"),
+        ("left_out_fields", "left out (duplicates, padding)"),
+    ):
         if found[key]:
             names = [f"{harmless(name)} ({count:,})" for name, count in list(found[key].items())[:SHOWN]]
             more = f", and {len(found[key]) - SHOWN} more" if len(found[key]) > SHOWN else ""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from data.trajectories.meaning import refuse_field
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 
@@ -90,7 +91,10 @@ class Fields:
         for name in names:
             if name in self.value and name not in self._taken:
                 self._taken.add(name)
-                self.seen.left_out[_INDEX.sub("[]", self.path(name))] += 1
+                self.count_left_out(self.path(name))
+
+    def count_left_out(self, path: str) -> None:
+        self.seen.left_out[_INDEX.sub("[]", path)[:200]] += 1
 
     def add(self, name: str, value: Any) -> None:
         """Keep a value in `extra`. Raises InputError if the name is already there."""
@@ -99,11 +103,17 @@ class Fields:
         self._extra[name] = value
 
     def rest(self) -> dict[str, Any]:
-        """`extra`: the kept fields and those that were not read. With `unknown: refuse`, raises InputError for a field
-        that was not read."""
+        """`extra`: the kept fields and those that were not read, without nulls, which fill the columns of a table and
+        are counted. Raises InputError for a field that was not read if it changes what the record means, or with
+        `unknown: refuse`."""
         for name, value in self.value.items():
             if name in self._taken:
                 continue
+            if value is None:
+                self.count_left_out(self.path(name))
+                continue
+            if self.where:  # the fields of the record itself were looked at before any was read
+                refuse_field(name, value, self.path(name))
             if self.seen.unknown == "refuse":
                 choices = sorted(self._taken)
                 near = did_you_mean(name, choices) if len(name) < 512 else ""

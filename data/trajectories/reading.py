@@ -10,14 +10,17 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from data.trajectories import tagged
 from data.trajectories.actions import find_actions
 from data.trajectories.builder import at
 from data.trajectories.fields import FieldCounts, Fields, Unknown
 from data.trajectories.files import Record, find_files, parse, read_records
 from data.trajectories.formats import FORMATS, Format, detect, find_format
+from data.trajectories.formats.openai import take_tools
+from data.trajectories.meaning import refuse_record
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError, harmless
-from maverick_jax.text.chat import Tool
+from maverick_jax.text.chat import Role, Tool
 from maverick_jax.text.chat.openai import tools_from_openai
 
 log = logging.getLogger(__name__)
@@ -123,6 +126,7 @@ def read_trajectories(
             seen = FieldCounts(unknown)
             try:
                 value = record.load()
+                refuse_record(value)
                 form = form or detect(value)
                 trajectory = _read(value, form, seen, tools)
             except InputError as error:
@@ -149,10 +153,17 @@ def _read(value: Any, form: Format, seen: FieldCounts, tools: Sequence[Tool]) ->
         hint = f"it looks like {' or '.join(others)}" if others else f"expected {form.needs}"
         raise InputError(f"is not of format {form.name}, which this file is read as: {hint}")
     trajectory = form.read(Fields(value, "", seen))
-    if tools and not trajectory.tools:
-        trajectory = dataclasses.replace(trajectory, tools=tuple(tools))
+    if not trajectory.tools and (found := _tools_in_text(trajectory, seen) or tuple(tools)):
+        trajectory = dataclasses.replace(trajectory, tools=found)
     _require_known_tools(trajectory)
     return trajectory
+
+
+def _tools_in_text(trajectory: Trajectory, seen: FieldCounts) -> tuple[Tool, ...]:
+    """Tools that the system message declares between `<tools>` tags; the text keeps them."""
+    first = trajectory.steps[0].message
+    found = tagged.declared_tools(first.text) if first.role is Role.SYSTEM else []
+    return take_tools(Fields({"tools": found}, "", seen)) if found else ()
 
 
 def _require_known_tools(trajectory: Trajectory) -> None:

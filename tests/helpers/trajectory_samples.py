@@ -166,4 +166,16 @@ def ours():
     }
 
 
-ALL = {make.__name__: make for make in (ours, openai, tau_bench, swe_agent, sharegpt, atif, adp)}
+def alpaca():
+    """Has no calls."""
+    return {"instruction": "To SFO, for two.", "input": "", "output": "B2 is booked.", "system": "Book flights."}
+
+
+def prompt_completion():
+    messages = openai_messages()
+    return {"prompt": messages[:2], "completion": messages[2:], "tools": TOOLS, "id": "p-1"}
+
+
+ALL = {
+    make.__name__: make for make in (ours, openai, tau_bench, swe_agent, sharegpt, atif, adp, alpaca, prompt_completion)
+}

@@ -5,7 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 from data.trajectories.fields import Fields
-from data.trajectories.formats import adp, atif, openai, ours, sharegpt, swe_agent, tau_bench
+from data.trajectories.formats import (
+    adp,
+    alpaca,
+    atif,
+    openai,
+    ours,
+    prompt_completion,
+    sharegpt,
+    swe_agent,
+    tau_bench,
+)
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
@@ -22,7 +32,7 @@ class Format:
 
 
 _MODULES = {"ours": ours, "openai": openai, "tau_bench": tau_bench, "swe_agent": swe_agent, "sharegpt": sharegpt,
-            "atif": atif, "adp": adp}  # fmt: skip
+            "atif": atif, "adp": adp, "alpaca": alpaca, "prompt_completion": prompt_completion}  # fmt: skip
 FORMATS = {name: Format(name, m.NEEDS, m.matches, m.read) for name, m in _MODULES.items()}
 
 

@@ -7,6 +7,7 @@ from data.trajectories import failures
 from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
+from data.trajectories.learned import take_weight
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
@@ -24,15 +25,21 @@ def matches(record: dict[str, Any]) -> bool:
 
 
 def read(record: Fields) -> Trajectory:
-    """Read a record. Consecutive actions without an observation between them are parallel calls of one message."""
+    """Read a record. Consecutive actions without an observation between them are parallel calls of one message, with
+    the text of a message directly before them."""
     builder = StepBuilder()
-    items = [(_class_of(item), item) for item in record.objects("content")]
+    items = ((_class_of(item), item) for item in record.objects("content"))
+    said: list[tuple[str, Fields]] = []  # a message, to which calls may belong
     for calling, group in itertools.groupby(items, key=lambda item: item[0] in CALLS):
+        same = [*said, *group]
+        said = [same.pop()] if not calling and same[-1][0] == "message_action" else []
         if calling:
-            _add_calls(builder, list(group))
+            _add_calls(builder, same)
             continue
-        for name, item in group:
+        for name, item in same:
             (_add_message if name == "message_action" else _add_observation)(builder, name, item)
+    for name, item in said:
+        _add_message(builder, name, item)
     tools = ()
     if any(isinstance(tool, dict) for tool in record.value.get("available_apis") or []):
         tools = openai.take_tools(record, "available_apis")
@@ -53,21 +60,30 @@ def _class_of(item: Fields) -> str:
 
 def _add_calls(builder: StepBuilder, items: list[tuple[str, Fields]]) -> None:
     calls: list[ToolCall] = []
-    descriptions, thoughts, rewards, extra = [], [], [], {}
+    descriptions, thoughts, rewards, weights, extra = [], [], [], set(), {}
     for name, item in items:
-        calls.append(_call(name, item))
-        descriptions.append(item.take("description", str, default=""))
         thoughts.append(item.take("reasoning_content", str, default=""))
+        if name == "message_action":
+            descriptions.append(item.take("content", str))
+            thoughts[-1] = thoughts[-1] or item.take("description", str, default="")
+            item.keep("description")
+        else:
+            calls.append(_call(name, item))
+            descriptions.append(item.take("description", str, default=""))
         rewards.append(item.take("reward", float, default=None))
+        weights.add(take_weight(item))
         if name == "code_action":
             item.add("class_", name)
         for key, value in item.rest().items():
-            extra[key if len(items) == 1 else f"calls[{len(calls) - 1}].{key}"] = value
+            part = "message" if name == "message_action" else f"calls[{len(calls) - 1}]"
+            extra[key if len(items) == 1 else f"{part}.{key}"] = value
     given = [reward for reward in rewards if reward is not None]
     where = items[0][1].where
+    if len(weights) > 1:
+        raise InputError(f"{where}: weight: parallel calls form one message and must have one weight")
     texts = ["\n".join(filter(None, found)) for found in (descriptions, thoughts)]
     message = at(where, lambda: Message(Role.ASSISTANT, texts[0], calls, texts[1]))
-    builder.add(where, message, reward=sum(given) if given else None, extra=extra)
+    builder.add(where, message, reward=sum(given) if given else None, weight=weights.pop(), extra=extra)
 
 
 def _call(name: str, item: Fields) -> ToolCall:
@@ -86,8 +102,8 @@ def _add_message(builder: StepBuilder, name: str, item: Fields) -> None:
         thought = item.take("description", str, default="")
     item.keep("description")
     reward = item.take("reward", float, default=None)
-    builder.add(item.where, at(item.where, lambda: Message(Role.ASSISTANT, text, (), thought)), reward=reward,
-                extra=item.rest())  # fmt: skip
+    message = at(item.where, lambda: Message(Role.ASSISTANT, text, (), thought))
+    builder.add(item.where, message, reward=reward, weight=take_weight(item), extra=item.rest())
 
 
 def _add_observation(builder: StepBuilder, name: str, item: Fields) -> None:
@@ -104,7 +120,7 @@ def _add_observation(builder: StepBuilder, name: str, item: Fields) -> None:
         message = at(item.where, lambda: Message(role, text))
     if source not in ("user", "environment"):
         item.add("source", source)
-    builder.add(item.where, message, **notes, extra=item.rest())
+    builder.add(item.where, message, weight=take_weight(item), **notes, extra=item.rest())
 
 
 def _observed(name: str, item: Fields) -> str:

@@ -6,6 +6,7 @@ from data.trajectories import failures
 from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
+from data.trajectories.learned import take_weight
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Message, Role, ToolCall
@@ -46,7 +47,8 @@ def _add(builder: StepBuilder, step: Fields) -> None:
     text = _text(step, "message")
     step.keep("timestamp", "model_name", "reasoning_effort", "metrics", "llm_call_count", "extra")
     # Copied context gets no weight here, since it belongs to the trajectory that it was copied from.
-    weight = 0.0 if step.take("is_copied_context", bool, default=False) else None
+    copied, weight = step.take("is_copied_context", bool, default=False), take_weight(step)
+    weight = 0.0 if copied and weight is None else weight
     thought = step.take("reasoning_content", str, default="")
     calls = [_call(call, step) for call in step.objects("tool_calls", default=[])]
     observation = step.child("observation")

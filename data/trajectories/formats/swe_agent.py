@@ -1,7 +1,8 @@
 """Reader of SWE-agent's `.traj`: one document per trajectory, with the messages in `history`.
 
 Actions have two forms: calls in OpenAI's format, and commands in the text, which SWE-agent has already split into
-`thought` and `action`. The latter become calls of the tool `bash` with the argument `command`.
+`thought` and `action`. The latter become calls of the tool `bash` with the argument `command`. Before SWE-agent 1.0,
+messages do not say what they are (`message_type`): the user's message after a command is its result.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from data.trajectories import failures
 from data.trajectories.builder import StepBuilder, at, tool_call
 from data.trajectories.fields import Fields
 from data.trajectories.formats import openai
+from data.trajectories.learned import take_weight
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Message, Role, ToolCall
@@ -51,18 +53,19 @@ def _exit_status(record: Fields) -> str | None:
 def _add(builder: StepBuilder, fields: Fields) -> None:
     fields.keep("message_type", "agent", "tags", "cache_control")
     # Demonstrations are part of the prompt, not actions of this trajectory.
-    weight = 0.0 if fields.take("is_demo", bool, default=False) else None
+    demonstrates, weight = fields.take("is_demo", bool, default=False), take_weight(fields)
+    weight = 0.0 if demonstrates and weight is None else weight
     role, kind = fields.value.get("role"), fields.value.get("message_type")
     action = fields.take("action", str, default="")
     if role == "assistant" and action and not fields.value.get("tool_calls"):
         _add_command(builder, fields, action, weight)
         return
     answered = fields.take("tool_call_ids", list, default=[])
-    if role in ("tool", "user") and kind == "observation" and builder.waiting():
+    if role in ("tool", "user") and kind in ("observation", None) and builder.waiting():
         _add_observation(builder, fields, answered, weight)
         return
     fields.leave_out("thought")
-    openai.add(builder, fields, failures.swe_agent, **({} if weight is None else {"weight": weight}))
+    openai.add(builder, fields, failures.swe_agent, weight=weight)
 
 
 def _add_command(builder: StepBuilder, fields: Fields, action: str, weight: float | None) -> None:
@@ -72,7 +75,7 @@ def _add_command(builder: StepBuilder, fields: Fields, action: str, weight: floa
     text = _text(fields)
     if text.strip() not in (thought, action.strip()):
         fields.add("content", text)
-    call: ToolCall = at(fields.path("action"), lambda: tool_call(COMMAND_TOOL, {"command": action}))
+    call: ToolCall = at(fields.path("action"), lambda: tool_call(COMMAND_TOOL, {"command": action.strip("\n")}))
     message = at(fields.where, lambda: Message(Role.ASSISTANT, thought, [call]))
     builder.add(fields.where, message, weight=weight, extra=fields.rest())
 

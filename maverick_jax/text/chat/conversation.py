@@ -10,6 +10,7 @@ from typing import Any
 
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import values
+from maverick_jax.text.chat.schemas import without_padding
 from maverick_jax.text.tokenizers.base import require_unicode
 
 MAX_MESSAGES, MAX_TOOLS, MAX_CALLS = 100_000, 1_024, 256
@@ -54,13 +55,14 @@ class Tool:
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"type": "object", "properties": {}})
-    """JSON schema of its arguments."""
+    """JSON schema of its arguments, without nulls that mean nothing (`schemas.without_padding`)."""
 
     def __post_init__(self):
         _check_name(self.name)
         _check_text(self.description, "description")
         _check_object(self.parameters, "parameters")
-        _set(self, "parameters", values.checked(dict(self.parameters), f"{self.name[:80]!r}: parameters"))
+        checked = values.checked(dict(self.parameters), f"{self.name[:80]!r}: parameters")
+        _set(self, "parameters", without_padding(checked))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,14 @@ def message_from_openai(message: Mapping[str, Any]) -> Message:
     return _MessageReader(iter(()), frozenset()).message(message)
 
 
+def arguments_of(value: Any, where: str) -> dict[str, Any]:
+    """The arguments of a call: an object or its JSON text, which may be empty or null if there are none. Raises
+    InputError beginning with `where`."""
+    if isinstance(value, str):
+        value = {} if not value.strip() or value.strip() == "null" else values.read(value, where)
+    return _expect(value, dict, where)
+
+
 def tools_from_openai(tools: Sequence[Mapping[str, Any]] | str | None) -> tuple[Tool, ...]:
     """Declared tools (a list, or its JSON text), read as in `from_openai`."""
     return tuple(_MessageReader(iter(()), frozenset()).tools(tools))
@@ -106,10 +114,7 @@ class _MessageReader:
     def _call(self, call: Any) -> ToolCall:
         function = self._function(call, {"id"})
         self._known(function, {"name", "arguments"}, "function.")
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            arguments = values.read(arguments, "function.arguments")
-        _expect(arguments, dict, "function.arguments")
+        arguments = arguments_of(function.get("arguments"), "function.arguments")
         return ToolCall(function.get("name"), arguments, call.get("id"))  # pyright: ignore[reportArgumentType]
 
     def _function(self, outer: Any, fields: Collection[str] = ()) -> dict:

@@ -23,6 +23,8 @@ MAX_TOKENS = 6 * values.MAX_ITEMS
 """Most tokens of a list of calls; large enough for one call with any arguments that a ToolCall allows."""
 BRACKETS = 3
 """Brackets around an argument's value: of the list, the call and a dictionary of arguments."""
+SPELLINGS = {"true": True, "false": False, "null": None, "none": None}
+"""Names that stand for values: models often write those of JSON."""
 NOT_NAMES = frozenset([*keyword.kwlist, "__debug__"])
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(
@@ -70,38 +72,62 @@ def _literal(value: Any) -> str:
 
 
 def read(text: str) -> list[ToolCall]:
-    """Parse a list of calls with literal arguments. Raises InputError naming the first part that is not one."""
+    """Parse a list of calls with literal arguments, or several lists, one after the other. Raises InputError naming the
+    first part that is not one."""
+    elements = [element for part in _scan(text) for element in _list(part)]
+    if len(elements) > MAX_CALLS:
+        raise InputError(f"{len(elements):,} calls; expected at most {MAX_CALLS}")
+    return [_call(element) for element in elements]
+
+
+def read_value(text: str) -> Any:
+    """Parse one literal. Raises InputError naming the first part that is not one."""
     _scan(text)
+    return _value(_parsed(text, "a literal"))
+
+
+def _list(text: str) -> list[ast.expr]:
+    tree = _parsed(text, "a list of calls")
+    if not isinstance(tree, ast.List) or not tree.elts:
+        raise InputError("expected a list of calls, [name(key=value), ...]")
+    return tree.elts
+
+
+def _parsed(text: str, what: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unknown escapes in strings warn; they are kept unchanged
-            tree = ast.parse(text.strip(), mode="eval").body
+            return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"not a list of calls: {getattr(error, 'msg', error)}") from None
+        raise InputError(f"not {what}: {getattr(error, 'msg', error)}") from None
     except (RecursionError, MemoryError):
-        raise InputError("not a list of calls: too complex") from None
-    if not isinstance(tree, ast.List) or not tree.elts:
-        raise InputError("expected a list of calls, [name(key=value), ...]")
-    if len(tree.elts) > MAX_CALLS:
-        raise InputError(f"{len(tree.elts):,} calls; expected at most {MAX_CALLS}")
-    return [_call(element) for element in tree.elts]
+        raise InputError(f"not {what}: too complex") from None
 
 
-def _scan(text: str) -> None:
-    """Raise InputError, without parsing, for text with other tokens than literals, names and brackets, or that is
-    nested too deeply."""
+def _scan(text: str) -> list[str]:
+    """The lists in a text that is lists with white space or commas between them, else the whole text. Raises
+    InputError, without parsing, for text with other tokens than literals, names and brackets, or that is nested too
+    deeply."""
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"longer than {MAX_CHARACTERS:,} characters")
-    position = depth = tokens = 0
+    position = depth = tokens = begin = 0
+    parts: list[str] = []
+    only_lists = True
     while position < len(text):
         found = _TOKEN.match(text, position)
         if found is None:
             raise InputError(f"unexpected {text[position : position + 20]!r} at character {position}")
+        if depth == 0:
+            begin = position
+            only_lists &= found[0] in ("[", ",") or found[0].isspace()
         depth += (found["open"] is not None) - (found["close"] is not None)
+        if depth == 0 and found["close"]:
+            parts.append(text[begin : found.end()])
         tokens += not found[0].isspace()
         if depth > values.MAX_DEPTH + BRACKETS or tokens > MAX_TOKENS:
             raise InputError(f"nested deeper than {values.MAX_DEPTH} levels, or more than {values.MAX_ITEMS:,} items")
         position = found.end()
+    return parts if only_lists and depth == 0 and parts else [text]
 
 
 def _call(node: ast.expr) -> ToolCall:
@@ -135,6 +161,8 @@ def _name(node: ast.expr) -> str:
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
         return node.value
+    if isinstance(node, ast.Name) and node.id in SPELLINGS:
+        return SPELLINGS[node.id]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         number = node.operand.value if isinstance(node.operand, ast.Constant) else None
         if isinstance(number, int | float) and not isinstance(number, bool):

@@ -20,7 +20,7 @@ from data.rows import packing
 from data.rows.dataset import open_dataset
 from data.rows.placement import rows_of_process
 from data.rows.weighing import KINDS, NO_KIND
-from data.rows.windows import Cuts, windows_of
+from data.rows.windows import Cuts, Window, windows_of
 from data.sources import TrajectoriesConfig
 from data.sources.files import ASSETS
 from data.trajectories import (
@@ -156,27 +156,53 @@ def test_windows_contain_every_token_once_and_cut_only_long_turns(turns, parts, 
     assert cuts.runs == 1 and cuts.windows == len(windows) and cuts.contexts_not_repeated == (repeats != context)
     for before, window in itertools.pairwise(windows):
         assert window.context == repeats and begin + repeats <= window.overlap <= window.begin
-        assert window.begin - window.overlap <= share * (T - repeats)
+        inside = window.begin not in begins
+        least = int(inside and repeats > 0)  # a label inside a turn follows its own token, and not the context
+        assert least <= window.begin - window.overlap <= max(share * (T - repeats), least)
         turn = begins[np.searchsorted(begins, window.begin, "right")] - window.begin
-        if window.begin not in begins:  # cut inside, so the turn is longer than the room after the context
-            inside = begins[np.searchsorted(begins, window.begin) - 1]
-            assert window.begin + turn - max(inside, before.begin) > T - repeats - share * (T - repeats) - 1
-        if turn <= T - repeats:
+        if inside:  # cut inside, so the turn is longer than the room after the context
+            of_turn = begins[np.searchsorted(begins, window.begin) - 1]
+            assert window.begin + turn - max(of_turn, before.begin) > T - repeats - max(share * (T - repeats), 1) - 1
+        if turn <= T - repeats - least:
             assert window.end >= window.begin + turn  # a turn that fits is whole
     assert cuts.repeated_tokens == sum(w.context + w.begin - w.overlap for w in windows)
 
 
-@pytest.mark.parametrize("T", [64, 128, 400])
-@pytest.mark.parametrize("overlap", [0.0, 0.25])
+@pytest.mark.parametrize(("share", "repeated"), [(0.0, 1), (0.01, 1), (0.25, 4), (0.5, 8)])
+def test_a_window_inside_a_long_turn_repeats_the_turns_last_tokens(share, repeated):
+    """A context of 4 tokens leaves a room of 16; the second turn is longer than three windows."""
+    windows = list(windows_of(0, 64, np.array([0, 4]), 4, 20, share, Cuts()))
+    assert len(windows) > 3
+    assert {window.begin - window.overlap for window in windows[1:-1]} == {repeated}
+    assert 0 < windows[-1].begin - windows[-1].overlap <= repeated  # fewer if the rest of the turn fits only then
+    assert all(window.context == 4 for window in windows[1:])
+    assert all(window.size == 20 for window in windows[:-1])
+
+
+def test_a_window_at_the_begin_of_a_turn_repeats_nothing_with_an_overlap_of_0():
+    windows = windows_of(0, 40, np.arange(0, 40, 4), 4, 20, 0, Cuts())
+    assert list(windows) == [Window(0, 0, 0, 20), Window(4, 20, 20, 36), Window(4, 36, 36, 40)]
+
+
+def test_a_context_that_leaves_less_than_two_tokens_is_not_repeated():
+    cuts = Cuts()
+    windows = list(windows_of(0, 12, np.array([0, 3]), 3, 4, 0, cuts))
+    assert cuts.contexts_not_repeated == 1 and [window.context for window in windows] == [0] * len(windows)
+
+
+@pytest.mark.parametrize("T", [48, 128, 400])
+@pytest.mark.parametrize("overlap", [0.0, 0.01, 0.25])
 def test_each_label_of_a_cut_trajectory_counts_once_and_follows_its_prefix(T, overlap, tmp_path):
     dataset = open_dataset(data_config(tmp_path, options={"overlap": overlap}, sequence_length=T), "train", seed=0)
     source = dataset.sources[0]
-    tokens, offsets, kinds = (source.store[name] for name in ("tokens", "offsets", "kinds"))
+    tokens, offsets, kinds, turns = (source.store[name] for name in ("tokens", "offsets", "kinds", "turns"))
     counted = np.zeros(tokens.size, int)
     weights = np.zeros(tokens.size)
     for i, row in enumerate(rows_of(dataset)):
         places = packing.places_of(source.pieces(i))
         label = places.label[places.counts]
+        follows = places.token[places.counts] == label - 1
+        assert np.isin(label[~follows], turns).all()  # only the first token of a turn may follow the context
         np.add.at(counted, label, 1)
         np.add.at(weights, label, row["loss_weights"][: places.token.size][places.counts])
         np.testing.assert_array_equal(row[KINDS][: places.token.size][places.counts], kinds[label])
@@ -234,6 +260,18 @@ def test_each_label_counts_once_in_an_epoch_in_which_four_hosts_become_two(accum
 
 
 # ---- malformed input -------------------------------------------------------------------------------------------------
+
+
+def test_fields_without_effect_are_logged_and_counted_by_name(tmp_path, caplog):
+    record = json.loads(ours.write(short_run(0)))
+    record["mood"], record["messages"][-1]["speed"] = "good", 3
+    write_runs(tmp_path / "runs.jsonl", 2, json.dumps(record))
+    with caplog.at_level("WARNING"):
+        stats = commands.stats(data_config(tmp_path), 0)
+    assert "source shop: 2 fields of unknown meaning have no effect: " in caplog.text
+    out = io.StringIO()
+    commands.show(stats, Console(file=out, width=300))
+    assert "fields without effect: messages[].speed (1), mood (1)" in out.getvalue()
 
 
 def test_malformed_trajectories_stop_or_are_counted(tmp_path):

@@ -30,6 +30,20 @@ def test_the_next_success_of_a_tool_recovers_all_failures_before_it():
     assert [(action.step, action.result) for action in actions] == [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10)]
 
 
+def test_a_parallel_call_recovers_no_failure_of_its_message():
+    actions = find_actions(trajectory_of([("a", True), ("a", False)]))
+    assert [action.recovered_by for action in actions] == [None, None]
+    assert not any(action.recovers for action in actions)
+
+
+@pytest.mark.parametrize("failures", [(True, False), (False, True), (True, True)])
+def test_the_first_success_of_a_later_message_recovers_failures_among_parallel_calls(failures):
+    later = [("b", False), ("a", False), ("a", False)]
+    actions = find_actions(trajectory_of([("a", failed) for failed in failures], later))
+    assert [action.recovered_by for action in actions[:2]] == [3 if failed else None for failed in failures]
+    assert [i for i, action in enumerate(actions) if action.recovers] == [3]
+
+
 def test_a_call_without_a_result_recovers_nothing():
     (failed, last) = find_actions(trajectory_of([("a", True)], [("a", None)]))
     assert failed.failed and failed.recovered_by is None and not last.recovers and last.result is None
@@ -44,10 +58,10 @@ def test_the_intent_of_a_command_is_its_first_word():
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=3), max_size=12))
 def test_recoveries_equal_a_forward_search(turns):
     actions = find_actions(trajectory_of(*turns, [("z", False)]))
-    flat = [call for turn in turns for call in turn]
+    flat = [(message, *call) for message, turn in enumerate(turns) for call in turn]
     expected = []
-    for i, (name, failed) in enumerate(flat):
-        later = [j for j in range(i + 1, len(flat)) if flat[j] == (name, False)]
+    for message, name, failed in flat:
+        later = [j for j, other in enumerate(flat) if other[0] > message and other[1:] == (name, False)]
         expected.append(later[0] if failed and later else None)
     assert [action.recovered_by for action in actions[:-1]] == expected
     assert {i for i, action in enumerate(actions) if action.recovers} == set(expected) - {None}

@@ -38,7 +38,7 @@ def test_printed_table(source, tmp_path, capsys):
     assert main(["data", "convert", str(source), str(tmp_path / "out"), "--malformed", "skip"]) == 0
     printed = capsys.readouterr().out
     assert "malformed" in printed and "formats: openai (2), swe_agent (1)" in printed
-    assert "duplicates, dropped: " in printed
+    assert "left out (duplicates, padding): " in printed
 
 
 def test_a_malformed_record_stops_and_leaves_nothing(source, tmp_path, capsys):

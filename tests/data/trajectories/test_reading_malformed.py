@@ -71,7 +71,7 @@ KINDS = {
     "unknown role": (on(1, role="usr"), r"messages\[1\]: role: 'usr'; expected one of .*; did you mean user"),
     "role that is not text": (on(1, role=1), r"messages\[1\].role: expected text, got an integer"),
     "system in the middle": (on(8, role="system"), r"messages\[8\]: role: only the first message may be a system"),
-    "a user that calls": (on(2, role="user", content="x"), r"messages\[3\]: a tool result, but every call"),
+    "a user that calls": (on(2, role="user", content="x"), r"messages\[2\].tool_calls: calls in a place where this"),
     "empty turn": (on(8, content=" "), r"messages\[8\]: an empty turn: no text and no call"),
     "turn without content": (openai(lambda m: m[8].pop("content") and None), r"messages\[8\]: an empty turn"),
     "no assistant": (openai(lambda m: m[:2]), "messages: no message of the assistant"),

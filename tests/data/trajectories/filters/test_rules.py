@@ -215,6 +215,12 @@ def _jaccard(a, b, words=5):
     return len(a & b) / len(a | b)
 
 
+def test_trajectories_that_differ_only_in_an_error_are_no_duplicates():
+    runs = [trajectory_of((FIND, "none", error)) for error in (False, True)]
+    assert len({duplicates.content_hash(run) for run in runs}) == 2
+    assert len(kept(runs, OFF.model_copy(update={"exact_duplicates": True}))[0]) == 2
+
+
 def test_near_duplicates_equal_those_by_exact_similarity():
     """Compared with the exact similarity of all pairs; no pair is within the estimate's error of the threshold."""
     pytest.importorskip("datasketch")

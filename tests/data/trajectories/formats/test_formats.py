@@ -47,7 +47,7 @@ def test_samples_cover_every_format():
     assert set(samples.ALL) == set(FORMATS)
 
 
-@pytest.mark.parametrize("name", [name for name in samples.ALL if name != "swe_agent"])
+@pytest.mark.parametrize("name", [name for name in samples.ALL if name not in ("swe_agent", "alpaca")])
 def test_every_format_gives_the_same_trajectory(read, name):
     """Except for text before calls (missing in ShareGPT and our ADP sample) and the marking of the error."""
     (found,) = read(samples.ALL[name]())
@@ -111,8 +111,13 @@ def test_unknown_fields_are_kept_or_refused(read, name):
     """An unknown field in the record and in a message goes to `extra`, and is an error with `unknown="refuse"`."""
     record = samples.ALL[name]()
     key = {"tau_bench": "traj", "swe_agent": "history", "sharegpt": "conversations", "atif": "steps",
-             "adp": "content"}.get(name, "messages")  # fmt: skip
+             "adp": "content", "prompt_completion": "prompt"}.get(name, "messages")  # fmt: skip
     record["novel"] = {"a": [1]}
+    if name == "alpaca":  # has no messages
+        assert read(record)[0].extra == {"novel": {"a": [1]}}
+        with pytest.raises(InputError, match="record 0, line 1: novel: unknown field"):
+            read(record, unknown="refuse")
+        return
     record[key][1]["strange"] = "x"
     (found,) = read(record)
     assert found.extra["novel"] == {"a": [1]}
@@ -263,7 +268,8 @@ def test_a_folder_may_mix_formats_and_suffixes(tmp_path):
     for name, make in samples.ALL.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(make()))
     (tmp_path / ".hidden.jsonl").write_text("not JSON")
-    assert [t.provenance.id for t in read_trajectories(tmp_path)] == ["x-1", "s-1", "r1", "r", None, None, "7/2"]
+    assert [t.provenance.id for t in read_trajectories(tmp_path)] == [
+        "x-1", None, "s-1", "r1", "r", "p-1", None, None, "7/2"]  # fmt: skip
     (tmp_path / "lines").write_text(f"{json.dumps(samples.openai())}\n" * 2)
     (tmp_path / "document").write_text(json.dumps(samples.openai(), indent=2))
     assert [len(list(read_trajectories(tmp_path / name))) for name in ("lines", "document")] == [2, 1]

@@ -314,6 +314,12 @@ def calling(function: object, **fields) -> list[dict]:
     return [{"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": function, **fields}]}]
 
 
+@pytest.mark.parametrize("arguments", ["", " \n", "null", "{}", {}])
+def test_empty_arguments_are_none(arguments):
+    (message,) = from_openai(calling({"name": "f", "arguments": arguments})).messages
+    assert message.calls == (ToolCall("f"),)
+
+
 def nested(depth: int) -> list:
     value: list = []
     for _ in range(depth):
@@ -322,6 +328,7 @@ def nested(depth: int) -> list:
 
 
 CALL = calling({"name": "f", "arguments": "{}"})
+
 SURROGATE = "a\ud800"
 MALFORMED = [
     (None, r"messages: expected a list, got NoneType"),
@@ -357,7 +364,7 @@ MALFORMED = [
     ([USER_SAYS, {"role": "system", "content": ""}], r"role: only the first message may be a system message"),
     (calling({"name": "f"}), r"message 0: tool_calls\[0\]\.function\.arguments: expected an object, got NoneType"),
     (calling({"name": "f", "arguments": "{'a': 1}"}), r"tool_calls\[0\]\.function\.arguments: not JSON"),
-    (calling({"name": "f", "arguments": ""}), r"function\.arguments: not JSON"),
+    (calling({"name": "f", "arguments": "{"}), r"function\.arguments: not JSON"),
     (calling({"name": "f", "arguments": "[1]"}), r"function\.arguments: expected an object, got list"),
     (calling({"name": "f", "arguments": "{} {}"}), r"function\.arguments: not JSON: more text after character 2"),
     (calling({"name": "f", "arguments": '{"a": NaN}'}), r"function\.arguments: not JSON: NaN is not a JSON number"),
