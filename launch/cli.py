@@ -14,10 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from launch import arguments
-from maverick_jax.errors import CheckFailed, InputError, MaverickError
+from maverick_jax.errors import INTERRUPTED, CheckFailed, InputError, MaverickError
 from maverick_jax.settings.section import did_you_mean
-
-INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):

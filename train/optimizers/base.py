@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import optax
 from pydantic import Field
 
@@ -14,26 +16,37 @@ from maverick_jax.parameters import Parameter
 from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
 from train.optimizers.decay import decay_weights
-from train.optimizers.schedule import learning_rate
+from train.optimizers.schedule import learning_rate, scale_by_learning_rate
 from train.trainable.selection import Selection
 
 TEXT_MODEL = Selection()
 """All parameters of a text model."""
 
 
+Rates = dict[str, jax.Array]
+"""The numbers of an update that no program contains: `learning_rate` and `weight_decay`, float32[]."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """Turns gradients of the selected parameters into updates."""
 
-    transform: optax.GradientTransformation
+    transform: optax.GradientTransformationExtraArgs
+    """Its `update` takes `rates` too."""
     schedule: optax.Schedule
     """Learning rate, by the number of updates done."""
+    weight_decay: float
     selection: Selection
     """The parameters that are trained."""
 
     def init(self, model, heads: dict[str, Any]) -> optax.OptState:
         """State before the first step, of the trained parameters only."""
         return self.transform.init(self.selection.select(model, heads))
+
+    def rates(self, step: jax.Array, skipped: jax.Array) -> Rates:
+        """The rates of the next update: `step` updates were attempted, `skipped` of them refused."""
+        found = {"learning_rate": self.schedule(step - skipped), "weight_decay": self.weight_decay}
+        return {name: jnp.asarray(rate, jnp.float32) for name, rate in found.items()}
 
 
 class OptimizerBase(Section, abc.ABC):
@@ -77,10 +90,8 @@ class OptimizerBase(Section, abc.ABC):
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         schedule = self.schedule_of(total_steps)
         direction = self.direction(parameters.by_name(model))
-        transform = optax.chain(
-            *clip, direction, decay_weights(self.weight_decay), optax.scale_by_learning_rate(schedule)
-        )
-        return Optimizer(transform, schedule, selection)
+        transform = optax.chain(*clip, direction, decay_weights(), scale_by_learning_rate())
+        return Optimizer(transform, schedule, self.weight_decay, selection)
 
 
 OPTIMIZERS = Kinds("optimizer", OptimizerBase, default="adamw")

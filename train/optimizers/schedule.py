@@ -1,5 +1,6 @@
 """Learning-rate schedules: warm up linearly, then follow a named shape."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -14,6 +15,21 @@ def learning_rate(
     """
     schedule = _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio)
     return lambda count: schedule(jnp.asarray(count, jnp.float32))  # optax divides integers by floats
+
+
+def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate`, but the rate is rates["learning_rate"]: an argument of the program and no part of
+    it. The state counts updates as Optax's does, so that checkpoints have the same names."""
+
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, *, rates, **_):
+        down = -rates["learning_rate"]
+        updates = jax.tree.map(lambda u: down.astype(u.dtype) * u, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio) -> optax.Schedule:
