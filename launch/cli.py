@@ -226,7 +226,9 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: sys.argv[1:]) and return the exit code."""
+    """Run the command line `argv` (default: sys.argv[1:]) and return the exit code. Without `argv`, Ctrl-C ends the
+    process here."""
+    _quiet_runtime()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
@@ -238,11 +240,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        if argv is None:  # a process of its own: to free a half-compiled program could crash
+            from train.faults.at_once import leave_now
+
+            leave_now(INTERRUPTED, "interrupted")
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader closed our output, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _quiet_runtime() -> None:
+    """XLA reports a compilation of more than two minutes as an error, and asks for a bug report. Ours says how long it
+    takes, so that such lines are left out, if `TF_CPP_MIN_LOG_LEVEL` does not say otherwise. In a job of several
+    processes they stay, because there some name the cause of a failure."""
+    if "MAVERICK_COORDINATOR" not in os.environ:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -293,7 +307,8 @@ def _usage() -> str:
             "Run `maverick VERB --help` for the arguments of a verb.",
             "",
             "exit codes: 0 success; 1 check failed; 75, 76 restart; 77 restart on another machine; 78 bad config or",
-            "input; 79 too many non-finite updates; 80 suspected data corruption; 81 no restorable checkpoint",
+            "input; 79 too many non-finite updates; 80 suspected data corruption; 81 no restorable checkpoint;",
+            "130 interrupted",
         ]
     )
 

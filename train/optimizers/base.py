@@ -55,11 +55,11 @@ class OptimizerBase(Section, abc.ABC):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Updates over which the learning rate rises linearly to its peak."""
+    """Updates over which the learning rate rises linearly to its peak. A shorter run never gets there."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after the warmup."""
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of all steps in which `wsd` decays."""
+    """Share of all steps in which `wsd` decays; it begins after the warmup at the earliest."""
     min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Final learning rate over peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
