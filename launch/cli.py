@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv[1:]) and return the exit code. Without `argv`, Ctrl-C ends the
     process here."""
     _quiet_runtime()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[_Lines()], format="%(levelname).1s %(name)s: %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
     try:
@@ -249,6 +249,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader closed our output, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class _Lines(logging.StreamHandler):
+    """Writes to standard error as it is at the moment: a live bar takes its place, and puts lines above itself."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stderr
 
 
 def _quiet_runtime() -> None:

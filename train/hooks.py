@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import rich.console
 import rich.progress
+import rich.text
 
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.progress import duration
@@ -88,10 +89,9 @@ class ProgressBar(Hook):
         self._first: tuple[int, float] | None = None
         self._shown = jax.process_index() == 0
         if self._shown and sys.stderr.isatty():
-            columns = "[bold]step {task.completed}/{task.total}", rich.progress.BarColumn(), "{task.fields[what]}"
-            console = rich.console.Console(stderr=True)
-            self._bar = rich.progress.Progress(*columns, console=console)
-            self._task = self._bar.add_task("", total=stop, completed=start, what="first step")
+            columns = "[bold]step {task.completed}/{task.total}", rich.progress.BarColumn(), "{task.fields[left]}"
+            self._bar = _BarWithLine(*columns, console=rich.console.Console(stderr=True))
+            self._task = self._bar.add_task("", total=stop, completed=start, left="first step")
             self._bar.start()
 
     def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
@@ -100,11 +100,13 @@ class ProgressBar(Hook):
         self._first = self._first or (step, time.monotonic())
         self._seconds = [*self._seconds, seconds][-self._log_every :]
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, what=self._line(step, metrics))
+            self._bar.line = self._line(metrics)
+            self._bar.update(self._task, completed=step, left=self._left(step))
         elif step % self._log_every == 0 or step == self._stop:
-            print(f"step {step}/{self._stop}  {self._line(step, metrics)}", file=sys.stderr, flush=True)
+            parts = [f"step {step}/{self._stop}", self._line(metrics), self._left(step)]
+            print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
-    def _line(self, step: int, metrics: dict[str, Any]) -> str:
+    def _line(self, metrics: dict[str, Any]) -> str:
         of_step = sum(self._seconds) / len(self._seconds)
         parts = [f"loss {float(metrics['loss']):.4f}"]
         if "learning_rate" in metrics:
@@ -113,15 +115,27 @@ class ProgressBar(Hook):
             parts.append(f"gradient {float(metrics['grad_norm']):.3g}")
         if self._tokens:
             parts.append(f"{self._tokens / of_step:,.0f} tokens/s")
-        parts.append(f"{of_step:.3f} s/step" if of_step < 100 else f"{duration(of_step)}/step")
-        if step < self._stop and self._first is not None and step > self._first[0]:
-            whole = (time.monotonic() - self._first[1]) / (step - self._first[0])
-            parts.append(f"{duration(whole * (self._stop - step))} left")
-        return "  ".join(parts)
+        return "  ".join([*parts, f"{of_step:.3f} s/step" if of_step < 100 else f"{duration(of_step)}/step"])
+
+    def _left(self, step: int) -> str:
+        if step >= self._stop or self._first is None or step <= self._first[0]:
+            return ""
+        whole = (time.monotonic() - self._first[1]) / (step - self._first[0])
+        return f"{duration(whole * (self._stop - step))} left"
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class _BarWithLine(rich.progress.Progress):
+    """A bar with a line of text below it."""
+
+    line = ""
+
+    def get_renderables(self):
+        yield self.make_tasks_table(self.tasks)
+        yield rich.text.Text(self.line, no_wrap=True, overflow="ellipsis")
 
 
 class ProfilerTrace(Hook):

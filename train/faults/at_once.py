@@ -19,6 +19,7 @@ from maverick_jax.errors import INTERRUPTED, Preempted
 
 ENDINGS = {signal.SIGINT: (INTERRUPTED, "interrupted"), signal.SIGTERM: (Preempted.exit_code, "stopped as asked")}
 """Exit code and message of each signal."""
+SHOW_CURSOR = "\x1b[?25h"
 _ACTION_BYTES = 1024
 """More than the size of C's `struct sigaction` anywhere."""
 
@@ -47,12 +48,14 @@ def leaves_at_once(what: str) -> Iterator[None]:
 def leave_now(code: int, message: str) -> NoReturn:
     """Ends the process without freeing anything. Child processes that would outlive it are ended first."""
     print(message, file=sys.stderr)
+    if sys.__stderr__ and sys.__stderr__.isatty():
+        sys.__stderr__.write(SHOW_CURSOR)  # a live bar has hidden it
     if processes := sys.modules.get("multiprocessing"):
         for child in processes.active_children():
             child.terminate()
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+    for stream in (sys.stdout, sys.stderr, sys.__stderr__):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code)
 
