@@ -38,13 +38,13 @@ def data(config: RunConfig, feed: Feed) -> None:
     rows, length, batch = feed.train.num_rows(), config.data.sequence_length, config.data.batch_size
     epochs = config.run.steps * batch / rows
     log.info(
-        "data: %s: %s of %s tokens; %s rows (%s tokens) a step, %.2g epochs in the run",
+        "data: %s: %s of %s tokens; %s rows (%s tokens) a step, %s epochs in the run",
         ", ".join(config.data.sources),
         _count(rows, "row"),
         f"{length:,}",
         f"{batch:,}",
         f"{batch * length:,}",
-        epochs,
+        f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.2g}",
     )
 
 
@@ -58,7 +58,7 @@ def start(config: RunConfig, step: int, skipped: int) -> None:
         if listed:
             log.warning("%s: no effect on a run that is complete; raise run.steps, or give it its own run.name", listed)
         return
-    log.info("training from step %d to %d", step, run.steps)
+    log.info("training from step %s to %s", f"{step:,}", f"{run.steps:,}")
     if listed:
         log.info("changed since the run was last started: %s", listed)
     if changed and (rates := _rates(config, step - skipped)) is not None:

@@ -54,8 +54,8 @@ def leave_now(code: int, message: str) -> NoReturn:
         for child in processes.active_children():
             child.terminate()
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr, sys.__stderr__):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+    for stream in filter(None, (sys.stdout, sys.stderr, sys.__stderr__)):
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 
