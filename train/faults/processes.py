@@ -1,6 +1,7 @@
 """Jobs of several processes: they connect, detect a dead process, and exit without waiting for it."""
 
 import atexit
+import contextlib
 import logging
 import os
 import pathlib
@@ -17,8 +18,8 @@ from maverick_jax.errors import InputError, MaverickError, PeerFailed
 
 log = logging.getLogger(__name__)
 
-LOST = "lost another"
-"""Heartbeat of a process that ends because another one is dead."""
+LOST, FINISHED = "lost another", "finished"
+"""Last heartbeat of a process that ends because another one is dead, and of one that ends in order."""
 _monitor: "_PeerMonitor | None" = None
 _checkpoints: pathlib.Path | None = None
 
@@ -157,7 +158,7 @@ class _PeerMonitor(threading.Thread):
             count += 1
             self._set(f"alive/{self._me}", str(count))
             beat = self._get(f"alive/{self._next}")
-            if beat != last or beat == "finished":  # a process without any heartbeat counts as silent from the start
+            if beat != last or beat == FINISHED:  # a process without any heartbeat counts as silent from the start
                 last, since = beat, time.monotonic()
             elif time.monotonic() - since > self._timeout:
                 self._set("failed", f"{self._named(self._next)} has given no sign of life for {self._timeout:.0f} s")
@@ -173,13 +174,15 @@ class _PeerMonitor(threading.Thread):
         beat = self._timeout / self._BEATS
         try:
             self._store.key_value_set(f"maverick/alive/{self._me}", LOST, allow_overwrite=True)
-            found, last = None, self._try_get(f"alive/{self._next}")
+            last = self._try_get(f"alive/{self._next}")
             for quarter in range(20):
-                silent = quarter == 12 and last != LOST and self._try_get(f"alive/{self._next}") == last
-                if silent or self._gone_from_here(self._next):
-                    told = f"{self._named(self._next)} ended or cannot be reached"
-                    self._store.key_value_set("maverick/failed", told, allow_overwrite=True)
                 if found := self._try_get("failed"):
+                    break
+                now = self._try_get(f"alive/{self._next}")
+                silent = quarter >= 12 and now == last
+                if now not in (LOST, FINISHED) and (silent or self._gone_from_here(self._next)):
+                    found = f"{self._named(self._next)} ended or cannot be reached"
+                    self._store.key_value_set("maverick/failed", found, allow_overwrite=True)
                     break
                 time.sleep(beat / 4)
             if self._me == 0:
@@ -189,8 +192,10 @@ class _PeerMonitor(threading.Thread):
             return f"process 0 at {self._coordinator} ended or cannot be reached"
 
     def _named(self, peer: int) -> str:
-        host, _, _ = (self._try_get(f"host/{peer}") or "an unknown host").rpartition(" ")
-        return f"process {peer} on {host}"
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            if found := self._try_get(f"host/{peer}"):
+                return f"process {peer} on {found.rpartition(' ')[0]}"
+        return f"process {peer} on an unknown host"
 
     def _gone_from_here(self, peer: int) -> bool:
         """Whether the process ran on this machine, and does not any more."""
@@ -209,7 +214,7 @@ class _PeerMonitor(threading.Thread):
         """Ends the monitoring on an orderly exit, before JAX's shutdown barrier."""
         self._finished.set()
         self.join(self._timeout)
-        self._set(f"alive/{self._me}", "finished")
+        self._set(f"alive/{self._me}", FINISHED)
 
     def _set(self, key: str, value: str) -> None:
         try:
