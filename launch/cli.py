@@ -14,10 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from launch import arguments
-from maverick_jax.errors import CheckFailed, InputError, MaverickError
+from maverick_jax.errors import INTERRUPTED, CheckFailed, InputError, MaverickError
 from maverick_jax.settings.section import did_you_mean
-
-INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -228,8 +226,10 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: sys.argv[1:]) and return the exit code."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+    """Run the command line `argv` (default: sys.argv[1:]) and return the exit code. Without `argv`, Ctrl-C ends the
+    process here."""
+    _quiet_runtime()
+    logging.basicConfig(level=logging.INFO, handlers=[_Lines()], format="%(levelname).1s %(name)s: %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
     try:
@@ -240,11 +240,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        if argv is None:  # a process of its own: to free a half-compiled program could crash
+            from train.faults.at_once import leave_now
+
+            leave_now(INTERRUPTED, "interrupted")
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader closed our output, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class _Lines(logging.StreamHandler):
+    """Writes to standard error as it is at the moment: a live bar takes its place, and puts lines above itself."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stderr
+
+
+def _quiet_runtime() -> None:
+    """XLA reports a compilation of more than two minutes as an error, and asks for a bug report. Ours says how long it
+    takes, so that such lines are left out, if `TF_CPP_MIN_LOG_LEVEL` does not say otherwise. In a job of several
+    processes they stay, because there some name the cause of a failure."""
+    if "MAVERICK_COORDINATOR" not in os.environ:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -295,7 +318,8 @@ def _usage() -> str:
             "Run `maverick VERB --help` for the arguments of a verb.",
             "",
             "exit codes: 0 success; 1 check failed; 75, 76 restart; 77 restart on another machine; 78 bad config or",
-            "input; 79 too many non-finite updates; 80 suspected data corruption; 81 no restorable checkpoint",
+            "input; 79 too many non-finite updates; 80 suspected data corruption; 81 no restorable checkpoint;",
+            "130 interrupted",
         ]
     )
 

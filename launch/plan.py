@@ -13,6 +13,7 @@ from maverick_jax.accounting.flops import flops_per_token, train_flops_per_token
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
 from maverick_jax.parameters import Parameter
+from train.advice import warnings
 from train.config import RunConfig, check_against_mesh
 from train.teachers.references import find_references, heads_of
 
@@ -79,6 +80,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "checkpoints": _checkpoints(config, trained, sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": communication(model, layout),
         "fits": sum(held.values()) <= limit,
+        "warnings": warnings(config),
     }
 
 
@@ -165,6 +167,7 @@ def render(found: dict[str, Any]) -> str:
         ("sent per step", ", ".join(f"{kind} {_bytes(n)}" for kind, n in wire.items()) or "nothing"),
         *((f"  {name.replace('_', ' ')}", _bytes(n)) for name, n in held.items() if name not in ("total", "limit")),
         ("bytes per device", f"{_bytes(held['total'])} of {_bytes(held['limit'])} usable"),
+        *(("warning", line) for line in found["warnings"]),
         ("verdict", "fits" if found["fits"] else "DOES NOT FIT"),
     ]
     return "\n".join(f"{name:<18} {text}" for name, text in rows)

@@ -10,13 +10,62 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     ProgressColumn,
+    SpinnerColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 05 min` or `3 d 04 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+class Working:
+    """`with Working("compiling"):` shows that a piece of work whose length is unknown goes on: the time that has passed
+    in a terminal, a line at once and then every `SECONDS_BETWEEN_LINES` elsewhere. At its end a line says how long it
+    took. The work may hold the main thread in native code."""
+
+    def __init__(self, what: str, *, shown: bool = True, done: str = ""):
+        """`done`: what the last line calls it."""
+        self._what, self._done, self._shown = what, done or what, shown
+        self._over = threading.Event()
+        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+        console = Console(stderr=True)
+        self._bar = Bar(*columns, console=console, transient=True) if shown and console.is_terminal else None
+
+    def __enter__(self):
+        self._since = time.monotonic()
+        if self._bar:
+            self._bar.start()
+            self._bar.add_task(self._what, total=None)
+        elif self._shown:
+            print(self._what, file=sys.stderr, flush=True)
+            threading.Thread(target=self._lines, name="progress", daemon=True).start()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._over.set()
+        if self._bar:
+            self._bar.stop()
+        if self._shown and kind is None:
+            print(f"{self._done} in {duration(time.monotonic() - self._since)}", file=sys.stderr, flush=True)
+
+    def _lines(self) -> None:
+        while not self._over.wait(SECONDS_BETWEEN_LINES):
+            print(f"{self._what}: {duration(time.monotonic() - self._since)}", file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:

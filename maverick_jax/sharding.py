@@ -125,9 +125,18 @@ class MeshConfig(Section):
             listed = ", ".join(f"{axis}={s}" for axis, s in sizes.items() if s != 1)
             raise InputError(
                 f"mesh: {listed or 'all axes 1'} needs {'a multiple of ' if rest else ''}{known} "
-                f"devices; this job has {num_devices}"
+                f"devices; this job has {num_devices}. {_advice(sizes, known, num_devices)}"
             )
         return sizes | {axis: num_devices // known for axis in rest}
+
+
+def _advice(sizes: dict[str, int], known: int, num_devices: int) -> str:
+    """What to do about axes of `known` devices in a job that has another number."""
+    largest = max(sizes, key=lambda axis: sizes[axis])
+    others = known // sizes[largest]
+    fits = f"mesh.{largest}={num_devices // others} fits" if num_devices % others == 0 else "use smaller axes"
+    simulated = f"on a CPU, JAX_NUM_CPU_DEVICES={known} simulates them"
+    return fits + ("" if num_devices >= known else f", or start the job on {known} devices ({simulated})")
 
 
 def make_mesh(sizes: "dict[str, int] | MeshConfig", devices=None) -> Mesh:

@@ -1,6 +1,7 @@
 """Run configs as files: reading and resolving them, and their JSON schema."""
 
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,10 +49,16 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
     if config is not None:
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
         found = misfits(config, known) + unfit_start(config.model, source)
-        problems += [Problem(document.place(key), key, message) for key, message in found]
+        problems += [Problem(_place(document, key, message), key, message) for key, message in found]
     strict_yaml.raise_problems(problems)
     assert config is not None
     return config
+
+
+def _place(document: Document, key: str, message: str) -> Location:
+    """Where the problem comes from: the command line, if it has one of the keys that the message names."""
+    places = [document.places.get(name) for name in (key, *re.findall(r"[a-z_]+\.[a-z_.]+", message))]
+    return COMMAND_LINE if COMMAND_LINE in places else document.place(key)
 
 
 def _load_plugins(document: Document) -> None:

@@ -33,7 +33,9 @@ def hooks_of(
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
     found: list[Hook] = [_training_lines(config, writer)]
     if logging_config.progress:
-        found.append(hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps))
+        found.append(
+            hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps, tokens_per_step=_tokens(config))
+        )
     found.append(NonFiniteBudget(run.skip_budget))
     if logging_config.profile_start:
         first, steps = logging_config.profile_start, logging_config.profile_steps
@@ -54,8 +56,12 @@ def _training_lines(config: RunConfig, writer: MetricsWriter) -> hooks.TrainingL
         writer,
         every=config.logging.every,
         last_step=config.run.steps,
-        tokens_per_step=config.data.batch_size * config.data.sequence_length,
+        tokens_per_step=_tokens(config),
         flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
         peak_flops=device.peak_flops * jax.device_count() if device else None,
         format_metrics=config.objective.training_metrics,
     )
+
+
+def _tokens(config: RunConfig) -> int:
+    return config.data.batch_size * config.data.sequence_length

@@ -11,10 +11,13 @@ from typing import Any
 import jax
 import rich.console
 import rich.progress
+import rich.text
 
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.progress import duration
+from train.evaluation.sentences import sentence
 from train.loop import Hook
-from train.metrics_writer import MetricsWriter, plain
+from train.metrics_writer import MetricsWriter
 
 log = logging.getLogger(__name__)
 
@@ -75,27 +78,64 @@ def _count(words) -> int:
 
 
 class ProgressBar(Hook):
-    """A bar on a terminal, a line per `every` updates elsewhere; process 0 only."""
+    """A bar on a terminal, a line per `every` updates elsewhere: loss, learning rate, gradient norm, tokens per second,
+    time per step, time left; process 0 only.
 
-    def __init__(self, *, every: int, start: int, stop: int):
-        self._log_every, self._stop, self._bar = every, stop, None
+    The time left counts evaluations and saves too, as they went so far."""
+
+    def __init__(self, *, every: int, start: int, stop: int, tokens_per_step: int = 0):
+        self._log_every, self._stop, self._tokens, self._bar = every, stop, tokens_per_step, None
+        self._seconds: list[float] = []
+        self._first: tuple[int, float] | None = None
         self._shown = jax.process_index() == 0
         if self._shown and sys.stderr.isatty():
-            columns = "[bold]step {task.completed}/{task.total}", rich.progress.BarColumn(), "{task.fields[what]}"
-            console = rich.console.Console(stderr=True)
-            self._bar = rich.progress.Progress(*columns, rich.progress.TimeRemainingColumn(), console=console)
-            self._task = self._bar.add_task("", total=stop, completed=start, what="compiling")
+            columns = "[bold]step {task.completed}/{task.total}", rich.progress.BarColumn(), "{task.fields[left]}"
+            self._bar = _BarWithLine(*columns, console=rich.console.Console(stderr=True))
+            self._task = self._bar.add_task("", total=stop, completed=start, left="first step")
             self._bar.start()
 
     def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        if not self._shown:
+            return
+        self._first = self._first or (step, time.monotonic())
+        self._seconds = [*self._seconds, seconds][-self._log_every :]
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, what=f"loss {float(metrics['loss']):.4f}")
-        elif self._shown and (step % self._log_every == 0 or step == self._stop):
-            print(f"step {step}/{self._stop}  loss {float(metrics['loss']):.4f}  {seconds:.3f} s", file=sys.stderr)
+            self._bar.line = self._line(metrics)
+            self._bar.update(self._task, completed=step, left=self._left(step))
+        elif step % self._log_every == 0 or step == self._stop:
+            parts = [f"step {step}/{self._stop}", self._line(metrics), self._left(step)]
+            print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+    def _line(self, metrics: dict[str, Any]) -> str:
+        of_step = sum(self._seconds) / len(self._seconds)
+        parts = [f"loss {float(metrics['loss']):.4f}"]
+        if "learning_rate" in metrics:
+            parts.append(f"rate {float(metrics['learning_rate']):.2e}")
+        if "grad_norm" in metrics:
+            parts.append(f"gradient {float(metrics['grad_norm']):.3g}")
+        if self._tokens:
+            parts.append(f"{self._tokens / of_step:,.0f} tokens/s")
+        return "  ".join([*parts, f"{of_step:.3f} s/step" if of_step < 100 else f"{duration(of_step)}/step"])
+
+    def _left(self, step: int) -> str:
+        if step >= self._stop or self._first is None or step <= self._first[0]:
+            return ""
+        whole = (time.monotonic() - self._first[1]) / (step - self._first[0])
+        return f"{duration(whole * (self._stop - step))} left"
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class _BarWithLine(rich.progress.Progress):
+    """A bar with a line of text below it."""
+
+    line = ""
+
+    def get_renderables(self):
+        yield self.make_tasks_table(self.tasks)
+        yield rich.text.Text(self.line, no_wrap=True, overflow="ellipsis")
 
 
 class ProfilerTrace(Hook):
@@ -124,20 +164,39 @@ class ProfilerTrace(Hook):
 
 
 class Evaluation(Hook):
-    """Writes a line of what `evaluate(state)` returns (`eval_loss` and others) every `every` updates and at the end."""
+    """Writes a line of what `evaluate(state)` returns (`eval_loss` and others) every `every` updates and at the end,
+    and says it in a sentence. Says once if evaluations take more than `LARGE_PART` of the time."""
+
+    LARGE_PART = 0.25
 
     def __init__(self, evaluate: Callable[[Any], dict[str, Any]], writer: MetricsWriter, *, every: int, last_step: int):
         self.evaluate, self.writer, self.every, self.last_step = evaluate, writer, every, last_step
+        self._evaluating, self._training, self._times = 0.0, 0.0, 0
 
     def due(self, step: int) -> bool:
         return super().due(step) or (self.every > 0 and step == self.last_step)
 
+    def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
+        self._training += seconds if self._times else 0.0  # counted from the first evaluation on, which compiles
+
     def on_state(self, step: int, state) -> None:
         started = time.perf_counter()
         result = jax.device_get(self.evaluate(state))
-        self.writer.write({"step": step, **result, "eval_seconds": time.perf_counter() - started})
-        if jax.process_index() == 0:
-            log.info("step %d: %s", step, plain(result))
+        seconds = time.perf_counter() - started
+        self.writer.write({"step": step, **result, "eval_seconds": seconds})
+        log.info("step %d: %s", step, sentence(result, seconds))
+        self._evaluating += seconds if self._times else 0.0
+        self._times += 1
+        self._hint(step)
+
+    def _hint(self, step: int) -> None:
+        whole = self._evaluating + self._training
+        if self._times == 2 and step < self.last_step and self._evaluating > self.LARGE_PART * whole:
+            log.warning(
+                "evaluations take %.0f%% of the time: run.eval_every is the steps between them, run.eval_batches their "
+                "length",
+                100 * self._evaluating / whole,
+            )
 
 
 class Checkpoint(Hook):

@@ -22,6 +22,7 @@ def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str
         "model": config.model.network.model_dump(mode="json"),
         "data": data_fingerprint,
         "run": config.run.name,
+        "seed": config.run.seed,
         "objective": config.objective.pinned(),
         "optimizer": config.optimizer.model_dump(include={"kind"}),
         "trainable": config.trainable.pinned(config.model.network),
@@ -46,6 +47,7 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
     for name, fingerprint in there.get("references", {}).items():
         if name in here["references"] and here["references"][name] != fingerprint:
             changed.append(f"objective.{name}: {paths[name]} holds other numbers than what this run has learned from")
+    changed += _differences("run", {"seed": there.get("seed", here["seed"])}, here)  # not in early checkpoints
     if there["data"] != here["data"]:
         changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
     if changed:
@@ -53,8 +55,9 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
             "\n".join(
                 [
                     f"{config.run.directory} holds a run that differs from this config; nothing was changed:",
-                    *(f"  {line}" for line in changed),
-                    "give the new run its own run.name (or run.dir), or go on with the config the run was started with",
+                    *(f"  {line}" for line in dict.fromkeys(changed)),
+                    "go on with the config the run was started with, or give the new run its own run.name (or run.dir)",
+                    f"(model.init_from={config.run.directory} lets a new run begin with this run's weights)",
                 ]
             )
         )

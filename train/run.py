@@ -1,6 +1,5 @@
 """`maverick train`: opens a session on a run's config and trains from where the run stands."""
 
-import logging
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,9 +8,12 @@ import jax
 
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.pretrained import CHECKPOINTS
+from maverick_jax.progress import Working
+from train import announce
 from train.config import RunConfig
 from train.config_files import read_config
-from train.faults.processes import exit_code_of, leave
+from train.faults.at_once import leaves_at_once
+from train.faults.processes import exit_code_of, leave, resumes_from, said
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
@@ -20,8 +22,6 @@ from train.rollouts.source import Setting, batch_source
 from train.run_folder import describe
 from train.session import Parts, Session
 from train.step import compile_step
-
-log = logging.getLogger(__name__)
 
 
 def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     except BaseException as error:
         code = exit_code_of(error)
         if code is not None and jax.distributed.is_initialized():
-            print(error, file=sys.stderr)
+            print(said(error), file=sys.stderr)
             leave(code)
         raise
 
@@ -53,16 +53,19 @@ def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
     parts = StateParts.of(config, session.references)
     store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
-    state = restore_or_start(parts, store, session.mesh)
-    start = int(state.step)
-    if start >= last:
-        log.info("%s is complete: %d of %d steps", run_dir, start, last)
-        return {"run_dir": str(run_dir), "step": start}
-    describe(session)
-    references = session.load_references()
+    resumes_from(run_dir / CHECKPOINTS)
+    with leaves_at_once("the first step was not reached, nothing is lost; the same command starts again"):
+        state = restore_or_start(parts, store, session.mesh)
+        start = int(state.step)
+        announce.start(config, start, int(state.skipped))
+        if start >= last:
+            return {"run_dir": str(run_dir), "step": start}
+        describe(session)
+        references = session.load_references()
+        batch = session.feed.abstract_batch()
+        with Working("compiling the step", done="compiled", shown=config.logging.progress and jax.process_index() == 0):
+            step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
-    batch = session.feed.abstract_batch()
-    step = compile_step(state, batch, config.objective, parts.optimizer, references)
     setting = Setting(state, batch, used, config.run.seed, session.tokenizer.eos_id)
     evaluate: Callable | None = None
     if config.run.eval_every:

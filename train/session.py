@@ -3,7 +3,8 @@
 `Session.open` is the one place that does it, for training, evaluation and everything else. Its order:
 
 1. processes: join the job that the environment describes;
-2. mesh: find the size of each axis, and check that everything that is split is split evenly;
+2. mesh: find the size of each axis, and check that everything that is split is split evenly; a run then says what it
+   is;
 3. logging: check that the packages of its sinks are installed;
 4. tokenizer: check that the model has a row for each of its ids;
 5. references: find the objective's frozen models; check that they fit the objective, the mesh and the tokenizer;
@@ -31,6 +32,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import CHECKPOINTS, open_source
 from maverick_jax.sharding import MeshConfig, make_mesh, single_device_mesh
 from maverick_jax.text import Tokenizer, load_tokenizer
+from train import announce
 from train.batches import Feed
 from train.compilation import use_compilation_cache
 from train.config import RunConfig, check_against_mesh, check_vocabulary
@@ -89,6 +91,7 @@ class Session:
         if parts.one_device:
             config = config.model_copy(update={"mesh": MeshConfig(data=1)})
         if parts.run_dir:
+            announce.job(config, mesh)
             check_sinks(config.logging)
         tokenizer = load_tokenizer(config.data.tokenizer)
         check_vocabulary(config, tokenizer.vocab_size)
@@ -100,6 +103,7 @@ class Session:
         session = cls(config, mesh, tokenizer, feed, held_out, references)
         if parts.run_dir:
             _refuse_other_run(session, missing)
+            announce.data(config, session.feed)
         if missing and train is not None:
             for reference in missing.values():
                 train(reference)

@@ -12,20 +12,27 @@ from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from train.compilation import return_freed_memory
 from train.objectives.base import Context, Objective
-from train.optimizers.base import Optimizer
+from train.optimizers.base import Optimizer, Rates
 from train.state import TrainState, add_tokens
 from train.trainable.selection import Trained
 
 
 def train_step(
-    state: TrainState, batch: dict, references: dict[str, Maverick], *, objective: Objective, optimizer: Optimizer
+    state: TrainState,
+    batch: dict,
+    references: dict[str, Maverick],
+    rates: Rates | None = None,
+    *,
+    objective: Objective,
+    optimizer: Optimizer,
 ) -> tuple[TrainState, dict]:
     """One update from a batch of arrays [A, b, ...] and the frozen models the objective asks for. Metrics are device
-    values.
+    values. `rates`: of this update; None: computed here, so that they become a part of the program.
 
     A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
     """
     totals, context = objective.totals(batch), Context(state.step, state.objective, references)
+    rates = optimizer.rates(state.step, state.skipped) if rates is None else rates
     chosen = optimizer.selection
     trained = chosen.select(state.model, state.heads)
 
@@ -38,7 +45,7 @@ def train_step(
     metrics = objective.metrics(state.model, sums, totals, context)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
 
-    updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained)
+    updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained, rates=rates)
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
     new = optax.apply_updates(trained, updates), opt_state, objective.advance(state.objective, metrics)
     trained, opt_state, carried = if_good(new, (trained, state.opt_state, state.objective))
@@ -48,8 +55,7 @@ def train_step(
 
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
-    rate = optimizer.schedule(state.step - state.skipped)
-    metrics |= {"grad_norm": grad_norm, "learning_rate": rate, "skipped": skipped, "tokens": tokens}
+    metrics |= {"grad_norm": grad_norm, "learning_rate": rates["learning_rate"], "skipped": skipped, "tokens": tokens}
     return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried, heads), metrics
 
 
@@ -57,11 +63,16 @@ def compile_step(
     state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer, references: dict[str, Maverick]
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`train_step` compiled ahead of time for states and batches like these (arrays, or their shapes), with the frozen
-    models `references`. It donates its state. A batch of another shape is an error, never a second compilation."""
+    models `references`. It donates its state. A batch of another shape is an error, never a second compilation.
+
+    The rates are arguments, computed by a small program of their own: runs that differ only in their learning rate,
+    schedule, length or weight decay share one large program."""
+    rates = jax.jit(optimizer.rates).lower(state.step, state.skipped).compile()
+    like = jax.tree.map(lambda where: jax.ShapeDtypeStruct((), jnp.float32, sharding=where), rates.output_shardings)
     step = functools.partial(train_step, objective=objective, optimizer=optimizer)
-    program = jax.jit(step, donate_argnums=0).lower(state, batch, references).compile()
+    program = jax.jit(step, donate_argnums=0).lower(state, batch, references, like).compile()
     return_freed_memory()
-    return lambda state, batch: program(state, batch, references)
+    return lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
 
 
 def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> tuple[dict, Trained]:

@@ -15,7 +15,7 @@ import pydantic
 import pydantic.fields
 
 from maverick_jax.settings.kinds import Kinds
-from maverick_jax.settings.section import Section, did_you_mean
+from maverick_jax.settings.section import SYNONYMS, Section, did_you_mean
 from maverick_jax.settings.strict_yaml import Document, Problem, join, raise_problems
 
 S = TypeVar("S", bound=Section)
@@ -95,7 +95,7 @@ class _Translation:
         if kind == "missing":
             return key, "required, but missing"
         if kind == "value_error":
-            return key, str(context["error"])
+            return self.inner_key(key, str(context["error"]))
         if kind in ("literal_error", "union_tag_invalid", "enum"):
             if kind == "union_tag_invalid":
                 key, given = join(key, context["discriminator"].strip("'")), context["tag"]
@@ -108,6 +108,13 @@ class _Translation:
         expected = re.sub(r"^(\w+) should ", "must ", detail["msg"])
         return key, f"{expected}, got {_shown(given)}"
 
+    def inner_key(self, key: str, message: str) -> tuple[str, str]:
+        """The key and message of a check that a section makes itself. Where the message begins with a key of the
+        section that was written, as in "context: 2 is not supported", the error is that key's."""
+        inner, colon, rest = message.partition(": ")
+        written = colon and join(key, inner) in self.document.places
+        return (join(key, inner), rest) if written else (key, message)
+
     def lost_with_a_base(self, key: str) -> bool:
         sections = [p.key.rpartition(".")[0] for p in self.document.problems if p.key.rpartition(".")[2] == "base"]
         return any(section == "" or key.startswith(section + ".") for section in sections)
@@ -116,6 +123,11 @@ class _Translation:
         """The dotted key most similar to the unknown `key` in its section, or else a key of the same name elsewhere; as
         a list of at most one."""
         section, _, name = key.rpartition(".")
+        if (ours := SYNONYMS.get(name)) is not None:
+            called = [k for k in keys(self.section) if ours in (k, k.rpartition(".")[2])]
+            called.sort(key=lambda k: k.rpartition(".")[0] != section)
+            if called:
+                return called[:1]
         choices = [k.rpartition(".")[2] for k in self.also if k.rpartition(".")[0] == section]
         choices += [field for model in here.models for field in model.model_fields]
         if near := _nearest(name, choices):

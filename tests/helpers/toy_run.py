@@ -124,12 +124,12 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    from train.faults.processes import exit_code_of, leave
+    from train.faults.processes import exit_code_of, leave, said
 
     try:
         main(*sys.argv[1:])
     except Exception as error:
         code = exit_code_of(error)
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {said(error)}", file=sys.stderr)
         leave(1 if code is None else code)
     leave(0)

@@ -86,6 +86,8 @@ def test_help_is_quick_and_imports_nothing_heavy():
         (["generate", "somewhere", "--prompt", "a", "--samples", "0"], "whole number of 1 or more"),
         (["generate", "somewhere", "--prompt", "a", "--top-p", "2"], "top_p: 2.0; expected more than 0"),
         (["eval", "somewhere"], "give a CONFIG"),
+        (["generate", "somewhere", "--prompt", "x", "--max-new-tokens", "3"], "did you mean --max-tokens?"),
+        (["generate", "somewhere", "--prompt", "x", "--temp", "3"], "did you mean --temperature?"),
     ],
 )
 def test_bad_arguments_are_one_message_and_exit_code_78(maverick, argv, said):
@@ -131,6 +133,40 @@ def test_interruption_shows_no_traceback(maverick, monkeypatch):
 
     monkeypatch.setitem(cli.VERBS, "doctor", cli.Verb("", VERBS["doctor"].arguments, interrupt))
     assert maverick("doctor", "x") == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_ends_a_process_of_its_own_without_freeing_what_was_interrupted():
+    """Freeing a half-lowered program crashed with a segmentation fault."""
+    code = (
+        "import sys\nfrom launch import cli\n"
+        "class Crash:\n"
+        "    def __del__(self): print('freed', flush=True)\n"
+        "def interrupt(args):\n    held = Crash()\n    raise KeyboardInterrupt\n"
+        "cli.VERBS['doctor'] = cli.Verb('', cli.VERBS['doctor'].arguments, interrupt)\n"
+        "sys.argv = ['maverick', 'doctor', 'x']\nsys.exit(cli.main())"
+    )
+    done = in_process(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_every_exit_code_is_in_the_help_and_the_documentation(maverick):
+    codes = {str(e.exit_code) for e in _subclasses(errors.MaverickError)} | {str(errors.INTERRUPTED)}
+    documented = (ROOT / "docs" / "reference" / "commands.md").read_text().partition("## Exit codes")[2]
+    for text in (maverick("--help")[1].partition("exit codes:")[2], documented):
+        assert codes <= set(re.findall(r"\d+", text))
+
+
+@pytest.mark.parametrize(
+    ("variables", "level"), [({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0"), ({"MAVERICK_COORDINATOR": "a:1"}, None)]
+)
+def test_the_alarm_of_slow_compilations_is_left_out_unless_it_is_asked_for(variables, level, monkeypatch, maverick):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    monkeypatch.delenv("MAVERICK_COORDINATOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    maverick("--version")
+    assert os.environ.get("TF_CPP_MIN_LOG_LEVEL") == level
+    os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 
 def test_a_closed_output_pipe_is_no_error():

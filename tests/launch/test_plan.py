@@ -256,6 +256,14 @@ def test_a_teacher_that_does_not_fit():
     assert "references" in render(found) and "DOES NOT FIT" in render(found)
 
 
+def test_settings_without_effect_are_warnings():
+    found = plan(read_config("pretrain_tiny", ["run.steps=60", "run.eval_every=0"]))
+    (line,) = found["warnings"]
+    assert line.startswith("optimizer.warmup_steps: 100 is more than run.steps (60)")
+    assert f"warning            {line}" in render(found).splitlines()
+    assert plan(read_config("pretrain_tiny"))["warnings"] == []
+
+
 def test_an_axis_of_minus_one_takes_this_machines_devices():
     found = plan(read_config("pretrain_tiny", ["mesh.fsdp=2"]))
     assert found["mesh"] == {"data": jax.device_count() // 2, "fsdp": 2}

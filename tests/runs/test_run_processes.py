@@ -86,7 +86,8 @@ def test_two_processes_resume_from_one(mesh, on_one, runs, tmp_path):
     run_dir = cut_back(on_one(mesh), tmp_path / "run", 5)
     train_on(2, runs, run_dir, *MESHES[mesh], *OPTIONS)
     assert_close(on_one(mesh), run_dir)
-    assert "restored checkpoint" in log_of(run_dir, "log-0") and "restored checkpoint" in log_of(run_dir, "log-1")
+    assert "I [0] maverick_jax.checkpoint.store: restored checkpoint" in log_of(run_dir, "log-0")
+    assert "restored checkpoint" not in log_of(run_dir, "log-1")  # process 0 informs
 
 
 def test_a_run_on_trajectories_resumes_from_four_processes_on_two(runs, tmp_path):
@@ -98,7 +99,7 @@ def test_a_run_on_trajectories_resumes_from_four_processes_on_two(runs, tmp_path
     assert_close(tmp_path / "one", tmp_path / "four")
     run_dir = cut_back(tmp_path / "four", tmp_path / "run", 5)
     train_on(2, runs, run_dir, *words)
-    assert all("restored checkpoint" in log_of(run_dir, f"log-{n}") for n in range(2))
+    assert "restored checkpoint" in log_of(run_dir, "log-0")
     assert_close(tmp_path / "one", run_dir)
     told = lines(run_dir)
     assert [line["step"] for line in told if "kind_tokens" in line] == list(range(1, 11))

@@ -88,7 +88,7 @@ def test_a_hang_is_ended_by_the_watchdog_with_its_stacks(tmp_path):
     process = start(tmp_path, stop=10**6, every=10**5, hang=6, watchdog=1.0)
     assert finish(process) == 77, (tmp_path / "log").read_text()
     stacks = (tmp_path / "stacks-0.txt").read_text()
-    assert "process 0 made no progress for too long after update" in stacks
+    assert "process 0 made no progress for" in stacks
     assert "in batches" in stacks and "in fit" in stacks
 
 

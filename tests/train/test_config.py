@@ -10,8 +10,10 @@ import pytest
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.settings import shipped, strict_yaml, validation
+from maverick_jax.settings.section import SYNONYMS, Section
 from train.config import RunConfig, check_against_mesh, check_vocabulary
 from train.config_files import MOVED, read_config, resolved, schema
+from train.trainable.lora import LoraConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUNS, MODELS = shipped.run_names(), shipped.model_names()
@@ -298,6 +300,74 @@ def test_every_key_of_a_shipped_model_mistyped_gets_the_right_suggestion(name, w
             found = errors(write(SMALL.replace("tiny", "{base: ./model.yaml}")))
             said = f"model.yaml:{number}: model.{typo}: unknown key; did you mean model.{key}?"
             assert any(line.endswith(said) for line in found), (said, found)
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.eps", "optimizer.clip_norm"),
+        *("model.rms_norm_eps", "model.balance.weight", "data.sources.x.weight", "logging.watchdog_seconds"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(write, key, value):
+    (said,) = errors(write(SMALL), f"{key}={value}")
+    assert said.startswith(f"command line: {key}: must be a")
+
+
+def test_no_section_takes_infinities_or_nan():
+    """So no number of any section can be one, also those of sections to come."""
+    found = [Section]
+    for section in found:
+        found += section.__subclasses__()
+    allowed = [section.__name__ for section in found if section.model_config.get("allow_inf_nan") is not False]
+    assert len(found) > 40 and allowed == []
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("optimizer.lr=3", "optimizer.lr: unknown key; did you mean optimizer.learning_rate?"),
+        ("optimizer.max_grad_norm=1", "did you mean optimizer.clip_norm?"),
+        ("optimizer.beta2=0.9", "did you mean optimizer.b2?"),
+        ("data.seq_len=64", "did you mean data.sequence_length?"),
+        ("run.max_steps=64", "did you mean run.steps?"),
+        ("lr=3", "lr: unknown key; did you mean optimizer.learning_rate?"),
+        ("run.save_steps=3", "did you mean checkpoint.every?"),
+        ("logging.logging_steps=3", "did you mean logging.every?"),
+    ],
+)
+def test_names_of_other_programs_are_answered_with_ours(write, word, said):
+    (found,) = errors(write(SMALL), word)
+    assert said in found
+
+
+def test_each_synonym_is_the_name_of_a_key():
+    known = [key for section in (RunConfig, LoraConfig) for key in validation.keys(section)]
+    options = {"max_tokens", "temperature"}
+    assert {ours for ours in SYNONYMS.values() if ours not in options} <= {
+        name for key in known for name in (key, key.rpartition(".")[2])
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("mesh.context=8", "command line: mesh.context: 8 is not supported yet"),
+        ("mesh.expert=3", "command line: data.batch_size: 8 is not a multiple of 3, over which mesh.expert=3"),
+        ("optimizer.accumulation_steps=3", "command line: data.batch_size: 8 is not a multiple of"),
+        ("logging.profile_start=1", "command line: logging.profile_start: step 1 compiles"),
+    ],
+)
+def test_the_place_of_an_error_is_the_value_that_caused_it(write, word, said):
+    """The other key is in a shipped file."""
+    (found, *_) = errors(write("base: pretrain_tiny\nmesh: {context: 1}\nlogging: {every: 1}\n"), word)
+    assert found.startswith(said)
+
+
+def test_the_place_of_an_error_in_a_file_is_its_line(write):
+    (found,) = errors(write("base: pretrain_tiny\nmesh:\n  context: 8\n"), "run.steps=3")
+    assert found.startswith("run.yaml:3: mesh.context: 8 is not supported yet")
 
 
 # ---- checks across sections ------------------------------------------------------------------------------------------

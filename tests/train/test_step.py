@@ -13,7 +13,8 @@ from maverick_jax.model.inputs import Inputs
 from maverick_jax.network import Balance
 from tests.helpers import tiny
 from train.optimizers import AdamW
-from train.state import add_tokens
+from train.state import add_tokens, init_state
+from train.step import compile_step, train_step
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,50 @@ def test_a_bad_step_changes_nothing(poison):
     state, metrics = step(state, tiny.placed(tiny.batch(config, 2)))
     assert int(metrics["skipped"]) == 1 and np.isfinite(metrics["loss"])
     assert any((arrays(state)[name] != before[name]).any() for name in before if name.startswith("model/"))
+
+
+OPTIMIZERS = {
+    "rate": {"learning_rate": 1e-2},
+    "schedule": {"schedule": "wsd", "decay_fraction": 0.5, "min_ratio": 0.2},
+    "warmup": {"warmup_steps": 7},
+    "decay": {"weight_decay": 0.3},
+}
+
+
+@pytest.mark.parametrize("change", OPTIMIZERS)
+def test_rates_are_no_part_of_the_program(change):
+    """So a sweep over them compiles once: the compiler's cache is asked for the same text."""
+    assert lowered(tiny.OPTIMIZER.model_copy(update=OPTIMIZERS[change]), steps=77) == lowered(tiny.OPTIMIZER)
+    assert "dot_general" in lowered(tiny.OPTIMIZER)
+
+
+def test_what_is_a_part_of_the_program_changes_it():
+    assert lowered(tiny.OPTIMIZER.model_copy(update={"b2": 0.9})) != lowered(tiny.OPTIMIZER)
+
+
+@functools.cache
+def lowered(optimizer, steps: int = tiny.STEPS) -> str:
+    config = tiny.model_config(num_hidden_layers=1)
+    tx = optimizer.build(steps, config)
+    init = functools.partial(init_state, config=config, rules=tiny.RULES, optimizer=tx, objective=tiny.PRETRAIN)
+    step = functools.partial(train_step, objective=tiny.PRETRAIN, optimizer=tx)
+    state = jax.eval_shape(init, 0)
+    rates = jax.eval_shape(tx.rates, state.step, state.skipped)
+    return jax.jit(step).lower(state, tiny.placed(tiny.batch(config)), {}, rates).as_text()
+
+
+def test_rates_as_arguments_are_the_rates_of_the_schedule():
+    """The compiled step of a run against the step whose rates are a part of it."""
+    config, optimizer = tiny.model_config(num_hidden_layers=1), AdamW(learning_rate=3e-3, warmup_steps=2)
+    init, inside = tiny.jitted(config, optimizer)
+    batch, tx = tiny.placed(tiny.batch(config)), optimizer.build(tiny.STEPS, config)
+    one, other = init(0), init(0)
+    outside = compile_step(other, batch, tiny.PRETRAIN, tx, {})
+    for number in range(4):
+        one, expected = inside(one, batch)
+        other, found = outside(other, batch)
+        np.testing.assert_allclose(found["learning_rate"], tx.schedule(jnp.int32(number)), rtol=1e-6)
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
 
 
 def test_loss_is_the_mean_over_labels_that_count():

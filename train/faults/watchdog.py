@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from maverick_jax.progress import duration
 from train.loop import Hook
 
 EXIT_CODE = 77
@@ -17,8 +18,8 @@ _STDERR = 2
 
 
 class Watchdog(Hook):
-    """If no update ends within `seconds`, dumps all stacks to `run_dir/stacks-<process>.txt` and stderr and exits with
-    code 77."""
+    """If no update ends within `seconds` (ten times as long before the first one), dumps all stacks to
+    `run_dir/stacks-<process>.txt` and stderr and exits with code 77."""
 
     def __init__(self, seconds: float, run_dir):
         self._seconds = seconds
@@ -47,9 +48,12 @@ class Watchdog(Hook):
                 self._end()
 
     def _end(self) -> None:
-        after = "no update" if self._last_step is None else f"update {self._last_step}"
+        first = self._last_step is None
+        limit = duration(self._seconds * (_FIRST if first else 1))
+        since = "before the first update" if first else f"after update {self._last_step}"
         message = (
-            f"watchdog: process {jax.process_index()} made no progress for too long after {after}; stacks follow\n"
+            f"watchdog: process {jax.process_index()} made no progress for {limit} {since} (logging.watchdog_seconds: "
+            f"{self._seconds:g}). It ends with exit code {EXIT_CODE}; where its threads were:\n"
         )
         with self._path.open("w") as file:
             file.write(message)

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import optax
 from pydantic import Field
 
@@ -14,26 +16,37 @@ from maverick_jax.parameters import Parameter
 from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
 from train.optimizers.decay import decay_weights
-from train.optimizers.schedule import learning_rate
+from train.optimizers.schedule import learning_rate, scale_by_learning_rate
 from train.trainable.selection import Selection
 
 TEXT_MODEL = Selection()
 """All parameters of a text model."""
 
 
+Rates = dict[str, jax.Array]
+"""The numbers of an update that no program contains: `learning_rate` and `weight_decay`, float32[]."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """Turns gradients of the selected parameters into updates."""
 
-    transform: optax.GradientTransformation
+    transform: optax.GradientTransformationExtraArgs
+    """Its `update` takes `rates` too."""
     schedule: optax.Schedule
-    """Number of updates done -> learning rate."""
+    """Learning rate, by the number of updates done."""
+    weight_decay: float
     selection: Selection
     """The parameters that are trained."""
 
     def init(self, model, heads: dict[str, Any]) -> optax.OptState:
         """Optimizer state before the first step, for the trained parameters only."""
         return self.transform.init(self.selection.select(model, heads))
+
+    def rates(self, step: jax.Array, skipped: jax.Array) -> Rates:
+        """The rates of the next update: `step` updates were attempted, `skipped` of them refused."""
+        found = {"learning_rate": self.schedule(step - skipped), "weight_decay": self.weight_decay}
+        return {name: jnp.asarray(rate, jnp.float32) for name, rate in found.items()}
 
 
 class OptimizerBase(Section, abc.ABC):
@@ -42,11 +55,11 @@ class OptimizerBase(Section, abc.ABC):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Updates over which the learning rate rises linearly to its peak."""
+    """Updates over which the learning rate rises linearly to its peak. A shorter run never gets there."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after the warmup."""
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Fraction of all steps during which `wsd` decays the learning rate."""
+    """Share of all steps in which `wsd` decays; it begins after the warmup at the earliest."""
     min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Final learning rate divided by the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -78,10 +91,8 @@ class OptimizerBase(Section, abc.ABC):
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         schedule = self.schedule_of(total_steps)
         direction = self.direction(parameters.by_name(model))
-        transform = optax.chain(
-            *clip, direction, decay_weights(self.weight_decay), optax.scale_by_learning_rate(schedule)
-        )
-        return Optimizer(transform, schedule, selection)
+        transform = optax.chain(*clip, direction, decay_weights(), scale_by_learning_rate())
+        return Optimizer(transform, schedule, self.weight_decay, selection)
 
 
 OPTIMIZERS = Kinds("optimizer", OptimizerBase, default="adamw")

@@ -16,11 +16,13 @@ def is_decayed(path: tuple) -> bool:
     return not any(part in UNDECAYED for part in parts)
 
 
-def decay_weights(rate: float) -> optax.GradientTransformation:
-    """Add rate * parameter to the update of every decayed parameter. By role, not by rank: stacked norms are 2-D."""
+def decay_weights() -> optax.GradientTransformationExtraArgs:
+    """Adds rates["weight_decay"] * parameter to the update of every decayed parameter. By role, not by rank: stacked
+    norms are 2-D."""
 
-    def update(updates, params):
-        decayed = lambda path, u, p: u + rate * p.astype(u.dtype) if is_decayed(path) else u
-        return jax.tree_util.tree_map_with_path(decayed, updates, params)
+    def update(updates, state, params=None, *, rates, **_):
+        rate = rates["weight_decay"]
+        decayed = lambda path, u, p: u + rate.astype(u.dtype) * p.astype(u.dtype) if is_decayed(path) else u
+        return jax.tree_util.tree_map_with_path(decayed, updates, params), state
 
-    return optax.stateless(update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -1,5 +1,6 @@
 """Learning-rate schedules: warm up linearly, then follow a named shape."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -10,10 +11,26 @@ def learning_rate(
     """Learning rate of update number i (0-based) of `total_steps`.
 
     `constant` holds the peak; `cosine` falls from it to `min_ratio` of it at the end; `wsd` (warmup-stable-decay,
-    arXiv 2404.06395) holds it and falls linearly over the last `decay_fraction` of the steps.
+    arXiv 2404.06395) holds it and falls linearly over the last `decay_fraction` of the steps, or over all steps after
+    the warmup where those are fewer.
     """
     schedule = _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio)
     return lambda count: schedule(jnp.asarray(count, jnp.float32))  # optax divides integers by floats
+
+
+def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate`, but the rate is rates["learning_rate"]: an argument of the program and no part of
+    it. The state counts updates as Optax's does, so that checkpoints have the same names."""
+
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, *, rates, **_):
+        down = -rates["learning_rate"]
+        updates = jax.tree.map(lambda u: down.astype(u.dtype) * u, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio) -> optax.Schedule:
@@ -22,7 +39,7 @@ def _shape(shape, peak, warmup_steps, total_steps, decay_fraction, min_ratio) ->
     if shape == "cosine":
         after, start = optax.cosine_decay_schedule(peak, rest, alpha=min_ratio), warmup_steps
     elif shape == "wsd":
-        decay = max(1, round(total_steps * decay_fraction))
+        decay = min(max(1, round(total_steps * decay_fraction)), rest)
         stable = optax.constant_schedule(peak)
         start = warmup_steps
         after = optax.join_schedules(

@@ -1,18 +1,23 @@
 """Two processes of four devices over loopback: they share checkpoints, stop at the same step and exit with codes."""
 
+import logging
+import logging.handlers
 import os
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import time
 
+import jax
 import pytest
 
 from maverick_jax.checkpoint.store import CheckpointStore
 from tests.helpers.small_run import PATIENCE, finish, wait_for
 from tests.maverick_jax.checkpoint.test_store import largest, truncate
 from tests.runs.test_toy_killed import TOY, records, result, start
+from train.faults import processes
 
 LAUNCH = pathlib.Path(__file__).parents[3] / "launch" / "clusters"
 
@@ -87,6 +92,7 @@ def test_a_dead_peer_leads_to_exit_76(number, dies, tmp_path):
     processes = start_two(tmp_path, stop=10**6, every=10**5, delay=0.02, peer_timeout=8)
     wait_for_lines(processes[0], tmp_path, 3)
     processes[dies].send_signal(number)
+    host, left = socket.gethostname(), tmp_path / f"log-{1 - dies}"
     try:
         # if process 0 dies, JAX may detect it first and abort; the launchers count that as 76
         assert processes[1 - dies].wait(120) in ((76,) if dies else (76, -signal.SIGABRT)), (
@@ -94,11 +100,94 @@ def test_a_dead_peer_leads_to_exit_76(number, dies, tmp_path):
         ).read_text()
     finally:
         finish_all([kill(process) for process in processes])
+    if dies:
+        said = left.read_text()
+        assert f"process 1 on {host} ended or cannot be reached" in said or f"process 1 on {host} has given" in said
+        assert "start the job again: it resumes from" in said
 
 
 def kill(process):
     process.kill()
     return process
+
+
+def test_lines_have_the_number_of_their_process(monkeypatch):
+    handlers = [logging.handlers.BufferingHandler(99), logging.handlers.BufferingHandler(99)]
+    root = logging.Logger("root")
+    root.handlers = list(handlers)
+    monkeypatch.setattr(processes.logging, "getLogger", lambda: root)
+    processes._number_lines(1)
+    root.info("saved")
+    root.warning("odd")
+    for handler in handlers:
+        assert [(record.name, record.getMessage()) for record in handler.buffer] == [("[1] root", "odd")]
+
+
+def test_process_0_informs(monkeypatch):
+    root = logging.Logger("root")
+    root.addHandler(handler := logging.handlers.BufferingHandler(99))
+    monkeypatch.setattr(processes.logging, "getLogger", lambda: root)
+    processes._number_lines(0)
+    root.info("saved")
+    assert [(record.name, record.getMessage()) for record in handler.buffer] == [("[0] root", "saved")]
+
+
+class Store(dict):
+    """The job's key-value store, in one process."""
+
+    def key_value_set(self, key, value, allow_overwrite):
+        self[key] = value
+
+    def key_value_try_get(self, key):
+        if key not in self:
+            raise jax.errors.JaxRuntimeError(f"NOT_FOUND: {key}")
+        return self[key]
+
+
+def monitor(monkeypatch, me: int, **others) -> "processes._PeerMonitor":
+    """The monitor of process `me` of 3, whose heartbeats are milliseconds; `others` are in the store."""
+    store = Store({f"maverick/{key.replace('_', '/')}": value for key, value in others.items()})
+    monkeypatch.setattr(processes.global_state, "client", store)
+    monkeypatch.setattr(processes.atexit, "register", lambda f: None)
+    found = processes._PeerMonitor(me, 3, 0.05, "head:1")
+    found.start()
+    return found
+
+
+def test_a_process_that_does_not_beat_is_the_dead_one(monkeypatch):
+    found = monitor(monkeypatch, 1, host_2="node2 7", alive_2="5", alive_0="9")
+    assert found.lost() == "process 2 on node2 ended or cannot be reached"
+    assert found._store["maverick/failed"] == "process 2 on node2 ended or cannot be reached"
+
+
+def test_a_process_that_lost_another_is_not_the_dead_one(monkeypatch):
+    found = monitor(monkeypatch, 1, host_2="node2 7", alive_2=processes.LOST)
+    assert found.lost() == "another process ended or cannot be reached"
+
+
+def test_the_dead_process_is_the_one_that_another_process_found(monkeypatch):
+    found = monitor(monkeypatch, 1, host_2="node2 7", alive_2=processes.LOST)
+    found._finished.set()
+    found._store["maverick/failed"] = "process 0 on node0 ended"
+    assert found.lost() == "process 0 on node0 ended"
+
+
+def test_a_process_of_this_machine_is_dead_when_it_is_gone(monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])  # a zombie until it is waited for
+    while not processes._is_zombie(gone.pid):
+        time.sleep(0.01)
+    found = monitor(monkeypatch, 0, host_1=f"{socket.gethostname()} {gone.pid}", alive_1="1")
+    assert found.lost() == f"process 1 on {socket.gethostname()} ended or cannot be reached"
+    gone.wait()
+    assert found._gone_from_here(1)
+
+
+def test_a_restart_begins_at_the_newest_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_checkpoints", None)
+    for name in ("20", "100", "120.tmp"):
+        (tmp_path / name).mkdir()
+    processes.resumes_from(tmp_path)
+    assert processes._restart() == "start the job again: it resumes from step 100"
 
 
 # ---- launchers -------------------------------------------------------------------------------------------------------

@@ -24,11 +24,12 @@ def arrays(tree) -> dict[str, np.ndarray]:
 
 def test_only_matrices_decay():
     config = tiny.model_config()
-    decay = AdamW(weight_decay=0.5).build(10, config).transform
+    optimizer = AdamW(weight_decay=0.5).build(10, config)
+    decay, rates = optimizer.transform, optimizer.rates(jnp.int32(3), jnp.int32(0))
     init, _ = tiny.jitted(config)
     model = init(0).model
     zeros = lambda model: jax.tree.map(jnp.zeros_like, model)
-    updates = jax.jit(lambda model: decay.update(zeros(model), decay.init(model), model)[0])(model)
+    updates = jax.jit(lambda model: decay.update(zeros(model), decay.init(model), model, rates=rates)[0])(model)
     moved = {name for name, x in arrays(updates).items() if np.abs(x).max() > 0}
     kept = set(arrays(model)) - moved
     assert {name.rpartition("/")[2] for name in kept} == {"embed", "norm", "attention_norm", "mlp_norm"}

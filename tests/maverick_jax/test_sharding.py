@@ -1,0 +1,33 @@
+"""What to do about a mesh of another number of devices."""
+
+import re
+
+import pytest
+
+from maverick_jax.errors import InputError
+from maverick_jax.sharding import MeshConfig
+
+
+@pytest.mark.parametrize(
+    ("mesh", "devices", "said"),
+    [
+        (
+            {"data": 1, "fsdp": 2},
+            1,
+            "mesh: fsdp=2 needs 2 devices; this job has 1. mesh.fsdp=1 fits, or start the job on 2 devices (on a CPU, "
+            "JAX_NUM_CPU_DEVICES=2 simulates them)",
+        ),
+        ({"data": 4}, 8, "mesh: data=4 needs 4 devices; this job has 8. mesh.data=8 fits"),
+        ({"data": 2, "fsdp": 4}, 6, "mesh: data=2, fsdp=4 needs 8 devices; this job has 6. mesh.fsdp=3 fits"),
+        ({"data": 2, "fsdp": 4}, 3, "needs 8 devices; this job has 3. use smaller axes, or start the job on 8"),
+        ({"fsdp": 3}, 8, "needs a multiple of 3 devices; this job has 8. mesh.fsdp=8 fits"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_says_what_does(mesh, devices, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        MeshConfig(**mesh).resolve(devices)
+
+
+def test_what_is_said_to_fit_fits():
+    assert MeshConfig(data=2, fsdp=3).resolve(6)["fsdp"] == 3
+    assert MeshConfig(data=8).resolve(8)["data"] == 8

@@ -1,0 +1,78 @@
+"""Lines of progress and of evaluations, as a user sees them."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from train import hooks
+from train.hooks import Evaluation, ProgressBar
+from train.metrics_writer import MetricsWriter
+
+METRICS = {"loss": np.float32(7.59), "learning_rate": np.float32(3e-4), "grad_norm": np.float32(1.25)}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """`clock[0] = t` sets the time of hooks."""
+    now = [0.0]
+    monkeypatch.setattr(hooks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(hooks.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_line_has_loss_rate_gradient_speed_and_time_left(clock, capsys):
+    bar = ProgressBar(every=2, start=0, stop=100, tokens_per_step=2048)
+    for step in (1, 2, 3, 4):
+        clock[0] = 3.0 * step  # an evaluation took the other second
+        bar.on_metrics(step, METRICS, 2.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 2/100  loss 7.5900  rate 3.00e-04  gradient 1.25  1,024 tokens/s  2.000 s/step  4 min 54 s left",
+        "step 4/100  loss 7.5900  rate 3.00e-04  gradient 1.25  1,024 tokens/s  2.000 s/step  4 min 48 s left",
+    ]
+
+
+def test_the_last_line_has_no_time_left(clock, capsys):
+    bar = ProgressBar(every=10, start=0, stop=2)
+    bar.on_metrics(1, {"loss": 1.0}, 0.5)
+    bar.on_metrics(2, {"loss": 1.0}, 0.5)
+    assert capsys.readouterr().err == "step 2/2  loss 1.0000  0.500 s/step\n"
+
+
+def test_other_processes_show_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(hooks.jax, "process_index", lambda: 1)
+    ProgressBar(every=1, start=0, stop=2).on_metrics(1, METRICS, 0.5)
+    assert capsys.readouterr() == ("", "")
+
+
+def evaluated(tmp_path, clock, seconds: float, steps: int = 20) -> None:
+    """Evaluates after every fifth step of one second; an evaluation takes `seconds`, the first one, which compiles,
+    much longer."""
+
+    def evaluate(state):
+        clock[0] += 1000.0 if state == 5 else seconds
+        return {"eval_loss": 7.5, "eval_tokens": 25600}
+
+    hook = Evaluation(evaluate, MetricsWriter(tmp_path), every=5, last_step=steps)
+    for step in range(1, steps + 1):
+        hook.on_metrics(step, {}, 1.0)
+        if hook.due(step):
+            hook.on_state(step, step)
+
+
+def test_an_evaluation_is_told_in_a_sentence(tmp_path, clock, caplog):
+    caplog.set_level(logging.INFO)
+    evaluated(tmp_path, clock, 1.0)
+    assert caplog.messages[1] == "step 10: held-out loss 7.5000 over 25,600 labels (1.0 s)"
+
+
+def test_evaluations_that_take_much_of_the_time_are_told_once(tmp_path, clock, caplog):
+    evaluated(tmp_path, clock, 5.0)
+    assert caplog.messages == [
+        "evaluations take 50% of the time: run.eval_every is the steps between them, run.eval_batches their length"
+    ]
+
+
+def test_evaluations_that_take_little_are_not(tmp_path, clock, caplog):
+    evaluated(tmp_path, clock, 1.0)
+    assert caplog.messages == []
