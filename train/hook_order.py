@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from maverick_jax.accounting.devices import device_of
-from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from train import hooks
@@ -17,20 +16,26 @@ from train.faults.preemption import Preemption
 from train.faults.watchdog import Watchdog
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
+from train.notices import Notices
 
 
 def hooks_of(
-    config: RunConfig, store: CheckpointStore, metadata: dict[str, Any], evaluate: Callable | None, start: int
+    config: RunConfig,
+    store: CheckpointStore,
+    metadata: dict[str, Any],
+    evaluate: Callable | None,
+    start: int,
+    flops_per_token: float | None = None,
 ) -> list[Hook]:
     """A save comes after the lines it must cover, a preemption after the save it may ask for.
 
     metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step the run
-    resumes from. The signal handlers of a preemption need the main thread: elsewhere a run has none.
+    resumes from. flops_per_token: of a step, for `mfu`; None: unknown. The signal handlers of a preemption need the main thread: elsewhere a run has none.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
-    found: list[Hook] = [_training_lines(config, writer)]
+    found: list[Hook] = [_training_lines(config, writer, flops_per_token), Notices(config.objective)]
     if logging_config.progress:
         found.append(hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps))
     found.append(NonFiniteBudget(run.skip_budget))
@@ -47,14 +52,14 @@ def hooks_of(
     return found
 
 
-def _training_lines(config: RunConfig, writer: MetricsWriter) -> hooks.TrainingLines:
+def _training_lines(config: RunConfig, writer: MetricsWriter, flops_per_token: float | None) -> hooks.TrainingLines:
     device = device_of(jax.devices()[0].device_kind)
     return hooks.TrainingLines(
         writer,
         every=config.logging.every,
         last_step=config.run.steps,
         tokens_per_step=config.data.batch_size * config.data.sequence_length,
-        flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
+        flops_per_token=flops_per_token,
         peak_flops=device.peak_flops * jax.device_count() if device else None,
         format_metrics=config.objective.training_metrics,
     )

@@ -12,6 +12,7 @@ from maverick_jax.pretrained import CHECKPOINTS
 from train.config import RunConfig
 from train.config_files import read_config
 from train.faults.processes import exit_code_of, leave
+from train.flops import total_flops_per_token
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
@@ -58,7 +59,8 @@ def _train(session: Session) -> dict[str, Any]:
     if start >= last:
         log.info("%s is complete: %d of %d steps", run_dir, start, last)
         return {"run_dir": str(run_dir), "step": start}
-    describe(session)
+    flops = total_flops_per_token(config, {name: found.config for name, found in session.references.items()})
+    describe(session, start, flops)
     references = session.load_references()
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
     batch = session.feed.abstract_batch()
@@ -69,7 +71,7 @@ def _train(session: Session) -> dict[str, Any]:
         measure = session.held_out.measure(config.objective)
         context = lambda state: Context(state.step, state.objective, references, state.heads)
         evaluate = lambda state: measure(used(state), context(state))
-    hooks = hooks_of(config, store, session.metadata(), evaluate, start)
+    hooks = hooks_of(config, store, session.metadata(), evaluate, start, flops)
     with session.feed.batches(start, last) as found:
         batches = batch_source(config.objective.batch_maker(), found, setting)
         state = fit(step, state, batches, start=start, stop=last, hooks=hooks)

@@ -14,6 +14,9 @@ from train.objectives.base import State
 
 Scalars = dict[str, jax.Array]
 
+ALMOST_NOTHING = 0.005
+"""A soft weight below this is written as 0.00."""
+
 
 class Weighting(Section, abc.ABC):
     """The base of the ways to weigh. Its controls and the parts of what it weighs are metrics of the step."""
@@ -34,6 +37,14 @@ class Weighting(Section, abc.ABC):
     def advance(self, state: State, metrics: Scalars) -> State:
         """The state after a step with these metrics: `loss`, `divergence`, `teacher_loss`, the controls, ..."""
         return state
+
+    def reason(self, metrics: dict[str, float]) -> str:
+        """Why soft targets weigh almost nothing in an update with these metrics."""
+        if not metrics["share"]:
+            return "objective.weighting sets their share to 0 at this step"
+        if metrics.get("confidence", 1.0) < ALMOST_NOTHING:
+            return "the teacher is sure of almost no token"
+        return "the teacher is hardly ahead of the student"
 
 
 class Ramp(Section):
