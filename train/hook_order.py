@@ -30,7 +30,8 @@ def hooks_of(
     """A save comes after the lines it must cover, a preemption after the save it may ask for.
 
     metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step the run
-    resumes from. flops_per_token: of a step, for `mfu`; None: unknown. The signal handlers of a preemption need the main thread: elsewhere a run has none.
+    resumes from. flops_per_token: of a step, for `mfu`; None: unknown. The signal handlers of a preemption need the
+    main thread: elsewhere a run has none.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)

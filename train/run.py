@@ -12,7 +12,7 @@ from maverick_jax.pretrained import CHECKPOINTS
 from train.config import RunConfig
 from train.config_files import read_config
 from train.faults.processes import exit_code_of, leave
-from train.flops import total_flops_per_token
+from train.flops import flops_of_run
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
@@ -59,7 +59,8 @@ def _train(session: Session) -> dict[str, Any]:
     if start >= last:
         log.info("%s is complete: %d of %d steps", run_dir, start, last)
         return {"run_dir": str(run_dir), "step": start}
-    flops = total_flops_per_token(config, {name: found.config for name, found in session.references.items()})
+    references = {name: found.config for name, found in session.references.items()}
+    flops = sum(flops_of_run(config, references).values())
     describe(session, start, flops)
     references = session.load_references()
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)

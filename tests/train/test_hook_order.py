@@ -29,13 +29,13 @@ def names(tmp_path):
 
 def test_a_save_comes_after_lines_and_evaluation_and_before_preemption(names):
     assert names(EVERYTHING, evaluate=dict) == [
-        *("TrainingLines", "ProgressBar", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
+        *("TrainingLines", "Notices", "ProgressBar", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
         *("Evaluation", "Checkpoint", "Preemption"),
     ]
 
 
 def test_hooks_that_the_config_turns_off_are_not_there(names):
-    assert names([]) == ["TrainingLines", "NonFiniteBudget", "Checkpoint", "Preemption"]
+    assert names([]) == ["TrainingLines", "Notices", "NonFiniteBudget", "Checkpoint", "Preemption"]
 
 
 def test_outside_the_main_thread_there_are_no_signal_handlers(names):
@@ -43,4 +43,4 @@ def test_outside_the_main_thread_there_are_no_signal_handlers(names):
     thread = threading.Thread(target=lambda: found.extend(names([])))
     thread.start()
     thread.join()
-    assert found == ["TrainingLines", "NonFiniteBudget", "Checkpoint"]
+    assert found == ["TrainingLines", "Notices", "NonFiniteBudget", "Checkpoint"]

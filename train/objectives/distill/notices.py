@@ -32,13 +32,7 @@ def of_evaluation(weighting: Weighting, found: dict[str, Any], state: dict[str, 
     teacher, student = found.get("eval_teacher_loss"), found["eval_loss"]
     if teacher is not None and teacher >= student:
         remarks.append(f"the teacher is behind the student on held-out data ({_losses(teacher, student)})")
-    if (weight := state.get("ema_weight", 0.0)) > 0 and "lead_ema" in state and state["lead_ema"] <= 0:
-        remarks.append(
-            "when this checkpoint was saved, the teacher was behind the student in training, by "
-            f"{-state['lead_ema'] / weight:.2f} nats per token on average, and its targets weighed "
-            f"{getattr(weighting, 'low', 0.0):.2f}"
-        )
-    return remarks
+    return [*remarks, *weighting.remarks(state)]
 
 
 def _losses(teacher: float, student: float) -> str:

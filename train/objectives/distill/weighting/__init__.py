@@ -12,7 +12,17 @@ from train.objectives.distill.weighting.confidence import Confidence
 from train.objectives.distill.weighting.magnitude import Magnitude
 from train.objectives.distill.weighting.taid import Taid
 
-__all__ = ["ALMOST_NOTHING", "AnyWeighting", "Codistill", "Confidence", "Magnitude", "Ramp", "Schedule", "Taid", "Weighting"]
+__all__ = [
+    "ALMOST_NOTHING",
+    "AnyWeighting",
+    "Codistill",
+    "Confidence",
+    "Magnitude",
+    "Ramp",
+    "Schedule",
+    "Taid",
+    "Weighting",
+]
 
 
 def _with_kind(section: Any) -> Any:

@@ -38,6 +38,10 @@ class Weighting(Section, abc.ABC):
         """The state after a step with these metrics: `loss`, `divergence`, `teacher_loss`, the controls, ..."""
         return state
 
+    def remarks(self, state: dict[str, float]) -> list[str]:
+        """Sentences on the state in a checkpoint, for those who evaluate it. It may be that of another weighting."""
+        return []
+
     def reason(self, metrics: dict[str, float]) -> str:
         """Why soft targets weigh almost nothing in an update with these metrics."""
         if not metrics["share"]:

@@ -69,6 +69,15 @@ class Codistill(Ramp, Confident, Averages, Weighting):
         share = jnp.clip(controls["share"] * gap, self.low, self.high)
         return split(share, weights, {"confidence": confidence, "gap": gap})
 
+    def remarks(self, state: dict[str, float]) -> list[str]:
+        lead, weight = state.get("lead_ema", 0.0), state.get("ema_weight", 0.0)
+        if not weight or lead > 0 or not self.gap_scale:
+            return []
+        return [
+            "when this checkpoint was saved, the teacher was behind the student in training, by "
+            f"{-lead / weight:.2f} nats per token on average: its targets weighed {self.low:.2f}"
+        ]
+
     def reason(self, metrics: dict[str, float]) -> str:
         lead = metrics.get("lead_ema", 0.0)
         if not metrics["share"] or lead > 0:
