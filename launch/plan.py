@@ -25,8 +25,8 @@ ASSUMED_MFU = 0.4
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
-    """The plan of a run as a JSON object; `plan["fits"]` is the verdict, and `plan["would_fit"]` the nearest change that
-    fits, if it does not (`launch.plan_changes`). Bytes are per device unless stated otherwise.
+    """The plan of a run as a JSON object; `plan["fits"]` is the verdict; if it does not fit, `plan["would_fit"]` is
+    the nearest change that does (`launch.plan_changes`). Bytes are per device unless stated otherwise.
 
     Raises InputError if the mesh does not divide the model or the batch.
     """

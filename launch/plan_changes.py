@@ -26,7 +26,9 @@ def nearest_that_fits(
     `changes` by config key, `devices`, and `bytes` per device. None: no change fits.
 
     Changes on as many devices come first, the nearest first: a step is a stronger `remat`, twice the accumulation, or
-    twice the fsdp. Then, with `more_devices`, those on more devices. `total_bytes`: of a run on mesh axes of these sizes.
+    twice the fsdp. Then, with `more_devices`, those on more devices.
+
+    total_bytes: per device, of a run on mesh axes of these sizes.
     """
     meshes = [*_meshes(sizes, more_devices)]
     remats, accumulations = [*_remats(config)], [*_accumulations(config)]
