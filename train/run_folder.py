@@ -31,7 +31,6 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / "config.yaml", dump(resolved(config)).encode())
     path = run_dir / "environment.json"
-    earlier = _starts(path) if step else []
     environment = {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -51,10 +50,15 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
             for name, found in session.references.items()
         },
         "train_flops_per_token": flops_per_token,
-        "starts": [*earlier[:1], *earlier[1:][2 - MAX_STARTS :], start_record(step)],
+        "starts": kept_starts(_starts(path) if step else [], start_record(step)),
     }
     write_atomically(path, json.dumps(environment, indent=2).encode())
     feed.train.tokenizer.save(run_dir)
+
+
+def kept_starts(earlier: list[Any], new: dict[str, Any]) -> list[Any]:
+    """The starts to record: at most `MAX_STARTS`, the first among them."""
+    return [*earlier[:1], *earlier[1:][2 - MAX_STARTS :], new]
 
 
 def start_record(step: int) -> dict[str, Any]:
