@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from maverick_jax.model.remat import POLICIES
+from maverick_jax.sharding import DATA_AXIS, FSDP_AXIS
 from train.config import RunConfig, misfits
 
 MORE_DEVICES = 64
@@ -60,14 +61,14 @@ def _accumulations(config: RunConfig) -> Iterator[Change]:
 
 def _meshes(sizes: dict[str, int], more_devices: bool) -> Iterator[tuple[int, Change]]:
     """(How many times as many devices, change of the mesh)."""
-    data, fsdp, steps = sizes["data"], sizes["fsdp"], 0
+    data, fsdp, steps = sizes[DATA_AXIS], sizes[FSDP_AXIS], 0
     yield 1, (0, {})
     while data % 2 == 0:
         data, steps = data // 2, steps + 1
-        yield 1, (steps, {"mesh.data": data, "mesh.fsdp": fsdp << steps})
+        yield 1, (steps, {f"mesh.{DATA_AXIS}": data, f"mesh.{FSDP_AXIS}": fsdp << steps})
     times = 2
     while more_devices and times <= MORE_DEVICES:
-        yield times, (0, {"mesh.fsdp": sizes["fsdp"] * times})
+        yield times, (0, {f"mesh.{FSDP_AXIS}": fsdp * times})
         times *= 2
 
 
