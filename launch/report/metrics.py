@@ -52,7 +52,8 @@ class Plot:
 
 
 _NATS = "nats per token"
-_UNIT = "0 to 1"
+SHARE = "0 to 1"
+"""The unit of parts of a whole."""
 
 PLOTS = (
     Plot(
@@ -86,7 +87,7 @@ PLOTS = (
         "The teacher's lead",
         "lead_ema",
         _NATS,
-        "The student's loss less the teacher's, as a moving average; below 0 the teacher is behind.",
+        "The student's loss less the teacher's, as a moving average.",
         level=0.0,
         level_is="as good as each other",
     ),
@@ -99,11 +100,11 @@ PLOTS = (
     Plot(
         "The teacher's confidence",
         "confidence",
-        _UNIT,
+        SHARE,
         "How sure the teacher is of a token, on average; 1: it expects a single one.",
         "teacher",
     ),
-    Plot("Weight of the teacher's lead", "gap", _UNIT, "1: far ahead of the student; 0: no better.", "teacher"),
+    Plot("Weight of the teacher's lead", "gap", SHARE, "1: far ahead of the student; 0: no better.", "teacher"),
     Plot(
         "Doubt in the teacher",
         "doubt",
@@ -119,11 +120,11 @@ PLOTS = (
         "teacher",
     ),
     Plot("Entropy of the teacher", "teacher_entropy", _NATS, "How undecided its predictions are.", "teacher"),
-    Plot("Share of soft targets", "share", _UNIT, "Set by the schedule of objective.weighting.", "teacher"),
+    Plot("Share of soft targets", "share", SHARE, "Set by the schedule of objective.weighting.", "teacher"),
     Plot("Ratio of cross-entropy to divergence", "ratio", "ratio", "Both terms pull equally.", "teacher"),
     Plot("Cross-entropy, moving average", "loss_ema", _NATS, "", "teacher"),
     Plot("Divergence, moving average", "divergence_ema", _NATS, "", "teacher"),
-    Plot("Target between student and teacher", "interpolation", _UNIT, "0: the student; 1: the teacher.", "teacher"),
+    Plot("Target between student and teacher", "interpolation", SHARE, "0: the student; 1: the teacher.", "teacher"),
     Plot("Improvement of the divergence", "improvement", "relative", "As a moving average.", "teacher"),
     Plot("Teacher's mass on its stored tokens", "teacher_mass", "probability", "", "teacher"),
     Plot("Student's mass on the stored tokens", "student_mass", "probability", "", "teacher"),

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from launch.report.metrics import NOT_DRAWN, PLOTS, Curve, Group, Plot
+from launch.report.metrics import NOT_DRAWN, PLOTS, SHARE, Curve, Group, Plot
 from launch.report.run_record import Line, RunRecord, layer_series, number, series
 
 MAX_POINTS = 400
@@ -251,8 +251,9 @@ def _format(axes: Axes, plot: Plot) -> None:
     elif plot.scale == "scientific":
         axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.3g}"))
         axes.set_ylim(bottom=0)
-    elif plot.unit in ("0 to 1", "weight per token"):
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    elif plot.unit in (SHARE, "weight per token"):
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0, low), max(1.03, high) if plot.unit == SHARE else high)
 
 
 def _steps_and_tokens(axes: Axes, record: RunRecord) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.report.metrics import SHARE
 from launch.report.plots import constants
 from launch.report.run_record import Line, RunRecord, number, series
 
@@ -103,7 +104,9 @@ def _of_teacher(record: RunRecord) -> list[str]:
     for line in training:
         soft, hard = number(line.get("soft_weight")), number(line.get("hard_weight"))
         if soft >= ALMOST_NOTHING and math.isfinite(hard):
-            found.append(f"At the end the teacher's targets weigh {soft:.2f} in the loss, and the text {hard:.2f}.")
+            found.append(
+                f"At step {line['step']:,} the teacher's targets weigh {soft:.2f} in the loss, and the text {hard:.2f}."
+            )
     return found
 
 
@@ -123,7 +126,7 @@ def models(record: RunRecord, config: dict[str, Any], environment: Any) -> Rows:
     return [
         ("", "Model", "Parameters", "Active per token", "Training loss", "Held-out loss", "Agreement"),
         ("Teacher", str(path), *_sizes(teacher), *(_short(x) for x in (
-            train.get("teacher_loss"), held_out.get("eval_teacher_loss"))), "frozen"),
+            train.get("teacher_loss"), held_out.get("eval_teacher_loss"))), "-"),
         ("Student", record.name, *_sizes(environment), *(_short(x) for x in (
             train.get("loss"), held_out.get("eval_loss"))), apart),
     ]  # fmt: skip
@@ -191,7 +194,7 @@ def constant_rows(record: RunRecord) -> Rows:
     rows: Rows = []
     for plot, value in constants(record):
         text = f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.3g}"
-        rows.append((plot.title, f"{text} {plot.unit if plot.unit not in ('0 to 1', '') else ''}".strip(), plot.about))
+        rows.append((plot.title, f"{text} {plot.unit if plot.unit != SHARE else ''}".strip(), plot.about))
     sampled = [line for line in record.training if line.get("on_policy")]
     if sampled:
         share = f"{len(sampled):,} of {len(record.training):,} logged updates"

@@ -73,6 +73,8 @@ def test_the_run_directory_describes_the_run(whole_run, runs):
     assert environment["device_count"] == environment["process_count"] == 1
     assert set(environment["mesh"].values()) == {1}
     assert environment["packages"]["jax"] and environment["parameters"] == written.model.num_parameters()
+    (start,) = environment["starts"]
+    assert (start["step"], set(start)) == (0, {"step", "time", "host", "command", "version", "commit"})
     assert store(whole_run).steps() == list(range(3, STEPS + 1, 3))
     assert [p.name for p in whole_run.rglob("*tmp*")] == []
 

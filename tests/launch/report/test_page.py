@@ -315,7 +315,7 @@ def test_the_verdict_compares_with_the_teacher_and_with_earlier_steps(run):
     assert verdict(record) == [
         "The loss on held-out text fell from 3.00 at step 1 to 1.80 at step 2, its lowest value.",
         "On held-out text the student is 0.30 nats per token behind its teacher (1.80 and 1.50).",
-        "At the end the teacher's targets weigh 0.40 in the loss, and the text 0.60.",
+        "At step 1 the teacher's targets weigh 0.40 in the loss, and the text 0.60.",
     ]
     worse = dataclasses.replace(record, training=[], evaluations=[*evaluations, {"step": 3, "eval_loss": 2.0}])
     assert verdict(worse)[0].endswith("its lowest value was 1.80 at step 2, and the model has got worse since.")
@@ -327,7 +327,7 @@ def test_teacher_and_student_are_in_one_plot_and_one_table(run):
     titles = [plot.title for plot in draw_all(record)]
     assert titles[0] == "Loss" and not any("eacher_loss" in title or "teacher loss" in title for title in titles)
     _, teacher, student = models(record, {}, ENVIRONMENT)
-    assert teacher == ("Teacher", "runs/t", "11 M", "1.81 M", "6.920", "6.900", "frozen")
+    assert teacher == ("Teacher", "runs/t", "11 M", "1.81 M", "6.920", "6.900", "-")
     assert student[2:] == ("2.49 M", "1.12 M", "6.270", "6.200", "0.250 nats from the teacher")
     assert models(record, {}, {"references": [1]})[1][2:4] == ("-", "-")
     assert models(read_run(run_of(record, line(1))), {}, {}) == []
