@@ -39,14 +39,14 @@ def test_a_teacher_that_is_behind_is_named_with_both_losses(kind):
 @pytest.mark.parametrize(
     ("weighting", "metrics", "reason"),
     [
-        (Schedule(start=0.0), {"share": 0.0}, "objective.weighting sets their share to 0"),
-        (Taid(start=0.0), {"share": 0.0, "interpolation": 0.5}, "objective.weighting sets their share to 0"),
-        (Magnitude(start=0.0), {"share": 0.0, "ratio": 1.0}, "objective.weighting sets their share to 0"),
+        (Schedule(start=0.0), {"share": 0.0}, "objective.weighting gives the teacher a share of 0"),
+        (Taid(start=0.0), {"share": 0.0, "interpolation": 0.5}, "objective.weighting gives the teacher a share of 0"),
+        (Magnitude(start=0.0), {"share": 0.0, "ratio": 1.0}, "objective.weighting gives the teacher a share of 0"),
         (Magnitude(ratio_low=1e-3), {"ratio": 1e-3, "soft_weight": 5e-4}, "divergence from the teacher is many times"),
         (Confidence(), {"confidence": 1e-4}, "the teacher is sure of almost no token"),
         (Codistill(), {"lead_ema": 0.5, "confidence": 1e-4}, "the teacher is sure of almost no token"),
         (Codistill(), {"lead_ema": 0.01, "confidence": 0.5}, "the teacher is hardly ahead of the student"),
-        (Codistill(), {"lead_ema": -0.01, "share": 0.0}, "objective.weighting sets their share to 0"),
+        (Codistill(), {"lead_ema": -0.01, "share": 0.0}, "objective.weighting gives the teacher a share of 0"),
     ],
 )
 def test_the_reason_is_that_of_the_weighting(weighting, metrics, reason):

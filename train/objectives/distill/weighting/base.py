@@ -45,7 +45,7 @@ class Weighting(Section, abc.ABC):
     def reason(self, metrics: dict[str, float]) -> str:
         """Why soft targets weigh almost nothing in an update with these metrics."""
         if not metrics["share"]:
-            return "objective.weighting sets their share to 0 at this step"
+            return "objective.weighting gives the teacher a share of 0 at this step"
         if metrics.get("confidence", 1.0) < ALMOST_NOTHING:
             return "the teacher is sure of almost no token"
         return "the teacher is hardly ahead of the student"
