@@ -17,6 +17,9 @@ FOLDED: tuple[Group, ...] = ("teacher", "experts")
 """Groups that a reader opens."""
 
 
+LOG_FROM = 2.5
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """Another metric in a plot."""
@@ -47,6 +50,8 @@ class Plot:
     """A reference value, plotted as a dashed line with the note "dashed: `level_is`"."""
     level_is: str = ""
     only_if_positive: bool = False
+    logarithmic: bool = False
+    """Whether the vertical axis is logarithmic if the values differ by more than `LOG_FROM` times."""
     wide: bool = False
     """Whether it takes the whole width of the page."""
 
@@ -66,6 +71,7 @@ PLOTS = (
             Curve("teacher_loss", "teacher, training", color=1),
             Curve("eval_teacher_loss", "teacher, held out", held_out=True, color=1),
         ),
+        logarithmic=True,
         wide=True,
     ),
     Plot(
@@ -74,6 +80,7 @@ PLOTS = (
         _NATS,
         "How far apart the two models' predictions are; 0: they are equal.",
         more=(Curve("eval_divergence", "held out", held_out=True),),
+        logarithmic=True,
     ),
     Plot(
         "What the student learns from",
@@ -129,7 +136,7 @@ PLOTS = (
     Plot("Teacher's mass on its stored tokens", "teacher_mass", "probability", "", "teacher"),
     Plot("Student's mass on the stored tokens", "student_mass", "probability", "", "teacher"),
     Plot("Learning rate", "learning_rate", "", "", "training", "scientific"),
-    Plot("Gradient norm", "grad_norm", "before clipping", "", "training"),
+    Plot("Gradient norm", "grad_norm", "before clipping", "", "training", logarithmic=True),
     Plot("Speed", "tokens_per_second", "tokens per second", "", "training", "engineering"),
     Plot(
         "Utilization",

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from launch.report.metrics import NOT_DRAWN, PLOTS, SHARE, Curve, Group, Plot
+from launch.report.metrics import LOG_FROM, NOT_DRAWN, PLOTS, SHARE, Curve, Group, Plot
 from launch.report.run_record import Line, RunRecord, layer_series, number, series
 
 MAX_POINTS = 400
@@ -153,20 +153,30 @@ def _draw_curves(axes: Axes, plot: Plot, record: RunRecord) -> list[str] | None:
         else:
             _line(axes, at, found, color, name(curve.label), band=False)
     if others:
-        _legend(axes)
+        _legend(axes, 4 if plot.wide else 2)
     if left_out := (len(record.training) - len(_lines(record))) if plot.more else 0:
         notes.append(f"without {left_out} line{'s' * (left_out > 1)} of the model's own samples")
     if lost := int(np.isnan(values).sum()):
         notes.append(f"no estimate in {lost} line{'s' * (lost > 1)}" if plot.key == "doubt" else
                      f"{lost} value{'s' * (lost > 1)} not finite")  # fmt: skip
-    positive = values[np.isfinite(values)]
-    if plot.key == "grad_norm" and positive.min() > 0 and positive.max() / positive.min() > 30:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    finite = drawn[np.isfinite(drawn)]
+    if plot.logarithmic and finite.min() > 0 and finite.max() / finite.min() > LOG_FROM:
+        _use_logarithmic_axis(axes)
+        notes.append("logarithmic axis")
     return notes
 
 
-def _legend(axes: Axes, columns: int = 2) -> None:
+def _use_logarithmic_axis(axes: Axes) -> None:
+    """Label the vertical axis at 1, 1.5, 2, 3, 5 and 7 times each power of ten, or at the powers if these are many."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    few = high / low < 1e3
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if few else (1,)))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+
+
+def _legend(axes: Axes, columns: int) -> None:
     """A legend above the axes, where it covers nothing."""
     figure = axes.figure
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns, fontsize=8)

@@ -416,3 +416,15 @@ def test_legends_lie_outside_the_data(names):
         FigureCanvasAgg(figure).draw()
         (legend,) = [*figure.legends, *filter(None, [figure.axes[0].get_legend()])]
         assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+@pytest.mark.parametrize(
+    ("losses", "logarithmic"), [((5.0, 1.4), True), ((2.0, 1.4), False), ((5.0, 0.0), False), ((1e30, 1e-30), True)]
+)
+def test_a_loss_that_falls_far_has_a_logarithmic_axis(losses, logarithmic):
+    lines = [line(i + 1, loss=loss) for i, loss in enumerate(losses)]
+    record = RunRecord(pathlib.Path(), lines, [], 0, *[TextFile(None)] * 3)
+    figure, found = figure_of(PLOTS[0], record)
+    assert (figure.axes[0].get_yscale() == "log") == logarithmic == ("logarithmic axis" in found)
+    FigureCanvasAgg(figure).draw()
+    assert 2 <= len(figure.axes[0].get_yticks()) < 100
