@@ -1,4 +1,4 @@
-"""What a run's directory says of how the run was started."""
+"""The record of how a run was started."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from train.run_folder import MAX_STARTS, _starts, commit_of, kept_starts, start_record
+from train.starts import MAX_STARTS, commit_of, kept_starts, recorded_starts, start_record
 
 
 def git(folder, *words):
@@ -55,8 +55,8 @@ def test_the_first_and_the_newest_starts_are_kept():
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"starts": 3}', "[" * 100_000, '{"starts": {"a": 1}}'])
 def test_a_damaged_record_of_starts_is_begun_anew(tmp_path, text):
     path = tmp_path / "environment.json"
-    assert _starts(path) == []
+    assert recorded_starts(path) == []
     path.write_text(text)
-    assert _starts(path) == []
+    assert recorded_starts(path) == []
     path.write_text(json.dumps({"starts": [1]}))
-    assert _starts(path) == [1]
+    assert recorded_starts(path) == [1]
