@@ -171,3 +171,13 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", help="directory of the run (run.dir)")
+
+
+def report(parser: argparse.ArgumentParser) -> None:
+    run_dir(parser)
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="let the newest checkpoint continue this text first, as the report's sample"
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=400, metavar="N", help="with --prompt: maximum number of new tokens"
+    )

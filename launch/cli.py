@@ -197,6 +197,10 @@ def _doctor(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> Any:
     from launch.report.page import report
 
+    if args.prompt is not None:
+        from launch.report.sample import write_sample
+
+        write_sample(args.run_dir, args.prompt, args.max_tokens)
     path = str(report(args.run_dir))
     return {"report": path} if args.json else path
 
@@ -218,7 +222,7 @@ VERBS = {
     "chat": Verb("chat with a model in the terminal", arguments.chat, _chat),
     "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
-    "report": Verb("write one HTML report about a run", arguments.run_dir, _report),
+    "report": Verb("write one HTML report about a run", arguments.report, _report),
 }
 
 

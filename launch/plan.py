@@ -4,18 +4,20 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+from launch.plan_changes import nearest_that_fits
 from maverick_jax import parameters
 from maverick_jax.accounting.communication import communication
 from maverick_jax.accounting.devices import DEVICES, device_of
-from maverick_jax.accounting.flops import flops_per_token, train_flops_per_token
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
 from maverick_jax.parameters import Parameter
 from train.advice import warnings
 from train.config import RunConfig, check_against_mesh
-from train.teachers.references import find_references, heads_of
+from train.flops import flops_of_run
+from train.teachers.references import Found, find_references, heads_of
 
 USABLE = 0.92
 """Fraction of a device's memory that a plan may use; the rest is for the runtime, fragmentation and collectives."""
@@ -24,46 +26,24 @@ ASSUMED_MFU = 0.4
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
-    """The plan of a run as a JSON object; `plan["fits"]` is the verdict. Bytes are per device unless stated otherwise.
+    """The plan of a run as a JSON object; `plan["fits"]` is the verdict; if it does not fit, `plan["would_fit"]` is
+    the nearest change that does (`launch.plan_changes`). Bytes are per device unless stated otherwise.
 
     Raises InputError if the mesh does not divide the model or the batch.
     """
     target = _target(config)
     sizes = _sizes(config, target["local_devices"])
     check_against_mesh(config, sizes)
-    model, run = config.model, config.run
-    layout = Layout(
-        rules=config.mesh.sharding_rules(),
-        sizes=sizes,
-        batch_size=config.data.batch_size,
-        sequence_length=config.data.sequence_length,
-        accumulation_steps=config.optimizer.accumulation_steps,
-        loss_chunk=config.objective.loss_chunk,
-    )
-    chosen = config.trainable.selection()
-    trained = chosen.parameters(model.network)
-    held = memory(model, layout, state_bytes=config.optimizer.state_bytes, trained=trained)
-    if extra := chosen.extra_buffers(model.network):
-        held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
-    if model.remat == "none" and config.trainable.makes_experts():
-        # made where they are used, and so no views of what is stored: the backward pass finds them kept
-        experts = [p for p in parameters.of_model(model.network) if p.role == "experts"]
-        held["made_experts"] = layout.used(experts) * BYTES[model.compute_dtype]
-    found = find_references(config)
-    references, heads = found.values(), heads_of(config, found)
-    if heads:
-        buffers = 2 if layout.accumulation_steps > 1 else 1
-        each = BYTES[model.param_dtype] * (1 + buffers) + config.optimizer.state_bytes(None)
-        held["heads"] = each * sum(math.prod(head.shape) // layout.parts(head.axes) for head in heads)
-    if references:
-        own = lambda found: dataclasses.replace(layout, rules=found.rules)
-        held["references"] = sum(weight_bytes(found.config, own(found)) for found in references)
+    model, run, found = config.model, config.run, find_references(config)
+    layout, heads = _layout(config, sizes), heads_of(config, found)
+    held = bytes_per_device(config, sizes, found)
+    flops = flops_of_run(config, {name: other.config for name, other in found.items()})
+    flops = {part: n for part, n in flops.items() if n}
     tokens = config.data.batch_size * config.data.sequence_length
-    flops = flops_per_token(model, config.data.sequence_length)
-    if references:
-        train_flops = lambda model: train_flops_per_token(model, config.data.sequence_length)
-        flops["references"] = sum(train_flops(found.config) / 3 for found in references)  # forward only
     limit = int(target["memory_bytes"] * USABLE)
+    fits = sum(held.values()) <= limit
+    total = lambda config, sizes: sum(bytes_per_device(config, sizes, found).values())
+    more_devices = target["local_devices"] is None
     return {
         "run": run.name,
         "parameters": {"total": model.num_parameters(), "active": model.num_active_parameters()},
@@ -77,11 +57,47 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
         "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
-        "checkpoints": _checkpoints(config, trained, sum(math.prod(head.shape) for head in heads)),
+        "checkpoints": _checkpoints(config, _trained(config), sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": communication(model, layout),
-        "fits": sum(held.values()) <= limit,
+        "fits": fits,
         "warnings": warnings(config),
+        **({} if fits else {"would_fit": nearest_that_fits(config, sizes, total, limit, more_devices=more_devices)}),
     }
+
+
+def bytes_per_device(config: RunConfig, sizes: dict[str, int], found: Mapping[str, Found]) -> dict[str, int]:
+    """Bytes on one device of a mesh of these sizes, by what they hold. `found`: the objective's frozen models."""
+    model, layout, trained = config.model, _layout(config, sizes), _trained(config)
+    held = memory(model, layout, state_bytes=config.optimizer.state_bytes, trained=trained)
+    if extra := config.trainable.selection().extra_buffers(model.network):
+        held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
+    if model.remat == "none" and config.trainable.makes_experts():
+        # made where they are used, and so no views of what is stored: the backward pass finds them kept
+        experts = [p for p in parameters.of_model(model.network) if p.role == "experts"]
+        held["made_experts"] = layout.used(experts) * BYTES[model.compute_dtype]
+    if heads := heads_of(config, found):
+        buffers = 2 if layout.accumulation_steps > 1 else 1
+        each = BYTES[model.param_dtype] * (1 + buffers) + config.optimizer.state_bytes(None)
+        held["heads"] = each * sum(math.prod(head.shape) // layout.parts(head.axes) for head in heads)
+    if found:
+        own = lambda other: dataclasses.replace(layout, rules=other.rules)
+        held["references"] = sum(weight_bytes(other.config, own(other)) for other in found.values())
+    return held
+
+
+def _trained(config: RunConfig) -> list[Parameter]:
+    return config.trainable.selection().parameters(config.model.network)
+
+
+def _layout(config: RunConfig, sizes: dict[str, int]) -> Layout:
+    return Layout(
+        rules=config.mesh.sharding_rules(),
+        sizes=sizes,
+        batch_size=config.data.batch_size,
+        sequence_length=config.data.sequence_length,
+        accumulation_steps=config.optimizer.accumulation_steps,
+        loss_chunk=config.objective.loss_chunk,
+    )
 
 
 def _target(config: RunConfig) -> dict[str, Any]:
@@ -169,8 +185,17 @@ def render(found: dict[str, Any]) -> str:
         ("bytes per device", f"{_bytes(held['total'])} of {_bytes(held['limit'])} usable"),
         *(("warning", line) for line in found["warnings"]),
         ("verdict", "fits" if found["fits"] else "DOES NOT FIT"),
+        *([] if found["fits"] else [("would fit", _would_fit(found))]),
     ]
     return "\n".join(f"{name:<18} {text}" for name, text in rows)
+
+
+def _would_fit(found: dict[str, Any]) -> str:
+    if (nearest := found["would_fit"]) is None:
+        return "none found: no mesh.fsdp, model.remat and optimizer.accumulation_steps makes it fit"
+    words = " ".join(f"{key}={value}" for key, value in nearest["changes"].items())
+    more = f" on {nearest['devices']:,} devices" if nearest["devices"] != found["devices"] else ""
+    return f"with {words}{more}: {_bytes(nearest['bytes'])} per device"
 
 
 def _shares(found: dict[str, Any]) -> str:

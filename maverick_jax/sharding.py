@@ -18,7 +18,7 @@ from maverick_jax.settings.section import Section, did_you_mean
 
 MESH_AXES = ("data", "fsdp", "expert", "context", "tensor", "pipeline")
 BATCH_AXES = ("data", "fsdp", "expert")
-EXPERT_AXIS, TENSOR_AXIS = "expert", "tensor"
+DATA_AXIS, FSDP_AXIS, EXPERT_AXIS, TENSOR_AXIS = "data", "fsdp", "expert", "tensor"
 
 Axes = str | tuple[str, ...] | None
 

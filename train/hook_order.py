@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from maverick_jax.accounting.devices import device_of
-from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from train import hooks
@@ -17,21 +16,27 @@ from train.faults.preemption import Preemption
 from train.faults.watchdog import Watchdog
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
+from train.notices import Notices
 
 
 def hooks_of(
-    config: RunConfig, store: CheckpointStore, metadata: dict[str, Any], evaluate: Callable | None, start: int
+    config: RunConfig,
+    store: CheckpointStore,
+    metadata: dict[str, Any],
+    evaluate: Callable | None,
+    start: int,
+    flops_per_token: float | None = None,
 ) -> list[Hook]:
     """The hooks of a run. Saving comes after the metrics that a checkpoint covers, and preemption after saving, which
     it may request.
 
     metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step from which
-    the run resumes. A run outside the main thread has no preemption hook, because signal handlers need the main thread.
+    the run resumes. flops_per_token: of a step, for `mfu`; None: unknown. A run outside the main thread has no preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
-    found: list[Hook] = [_training_lines(config, writer)]
+    found: list[Hook] = [_training_lines(config, writer, flops_per_token), Notices(config.objective)]
     if logging_config.progress:
         found.append(
             hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps, tokens_per_step=_tokens(config))
@@ -50,14 +55,14 @@ def hooks_of(
     return found
 
 
-def _training_lines(config: RunConfig, writer: MetricsWriter) -> hooks.TrainingLines:
+def _training_lines(config: RunConfig, writer: MetricsWriter, flops_per_token: float | None) -> hooks.TrainingLines:
     device = device_of(jax.devices()[0].device_kind)
     return hooks.TrainingLines(
         writer,
         every=config.logging.every,
         last_step=config.run.steps,
         tokens_per_step=_tokens(config),
-        flops_per_token=train_flops_per_token(config.model, config.data.sequence_length),
+        flops_per_token=flops_per_token,
         peak_flops=device.peak_flops * jax.device_count() if device else None,
         format_metrics=config.objective.training_metrics,
     )

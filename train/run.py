@@ -14,6 +14,7 @@ from train.config import RunConfig
 from train.config_files import read_config
 from train.faults.at_once import leaves_at_once
 from train.faults.processes import exit_code_of, leave, resumes_from, said
+from train.flops import flops_of_run
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
@@ -60,7 +61,9 @@ def _train(session: Session) -> dict[str, Any]:
         announce.start(config, start, int(state.skipped))
         if start >= last:
             return {"run_dir": str(run_dir), "step": start}
-        describe(session)
+        configs = {name: found.config for name, found in session.references.items()}
+        flops = sum(flops_of_run(config, configs).values())
+        describe(session, start, flops)
         references = session.load_references()
         batch = session.feed.abstract_batch()
         with Working("compiling the step", done="compiled", shown=config.logging.progress and jax.process_index() == 0):
@@ -72,7 +75,7 @@ def _train(session: Session) -> dict[str, Any]:
         measure = session.held_out.measure(config.objective)
         context = lambda state: Context(state.step, state.objective, references, state.heads)
         evaluate = lambda state: measure(used(state), context(state))
-    hooks = hooks_of(config, store, session.metadata(), evaluate, start)
+    hooks = hooks_of(config, store, session.metadata(), evaluate, start, flops)
     with session.feed.batches(start, last) as found:
         batches = batch_source(config.objective.batch_maker(), found, setting)
         state = fit(step, state, batches, start=start, stop=last, hooks=hooks)

@@ -7,25 +7,26 @@ from importlib.metadata import version
 
 import jax
 
-from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.settings.strict_yaml import dump
 from train.config_files import resolved
 from train.session import Session
+from train.starts import kept_starts, recorded_starts, start_record
 
 CONFIG = "config.yaml"
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def describe(session: Session) -> None:
-    """Write the files; process 0 alone does."""
+def describe(session: Session, step: int, flops_per_token: float) -> None:
+    """Write the files; process 0 alone does. `step` is where this start resumes; 0: a new run."""
     if jax.process_index():
         return
     config, run_dir, feed = session.config, session.config.run.directory, session.feed
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / CONFIG, dump(resolved(config)).encode())
+    path = run_dir / "environment.json"
     environment = {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -36,9 +37,18 @@ def describe(session: Session) -> None:
         "data": feed.train.fingerprint,
         "parameters": config.model.num_parameters(),
         "active_parameters": config.model.num_active_parameters(),
-        "train_flops_per_token": train_flops_per_token(config.model, config.data.sequence_length),
+        "references": {
+            name: {
+                "path": found.path,
+                "parameters": found.config.num_parameters(),
+                "active_parameters": found.config.num_active_parameters(),
+            }
+            for name, found in session.references.items()
+        },
+        "train_flops_per_token": flops_per_token,
+        "starts": kept_starts(recorded_starts(path) if step else [], start_record(step)),
     }
-    write_atomically(run_dir / "environment.json", json.dumps(environment, indent=2).encode())
+    write_atomically(path, json.dumps(environment, indent=2).encode())
     feed.train.tokenizer.save(run_dir)
 
 

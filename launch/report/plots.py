@@ -2,9 +2,10 @@
 
 import dataclasses
 import io
+import itertools
 import math
 import re
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,77 +15,58 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from launch.report.run_record import Line, RunRecord, layer_series, series
+from launch.report.metrics import LOG_FROM, NOT_DRAWN, PLOTS, SHARE, Curve, Group, Plot
+from launch.report.run_record import Line, RunRecord, layer_series, number, series
 
 MAX_POINTS = 400
 """Most points of a curve; a longer one is plotted as means, with a band from minimum to maximum."""
 MAX_LAYERS = 256
 LEGEND_LAYERS = 6
-BLUE, ORANGE, GRAY = "#2a6fb0", "#d9660c", "#8a8a8a"
+MAX_OTHERS = 24
+MAX_NAMES, MAX_NAME = 20, 40
+"""Most curves of a metric with a value per name, and most characters of a name."""
+FLAT = 1e-6
+"""A metric is constant if its values differ by at most this part of the largest."""
+
+# The page replaces these colors by its own, of which it has a light and a dark set.
+TEXT, FAINT, FIRST, SECOND, GRAY = "#44474c", "#e3e5e8", "#2563a8", "#c9600c", "#85898f"
+VARIABLES = {TEXT: "--ink", FAINT: "--grid", FIRST: "--first", SECOND: "--second", GRAY: "--level"}
 STYLE = {
     "font.size": 8.5,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#9a9a9a",
+    "axes.edgecolor": GRAY,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": FAINT,
     "grid.linewidth": 0.8,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.85,
-    "lines.linewidth": 1.3,
-    "svg.fonttype": "path",  # text as paths, independent of installed fonts
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """A metric to plot if the run has it."""
-
-    title: str
-    key: str
-    scale: Literal["plain", "engineering", "percent", "scientific"] = "plain"
-    held_out: str | None = None
-    """A metric of evaluation lines to plot in the same figure."""
-    level: float | None = None
-    """A reference value, plotted as a dashed line with the note "dashed: `level_is`"."""
-    level_is: str = ""
-    only_if_positive: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
     title: str
     svg: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    plot: Plot
 
-
-PLOTS = (
-    Plot("Loss, nats per token", "loss", held_out="eval_loss"),
-    Plot("Loss by kind of token, nats", "kind_loss"),
-    Plot("Held-out loss by kind of token, nats", "eval_kind_loss"),
-    Plot("Decisions of held-out turns, F1", "eval_decision_f1"),
-    Plot("Calls of held-out turns", "eval_call_rates"),
-    Plot("Learning rate", "learning_rate", "scientific"),
-    Plot("Gradient norm before clipping", "grad_norm"),
-    Plot("Tokens per second", "tokens_per_second", "engineering"),
-    Plot("Model FLOPs utilization", "mfu", "percent"),
-    Plot("Most loaded expert, load over the mean", "router_load_max", level=1.0, level_is="perfectly even"),
-    Plot("Router entropy, nats", "router_entropy", level_is="maximum"),
-    Plot("Experts without a token", "router_idle", "percent"),
-    Plot("Auxiliary balance loss", "router_balance", level=1.0, level_is="perfectly even"),
-    Plot("Updates skipped so far", "skipped", only_if_positive=True),
-)
-_NOT_DRAWN = {"step", "kind_tokens", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
-MAX_OTHERS = 24
-MAX_NAMES, MAX_NAME = 20, 40
-"""Most curves of a metric with a value per name, and most characters of a name."""
+    @property
+    def group(self) -> Group:
+        return self.plot.group
 
 
 def draw_all(record: RunRecord, num_experts: int | None = None) -> list[Drawn]:
-    """Every plot of the run: the known metrics in order, then any other metrics in its lines.
+    """Every plot of the run: the known metrics in order, then any other metrics in its lines. Constant metrics have
+    none (`constants`), but for the loss.
 
     num_experts: experts of an MoE layer, for the maximum of the router entropy.
     """
@@ -92,59 +74,112 @@ def draw_all(record: RunRecord, num_experts: int | None = None) -> list[Drawn]:
         dataclasses.replace(plot, level=math.log(num_experts)) if plot.key == "router_entropy" and num_experts else plot
         for plot in PLOTS
     ]
-    found = [_draw(plot, record, prefix=f"p{i}-") for i, plot in enumerate([*known, *_others(record)])]
+    left_out = {plot.key for plot, _ in constants(record)}
+    wanted = [plot for plot in [*known, *_others(record)] if plot.key not in left_out]
+    found = [_draw(plot, record, prefix=f"p{i}-") for i, plot in enumerate(wanted)]
     return [drawn for drawn in found if drawn is not None]
+
+
+def constants(record: RunRecord) -> list[tuple[Plot, float]]:
+    """The metrics of training lines, except for the loss, that have the same value in all of several lines."""
+    found = []
+    for plot in [*PLOTS, *_others(record)]:
+        _, values = series(record.training, plot.key)
+        if plot.key == "loss" or plot.only_if_positive or len(values) < 2 or not np.isfinite(values).all():
+            continue
+        others = [series(_lines(record, curve), curve.key)[1] for curve in plot.more]
+        if np.ptp(values) <= FLAT * np.abs(values).max() and all(np.ptp(x) <= FLAT for x in others if x.size):
+            found.append((plot, float(values[-1])))
+    return found
 
 
 def _others(record: RunRecord) -> list[Plot]:
     """Plots of the metrics in training lines that are not in `PLOTS`, sorted by name."""
-    drawn = _NOT_DRAWN | {plot.key for plot in PLOTS}
+    drawn = NOT_DRAWN | {plot.key for plot in PLOTS}
     keys = sorted({key for line in record.training[-1000:] for key in line} - drawn)
-    return [Plot(key, key) for key in keys[:MAX_OTHERS]]
+    return [Plot(key.replace("_", " "), key, group="training") for key in keys[:MAX_OTHERS]]
+
+
+def _lines(record: RunRecord, curve: Curve | None = None) -> list[Line]:
+    """The lines that a curve is made of; None: the main one."""
+    return record.evaluations if curve is not None and curve.held_out else record.without_own_samples
 
 
 def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
     """The plot as SVG; None if the run has no values for it."""
-    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": prefix}
+    style: dict[Any, Any] = {"svg.hashsalt": prefix, "svg.fonttype": "path"}  # no installed fonts are needed
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.4, 2.7), layout="constrained")
-        axes = figure.add_subplot(xlabel="step")
+        found = figure_of(plot, record)
+        return found and Drawn(plot.title, _svg(found[0], prefix), tuple(found[1]), plot)
+
+
+def figure_of(plot: Plot, record: RunRecord) -> tuple[Figure, list[str]] | None:
+    """The plot as a figure, and its notes; None if the run has no values for it."""
+    style: dict[Any, Any] = STYLE
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(11.2, 3.4) if plot.wide else (5.4, 2.9), layout="constrained")
+        axes = figure.add_subplot(ylabel=_plain(plot.unit))
         if any(isinstance(line.get(plot.key), list) for line in record.training):
             drawn = _draw_layers(axes, plot, record.training)
         elif any(isinstance(line.get(plot.key), dict) for line in record.lines):
             drawn = _draw_names(axes, plot, record.lines)
         else:
-            drawn = _draw_curve(axes, plot, record)
+            drawn = _draw_curves(axes, plot, record)
         if drawn is None:
             return None
         if plot.level is not None:
             axes.axhline(plot.level, color=GRAY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
             drawn.append(f"dashed: {plot.level_is}")
         _format(axes, plot)
-        return Drawn(plot.title, _svg(figure, prefix), tuple(drawn))
+        _steps_and_tokens(axes, record)
+        return figure, drawn
 
 
-def _draw_curve(axes: Axes, plot: Plot, record: RunRecord) -> list[str] | None:
-    lines = record.without_own_samples if plot.held_out else record.training
-    steps, values = series(lines, plot.key)
-    eval_steps, eval_values = series(record.evaluations if plot.held_out else [], plot.held_out or "")
-    drawn = np.concatenate([values, eval_values])
+def _draw_curves(axes: Axes, plot: Plot, record: RunRecord) -> list[str] | None:
+    steps, values = series(_lines(record) if plot.more else record.training, plot.key)
+    others = [(curve, *series(_lines(record, curve), curve.key)) for curve in plot.more]
+    others = [(curve, at, found) for curve, at, found in others if np.isfinite(found).any()]
+    drawn = np.concatenate([values, *(found for _, _, found in others)])
     if not np.isfinite(drawn).any() or (plot.only_if_positive and not np.nanmax(drawn) > 0):
         return None
-    notes = _line(axes, steps, values, BLUE, "training" if plot.held_out else None)
-    if left_out := len(record.training) - len(lines):
+    taught = any(curve.color for curve, _, _ in others) and plot.key == "loss"
+    name = lambda label: f"student, {label}" if taught and "teacher" not in label else label
+    notes = _line(axes, steps, values, FIRST, name(plot.label) if others else None)
+    for curve, at, found in others:
+        color = (FIRST, SECOND)[curve.color]
+        if curve.held_out:
+            dots: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 0.9, "linestyle": (0, (4, 2))}
+            axes.plot(at, found, color=color, label=name(curve.label), **dots)
+        else:
+            _line(axes, at, found, color, name(curve.label), band=False)
+    if others:
+        _legend(axes, 4 if plot.wide else 2)
+    if left_out := (len(record.training) - len(_lines(record))) if plot.more else 0:
         notes.append(f"without {left_out} line{'s' * (left_out > 1)} of the model's own samples")
-    if np.isfinite(eval_values).any():
-        style: dict[str, Any] = {"color": ORANGE, "marker": "o", "markersize": 3, "linewidth": 0.9, "zorder": 1.9}
-        axes.plot(eval_steps, eval_values, label="held out", **style)
-        axes.legend()
     if lost := int(np.isnan(values).sum()):
-        notes.append(f"{lost} value{'s' * (lost > 1)} not finite")
-    positive = values[np.isfinite(values)]
-    if plot.key == "grad_norm" and positive.min() > 0 and positive.max() / positive.min() > 30:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        notes.append(f"no estimate in {lost} line{'s' * (lost > 1)}" if plot.key == "doubt" else
+                     f"{lost} value{'s' * (lost > 1)} not finite")  # fmt: skip
+    finite = drawn[np.isfinite(drawn)]
+    if plot.logarithmic and finite.min() > 0 and finite.max() / finite.min() > LOG_FROM:
+        _use_logarithmic_axis(axes)
+        notes.append("logarithmic axis")
     return notes
+
+
+def _use_logarithmic_axis(axes: Axes) -> None:
+    """Label the vertical axis at 1, 1.5, 2, 3, 5 and 7 times each power of ten, or at the powers if these are many."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    few = high / low < 1e3
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if few else (1,)))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    """A legend above the axes, where it covers nothing."""
+    figure = axes.figure
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns, fontsize=8)
 
 
 def _draw_layers(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
@@ -153,12 +188,12 @@ def _draw_layers(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
     if not np.isfinite(values).any():
         return None
     layers, notes = values.shape[1], []
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.25, 0.85, layers))
     for layer in range(layers):
         label = f"MoE layer {layer}" if layers <= LEGEND_LAYERS else None
         notes = _line(axes, steps, values[:, layer], colors[layer], label, band=layers == 1)
     if 1 < layers <= LEGEND_LAYERS:
-        axes.legend(ncols=2)
+        _legend(axes, 4)
     elif layers > 1:
         part = ListedColormap(colors)
         bar = axes.figure.colorbar(ScalarMappable(Normalize(-0.5, layers - 0.5), part), ax=axes, pad=0.02)
@@ -177,7 +212,7 @@ def _draw_names(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
     for i, name in enumerate(names[:MAX_NAMES]):
         steps, values = series([{"step": step, name: values.get(name)} for step, values in points], name)
         if np.isfinite(values).any():
-            label = name[:MAX_NAME].replace("$", r"\$")  # otherwise matplotlib would parse a formula
+            label = _plain(name[:MAX_NAME])
             notes += _line(axes, steps, values, colors(i), label.lstrip("_") or "(no name)", band=False)
             drawn += 1
     if not drawn:
@@ -185,6 +220,11 @@ def _draw_names(axes: Axes, plot: Plot, lines: list[Line]) -> list[str] | None:
     notes = sorted(set(notes))
     axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return notes + ([f"the first {MAX_NAMES} of {len(names)} names"] if len(names) > MAX_NAMES else [])
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not parse as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _line(axes: Axes, steps, values, color, label: str | None, *, band: bool = True) -> list[str]:
@@ -210,8 +250,6 @@ def _bins(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _format(axes: Axes, plot: Plot) -> None:
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     if plot.only_if_positive:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if plot.scale == "engineering":
@@ -221,14 +259,45 @@ def _format(axes: Axes, plot: Plot) -> None:
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
         axes.set_ylim(bottom=0)
     elif plot.scale == "scientific":
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.3g}"))
         axes.set_ylim(bottom=0)
+    elif plot.unit in (SHARE, "weight per token"):
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0, low), max(1.03, high) if plot.unit == SHARE else high)
+
+
+def _steps_and_tokens(axes: Axes, record: RunRecord) -> None:
+    """Label the horizontal axis with steps and, below each, the tokens that the run had trained on by then."""
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    steps, tokens = tokens_by_step(record)
+    if not steps.size:
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        return
+    text = lambda x, _: f"{x:,.0f}\n{_short(float(np.interp(x, steps, tokens)))}" if x >= 0 else ""
+    axes.set_xlabel("step, and tokens trained on")
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(text))
+
+
+def _short(count: float) -> str:
+    """A number of tokens, such as 0, 409k or 1.23M."""
+    return ticker.EngFormatter(sep="").format_eng(float(f"{count:.3g}"))
+
+
+def tokens_by_step(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Steps float64[n], from 0, and the tokens trained on by then; empty where the lines do not say."""
+    points = [(line["step"], count) for line in record.training if 0 <= (count := number(line.get("tokens"))) < 1e18]
+    if len(points) < 2 or any(b < a for (_, a), (_, b) in itertools.pairwise(points)):
+        return np.zeros(0), np.zeros(0)
+    return np.array([0, *(step for step, _ in points)], float), np.array([0, *(n for _, n in points)], float)
 
 
 def _svg(figure: Figure, prefix: str) -> str:
-    """The figure as an `svg` element whose ids start with `prefix`, so that several fit in one page."""
+    """The figure as an `svg` element whose ids start with `prefix`, so that several fit in one page, and whose colors
+    are those of the page."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
+    return re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)

@@ -16,6 +16,8 @@ from maverick_jax.settings.section import did_you_mean
 
 Line = dict[str, Any]
 
+SAMPLE = "sample.txt"
+"""The file of a run directory with text that the model wrote."""
 MAX_TEXT = 200_000
 """Most characters of a text file that are read."""
 
@@ -58,21 +60,24 @@ class RunRecord:
 
 def read_run(run_dir: str | pathlib.Path) -> RunRecord:
     """Read a run's directory. Raises InputError if it has neither config.yaml nor metrics.jsonl."""
-    directory = pathlib.Path(run_dir)
-    if not any((directory / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
-        reason = "has neither config.yaml nor metrics.jsonl" if directory.is_dir() else "does not exist"
-        raise InputError(f"{run_dir}: expected a run directory, but it {reason}{_nearest_run(directory)}")
+    directory = require_run(run_dir)
     lines, unreadable = read_metrics(directory / "metrics.jsonl")
     return RunRecord(
         directory=directory,
         training=[line for line in lines if "loss" in line],
         evaluations=[line for line in lines if "eval_loss" in line],
         unreadable=unreadable,
-        **{
-            name.partition(".")[0]: _text(directory / name)
-            for name in ("config.yaml", "environment.json", "sample.txt")
-        },
+        **{name.partition(".")[0]: _text(directory / name) for name in ("config.yaml", "environment.json", SAMPLE)},
     )
+
+
+def require_run(run_dir: str | pathlib.Path) -> pathlib.Path:
+    """The directory. Raises InputError if it has neither config.yaml nor metrics.jsonl."""
+    directory = pathlib.Path(run_dir)
+    if not any((directory / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+        reason = "has neither config.yaml nor metrics.jsonl" if directory.is_dir() else "does not exist"
+        raise InputError(f"{run_dir}: expected a run directory, but it {reason}{_nearest_run(directory)}")
+    return directory
 
 
 def read_metrics(path: pathlib.Path) -> tuple[list[Line], int]:

@@ -22,6 +22,7 @@ from maverick_jax.network import LayerSpec
 from maverick_jax.settings import shipped
 from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
 from train.config_files import read_config
+from train.flops import flops_of_run
 
 TINY_SHAPE = ModelConfig(
     vocab_size=4096,
@@ -283,3 +284,12 @@ def test_steps_tokens_and_checkpoints():
     assert (found["steps"], found["tokens_per_step"], found["tokens"]) == (10, 512, 5120)
     assert found["checkpoints"] == {"bytes": found["parameters"]["total"] * 12, "written": 3, "kept": 2}
     assert found["flops_per_step"] == found["flops_per_token"]["total"] * 512
+
+
+@pytest.mark.parametrize("words", [[], ["trainable.lora={rank: 2}"], ["trainable.parameters=[head]"]], ids=str)
+def test_a_plan_counts_the_flops_of_the_run(words):
+    """The count is that of `mfu`: frozen parts make a run shorter."""
+    config = read_config("pretrain_tiny", ["run.hardware=v5e", *words])
+    found, everything = plan(config), plan(read_config("pretrain_tiny", ["run.hardware=v5e"]))
+    assert found["flops_per_token"]["total"] == sum(flops_of_run(config, {}).values())
+    assert (found["days"] < everything["days"]) == bool(words)

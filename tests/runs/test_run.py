@@ -22,6 +22,7 @@ from tests.helpers.small_run import (
     wait_for,
 )
 from train.config_files import read_config
+from train.flops import flops_of_run
 
 TRAINING_FIELDS = {
     *("step", "loss", "tokens", "tokens_per_second", "step_seconds", "learning_rate", "grad_norm", "mfu"),
@@ -74,6 +75,9 @@ def test_the_run_directory_describes_the_run(whole_run, runs):
     assert environment["device_count"] == environment["process_count"] == 1
     assert set(environment["mesh"].values()) == {1}
     assert environment["packages"]["jax"] and environment["parameters"] == written.model.num_parameters()
+    assert environment["train_flops_per_token"] == sum(flops_of_run(written, {}).values())
+    (start,) = environment["starts"]
+    assert (start["step"], set(start)) == (0, {"step", "time", "host", "command", "version", "commit"})
     assert store(whole_run).steps() == list(range(3, STEPS + 1, 3))
     assert [p.name for p in whole_run.rglob("*tmp*")] == []
 

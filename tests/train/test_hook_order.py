@@ -1,9 +1,14 @@
 """The hooks of a run and their order."""
 
+import dataclasses
+import json
 import threading
 
+import jax
+import numpy as np
 import pytest
 
+from maverick_jax.accounting.devices import DEVICES
 from maverick_jax.checkpoint.store import CheckpointStore
 from tests.helpers.small_run import CONFIG
 from train.config_files import read_config
@@ -29,13 +34,13 @@ def names(tmp_path):
 
 def test_a_save_comes_after_lines_and_evaluation_and_before_preemption(names):
     assert names(EVERYTHING, evaluate=dict) == [
-        *("TrainingLines", "ProgressBar", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
+        *("TrainingLines", "Notices", "ProgressBar", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
         *("Evaluation", "Checkpoint", "Preemption"),
     ]
 
 
 def test_hooks_that_the_config_turns_off_are_absent(names):
-    assert names([]) == ["TrainingLines", "NonFiniteBudget", "Checkpoint", "Preemption"]
+    assert names([]) == ["TrainingLines", "Notices", "NonFiniteBudget", "Checkpoint", "Preemption"]
 
 
 def test_outside_the_main_thread_there_are_no_signal_handlers(names):
@@ -43,4 +48,18 @@ def test_outside_the_main_thread_there_are_no_signal_handlers(names):
     thread = threading.Thread(target=lambda: found.extend(names([])))
     thread.start()
     thread.join()
-    assert found == ["TrainingLines", "NonFiniteBudget", "Checkpoint"]
+    assert found == ["TrainingLines", "Notices", "NonFiniteBudget", "Checkpoint"]
+
+
+def test_mfu_is_of_the_given_flops(tmp_path, monkeypatch):
+    """Two FLOPs per token on devices of 100 FLOP/s each."""
+    device = dataclasses.replace(DEVICES["h200"], peak_flops=100.0)
+    monkeypatch.setattr("train.hook_order.device_of", lambda kind: device)
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    config = read_config(str(tmp_path / "small.yaml"), [f"run.dir={tmp_path / 'run'}"])
+    lines, *others = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, None, 0, flops_per_token=2.0)
+    lines.on_metrics(24, {"loss": np.float32(1.0)}, 4.0)
+    for hook in reversed([lines, *others]):
+        hook.close()
+    (line,) = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert line["mfu"] == pytest.approx(8 * 32 / 4.0 * 2.0 / (100.0 * jax.device_count()))

@@ -12,8 +12,10 @@ from train.evaluation.tasks import table, wrong_answers
 def show(found: dict[str, Any], console: Console | None = None) -> None:
     """Prints the result of `train.evaluate.evaluate`."""
     console = console or Console()
+    for remark in found.get("remarks", ()):
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
     for name, value in found.items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict | list):
             console.print(f"{name} {value}", markup=False, highlight=False)
     if "tasks" in found:
         console.print(table(found["tasks"]))

@@ -6,7 +6,7 @@ whole batch, so that microbatches add up to exactly the result of the whole batc
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,14 @@ class Context:
 
 
 jax.tree_util.register_dataclass(Context)
+
+
+class Notice(NamedTuple):
+    """A condition of a run that its user should know of."""
+
+    present: bool
+    text: str
+    """What is the case, with its numbers: the condition if `present`, otherwise that it has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +165,11 @@ class Objective(Section, abc.ABC):
         """The values of `metrics` for a training log line, on the host."""
         return metrics
 
+    def notices(self, metrics: dict[str, Any]) -> dict[str, Notice]:
+        """The conditions, by name, that these metrics of an update show to be present or not, on the host. A condition
+        that they cannot decide is left out. A run logs a condition when it begins and when it ends."""
+        return {}
+
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
     def first_context(self, references: dict[str, Maverick]) -> Context:
@@ -172,3 +185,8 @@ class Objective(Section, abc.ABC):
         """The metrics of an evaluation, by name, from the sums over its batches; on the host."""
         weight = max(float(sums["weight"]), 1e-9)
         return {name: float(total) / weight for name, total in sums.items() if name != "weight"}
+
+    def remarks(self, found: dict[str, Any], state: dict[str, float]) -> list[str]:
+        """Sentences on an evaluation's metrics `found`, for its reader. `state`: the scalars (see `init`) that the
+        model's checkpoint holds; empty if it holds none."""
+        return []

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec, reshard
 from pydantic import Field
 
 from data.rows.fields import FIELDS
+from maverick_jax.accounting.flops import NOTHING, flops_per_token
+from maverick_jax.config import ModelConfig
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.inference.sampler import Sampling, choose
 from maverick_jax.model.transformer import Maverick
@@ -49,6 +51,14 @@ class OnPolicy(Section):
     def open(self, data: BatchSource, setting: Setting) -> BatchSource:
         """`data` with some batches replaced by samples."""
         return OwnSamples(self, data, setting)
+
+    def flops_per_token(self, model: ModelConfig, sequence_length: int) -> float:
+        """A forward pass of each prompt and of each token written but the last, in the updates on samples; adapters are
+        not counted."""
+        written = self.prompt_tokens + self.max_tokens - 1
+        parts = flops_per_token(model, written, NOTHING)
+        head = parts.pop("head")  # only the last token of a prompt has logits
+        return self.share * (sum(parts.values()) * written + head * self.max_tokens) / sequence_length
 
     def check(self, sequence_length: int) -> list[tuple[str, str]]:
         """A problem (config key, message) if prompt and samples exceed sequences of this many tokens."""

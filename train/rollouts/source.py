@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 
 Batch = dict[str, jax.Array]
@@ -42,6 +43,10 @@ class BatchMaker(Protocol):
 
     def open(self, data: BatchSource, setting: Setting) -> BatchSource:
         """The batches of a run, made from the batches `data`. Compiles the programs that it needs."""
+        ...
+
+    def flops_per_token(self, model: ModelConfig, sequence_length: int) -> float:
+        """FLOPs of making batches with such a model, per token of the run's batches, averaged over updates."""
         ...
 
 

@@ -4,14 +4,28 @@ import dataclasses
 import html.parser
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from launch.cli import main
-from launch.report.page import facts, headline, notes, report
-from launch.report.plots import MAX_POINTS, draw_all
-from launch.report.run_record import MAX_TEXT, layer_series, number, read_metrics, read_run, series, wall_time
+from launch.report.metrics import PLOTS
+from launch.report.page import report
+from launch.report.plots import MAX_POINTS, VARIABLES, constants, draw_all, figure_of, tokens_by_step
+from launch.report.run_record import (
+    MAX_TEXT,
+    RunRecord,
+    TextFile,
+    layer_series,
+    number,
+    read_metrics,
+    read_run,
+    series,
+    wall_time,
+)
+from launch.report.summary import facts, headline, models, notes, verdict
 from maverick_jax.errors import InputError
 
 HOSTILE = "</pre><script>alert(1)</script>"
@@ -66,13 +80,15 @@ def test_report_is_one_file_without_scripts_and_links(run):
     assert path.name == "report.html"
     text = path.read_text()
     page = Page(text)
-    assert page.tags.count("svg") == 5  # loss, learning rate, gradient norm, tokens per second, expert load
+    assert page.tags.count("svg") == 2  # loss and expert load; the others are constant
+    assert "Constant during the run" in text and "tokens per second" in text
     assert not {"script", "img", "link", "iframe", "base"} & set(page.tags)
     assert page.addresses and all(address[1:] in page.ids for address in page.addresses)
     assert len(page.ids) == len(set(page.ids))
     assert "url(http" not in text and "@import" not in text
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 2  # config and sample
+    assert "<details>" in text[: text.index("run: {name:")].rsplit("<h2>", 1)[1]  # the config is folded
     assert "a &amp; b" in text
     assert "Step 5 of 9, loss 4.0000, held-out loss 3.5000, 32 tokens/s" in text
     assert "environment.json is missing" in text
@@ -225,11 +241,11 @@ def test_losses_by_kind_are_plotted_with_any_names(run):
     held_out = {"step": 2, "eval_loss": 2.0, "eval_kind_loss": {"recovery": 1.0}}
     found = run(line(1, kind_loss=odd), line(2, kind_loss={"recovery": 1.5}), line(3, kind_loss=3.0), held_out)
     drawn = {plot.title: plot for plot in draw_all(read_run(found))}
-    assert "Loss by kind of token, nats" in drawn and "Held-out loss by kind of token, nats" in drawn
+    assert "Loss by kind of token" in drawn and "Held-out loss by kind of token" in drawn
     assert all("<script" not in plot.svg for plot in drawn.values())
     assert "kind_loss" not in drawn and "kind_tokens" not in drawn
     empty = dataclasses.replace(read_run(found), training=[line(1, kind_loss={"a": None})], evaluations=[])
-    assert "Loss by kind of token, nats" not in {plot.title for plot in draw_all(empty)}
+    assert "Loss by kind of token" not in {plot.title for plot in draw_all(empty)}
 
 
 def test_a_long_text_is_cut_and_marked(run):
@@ -242,3 +258,173 @@ def test_the_command_prints_the_path_of_the_report(run, capsys):
     directory = run(line(1))
     assert main(["report", str(directory), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(directory / "report.html")}
+
+
+# ---- words and pictures ----------------------------------------------------------------------------------------------
+
+
+def distilled(step: int, *, weight: float, lead: float, **more) -> dict:
+    losses = {"loss": 6.29 - step / 100, "teacher_loss": 6.92, "divergence": 1.0 + step / 10}
+    weights = {"soft_weight": weight, "hard_weight": 1 - weight, "lead_ema": lead, "doubt": "Infinity"}
+    return line(step, **losses, **weights, **more)
+
+
+ENVIRONMENT = {
+    "devices": ["cpu"], "device_count": 4, "process_count": 2, "mesh": {"data": 1, "fsdp": 4}, "python": "3.12.1",
+    "packages": {"jax": "0.10.2"}, "parameters": 2_493_568, "active_parameters": 1_117_312, "data": "abc",
+    "references": {"teacher": {"path": "runs/t", "parameters": 11_029_920, "active_parameters": 1_813_920}},
+    "train_flops_per_token": 6.8e6,
+    "starts": [
+        {"step": 0, "time": "2026-01-02T03:04:05+00:00", "host": "node7", "command": "maverick train x",
+         "version": "0.1.0", "commit": "0123456789abcdef+changes"},
+        {"step": 20, "time": "2026-01-02T05:06:07+00:00", "host": "node8", "command": "maverick train x"},
+    ],
+}  # fmt: skip
+
+
+def test_a_teacher_that_is_behind_is_named_at_the_top(run):
+    lines = [
+        distilled(1, weight=0.3, lead=0.2),
+        distilled(2, weight=0.0, lead=-0.4),
+        distilled(3, weight=0.0, lead=-0.4),
+    ]
+    found = notes(read_run(run(*lines)))
+    assert found == [
+        "The teacher is behind the student, by 0.40 nats per token on average: its targets weigh 0.00 since step 2 "
+        "(teacher's loss 6.92, student's 6.26). The student learns from the text alone."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([distilled(1, weight=0.0, lead="x")], ["The teacher's targets weigh 0.00 since step 1"]),
+        ([line(1, soft_weight=0.0), line(2, soft_weight=0.0)], ["The teacher's targets weigh 0.00 since step 1."]),
+        ([distilled(1, weight=0.0, lead=-1.0), distilled(2, weight=0.1, lead=0.1)], []),
+        ([distilled(1, weight=0.0, lead=-1.0, on_policy=1)], []),
+    ],
+)
+def test_targets_that_weigh_nothing_are_named_only_if_they_do_at_the_end(run, lines, said):
+    found = notes(read_run(run(*lines)))
+    assert len(found) == len(said) and all(text in note for text, note in zip(said, found, strict=True))
+
+
+def test_the_verdict_compares_with_the_teacher_and_with_earlier_steps(run):
+    evaluations = [{"step": s, "eval_loss": x, "eval_teacher_loss": 1.5} for s, x in ((1, 3.0), (2, 1.8))]
+    record = read_run(run(distilled(1, weight=0.4, lead=0.5), *evaluations))
+    assert verdict(record) == [
+        "The loss on held-out text fell from 3.00 at step 1 to 1.80 at step 2, its lowest value.",
+        "On held-out text the student is 0.30 nats per token behind its teacher (1.80 and 1.50).",
+        "At step 1 the teacher's targets weigh 0.40 in the loss, and the text 0.60.",
+    ]
+    worse = dataclasses.replace(record, training=[], evaluations=[*evaluations, {"step": 3, "eval_loss": 2.0}])
+    assert verdict(worse)[0].endswith("its lowest value was 1.80 at step 2, and the model has got worse since.")
+
+
+def test_teacher_and_student_are_in_one_plot_and_one_table(run):
+    evaluation = {"step": 2, "eval_loss": 6.2, "eval_teacher_loss": 6.9, "eval_divergence": 0.25}
+    record = read_run(run(distilled(1, weight=0.4, lead=0.5), distilled(2, weight=0.5, lead=0.4), evaluation))
+    titles = [plot.title for plot in draw_all(record)]
+    assert titles[0] == "Loss" and not any("eacher_loss" in title or "teacher loss" in title for title in titles)
+    _, teacher, student = models(record, {}, ENVIRONMENT)
+    assert teacher == ("Teacher", "runs/t", "11 M", "1.81 M", "6.920", "6.900", "-")
+    assert student[2:] == ("2.49 M", "1.12 M", "6.270", "6.200", "0.250 nats from the teacher")
+    assert models(record, {}, {"references": [1]})[1][2:4] == ("-", "-")
+    assert models(read_run(run_of(record, line(1))), {}, {}) == []
+
+
+def run_of(record, *lines):
+    """Another run directory beside that of `record`."""
+    directory = record.directory.parent / "other"
+    directory.mkdir()
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    return directory
+
+
+def test_a_metric_that_never_changes_is_a_row_and_no_plot(run):
+    lines = [line(s, share=1.0, own=7.0, loss=2.0, grad_norm=1.0 + s) for s in range(1, 4)]
+    record = read_run(run(*lines))
+    titles = {plot.title for plot in draw_all(record)}
+    assert "Loss" in titles and "Gradient norm" in titles and not {"Share of soft targets", "own"} & titles
+    assert {plot.key: value for plot, value in constants(record)}.items() >= {"share": 1.0, "own": 7.0}.items()
+    text = report(record.directory).read_text()
+    assert "<td>Share of soft targets</td><td>1</td>" in text
+
+
+def test_a_doubt_without_estimate_is_said_and_no_number(run):
+    lines = [distilled(s, weight=0.4, lead=0.5) | {"doubt": 0.5 * s if s < 3 else "Infinity"} for s in range(1, 5)]
+    drawn = {plot.title: plot for plot in draw_all(read_run(run(*lines)))}
+    assert drawn["Doubt in the teacher"].notes == ("no estimate in 2 lines",)
+
+
+def test_every_known_metric_has_a_title_in_words():
+    for plot in PLOTS:
+        assert plot.title[0].isupper() and "_" not in plot.title + plot.unit
+        assert plot.title != plot.key and (not plot.about or plot.about.endswith("."))
+
+
+def test_it_says_when_where_and_how_the_run_was_made(run):
+    config = (
+        "run: {name: x, steps: 30}\ndata: {batch_size: 8, sequence_length: 256, tokenizer: bytes, sources: {a: {}}}\n"
+    )
+    text = report(run(line(1), environment=json.dumps(ENVIRONMENT), config=config)).read_text()
+    for said in (
+        "2026-01-02 03:04 UTC on node7",
+        "maverick train x",
+        "maverick-jax 0.1.0, commit 0123456789ab with uncommitted changes",
+        "1 time: 2026-01-02 05:06 UTC from step 20",
+        "4 x cpu, in 2 processes",
+        "fsdp 4",
+        "jax 0.10.2",
+        "8 sequences of 256 tokens; 30 steps",
+        "a; tokenizer bytes",
+    ):
+        assert said in text, said
+    assert "device_count" not in text and "packages" not in text.replace("Packages", "")
+
+
+@pytest.mark.parametrize("starts", ["x", [], [1], [{}], [{"time": 3, "host": [HOSTILE], "command": None}], {"a": 1}])
+def test_starts_of_any_form_are_shown_or_left_out(run, starts):
+    text = report(run(line(1), environment=json.dumps({"starts": starts, "mesh": [1], "packages": 3}))).read_text()
+    assert "script" not in Page(text).tags and "Machine and software" in text
+
+
+def test_steps_and_tokens_are_on_the_axis_where_the_lines_say_both(run):
+    record = read_run(run(line(5), line(10)))
+    steps, tokens = tokens_by_step(record)
+    assert steps.tolist() == [0, 5, 10] and tokens.tolist() == [0, 320, 640]
+    for wrong in (None, "x", -1, 10**30):
+        unknown = dataclasses.replace(record, training=[line(1, tokens=wrong), line(2, tokens=wrong)])
+        assert tokens_by_step(unknown)[0].size == 0
+
+
+def test_colors_are_those_of_the_page_in_light_and_dark(run):
+    text = report(run(line(1), line(2), {"step": 2, "eval_loss": 3.0})).read_text()
+    body = text[text.index("<body>") :]
+    assert "prefers-color-scheme: dark" in text and "var(--first)" in body
+    assert not any(color in body for color in VARIABLES)
+    assert all(f"{name}:" in text for name in VARIABLES.values())
+
+
+@pytest.mark.parametrize("names", [2, 5])
+def test_legends_lie_outside_the_data(names):
+    """In pixels of the drawn figure."""
+    lines = [line(s, router_load_max=[1.0 + s] * names, eval=0) for s in range(1, 6)]
+    record = RunRecord(pathlib.Path(), lines, [{"step": 5, "eval_loss": 3.0}], 0, *[TextFile(None)] * 3)
+    for plot in (plot for plot in PLOTS if plot.key in ("loss", "router_load_max")):
+        figure, _ = figure_of(plot, record)
+        FigureCanvasAgg(figure).draw()
+        (legend,) = [*figure.legends, *filter(None, [figure.axes[0].get_legend()])]
+        assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+@pytest.mark.parametrize(
+    ("losses", "logarithmic"), [((5.0, 1.4), True), ((2.0, 1.4), False), ((5.0, 0.0), False), ((1e30, 1e-30), True)]
+)
+def test_a_loss_that_falls_far_has_a_logarithmic_axis(losses, logarithmic):
+    lines = [line(i + 1, loss=loss) for i, loss in enumerate(losses)]
+    record = RunRecord(pathlib.Path(), lines, [], 0, *[TextFile(None)] * 3)
+    figure, found = figure_of(PLOTS[0], record)
+    assert (figure.axes[0].get_yscale() == "log") == logarithmic == ("logarithmic axis" in found)
+    FigureCanvasAgg(figure).draw()
+    assert 2 <= len(figure.axes[0].get_yticks()) < 100

@@ -1,7 +1,7 @@
 """Distillation: learning from a teacher's distribution (soft targets) and from labels (hard targets), weighted per
 token."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,19 @@ from maverick_jax.model.transformer import Maverick, Tapped
 from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, distillation, whole_target
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
-from train.objectives.base import Batch, Context, Findings, Head, Objective, Reference, State, StoredFields, Sums
+from train.objectives.base import (
+    Batch,
+    Context,
+    Findings,
+    Head,
+    Notice,
+    Objective,
+    Reference,
+    State,
+    StoredFields,
+    Sums,
+)
+from train.objectives.distill import notices
 from train.objectives.distill.matching import HiddenMatching, Matching, RouterMatching
 from train.objectives.distill.stored import OfflineTargets
 from train.objectives.distill.weighting import AnyWeighting, Codistill, Taid
@@ -184,6 +196,10 @@ class Distill(NextToken):
             out[ON_POLICY] = totals[ON_POLICY]
         return out | self.weighting.controls(context.step, context.state)
 
+    def notices(self, metrics: dict[str, Any]) -> dict[str, Notice]:
+        """Whether soft targets weigh almost nothing; undecided by an update on the student's own samples."""
+        return {} if metrics.get(ON_POLICY) else notices.of_update(self.weighting, metrics)
+
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self, model: Maverick, batch: Batch, context: Context) -> Sums:
@@ -204,6 +220,9 @@ class Distill(NextToken):
         )
         named = {"loss": sums.terms.nll, "divergence": sums.terms.divergence, "teacher_loss": sums.terms.teacher_nll}
         return {**named, "weight": jnp.sum(batch["loss_weights"])}
+
+    def remarks(self, found: dict[str, Any], state: dict[str, float]) -> list[str]:
+        return notices.of_evaluation(self.weighting, found, state)
 
 
 def wanted_targets(objective: Objective, vocab_size: int) -> tuple[Distill, OfflineTargets]:

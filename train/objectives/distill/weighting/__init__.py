@@ -6,13 +6,23 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from train.objectives.distill.weighting.base import Ramp, Schedule, Weighting
+from train.objectives.distill.weighting.base import ALMOST_NOTHING, Ramp, Schedule, Weighting
 from train.objectives.distill.weighting.codistill import Codistill
 from train.objectives.distill.weighting.confidence import Confidence
 from train.objectives.distill.weighting.magnitude import Magnitude
 from train.objectives.distill.weighting.taid import Taid
 
-__all__ = ["AnyWeighting", "Codistill", "Confidence", "Magnitude", "Ramp", "Schedule", "Taid", "Weighting"]
+__all__ = [
+    "ALMOST_NOTHING",
+    "AnyWeighting",
+    "Codistill",
+    "Confidence",
+    "Magnitude",
+    "Ramp",
+    "Schedule",
+    "Taid",
+    "Weighting",
+]
 
 
 def _with_kind(section: Any) -> Any:

@@ -14,6 +14,9 @@ from train.objectives.base import State
 
 Scalars = dict[str, jax.Array]
 
+ALMOST_NOTHING = 0.005
+"""A soft weight below this is written as 0.00."""
+
 
 class Weighting(Section, abc.ABC):
     """The base of all weightings. Its controls and the parts of its weights are metrics of the step."""
@@ -34,6 +37,18 @@ class Weighting(Section, abc.ABC):
     def advance(self, state: State, metrics: Scalars) -> State:
         """The state after a step with these metrics, such as `loss`, `divergence`, `teacher_loss` and the controls."""
         return state
+
+    def remarks(self, state: dict[str, float]) -> list[str]:
+        """Sentences on the state in a checkpoint, for those who evaluate it. It may be that of another weighting."""
+        return []
+
+    def reason(self, metrics: dict[str, float]) -> str:
+        """Why soft targets weigh almost nothing in an update with these metrics."""
+        if not metrics["share"]:
+            return "objective.weighting gives the teacher a share of 0 at this step"
+        if metrics.get("confidence", 1.0) < ALMOST_NOTHING:
+            return "the teacher is sure of almost no token"
+        return "the teacher is hardly ahead of the student"
 
 
 class Ramp(Section):

@@ -58,9 +58,10 @@ class Codistill(Ramp, Confident, Averages, Weighting):
         return self.zeros("lead_ema", "error_ema")
 
     def controls(self, step: jax.Array, state: State) -> Scalars:
-        """`doubt` is 0 before the first update."""
+        """`doubt` is 0 before the first update, and infinite while the teacher has no lead."""
         means = self.means(state)
-        doubt = (self.gap_scale + jnp.maximum(means["error_ema"], 0.0)) / jnp.maximum(means["lead_ema"], TINY)
+        lead, error = means["lead_ema"], jnp.maximum(means["error_ema"], 0.0)
+        doubt = jnp.where(lead > 0, (self.gap_scale + error) / jnp.maximum(lead, TINY), jnp.inf)
         known = (state["ema_weight"] > 0) & (self.gap_scale > 0)
         return {"share": self.at(step), "doubt": jnp.where(known, doubt, 0.0), **means}
 
@@ -69,6 +70,21 @@ class Codistill(Ramp, Confident, Averages, Weighting):
         gap = 1 / (1 + (controls["doubt"] / jnp.maximum(confidence, TINY)) ** self.gap_power)
         share = jnp.clip(controls["share"] * gap, self.low, self.high)
         return split(share, weights, {"confidence": confidence, "gap": gap})
+
+    def remarks(self, state: dict[str, float]) -> list[str]:
+        lead, weight = state.get("lead_ema", 0.0), state.get("ema_weight", 0.0)
+        if not weight or lead > 0 or not self.gap_scale:
+            return []
+        return [
+            "when this checkpoint was saved, the teacher was behind the student in training, by "
+            f"{-lead / weight:.2f} nats per token on average: its targets weighed {self.low:.2f}"
+        ]
+
+    def reason(self, metrics: dict[str, float]) -> str:
+        lead = metrics.get("lead_ema", 0.0)
+        if not metrics["share"] or lead > 0:
+            return super().reason(metrics)
+        return f"the teacher is behind the student, by {-lead:.2f} nats per token on average"
 
     def advance(self, state: State, metrics: Scalars) -> State:
         loss, entropy = metrics["teacher_loss"], metrics["teacher_entropy"]

@@ -44,5 +44,10 @@ class Magnitude(Ramp, Averages, Weighting):
         share = controls["share"]
         return Weighed((1 - share) * weights, share * controls["ratio"] * weights, {})
 
+    def reason(self, metrics: dict[str, float]) -> str:
+        if not metrics["share"]:
+            return super().reason(metrics)
+        return "the divergence from the teacher is many times the cross-entropy"
+
     def advance(self, state: State, metrics: Scalars) -> State:
         return self.moved(state, {"loss_ema": metrics["loss"], "divergence_ema": metrics["divergence"]})

@@ -1,0 +1,60 @@
+"""The frame of a report's page: one file without scripts, in light and dark."""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ --page: #ffffff; --box: #f5f6f8; --ink: #44474c; --strong: #1b1d20; --soft: #686c73; --rule: #dfe2e6;
+  --grid: #e3e5e8; --level: #85898f; --first: #2563a8; --second: #c9600c; --warn: #fff4e0; --good: #eaf3fb;
+  --updates: #2a6fb0; --evaluation: #d9860c; --compilation: #7a5ea8; --checkpoints: #3f9a63; --other: #a8a8a8; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #16181b; --box: #202328; --ink: #b9bdc4; --strong: #eceef0; --soft: #959aa2; --rule: #33373d;
+    --grid: #2c3036; --level: #70757d; --first: #6aa9ea; --second: #f09a52; --warn: #3a2f18; --good: #1c2a38; }} }}
+* {{ box-sizing: border-box; }}
+body {{ font: 15px/1.55 system-ui, sans-serif; max-width: 74rem; margin: 0 auto; padding: 2.2rem 1.4rem 4rem;
+  color: var(--ink); background: var(--page); }}
+h1, h2 {{ font-weight: 650; color: var(--strong); line-height: 1.25; }}
+h1 {{ font-size: 1.9rem; margin: 0; }}
+h2 {{ font-size: 1.2rem; margin: 2.4rem 0 .8rem; padding-bottom: .3rem; border-bottom: 1px solid var(--rule); }}
+.lead {{ margin: .3rem 0 1.2rem; color: var(--soft); }}
+.verdict, .note {{ padding: .7rem 1rem; margin: .7rem 0; border-radius: 6px; border-left: 4px solid var(--first);
+  background: var(--good); color: var(--strong); }}
+.verdict p {{ margin: .15rem 0; }} .note {{ border-color: var(--second); background: var(--warn); }}
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .7rem; margin: 1.2rem 0 0; }}
+.tiles div {{ background: var(--box); border-radius: 8px; padding: .6rem .9rem; }}
+dt {{ color: var(--soft); font-size: .8rem; }}
+dd {{ margin: 0; font-size: 1.25rem; color: var(--strong); font-variant-numeric: tabular-nums; }}
+dd small {{ display: block; font-size: .75rem; color: var(--soft); }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1.6rem 1.8rem; }}
+figure {{ margin: 0; }} .hero {{ grid-column: 1 / -1; }} svg {{ width: 100%; height: auto; display: block; }}
+figcaption {{ font-weight: 600; color: var(--strong); margin-bottom: .3rem; }}
+figcaption small {{ display: block; font-weight: 400; color: var(--soft); font-size: .82rem; }}
+.bar {{ display: flex; height: 1.3rem; border-radius: 5px; overflow: hidden; background: var(--rule); }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; margin: .6rem 0; }}
+th {{ text-align: left; font-weight: 600; font-size: .82rem; color: var(--soft); }}
+td, th {{ padding: .22rem 1.6rem .22rem 0; vertical-align: top; overflow-wrap: anywhere;
+  font-variant-numeric: tabular-nums; }}
+td:first-child {{ color: var(--soft); white-space: nowrap; }}
+.ruled td, .ruled th {{ border-bottom: 1px solid var(--rule); padding-top: .4rem; padding-bottom: .4rem; }}
+.ruled td:first-child {{ color: var(--strong); font-weight: 600; }}
+td i {{ display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .5rem; }}
+code, pre {{ font-family: ui-monospace, monospace; }}
+pre {{ background: var(--box); border-radius: 8px; padding: .9rem 1.1rem; overflow-x: auto; font-size: .82rem;
+  line-height: 1.5; }}
+.sample {{ white-space: pre-wrap; }}
+details {{ margin: 1.6rem 0 0; }}
+summary {{ cursor: pointer; font-weight: 650; font-size: 1.05rem; color: var(--strong); padding: .3rem 0; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+# The content security policy is a second defense; escaping already prevents scripts.
