@@ -31,7 +31,8 @@ def hooks_of(
     it may request.
 
     metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step from which
-    the run resumes. flops_per_token: of a step, for `mfu`; None: unknown. A run outside the main thread has no preemption hook, because signal handlers need the main thread.
+    the run resumes. flops_per_token: of a step, for `mfu`; None: unknown. A run outside the main thread has no
+    preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     writer = MetricsWriter(run_dir, logging_config, step=start)
