@@ -142,9 +142,8 @@ class Maverick(nnx.Module):
         outside = tuple(a for a in batch_axes if a not in table_axes) or None
         shared = tuple(a for a in table_axes if a in batch_axes) or None
         spread = PartitionSpec(outside, self.rules.length, self.rules.table)
-        columns = lookup(
-            spread, self.config.compute_dtype, self.embed[...], reshard(tokens, PartitionSpec(*spread[:2]))
-        )
+        ids = reshard(tokens, PartitionSpec(*spread[:2]))
+        columns = lookup(spread, self.config.compute_dtype, self.embed[...], ids)
         columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # all-gathers over axes that split no batch
         return reshard(columns, self.rules("batch", "length", "residual"))
 
