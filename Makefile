@@ -12,7 +12,7 @@ TORCH = torch==$(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))$(if $(filt
 TORCHVISION := torchvision==0.28.0
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow fuzz lint format schema docs bench lock newest clean
+.PHONY: demo test slow fuzz mutations lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -27,6 +27,10 @@ slow: .venv/oracles
 # What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing
 	$(BIN)/python -m tests.fuzzing $(FUZZ_SECONDS) $(FUZZ)
+
+# Makes each mistake of tests/mutations/table.py in a copy of the tree: its tests must fail. MUTATIONS="A1 B2" runs some.
+mutations: .venv/oracles
+	$(BIN)/python -m tests.mutations $(MUTATIONS)
 
 lint: .venv/testing
 	$(BIN)/ruff check .

@@ -201,9 +201,11 @@ class Network(Section):
     """The image encoder; null: a text model."""
     balance: Annotated[Balance, Purpose.TRAINING] = Balance()
     param_dtype: Annotated[Dtype, Purpose.STORAGE] = "float32"
-    """Dtype in which parameters are stored and updated."""
+    """Dtype in which parameters are stored. Gradients are accumulated and updates computed in float32; bfloat16
+    parameters are rounded stochastically."""
     compute_dtype: Annotated[Dtype, Purpose.COMPUTATION] = "bfloat16"
-    """Dtype of matrix products. Softmax, norms, router and loss are always float32."""
+    """Dtype of activations and of the operands of matrix products. Softmax, norms, router and loss are computed in
+    float32, and so is every sum over tokens, also of gradients."""
     router_dtype: Annotated[Literal["float32", "compute"], Purpose.ROUNDING] = "float32"
     """`compute` rounds router logits to `compute_dtype`, as the public implementation does."""
     remat: Annotated[Literal["none", "dots", "attention", "full"], Purpose.COMPUTATION] = "full"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -10,6 +11,7 @@ import optax
 
 from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.rounding import stochastic_round
 from train.compilation import return_freed_memory
 from train.objectives.base import Context, Objective
 from train.optimizers.base import Optimizer, Rates
@@ -47,7 +49,7 @@ def train_step(
 
     updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained, rates=rates)
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
-    new = optax.apply_updates(trained, updates), opt_state, objective.advance(state.objective, metrics)
+    new = apply_updates(trained, updates, state.step), opt_state, objective.advance(state.objective, metrics)
     trained, opt_state, carried = if_good(new, (trained, state.opt_state, state.objective))
     model, heads = chosen.put(trained, state.model, state.heads)
     if "router" in chosen.roles:
@@ -75,12 +77,26 @@ def compile_step(
     return lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
 
 
+def apply_updates(trained: Trained, updates: Trained, step: jax.Array) -> Trained:
+    """The parameters plus the float32 updates. A bfloat16 parameter is rounded stochastically, by noise that depends on
+    the step and the parameter's name."""
+
+    def updated(name: str, x: jax.Array) -> jax.Array:
+        new = x.astype(jnp.float32) + updates[name].astype(jnp.float32)
+        if x.dtype != jnp.bfloat16:
+            return new.astype(x.dtype)
+        key = jax.random.fold_in(jax.random.key(zlib.crc32(name.encode())), step)
+        return stochastic_round(new, key)
+
+    return {name: updated(name, x) for name, x in trained.items()}
+
+
 def accumulate(loss: Callable, trained: Trained, batch: dict, totals: dict) -> tuple[dict, Trained]:
-    """Sums and gradients of `loss` over the microbatches, leading axis A of the batch."""
+    """Sums of `loss` and float32 gradients over the microbatches, leading axis A of the batch."""
 
     def gradient(microbatch):
         (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(trained, microbatch, totals)
-        return sums, grads
+        return sums, jax.tree.map(lambda g: g.astype(jnp.float32), grads)
 
     micro = lambda i: jax.tree.map(lambda x: x[i], batch)
     if len(jax.tree.leaves(batch)[0]) == 1:

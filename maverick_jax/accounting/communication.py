@@ -12,18 +12,19 @@ def communication(config: ModelConfig, layout: Layout) -> dict[str, int]:
 
     `gather`: weights before use, forward and backward; `reduce_scatter`: their gradients; `all_reduce`: gradients of
     replicated parameters, and partial sums of tensor parallelism; `all_to_all`: tokens to their experts and back, in
-    the forward and backward passes, and once more if the backward pass repeats the layer.
+    the forward and backward passes, and once more if the backward pass repeats the layer. Gradients are summed in
+    float32.
     """
-    element, passes = BYTES[config.compute_dtype], layout.accumulation_steps
+    element, wide, passes = BYTES[config.compute_dtype], BYTES["float32"], layout.accumulation_steps
     gather = reduce_scatter = replicated = 0
     batch_ways = size_of(layout.sizes, BATCH_AXES)
     for p in [p for p in parameters.of_model(config) if p.role != "vision"]:  # a batch of text does not use those
         held, n = p.size // layout.parts(p.axes), layout.gathered(p.axes)
         gather += 2 * passes * (n - 1) * held * element
-        reduce_scatter += passes * (n - 1) * held * element
+        reduce_scatter += passes * (n - 1) * held * wide
         spread = [a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis)) if a in BATCH_AXES]
         copies = batch_ways // size_of(layout.sizes, tuple(spread))
-        replicated += int(2 * passes * (copies - 1) / copies * held * BYTES[config.param_dtype])
+        replicated += int(2 * passes * (copies - 1) / copies * held * wide)
     activation = layout.tokens * config.hidden_size * element * passes
     repeats = 3 if POLICIES[config.remat].repeats_communication else 2
     experts, tensor = layout.sizes.get(EXPERT_AXIS, 1), layout.sizes.get(TENSOR_AXIS, 1)

@@ -30,8 +30,8 @@ def memory(
     `config.remat`; compilers keep more, for which `compiler` allows.
     """
     trained = list(parameters.of_model(config) if trained is None else trained)
-    param = BYTES[config.param_dtype]
-    buffers = 2 if layout.accumulation_steps > 1 else 1
+    # a microbatch's gradients have the parameters' dtype; their sum over microbatches is float32
+    gradient = BYTES[config.param_dtype] + (BYTES["float32"] if layout.accumulation_steps > 1 else 0)
     per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
     whole = [_activation_bytes(config, spec, layout, remat="none") for spec in config.layers]
     recomputed = max(whole) if POLICIES[config.remat].recomputes else 0
@@ -39,7 +39,7 @@ def memory(
     return {
         "weights": weight_bytes(config, layout),
         "optimizer": sum(layout.stored([p]) * state_bytes(p) for p in trained),
-        "gradients": layout.stored(trained) * param * buffers,
+        "gradients": layout.stored(trained) * gradient,
         "activations": sum(per_layer),
         "working_set": working_set,
         "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),
@@ -75,9 +75,10 @@ def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
 
 
 def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Bytes of a chunk's logits and their gradient in float32, and of the final hidden states and the gathered output
-    matrix with their gradients."""
+    """Bytes of a chunk's logits and their gradient in float32, of the final hidden states with their gradient, and of
+    the gathered output matrix with its gradient, a float32 sum."""
     vocabulary = config.vocab_size // layout.ways("vocab")
     rows = min(layout.tokens, layout.loss_chunk or max(128, LOGITS_PER_CHUNK // vocabulary))
-    whole = 2 * (layout.tokens + vocabulary) * config.hidden_size * BYTES[config.compute_dtype]
-    return 2 * BYTES["float32"] * rows * vocabulary + whole
+    element, wide = BYTES[config.compute_dtype], BYTES["float32"]
+    whole = (2 * layout.tokens * element + vocabulary * (element + wide)) * config.hidden_size
+    return 2 * wide * rows * vocabulary + whole

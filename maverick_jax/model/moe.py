@@ -11,6 +11,7 @@ from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.ops.dispatch import routed_experts
+from maverick_jax.ops.linear import linear
 from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules
 
@@ -77,7 +78,7 @@ class Moe(nnx.Module):
     def route(self, x: jax.Array) -> jax.Array:
         """Router logits float32[B, T, E]."""
         if self.config.router_dtype == "compute":
-            return jnp.einsum("BTD,DE->BTE", x, self.router[...].astype(x.dtype)).astype(jnp.float32)
+            return linear(x, self.router[...].astype(x.dtype)).astype(jnp.float32)
         router = self.router[...].astype(jnp.float32)
         return jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from maverick_jax.ops.affine import scaled
+
 
 def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) over the last axis, in float32, returned in the dtype of `x`."""
@@ -12,7 +14,7 @@ def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """RMSNorm (arXiv 1910.07467) of `x` [B, T, D] with gain `scale` [D], rounded to x's dtype before the gain."""
-    return rms_normalize(x, eps) * scale.astype(x.dtype)[None, None, :]
+    return scaled(rms_normalize(x, eps), scale[None, None, :])
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:

@@ -16,6 +16,7 @@ from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
+from maverick_jax.ops.lookup import lookup
 from maverick_jax.param import build, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh, size_of
 from maverick_jax.stack import PERIODS, TAIL, LayerAddress
@@ -171,8 +172,8 @@ class Maverick(nnx.Module):
         outside = tuple(a for a in batch_axes if a not in table_axes) or None
         shared = tuple(a for a in table_axes if a in batch_axes) or None
         spread = PartitionSpec(outside, self.rules.length, self.rules.table)
-        table = self.embed[...].astype(self.config.compute_dtype)
-        columns = table.at[reshard(tokens, PartitionSpec(*spread[:2]))].get(out_sharding=spread)
+        ids = reshard(tokens, PartitionSpec(*spread[:2]))
+        columns = lookup(spread, self.config.compute_dtype, self.embed[...], ids)
         columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # all-gathers over axes that split no batch
         return reshard(columns, self.rules("batch", "length", "residual"))
 

@@ -24,6 +24,7 @@ from maverick_jax.model.norm import layer_norm
 from maverick_jax.model.remat import POLICIES
 from maverick_jax.model.rope import apply_rope
 from maverick_jax.network import VisionConfig
+from maverick_jax.ops.affine import shifted
 from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
 from maverick_jax.param import build, weight
@@ -69,7 +70,7 @@ class VisionTower(nnx.Module):
         vision, dtype = encoder_of(self.config), jnp.dtype(self.config.compute_dtype)
         tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
         x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
-        x = self._with_class(x) + self.positions[...].astype(dtype)[None]
+        x = shifted(self._with_class(x), self.positions[...][None])
         tables = patch_rope_tables(vision)
         encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=POLICIES[self.config.remat].save)
         x, _ = jax.lax.scan(lambda x, layer: (encode(layer, x), None), self.norm_pre(x), self.layers)
@@ -78,8 +79,8 @@ class VisionTower(nnx.Module):
     def _with_class(self, x: jax.Array) -> jax.Array:
         """Appends the class embedding to the patches: [N, Q-1, W] -> [N, Q, W]."""
         shape, spec = (x.shape[0], 1, x.shape[2]), jax.typeof(x).sharding.spec
-        token = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype)[None, None], shape)
-        return jnp.concatenate([x, reshard(token, spec)], axis=1)
+        token = shifted(reshard(jnp.zeros_like(x, shape=shape), spec), self.class_embedding[...][None, None])
+        return jnp.concatenate([x, token], axis=1)
 
     @jax.named_scope("adapter")
     def _adapt(self, x: jax.Array) -> jax.Array:
@@ -130,7 +131,7 @@ class VisionLayer(nnx.Module):
 
     def _affine(self, x, w, bias, **options):
         y = linear(x, weight(w, self.rules, x.dtype), **options)
-        return y + bias[...].astype(x.dtype)[None, None]
+        return shifted(y, bias[...][None, None])
 
 
 class LayerNorm(nnx.Module):

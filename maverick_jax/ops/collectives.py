@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import reshard
 
@@ -14,6 +15,11 @@ def vary(x, axes):
     """Marks a local array as differing between the devices of `axes`; the transpose sums the cotangents over them."""
     missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
     return lax.pcast(x, missing, to="varying") if missing else x
+
+
+def vary_weight(w, axes):
+    """`vary` for a weight: its gradients are summed over the devices in float32."""
+    return vary(w.astype(jnp.float32), axes).astype(w.dtype)
 
 
 def batch_sums(local: Callable[..., Any], *arrays: jax.Array, rules: ShardingRules) -> Any:

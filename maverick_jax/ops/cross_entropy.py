@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.collectives import vary
+from maverick_jax.ops.collectives import vary, vary_weight
 from maverick_jax.ops.dot import dot
-from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, unchunked
+from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, times, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 22  # float32 elements, 16 MiB: the fastest size on CPU; elsewhere, small next to a layer
@@ -54,7 +54,7 @@ def cross_entropy(
 
     def local(hidden, head, labels, weights):
         (D, v), shape = head.shape, labels.shape
-        hidden, head = vary(hidden, vocab_axes), vary(head, batch_axes)
+        hidden, head = vary(hidden, vocab_axes), vary_weight(head, batch_axes)
         rows = chunk or max(128, LOGITS_PER_CHUNK // v)
         hidden, labels, weights = hidden.reshape(-1, D), labels.reshape(-1), weights.reshape(-1)
         found = _local(vocab_axes, z_loss, min(rows, labels.size), hidden, head, labels, weights)
@@ -108,13 +108,12 @@ def _forward(vocab_axes, z_loss, rows, hidden, head, labels, weights):
     zero = jnp.zeros_like(weights, shape=())
     init = ((zero, zero), jnp.zeros_like(head, dtype=jnp.float32))
     (sums, dhead), (dhidden, nll) = lax.scan(one, init, chunks(rows, hidden, labels, weights))
-    return (sums, unchunked(nll, labels.size)), (unchunked(dhidden, labels.size), dhead.astype(head.dtype))
+    return (sums, unchunked(nll, labels.size)), (unchunked(dhidden, labels.size), dhead)
 
 
 def _backward(vocab_axes, z_loss, rows, saved, cotangents):
-    dhidden, dhead = saved
-    scale = cotangents[0][0]  # the other outputs are metrics
-    return dhidden * scale.astype(dhidden.dtype), dhead * scale.astype(dhead.dtype), None, None
+    (dhidden, dhead), scale = saved, cotangents[0][0]  # the other outputs are metrics
+    return *times(scale, dhidden, dhead), None, None
 
 
 _local.defvjp(_forward, _backward)

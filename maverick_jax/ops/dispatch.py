@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from maverick_jax.ops.collectives import vary
+from maverick_jax.ops.affine import scaled
+from maverick_jax.ops.collectives import vary, vary_weight
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
@@ -31,9 +32,10 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     varying = axes_tuple(rules.batch) + axes_tuple(rules.length) + tensor_axes
 
     def local(x, scores, experts, w_in, w_out):
-        x, scores, experts, w_in, w_out = (vary(a, varying) for a in (x, scores, experts, w_in, w_out))
+        x, scores, experts = (vary(a, varying) for a in (x, scores, experts))
+        w_in, w_out = (vary_weight(w, varying) for w in (w_in, w_out))
         with jax.named_scope("dispatch"):
-            rows = (x[:, :, None, :] * scores[..., None]).reshape(-1, x.shape[-1])
+            rows = scaled(x[:, :, None, :], scores[..., None]).reshape(-1, x.shape[-1])
         out = _exchange(expert_axes, varying, rows, w_in, w_out, experts.reshape(-1))
         with jax.named_scope("dispatch"):
             return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), tensor_axes)
@@ -70,10 +72,13 @@ def _backward(axes, varying, saved, dout):
         mine = plan.expert_of_received(i)
         _, vjp = jax.vjp(lambda x, w_in, w_out: grouped_swiglu(x, w_in, w_out, mine), received, w_in, w_out)
         dx, more_in, more_out = vjp(dreceived)
-        return plan.back(dx, drows, i), dw_in + more_in, dw_out + more_out
+        return plan.back(dx, drows, i), dw_in + more_in.astype(jnp.float32), dw_out + more_out.astype(jnp.float32)
 
-    init = jax.tree.map(jnp.zeros_like, (rows, w_in, w_out))
-    return *lax.fori_loop(0, plan.num_rounds, one_round, init), None
+    # rounds are summed in float32 for weights of any dtype
+    zeros = lambda w: jnp.zeros_like(w, dtype=jnp.float32)
+    init = (jnp.zeros_like(rows), zeros(w_in), zeros(w_out))
+    drows, dw_in, dw_out = lax.fori_loop(0, plan.num_rounds, one_round, init)
+    return drows, dw_in.astype(w_in.dtype), dw_out.astype(w_out.dtype), None
 
 
 _exchange_rows.defvjp(_forward, _backward)

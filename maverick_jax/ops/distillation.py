@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.collectives import vary
+from maverick_jax.ops.collectives import vary, vary_weight
 from maverick_jax.ops.dot import dot
-from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, unchunked
+from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, times, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 LOGITS_PER_CHUNK = 1 << 21
@@ -150,7 +150,7 @@ def distillation(
     def local(student, rows, fixed, labels, weights, controls):
         n, v = labels.size, student[1].shape[1]
         flat = lambda tree: jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), tree)
-        student = flat(vary(student[0], vocab_axes)), vary(student[1], batch_axes)
+        student = flat(vary(student[0], vocab_axes)), vary_weight(student[1], batch_axes)
         c = min(chunk or max(64, LOGITS_PER_CHUNK // v), n)
         static = _Static(vocab_axes, weigh, divergence, c, teacher.compare, teacher.extra)
         sums = _local(static, student, flat(rows), fixed, flat(labels), flat(weights), controls)
@@ -316,13 +316,12 @@ def _forward(static, student, rows, fixed, labels, weights, controls):
 
     init = (_zero_sums(static, weights, controls), jnp.zeros_like(head, dtype=jnp.float32))
     (sums, dhead), dhidden = lax.scan(one, init, chunks(static.rows, hidden, rows, labels, weights))
-    return sums, (unchunked(dhidden, labels.size), dhead.astype(head.dtype))
+    return sums, (unchunked(dhidden, labels.size), dhead)
 
 
 def _backward(static, saved, cotangents: Sums):
-    dhidden, dhead = saved
-    scale = cotangents.total  # the other sums are metrics
-    return (dhidden * scale.astype(dhidden.dtype), dhead * scale.astype(dhead.dtype)), None, None, None, None, None
+    (dhidden, dhead), scale = saved, cotangents.total  # the other sums are metrics
+    return times(scale, dhidden, dhead), None, None, None, None, None
 
 
 _local.defvjp(_forward, _backward)

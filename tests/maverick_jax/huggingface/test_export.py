@@ -80,7 +80,7 @@ def test_export_loads_in_transformers(name, tmp_path, caplog, monkeypatch):
     np.testing.assert_allclose(torch_logits(model, tokens, pixels), ours, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["maverick", "scout", "maverick_with_images"])
+@pytest.mark.parametrize("name", ["maverick", "scout", "dense", "maverick_with_images"])
 def test_a_folder_has_what_vllms_loader_expects(name, tmp_path):
     """Names, shapes and keys that vLLM's Llama 4 loader reads; vLLM is not run. Sources: vllm/model_executor/models/
     llama4.py and mllama4.py."""

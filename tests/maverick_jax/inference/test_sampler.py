@@ -135,6 +135,32 @@ def test_draws_follow_the_distribution():
     np.testing.assert_allclose(shares(temperature=0), [1, 0, 0, 0])
 
 
+def test_a_sum_that_meets_top_p_ends_the_choice():
+    """Probabilities 1/2, 1/4, 1/8, 1/8 and their sums are exact."""
+    rows = jnp.broadcast_to(-jnp.log(jnp.array([2.0, 4.0, 8.0, 8.0])), (1000, 4))
+    drawn = lambda top_p: set(np.asarray(choose(rows, Sampling(top_p=top_p), 0, 0)).tolist())
+    assert drawn(0.5) == {0} and drawn(0.75) == {0, 1}
+    assert drawn(0.51) == {0, 1} and drawn(0.76) == {0, 1, 2, 3}  # equal logits all stay
+
+
+def test_every_seed_step_and_row_draws_with_noise_of_its_own():
+    rows = jnp.zeros((64, 1000))
+    drawn = lambda seed=0, step=0, first=0: np.asarray(choose(rows, Sampling(), seed, step, first))
+    np.testing.assert_array_equal(drawn(), drawn())
+    np.testing.assert_array_equal(drawn()[8:], drawn(first=8)[:-8])
+    alike = [np.mean(drawn() == other) for other in (drawn(seed=1), drawn(step=1), drawn(first=64))]
+    assert max(alike) < 0.05 and len(set(drawn().tolist())) > 50  # by chance 0.001, and 62
+
+
+def test_the_steps_of_a_text_draw_with_different_noise(text_model):
+    """Of a model that knows nothing, in one row."""
+    blank = writes(text_model, 0)
+    head = jnp.zeros_like(blank.head[...])
+    blank.head[...] = head
+    tokens = [int(t[0]) for t in sample_tokens(blank, [[1]], 12, Sampling(), seed=3)]
+    assert len(set(tokens)) > 8  # of 271 tokens, 12 draws
+
+
 def writes(model, token: int):
     """A model that always writes `token`: its output matrix uses one feature, which the final norm makes constant."""
     changes = {name: p * np.float32(0) for name, p in random_parameters(shapes(model.config)).items()}

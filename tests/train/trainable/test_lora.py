@@ -26,7 +26,9 @@ from train.trainable.lora import LoraConfig
 # two periods of a dense layer and a mixture of experts, and one dense layer more
 CONFIG = tiny.model_config(num_hidden_layers=5, no_rope_layer_interval=2)
 LORA = LoraConfig(rank=3, alpha=6.0, targets=("attention", "experts", "shared", "mlp"))
-OPTIMIZER = tiny.OPTIMIZER.build(tiny.STEPS, CONFIG, TrainableConfig(lora=LORA).selection())
+# with a small eps, rounding decides the sign of an update where a gradient is almost zero
+SMOOTH = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5})
+OPTIMIZER = SMOOTH.build(tiny.STEPS, CONFIG, TrainableConfig(lora=LORA).selection())
 STATE = {"config": CONFIG, "rules": tiny.RULES, "optimizer": OPTIMIZER, "objective": tiny.PRETRAIN,
          "heads": LORA.adapters(CONFIG)}  # fmt: skip
 INIT = jax.jit(functools.partial(init_state, **STATE))
@@ -141,7 +143,8 @@ def test_a_sharded_model_learns_like_a_whole_one():
     whole, split = trained(), trained(**SPLIT)
     np.testing.assert_allclose(whole[2], split[2], rtol=1e-5)
     for name, x in whole[1].items():
-        np.testing.assert_allclose(x, split[1][name], atol=1e-3, err_msg=name)
+        # float32 sums in another order; an update moves a parameter by up to 3e-3
+        np.testing.assert_allclose(x, split[1][name], atol=5e-6, rtol=2e-5, err_msg=name)
 
 
 # ---- checkpoints and exports -----------------------------------------------------------------------------------------

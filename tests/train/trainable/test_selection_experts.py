@@ -35,6 +35,8 @@ from train.trainable.selection import Selection
 CONFIG = tiny.model_config(num_hidden_layers=5, no_rope_layer_interval=2, interleave_moe_layer_step=1)
 CHOSEN = {0: (6, 1), 2: (3,), 3: (0,), 4: (5, 7)}  # 1 has none; 0 and 2, 1 and 3 are stacked
 SPLIT = {"fsdp": 2, "expert": 2, "tensor": 2}
+SMOOTH = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5})
+"""Else rounding decides the sign of an update where a gradient is almost zero."""
 
 
 def experts_alone(chosen) -> TrainableConfig:
@@ -50,7 +52,7 @@ def run(**sizes):
     """Arrays of the state before and after three steps, metrics and norm of first moments for each step, and bytes of
     moments on one device."""
     with jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])):
-        init, step = tiny.jitted(CONFIG, trainable=experts_alone(CHOSEN))
+        init, step = tiny.jitted(CONFIG, SMOOTH, trainable=experts_alone(CHOSEN))
         state, seen = init(0), []
         before = arrays(state)
         for i in range(3):
@@ -135,7 +137,8 @@ def test_a_sharded_model_learns_like_a_whole_one():
         np.testing.assert_allclose(one["grad_norm"], other["grad_norm"], rtol=1e-4)
     assert {n: x.shape for n, x in whole[1].items()} == {n: x.shape for n, x in split[1].items()}
     for name, x in whole[1].items():
-        np.testing.assert_allclose(x, split[1][name], atol=2e-4, err_msg=name)
+        # float32 sums in another order; an update moves a parameter by up to 3e-3
+        np.testing.assert_allclose(x, split[1][name], atol=5e-6, rtol=2e-5, err_msg=name)
 
 
 @pytest.mark.slow
