@@ -28,7 +28,7 @@ def hooks_of(
     resumes from. The signal handlers of a preemption need the main thread: elsewhere a run has none.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
-    writer = MetricsWriter(run_dir, logging_config, step=start)
+    writer = MetricsWriter(run_dir, logging_config, step=start, require_held=store.require_held)
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
     found: list[Hook] = [_training_lines(config, writer)]
     if logging_config.progress:

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
+from maverick_jax.checkpoint.lease import claimed
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.pretrained import CHECKPOINTS
 from train.config import RunConfig
 from train.config_files import read_config
-from train.faults.processes import exit_code_of, leave
+from train.faults.processes import exit_code_of, initialize_from_environment, leave
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
@@ -42,11 +43,16 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def train_to_end(config: RunConfig) -> dict[str, Any]:
-    """As `main`, of a config that has been read. References that are made by runs of their own are trained first."""
+    """As `main`, of a config that has been read. References that are made by runs of their own are trained first.
+
+    Raises RunInUse, before anything else is done, if another job works in the run directory.
+    """
     parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True)
-    session = Session.open(config, parts, train=train_to_end)
-    with jax.set_mesh(session.mesh):
-        return _train(session)
+    initialize_from_environment()
+    with claimed(config.run.directory / CHECKPOINTS):
+        session = Session.open(config, parts, train=train_to_end)
+        with jax.set_mesh(session.mesh):
+            return _train(session)
 
 
 def _train(session: Session) -> dict[str, Any]:

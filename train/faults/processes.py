@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src.distributed import global_state  # its key-value store has no public name
 
+from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import InputError, MaverickError, PeerFailed
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.distributed.is_initialized() and code not in (0, 75):
+        release_all()
         os._exit(code)
     sys.exit(code)
 
@@ -131,6 +133,7 @@ class _PeerMonitor(threading.Thread):
     def _exit(self, reason: str) -> NoReturn:
         log.error("%s: exiting with code %d, so that the job can be restarted", reason, PeerFailed.exit_code)
         logging.shutdown()
+        release_all()
         os._exit(PeerFailed.exit_code)
 
 
