@@ -63,6 +63,7 @@ class Drawn:
 
 PLOTS = (
     Plot("Loss, nats per token", "loss", held_out="eval_loss"),
+    Plot("Held-out loss by source, nats", "eval_source_loss"),
     Plot("Loss by kind of token, nats", "kind_loss"),
     Plot("Held-out loss by kind of token, nats", "eval_kind_loss"),
     Plot("Decisions of held-out turns, F1", "eval_decision_f1"),
