@@ -7,6 +7,7 @@ training stream), `part-NNNNN.json` (written when its part is complete) and `con
 little-endian, and a CRC-32 of all these bytes. `writer.py` writes the folder; this file reads it.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -264,7 +265,8 @@ class Targets:
         reader = self._readers.pop(part, None)
         if reader is None:
             while len(self._readers) >= OPEN_PARTS:
-                self._readers.pop(next(iter(self._readers))).close()
+                with contextlib.suppress(RuntimeError):  # of a damaged file, whose row has been refused
+                    self._readers.pop(next(iter(self._readers))).close()
             reader = ArrayRecordReader(str(part_file(self.path, part)), READ_OPTIONS)
             if not reader.ok():
                 raise ValueError("the file cannot be opened")
