@@ -89,8 +89,9 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer, /) -> int:
+        room = memoryview(buffer)
         try:
-            found = self._source.read(len(buffer)) or b""
+            found = self._source.read(len(room)) or b""
         except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
@@ -100,7 +101,7 @@ class _Bounded(io.RawIOBase):
         if self._count > self._most:
             raise InputError(f"{self._path}: expands to more than {MAX_RATIO:,} times its size; if that is right, "
                              "decompress it first")  # fmt: skip
-        buffer[: len(found)] = found
+        room[: len(found)] = found
         return len(found)
 
     def close(self) -> None:
