@@ -7,19 +7,18 @@ from typing import Any
 
 import jax
 
-from maverick_jax.checkpoint.lease import claimed
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.pretrained import CHECKPOINTS
 from train.config import RunConfig
 from train.config_files import read_config
-from train.faults.processes import exit_code_of, initialize_from_environment, leave
+from train.faults.processes import exit_code_of, leave
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
 from train.restore import StateParts, restore_or_start
 from train.rollouts.source import Setting, batch_source
 from train.run_folder import describe
-from train.session import Parts, Session
+from train.session import Parts, Session, claimed_run
 from train.step import compile_step
 
 log = logging.getLogger(__name__)
@@ -48,8 +47,7 @@ def train_to_end(config: RunConfig) -> dict[str, Any]:
     Raises RunInUse, before anything else is done, if another job works in the run directory.
     """
     parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True)
-    initialize_from_environment()
-    with claimed(config.run.directory / CHECKPOINTS):
+    with claimed_run(config):
         session = Session.open(config, parts, train=train_to_end)
         with jax.set_mesh(session.mesh):
             return _train(session)

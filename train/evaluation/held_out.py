@@ -26,14 +26,18 @@ class HeldOut:
     """
 
     feed: Feed
-    num_batches: dict[str, int]
-    """Of each source, by name."""
+    batches_of: dict[str, int]
+    """Number of batches of each source, by name."""
 
     @classmethod
     def of(cls, config: RunConfig) -> "HeldOut":
         """Raises InputError where there is not one batch."""
         feed = Feed.open(config, "eval")
         return cls(feed, _num_batches(config, feed))
+
+    @property
+    def num_batches(self) -> int:
+        return sum(self.batches_of.values())
 
     def measure(self, objective: Objective) -> Callable[[Maverick, Context], dict[str, Any]]:
         """`(model, context) -> {"eval_loss": nats per label, ..., "eval_tokens": labels}`: means over the labels of all
@@ -44,7 +48,7 @@ class HeldOut:
         def measured(model: Maverick, context: Context) -> dict[str, Any]:
             of_sources: dict[str, dict[str, jax.Array]] = {}
             for name, feed in feeds.items():
-                with feed.batches(0, self.num_batches[name]) as batches:
+                with feed.batches(0, self.batches_of[name]) as batches:
                     for batch in batches:
                         sums = step(model, batch, context)
                         before = of_sources.get(name)
@@ -55,10 +59,10 @@ class HeldOut:
         return measured
 
     def _feeds(self) -> dict[str, Feed]:
-        if len(self.num_batches) == 1:
-            return dict.fromkeys(self.num_batches, self.feed)
+        if len(self.batches_of) == 1:
+            return dict.fromkeys(self.batches_of, self.feed)
         alone = self.feed.train.only
-        return {name: dataclasses.replace(self.feed, train=alone(name)) for name in self.num_batches}
+        return {name: dataclasses.replace(self.feed, train=alone(name)) for name in self.batches_of}
 
     def _reported(self, objective: Objective, sums: dict[str, Any], of_sources: dict[str, Any]) -> dict[str, Any]:
         # sums over batches, then one division: the mean over labels, not over batches

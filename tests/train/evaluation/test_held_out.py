@@ -73,7 +73,7 @@ def test_each_source_has_its_loss_and_the_whole_is_over_all_labels(tmp_path, mea
     """The audit's case: weights 0.1 and 0.9, more held-out rows than batches."""
     a, b = text(tmp_path, "a", "abc ", 80, ", weight: 1"), text(tmp_path, "b", "xyzw!", 80, ", weight: 9")
     found, held_out = measured(config := small(tmp_path, f"{a}, {b}"))
-    assert held_out.num_batches == {"a": 4, "b": 4}
+    assert held_out.batches_of == {"a": 4, "b": 4}
     expected = by_hand(measured, config, {"a": 16, "b": 16})
     for name, (loss, labels) in expected.items():
         assert found["eval_source_loss"][name] == pytest.approx(loss / labels, rel=1e-5)  # another order of sums
@@ -87,7 +87,7 @@ def test_each_source_has_its_loss_and_the_whole_is_over_all_labels(tmp_path, mea
 def test_a_source_that_does_not_fill_a_batch_counts_each_of_its_rows_once(tmp_path, measured):
     a, b = text(tmp_path, "a", "abc ", 80), text(tmp_path, "b", "xyzw!", 4)
     found, held_out = measured(config := small(tmp_path, f"{a}, {b}"))
-    assert held_out.num_batches == {"a": 7, "b": 1}
+    assert held_out.batches_of == {"a": 7, "b": 1}
     expected = by_hand(measured, config, {"a": 28, "b": 2})
     assert found["eval_source_tokens"] == {name: labels for name, (_, labels) in expected.items()}
     assert found["eval_source_loss"]["b"] == pytest.approx(expected["b"][0] / expected["b"][1], rel=1e-5)
