@@ -102,12 +102,15 @@ def _why_not(path: pathlib.Path, at_top: bool, endings: Collection[str], compres
         return "hidden"
     if not path.is_file():
         return "a link that leads nowhere" if path.is_symlink() else "not a regular file"
+    if _is_card(path, at_top):
+        return "about the data"
     ending, compression = split_ending(path)
     if compression is not None and ending not in compressed:
         return f"compressed {ending or 'file without another ending'}, which is not read"
     if compression is None and ending not in endings:
-        return "an ending that is not read" if ending else "no ending"
-    return "about the data" if _is_card(path, at_top) else None
+        hint = "; JSON lines end in .jsonl, or are named in `path`" if ending == ".json" and ".jsonl" in endings else ""
+        return f"an ending that is not read{hint}" if ending else "no ending"
+    return None
 
 
 def _is_card(path: pathlib.Path, at_top: bool) -> bool:
