@@ -2,6 +2,7 @@
 
 A folder contains one flat little-endian file per array and `contents.json`, which is written last and has sizes and
 checksums. The folder is built under another name and renamed when complete, so a folder under its own name is finished.
+It belongs to one user: nobody else can read the folder, nor the one that it is in.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
 import zlib
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from maverick_jax.errors import InputError
-from maverick_jax.files import write_atomically
+from maverick_jax.files import open_lock, write_atomically
 
 CONTENTS = "contents.json"
 BLOCK = 1 << 24
@@ -79,9 +81,9 @@ def build_once(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> Arr
     finds the files that it left. Raises InputError if the folder cannot be written.
     """
     try:
+        _make_private(path.parent)
         with contextlib.suppress(FileNotFoundError, DamagedFolder):
             return open_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_name(f"{path.name}.lock")):
             return _build_locked(path, build)
     except OSError as error:
@@ -98,12 +100,23 @@ def _build_locked(path: pathlib.Path, build: Callable[[pathlib.Path], None]) -> 
     except DamagedFolder as damage:
         _log.warning("cache %s is damaged (%s): rebuilding it", path, damage)
     unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.mkdir(exist_ok=True)
+    _make_private(unfinished)
     build(unfinished)
+    for file in unfinished.iterdir():
+        file.chmod(0o600)
     if path.exists():
         shutil.rmtree(path)
     unfinished.rename(path)
     return open_folder(path)
+
+
+def _make_private(folder: pathlib.Path) -> None:
+    """Creates a folder that only this user can enter. One of this user's that others can enter is closed to them."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid == os.getuid() and status.st_mode & 0o077:
+        with contextlib.suppress(OSError):  # a disk that is read-only or has no modes
+            folder.chmod(0o700)
 
 
 def seal(folder: pathlib.Path, dtypes: Mapping[str, np.dtype], meta: dict) -> None:
@@ -162,7 +175,7 @@ def _blocks(raw: np.ndarray) -> Iterator[memoryview]:
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
     """Holds the lock on the file `path`. The operating system releases the lock when the process dies."""
-    with path.open("w") as file:
+    with open_lock(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from data.config import DataConfig
+from data.finding import listed
 from data.rows.dataset import Dataset, SourceRows, open_dataset
 from data.rows.fields import Row
 from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Windowed
+from data.sources.files import PathSource
 from data.trajectories.decisions import CLASSES, Decision
 from data.trajectories.kinds import TokenKind
 from data.trajectories.reading import RecordProblem
@@ -68,8 +70,16 @@ def stats(config: DataConfig, seed: int) -> dict[str, Any]:
         "sequence_length": config.sequence_length,
         "batch_size": config.batch_size,
         "packing": config.packing,
+        "left_out": _left_out(config),
         "splits": {split: _split_stats(dataset) for split, dataset in datasets.items()},
     }
+
+
+def _left_out(config: DataConfig) -> dict[str, dict[str, str]]:
+    """By source: the files at its paths that are not read, and why; sources that read all are not there."""
+    paths = {name: source.found(name) for name, source in config.sources.items() if isinstance(source, PathSource)}
+    found = {name: {k: v for files in parts for k, v in files.left_out.items()} for name, parts in paths.items()}
+    return {name: files for name, files in found.items() if files}
 
 
 def _split_stats(dataset: Dataset) -> dict[str, Any]:
@@ -185,6 +195,9 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         return
     if "cache" in found:
         console.print(f"cache: {found['cache']}", markup=False, highlight=False)
+    for name, files in found.get("left_out", {}).items():
+        text = harmless(f"{name}: {len(files):,} files left out: {listed(files)}")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     for split, counts in found["splits"].items():
         console.print(_table(split, counts))
         for name, source in counts["sources"].items():

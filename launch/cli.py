@@ -4,6 +4,7 @@ Heavy imports stay inside the verbs' functions, so `--help` and misspelled verbs
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 from launch import arguments
 from maverick_jax.errors import INTERRUPTED, CheckFailed, InputError, MaverickError
 from maverick_jax.settings.section import did_you_mean
+
+OUTPUT_CLOSED = 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -237,11 +240,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
     try:
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return _exit_code(list(sys.argv[1:] if argv is None else argv))
+    except (BrokenPipeError, SystemExit) as error:
+        # rich turns a broken pipe into SystemExit(1)
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _discard_closed_outputs()
+        return OUTPUT_CLOSED
+
+
+def _exit_code(argv: list[str]) -> int:
+    try:
+        _dispatch(argv)
         sys.stdout.flush()
         return 0
     except MaverickError as error:
-        print(error, file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):  # the code counts, even if nobody reads the message
+            print(error, file=sys.stderr)
+        _discard_closed_outputs()
         return error.exit_code
     except KeyboardInterrupt:
         if argv is None:  # a process of its own: to free a half-compiled program could crash
@@ -250,9 +266,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             leave_now(INTERRUPTED, "interrupted")
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader closed our output, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _discard_closed_outputs() -> None:
+    """Flushes the outputs and points closed ones to nowhere, so that flushing them at the end is no error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
 
 
 class _Lines(logging.StreamHandler):

@@ -44,6 +44,12 @@ class Preempted(MaverickError):
     exit_code = 75
 
 
+class RunInUse(MaverickError):
+    """Another job writes to the run's directory; nothing was changed. Try again when that job has ended."""
+
+    exit_code = 75
+
+
 class PeerFailed(MaverickError):
     """Another process of the job failed; restart the job."""
 

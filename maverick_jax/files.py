@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from maverick_jax.errors import InputError
 
@@ -81,11 +81,22 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
 def write_atomically(path: pathlib.Path, content: bytes | memoryview) -> None:
     """Write a file so that it has its old contents or its new ones, never a part of them, also after a power cut."""
     fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
+    with open(fresh, "wb", opener=no_links) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+def no_links(path: str, flags: int) -> int:
+    """`opener` of `open` for names that others may guess: a link there is an OSError instead of a change elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def open_lock(path: pathlib.Path) -> BinaryIO:
+    """Opens a lock file, which only this user can read; it is created if it is missing, never truncated, and never
+    reached through a link (OSError)."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b")
 
 
 def require_new(path: pathlib.Path) -> None:

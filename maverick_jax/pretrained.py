@@ -44,6 +44,9 @@ _FREE = (Purpose.STORAGE, Purpose.COMPUTATION, Purpose.TRAINING)
 KEEP = "keep"
 """Keep the dtype of the source."""
 
+_fingerprints: dict[str, str] = {}
+"""Those of Hugging Face folders that this process has read, by identity."""
+
 Target = dict[str, jax.ShapeDtypeStruct]
 """Path of a parameter -> the shape, dtype and sharding in which to load it."""
 
@@ -63,9 +66,9 @@ class ModelSource:
     """Raises InputError if any stored parameter is damaged, for callers that read only some of them. It reads all
     parameters; every process of a job must call it, and each reads a share."""
     fingerprint: Callable[[], str]
-    """Hex digest of the network and its values: of all values in a checkpoint (from their checksums), of the first
-    values of every layer and expert in a Hugging Face folder. It does not depend on the path, but differs between a
-    checkpoint and a folder of the same model. It reads little."""
+    """Hex digest of the network and all its values. Of a checkpoint it is made from the checksums in its metadata; of a
+    Hugging Face folder all tensors are read, as they are stored. It does not depend on the path or the number of files,
+    but differs between a checkpoint and a folder of the same model, and between folders of two dtypes."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
@@ -172,23 +175,15 @@ def _open_huggingface(path: pathlib.Path) -> ModelSource:
     readers = lambda: folder.readers(shapes_of(folder.config))
 
     def fingerprint() -> str:
+        if (known := _fingerprints.get(identity := folder.identity())) is not None:
+            return known
+        readers()  # refuses tensors that are not the model's
+        log.info("%s: reading all tensors for their fingerprint", path)
         whole = _network_digest(folder.config)
-        for name, reader in sorted(readers().items()):
-            some = np.ascontiguousarray(reader(_first_rows(reader.shape), np.dtype(np.float32)), "<f4")
-            whole.update(name.encode() + some.tobytes())
-        return whole.hexdigest()
+        whole.update(folder.digest().encode())
+        return _fingerprints.setdefault(identity, whole.hexdigest())
 
     return ModelSource(folder.config, load, readers, folder.identity, lambda: None, fingerprint)
-
-
-def _first_rows(shape: tuple[int, ...], rows: int = 8192) -> tuple[slice, ...]:
-    """The first 256 values of each layer and expert: of every index of the leading axes, as long as these have at most
-    `rows` entries together."""
-    found, left = [], rows
-    for size in shape[:-1]:
-        left //= size
-        found.append(slice(0, size if left else 1))
-    return *found, slice(0, min(shape[-1], 256))
 
 
 def _network_digest(config: ModelConfig):

@@ -39,7 +39,8 @@ class RunSection(Section):
     eval_every: Natural = 0
     """Steps between evaluations on held-out data; 0: none."""
     eval_batches: Positive = 8
-    """Batches of one evaluation."""
+    """Batches of one evaluation. Where several sources are held out, they have equally many of them, each at least
+    one."""
     skip_budget: Natural = 10
     """Updates that may be refused because loss or gradients were not finite; one more ends the run (exit code 79)."""
     hardware: Hardware | None = None

@@ -35,7 +35,7 @@ def hooks_of(
     preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
-    writer = MetricsWriter(run_dir, logging_config, step=start)
+    writer = MetricsWriter(run_dir, logging_config, step=start, require_held=store.require_held)
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
     found: list[Hook] = [_training_lines(config, writer, flops_per_token), Notices(config.objective)]
     if logging_config.progress:

@@ -57,8 +57,16 @@ class LoggingConfig(Section):
 class MetricsWriter:
     """Writes the lines of one run. Only process 0 writes; other processes ignore all calls."""
 
-    def __init__(self, run_dir, config: LoggingConfig | None = None, *, step: int = 0):
-        """`step`: the step from which the run resumes; lines of later steps are dropped.
+    def __init__(
+        self,
+        run_dir,
+        config: LoggingConfig | None = None,
+        *,
+        step: int = 0,
+        require_held: Callable[[], None] = lambda: None,
+    ):
+        """`step`: the step from which the run resumes; lines of later steps are dropped. `require_held`: raises if
+        another job writes to the run directory; called before each write.
 
         Raises InputError if the package of a configured sink is not installed.
         """
@@ -66,9 +74,11 @@ class MetricsWriter:
         check_sinks(config)
         self._path: pathlib.Path | None = None
         self._sinks: list[Sink] = []
+        self._require_held = require_held
         if jax.process_index() == 0:
             self._path = pathlib.Path(run_dir) / "metrics.jsonl"
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            require_held()
             drop_lines_after(self._path, step)
             self._sinks = _open_sinks(config, pathlib.Path(run_dir))
 
@@ -76,6 +86,7 @@ class MetricsWriter:
         """`line` has `step`; its values are numbers, None, strings, arrays, or lists and dicts of them."""
         if self._path is None:
             return
+        self._require_held()
         # one unbuffered call, so that a killed process leaves the whole line or none of it
         with self._path.open("ab", buffering=0) as file:
             file.write((json.dumps(plain(line), allow_nan=False) + "\n").encode())

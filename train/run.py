@@ -21,7 +21,7 @@ from train.objectives.base import Context
 from train.restore import StateParts, restore_or_start
 from train.rollouts.source import Setting, batch_source
 from train.run_folder import describe
-from train.session import Parts, Session
+from train.session import Parts, Session, claimed_run
 from train.step import compile_step
 
 
@@ -43,11 +43,15 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def train_to_end(config: RunConfig) -> dict[str, Any]:
-    """As `main`, of a config that has been read. References that are made by runs of their own are trained first."""
+    """As `main`, of a config that has been read. References that are made by runs of their own are trained first.
+
+    Raises RunInUse, before anything else is done, if another job works in the run directory.
+    """
     parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True)
-    session = Session.open(config, parts, train=train_to_end)
-    with jax.set_mesh(session.mesh):
-        return _train(session)
+    with claimed_run(config):
+        session = Session.open(config, parts, train=train_to_end)
+        with jax.set_mesh(session.mesh):
+            return _train(session)
 
 
 def _train(session: Session) -> dict[str, Any]:

@@ -15,17 +15,19 @@
 
 All checks come before anything is compiled, except the second look at references that had to be made. Before step 8
 nothing is written but the cache of tokenized data, which all runs share. A caller names the parts it needs; the others
-are not opened.
+are not opened. A job that trains first claims its run directory (`claimed_run`), so that a second one changes nothing.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from maverick_jax.checkpoint.lease import claimed
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
@@ -143,6 +145,14 @@ class Session:
     def metadata(self) -> dict[str, Any]:
         """What every checkpoint of this run says about the run."""
         return metadata(self.config, self.feed.train.fingerprint, self.fingerprints | self.feed.beside)
+
+
+@contextlib.contextmanager
+def claimed_run(config: RunConfig) -> Iterator[None]:
+    """No other job writes to the run directory inside the block. Raises RunInUse, naming the other job, if one does."""
+    initialize_from_environment()
+    with claimed(config.run.directory / CHECKPOINTS):
+        yield
 
 
 def _refuse_other_run(session: Session, missing: Collection[str] = ()) -> None:

@@ -16,7 +16,7 @@ from data.cache.tokenize_trajectories import tokenize_trajectories
 from data.config import DataConfig
 from data.order import MAX_ROWS, derive, permuted
 from data.rows import packing, windows
-from data.rows.fields import Row
+from data.rows.fields import FIELDS, Row
 from data.rows.mixture import Mixture, Sequential, Weighted
 from data.rows.packing import Documents, Plan
 from data.rows.pipeline import BatchIterator
@@ -72,6 +72,7 @@ class Dataset:
         self.config = config
         self._mixture = mixture
         self._beside: Beside | None = None
+        self._end: int | None = None
 
     def num_rows(self, epoch: int = 0) -> int:
         """Rows of all sources' epochs together. (With unequal weights a stream of that many rows reads some sources
@@ -98,7 +99,14 @@ class Dataset:
     def with_fields(self, beside: Beside) -> "Dataset":
         """The same rows, with what `beside` tells of each."""
         found = Dataset(self.sources, self._mixture, self.config, self.tokenizer, self.fingerprint)
-        found._beside = beside
+        found._beside, found._end = beside, self._end
+        return found
+
+    def only(self, name: str) -> "Dataset":
+        """The rows of source `name`, each once; the rows after them are empty."""
+        source = next(source for source in self.sources if source.name == name)
+        found = Dataset([source], Sequential([source.plan.num_rows]), self.config, self.tokenizer, self.fingerprint)
+        found._beside, found._end = self._beside, source.plan.num_rows
         return found
 
     def batches(self, rows: Sequence[int], batch_size: int, start_step: int = 0, num_steps: int | None = None
@@ -114,8 +122,11 @@ class _RowReader:
 
     def __init__(self, dataset: Dataset):
         self._sources, self._mixture, self._beside = dataset.sources, dataset._mixture, dataset._beside
+        self._end = dataset._end
 
     def __call__(self, index: int) -> Row:
+        if self._end is not None and index >= self._end:
+            return {name: np.full_like(field, FIELDS[name].fill) for name, field in self(0).items()}
         source, at = self._mixture.locate(index)
         row = self._sources[source].row(at)
         return row if self._beside is None else row | self._beside(index, row)

@@ -1,11 +1,13 @@
 """ArrayRecord files: one document per record. A record is a JSON object or the text itself."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from data.compression import require_plain
 from data.sources.base import SourceDocument
 from data.sources.files import DocumentFiles, FilePart, first_line, text_of_json
 from maverick_jax.errors import InputError
@@ -33,7 +35,8 @@ class ArrayRecordSource(DocumentFiles):
 def read_array_record(path: pathlib.Path, field: str | None) -> Iterator[SourceDocument]:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    number = 0
+    require_plain(path, "ArrayRecord")
+    number, reader = 0, None
     try:
         reader = ArrayRecordReader(str(path))
         if not reader.ok() or reader.num_records() == 0:
@@ -43,11 +46,14 @@ def read_array_record(path: pathlib.Path, field: str | None) -> Iterator[SourceD
                 where = f"{path}: record {number}"
                 yield SourceDocument(where, _text_of(record, where, field))
                 number += 1
-        reader.close()
     except (RuntimeError, IndexError, ValueError) as error:
         raise InputError(
             f"{path}: record {number} or later: damaged, truncated or not ArrayRecord: {first_line(error)}"
         ) from None
+    finally:
+        if reader is not None:
+            with contextlib.suppress(RuntimeError):  # of a damaged file
+                reader.close()
 
 
 def _text_of(record: bytes, where: str, field: str | None) -> str:

@@ -4,11 +4,12 @@ import abc
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Annotated, Any, ClassVar
 
 import pydantic
 
+from data.finding import FoundFiles, find_files
 from data.sources.base import DocumentSource, SourceConfig, SourceDocument, SourcePart
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
@@ -34,10 +35,12 @@ class PathSource(SourceConfig):
 
     suffixes: ClassVar[tuple[str, ...]]
     """Endings of the files that are read from a folder."""
+    compressed_suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings that files in a folder may have before that of a compression, such as `.gz`."""
 
     path: str | list[str] | None = None
-    """A file, a folder (searched recursively), a glob, or a list of these. `package:NAME` is a file shipped with
-    maverick-jax, such as `package:tinyshakespeare`."""
+    """A file, a folder (searched recursively), a glob, or a list of these. Files may be compressed (.gz, .bz2, .xz,
+    .zst). `package:NAME` is a file shipped with maverick-jax, such as `package:tinyshakespeare`."""
 
     @pydantic.model_validator(mode="after")
     def _has_a_path(self):
@@ -46,9 +49,17 @@ class PathSource(SourceConfig):
         return self
 
     def files(self, name: str) -> list[pathlib.Path]:
-        """The files of this source, which the config calls `name`. Raises InputError for a path that does not exist."""
+        """The files of this source, which the config calls `name`; logs what is left out. Raises InputError for a path
+        that does not exist."""
+        found = self.found(name)
+        for files in found:
+            files.say(f"data.sources.{name}.path: {files.root}")
+        return [file for files in found for file in files.files]
+
+    def found(self, name: str) -> list[FoundFiles]:
+        """The files at each path, and what is left out there. Raises as `files`."""
         given = [self.path] if isinstance(self.path, str) else self.path or []
-        return [file for path in given for file in find_source_files(name, path, self.suffixes)]
+        return [find_source_files(name, path, self.suffixes, self.compressed_suffixes) for path in given]
 
 
 class DocumentFiles(PathSource, DocumentSource):
@@ -94,34 +105,25 @@ class FilePart:
 # ---- which files ---------------------------------------------------------------------------------------------------
 
 
-def find_source_files(name: str, given: str, suffixes: Iterable[str]) -> list[pathlib.Path]:
+def find_source_files(
+    name: str, given: str, suffixes: Collection[str], compressed_suffixes: Collection[str] = ()
+) -> FoundFiles:
     """The sorted files at `given`, which is a file, a folder, a glob or package:NAME. A folder gives its files that end
-    in one of `suffixes`. `name`: the source's name, for messages. Raises InputError if there is no file."""
+    in one of `suffixes`, or compressed ones of `compressed_suffixes`. `name`: the source's name, for messages. Raises
+    InputError if there is no file."""
     if given.startswith(PACKAGE):
-        return [_shipped(given.removeprefix(PACKAGE))]
+        return FoundFiles(ASSETS, [_shipped(given.removeprefix(PACKAGE))])
     path = pathlib.Path(given).expanduser()
     where = f"data.sources.{name}.path: {given}"
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file() and not _hidden(p, path)
-        )
-        if not found:
-            raise InputError(f"{where}: the folder contains no file that ends in {', '.join(sorted(suffixes))}")
-        return found
-    if any(c in given for c in "*?["):
+    if not path.exists() and any(c in given for c in "*?["):
         anchor = pathlib.Path(path.anchor) if path.is_absolute() else pathlib.Path()
-        found = sorted(p for p in anchor.glob(str(path.relative_to(path.anchor))) if p.is_file())
-        if not found:
+        matches = sorted(anchor.glob(str(path.relative_to(path.anchor))))
+        files = [p for p in matches if p.is_file()]
+        if not files:
             raise InputError(f"{where}: no file matches")
-        return found
-    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-    raise InputError(f"{where}: no such file or folder (looked in {path.parent.absolute()}){near}")
-
-
-def _hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+        others = {f"{p}/" if p.is_dir() else str(p): "not a file" for p in matches if not p.is_file()}
+        return FoundFiles(pathlib.Path(given), files, others if "**" not in given else {})
+    return find_files(path, where, suffixes, compressed_suffixes)
 
 
 def _shipped(name: str) -> pathlib.Path:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from data.compression import require_plain
 from data.sources.base import SourceDocument
 from data.sources.files import DocumentFiles, FilePart, Named, first_line, listed
 from maverick_jax.errors import InputError
@@ -35,6 +36,7 @@ def read_parquet(path: pathlib.Path, field: str | None) -> Iterator[SourceDocume
     import pyarrow
     import pyarrow.parquet
 
+    require_plain(path, "Parquet")
     row = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from data.compression import read_whole
 from data.sources.base import SourceDocument
 from data.sources.files import BOM, DocumentFiles, FilePart
 from maverick_jax.errors import InputError
@@ -15,6 +16,7 @@ class TextSource(DocumentFiles):
     """`kind: text`: files of plain text in UTF-8."""
 
     suffixes: ClassVar = (".txt", ".text", ".md")
+    compressed_suffixes: ClassVar = suffixes
 
     kind: Literal["text"] = "text"
     """Plain text."""
@@ -28,7 +30,7 @@ class TextSource(DocumentFiles):
 
 
 def read_text(path: pathlib.Path, split_on: str | None) -> Iterator[SourceDocument]:
-    content = path.read_bytes().removeprefix(BOM)
+    content = read_whole(path).removeprefix(BOM)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -47,6 +47,7 @@ class TrajectoriesSource(PathSource):
     """`kind: trajectories`: files of trajectories."""
 
     suffixes: ClassVar = (*LINES, *DOCUMENTS)
+    compressed_suffixes: ClassVar = suffixes
 
     kind: Literal["trajectories"] = "trajectories"
     """Trajectories."""

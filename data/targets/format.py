@@ -7,11 +7,13 @@ training stream), `part-NNNNN.json` (written when its part is complete) and `con
 little-endian, and a CRC-32 of all these bytes. `writer.py` writes the folder; this file reads it.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import pathlib
 import struct
+import threading
 import zlib
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,6 +34,8 @@ MAX_JSON = 1 << 26
 HASHED = ("tokens", "positions", "segment_ids", "labels")
 """Fields of a row on which the teacher's outputs depend."""
 ROW_HEAD, CHECKSUM = struct.Struct("<Q32s"), struct.Struct("<I")
+OPEN_PARTS = 4
+"""Most parts that a reader keeps open. Rows are read nearly in order."""
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -193,12 +197,14 @@ def read_json(path: pathlib.Path, section: type[J]) -> J:
 
 
 class Targets:
-    """Reads the targets of a folder row by row. It is pickled as its path."""
+    """Reads the targets of a folder row by row, from any thread. It is pickled as its path."""
 
     def __init__(self, path: pathlib.Path, contents: Contents):
         self.path, self.header = path, contents.header
         self.parts = contents.parts
         self._readers: dict[int, ArrayRecordReader] = {}
+        """Open parts, the one used last at the end."""
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, path: pathlib.Path) -> "Targets":
@@ -242,7 +248,9 @@ class Targets:
         part, at = divmod(index, self.header.rows_per_part)
         file = part_file(self.path, part)
         try:
-            number, content, arrays = decode(self.header, self._reader(part).read([at])[0])
+            with self._lock:  # another thread must not close the reader meanwhile
+                record = self._reader(part).read([at])[0]
+            number, content, arrays = decode(self.header, record)
             if number != index:
                 raise ValueError(f"belongs to row {number:,}")
         # array_record raises RuntimeError and IndexError for damaged files
@@ -254,12 +262,16 @@ class Targets:
         return arrays
 
     def _reader(self, part: int) -> ArrayRecordReader:
-        if part not in self._readers:
+        reader = self._readers.pop(part, None)
+        if reader is None:
+            while len(self._readers) >= OPEN_PARTS:
+                with contextlib.suppress(RuntimeError):  # of a damaged file, whose row has been refused
+                    self._readers.pop(next(iter(self._readers))).close()
             reader = ArrayRecordReader(str(part_file(self.path, part)), READ_OPTIONS)
             if not reader.ok():
                 raise ValueError("the file cannot be opened")
-            self._readers[part] = reader
-        return self._readers[part]
+        self._readers[part] = reader
+        return reader
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Targets.open, (self.path,)

@@ -28,7 +28,7 @@ from data.targets.format import (
     read_json,
 )
 from maverick_jax.errors import InputError
-from maverick_jax.files import write_atomically
+from maverick_jax.files import open_lock, write_atomically
 
 WRITE_OPTIONS = "group_size:1,uncompressed"  # rows are read one at a time, and the values hardly compress
 FINITE = ("log_probs", "log_normaliser", "label_log_prob", "entropy")
@@ -147,7 +147,7 @@ def _create(path: pathlib.Path, content: bytes) -> None:
 @contextlib.contextmanager
 def _alone(path: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file at `path`; the system releases it when its holder dies."""
-    with path.open("w") as file:
+    with open_lock(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

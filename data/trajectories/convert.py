@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data.finding import listed
 from data.trajectories.fields import Unknown
 from data.trajectories.formats import ours
 from data.trajectories.reading import Malformed, Tally, read_tools, read_trajectories
@@ -73,3 +74,6 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
             names = [f"{harmless(name)} ({count:,})" for name, count in list(found[key].items())[:SHOWN]]
             more = f", and {len(found[key]) - SHOWN} more" if len(found[key]) > SHOWN else ""
             console.print(f"{words}: {', '.join(names)}{more}", markup=False, highlight=False)
+    if files := found["left_out_files"]:
+        text = harmless(f"{len(files):,} files left out: {listed(files)}")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

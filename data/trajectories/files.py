@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from data.compression import open_data, split_ending
+from data.finding import FoundFiles
+from data.finding import find_files as find_in
 from maverick_jax.errors import InputError
 from maverick_jax.files import no_constant, once
-from maverick_jax.settings.section import did_you_mean
 
 LINES, DOCUMENTS = (".jsonl", ".ndjson"), (".json", ".traj")
 MAX_LINE = 1 << 26
@@ -31,27 +33,21 @@ class Record:
     """Returns its JSON value. Raises InputError if it is malformed."""
 
 
-def find_files(source: str | pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
-    """The folder to which names are relative, and the files, sorted, without hidden ones. Raises InputError if there
-    are none."""
-    path = pathlib.Path(source).expanduser()
-    if path.is_file():
-        return path.parent, [path]
-    if path.is_dir():
-        ends = (*LINES, *DOCUMENTS)
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ends and p.is_file() and not _hidden(p, path))
-        if not files:
-            raise InputError(f"{path}: the folder has no file that ends in {', '.join(ends)}")
-        return path, files
-    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-    raise InputError(f"{path}: no such file or folder{near}")
+def find_files(source: str | pathlib.Path) -> FoundFiles:
+    """The files of trajectories at a path, and what is left out there, which is logged. Raises InputError if there are
+    none."""
+    path, endings = pathlib.Path(source).expanduser(), (*LINES, *DOCUMENTS)
+    found = find_in(path, str(path), endings, endings)
+    found.say(str(path))
+    return found
 
 
 def read_records(path: pathlib.Path) -> Iterator[Record]:
     """The records of one file; the caller parses each with `load`. Raises InputError if the file cannot be read."""
     try:
-        with path.open("rb") as file:
-            yield from _lines(file) if _is_lines(path, file) else _document(file)
+        is_lines = _is_lines(path)
+        with open_data(path) as file:
+            yield from _lines(file) if is_lines else _document(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -70,16 +66,14 @@ def parse(text: bytes, hint: str = "") -> Any:
         raise InputError("JSON nested too deeply") from None
 
 
-def _hidden(path: pathlib.Path, folder: pathlib.Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _is_lines(path: pathlib.Path, file: BinaryIO) -> bool:
-    """Whether the file holds JSON lines: by its suffix, or, for an unknown suffix, if its first line is an object."""
-    if path.suffix.lower() in (*LINES, *DOCUMENTS):
-        return path.suffix.lower() in LINES
-    first = file.readline(MAX_LINE).removeprefix(_BOM).strip()
-    file.seek(0)
+def _is_lines(path: pathlib.Path) -> bool:
+    """Whether the file holds JSON lines: by its ending, or, for an unknown ending and a compressed file that ends in
+    .json, if its first line is an object."""
+    ending, compression = split_ending(path)
+    if ending in LINES or (ending in DOCUMENTS and compression is None):
+        return ending in LINES
+    with open_data(path) as file:
+        first = file.readline(MAX_LINE).removeprefix(_BOM).strip()
     return first.startswith(b"{") and first.endswith(b"}")
 
 

@@ -57,6 +57,8 @@ class Tally:
     seen: FieldCounts = dataclasses.field(default_factory=FieldCounts)
     problems: list[RecordProblem] = dataclasses.field(default_factory=list)
     """The first problems."""
+    left_out_files: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Files of the folder that are not read, and why."""
 
     def add(self, trajectory: Trajectory, form: Format, seen: FieldCounts) -> None:
         self.trajectories += 1
@@ -82,6 +84,7 @@ class Tally:
             **counts,
             "unknown_fields": dict(sorted(self.seen.kept.items())),
             "left_out_fields": dict(sorted(self.seen.left_out.items())),
+            "left_out_files": self.left_out_files,
             "problems": [dataclasses.asdict(problem) for problem in self.problems],
         }
 
@@ -116,10 +119,11 @@ def read_trajectories(
     """
     chosen = find_format(format) if format is not None else None
     tally = Tally() if tally is None else tally
-    folder, files = find_files(source)
-    for path in files:
+    found = find_files(source)
+    tally.left_out_files |= found.left_out
+    for path in found.files:
         tally.files += 1
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(found.root).as_posix()
         form = chosen
         for record in read_records(path):
             tally.records += 1

@@ -98,6 +98,7 @@ PLOTS = (
         level=0.0,
         level_is="as good as each other",
     ),
+    Plot("Held-out loss by source", "eval_source_loss", _NATS),
     Plot("Loss by kind of token", "kind_loss", _NATS),
     Plot("Held-out loss by kind of token", "eval_kind_loss", _NATS),
     Plot("Decisions in held-out turns", "eval_decision_f1", "F1", "To call a tool, to answer or to ask; 1 is perfect."),

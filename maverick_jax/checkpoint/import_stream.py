@@ -30,7 +30,7 @@ from maverick_jax.checkpoint.checksum import RunningChecksum, added, host
 from maverick_jax.checkpoint.placement import order_of
 from maverick_jax.checkpoint.readers import Reader, StoredArray, require_undamaged
 from maverick_jax.errors import InputError
-from maverick_jax.files import require_new, sync
+from maverick_jax.files import no_links, require_new, sync
 from maverick_jax.progress import ByteProgress
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class _Partial:
         """Open the folder for `out`; its name is fixed. Raises InputError if another process has it open."""
         folder = out.absolute().parent / f".{out.name}.importing"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _JOURNAL).open("a+", encoding="utf-8") as journal:
+        with open(folder / _JOURNAL, "a+", encoding="utf-8", opener=no_links) as journal:
             try:
                 fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

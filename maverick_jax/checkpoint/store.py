@@ -5,7 +5,8 @@ directory of that name that fails verification was damaged later: it is set asid
 mistaken for an interrupted save. (With Orbax's commit file, an emptied directory and an interrupted first save would
 look the same.) The directory must be on a file system that all processes share.
 
-Every process of a job calls every method of a writable store, in the same order.
+Every process of a job calls every method of a writable store, in the same order. Process 0 holds the lease on the
+directory (`lease.py`) from the opening of the store until `close`, so that no other job writes to it.
 """
 
 import logging
@@ -23,14 +24,17 @@ from pydantic import Field
 from maverick_jax.checkpoint import contents
 from maverick_jax.checkpoint.checksum import checksums
 from maverick_jax.checkpoint.contents import Damaged
+from maverick_jax.checkpoint.lease import Lease, anywhere, take
 from maverick_jax.checkpoint.readers import StoredArray, open_checkpoint
-from maverick_jax.errors import InputError, MaverickError, NoRestorableCheckpoint
+from maverick_jax.errors import InputError, MaverickError, NoRestorableCheckpoint, RunInUse
 from maverick_jax.settings.section import Section
 
 log = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleting)")
 _SET_ASIDE = re.compile(r"\d+\.corrupt-\d+")
+_being_saved: set[pathlib.Path] = set()
+"""Checkpoints that stores of this process are writing."""
 
 
 class CheckpointConfig(Section):
@@ -54,14 +58,15 @@ class CheckpointStore:
     """The checkpoints of one run. With `read_only` the directory is not changed, so that a live run can be read."""
 
     def __init__(self, directory, config: CheckpointConfig | None = None, *, read_only: bool = False):
-        """Create `directory` and remove the remains of interrupted saves, unless `read_only`.
+        """Create `directory`, take its lease and remove the remains of interrupted saves, unless `read_only`.
 
-        Raises InputError if the directory cannot be written.
+        Raises InputError if the directory cannot be written, RunInUse if another job writes to it.
         """
         self.directory = pathlib.Path(directory).absolute()
         self.config = config or CheckpointConfig()
         self._read_only = read_only
         self._pending: tuple[int, ocp.AsyncResponse] | None = None
+        self._lease: Lease | None = None
         if not read_only:
             self._prepare_directory()
 
@@ -71,9 +76,11 @@ class CheckpointStore:
         """Copy `arrays` to the host, then write them in the background; `arrays` may be donated on return.
 
         `meta` is JSON and may not use the keys `arrays` and `digest`. Raises SaveFailed if the previous save failed or
-        the disk is too full, InputError if a checkpoint with other contents exists for this step.
+        the disk is too full, InputError if a checkpoint with other contents exists for this step, RunInUse if another
+        job has taken over the directory.
         """
         self.wait()
+        self.require_held()
         sealed = contents.seal(step, arrays, checksums(arrays), meta)
         if step in self.steps():
             self._require_same(step, sealed)
@@ -86,13 +93,14 @@ class CheckpointStore:
         except (OSError, ValueError) as error:
             raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
         self._pending = (step, response)
+        _being_saved.add(self._path(step))
         if wait:
             self.wait()
 
     def wait(self) -> None:
         """Wait until the pending save is complete, then delete checkpoints that `keep` and `keep_every` do not cover.
 
-        Raises SaveFailed if that save failed.
+        Raises SaveFailed if that save failed, RunInUse if it did because another job has taken over the directory.
         """
         if self._pending is None:
             return
@@ -102,11 +110,30 @@ class CheckpointStore:
         except jax.errors.JaxRuntimeError:
             raise  # another process has failed, which the entry point handles
         except Exception as error:
+            if self._lease is not None:
+                self._lease.require_held()
             raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
+        finally:
+            _being_saved.discard(self._path(step))
         log.info("saved checkpoint %s", self._path(step))
+        self.require_held()
         self._delete_old()
 
-    close = wait
+    def close(self) -> None:
+        """`wait`, then give back the lease on the directory. A closed store can be read; a save opens it again."""
+        try:
+            self.wait()
+        finally:
+            if self._lease is not None:
+                self._lease.release()
+                self._lease = None
+
+    def require_held(self) -> None:
+        """Raises RunInUse on process 0 if another job has taken over the directory. A store that was closed takes its
+        lease again."""
+        if jax.process_index() == 0:
+            self._lease = self._lease or take(self.directory)
+            self._lease.require_held()
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -142,7 +169,7 @@ class CheckpointStore:
         job must call it; each reads a share of the arrays."""
         wanted = sorted(name for name in self.meta(step)["arrays"] if name.startswith(prefix))
         found = contents.problems(self._path(step), wanted[jax.process_index() :: jax.process_count()])
-        if _anywhere(bool(found)):
+        if anywhere(bool(found)):
             problem = found[0] if found else "another process found damage"
             raise InputError(f"{self._path(step)}: {problem}; `maverick doctor` shows which checkpoints are intact")
 
@@ -192,18 +219,21 @@ class CheckpointStore:
         return self.directory / str(step)
 
     def _prepare_directory(self) -> None:
+        problem: MaverickError | None = None
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
+                self._lease = take(self.directory)
                 for path in self.directory.iterdir():
-                    if _TEMPORARY.fullmatch(path.name):
+                    saved = self._path(0).with_name(path.name.partition(".")[0])
+                    if _TEMPORARY.fullmatch(path.name) and saved not in _being_saved:
                         log.warning("removing %s, left by an interrupted process", path)
                         shutil.rmtree(path)
-                (self.directory / ".writable").touch()
-                (self.directory / ".writable").unlink()
+        except MaverickError as error:
+            problem = error
         except OSError as error:
-            raise InputError(f"checkpoint directory {self.directory} cannot be written: {error}") from error
-        _barrier("checkpoint directory is ready")
+            problem = InputError(f"checkpoint directory {self.directory} cannot be written: {error}")
+        if anywhere(problem is not None):
+            raise problem or RunInUse(f"{self.directory} cannot be opened by process 0, which says why")
 
     def _load(self, step: int, target, subset: bool) -> tuple[dict[str, jax.Array], dict]:
         """Arrays and metadata of `step`. Raises Damaged, on all processes, unless all arrays of `target` are intact."""
@@ -215,7 +245,7 @@ class CheckpointStore:
             arrays = contents.read_arrays(self._path(step), target)
         except Damaged as damage:
             problem = str(damage)
-        if _anywhere(problem is not None):
+        if anywhere(problem is not None):
             raise Damaged(problem or "another process could not read its part")
         found = checksums(arrays)
         wrong = [name for name in arrays if found[name] != meta["arrays"][name]["checksum"]]
@@ -267,7 +297,7 @@ class CheckpointStore:
 
     def _require_space(self, step: int, needed: int) -> None:
         free = shutil.disk_usage(self.directory).free
-        if _anywhere(free < needed):
+        if anywhere(free < needed):
             raise SaveFailed(
                 f"checkpoint {self._path(step)} needs {needed / 1e9:.3f} GB; the disk has {free / 1e9:.3f} GB free. "
                 "Make room, or lower checkpoint.keep"
@@ -277,10 +307,3 @@ class CheckpointStore:
 def _barrier(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def _anywhere(flag: bool) -> bool:
-    """Whether the flag is set on any process; the result is the same on all."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

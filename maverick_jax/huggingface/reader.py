@@ -9,9 +9,11 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -119,6 +121,16 @@ class HuggingFaceFolder:
             file = tensor.file
             stored = (name, tensor.type, tensor.shape, tensor.offset)
             whole.update(repr((*stored, str(file.path), file.size, file.modified, file.inode)).encode())
+        return whole.hexdigest()
+
+    def digest(self) -> str:
+        """Hex digest of the names and contents of all tensors, whatever files they are in. It reads all of them."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter's lock
+            digests = pool.map(lambda tensor: tensor.digest(), self.stored.values())
+            found = dict(zip(self.stored, digests, strict=True))
+        whole = hashlib.sha256()
+        for name, digest in sorted(found.items()):
+            whole.update(name.encode() + b"\0" + digest)
         return whole.hexdigest()
 
     def readers(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StackedTensors]:

@@ -8,6 +8,7 @@ the folder. Format: https://huggingface.co/docs/safetensors
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -143,6 +144,20 @@ class Stored:
         if found.size:
             self._read_rows(rows, width, columns, found.reshape(-1).view(np.uint8).reshape(len(rows), -1))
         return found
+
+    def digest(self) -> bytes:
+        """SHA-256 of its type, its shape and all of its bytes, read in parts of a few MiB. Raises InputError if the
+        file has changed."""
+        whole = hashlib.sha256(repr((self.type, list(self.shape))).encode())
+        left, at = math.prod(self.shape) * self.dtype.itemsize, self.offset
+        buffer = np.empty(min(left, _SLAB_BYTES), np.uint8)
+        with self.file.opened() as descriptor:
+            while left:
+                part = buffer[:left]
+                self.file.read_into(descriptor, part, at)
+                whole.update(part.data)
+                left, at = left - part.size, at + part.size
+        return whole.digest()
 
     def _read_rows(self, rows: np.ndarray, width: int, columns: list[int], into: np.ndarray) -> None:
         """Fill `into` with the bytes `columns` (first, end) of some rows of a matrix with `width` bytes per row."""

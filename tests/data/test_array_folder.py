@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import os
 import threading
 import time
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from data import array_folder
 from data.cache.progress import TokenizationProgress
 from maverick_jax import progress
+from maverick_jax.errors import InputError
 
 
 def test_the_second_caller_waits_and_builds_nothing(tmp_path):
@@ -42,6 +44,42 @@ def test_a_build_that_fails_leaves_no_finished_folder(tmp_path):
         array_folder.build_once(tmp_path / "made", build)
     with pytest.raises(FileNotFoundError):
         array_folder.open_folder(tmp_path / "made")
+
+
+def make(folder):
+    array_folder.seal(folder, {"a": array_folder.write_array(folder, "a", np.arange(5))}, {})
+
+
+def modes(folder):
+    return {p.relative_to(folder).as_posix(): p.stat().st_mode & 0o777 for p in [folder, *folder.rglob("*")]}
+
+
+def test_nobody_else_can_read_what_was_built(tmp_path, monkeypatch):
+    before = os.umask(0)
+    try:
+        array_folder.build_once(tmp_path / "tokens" / "made", make)
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "tokens") == {
+        ".": 0o700, "made": 0o700, "made/a.bin": 0o600, "made/contents.json": 0o600, "made.lock": 0o600}  # fmt: skip
+
+
+def test_a_folder_that_others_could_read_is_closed_to_them(tmp_path):
+    array_folder.build_once(tmp_path / "tokens" / "made", make)
+    (tmp_path / "tokens").chmod(0o755)
+    (tmp_path / "tokens" / "other.partial").mkdir(mode=0o755)
+    array_folder.build_once(tmp_path / "tokens" / "made", make)
+    array_folder.build_once(tmp_path / "tokens" / "other", make)
+    assert {modes(tmp_path / "tokens")[name] for name in (".", "made", "other")} == {0o700}
+
+
+def test_a_lock_that_is_a_link_is_an_error_and_changes_nothing(tmp_path):
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "made.lock").symlink_to(tmp_path / "theirs")
+    with pytest.raises(InputError, match=r"cache folder .*symbolic links"):
+        array_folder.build_once(tmp_path / "tokens" / "made", make)
+    assert (tmp_path / "theirs").read_text() == "precious"
 
 
 def test_only_equal_arrays_have_equal_digests(tmp_path):

@@ -169,16 +169,55 @@ def test_the_alarm_of_slow_compilations_is_left_out_unless_it_is_asked_for(varia
     os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
 
-def test_a_closed_output_pipe_is_no_error():
-    code = "import sys; from launch.cli import main; sys.exit(main(['config', 'schema']))"
+CLOSED = {
+    "plain text": ["config", "schema"],
+    "the usage": ["--help"],
+    "rows in color": ["data", "inspect", "SYNTHETIC", "--count", "40"],
+    "JSON": ["data", "inspect", "SYNTHETIC", "--count", "40", "--json"],
+}
+
+
+@pytest.mark.parametrize("what", CLOSED)
+def test_a_closed_output_ends_a_verb_like_other_programs(what, tmp_path):
+    (tmp_path / "synthetic.yaml").write_text(
+        "base: pretrain_tiny\n"
+        f"data: {{sources: {{tinyshakespeare: null, s: {{kind: synthetic}}}}, cache_dir: '{tmp_path / 'cache'}'}}\n"
+    )
+    argv = [str(tmp_path / "synthetic.yaml") if word == "SYNTHETIC" else word for word in CLOSED[what]]
+    code = f"import sys; from launch.cli import main; sys.exit(main({argv!r}))"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=env, timeout=PATIENCE)
     os.close(writer)
-    assert done.stderr == b""
-    assert done.returncode == 0
+    assert done.returncode == 141, done.stderr
+    assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_a_verb(tmp_path):
+    """cases/pipe_head.sh: the first lines are read, then the pipe is closed."""
+    argv = ["data", "inspect", "pretrain_tiny", "--count", "400", f"data.cache_dir={tmp_path}"]
+    code = f"import sys; from launch.cli import main; sys.exit(main({argv!r}))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, env=env) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(PATIENCE) == 141
+    assert b"Traceback" not in said
+
+
+def test_the_code_of_an_error_counts_where_nobody_reads_its_message():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main(['trian']))"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdout=writer, stderr=writer, env=env, timeout=PATIENCE)
+    os.close(writer)
+    assert done.returncode == 78
 
 
 # ---- output of the light verbs ---------------------------------------------------------------------------------------

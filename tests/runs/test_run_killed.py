@@ -44,7 +44,7 @@ def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, mome
     for moment in moments:
         kill(runs.start(run_dir, *options), run_dir, moment, luck)
     assert f"restored checkpoint {run_dir}/checkpoints/" in runs.train(run_dir, *options)
-    assert log_of(run_dir).count("left by a process that was stopped") >= moments.count("save") // 2
+    assert log_of(run_dir).count("left by an interrupted process") >= moments.count("save") // 2
     assert_same_run(whole, run_dir, lines(whole)[-1]["step"])
     assert all(path.name.isdigit() for path in (run_dir / "checkpoints").iterdir())
 

@@ -21,6 +21,9 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         console.print(table(found["tasks"]))
         for line in wrong_answers(found["tasks"]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if "eval_source_loss" in found:
+        columns = [found["eval_source_tokens"], found["eval_source_loss"]]
+        console.print(_table("held-out loss by source", ("source", "labels", "nats"), columns))
     if "eval_kind_loss" in found:
         columns = [found["eval_kind_tokens"], found["eval_kind_loss"]]
         console.print(_table("labels by kind", ("kind", "labels", "nats"), columns))

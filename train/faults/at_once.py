@@ -53,6 +53,8 @@ def leave_now(code: int, message: str) -> NoReturn:
     if processes := sys.modules.get("multiprocessing"):
         for child in processes.active_children():
             child.terminate()
+    if lease := sys.modules.get("maverick_jax.checkpoint.lease"):  # loaded if a run directory may be held
+        lease.release_all()
     logging.shutdown()
     for stream in filter(None, (sys.stdout, sys.stderr, sys.__stderr__)):
         with contextlib.suppress(OSError, ValueError):

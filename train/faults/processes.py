@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src.distributed import global_state  # its key-value store has no public name
 
+from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import InputError, MaverickError, PeerFailed
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.distributed.is_initialized() and code not in (0, 75):
+        release_all()
         os._exit(code)
     sys.exit(code)
 
@@ -245,6 +247,7 @@ class _PeerMonitor(threading.Thread):
     def _exit(self, reason: str) -> NoReturn:
         log.error("%s; %s", reason, _restart())
         logging.shutdown()
+        release_all()
         os._exit(PeerFailed.exit_code)
 
 

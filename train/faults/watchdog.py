@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.progress import duration
 from train.loop import Hook
 
@@ -61,4 +62,5 @@ class Watchdog(Hook):
             faulthandler.dump_traceback(file=file, all_threads=True)
         os.write(_STDERR, message.encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+        release_all()
         os._exit(EXIT_CODE)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 
 from jax.sharding import Mesh
 
+from maverick_jax.checkpoint.lease import FILE
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
@@ -86,8 +87,8 @@ def _making(reference: Reference) -> RunConfig | None:
 def _steps_done(config: RunConfig) -> int | None:
     """Number of steps that the run in this directory has saved; None if the directory contains something else."""
     directory = config.run.directory
-    empty = directory.is_dir() and not any(path.is_file() for path in directory.rglob("*"))
-    if empty or not directory.exists():  # a run that is killed early leaves empty folders
+    empty = directory.is_dir() and not any(path.is_file() and path.name != FILE for path in directory.rglob("*"))
+    if empty or not directory.exists():  # a run that was killed early leaves empty folders and its lease
         return 0
     try:
         name = strict_yaml.read(directory / "config.yaml").data["run"]["name"]

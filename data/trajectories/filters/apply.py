@@ -25,9 +25,9 @@ def apply(
 ) -> tuple[Iterator[Trajectory], Report]:
     """The trajectories that `config` keeps, in order and scrubbed, and a report that is complete after the last one.
 
-    One trajectory is in memory at a time; with `keep_best`, those that pass the other rules are stored in a temporary
-    file. The rules apply to trajectories before scrubbing. `count_tokens`: needed for `max_tokens`. Raises InputError
-    before reading anything if the config needs a tokenizer or a package that is missing.
+    One trajectory is in memory at a time; with `keep_best`, those that pass the other rules are stored in an unnamed
+    temporary file, not yet scrubbed. The rules apply to trajectories before scrubbing. `count_tokens`: needed for
+    `max_tokens`. Raises InputError before reading anything if the config needs a tokenizer or package that is missing.
     """
     report = Report()
     report.matched.update(dict.fromkeys(config.filter.active if config.filter is not None else (), 0))

@@ -1,17 +1,20 @@
 """Stored teacher targets: complete or refused, written once, and used only with the data they were made from."""
 
+import os
 import pathlib
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from data.targets.format import Targets, content_hash, part_file
+from data.targets.format import OPEN_PARTS, Targets, content_hash, part_file
 from maverick_jax.errors import InputError
 from tests.helpers.small_run import PATIENCE, REPOSITORY, contents
 from tests.helpers.stub_targets import HEADER, arrays_of, row_of, write
@@ -49,6 +52,55 @@ def test_targets_are_pickled_as_their_path(whole):
     sent = pickle.dumps(targets)
     assert len(sent) < 500
     assert_rows_are_readable(pickle.loads(sent))  # noqa: S301 (our own)
+
+
+PARTS = HEADER.model_copy(update={"rows": 60, "rows_per_part": 1})
+
+
+def open_parts(folder: pathlib.Path) -> int:
+    """Files of the folder that this process has open."""
+    found = 0
+    for link in pathlib.Path("/proc/self/fd").iterdir():
+        try:
+            found += os.readlink(link).startswith(str(folder))
+        except OSError:
+            continue  # the listing's own descriptor
+    return found
+
+
+@pytest.mark.parametrize("order", ["forward", "backward", "random"])
+def test_only_a_few_parts_are_open_at_a_time(tmp_path, order):
+    targets = write(tmp_path / "many", PARTS)
+    rows = list(range(PARTS.rows))
+    {"forward": lambda: None, "backward": rows.reverse, "random": lambda: random.Random(0).shuffle(rows)}[order]()
+    for index in rows:
+        found = targets.row(index, row_of(index))
+        np.testing.assert_array_equal(found["ids"], arrays_of(index, PARTS)["ids"])
+        assert 1 <= open_parts(tmp_path) <= OPEN_PARTS
+
+
+def test_more_parts_than_a_process_may_open_are_read(tmp_path):
+    targets = write(tmp_path / "many", PARTS)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(pathlib.Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2 * OPEN_PARTS, limits[1]))
+    try:
+        for index in range(PARTS.rows):
+            targets.row(index, row_of(index))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_threads_read_parts_that_others_close(tmp_path):
+    targets = write(tmp_path / "many", PARTS)
+
+    def read(first: int) -> bool:
+        rows = [(first * 7 + step * 13) % PARTS.rows for step in range(100)]
+        return all((targets.row(i, row_of(i))["ids"] == arrays_of(i, PARTS)["ids"]).all() for i in rows)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(8)))
+    assert open_parts(tmp_path) <= OPEN_PARTS
 
 
 def test_wide_tokens_and_float32(tmp_path):

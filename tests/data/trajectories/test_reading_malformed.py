@@ -239,8 +239,8 @@ def test_unknown_formats_and_missing_files(tmp_path):
     with pytest.raises(InputError, match=r"format 'sharegtp'; expected one of .*; did you mean sharegpt"):
         list(read_trajectories(tmp_path, format="sharegtp"))
     (tmp_path / "runs.jsonl").write_text("{}")
-    with pytest.raises(InputError, match=r"no such file or folder; did you mean runs.jsonl"):
+    with pytest.raises(InputError, match=r"no such file or folder .*; did you mean runs.jsonl"):
         list(read_trajectories(tmp_path / "run.jsonl"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"the folder has no file that ends in .jsonl, .ndjson, .json, .traj"):
+    with pytest.raises(InputError, match=r"the folder contains no file that ends in .json, .jsonl, .ndjson, .traj"):
         list(read_trajectories(tmp_path / "empty"))

@@ -21,12 +21,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from launch.doctor import doctor, render, require_healthy
-from maverick_jax.checkpoint import contents, names
+from maverick_jax.checkpoint import contents, lease, names
 from maverick_jax.checkpoint import store as store_module
 from maverick_jax.checkpoint.checksum import _STRIDES, _sums_on_mesh, checksum_of_blocks, checksums
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore, SaveFailed
-from maverick_jax.errors import CheckFailed, InputError, NoRestorableCheckpoint
+from maverick_jax.errors import CheckFailed, InputError, NoRestorableCheckpoint, RunInUse
 from maverick_jax.sharding import make_mesh
+from tests.helpers.lease_holder import other_process
 
 # Orbax leaves futures that are never awaited when it finds damage.
 pytestmark = [
@@ -306,6 +307,48 @@ def test_only_remains_of_interrupted_work_are_removed(copy):
     assert sorted(p.name for p in copy.iterdir()) == ["10", "5", "5.corrupt-1", "notes"]
 
 
+def test_a_second_store_of_the_process_leaves_the_save_of_the_first_alone(tmp_path, mesh, monkeypatch):
+    first = CheckpointStore(tmp_path)
+    first.save(1, place(values(1), mesh), {}, wait=True)
+    first.save(2, place(values(2), mesh), {})
+    second = CheckpointStore(tmp_path)
+    first.wait()
+    assert second.steps() == [1, 2] and second.verify(2) == []
+
+
+def test_another_jobs_unfinished_save_is_left_alone(tmp_path):
+    unfinished = tmp_path / "1.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    with other_process(tmp_path), pytest.raises(RunInUse, match=r"is in use by process \d+ on "):
+        CheckpointStore(tmp_path)
+    assert unfinished.exists()
+    CheckpointStore(tmp_path)
+    assert not unfinished.exists()
+
+
+def test_a_store_whose_directory_was_taken_over_saves_and_deletes_nothing(tmp_path, mesh):
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1))
+    store.save(1, place(values(1), mesh), {}, wait=True)
+    store.save(2, place(values(2), mesh), {})
+    lease_file = tmp_path / lease.FILE
+    lease_file.write_text(lease_file.read_text().replace(lease.holder_of(tmp_path).token, "another"))
+    with pytest.raises(RunInUse, match="another job has taken over"):
+        store.wait()
+    assert store.steps() == [1, 2]
+    with pytest.raises(RunInUse, match="another job has taken over"):
+        store.save(3, place(values(3), mesh), {})
+    store.close()
+    assert lease.holder_of(tmp_path).token == "another"
+
+
+def test_a_closed_store_gives_its_directory_back_and_opens_it_again_to_save(tmp_path, mesh):
+    store = CheckpointStore(tmp_path)
+    store.close()
+    assert lease.holder_of(tmp_path) is None
+    store.save(1, place(values(1), mesh), {}, wait=True)
+    assert lease.holder_of(tmp_path) is not None
+
+
 def test_saving_a_step_again(copy, mesh):
     store = CheckpointStore(copy)
     store.save(10, place(values(10), mesh), {"model": 1}, wait=True)
@@ -473,6 +516,7 @@ def test_unsupported_arrays_are_refused_before_anything_is_written(tmp_path, mes
         store.save(1, {"k": jax.random.key(0)}, {})
     with pytest.raises(ValueError, match="keys reserved by the store"):
         store.save(1, {"x": jnp.zeros(3)}, {"arrays": 1})
+    store.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ import logging
 import logging.handlers
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -231,7 +232,7 @@ def test_the_slurm_script_requeues_after_restartable_exit_codes(code, restarts, 
     fake = {
         "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
         "scontrol": f'[[ $1 = requeue ]] && echo "$2" > {tmp_path}/requeued || printf "n1\nn2\n"',
-        "maverick": f'[[ "$*" = "train c.yaml a=1" && $MAVERICK_COORDINATOR = n1:12355 ]] && exit {code}; exit 9',
+        "maverick": f'[[ "$*" = "train c.yaml a=1" && $MAVERICK_COORDINATOR = n1:2* ]] && exit {code}; exit 9',
     }
     for name, body in fake.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
@@ -242,3 +243,29 @@ def test_the_slurm_script_requeues_after_restartable_exit_codes(code, restarts, 
     )  # fmt: skip
     assert done.returncode == leaves, done.stderr
     assert (tmp_path / "requeued").exists() == requeued
+
+
+@pytest.mark.parametrize(
+    ("given", "coordinator"),
+    [
+        ({}, r"10\.0\.0\.7:(2\d|3[01])\d{3}"),
+        ({"MAVERICK_HEAD_ADDRESS": "192.168.1.7"}, r"192\.168\.1\.7:(2\d|3[01])\d{3}"),
+        ({"MAVERICK_PORT": "12355"}, r"10\.0\.0\.7:12355"),
+    ],
+)
+def test_the_slurm_script_gives_the_coordinator_one_address_and_a_drawn_port(given, coordinator, tmp_path):
+    fake = {
+        "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
+        "scontrol": '[[ "$*" = "show node n1" ]] && printf "NodeName=n1\\n   NodeAddr=10.0.0.7 X=y\\n" || echo n1',
+        "maverick": f'echo "$MAVERICK_COORDINATOR" >> {tmp_path}/coordinators',
+    }
+    for name, body in fake.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    for _ in range(3):
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = run_script("bash", LAUNCH / "slurm.sbatch", "c", PATH=path, SLURM_JOB_NODELIST="n1", **given)
+        assert done.returncode == 0, done.stderr
+    found = (tmp_path / "coordinators").read_text().split()
+    assert all(re.fullmatch(coordinator, one) for one in found)
+    assert len(set(found)) > 1 or "MAVERICK_PORT" in given
