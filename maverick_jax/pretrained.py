@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from maverick_jax.files import require_new, write_json
 from maverick_jax.huggingface import export as exporting
 from maverick_jax.huggingface import generation_config as generation
 from maverick_jax.huggingface import reader as huggingface_reader
+from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Purpose
 from maverick_jax.settings.section import did_you_mean
@@ -66,6 +68,10 @@ class ModelSource:
     """Hex digest of the network and its values: of all values in a checkpoint (from their checksums), of the first
     values of every layer and expert in a Hugging Face folder. It does not depend on the path, but differs between a
     checkpoint and a folder of the same model. It reads little."""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """A checkpoint's metadata; empty for a folder."""
+    factors: Callable[[], Mapping[str, Reader]] = dict
+    """A reader for each factor of a checkpoint's low-rank adapters, by `checkpoint.adapters.factor_names`."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
@@ -246,7 +252,8 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> ModelSource:
         whole.update(json.dumps([used, meta.get(RECORD)], sort_keys=True).encode())
         return whole.hexdigest()
 
-    return ModelSource(config, load, readers, identity, require_undamaged, fingerprint)
+    factors = lambda: store.readers(ADAPTERS, newest)
+    return ModelSource(config, load, readers, identity, require_undamaged, fingerprint, store.meta(newest), factors)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:
@@ -298,17 +305,24 @@ def export(
         source.readers(),
         options,
         text_only=text_only,
-        tokenizer=_tokenizer_of(checkpoint),
+        tokenizer=tokenizer_of(checkpoint),
         generation=generation.read(pathlib.Path(checkpoint)),
     )
 
 
-def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype: str = KEEP) -> None:
+def import_checkpoint(
+    source: str | pathlib.Path,
+    out: str | pathlib.Path,
+    dtype: str = KEEP,
+    *,
+    adapter: str | pathlib.Path | None = None,
+) -> None:
     """Write the model at `source` (as in `load_pretrained`) to a new run directory `out`, which gets one checkpoint (of
     step 0) and the model's tokenizer and generation_config.json.
 
-    `dtype` of the stored parameters: float32, bfloat16, or keep (that of the source). Only a few blocks of the model
-    are in memory at a time. If it is interrupted, the same call resumes it.
+    `dtype` of the stored parameters: float32, bfloat16, or keep (that of the source). `adapter`: a PEFT adapter folder
+    to merge into them. Only a few blocks of the model are in memory at a time. If it is interrupted, the same call
+    resumes it.
     Raises InputError if `out` exists or its disk is too full, and for a malformed or damaged source.
     """
     _require_dtype(dtype, (KEEP, *DTYPES))
@@ -317,8 +331,12 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
     if dtype != KEEP:
         config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
     readers, leaves = opened.readers(), names.flatten(abstract_model(config, _host_mesh()))
+    identity = opened.identity()
+    if adapter is not None:
+        added = PeftAdapter.at(adapter)
+        readers, identity = added.merged(config, readers), identity + added.identity()
     dtypes = _stored_dtypes(config)
-    tokenizer, generation_config = _tokenizer_of(source), generation.read(pathlib.Path(source))
+    tokenizer, generation_config = tokenizer_of(source), generation.read(pathlib.Path(source))
 
     def add_files(folder: pathlib.Path) -> None:
         if tokenizer is not None:
@@ -333,7 +351,7 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
         },
         {"model": config.model_dump(mode="json")},
         out,
-        identity=opened.identity(),
+        identity=identity,
         checkpoint=CHECKPOINTS,
         add_files=add_files,
     )
@@ -350,7 +368,7 @@ def _host_mesh() -> Mesh:
     return single_device_mesh(jax.local_devices(backend="cpu")[0])
 
 
-def _tokenizer_of(path: str | pathlib.Path) -> Tokenizer | None:
+def tokenizer_of(path: str | pathlib.Path) -> Tokenizer | None:
     """The model's tokenizer; None (with a warning) if it has none. Raises InputError if it cannot be read, so that a
     model does not lose its tokenizer."""
     path = pathlib.Path(path).expanduser()

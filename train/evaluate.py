@@ -17,6 +17,7 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks, run_task
+from train.inherited import argument
 from train.session import Parts, Session
 
 
@@ -34,11 +35,13 @@ def evaluate(
     so many turns of held-out trajectories itself, each of at most `max_tokens` (`generated`); and its answers to
     `tasks`, shipped names or files (`tasks`: `evaluation.tasks.run_task` by name).
 
-    It runs on one device, whatever `mesh` the config has: a checkpoint has the same metrics wherever it was trained.
-    Raises InputError when the config's tokenizer has more ids than the model, when less than a batch is held out, and
-    when turns are to be written and there are none; and, before a model is loaded, for tasks that cannot be read.
+    The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
+    has: a checkpoint has the same metrics wherever it was trained.
+    Raises InputError when the config's tokenizer is not the checkpoint's or has more ids than the model, when less than
+    a batch is held out, and when turns are to be written and there are none; and, before a model is loaded, for tasks
+    that cannot be read.
     """
-    config = read_config(path_or_name, overrides)
+    config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
     if generate and not config.data.has_trajectories:
         raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
     opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer)) if tasks else []

@@ -19,6 +19,7 @@ from maverick_jax.pretrained import abstract_model, open_source
 from maverick_jax.settings import strict_yaml
 from train.config import RunConfig
 from train.config_files import read_config
+from train.inherited import argument
 from train.objectives.pretrain import Pretrain
 from train.session import Parts, Session
 from train.trainable.expert_use import measure, pick
@@ -41,16 +42,15 @@ def choose_experts(
     out: str | None = None,
 ) -> dict[str, Any]:
     """Scores of every routed expert on the first `tokens` tokens of the config's training rows, and the choice, which
-    is written to `out`, a new file (`.json`, else YAML), as `trainable.experts` reads it.
-
-    checkpoint: the model to look at, of the config's shape; None: what `model.init_from` names.
-    Raises InputError for a model without experts or without weights, for a share that is none, and if `out` exists.
+    is written to `out`, a new file (`.json`, else YAML), as `trainable.experts` reads it. `checkpoint`: the model to
+    look at, of the config's shape; None: what `model.init_from` names. Raises InputError for a model without experts or
+    without weights, for a share outside (0, 1], and if `out` exists.
     """
-    config = read_config(path_or_name, [*overrides, "trainable.experts=null"])  # the file may be the one to be made
+    overrides = [*overrides, "trainable.experts=null"]  # the file may be the one to be made
+    config = read_config(path_or_name, overrides, argument("--checkpoint", checkpoint))
     share = SHARES[score] if share is None else share
     start = _checked(config, checkpoint, share, tokens, out)
-    # only the rows are needed, not what an objective reads besides them
-    session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))
+    session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))  # needs only rows
     with jax.set_mesh(session.mesh):
         abstract = abstract_model(for_backend(config.model.network), session.mesh, config.mesh.sharding_rules())
         steps = -(-tokens // (config.data.batch_size * config.data.sequence_length))

@@ -109,6 +109,11 @@ class Objective(Section, abc.ABC):
         """The frozen models it looks at, by a name."""
         return {}
 
+    def same_tokens_as(self) -> dict[str, Reference]:
+        """The models whose vocabulary and tokenizer the trained model must share, by their keys in this section. A
+        config that gives neither takes them from there."""
+        return self.references()
+
     def heads(self, model: ModelConfig, references: dict[str, ModelConfig]) -> tuple[Head, ...]:
         """Parameters that are trained with the model."""
         return ()
