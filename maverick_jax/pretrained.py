@@ -25,9 +25,9 @@ from maverick_jax.checkpoint.readers import LiveArray, Reader
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.files import require_new, write_json
+from maverick_jax.files import require_new
+from maverick_jax.huggingface import carried
 from maverick_jax.huggingface import export as exporting
-from maverick_jax.huggingface import generation_config as generation
 from maverick_jax.huggingface import reader as huggingface_reader
 from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.model.transformer import Maverick
@@ -119,6 +119,7 @@ def save_pretrained(
     group_size: int = 128,
     dialect: str | None = None,
     drop_router_bias: bool = False,
+    source: str | pathlib.Path | None = None,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
     `Llama4ForConditionalGeneration` if the model has an image encoder and `text_only` is false.
@@ -126,13 +127,16 @@ def save_pretrained(
     `dtype`: float32 or bfloat16, for the files. `tokenizer`: written as `tokenizer.json` with the same ids.
     `max_shard_gb`: largest size of a file, in units of 10^9 bytes; a larger tensor gets a file of its own.
     `quantize`: None, int8 or int4, for feed-forward weights, with a scale per `group_size` inputs.
-    `dialect`: tool dialect; writes its chat template and the settings of an instruct model.
+    `dialect`: tool dialect; writes its chat template and the settings of an instruct model. `source`: the folder or
+    run that the model was loaded from, whose context and other public settings are written again.
     Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
     attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`).
     """
     options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias)
     readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
-    exporting.write_folder(path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer)
+    exporting.write_folder(
+        path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer, source=source
+    )
 
 
 def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None = None) -> Maverick:
@@ -306,7 +310,7 @@ def export(
         options,
         text_only=text_only,
         tokenizer=tokenizer_of(checkpoint),
-        generation=generation.read(pathlib.Path(checkpoint)),
+        source=checkpoint,
     )
 
 
@@ -318,7 +322,7 @@ def import_checkpoint(
     adapter: str | pathlib.Path | None = None,
 ) -> None:
     """Write the model at `source` (as in `load_pretrained`) to a new run directory `out`, which gets one checkpoint (of
-    step 0) and the model's tokenizer and generation_config.json.
+    step 0), the model's tokenizer and its public settings (`huggingface.carried`).
 
     `dtype` of the stored parameters: float32, bfloat16, or keep (that of the source). `adapter`: a PEFT adapter folder
     to merge into them. Only a few blocks of the model are in memory at a time. If it is interrupted, the same call
@@ -336,13 +340,12 @@ def import_checkpoint(
         added = PeftAdapter.at(adapter)
         readers, identity = added.merged(config, readers), identity + added.identity()
     dtypes = _stored_dtypes(config)
-    tokenizer, generation_config = tokenizer_of(source), generation.read(pathlib.Path(source))
+    tokenizer = tokenizer_of(source)
 
     def add_files(folder: pathlib.Path) -> None:
         if tokenizer is not None:
             tokenizer.save(folder)
-        if generation_config is not None:
-            write_json(folder / generation.FILE, generation_config)
+        carried.keep(source, folder)
 
     importing.import_arrays(
         {

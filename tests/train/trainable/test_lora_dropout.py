@@ -1,0 +1,114 @@
+"""Dropout of low-rank adapters: in training only, drawn from the seed and the step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maverick_jax.checkpoint import names
+from maverick_jax.model.overlays import Dropout
+from maverick_jax.sharding import make_mesh, single_device_mesh
+from tests.helpers import tiny
+from train.state import init_state
+from train.step import train_step
+from train.trainable.config import TrainableConfig
+from train.trainable.lora import LoraConfig
+from train.trainable.selection import ADAPTER_NOISE
+
+CONFIG = tiny.model_config()
+
+
+def programs(dropout=0.5, seed=0, **changes):
+    """(init, step) of adapters on every matrix that may have dropout."""
+    lora = LoraConfig(rank=3, targets=("attention", "shared", "mlp"), dropout=dropout)
+    config = CONFIG.model_copy(update=changes)
+    optimizer = tiny.OPTIMIZER.build(tiny.STEPS, config, TrainableConfig(lora=lora).selection(seed))
+    parts = {"config": config, "rules": tiny.RULES, "optimizer": optimizer, "objective": tiny.PRETRAIN}
+    init = jax.jit(functools.partial(init_state, **parts, heads=lora.adapters(config)))
+    step = functools.partial(train_step, references={}, objective=tiny.PRETRAIN, optimizer=optimizer)
+    return init, jax.jit(step), optimizer.selection
+
+
+def b_is_random(state):
+    draw = lambda name, x: jnp.full_like(x, 0.1) if name.endswith("/b") else x
+    heads = names.unflatten(state.heads, {n: draw(n, x) for n, x in names.flatten(state.heads).items()})
+    return type(state)(**{**state.__dict__, "heads": heads})
+
+
+@functools.cache
+def trained(seed=0, microbatches=1, dropout=0.5, **sizes):
+    """Losses of two steps on the same batch, and the factors after them."""
+    count = int(np.prod(list(sizes.values()) or [1]))
+    with jax.set_mesh(make_mesh(sizes, jax.devices()[:count])):
+        init, step, _ = programs(dropout, seed)
+        state, losses = b_is_random(init(0)), []
+        for _ in range(2):
+            state, metrics = step(state, tiny.placed(tiny.batch(CONFIG, microbatches=microbatches)))
+            losses.append(float(metrics["loss"]))
+        return losses, {name: np.array(x) for name, x in names.flatten(state.heads).items()}
+
+
+def test_the_share_is_dropped_and_the_rest_scaled_up():
+    with jax.set_mesh(single_device_mesh()):
+        x = jnp.ones((64, 64, 8))
+        dropout = Dropout(jax.random.key_data(jax.random.key(3)), 0.25)
+        found = np.array(jax.jit(dropout)(x))
+    assert set(np.unique(found)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs((found == 0).mean() - 0.25) < 0.01  # 4 standard deviations of 32,768 draws
+
+
+def test_the_keys_depend_on_seed_step_and_microbatch():
+    selection = lambda seed, rate=0.1: TrainableConfig(lora=LoraConfig(dropout=rate)).selection(seed)
+    keys = [selection(seed).noise(jnp.int32(step), 2)[ADAPTER_NOISE] for seed in (0, 1) for step in (0, 1)]
+    assert len({tuple(row) for key in keys for row in np.array(key).tolist()}) == 8
+    np.testing.assert_array_equal(keys[0], selection(0).noise(jnp.int32(0), 2)[ADAPTER_NOISE])
+    assert selection(0, 0.0).noise(jnp.int32(0), 2) == {} == TrainableConfig().selection().noise(jnp.int32(0), 2)
+
+
+def test_the_same_seed_repeats_a_run_and_another_does_not():
+    first, again = trained(), trained.__wrapped__()
+    assert first[0] == again[0]
+    for name, x in first[1].items():
+        np.testing.assert_array_equal(x, again[1][name], err_msg=name)
+    assert trained(seed=1)[0] != first[0] and trained(dropout=0.0)[0] != first[0]
+
+
+@pytest.mark.slow
+def test_a_split_model_drops_the_same_inputs():
+    whole, split = trained(), trained(fsdp=2, expert=2, tensor=2)
+    np.testing.assert_allclose(whole[0], split[0], rtol=1e-5)  # another order of float32 sums
+
+
+def test_evaluation_and_samples_have_no_dropout():
+    with jax.set_mesh(single_device_mesh()):
+        tokens = jax.device_put(tiny.batch(CONFIG)["tokens"][0], tiny.RULES("batch", "length"))
+        logits = jax.jit(lambda model: model.logits(tokens))
+        found = []
+        for rate in (0.0, 0.5):
+            init, _, selection = programs(rate)
+            state = b_is_random(init(0))
+            found.append(np.array(logits(selection.with_adapters(state.model, state.heads))))
+    np.testing.assert_array_equal(*found)
+
+
+def test_layers_and_matrices_drop_different_inputs():
+    with jax.set_mesh(single_device_mesh()):
+        init, _, selection = programs()
+        state = init(0)
+        noise = selection.noise(state.step, 1)[ADAPTER_NOISE][0]
+        model = selection.with_adapters(state.model, state.heads, noise)
+    keys = [np.array(x).reshape(-1, 2) for n, x in names.flatten(model).items() if n.endswith("dropout/key")]
+    rows = [tuple(row) for key in keys for row in key.tolist()]
+    assert len(set(rows)) == len(rows) == CONFIG.num_hidden_layers * 7
+
+
+def test_a_recomputed_layer_drops_the_same_inputs():
+    losses = []
+    for remat in ("none", "full"):
+        with jax.set_mesh(single_device_mesh()):
+            init, step, _ = programs(remat=remat)
+            _, metrics = step(b_is_random(init(0)), tiny.placed(tiny.batch(CONFIG)))
+            losses.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # another order of float32 sums
