@@ -142,9 +142,9 @@ def _export(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import export
 
     if args.adapter:
-        if args.text_only or args.quantize or args.dialect:
-            raise InputError("--adapter: exports no model; expected no --text-only, --quantize or --dialect")
-        export_adapter(args.checkpoint, args.out)
+        if args.text_only or args.quantize:
+            raise InputError("--adapter: exports no model; expected no --text-only and no --quantize")
+        export_adapter(args.checkpoint, args.out, dialect=args.dialect)
         return {"folder": args.out} if args.json else args.out
     export(
         args.checkpoint,

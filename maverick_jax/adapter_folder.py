@@ -9,9 +9,10 @@ from maverick_jax.huggingface.peft import write_adapter
 from maverick_jax.pretrained import open_source, tokenizer_of
 
 
-def export_adapter(checkpoint: str | pathlib.Path, out: str | pathlib.Path) -> None:
+def export_adapter(checkpoint: str | pathlib.Path, out: str | pathlib.Path, *, dialect: str | None = None) -> None:
     """Write the low-rank adapters of the run or checkpoint `checkpoint` to a new PEFT adapter folder `out`, in their
-    own dtype, with the model's tokenizer. The base model is not written.
+    own dtype, with the model's tokenizer. The base model is not written. `dialect`: tool dialect of the chat template
+    that the tokenizer gets.
 
     Raises InputError if there are no adapters, if the run also trains other parameters, or if PEFT cannot represent
     the adapters.
@@ -26,4 +27,5 @@ def export_adapter(checkpoint: str | pathlib.Path, out: str | pathlib.Path) -> N
     readers = source.factors()
     factors = {name: (readers[name], dtype) for name, (_, dtype) in table.items()}
     base, tokenizer = source.meta.get("init_from"), tokenizer_of(checkpoint)
-    write_adapter(out, source.config, source.meta[RECORD], factors, base=base, tokenizer=tokenizer)
+    settings = source.meta[RECORD]
+    write_adapter(out, source.config, settings, factors, base=base, tokenizer=tokenizer, dialect=dialect)

@@ -240,6 +240,7 @@ def write_adapter(
     *,
     base: str | None = None,
     tokenizer: Tokenizer | None = None,
+    dialect: str | None = None,
 ) -> None:
     """Write the new folder `path` with a checkpoint's adapters, in the dtype of the factors.
 
@@ -266,7 +267,7 @@ def write_adapter(
         (aside / SINGLE_FILE).rename(aside / TENSORS_FILE)
         require_undamaged({name: reader for name, (reader, _) in factors.items()})
         if tokenizer is not None:
-            write_hugging_face(tokenizer, aside)
+            write_hugging_face(tokenizer, aside, dialect)
     log.info("wrote %s: a PEFT adapter of %d matrices, rank %d", path, len(entries), settings["rank"])
 
 

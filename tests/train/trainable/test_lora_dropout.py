@@ -1,5 +1,6 @@
 """Dropout of low-rank adapters: in training only, drawn from the seed and the step."""
 
+import dataclasses
 import functools
 
 import jax
@@ -20,6 +21,7 @@ from train.trainable.selection import ADAPTER_NOISE
 CONFIG = tiny.model_config()
 
 
+@functools.cache
 def programs(dropout=0.5, seed=0, **changes):
     """(init, step) of adapters on every matrix that may have dropout."""
     lora = LoraConfig(rank=3, targets=("attention", "shared", "mlp"), dropout=dropout)
@@ -31,30 +33,28 @@ def programs(dropout=0.5, seed=0, **changes):
     return init, jax.jit(step), optimizer.selection
 
 
-def b_is_random(state):
+def b_is_constant(state):
     draw = lambda name, x: jnp.full_like(x, 0.1) if name.endswith("/b") else x
     heads = names.unflatten(state.heads, {n: draw(n, x) for n, x in names.flatten(state.heads).items()})
-    return type(state)(**{**state.__dict__, "heads": heads})
+    return dataclasses.replace(state, heads=heads)
 
 
-@functools.cache
-def trained(seed=0, microbatches=1, dropout=0.5, **sizes):
-    """Losses of two steps on the same batch, and the factors after them."""
+def first_step(step: int = 0, **sizes):
+    """Loss and gradient norm of the first step, and the factors after it; `step`: the number of steps before it."""
     count = int(np.prod(list(sizes.values()) or [1]))
     with jax.set_mesh(make_mesh(sizes, jax.devices()[:count])):
-        init, step, _ = programs(dropout, seed)
-        state, losses = b_is_random(init(0)), []
-        for _ in range(2):
-            state, metrics = step(state, tiny.placed(tiny.batch(CONFIG, microbatches=microbatches)))
-            losses.append(float(metrics["loss"]))
-        return losses, {name: np.array(x) for name, x in names.flatten(state.heads).items()}
+        init, program, _ = programs()
+        state = dataclasses.replace(b_is_constant(init(0)), step=jnp.int32(step))
+        after, metrics = program(state, tiny.placed(tiny.batch(CONFIG, microbatches=2)))
+        heads = {name: np.array(x) for name, x in names.flatten(after.heads).items()}
+        return (float(metrics["loss"]), float(metrics["grad_norm"])), heads
 
 
 def test_the_share_is_dropped_and_the_rest_scaled_up():
     with jax.set_mesh(single_device_mesh()):
         x = jnp.ones((64, 64, 8))
         dropout = Dropout(jax.random.key_data(jax.random.key(3)), 0.25)
-        found = np.array(jax.jit(dropout)(x))
+        found = np.array(jax.jit(lambda x: dropout(x))(x))
     assert set(np.unique(found)) == {np.float32(0), np.float32(1 / 0.75)}
     assert abs((found == 0).mean() - 0.25) < 0.01  # 4 standard deviations of 32,768 draws
 
@@ -67,18 +67,18 @@ def test_the_keys_depend_on_seed_step_and_microbatch():
     assert selection(0, 0.0).noise(jnp.int32(0), 2) == {} == TrainableConfig().selection().noise(jnp.int32(0), 2)
 
 
-def test_the_same_seed_repeats_a_run_and_another_does_not():
-    first, again = trained(), trained.__wrapped__()
-    assert first[0] == again[0]
-    for name, x in first[1].items():
-        np.testing.assert_array_equal(x, again[1][name], err_msg=name)
-    assert trained(seed=1)[0] != first[0] and trained(dropout=0.0)[0] != first[0]
+def test_a_step_is_repeated_to_the_bit_and_another_step_drops_other_inputs():
+    """What is dropped is a function of seed and step, which a checkpoint has: so a resumed run repeats it."""
+    (first, heads), (again, same), (later, _) = first_step(), first_step(), first_step(step=1)
+    assert first == again and first[0] != later[0]
+    for name, x in heads.items():
+        np.testing.assert_array_equal(x, same[name], err_msg=name)
 
 
 @pytest.mark.slow
 def test_a_split_model_drops_the_same_inputs():
-    whole, split = trained(), trained(fsdp=2, expert=2, tensor=2)
-    np.testing.assert_allclose(whole[0], split[0], rtol=1e-5)  # another order of float32 sums
+    whole, split = first_step(), first_step(fsdp=2, expert=2, tensor=2)
+    np.testing.assert_allclose(whole[0], split[0], rtol=1e-4)  # another order of float32 sums
 
 
 def test_evaluation_and_samples_have_no_dropout():
@@ -88,7 +88,7 @@ def test_evaluation_and_samples_have_no_dropout():
         found = []
         for rate in (0.0, 0.5):
             init, _, selection = programs(rate)
-            state = b_is_random(init(0))
+            state = b_is_constant(init(0))
             found.append(np.array(logits(selection.with_adapters(state.model, state.heads))))
     np.testing.assert_array_equal(*found)
 
@@ -104,11 +104,12 @@ def test_layers_and_matrices_drop_different_inputs():
     assert len(set(rows)) == len(rows) == CONFIG.num_hidden_layers * 7
 
 
+@pytest.mark.slow
 def test_a_recomputed_layer_drops_the_same_inputs():
     losses = []
     for remat in ("none", "full"):
         with jax.set_mesh(single_device_mesh()):
             init, step, _ = programs(remat=remat)
-            _, metrics = step(b_is_random(init(0)), tiny.placed(tiny.batch(CONFIG)))
+            _, metrics = step(b_is_constant(init(0)), tiny.placed(tiny.batch(CONFIG)))
             losses.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     np.testing.assert_allclose(*losses, rtol=1e-5)  # another order of float32 sums
