@@ -26,7 +26,12 @@ EXPECTED = {
     "add_an_environment": ["success=True"],
     "add_an_objective": ["gamma: 2.0", "focal: step 4", "report.html"],
     "add_an_optimizer": ["lion: step 4"],
-    "instruction_tuning": ["data.tokenizer: llama4, the tokenizer of", "museum: step 60", "PEFT adapter of 16", "step 10"],
+    "instruction_tuning": [
+        "data.tokenizer: llama4, the tokenizer of",
+        "museum: step 60",
+        "PEFT adapter of 16",
+        "step 10",
+    ],
     "library": ["nats", "(1, 4, 512)"],
 }
 
@@ -44,7 +49,7 @@ def spelled_for_tests(command: str) -> str:
     """The command with this Python, and with what `pip install .` needs where nothing can be downloaded."""
     offline = "install --quiet --no-deps --no-build-isolation --disable-pip-version-check --target installed"
     command = re.sub(r"^pip install", f"{sys.executable} -m pip {offline}", command)
-    command = re.sub(r"^maverick\b", f"{sys.executable} -m launch.cli", command)
+    command = re.sub(r"(^|\| )maverick\b", rf"\g<1>{sys.executable} -m launch.cli", command)
     return re.sub(r"(^|\s)python ", rf"\g<1>{sys.executable} ", command)
 
 

@@ -18,13 +18,13 @@ from train.trainable.config import TrainableConfig
 from train.trainable.lora import LoraConfig
 from train.trainable.selection import ADAPTER_NOISE
 
-CONFIG = tiny.model_config()
+CONFIG = tiny.model_config(no_rope_layer_interval=2)  # two periods of a dense layer and a mixture of experts
 
 
 @functools.cache
 def programs(dropout=0.5, seed=0, **changes):
-    """(init, step) of adapters on every matrix that may have dropout."""
-    lora = LoraConfig(rank=3, targets=("attention", "shared", "mlp"), dropout=dropout)
+    """(init, step, selection) of adapters with dropout."""
+    lora = LoraConfig(rank=3, targets=("q_proj", "gate_proj", "down_proj"), dropout=dropout)
     config = CONFIG.model_copy(update=changes)
     optimizer = tiny.OPTIMIZER.build(tiny.STEPS, config, TrainableConfig(lora=lora).selection(seed))
     parts = {"config": config, "rules": tiny.RULES, "optimizer": optimizer, "objective": tiny.PRETRAIN}
@@ -34,7 +34,7 @@ def programs(dropout=0.5, seed=0, **changes):
 
 
 def b_is_constant(state):
-    draw = lambda name, x: jnp.full_like(x, 0.1) if name.endswith("/b") else x
+    draw = lambda name, x: jnp.full_like(x, 0.02) if name.endswith("/b") else x
     heads = names.unflatten(state.heads, {n: draw(n, x) for n, x in names.flatten(state.heads).items()})
     return dataclasses.replace(state, heads=heads)
 
@@ -78,7 +78,8 @@ def test_a_step_is_repeated_to_the_bit_and_another_step_drops_other_inputs():
 @pytest.mark.slow
 def test_a_split_model_drops_the_same_inputs():
     whole, split = first_step(), first_step(fsdp=2, expert=2, tensor=2)
-    np.testing.assert_allclose(whole[0], split[0], rtol=1e-4)  # another order of float32 sums
+    np.testing.assert_allclose(whole[0][0], split[0][0], rtol=1e-5)  # another order of float32 sums
+    np.testing.assert_allclose(whole[0][1], split[0][1], rtol=1e-3)  # the same, and equal B magnify it in gradients
 
 
 def test_evaluation_and_samples_have_no_dropout():
@@ -101,7 +102,7 @@ def test_layers_and_matrices_drop_different_inputs():
         model = selection.with_adapters(state.model, state.heads, noise)
     keys = [np.array(x).reshape(-1, 2) for n, x in names.flatten(model).items() if n.endswith("dropout/key")]
     rows = [tuple(row) for key in keys for row in key.tolist()]
-    assert len(set(rows)) == len(rows) == CONFIG.num_hidden_layers * 7
+    assert len(set(rows)) == len(rows) == CONFIG.num_hidden_layers * 3
 
 
 @pytest.mark.slow
