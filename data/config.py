@@ -25,7 +25,8 @@ class DataConfig(Section):
     sequence_length: Annotated[int, Field(ge=2)] = 512
     """Tokens per row, T."""
     tokenizer: Annotated[str, Field(min_length=1)] = "bytes"
-    """`bytes`, or the path of a `tokenizer.json`, of a tiktoken `tokenizer.model`, or of a folder with one of them."""
+    """`bytes`, or the path of a `tokenizer.json`, of a tiktoken `tokenizer.model`, or of a folder with one of them. Not
+    given, or null: the tokenizer of the model at `model.init_from`, or else of the teacher, or else `bytes`."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """How texts are packed. `concatenate`: documents are joined and cut every `sequence_length` tokens, without
     padding; `best_fit`: documents that fit into a row stay whole and go to the row that they fill best, the rest is

@@ -94,6 +94,7 @@ def import_(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="run directory to create")
     choices = ["keep", "float32", "bfloat16"]
     parser.add_argument("--dtype", choices=choices, default="keep", help="dtype of the parameters (default: as stored)")
+    parser.add_argument("--adapter", metavar="FOLDER", help="PEFT adapter to merge into the model")
 
 
 def export(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +114,8 @@ def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dialect", metavar="NAME", help="export as an instruct model, with this tool-call dialect's chat template"
     )
+    what = "export only the low-rank adapters, as a PEFT adapter folder, in their own dtype"
+    parser.add_argument("--adapter", action="store_true", help=what)
 
 
 def generate(parser: argparse.ArgumentParser) -> None:

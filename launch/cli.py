@@ -134,13 +134,19 @@ def _experts(args: argparse.Namespace) -> Any:
 def _import(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import import_checkpoint
 
-    import_checkpoint(args.source, args.out, args.dtype)
+    import_checkpoint(args.source, args.out, args.dtype, adapter=args.adapter)
     return {"run_dir": args.out} if args.json else args.out
 
 
 def _export(args: argparse.Namespace) -> Any:
+    from maverick_jax.adapter_folder import export_adapter
     from maverick_jax.pretrained import export
 
+    if args.adapter:
+        if args.text_only or args.quantize:
+            raise InputError("--adapter: exports no model; expected no --text-only and no --quantize")
+        export_adapter(args.checkpoint, args.out, dialect=args.dialect)
+        return {"folder": args.out} if args.json else args.out
     export(
         args.checkpoint,
         args.out,

@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,11 @@ from maverick_jax.checkpoint.readers import LiveArray, Reader
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.files import require_new, write_json
+from maverick_jax.files import require_new
+from maverick_jax.huggingface import carried
 from maverick_jax.huggingface import export as exporting
-from maverick_jax.huggingface import generation_config as generation
 from maverick_jax.huggingface import reader as huggingface_reader
+from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Purpose
 from maverick_jax.settings.section import did_you_mean
@@ -69,6 +71,10 @@ class ModelSource:
     """Hex digest of the network and all its values. Of a checkpoint it is made from the checksums in its metadata; of a
     Hugging Face folder all tensors are read, as they are stored. It does not depend on the path or the number of files,
     but differs between a checkpoint and a folder of the same model, and between folders of two dtypes."""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """A checkpoint's metadata; empty for a folder."""
+    factors: Callable[[], Mapping[str, Reader]] = dict
+    """A reader for each factor of a checkpoint's low-rank adapters, by `checkpoint.adapters.factor_names`."""
 
 
 def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Maverick:
@@ -116,6 +122,7 @@ def save_pretrained(
     group_size: int = 128,
     dialect: str | None = None,
     drop_router_bias: bool = False,
+    source: str | pathlib.Path | None = None,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
     `Llama4ForConditionalGeneration` if the model has an image encoder and `text_only` is false.
@@ -123,13 +130,16 @@ def save_pretrained(
     `dtype`: float32 or bfloat16, for the files. `tokenizer`: written as `tokenizer.json` with the same ids.
     `max_shard_gb`: largest size of a file, in units of 10^9 bytes; a larger tensor gets a file of its own.
     `quantize`: None, int8 or int4, for feed-forward weights, with a scale per `group_size` inputs.
-    `dialect`: tool dialect; writes its chat template and the settings of an instruct model.
+    `dialect`: tool dialect; writes its chat template and the settings of an instruct model. `source`: the folder or
+    run that the model was loaded from, whose context and other public settings are written again.
     Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
     attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`).
     """
     options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias)
     readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
-    exporting.write_folder(path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer)
+    exporting.write_folder(
+        path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer, source=source
+    )
 
 
 def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None = None) -> Maverick:
@@ -241,7 +251,8 @@ def _open_checkpoint(directory: pathlib.Path, step: int | None) -> ModelSource:
         whole.update(json.dumps([used, meta.get(RECORD)], sort_keys=True).encode())
         return whole.hexdigest()
 
-    return ModelSource(config, load, readers, identity, require_undamaged, fingerprint)
+    factors = lambda: store.readers(ADAPTERS, newest)
+    return ModelSource(config, load, readers, identity, require_undamaged, fingerprint, store.meta(newest), factors)
 
 
 def _config_of(meta: dict, where: pathlib.Path) -> ModelConfig:
@@ -293,17 +304,24 @@ def export(
         source.readers(),
         options,
         text_only=text_only,
-        tokenizer=_tokenizer_of(checkpoint),
-        generation=generation.read(pathlib.Path(checkpoint)),
+        tokenizer=tokenizer_of(checkpoint),
+        source=checkpoint,
     )
 
 
-def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype: str = KEEP) -> None:
+def import_checkpoint(
+    source: str | pathlib.Path,
+    out: str | pathlib.Path,
+    dtype: str = KEEP,
+    *,
+    adapter: str | pathlib.Path | None = None,
+) -> None:
     """Write the model at `source` (as in `load_pretrained`) to a new run directory `out`, which gets one checkpoint (of
-    step 0) and the model's tokenizer and generation_config.json.
+    step 0), the model's tokenizer and its public settings (`huggingface.carried`).
 
-    `dtype` of the stored parameters: float32, bfloat16, or keep (that of the source). Only a few blocks of the model
-    are in memory at a time. If it is interrupted, the same call resumes it.
+    `dtype` of the stored parameters: float32, bfloat16, or keep (that of the source). `adapter`: a PEFT adapter folder
+    to merge into them. Only a few blocks of the model are in memory at a time. If it is interrupted, the same call
+    resumes it.
     Raises InputError if `out` exists or its disk is too full, and for a malformed or damaged source.
     """
     _require_dtype(dtype, (KEEP, *DTYPES))
@@ -312,14 +330,17 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
     if dtype != KEEP:
         config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
     readers, leaves = opened.readers(), names.flatten(abstract_model(config, _host_mesh()))
+    identity = opened.identity()
+    if adapter is not None:
+        added = PeftAdapter.at(adapter)
+        readers, identity = added.merged(config, readers), identity + added.identity()
     dtypes = _stored_dtypes(config)
-    tokenizer, generation_config = _tokenizer_of(source), generation.read(pathlib.Path(source))
+    tokenizer = tokenizer_of(source)
 
     def add_files(folder: pathlib.Path) -> None:
         if tokenizer is not None:
             tokenizer.save(folder)
-        if generation_config is not None:
-            write_json(folder / generation.FILE, generation_config)
+        carried.keep(source, folder)
 
     importing.import_arrays(
         {
@@ -328,7 +349,7 @@ def import_checkpoint(source: str | pathlib.Path, out: str | pathlib.Path, dtype
         },
         {"model": config.model_dump(mode="json")},
         out,
-        identity=opened.identity(),
+        identity=identity,
         checkpoint=CHECKPOINTS,
         add_files=add_files,
     )
@@ -345,7 +366,7 @@ def _host_mesh() -> Mesh:
     return single_device_mesh(jax.local_devices(backend="cpu")[0])
 
 
-def _tokenizer_of(path: str | pathlib.Path) -> Tokenizer | None:
+def tokenizer_of(path: str | pathlib.Path) -> Tokenizer | None:
     """The model's tokenizer; None (with a warning) if it has none. Raises InputError if it cannot be read, so that a
     model does not lose its tokenizer."""
     path = pathlib.Path(path).expanduser()

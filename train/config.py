@@ -63,6 +63,9 @@ class ModelSection(ModelConfig):
     init_upcycle: bool = False
     """Whether a mixture of experts may begin as a dense layer: its shared expert is that layer, its routed experts add
     nothing yet."""
+    init_other_tokenizer: bool = False
+    """Whether `data.tokenizer` may be another one than the tokenizer of the model at `init_from`, whose embedding table
+    and output matrix then have rows of other tokens. false: another one is refused."""
 
     @property
     def start(self) -> Start | None:
@@ -190,6 +193,6 @@ def _listed(sizes: dict[str, int], prefix: str = "") -> str:
 def unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
     """(key, what is wrong) for everything that keeps the model from beginning as the one at `init_from`."""
     if model.start is None:
-        given = [key for key in ("init_layers", "init_upcycle") if getattr(model, key)]
+        given = [key for key in ("init_layers", "init_upcycle", "init_other_tokenizer") if getattr(model, key)]
         return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]
     return [] if source is None else findings(model.network, source, model.start)

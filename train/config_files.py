@@ -9,11 +9,13 @@ from data.config import DataConfig
 from data.tasks import TasksConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.network import Purpose
 from maverick_jax.settings import plugins, shipped, strict_yaml, validation
 from maverick_jax.settings.moved_keys import moved_problems
 from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
 from train.config import RunConfig, misfits, unfit_start
+from train.inherited import Named, take_adapter, take_network, take_tokens
+from train.objectives import OBJECTIVES
+from train.objectives.aliases import ALIASES, replace_alias
 
 COMMAND_LINE = Location("command line")
 MOVED = {
@@ -27,8 +29,11 @@ _SECTIONS = {"model": shipped.model_path}
 _BASES = ("base", *(f"{section}.base" for section in _SECTIONS))
 
 
-def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
+def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named | None = None) -> RunConfig:
     """The run config in a file, or shipped under a name, with `overrides` (`optimizer.learning_rate=3e-4`) on top.
+
+    model: the model that will be used in the place of the config's; its tokenizer is then the default, not that of
+    `model.init_from`. None: the config's.
 
     Raises InputError with one line per problem: keys that moved, before anything else; unknown keys, wrong types and
     values, and numbers of different sections that do not fit each other.
@@ -44,11 +49,14 @@ def read_config(path_or_name: str, overrides: Iterable[str] = ()) -> RunConfig:
         if isinstance(inner := document.data.get(section), dict):
             inner.pop("base", None)
     _read_experts(document)
-    source = _start(document)
+    replace_alias(document)
+    take_adapter(document)
+    start = take_network(document)
+    take_tokens(document, model or start, read_config)
     config, problems = validation.check(RunConfig, document, also=_BASES)
     if config is not None:
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
-        found = misfits(config, known) + unfit_start(config.model, source)
+        found = misfits(config, known) + unfit_start(config.model, start and start.config)
         problems += [Problem(_place(document, key, message), key, message) for key, message in found]
     strict_yaml.raise_problems(problems)
     assert config is not None
@@ -77,25 +85,6 @@ def _load_plugins(document: Document) -> None:
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The config as plain data with every default written out. Read again, it gives the same config."""
     return config.model_dump(mode="json")
-
-
-def _start(document: Document) -> ModelConfig | None:
-    """The model at `model.init_from`, whose keys are put underneath the document's own; None where none is named."""
-    model = document.data.get("model")
-    if not isinstance(model, dict) or not isinstance(path := model.get("init_from"), str):
-        return None
-    from maverick_jax.pretrained import open_source
-
-    try:
-        source = open_source(path).config
-    except InputError as error:
-        document.problems.append(Problem(document.place("model.init_from"), "model.init_from", str(error)))
-        return None
-    under = source.model_dump(mode="json", include=set(ModelConfig.keys_of(Purpose.NETWORK)))
-    if isinstance(layers := model.get("init_layers"), list):
-        under["num_hidden_layers"] = len(layers)
-    document.data["model"] = shipped.merge(under, model)
-    return source
 
 
 def _read_experts(document: Document) -> None:
@@ -150,6 +139,7 @@ def schema() -> dict[str, Any]:
     unions = (found["properties"]["objective"], found["properties"]["optimizer"], sources["additionalProperties"])
     for union in unions:
         union["anyOf"] = union.pop("oneOf")  # a partial section may be of any kind: its base gives the kind
+    _add_aliases(found)
     base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
     found["properties"] = {"base": base, **found["properties"]}
     model = found["$defs"]["ModelSection"]
@@ -158,8 +148,21 @@ def schema() -> dict[str, Any]:
         key: value for key, value in model["properties"].items() if key in ModelConfig.model_fields or key == "base"
     }
     found["$defs"]["ModelConfig"] = {**model, "title": "ModelConfig", "properties": without}  # configs/model/*.yaml
+    tokenizer = found["$defs"]["DataConfig"]["properties"]["tokenizer"]
+    tokenizer["anyOf"] = [{"type": tokenizer.pop("type"), "minLength": tokenizer.pop("minLength")}, {"type": "null"}]
     experts = found["$defs"]["TrainableConfig"]["properties"]["experts"]
     experts["anyOf"].append({"type": "string", "description": "A file that `maverick data experts` made."})
     named = {"type": "string", "description": "A shipped model's name.", "examples": shipped.model_names()}
     found["properties"]["model"] = {"anyOf": [named, found["properties"]["model"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+def _add_aliases(found: dict[str, Any]) -> None:
+    """Allows the other names of objective kinds, and a kind alone in place of the section."""
+    for alias, kind in ALIASES.items():
+        for section in found["$defs"].values():
+            if section.get("properties", {}).get("kind", {}).get("const") == kind:
+                section["properties"]["kind"].pop("const")
+                section["properties"]["kind"]["enum"] = [kind, alias]
+    names = {"type": "string", "enum": [*OBJECTIVES.members, *ALIASES], "description": "The kind alone."}
+    found["properties"]["objective"]["anyOf"].append(names)

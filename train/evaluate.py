@@ -21,6 +21,7 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks, run_task
+from train.inherited import argument
 from train.run_folder import config_of_run
 from train.session import Parts, Session
 
@@ -42,11 +43,13 @@ def evaluate(
     writes that many turns of held-out trajectories, of at most `max_tokens` tokens each, and its decisions and calls
     are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name).
 
-    It runs on one device, whatever `mesh` the config has: a checkpoint has the same metrics wherever it was trained.
-    Raises InputError when there is no config, when the config's tokenizer has more ids than the model, when less than
+    The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
+    has: a checkpoint has the same metrics wherever it was trained.
+    Raises InputError when there is no config, when its tokenizer is not the checkpoint's or has more ids than the model, when less than
     a batch is held out, when there are no turns to generate, and, before a model is loaded, for unreadable tasks.
     """
-    config = read_config(str(config_of_run(checkpoint)) if path_or_name is None else path_or_name, overrides)
+    path_or_name = str(config_of_run(checkpoint)) if path_or_name is None else path_or_name
+    config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
     if generate and not config.data.has_trajectories:
         raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
     opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer)) if tasks else []

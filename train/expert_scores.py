@@ -19,6 +19,7 @@ from maverick_jax.pretrained import abstract_model, open_source
 from maverick_jax.settings import strict_yaml
 from train.config import RunConfig
 from train.config_files import read_config
+from train.inherited import argument
 from train.objectives.pretrain import Pretrain
 from train.session import Parts, Session
 from train.trainable.expert_use import measure, pick
@@ -47,11 +48,11 @@ def choose_experts(
     checkpoint: the model to score, with the config's shape; None: `model.init_from`. Raises InputError for a model
     without experts or without weights, for a share outside (0, 1], and if `out` exists.
     """
-    config = read_config(path_or_name, [*overrides, "trainable.experts=null"])  # the file may not exist yet
+    overrides = [*overrides, "trainable.experts=null"]  # the file may not exist yet
+    config = read_config(path_or_name, overrides, argument("--checkpoint", checkpoint))
     share = SHARES[score] if share is None else share
     start = _checked(config, checkpoint, share, tokens, out)
-    # only the rows are needed, not the objective's references or stored fields
-    session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))
+    session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))  # needs only rows
     with jax.set_mesh(session.mesh):
         abstract = abstract_model(for_backend(config.model.network), session.mesh, config.mesh.sharding_rules())
         steps = -(-tokens // (config.data.batch_size * config.data.sequence_length))

@@ -11,6 +11,7 @@ from maverick_jax.network import Purpose
 from maverick_jax.settings import strict_yaml
 from train.config import RunConfig
 from train.config_files import resolved
+from train.trainable.lora import LoraConfig
 
 _FREE = ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING)
 """Keys of the model that may change when a run is resumed."""
@@ -23,10 +24,11 @@ def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str
         "data": data_fingerprint,
         "run": config.run.name,
         "seed": config.run.seed,
+        "init_from": config.model.init_from,
         "objective": config.objective.pinned(),
         "optimizer": config.optimizer.model_dump(include={"kind"}),
         "trainable": config.trainable.pinned(config.model.network),
-        RECORD: config.trainable.lora and config.trainable.lora.model_dump(mode="json"),
+        RECORD: config.trainable.lora and config.trainable.lora.record(),
         "references": references,
     }
 
@@ -80,7 +82,10 @@ def _network(model: dict[str, Any]) -> dict[str, Any]:
 
 def _trainable(about: dict[str, Any]) -> dict[str, Any]:
     """What is trained, by key of `trainable`; adapters have a record of their own."""
-    return about.get("trainable", {}) | ({"lora": about[RECORD]} if RECORD in about else {})
+    if RECORD not in about:
+        return about.get("trainable", {})
+    lora = about[RECORD] and LoraConfig().record() | about[RECORD]  # earlier versions had fewer keys
+    return about.get("trainable", {}) | {"lora": lora}
 
 
 def _changed_data(config: RunConfig) -> list[str]:

@@ -6,10 +6,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.errors import InputError
+from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.precision import for_backend
 from train.config import RunConfig
@@ -31,7 +36,7 @@ class StateParts:
 
     @classmethod
     def of(cls, config: RunConfig, references: Mapping[str, Found]) -> "StateParts":
-        selection = config.trainable.selection()
+        selection = config.trainable.selection(config.run.seed)
         optimizer = config.optimizer.build(config.run.steps, config.model.network, selection)
         return cls(config, optimizer, heads_of(config, references))
 
@@ -60,7 +65,30 @@ def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> T
             log.warning(
                 "%s: frozen at random values; set model.init_from to start from trained weights", ", ".join(frozen)
             )
-        return parts.fresh()
+        return _with_first_adapters(parts, parts.fresh())
     log.info("starting from the weights of %s", start.path)
     seed = parts.config.run.seed
-    return state_of(initial_weights(target.model, start, seed), seed, **parts.state_arguments())
+    state = state_of(initial_weights(target.model, start, seed), seed, **parts.state_arguments())
+    return _with_first_adapters(parts, state)
+
+
+def _with_first_adapters(parts: StateParts, state: TrainState) -> TrainState:
+    """The state with the factors at `trainable.lora.init_from`, if that is given, in place of fresh ones. Raises
+    InputError if they do not fit the model and the targets."""
+    lora, model = parts.config.trainable.lora, parts.config.model.network
+    if lora is None or lora.init_from is None:
+        return state
+    log.info("starting from the adapters of %s", lora.init_from)
+    first, prefix = PeftAdapter.at(lora.init_from).factors(model), ADAPTERS.removeprefix(HEADS)
+    heads = names.flatten(state.heads)
+    there, here = set(first), {name.removeprefix(prefix) for name in heads if name.startswith(prefix)}
+    if differ := sorted(there ^ here):
+        what = "has no adapter of" if differ[0] in here else "also has an adapter of"
+        raise InputError(f"trainable.lora.targets: {lora.init_from} {what} {differ[0].rpartition('/')[0]}")
+    taken = {prefix + name: _placed(x, heads[prefix + name]) for name, x in first.items()}
+    return dataclasses.replace(state, heads=names.unflatten(state.heads, heads | taken))
+
+
+def _placed(x: np.ndarray, like: jax.Array) -> jax.Array:
+    """x with the dtype and sharding of `like`; each process places its own shards."""
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: x[index].astype(like.dtype))

@@ -1,4 +1,5 @@
-"""What a run's directory says about the run: `config.yaml`, `environment.json` and the tokenizer."""
+"""What a run's directory says about the run: `config.yaml`, `environment.json`, the tokenizer, and the public settings
+of the model that it started from."""
 
 import json
 import pathlib
@@ -9,6 +10,7 @@ import jax
 
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
+from maverick_jax.huggingface import carried
 from maverick_jax.settings.strict_yaml import dump
 from train.config_files import resolved
 from train.session import Session
@@ -50,6 +52,8 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
     }
     write_atomically(path, json.dumps(environment, indent=2).encode())
     feed.train.tokenizer.save(run_dir)
+    if config.model.init_from is not None:
+        carried.keep(config.model.init_from, run_dir)
 
 
 def config_of_run(checkpoint: str | pathlib.Path) -> pathlib.Path:

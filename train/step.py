@@ -16,7 +16,7 @@ from train.compilation import return_freed_memory
 from train.objectives.base import Context, Objective
 from train.optimizers.base import Optimizer, Rates
 from train.state import TrainState, add_tokens
-from train.trainable.selection import Trained
+from train.trainable.selection import ADAPTER_NOISE, Trained
 
 
 def train_step(
@@ -37,9 +37,10 @@ def train_step(
     rates = optimizer.rates(state.step, state.skipped) if rates is None else rates
     chosen = optimizer.selection
     trained = chosen.select(state.model, state.heads)
+    batch = batch | chosen.noise(state.step, len(batch["tokens"]))
 
     def loss(trained, microbatch, totals):
-        model, heads = chosen.with_overlays(trained, state.model, state.heads)
+        model, heads = chosen.with_overlays(trained, state.model, state.heads, microbatch.get(ADAPTER_NOISE))
         return objective.loss(model, microbatch, totals, dataclasses.replace(context, heads=heads))
 
     sums, grads = accumulate(loss, trained, batch, totals)

@@ -1,6 +1,7 @@
 """Merge a checkpoint's low-rank adapters into the model's parameters as they are read: W + scale A B."""
 
 import dataclasses
+import math
 import threading
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -28,11 +29,14 @@ class AdapterSettings(Section):
     rank: Annotated[int, Field(ge=1)] = 16
     """Columns of A and rows of B; each routed expert has its own."""
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32.0
-    """The product of A and B is multiplied with alpha / rank."""
+    """The product of A and B is multiplied with alpha / rank, or, with `rslora`, with alpha / sqrt(rank)."""
+    rslora: bool = False
+    """Whether the product is multiplied with alpha / sqrt(rank), which keeps its size at high ranks
+    (arXiv 2312.03732)."""
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 def factor_names(parameter: str) -> tuple[str, str]:
@@ -45,7 +49,7 @@ class Adapters:
     """Scale and factor shapes of a checkpoint's adapters, from its metadata; `shapes` is empty without adapters."""
 
     scale: float
-    """alpha / rank."""
+    """`AdapterSettings.scale`."""
     shapes: Mapping[str, tuple[tuple[int, ...], str]]
     """Shape and dtype of each factor, by `factor_names`."""
 
@@ -115,8 +119,9 @@ class Adapters:
 def _settings(record: Any) -> AdapterSettings | None:
     """The settings in a record, which may hold other keys too; None where it does not hold them."""
     try:
-        return AdapterSettings(rank=record["rank"], alpha=record["alpha"])
-    except (KeyError, TypeError, pydantic.ValidationError):
+        # checkpoints of earlier versions have no key `rslora`
+        return AdapterSettings(rank=record["rank"], alpha=record["alpha"], rslora=record.get("rslora", False))
+    except (AttributeError, KeyError, TypeError, pydantic.ValidationError):
         return None
 
 

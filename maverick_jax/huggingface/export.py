@@ -6,7 +6,6 @@ import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,10 +14,10 @@ from maverick_jax.checkpoint.readers import Reader, require_undamaged
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import new_folder, require_new, write_json
+from maverick_jax.huggingface import carried, tensor_blocks
 from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import names as huggingface_names
-from maverick_jax.huggingface import tensor_blocks
-from maverick_jax.huggingface.generation_config import generation_config, token_ids
+from maverick_jax.huggingface.generation_config import IDS, generation_config, token_ids
 from maverick_jax.huggingface.names import Entry
 from maverick_jax.huggingface.processor_files import write_processor
 from maverick_jax.huggingface.quantize import Quantization, quantized_views
@@ -36,7 +35,8 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
 CHUNKS_PER_CONTEXT = 32
-"""Chunks in `max_position_embeddings`, as in the released base models; the network does not depend on it."""
+"""Chunks in `max_position_embeddings` of a model that is ours, as in the released base models; the network does not
+depend on it."""
 _OTHER_FILES_BYTES = 64 * 2**20
 """Disk space reserved for the tokenizer and other small files."""
 
@@ -86,12 +86,12 @@ def write_folder(
     *,
     text_only: bool = False,
     tokenizer: Tokenizer | None = None,
-    generation: Mapping[str, Any] | None = None,
+    source: str | pathlib.Path | None = None,
 ) -> None:
     """Write the folder `path`, which transformers and vLLM load. It appears only when it is complete and verified.
 
-    `readers`: our parameters, by path. `text_only` leaves out the image encoder. `generation`: the source's
-    generation_config.json, which is copied unless `options.dialect` is set.
+    `readers`: our parameters, by path. `text_only` leaves out the image encoder. `source`: the run directory,
+    checkpoint or folder that the model is from; what its public files say beside the network is written again.
     Raises InputError before anything is written if the model is not a Llama 4, `path` exists or the disk is too full;
     and before `path` appears if the source is damaged.
     """
@@ -101,9 +101,12 @@ def write_folder(
         config, readers = _text_of(config, readers)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise InputError(f"tokenizer: has {tokenizer.vocab_size} ids; the model's vocab_size is {config.vocab_size}")
-    generated = generation_config(config, tokenizer, generation, options.dialect)
-    context = CHUNKS_PER_CONTEXT * (config.attention_chunk_size or config.floor_scale)
+    theirs = None if source is None else carried.read(source, carried.CONFIG)
+    generation = None if source is None else carried.read(source, carried.GENERATION)
+    generated = generation_config(config, tokenizer, generation or carried.token_ids(theirs, IDS), options.dialect)
+    context = carried.context_of(theirs) or CHUNKS_PER_CONTEXT * (config.attention_chunk_size or config.floor_scale)
     config_json = huggingface_config.write_config(config, options.dtype, token_ids(generated), context)
+    config_json = carried.with_theirs(config_json, theirs)
     if options.quantization:
         config_json["quantization_config"] = options.quantization.config_json()
     kept = _without_router_bias(readers, options.drop_router_bias)
@@ -117,12 +120,21 @@ def write_folder(
             write_hugging_face(tokenizer, aside, options.dialect)
         if config.vision is not None:
             write_processor(ImageConfig.of(config.vision), aside)
+        if source is not None:
+            processor = () if config.vision is None else carried.PROCESSOR
+            template = () if options.dialect else (carried.CHAT_TEMPLATE,)
+            carried.copy(source, aside, (*processor, *template))
         parameters = sum(math.prod(reader.shape) for reader in kept.values())
         with ByteProgress(f"writing {path.name}", total_bytes(plan)) as progress:
             write_tensors(aside, plan, options.max_shard_gb, parameters, progress.advance)
         require_undamaged(readers)
     kind = options.quantization.kind if options.quantization else options.dtype
     log.info("wrote %s: %d parameters, %s, %.3f GB", path, parameters, kind, total_bytes(plan) / 1e9)
+    if options.dtype == "bfloat16" and config.param_dtype == "float32":
+        log.info(
+            "%s: its tensors are the model's float32 parameters, rounded to bfloat16, so its logits differ a little "
+            "from the model's; --dtype float32 writes them as they are", path
+        )  # fmt: skip
 
 
 def _text_of(config: ModelConfig, readers: Mapping[str, Reader]) -> tuple[ModelConfig, dict[str, Reader]]:

@@ -25,6 +25,7 @@ def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dial
     Raises InputError for an unknown dialect.
     """
     folder = pathlib.Path(directory)
+    other = dialect is not None  # a template that was asked for replaces the one that came with the tokenizer
     dialect = find_dialect(dialect).name if dialect else tokenizer.dialect
     written = {i: text for text, i in tokenizer.controls.items()}
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
@@ -33,7 +34,8 @@ def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dial
         roles["eos_token"] = INSTRUCT_END
     if isinstance(tokenizer, HuggingFaceTokenizer):
         tokenizer.save(folder)
-        write_config(folder, roles, {}, dialect)
+        kept = tokenizer.kept.without_template() if other else tokenizer.kept
+        write_config(folder, roles, {}, dialect, kept)
         return
     made = _as_tokenizers(tokenizer)
     controls = dict(sorted(tokenizer.controls.items(), key=lambda item: item[1]))

@@ -80,6 +80,26 @@ class Factors(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Sets a random share of an array to zero and scales up the rest (arXiv 1207.0580)."""
+
+    key: jax.Array
+    """uint32[2]: data of the random key. In periods, it has a leading axis L."""
+    rate: float = dataclasses.field(metadata={"static": True})
+    """The share that is set to zero, in (0, 1)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x with dropout. Which elements are kept depends on the key and the shape, not on the mesh."""
+        sharding = jax.typeof(x).sharding
+        key = jax.random.wrap_key_data(self.key)
+        kept = jax.random.bernoulli(key, 1 - self.rate, x.shape, out_sharding=sharding.spec)
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+jax.tree_util.register_dataclass(Dropout)
+
+
+@dataclasses.dataclass(frozen=True)
 class LowRank(Overlay):
     """W + scale A B in place of a parameter W, where A and B are trained. In periods, each array has a leading axis
     L."""
@@ -89,6 +109,8 @@ class LowRank(Overlay):
     b: jax.Array
     factors: Factors = dataclasses.field(metadata={"static": True})
     scale: float = dataclasses.field(metadata={"static": True})
+    dropout: Dropout | None = None
+    """Of the inputs of A, while training; only `product` applies it."""
 
     def weight(self, rules: ShardingRules, dtype) -> jax.Array:
         """The sum. It is computed on the stored shards and then gathered like W."""
@@ -99,7 +121,8 @@ class LowRank(Overlay):
         return reshard(whole.astype(dtype), rules.compute(*self.base.get_metadata("axes")))
 
     def product(self, x: jax.Array, rules: ShardingRules, out: PartitionSpec | None) -> jax.Array:
-        """x [B, T, *in] times scale A B -> [B, T, *out], without computing the matrix A B."""
+        """x [B, T, *in], with dropout, times scale A B -> [B, T, *out], without computing the matrix A B."""
+        x = x if self.dropout is None else self.dropout(x)
         axes = self.factors.axes(self.base.get_metadata("axes"))
         parts = zip((self.a, self.b), axes, strict=True)
         a, b = (reshard(part.astype(x.dtype), rules.compute(*names)) for part, names in parts)

@@ -44,6 +44,11 @@ def model_path(name: str) -> pathlib.Path:
     return _known(_folder() / "model", name, "model")
 
 
+def is_model_file(source: str) -> bool:
+    """Whether `source`, as in `Location.source`, is the file of a shipped model."""
+    return pathlib.Path(source).parent == _folder() / "model"
+
+
 def run_path(name: str) -> pathlib.Path:
     """The file of the shipped run config `name`. Raises InputError with the most similar name if there is none."""
     return _known(_folder(), name, "run")

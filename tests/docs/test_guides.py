@@ -15,7 +15,9 @@ import pytest
 from tests.helpers.small_run import REPOSITORY
 
 GUIDES = REPOSITORY / "docs" / "guides"
-PAGES = sorted(path.stem for path in [*GUIDES.glob("add_a*.md"), GUIDES / "library.md"])
+LONG = "instruction_tuning"
+"""A page of many commands, from a model to an export."""
+PAGES = sorted(path.stem for path in [*GUIDES.glob("add_a*.md"), GUIDES / "library.md", GUIDES / f"{LONG}.md"])
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 EXPECTED = {
     "add_a_parameter": ["periods/layer_0/attention/scale"],
@@ -24,6 +26,12 @@ EXPECTED = {
     "add_an_environment": ["success=True"],
     "add_an_objective": ["gamma: 2.0", "focal: step 4", "report.html"],
     "add_an_optimizer": ["lion: step 4"],
+    "instruction_tuning": [
+        "data.tokenizer: llama4, the tokenizer of",
+        "museum: step 60",
+        "PEFT adapter of 16",
+        "step 10",
+    ],
     "library": ["nats", "(1, 4, 512)"],
 }
 
@@ -41,7 +49,7 @@ def spelled_for_tests(command: str) -> str:
     """The command with this Python, and with what `pip install .` needs where nothing can be downloaded."""
     offline = "install --quiet --no-deps --no-build-isolation --disable-pip-version-check --target installed"
     command = re.sub(r"^pip install", f"{sys.executable} -m pip {offline}", command)
-    command = re.sub(r"^maverick\b", f"{sys.executable} -m launch.cli", command)
+    command = re.sub(r"(^|\| )maverick\b", rf"\g<1>{sys.executable} -m launch.cli", command)
     return re.sub(r"(^|\s)python ", rf"\g<1>{sys.executable} ", command)
 
 
@@ -70,7 +78,7 @@ def run_page(page: str, folder: pathlib.Path) -> str:
     return "".join(printed)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] if p == LONG else []) for p in PAGES])
 def test_the_example_of_a_guide_runs(page, tmp_path):
     printed = run_page(page, tmp_path)
     assert [text for text in EXPECTED[page] if text not in printed] == [], printed

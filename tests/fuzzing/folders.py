@@ -21,6 +21,7 @@ from maverick_jax.checkpoint.readers import require_undamaged
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.files import read_json
+from maverick_jax.huggingface import carried
 from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import generation_config as generation
 from maverick_jax.pretrained import CHECKPOINTS, import_checkpoint, load_pretrained, open_source, save_pretrained
@@ -169,7 +170,7 @@ def generation_target(scratch: pathlib.Path) -> Target:
 
     def read(data: bytes) -> None:
         (scratch / generation.FILE).write_bytes(data)
-        found = generation.generation_config(config, tokenizer, generation.read(scratch), None)
+        found = generation.generation_config(config, tokenizer, carried.read(scratch, generation.FILE), None)
         json.dumps(found, allow_nan=False)
 
     return Target("generation", json_files(GENERATION), read)

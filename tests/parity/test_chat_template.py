@@ -233,7 +233,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 def test_foreign_templates_are_never_rendered(content, tmp_path, caplog, monkeypatch):
-    """They are only compared with ours; our code does not even import jinja2."""
+    """They are only compared with ours, and copied; our code does not even import jinja2. Code that a file names is not
+    copied."""
     monkeypatch.setattr("jinja2.Environment.from_string", None)
     mark = tmp_path / "mark"
     write_hugging_face(load_tokenizer("bytes"), tmp_path)
@@ -248,7 +249,12 @@ def test_foreign_templates_are_never_rendered(content, tmp_path, caplog, monkeyp
     assert render(Conversation([Message(USER, "hi")]), tokenizer).text.endswith("hi<|eot|>")
     (tmp_path / "out").mkdir()
     write_hugging_face(tokenizer, tmp_path / "out")
-    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+    name = "chat_template.jinja"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert written["chat_template"] == config["chat_template"] and "auto_map" not in written
+    write_hugging_face(tokenizer, tmp_path / "out", "meta_json")
+    assert (tmp_path / "out" / name).read_text() == chat_template("meta_json")
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert not mark.exists()
 

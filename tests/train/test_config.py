@@ -271,7 +271,7 @@ def model_keys() -> list[tuple[str, int, str]]:
     ]
 
 
-SOURCE_NAMES = {"tinyshakespeare", "toy_shop", "web", "code", "counting"}  # users choose these names, so none is wrong
+SOURCE_NAMES = {"tinyshakespeare", "toy_shop", "web", "code", "counting", "chats"}  # chosen by the user: none is wrong
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -13,6 +13,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import MeshConfig, ShardingRules, single_device_mesh
+from maverick_jax.text import load_tokenizer
 from tests.helpers.small_run import CONFIG, REPOSITORY
 from train import evaluate, expert_scores, make_targets, run, session
 from train.config_files import read_config
@@ -216,6 +217,7 @@ def opened(monkeypatch):
 
 def test_each_entry_opens_one_session_with_the_parts_it_needs(place, opened):
     put_model(config(place, f"run.dir={place / 'model'}"))
+    load_tokenizer("bytes").save(place / "model")
     model, small = str(place / "model"), str(place / "small.yaml")
     targets = f"objective={{kind: distill, teacher: {model}, targets: {{path: {place / 'kept'}, top_k: 4}}}}"
     entries = [

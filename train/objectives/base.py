@@ -118,6 +118,11 @@ class Objective(Section, abc.ABC):
         """The frozen models that it needs, by name."""
         return {}
 
+    def same_tokens_as(self) -> dict[str, Reference]:
+        """The models whose vocabulary and tokenizer the trained model must share, by their keys in this section. A
+        config that gives neither takes them from there."""
+        return self.references()
+
     def heads(self, model: ModelConfig, references: dict[str, ModelConfig]) -> tuple[Head, ...]:
         """The objective heads for this model, given the configs of the references."""
         return ()

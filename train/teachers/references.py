@@ -17,7 +17,7 @@ from maverick_jax.precision import for_backend
 from maverick_jax.pretrained import CHECKPOINTS, abstract_model, load_into, open_source
 from maverick_jax.settings import strict_yaml
 from maverick_jax.sharding import ShardingRules
-from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
+from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer, same_tokens
 from train.config import RunConfig, check_split
 from train.config_files import read_config
 from train.objectives.base import Head, Reference
@@ -123,7 +123,7 @@ def _check_tokenizer(name: str, model: Found, tokenizer: Tokenizer) -> None:
     if find_tokenizer(pathlib.Path(model.path).expanduser()) is None:
         log.warning("objective.%s: %s has no tokenizer; cannot verify that its token ids match data.tokenizer",
                     name, model.path)  # fmt: skip
-    elif (theirs := load_tokenizer(model.path)).fingerprint != tokenizer.fingerprint:
+    elif not same_tokens(theirs := load_tokenizer(model.path), tokenizer):
         raise InputError(
             f"objective.{name}: {model.path} was trained with another tokenizer ({theirs.name}, "
             f"{theirs.vocab_size} ids) than data.tokenizer ({tokenizer.name}, {tokenizer.vocab_size} ids): its "

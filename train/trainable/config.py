@@ -11,7 +11,7 @@ from maverick_jax.parameters import ROLES, TEXT_ROLES, Role
 from maverick_jax.settings.section import Section
 from train.objectives.base import Head
 from train.trainable.lora import LoraConfig
-from train.trainable.selection import Selection
+from train.trainable.selection import AdapterUse, Selection
 
 
 def _once(ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,11 +37,12 @@ class TrainableConfig(Section):
     lora: LoraConfig | None = None
     """Low-rank adapters that are trained beside the model; null: none."""
 
-    def selection(self) -> Selection:
-        """The part of the model that is trained."""
+    def selection(self, seed: int = 0) -> Selection:
+        """The part of the model that is trained. `seed`: of the adapters' dropout."""
         roles = (TEXT_ROLES if self.lora is None else ()) if self.parameters is None else self.parameters
         chosen = None if self.experts is None else {int(layer): ids for layer, ids in self.experts.items()}
-        return Selection(roles, chosen, self.lora and self.lora.scale)
+        used = None if self.lora is None else AdapterUse(self.lora.scale, self.lora.dropout, seed)
+        return Selection(roles, chosen, used)
 
     def adapters(self, model: ModelConfig) -> tuple[Head, ...]:
         """The adapters of such a model. They are part of the train state and its checkpoints; exports merge them."""
@@ -49,7 +50,7 @@ class TrainableConfig(Section):
 
     def makes_experts(self) -> bool:
         """Whether a step computes the routed experts' weights from several stored arrays: see `model.overlays`."""
-        return self.experts is not None or (self.lora is not None and "experts" in self.lora.targets)
+        return self.experts is not None or (self.lora is not None and "experts" in self.lora.roles)
 
     def pinned(self, model: ModelConfig) -> dict[str, Any]:
         """The values, by key, that a run keeps from its first step to its last, apart from `lora`."""
@@ -94,9 +95,11 @@ class TrainableConfig(Section):
         return found
 
     def _misfits_of_adapters(self, lora: LoraConfig, model: ModelConfig) -> list[tuple[str, str]]:
-        there = parameters.roles_of(model)
-        if missing := [role for role in lora.targets if role not in there]:
+        if missing := lora.unmatched(model):
             return [("trainable.lora.targets", f"the model has no parameters of {missing[0]}")]
-        if both := [role for role in self.selection().roles if role in lora.targets]:
+        if lora.dropout and "experts" in lora.roles:
+            why = "adapters of routed experts are added to their weights, so they have no inputs to drop; expected 0"
+            return [("trainable.lora.dropout", why)]
+        if both := [role for role in self.selection().roles if role in lora.roles]:
             return [("trainable.parameters", f"{both[0]} has adapters instead (trainable.lora.targets)")]
         return []

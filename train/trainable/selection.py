@@ -2,6 +2,7 @@
 bit."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.adapters import factor_names
 from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.overlays import ExpertSubset, Factors, LowRank, expert_axes
+from maverick_jax.model.overlays import Dropout, ExpertSubset, Factors, LowRank, expert_axes
 from maverick_jax.ops.expert_rows import ExpertRows, put_rows, take_rows
 from maverick_jax.param import Overlay
 from maverick_jax.parameters import TEXT_ROLES, Parameter, Role
@@ -26,6 +27,24 @@ Trained = dict[str, jax.Array]
 entry contains only those, [P, ...], ordered by layer and expert."""
 
 
+ADAPTER_NOISE = "adapter_noise"
+"""Field of a microbatch: data of the random key of its adapters' dropout, uint32[2]."""
+_DROPOUT = 0x64726F70
+"""Folded into the run's seed, so that the dropout's random numbers are its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterUse:
+    """How low-rank adapters, which are among the heads, take part in the model."""
+
+    scale: float
+    """What the products of their factors are multiplied with."""
+    dropout: float = 0.0
+    """Share of their inputs that a training step sets to zero."""
+    seed: int = 0
+    """Of the dropout."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Selection:
     """The part of a model that is trained. Objective heads are always trained."""
@@ -33,8 +52,8 @@ class Selection:
     roles: tuple[Role, ...] = TEXT_ROLES
     experts: Mapping[int, tuple[int, ...]] | None = None
     """Layer -> its trained routed experts, both counted from 0; None: all."""
-    adapter_scale: float | None = None
-    """Factor of the products of low-rank adapters, which are among the heads; None: no adapters."""
+    adapters: AdapterUse | None = None
+    """How low-rank adapters, which are among the heads, are used; None: no adapters."""
 
     def select(self, model, heads: dict[str, Any]) -> Trained:
         """The trained parameters, with their current values."""
@@ -63,10 +82,20 @@ class Selection:
         of_model = {name: changed(name, x) for name, x in names.flatten(model).items()}
         return names.unflatten(model, of_model), names.unflatten(heads, own)
 
-    def with_overlays(self, trained: Trained, model, heads: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def noise(self, step: jax.Array, microbatches: int) -> dict[str, jax.Array]:
+        """Fields that training adds to a batch: random keys for dropout, uint32[A, 2], which depend on the seed and the
+        step; none without dropout."""
+        if self.adapters is None or not self.adapters.dropout:
+            return {}
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.adapters.seed), _DROPOUT), step)
+        return {ADAPTER_NOISE: jax.random.key_data(jax.random.split(key, microbatches))}
+
+    def with_overlays(
+        self, trained: Trained, model, heads: dict[str, Any], noise: jax.Array | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Like `put`, for differentiation with respect to the trained parameters. Chosen experts become an overlay on
         the array of all experts, since otherwise a gradient of the whole array would be computed. Adapters are overlays
-        too."""
+        too, with dropout if there is `noise`, of one microbatch."""
         declared = {p.name: p for p in parameters.of_model(model.config) if p.name in trained}
         chosen = {name: rows for name, p in declared.items() if (rows := self.rows(p, model.config)) is not None}
         model, heads = self.put({name: x for name, x in trained.items() if name not in chosen}, model, heads)
@@ -74,18 +103,19 @@ class Selection:
         over = {
             n: _subset(params[n], trained[n], _padded(rows, declared[n], model.config)) for n, rows in chosen.items()
         }
-        return self.with_adapters(_over(model, over), heads), heads
+        return self.with_adapters(_over(model, over), heads, noise), heads
 
-    def with_adapters(self, model, heads: dict[str, Any]):
-        """The model with its adapters, if it has any."""
-        if self.adapter_scale is None:
+    def with_adapters(self, model, heads: dict[str, Any], noise: jax.Array | None = None):
+        """The model with its adapters, if it has any; with dropout if there is `noise`."""
+        if self.adapters is None:
             return model
         parts, over = {HEADS + name: x for name, x in names.flatten(heads).items()}, {}
         declared = parameters.by_name(model.config)
         for name, param in names.flatten(model, _is_parameter).items():
             a, b = (parts.get(ADAPTERS + factor) for factor in factor_names(name))
             if a is not None and b is not None:
-                over[name] = LowRank(param, a, b, Factors.of(declared[name]), self.adapter_scale)
+                dropout = None if noise is None else _dropout(self.adapters.dropout, noise, declared[name])
+                over[name] = LowRank(param, a, b, Factors.of(declared[name]), self.adapters.scale, dropout)
         return _over(model, over)
 
     def rows(self, declared: Parameter, config: ModelConfig) -> ExpertRows | None:
@@ -141,6 +171,13 @@ def _over(model, overlays: Mapping[str, Overlay]):
     params = names.flatten(model, _is_parameter)
     structure = jax.tree.structure(model, is_leaf=_is_parameter)
     return jax.tree.unflatten(structure, [overlays.get(name, param) for name, param in params.items()])
+
+
+def _dropout(rate: float, noise: jax.Array, declared: Parameter) -> Dropout:
+    """Every matrix of every layer drops other inputs."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(noise), zlib.crc32(declared.name.encode()))
+    keys = key if declared.stacked is None else jax.random.split(key, declared.stacked)
+    return Dropout(jax.random.key_data(keys), rate)
 
 
 def _layers(name: str, config: ModelConfig) -> range:

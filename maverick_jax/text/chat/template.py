@@ -1,5 +1,5 @@
 """The dialects as Jinja templates, for other programs. Templates are never executed here: a folder's template is only
-compared with these, to find the dialect of its model."""
+compared with these, to find the dialect of its model, and copied to exports."""
 
 import functools
 import importlib.resources
@@ -28,13 +28,28 @@ def chat_template(dialect: str) -> str:
 
 def dialect_in(folder: str | pathlib.Path) -> str | None:
     """The dialect whose template is in `folder`; None if there is no template, or (with a warning) an unknown one."""
+    if (found := _read(folder)) is None:
+        return None
+    if (name := _dialect_of(found)) is None:
+        path, names = pathlib.Path(folder) / FILE, ", ".join(DIALECTS)
+        _log.warning("ignoring %s: not the template of a known dialect; choose one of %s", path, names)
+    return name
+
+
+def foreign_in(folder: str | pathlib.Path) -> bytes | None:
+    """The template in `folder`, if it is none of ours, to be copied; None if there is no such template, or if it is
+    larger than MAX_BYTES."""
+    found = _read(folder)
+    return found if found is not None and len(found) <= MAX_BYTES and _dialect_of(found) is None else None
+
+
+def _read(folder: str | pathlib.Path) -> bytes | None:
     path = pathlib.Path(folder) / FILE
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        found = file.read(MAX_BYTES + 1)
-    for name in DIALECTS:
-        if found == chat_template(name).encode():
-            return name
-    _log.warning("ignoring %s: not the template of a known dialect; choose one of %s", path, ", ".join(DIALECTS))
-    return None
+        return file.read(MAX_BYTES + 1)
+
+
+def _dialect_of(found: bytes) -> str | None:
+    return next((name for name in DIALECTS if found == chat_template(name).encode()), None)

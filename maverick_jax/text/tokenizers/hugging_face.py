@@ -1,6 +1,7 @@
 """Tokenizers in Hugging Face's `tokenizer.json`."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,8 @@ class HuggingFaceTokenizer(Tokenizer):
         controls = {token["content"]: token["id"] for token in data.get("added_tokens") or () if _is_control(token)}
         self._set_controls(controls)
         self._forbidden = frozenset(controls.values()) - {_unknown_id(data["model"])}
-        self._roles = _roles(controls, path.parent / CONFIG_FILE)
+        self.kept = Kept.of(path.parent)
+        self._roles = _roles(controls, self.kept.config, path.parent / CONFIG_FILE)
         self.bos_id, self.eos_id = controls.get(self._roles["bos_token"]), controls.get(self._roles["eos_token"])
         pad_id = controls.get(self._roles["pad_token"])
         # Padding is masked everywhere, so any id works if the tokenizer has no padding token.
@@ -56,7 +58,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def save(self, directory: str | pathlib.Path) -> None:
         folder = pathlib.Path(directory)
         (folder / JSON_FILE).write_bytes(self._content)
-        write_config(folder, {role: text for role, text in self._roles.items() if text}, {}, self.dialect)
+        write_config(folder, {role: text for role, text in self._roles.items() if text}, {}, self.dialect, self.kept)
 
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
         with _named_failure(self.name):
@@ -91,21 +93,57 @@ class HuggingFaceTokenizer(Tokenizer):
         return spelled
 
 
-def write_config(folder: pathlib.Path, roles: Mapping[str, str], added: Mapping[str, int], dialect: str | None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What came with a `tokenizer.json` and is written again with it, although nothing is computed from it."""
+
+    config: Mapping[str, Any] | None = None
+    """`tokenizer_config.json`; None: there was none."""
+    template: bytes | None = None
+    """`chat_template.jinja`, if it is not one of ours."""
+
+    @classmethod
+    def of(cls, folder: pathlib.Path) -> "Kept":
+        """Raises InputError if `tokenizer_config.json` is malformed."""
+        path = folder / CONFIG_FILE
+        config = _parse_json(read_file(path), path) if path.is_file() else None
+        return cls(config, template.foreign_in(folder))
+
+    def without_template(self) -> "Kept":
+        config = self.config and {key: value for key, value in self.config.items() if key != "chat_template"}
+        return Kept(config, None)
+
+
+NOTHING = Kept()
+
+
+def write_config(
+    folder: pathlib.Path,
+    roles: Mapping[str, str],
+    added: Mapping[str, int],
+    dialect: str | None,
+    kept: Kept = NOTHING,
+) -> None:
     """Write the files that accompany a `tokenizer.json`: the begin, end and padding tokens (`roles`, keyed as ROLES),
-    the `added` control tokens (written form -> id), and the chat template of `dialect`."""
+    the `added` control tokens (written form -> id), the chat template of `dialect`, and what was `kept`."""
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    config = {
+    ours = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **roles,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "added_tokens_decoder": {str(i): {"content": text, **flags} for text, i in added.items()},
     }
+    theirs = {k: v for k, v in (kept.config or {}).items() if k != "auto_map" and (k not in ROLES or k in roles)}
+    if kept.config and "auto_map" in kept.config:  # it names code to run, and the class is that code's
+        theirs.pop("tokenizer_class", None)
+    config = {**theirs, **{key: value for key, value in ours.items() if key not in theirs or key in roles}}
     for name, content in ((CONFIG_FILE, config), (MAP_FILE, dict(roles))):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if dialect is not None:
         (folder / template.FILE).write_text(template.chat_template(dialect), "utf-8")
+    elif kept.template is not None:
+        (folder / template.FILE).write_bytes(kept.template)
 
 
 def _parse_json(content: bytes, path: pathlib.Path) -> dict:
@@ -184,11 +222,13 @@ def _unknown_id(model: Mapping) -> int | None:
     return vocab.get(token) if isinstance(vocab, dict) and isinstance(token, str) else None
 
 
-def _roles(controls: Mapping[str, int], config_path: pathlib.Path) -> dict[str, str | None]:
-    """Written form of the begin, end and padding tokens, keyed as ROLES; None for a role without a token."""
-    if not config_path.is_file():
+def _roles(
+    controls: Mapping[str, int], config: Mapping[str, Any] | None, config_path: pathlib.Path
+) -> dict[str, str | None]:
+    """Written form of the begin, end and padding tokens, keyed as ROLES; None for a role without a token. `config`: the
+    content of `config_path`, if there is one."""
+    if config is None:
         return {role: next((n for n in names if n in controls), None) for role, names in ROLES.items()}
-    config = _parse_json(read_file(config_path), config_path)
     roles = {}
     for role in ROLES:
         text = config.get(role)

@@ -95,7 +95,11 @@ class Distill(NextToken):
         return Divergence(self.beta, self.temperature, self.tau_squared)
 
     def references(self) -> dict[str, Reference]:
-        if self.teacher is None or self.targets is not None:
+        return self.same_tokens_as() if self.targets is None else {}
+
+    def same_tokens_as(self) -> dict[str, Reference]:
+        """The teacher, also where only its stored targets are read."""
+        if self.teacher is None:
             return {}
         return {TEACHER: Reference(self.teacher, self.teacher_dtype, self.teacher_rules, self.teacher_config)}
 

@@ -1,0 +1,40 @@
+"""Usual names of training methods in place of an objective's kind."""
+
+import logging
+
+import pytest
+
+from maverick_jax.errors import InputError
+from train.config_files import read_config, resolved
+
+
+@pytest.mark.parametrize("word", ["objective=sft", "objective.kind=sft", "objective={kind: SFT}"])
+def test_sft_is_another_name_of_trajectory_and_is_resolved(word, caplog):
+    caplog.set_level(logging.INFO)
+    config = read_config("trajectory_tiny", [word])
+    assert resolved(config)["objective"]["kind"] == "trajectory"
+    assert "objective: sft is trained by the trajectory objective" in caplog.text
+
+
+def test_other_keys_of_the_objective_are_kept():
+    config = read_config("trajectory_tiny", ["objective={kind: sft, normalise: count}"])
+    assert config.objective == read_config("trajectory_tiny", ["objective.normalise=count"]).objective
+
+
+def test_a_kind_alone_is_a_section():
+    assert read_config("pretrain_tiny", ["objective=pretrain"]).objective == read_config("pretrain_tiny").objective
+    with pytest.raises(InputError, match=r"objective.kind: 'pretain' is not one of .*; did you mean pretrain\?"):
+        read_config("pretrain_tiny", ["objective=pretain"])
+
+
+@pytest.mark.parametrize("word", ["objective=dpo", "objective={kind: rlhf, beta: 0.1}", "objective.kind=GRPO"])
+def test_preferences_and_rewards_are_said_to_be_missing(word):
+    with pytest.raises(InputError) as said:
+        read_config("trajectory_tiny", [word])
+    assert "is not there yet" in str(said.value) and "`sft`" in str(said.value)
+    assert len(str(said.value).splitlines()) == 1
+
+
+def test_sft_without_conversations_asks_for_them():
+    with pytest.raises(InputError, match=r"objective.kind: trajectory needs a source of trajectories"):
+        read_config("pretrain_tiny", ["objective=sft"])

@@ -1,0 +1,39 @@
+"""Usual names of training methods, answered with the objective that does it or with what is not there."""
+
+import logging
+
+from maverick_jax.settings.strict_yaml import Document, Problem
+from train.objectives import OBJECTIVES
+
+log = logging.getLogger(__name__)
+
+ALIASES = {"sft": "trajectory"}
+"""Another name of an objective kind -> the kind."""
+_PREFERENCES = "training on preferences or rewards is not there yet (docs/roadmap.md)"
+_NOT_YET = {
+    **dict.fromkeys(("dpo", "ipo", "kto", "orpo", "simpo", "cpo"), _PREFERENCES),
+    **dict.fromkeys(("rlhf", "rlvr", "ppo", "grpo", "reinforce", "rloo", "reward", "reward_model"), _PREFERENCES),
+}
+"""What is asked for by name and is not there -> why."""
+
+
+def replace_alias(document: Document) -> None:
+    """Writes the kind of `objective` in place of another name of it, and a kind given as text as a mapping. Adds a
+    problem for a method that is not there yet."""
+    section = document.data.get("objective")
+    if isinstance(section, str):
+        document.places["objective.kind"] = document.place("objective")
+        section = document.data["objective"] = {"kind": section}
+    if not isinstance(section, dict) or not isinstance(kind := section.get("kind"), str):
+        return
+    if kind in OBJECTIVES.members:  # a plugin may have added it
+        return
+    name = kind.lower()
+    if name in ALIASES:
+        section["kind"] = ALIASES[name]
+        what = "cross-entropy on what the assistant writes"
+        log.info("objective: %s is trained by the %s objective: %s", name, ALIASES[name], what)
+    elif name in _NOT_YET:
+        why = f"{kind}: {_NOT_YET[name]}; supervised fine-tuning on conversations is `sft`"
+        document.problems.append(Problem(document.place("objective.kind"), "objective.kind", why))
+        del document.data["objective"]  # so that the checks that follow say nothing else about it
