@@ -45,8 +45,9 @@ def evaluate(
 
     The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
     has: a checkpoint has the same metrics wherever it was trained.
-    Raises InputError when there is no config, when its tokenizer is not the checkpoint's or has more ids than the model, when less than
-    a batch is held out, when there are no turns to generate, and, before a model is loaded, for unreadable tasks.
+    Raises InputError when there is no config, when its tokenizer is not the checkpoint's or has more ids than the
+    model, when less than a batch is held out, when there are no turns to generate, and, before a model is loaded, for
+    unreadable tasks.
     """
     path_or_name = str(config_of_run(checkpoint)) if path_or_name is None else path_or_name
     config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
