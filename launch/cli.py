@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
     try:
-        return _exit_code(list(sys.argv[1:] if argv is None else argv))
+        return _exit_code(argv)
     except (BrokenPipeError, SystemExit) as error:
         # rich turns a broken pipe into SystemExit(1)
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
@@ -255,9 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OUTPUT_CLOSED
 
 
-def _exit_code(argv: list[str]) -> int:
+def _exit_code(argv: Sequence[str] | None) -> int:
     try:
-        _dispatch(argv)
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return 0
     except MaverickError as error:

@@ -50,9 +50,9 @@ TRAIN = [
     _mutation(
         "A1",
         "the logged rate counts refused updates",
-        "train/step.py",
-        "(state.step - state.skipped)",
-        "(state.step)",
+        "train/optimizers/base.py",
+        "self.schedule(step - skipped)",
+        "self.schedule(step)",
         f"{STEP}::test_the_logged_rate_is_the_one_applied_and_counts_updates_done",
     ),
     _mutation(
@@ -99,8 +99,8 @@ TRAIN = [
         "A11",
         "adapters are scaled by alpha / sqrt(rank)",
         "maverick_jax/checkpoint/adapters.py",
-        "return self.alpha / self.rank",
-        "return self.alpha / self.rank**0.5",
+        "else self.rank)",
+        "else self.rank**0.5)",
         "tests/train/trainable/test_lora.py",
     ),
     _mutation(
@@ -220,8 +220,8 @@ DATA = [
         "C5",
         "a context that fills the row is repeated",
         "data/rows/windows.py",
-        "if context > length * 3 // 4:",
-        "if context > length:",
+        "if context > min(length * 3 // 4, length - 2):",
+        "if context > length - 2:",
         f"{ROWS}test_windows.py",
     ),
     _mutation(
@@ -306,9 +306,9 @@ RUNS = [
     _mutation(
         "D10",
         "loss_weight of a message is ignored",
-        "data/trajectories/formats/openai.py",
-        'for name in ("weight", "loss_weight"):',
-        'for name in ("weight",):',
+        "data/trajectories/meaning.py",
+        'NUMBERS = ("weight", "loss_weight", ',
+        'NUMBERS = ("weight", ',
         f"{FORMATS}::test_weights_of_single_messages",
     ),
     _mutation(
@@ -317,14 +317,14 @@ RUNS = [
         "data/trajectories/formats/adp.py",
         "reward=sum(given) if given else None",
         "reward=given[0] if given else None",
-        FORMATS,
+        TRAJECTORIES + "formats/test_adp.py",
     ),
     _mutation(
         "D12",
         "demonstrations are learned",
         "data/trajectories/formats/swe_agent.py",
-        'weight = 0.0 if fields.take("is_demo"',
-        'weight = None if fields.take("is_demo"',
+        "weight = 0.0 if demonstrates and weight is None else weight",
+        "weight = None if demonstrates and weight is None else weight",
         FORMATS,
     ),
     _mutation(
