@@ -1,7 +1,5 @@
 """The config of a model: shipped models, and parameter counts."""
 
-import pydantic
-
 from maverick_jax import parameters
 from maverick_jax.network import Network
 from maverick_jax.settings import shipped, validation
@@ -9,15 +7,6 @@ from maverick_jax.settings import shipped, validation
 
 class ModelConfig(Network):
     """The config of a Llama 4 model. `ModelConfig.from_name` reads a shipped one."""
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _no_base(cls, values):
-        if isinstance(values, dict) and "base" in values:
-            raise ValueError(
-                f"base: belongs to files; for a shipped model use ModelConfig.from_name({values['base']!r})"
-            )
-        return values
 
     @classmethod
     def from_name(cls, name: str) -> "ModelConfig":

@@ -336,6 +336,7 @@ def import_checkpoint(
         readers, identity = added.merged(config, readers), identity + added.identity()
     dtypes = _stored_dtypes(config)
     tokenizer = tokenizer_of(source)
+    carried.require_readable(source)
 
     def add_files(folder: pathlib.Path) -> None:
         if tokenizer is not None:

@@ -41,15 +41,12 @@ def choose_experts(
     tokens: int = TOKENS,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Scores every routed expert on at least the first `tokens` tokens of the config's training rows and chooses the
-    best. The choice is written to the new file `out` (JSON if it ends in `.json`, otherwise YAML), which
-    `trainable.experts` reads. Returns scores and choice.
-
-    checkpoint: the model to score, with the config's shape; None: `model.init_from`. Raises InputError for a model
-    without experts or without weights, for a share outside (0, 1], and if `out` exists.
-    """
-    overrides = [*overrides, "trainable.experts=null"]  # the file may not exist yet
-    config = read_config(path_or_name, overrides, argument("--checkpoint", checkpoint))
+    """Scores and choice of the routed experts on at least the first `tokens` tokens of the config's training rows. The
+    choice is also written to the new file `out` (`.json`: JSON, else YAML) for `trainable.experts`. checkpoint: the
+    model to score, of the config's shape; None: `model.init_from`. Raises InputError for a model without experts or
+    weights, for a share outside (0, 1], and if `out` exists."""
+    given = argument("--checkpoint", checkpoint)
+    config = read_config(path_or_name, [*overrides, "trainable.experts=null"], given)  # the file may not exist yet
     share = SHARES[score] if share is None else share
     start = _checked(config, checkpoint, share, tokens, out)
     session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))  # needs only rows

@@ -48,6 +48,12 @@ def read(path: str | pathlib.Path, name: str) -> dict[str, Any] | None:
     return None if file is None else read_json(file, MAX_BYTES)
 
 
+def require_readable(source: str | pathlib.Path) -> None:
+    """Raises InputError if one of the files at `source` is malformed."""
+    for name in FILES:
+        read(source, name)
+
+
 def keep(source: str | pathlib.Path, folder: pathlib.Path) -> None:
     """Copy the files that there are at `source` to a run directory. Raises InputError for a malformed one."""
     copy(source, folder, FILES)

@@ -6,8 +6,12 @@ HAS_OLD_EMITTERS = tuple(map(int, importlib.metadata.version("jaxlib").split("."
 """Whether XLA still has the flag that turns off its fusion emitters; later versions end the process at an unknown
 flag."""
 
-QUICK_FLAGS = "--xla_backend_optimization_level=0" + " --xla_cpu_use_fusion_emitters=false" * HAS_OLD_EMITTERS
-"""XLA_FLAGS of the suite. With the default flags, LLVM would take most of a test's time."""
+QUICK_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    + " --xla_cpu_use_fusion_emitters=false" * HAS_OLD_EMITTERS
+)
+"""XLA_FLAGS of the suite. With the default flags, LLVM would take most of a test's time, and simulated devices could
+run independent collectives in different orders and wait for each other forever."""
 AS_USERS_DO = {"xla_backend_optimization_level": 3} | (
     {"xla_cpu_use_fusion_emitters": True} if HAS_OLD_EMITTERS else {}
 )

@@ -11,7 +11,12 @@ import safetensors.numpy
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
+from maverick_jax.huggingface.tokenizer_files import write_hugging_face
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh
+from maverick_jax.text import load_tokenizer
+from tests.helpers import tiny
 from tests.parity.oracle import our_model
 
 
@@ -39,3 +44,10 @@ def store_run(directory: pathlib.Path, config: ModelConfig, parameters, dtype=np
     arrays["optimizer/count"] = jnp.ones(())
     store.save(7, arrays, {"model": model.config.model_dump(mode="json")}, wait=True)
     return directory
+
+
+def bytes_model(path: pathlib.Path) -> pathlib.Path:
+    """Writes a Hugging Face folder of a small model of bytes."""
+    save_pretrained(Maverick.init(tiny.model_config(vocab_size=288, num_hidden_layers=1)), path)
+    write_hugging_face(load_tokenizer("bytes"), path)
+    return path

@@ -40,6 +40,7 @@ model:
   attention_chunk_size: 16
 data:
   sources: {{tinyshakespeare: {{path: "package:tinyshakespeare"}}}}
+  tokenizer: bytes
   batch_size: 8
   sequence_length: 32
 optimizer: {{learning_rate: 2e-3, warmup_steps: 2, schedule: constant, accumulation_steps: 2}}

@@ -49,6 +49,7 @@ model:
 mesh: {{data: 4, tensor: 2}}
 data:
   sources: {{tinyshakespeare: {{path: "package:tinyshakespeare"}}}}
+  tokenizer: bytes
   batch_size: {BATCH}
   sequence_length: {T}
 optimizer: {{accumulation_steps: 2}}

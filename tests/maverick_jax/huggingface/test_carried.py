@@ -61,7 +61,7 @@ def tuned(folder, run_dir):
     config = read_config("trajectory_tiny", [*words, "data.tokenizer=null"])
     dataset = types.SimpleNamespace(fingerprint="data", tokenizer=load_tokenizer(config.data.tokenizer))
     feed, mesh = types.SimpleNamespace(train=dataset), types.SimpleNamespace(shape={"data": 1})
-    describe(types.SimpleNamespace(config=config, feed=feed, mesh=mesh))
+    describe(types.SimpleNamespace(config=config, feed=feed, mesh=mesh, references={}), 0, 1.0)
     network = config.model.network
     store_run(run_dir, network, random_parameters(shapes(network)), np.float32)
     return run_dir

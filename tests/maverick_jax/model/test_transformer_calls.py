@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pydantic
 import pytest
 from flax import nnx
 
@@ -69,11 +68,6 @@ def test_optax_losses_of_integer_labels_and_of_one_hot_labels_agree(spread, conf
             found = by_label(logits, tokens[:, 1:])
             expected = optax.softmax_cross_entropy(logits, one_hot)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_a_base_belongs_to_files():
-    with pytest.raises(pydantic.ValidationError, match=r"use ModelConfig\.from_name\('tiny'\)"):
-        ModelConfig(base="tiny")
 
 
 def test_the_version_is_that_of_the_package():

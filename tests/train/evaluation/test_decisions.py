@@ -37,6 +37,7 @@ from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, find_dialect, render
 from maverick_jax.text.chat.dialects import DIALECTS
 from tests.helpers import tiny
+from tests.helpers.folders import bytes_model
 from tests.helpers.trajectory_rows import data_config
 from train.evaluate import evaluate
 from train.evaluation import decisions
@@ -406,9 +407,10 @@ def test_turns_to_generate_are_evenly_spread_and_fit(data, tmp_path):
         generated(echo, short, 1, frozenset([STOP]))
 
 
-def test_generation_needs_trajectories():
+def test_generation_needs_trajectories(tmp_path):
+    checkpoint = bytes_model(tmp_path / "model")
     with pytest.raises(InputError, match="--generate writes turns of trajectories, and no source has kind"):
-        evaluate("nowhere", "pretrain_tiny", generate=1)
+        evaluate(str(checkpoint), "pretrain_tiny", generate=1)
 
 
 def test_both_evaluations_are_shown_by_class(data):

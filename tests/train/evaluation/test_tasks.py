@@ -18,6 +18,7 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
 from tests.helpers import tiny
+from tests.helpers.folders import bytes_model
 from train.evaluate import evaluate
 from train.evaluation.tables import show
 from train.evaluation.tasks import open_tasks, run_task
@@ -81,12 +82,14 @@ def test_a_text_prompt_is_unchanged_and_its_answer_needs_no_end(tmp_path):
     assert run_task(opened, lambda prompts, most: [ids(" 3\n2")], BYTES)["mean"] == 0
 
 
-def test_errors_are_raised_before_a_model_is_loaded(tmp_path):
+def test_errors_are_raised_before_a_model_is_loaded(tmp_path, monkeypatch):
+    checkpoint = str(bytes_model(tmp_path / "model"))
+    monkeypatch.delattr("train.evaluate.load_pretrained")
     (tmp_path / "q.jsonl").write_text('{"prompt": "x"}\n')
     with pytest.raises(InputError, match=r"q.jsonl: line 1: answer: is missing"):
-        evaluate("nowhere", "pretrain_tiny", tasks=[str(tmp_path / "q.jsonl")])
+        evaluate(checkpoint, "pretrain_tiny", tasks=[str(tmp_path / "q.jsonl")])
     with pytest.raises(InputError, match=r"no shipped task is named 'toy_shp'; did you mean toy_shop\?"):
-        evaluate("nowhere", "pretrain_tiny", tasks=["toy_shp"])
+        evaluate(checkpoint, "pretrain_tiny", tasks=["toy_shp"])
     with pytest.raises(InputError, match=r"--tasks toy_shop: the task 'toy_shop_orders' is given twice"):
         open_tasks(["toy_shop", "toy_shop"], BYTES)
 

@@ -232,7 +232,7 @@ def test_the_slurm_script_requeues_after_restartable_exit_codes(code, restarts, 
     fake = {
         "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
         "scontrol": f'[[ $1 = requeue ]] && echo "$2" > {tmp_path}/requeued || printf "n1\nn2\n"',
-        "maverick": f'[[ "$*" = "train c.yaml a=1" && $MAVERICK_COORDINATOR = n1:2* ]] && exit {code}; exit 9',
+        "maverick": f'[[ "$*" = "train c.yaml a=1" && $MAVERICK_COORDINATOR = n1:[23]* ]] && exit {code}; exit 9',
     }
     for name, body in fake.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")

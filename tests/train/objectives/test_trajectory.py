@@ -242,7 +242,7 @@ def test_a_run_reports_losses_by_kind_and_resumes_to_the_bit(runs, tmp_path):
     assert "recovery" in told[0]["kind_loss"] and told[0]["kind_tokens"]["system"] > 0
     assert any("recovery" in line.get("eval_kind_loss", {}) for line in told)
     titles = [drawn.title for drawn in draw_all(read_run(tmp_path / "whole"))]
-    assert "Loss by kind of token, nats" in titles and "Held-out loss by kind of token, nats" in titles
+    assert "Loss by kind of token" in titles and "Held-out loss by kind of token" in titles
     run_dir = cut_back(tmp_path / "whole", tmp_path / "run", 4)
     runs.train(run_dir, *options)
     assert_same_run(tmp_path / "whole", run_dir, 6)
