@@ -38,7 +38,7 @@ def locked() -> dict[str, str]:
 
 
 def install(*words: object) -> bool:
-    """Whether pip could."""
+    """Whether pip installed all of `words`."""
     options = ["--quiet", "--disable-pip-version-check", "--upgrade"]
     return subprocess.run([PYTHON, "-m", "pip", "install", *options, *words]).returncode == 0
 

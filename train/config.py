@@ -26,25 +26,25 @@ Natural = Annotated[int, Field(ge=0)]
 
 
 class RunSection(Section):
-    """What the run is called, how long it is, and where it keeps what it makes."""
+    """The run's name, length and directory."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Letters, digits, `.`, `_` and `-`."""
     dir: str | None = None
-    """Everything the run makes. null: `runs/<name>`."""
+    """Directory of the run's files. null: `runs/<name>`."""
     steps: Positive
     """Optimizer steps in the whole run."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of the initial weights and, unless `data.seed` is given, of the order of the data."""
+    """Seed of the initial weights and, unless `data.seed` is given, of the order of the data."""
     eval_every: Natural = 0
     """Steps between evaluations on held-out data; 0: none."""
     eval_batches: Positive = 8
-    """Batches of one evaluation. Where several sources are held out, they have equally many of them, each at least
-    one."""
+    """Batches per evaluation. Several held-out sources share them evenly; each has at least one."""
     skip_budget: Natural = 10
-    """Updates that may be refused because loss or gradients were not finite; one more ends the run (exit code 79)."""
+    """Maximum number of updates skipped because the loss or gradient was not finite; one more ends the run (exit code
+    79)."""
     hardware: Hardware | None = None
-    """The device the run is meant for, such as `h200`: `maverick plan` judges by it. null: this machine's."""
+    """The target device, such as `h200`, for which `maverick plan` plans. null: this machine's devices."""
 
     @property
     def directory(self) -> pathlib.Path:
@@ -52,24 +52,24 @@ class RunSection(Section):
 
 
 class ModelSection(ModelConfig):
-    """The network, and where its first weights come from."""
+    """The network, and the source of its initial weights."""
 
     init_from: str | None = None
-    """A run directory, one of its checkpoints or a Hugging Face folder whose weights the run starts from; what is not
-    given here of the network is taken from there. null: random weights."""
+    """The model whose weights the run starts from: a run directory, one of its checkpoints or a Hugging Face folder. It
+    also gives the network's keys that are not set here. null: random weights."""
     init_layers: Annotated[tuple[Natural, ...], Field(min_length=1)] | None = None
-    """The layers of the model at `init_from`, from 0, that the layers of this one begin as, in order; a layer may be
-    taken twice. null: all, in order."""
+    """The source layer (of the model at `init_from`, from 0) for each layer of this model. A layer may be repeated.
+    null: all layers, in order."""
     init_upcycle: bool = False
-    """Whether a mixture of experts may begin as a dense layer: its shared expert is that layer, its routed experts add
-    nothing yet."""
+    """Whether an MoE layer may start from a dense layer: the shared expert copies the dense layer, and the routed
+    experts initially add nothing."""
     init_other_tokenizer: bool = False
-    """Whether `data.tokenizer` may be another one than the tokenizer of the model at `init_from`, whose embedding table
-    and output matrix then have rows of other tokens. false: another one is refused."""
+    """Whether `data.tokenizer` may differ from the tokenizer of the model at `init_from`. The rows of the embedding
+    table and the output matrix then belong to other tokens. false: another tokenizer is an error."""
 
     @property
     def start(self) -> Start | None:
-        """Where the first weights come from; None: nowhere."""
+        """The source of the initial weights; None: they are random."""
         return None if self.init_from is None else Start(self.init_from, self.init_layers, self.init_upcycle)
 
     @property
@@ -78,10 +78,10 @@ class ModelSection(ModelConfig):
 
 
 class RunConfig(Section):
-    """Everything a run depends on."""
+    """The whole config of a run."""
 
     plugins: tuple[str, ...] = ()
-    """Modules to import, which add objectives, optimizers, data sources, tasks or environments of yours."""
+    """Modules to import that add your own objectives, optimizers, data sources, tasks or environments."""
     run: RunSection
     model: ModelSection
     mesh: MeshConfig = MeshConfig()
@@ -123,7 +123,7 @@ def check_vocabulary(config: RunConfig, tokenizer_size: int) -> None:
 
 
 def _split(config: RunConfig) -> list[tuple[str, int, str]]:
-    """What is split: (key, its number, the logical axis that splits it)."""
+    """The sizes that the mesh divides: (key, size, logical axis)."""
     data = config.data
     return [
         ("data.batch_size", data.batch_size // config.optimizer.accumulation_steps, "batch"),
@@ -164,7 +164,7 @@ def _model_split(model: ModelConfig) -> list[tuple[str, int, str]]:
 
 
 def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
-    """(key, what is wrong) for every number that does not divide. An axis whose size is not known yet counts as 1."""
+    """(key, error) for every size that the mesh does not divide. An axis of unknown size counts as 1."""
     accumulation, batch = config.optimizer.accumulation_steps, config.data.batch_size
     if batch % accumulation:
         return [("data.batch_size", f"{batch} is not a multiple of optimizer.accumulation_steps ({accumulation})")]
@@ -191,7 +191,7 @@ def _listed(sizes: dict[str, int], prefix: str = "") -> str:
 
 
 def unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
-    """(key, what is wrong) for everything that keeps the model from beginning as the one at `init_from`."""
+    """(key, error) for every reason why the model cannot start from the one at `init_from`."""
     if model.start is None:
         given = [key for key in ("init_layers", "init_upcycle", "init_other_tokenizer") if getattr(model, key)]
         return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]

@@ -1,5 +1,4 @@
-"""What must not change under a resumed run: the model, what of it is trained, what it learns from, which tokens stand
-where in its data."""
+"""Refuses to resume a run if its model, trained parameters, references or data differ from the saved ones."""
 
 from typing import Any
 
@@ -18,7 +17,7 @@ _FREE = ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING)
 
 
 def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str]) -> dict[str, Any]:
-    """What a checkpoint says of the run it belongs to. `references`: fingerprints of the frozen models beside it."""
+    """Metadata of the run in each of its checkpoints. `references`: fingerprints of the run's frozen models."""
     return {
         "model": config.model.network.model_dump(mode="json"),
         "data": data_fingerprint,
@@ -66,7 +65,7 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
 
 
 def _newest_metadata(store: CheckpointStore) -> dict[str, Any] | None:
-    """Of the newest checkpoint that has any: a damaged one has nothing to say, and is dealt with when restoring."""
+    """Metadata of the newest checkpoint that has readable metadata. Damaged checkpoints are handled when restoring."""
     for step in reversed(store.steps()):
         try:
             return store.meta(step)
@@ -81,7 +80,7 @@ def _network(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trainable(about: dict[str, Any]) -> dict[str, Any]:
-    """What is trained, by key of `trainable`; adapters have a record of their own."""
+    """The pinned keys of `trainable` and their values; adapters have a separate record."""
     if RECORD not in about:
         return about.get("trainable", {})
     lora = about[RECORD] and LoraConfig().record() | about[RECORD]  # earlier versions had fewer keys
@@ -89,7 +88,7 @@ def _trainable(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed_data(config: RunConfig) -> list[str]:
-    """Keys that differ from the config the run directory holds; none when that cannot be read."""
+    """A line for each key that differs from the config in the run directory; none if that config cannot be read."""
     try:
         there = strict_yaml.read(config.run.directory / "config.yaml").data
         sections = there["data"], {"seed": there["run"]["seed"]}
@@ -100,7 +99,7 @@ def _changed_data(config: RunConfig) -> list[str]:
 
 
 def _differences(prefix: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """A line per key of `there` whose value is another one `here`."""
+    """A line for each key of `there` with another value in `here`."""
     lines = []
     for key in there:
         name, old, new = f"{prefix}.{key}", there[key], here.get(key)

@@ -1,4 +1,4 @@
-"""The training loop: the order in which things happen, and nothing about models or data.
+"""The training loop: the order of updates, metrics and hooks. It knows nothing about models or data.
 
 For each update `n` from `start + 1` to `stop`, in this order:
 
@@ -7,14 +7,14 @@ For each update `n` from `start + 1` to `stop`, in this order:
 3. fetch the metrics of update `n - 1`, which is what the host waits for: one update is always queued on the device;
 4. only if some hook is due: fetch the metrics of update `n` too, then run the hooks that are due, in their order.
 
-So every metric up to `n` is delivered before state `n` is saved, and a run that dies at any moment and resumes from
-state `n` lacks none of them. State `n` is the state after `n` updates.
+So every metric up to `n` is delivered before state `n` is saved, and a run that dies and resumes from state `n` has all
+of them. State `n` is the state after `n` updates.
 
-In a profiler trace, step 1 is the annotation "train" with its number, and a hook's call bears its class's name, such as
-`Evaluation` or `Checkpoint`.
+In a profiler trace, step 1 is the annotation "train" with its number, and a call of a hook has the name of its class,
+such as `Evaluation` or `Checkpoint`.
 
-When the loop ends in order, and when it ends by a MaverickError, the hooks are closed: what they have begun is
-finished. On any other exception, such as another process's death, they are not: waiting could last for ever.
+At the end of the loop, or after a MaverickError, the hooks are closed and finish their work. After any other exception,
+such as the death of another process, they are not closed, because waiting could take forever.
 """
 
 import time

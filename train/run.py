@@ -1,4 +1,4 @@
-"""`maverick train`: opens a session on a run's config and trains from where the run stands."""
+"""`maverick train`: opens a session for a config and trains from the newest checkpoint."""
 
 import sys
 from collections.abc import Callable, Iterable

@@ -47,9 +47,9 @@ class SourceRows:
     """Which of the store's documents it has; one that is split belongs to both splits."""
     length: int
     seed: int | None
-    """Of the rows' order; None: as packed."""
+    """Seed of the order of the rows; None: the order of packing."""
     weighing: Weighing | None = None
-    """Of labels by what they are; None: all alike."""
+    """Loss weights of labels by their kind; None: all weights are 1."""
 
     def row(self, index: int) -> Row:
         places = packing.places_of(self.pieces(index))
@@ -75,13 +75,13 @@ class Dataset:
         self._end: int | None = None
 
     def num_rows(self, epoch: int = 0) -> int:
-        """Rows of all sources' epochs together. (With unequal weights a stream of that many rows reads some sources
-        more than once and others in part.)"""
+        """The sum of the sources' rows in one epoch. (With unequal weights, a stream of that many rows repeats some
+        sources and reads others in part.)"""
         return sum(source.plan.num_rows for source in self.sources)
 
     @property
     def shares(self) -> dict[str, float]:
-        """Part of the stream's rows that each source has, by name."""
+        """Fraction of the stream's rows from each source, by name."""
         return dict(zip([source.name for source in self.sources], self._mixture.shares(), strict=True))
 
     def locate(self, index: int) -> tuple[SourceRows, int]:
@@ -92,12 +92,12 @@ class Dataset:
         return self.sources[source], at
 
     def row(self, index: int) -> Row:
-        """Stream row `index`: its fields, as `data.rows.fields` says of each. Pure."""
+        """The fields of stream row `index` (see `data.rows.fields`). Pure."""
         self.locate(index)
         return _RowReader(self)(index)
 
     def with_fields(self, beside: Beside) -> "Dataset":
-        """The same rows, with what `beside` tells of each."""
+        """The same rows, with the additional fields that `beside` returns."""
         found = Dataset(self.sources, self._mixture, self.config, self.tokenizer, self.fingerprint)
         found._beside, found._end = beside, self._end
         return found
@@ -178,14 +178,14 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
 
 
 def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.ndarray:
-    """float32[4]: factors of decisions, by class, from the runs to train on, which come first."""
+    """float32[4]: loss factors of decisions, by class, from the training trajectories, which come first."""
     if most is None:
         return np.ones(len(Decision) + 1, np.float32)
     return balance(store["decisions"].reshape(-1, len(Decision))[: train.begin.size].sum(axis=0), most)
 
 
 class _Part(NamedTuple):
-    """Which documents, in which order."""
+    """The identity of a selection of documents and their order."""
 
     store: str
     split: Split
@@ -220,7 +220,7 @@ def _plan(part: _Part, documents: Documents, config: DataConfig) -> Plan:
 def _arranged_once(
     config: DataConfig, identity: list, arrange: Callable[[], tuple[dict[str, np.ndarray], dict]]
 ) -> ArrayFolder:
-    """What `arrange` gives, arrays and what is to be remembered with them, kept beside the tokens."""
+    """The arrays and metadata that `arrange` returns, cached beside the tokens."""
     path = config.cache / "packing" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
     def build(folder: pathlib.Path) -> None:
@@ -259,7 +259,7 @@ def split_documents(offsets: np.ndarray, fraction: float, name: str = "") -> tup
 def _fingerprint(
     config: DataConfig, split: Split, seed: int, sources: Sequence[SourceRows], tokenizer: Tokenizer
 ) -> str:
-    """Digest of everything that decides which tokens stand in row g of step s: contents, not names of files."""
+    """Digest of everything that determines the tokens of row g of step s: contents, not file names."""
     decides = {
         "order": ORDER,
         "split": split,
