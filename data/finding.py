@@ -35,7 +35,7 @@ class FoundFiles:
     def say(self, where: str) -> None:
         """Logs what is left out, once for a process."""
         if self.left_out:
-            _say(f"{where}: {len(self.files):,} files are read; left out: {listed(self.left_out)}")
+            _say(f"{where}: files read: {len(self.files):,}; left out: {listed(self.left_out)}")
 
 
 @functools.cache

@@ -147,7 +147,7 @@ def test_what_is_left_out_is_logged_once_and_short(tmp_path, caplog):
         config(tmp_path, folder).sources["s"].files("s")  # pyright: ignore[reportAttributeAccessIssue]
         documents(tmp_path, folder)
     (line,) = [r.message for r in caplog.records if "left out" in r.message]
-    assert line.startswith(f"data.sources.s.path: {folder}: 1 files are read; left out: n0.pdf (an ending that")
+    assert line.startswith(f"data.sources.s.path: {folder}: files read: 1; left out: n0.pdf (an ending that")
     assert line.endswith("and 12 more")
     assert listed({"a": "why", "b": "so"}) == "a (why), b (so)"
 
