@@ -1,5 +1,6 @@
 """`maverick train`: opens a session for a config and trains from the newest checkpoint."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,6 +24,8 @@ from train.rollouts.source import Setting, batch_source
 from train.run_folder import describe
 from train.session import Parts, Session, claimed_run
 from train.step import compile_step
+
+NOTHING_LOST = "the first step was not reached, nothing is lost; the same command starts again"
 
 
 def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -49,9 +52,22 @@ def train_to_end(config: RunConfig) -> dict[str, Any]:
     """
     parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True)
     with claimed_run(config):
-        session = Session.open(config, parts, train=train_to_end)
+        session = _open(config, parts)
         with jax.set_mesh(session.mesh):
             return _train(session)
+
+
+def _open(config: RunConfig, parts: Parts) -> Session:
+    """A signal while data is prepared ends the process at once. While a reference trains, it saves that run first."""
+    with contextlib.ExitStack() as guard:
+        guard.enter_context(leaves_at_once(NOTHING_LOST))
+
+        def train(reference: RunConfig) -> None:
+            guard.close()
+            train_to_end(reference)
+            guard.enter_context(leaves_at_once(NOTHING_LOST))
+
+        return Session.open(config, parts, train=train)
 
 
 def _train(session: Session) -> dict[str, Any]:
@@ -59,7 +75,7 @@ def _train(session: Session) -> dict[str, Any]:
     parts = StateParts.of(config, session.references)
     store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
     resumes_from(run_dir / CHECKPOINTS)
-    with leaves_at_once("the first step was not reached, nothing is lost; the same command starts again"):
+    with leaves_at_once(NOTHING_LOST):
         state = restore_or_start(parts, store, session.mesh)
         start = int(state.step)
         announce.start(config, start, int(state.skipped))

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.helpers.small_run import PATIENCE, REPOSITORY, finish, log_of, wait_for
+from train import run
 from train.faults.at_once import SHOW_CURSOR, leaves_at_once
 
 ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped as asked")]
@@ -99,3 +100,47 @@ def test_ctrl_c_on_a_terminal_while_the_step_compiles_ends_with_130(runs, tmp_pa
     assert b"interrupted: the first step was not reached" in said
     assert b"Traceback" not in said and b"Fatal" not in said
     os.close(ours)
+
+
+PREPARING = """
+import hashlib, sys
+from train import run
+from train.config_files import read_config
+
+def prepare(config, parts, train):
+    print("up", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 * 10**9)
+
+run.Session.open = prepare
+run.train_to_end(read_config("pretrain_tiny", [f"run.dir={sys.argv[1]}"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "said"), ENDINGS)
+def test_a_signal_while_data_is_prepared_ends_the_process(number, code, said, tmp_path):
+    command = [sys.executable, "-c", PREPARING, str(tmp_path / "run")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, **pipes)
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    process.send_signal(number)
+    try:
+        assert process.communicate(timeout=PATIENCE)[1].splitlines()[-1] == f"{said}: {run.NOTHING_LOST}"
+    finally:
+        process.kill()
+    assert process.returncode == code
+
+
+def test_a_reference_trains_with_the_former_handlers(monkeypatch):
+    before = {number: signal.getsignal(number) for number, _, _ in ENDINGS}
+    handlers = lambda: {number: signal.getsignal(number) for number in before}
+    seen = []
+
+    def prepare(config, parts, train):
+        seen.append(handlers() != before)
+        train("a reference")
+        seen.append(handlers() != before)
+
+    monkeypatch.setattr(run.Session, "open", prepare)
+    monkeypatch.setattr(run, "train_to_end", lambda config: seen.append(handlers() == before))
+    run._open(None, None)
+    assert seen == [True, True, True] and handlers() == before
