@@ -101,17 +101,22 @@ class Kept:
     """`tokenizer_config.json`; None: there was none."""
     template: bytes | None = None
     """`chat_template.jinja`, if it is not one of ours."""
+    more_tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What `special_tokens_map.json` says besides the tokens of ROLES."""
 
     @classmethod
     def of(cls, folder: pathlib.Path) -> "Kept":
-        """Raises InputError if `tokenizer_config.json` is malformed."""
-        path = folder / CONFIG_FILE
-        config = _parse_json(read_file(path), path) if path.is_file() else None
-        return cls(config, template.foreign_in(folder))
+        """Raises InputError if `tokenizer_config.json` or `special_tokens_map.json` is malformed."""
+        config, tokens = (
+            _parse_json(read_file(path), path) if path.is_file() else None
+            for path in (folder / CONFIG_FILE, folder / MAP_FILE)
+        )
+        more = {key: value for key, value in (tokens or {}).items() if key not in ROLES}
+        return cls(config, template.foreign_in(folder), more)
 
     def without_template(self) -> "Kept":
         config = self.config and {key: value for key, value in self.config.items() if key != "chat_template"}
-        return Kept(config, None)
+        return dataclasses.replace(self, config=config, template=None)
 
 
 NOTHING = Kept()
@@ -138,7 +143,7 @@ def write_config(
     if kept.config and "auto_map" in kept.config:  # it names code to run, and the class is that code's
         theirs.pop("tokenizer_class", None)
     config = {**theirs, **{key: value for key, value in ours.items() if key not in theirs or key in roles}}
-    for name, content in ((CONFIG_FILE, config), (MAP_FILE, dict(roles))):
+    for name, content in ((CONFIG_FILE, config), (MAP_FILE, {**roles, **kept.more_tokens})):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if dialect is not None:
         (folder / template.FILE).write_text(template.chat_template(dialect), "utf-8")
