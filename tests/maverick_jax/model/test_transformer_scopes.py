@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from maverick_jax.model.inputs import Inputs
-from maverick_jax.model.transformer import Maverick
+from maverick_jax.model.transformer import Maverick, _logits
 from maverick_jax.ops.cross_entropy import cross_entropy
 from maverick_jax.sharding import make_mesh
 from tests.helpers import tiny
@@ -40,12 +40,13 @@ def jax_flag(name: str, value):
 
 @functools.cache
 def operations() -> list[list[str]]:
-    """The path of each operation of a compiled forward pass on two devices of the expert axis."""
+    """The path of each operation of a compiled loss and of compiled logits on two devices of the expert axis."""
     config = tiny.model_config()
 
     def loss(model, batch):
         hidden, _ = model.hidden(Inputs.of(batch))
-        return cross_entropy(hidden, model.output_weight(), batch["labels"], batch["loss_weights"], rules=tiny.RULES)
+        found = cross_entropy(hidden, model.output_weight(), batch["labels"], batch["loss_weights"], rules=tiny.RULES)
+        return found, _logits(model, Inputs.of(batch))
 
     with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
         model = jax.eval_shape(lambda: Maverick(config, rngs=nnx.Rngs(0)))

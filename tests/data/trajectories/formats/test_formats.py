@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data.trajectories import FORMATS, Outcome, Provenance, Step, Tally, Trajectory, find_actions, read_trajectories
 from data.trajectories.formats import ours
+from data.trajectories.meaning import refuse_placeholder
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Message, Role, Tool, ToolCall
 from tests.helpers import trajectory_samples as samples
@@ -296,6 +297,16 @@ def test_every_format_round_trips_through_ours(read, name):
 
 # ---- round trips --------------------------------------------------------------------------------------------------
 
+
+def is_text(parts: list[str]) -> bool:
+    """Whether a user's message has no place of a picture, which is refused."""
+    try:
+        refuse_placeholder("".join(parts))
+    except InputError:
+        return False
+    return True
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 words = texts.filter(lambda text: text.strip())
 json_values = st.recursive(
@@ -303,13 +314,14 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=6,
 )
+questions = st.lists(words, min_size=1, max_size=2).filter(is_text)
 extras = st.dictionaries(words.map("x-".__add__), json_values, max_size=2)
 numbers = st.none() | st.floats(0, 1e6)
 
 
 @st.composite
 def trajectories(draw):
-    steps = [Step(Message(Role.USER, draw(st.lists(words, min_size=1, max_size=2))), extra=draw(extras))]
+    steps = [Step(Message(Role.USER, draw(questions)), extra=draw(extras))]
     for turn in range(draw(st.integers(1, 3))):
         count = draw(st.integers(0, 2))
         calls = [
