@@ -213,6 +213,26 @@ def test_json_roles_come_from_tokenizer_config(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("more", [{"additional_special_tokens": ["<x>"]}, {"sep_token": {"content": "<x>"}}])
+def test_json_extras_of_the_special_tokens_map_are_saved(tmp_path, more):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    _byte_level_json(folder, controls=("<x>", "<y>"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<y>"}))
+    (folder / "special_tokens_map.json").write_text(json.dumps(more | {"eos_token": "<x>"}))
+    (ours := tmp_path / "ours").mkdir()
+    load_tokenizer(folder).save(ours)
+    assert json.loads((ours / "special_tokens_map.json").read_text()) == more | {"eos_token": "<y>"}
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_malformed_special_tokens_map_is_refused(tmp_path, content):
+    _byte_level_json(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(content)
+    with pytest.raises(InputError, match=r"special_tokens_map\.json"):
+        load_tokenizer(tmp_path)
+
+
 def test_json_control_tokens_in_the_vocabulary_of_a_word_model(tmp_path):
     """The library finds these in text even with `encode_special_tokens`."""
     vocab = {"<s>": 0, "<unk>": 1, "a": 2, "<": 3, "s": 4, ">": 5}
