@@ -1,5 +1,6 @@
 """Datasets: rows are a pure function of the config and the row's number."""
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -156,6 +157,20 @@ def test_an_epoch_of_a_source_contains_each_of_its_tokens_once(config):
             np.testing.assert_array_equal(counts[0], other)
         assert not np.array_equal(epochs[0], epochs[1])
     assert dataset.num_rows() == sum(source.plan.num_rows for source in dataset.sources)
+
+
+def test_each_epoch_visits_every_row_in_an_order_of_its_own(config):
+    class Visits:
+        num_rows = 50
+
+        def pieces(self, epoch, at):
+            return at
+
+    source = open_dataset(config, "train", seed=0).sources[0]
+    source = dataclasses.replace(source, plan=Visits())  # pyright: ignore
+    epochs = [[source.pieces(epoch * 50 + r) for r in range(50)] for epoch in range(3)]
+    assert all(sorted(visited) == list(range(50)) for visited in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 def test_mixture_of_the_stream_is_exact(config):

@@ -170,7 +170,7 @@ def writes(model, token: int):
     return our_model(model.config, changes)
 
 
-@pytest.mark.parametrize("stop", ["<|end_of_text|>", "<|eot|>"])
+@pytest.mark.parametrize("stop", ["<|end_of_text|>", "<|eot|>", "<|eom|>"])
 def test_text_ends_at_a_stop_token(text_model, stop):
     tokenizer = ByteTokenizer()
     assert generate(writes(text_model, ord("x")), tokenizer, "", 5, temperature=0) == "xxxxx"
