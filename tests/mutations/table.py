@@ -437,7 +437,7 @@ TEXT = [
         "maverick_jax/inference/sampler.py",
         'TURN_ENDS = ("<|eot|>", "<|eom|>")',
         'TURN_ENDS = ("<|eot|>",)',
-        f"{SAMPLER}::test_text_ends_at_a_stop_token",
+        f"{SAMPLER}::test_nothing_after_a_stop_token_is_text",
     ),
     _mutation(
         "F12",

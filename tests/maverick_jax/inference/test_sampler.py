@@ -177,6 +177,14 @@ def test_text_ends_at_a_stop_token(text_model, stop):
     assert generate(writes(text_model, tokenizer.controls[stop]), tokenizer, "abc", 5, temperature=0) == ""
 
 
+@pytest.mark.parametrize("stop", ["<|end_of_text|>", "<|eot|>", "<|eom|>"])
+def test_nothing_after_a_stop_token_is_text(text_model, stop, monkeypatch):
+    tokenizer = ByteTokenizer()
+    tokens = iter([np.array([token]) for token in (ord("a"), tokenizer.controls[stop], ord("b"))])
+    monkeypatch.setattr("maverick_jax.inference.sampler.sample_tokens", lambda *_: tokens)
+    assert "".join(stream(text_model, tokenizer, Request([1], 3))) == "a"
+
+
 def test_stream_never_splits_a_character(text_model, monkeypatch):
     tokenizer, text = ByteTokenizer(), "a→é"
     tokens = iter([np.array([b]) for b in text.encode()] + [np.array([0xE2])])
