@@ -30,6 +30,10 @@ _HOME = {
 __all__ = [*sorted(_HOME), "__version__"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "text"})
+
+
 def __getattr__(name: str):
     if name == "__version__":
         from importlib.metadata import version

@@ -1,18 +1,35 @@
 """The config of a model: shipped models, and parameter counts."""
 
+from typing import Any
+
+import pydantic
+import pydantic_core
+
 from maverick_jax import parameters
+from maverick_jax.errors import InputError
 from maverick_jax.network import Network
 from maverick_jax.settings import shipped, validation
+from maverick_jax.settings.strict_yaml import Location
 
 
 class ModelConfig(Network):
     """The config of a Llama 4 model. `ModelConfig.from_name` reads a shipped one."""
 
+    @pydantic.model_validator(mode="before")
     @classmethod
-    def from_name(cls, name: str) -> "ModelConfig":
-        """The config of the shipped model `name` (`tiny`, `maverick_17b_128e`, ...). Raises InputError for an unknown
-        name."""
+    def _without_base(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "base" in given:  # a file's `base` is resolved before the values are checked
+            raise InputError(f"{cls.__name__}: `base` is a key of files; from Python, ModelConfig.from_name"
+                             f"({given['base']!r}, hidden_size=...) starts from a shipped model")  # fmt: skip
+        return given
+
+    @classmethod
+    def from_name(cls, name: str, **changes: Any) -> "ModelConfig":
+        """The config of the shipped model `name` (`tiny`, `maverick_17b_128e`, ...), with `changes` of its keys
+        (`hidden_size=256`). Raises InputError for an unknown name or key, and for a value that does not fit."""
         document = shipped.read_document(shipped.model_path(name), shipped.model_path)
+        document.data.update(pydantic_core.to_jsonable_python(changes))
+        document.places.update(dict.fromkeys(changes, Location(f"ModelConfig.from_name({name!r})")))
         return validation.validate(cls, document, also=("base",))
 
     def num_parameters(self) -> int:

@@ -139,10 +139,12 @@ def _advice(sizes: dict[str, int], known: int, num_devices: int) -> str:
     return fits + ("" if num_devices >= known else f", or start the job on {known} devices ({simulated})")
 
 
-def make_mesh(sizes: "dict[str, int] | MeshConfig", devices=None) -> Mesh:
-    """The mesh of a run: the axes of `MESH_AXES` in this order, all Explicit; an axis that `sizes` lacks has size 1.
+def make_mesh(sizes: "dict[str, int] | MeshConfig | None" = None, devices=None) -> Mesh:
+    """The mesh of a run: the axes of `MESH_AXES` in this order, all Explicit; an axis that a dict lacks has size 1, and
+    None is `MeshConfig()`, all devices along `data`. devices: default all of the job.
     Raises InputError for an unknown axis, and if the sizes do not multiply to the number of devices."""
     devices = jax.devices() if devices is None else devices
+    sizes = MeshConfig() if sizes is None else sizes
     config = sizes if isinstance(sizes, MeshConfig) else _mesh_config(sizes)
     sizes = config.resolve(len(devices))
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)

@@ -54,7 +54,9 @@ def start(config: RunConfig, step: int, skipped: int) -> None:
     run, changed = config.run, changes(config) if step else {}
     listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
     if step >= run.steps:
-        log.info("%s is complete: %d of %d steps", run.directory, step, run.steps)
+        longer = f"{step} steps, more than run.steps ({run.steps})"
+        done = longer if step > run.steps else f"{step} of {run.steps} steps"
+        log.info("%s is complete: %s", run.directory, done)
         if listed:
             log.warning("%s: no effect on a run that is complete; raise run.steps, or give it its own run.name", listed)
         return

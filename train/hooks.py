@@ -1,6 +1,7 @@
 """Hooks of the training loop: lines, progress, profiles, evaluation, checkpoints. Give them to `fit` in the order of
 this file: a save comes after what it must cover."""
 
+import collections
 import logging
 import pathlib
 import sys
@@ -20,6 +21,28 @@ from train.loop import Hook
 from train.metrics_writer import MetricsWriter
 
 log = logging.getLogger(__name__)
+
+
+class _StepSeconds:
+    """Mean wall time of updates. A process's first warms up: it counts only where there is no other."""
+
+    def __init__(self, most: int | None = None):
+        """most: how many updates count, the latest; None: all since `clear`."""
+        self._seconds: collections.deque[float] = collections.deque(maxlen=most)
+        self._first = True
+
+    def add(self, seconds: float) -> None:
+        if self._first and self._seconds:
+            self._seconds.clear()
+            self._first = False
+        self._seconds.append(seconds)
+
+    def mean(self) -> float:
+        return sum(self._seconds) / len(self._seconds)
+
+    def clear(self) -> None:
+        self._seconds.clear()
+        self._first = False
 
 
 class TrainingLines(Hook):
@@ -45,18 +68,14 @@ class TrainingLines(Hook):
         self.writer, self.last_step, self.tokens_per_step = writer, last_step, tokens_per_step
         self._log_every, self._format_metrics = every, format_metrics
         self._peak_tokens = peak_flops / flops_per_token if peak_flops and flops_per_token else None
-        self._seconds: list[float] = []
-        self._first = True
+        self._seconds = _StepSeconds()
 
     def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
-        self._seconds.append(seconds)
+        self._seconds.add(seconds)
         if step % self._log_every and step != self.last_step:
             return
-        # The first update of a process compiles: it counts only where there is no other.
-        timed = self._seconds[1:] if self._first and len(self._seconds) > 1 else self._seconds
-        self._first = False
-        step_seconds = sum(timed) / len(timed)
-        self._seconds = []
+        step_seconds = self._seconds.mean()
+        self._seconds.clear()
         rate = self.tokens_per_step / step_seconds
         line = {
             "step": step,
@@ -85,7 +104,7 @@ class ProgressBar(Hook):
 
     def __init__(self, *, every: int, start: int, stop: int, tokens_per_step: int = 0):
         self._log_every, self._stop, self._tokens, self._bar = every, stop, tokens_per_step, None
-        self._seconds: list[float] = []
+        self._seconds = _StepSeconds(every)
         self._first: tuple[int, float] | None = None
         self._shown = jax.process_index() == 0
         if self._shown and sys.stderr.isatty():
@@ -98,7 +117,7 @@ class ProgressBar(Hook):
         if not self._shown:
             return
         self._first = self._first or (step, time.monotonic())
-        self._seconds = [*self._seconds, seconds][-self._log_every :]
+        self._seconds.add(seconds)
         if self._bar is not None:
             self._bar.line = self._line(metrics)
             self._bar.update(self._task, completed=step, left=self._left(step))
@@ -107,7 +126,7 @@ class ProgressBar(Hook):
             print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def _line(self, metrics: dict[str, Any]) -> str:
-        of_step = sum(self._seconds) / len(self._seconds)
+        of_step = self._seconds.mean()
         parts = [f"loss {float(metrics['loss']):.4f}"]
         if "learning_rate" in metrics:
             parts.append(f"rate {float(metrics['learning_rate']):.2e}")

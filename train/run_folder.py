@@ -11,6 +11,7 @@ import jax
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.huggingface import carried
+from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.strict_yaml import dump
 from train.config_files import resolved
 from train.session import Session
@@ -57,11 +58,22 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
 
 
 def config_of_run(checkpoint: str | pathlib.Path) -> pathlib.Path:
-    """The config of the run whose directory or checkpoint `checkpoint` is. Raises InputError if there is none."""
+    """The config of the run whose directory or checkpoint `checkpoint` is. Raises InputError if there is none, and if
+    it names plugins: they are code, and only a config that the user gives can have code imported."""
     path = pathlib.Path(checkpoint)
     for folder in (path, *list(path.absolute().parents)[:2]):
         if (folder / CONFIG).is_file():
+            _require_no_plugins(checkpoint, folder / CONFIG)
             return folder / CONFIG
     raise InputError(
         f"{checkpoint}: no run's {CONFIG} is there; give a CONFIG: a file, or the name of a shipped config"
     )
+
+
+def _require_no_plugins(checkpoint: str | pathlib.Path, path: pathlib.Path) -> None:
+    found = strict_yaml.read(path)
+    if isinstance(found.data, dict) and (named := found.data.get("plugins")):
+        raise InputError(
+            f"{found.place('plugins')}: plugins: {named!r} are not imported from a run's folder; give the config too, "
+            f"if you trust it: maverick eval {checkpoint} {path}"
+        )

@@ -22,6 +22,7 @@ from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh,
 from maverick_jax.stack import PERIODS, TAIL, LayerAddress
 
 NO_TAPS = Taps()
+NO_MESH = "Maverick: no mesh is set"
 
 
 class Tapped(NamedTuple):
@@ -47,9 +48,7 @@ class Maverick(nnx.Module):
 
     def __init__(self, config: ModelConfig, rules: ShardingRules | None = None, *, rngs: nnx.Rngs):
         if jax.sharding.get_abstract_mesh().empty:
-            raise InputError(
-                "Maverick: no mesh is set; use Maverick.init(config), or build it under jax.set_mesh(mesh)"
-            )
+            raise InputError(f"{NO_MESH}; use Maverick.init(config), or build it under jax.set_mesh(mesh)")
         rules = rules or ShardingRules()
         self.config, self.rules = config, rules
         build(self, parameters.embedding(config), config, rules, rngs)
@@ -80,6 +79,8 @@ class Maverick(nnx.Module):
     def tapped(self, inputs: Inputs, taps: Taps = NO_TAPS) -> Tapped:
         """As `hidden`, with the insides of the layers `taps` (from 0 over the whole depth). A tapped layer costs its
         output once for every period, because a scan keeps the same of all."""
+        if jax.sharding.get_abstract_mesh().empty:
+            raise InputError(f"{NO_MESH}; call the model under jax.set_mesh(mesh), or its `logits` outside of jax.jit")
         placed = Positions.of(self.config, inputs)
         real = None if inputs.segment_ids is None else inputs.segment_ids > 0
         stack, seen = self.config.stack, {}
@@ -113,14 +114,15 @@ class Maverick(nnx.Module):
         is one segment per row. pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th
         `<|patch|>` token of the batch, read row by row, gets the k-th row of their features.
 
-        Outside of traced code, raises InputError if shapes do not match, if a token is not in the vocabulary, if the
+        Outside of traced code, raises InputError if shapes do not match, if tokens are not integers, if there are none,
+        if a token is not in the vocabulary, if the
         mesh's batch axes do not divide B, and if tokens and tiles do not match.
         """
         if isinstance(self.embed[...], jax.core.Tracer):
             return _logits(self, Inputs(tokens, positions, segment_ids, pixel_values))
         mesh = self.embed[...].sharding.mesh
         pixel_values = fitting_tiles(self.config, self.rules, mesh, tokens, pixel_values)
-        places = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens, positions, segment_ids)]
+        places = [None if x is None else _whole(x) for x in (tokens, positions, segment_ids)]
         self._require_batch(*places)
         with jax.set_mesh(mesh):
             placed = Inputs(*map(self._place, places), pixel_values=pixel_values)
@@ -141,8 +143,10 @@ class Maverick(nnx.Module):
         if tokens.ndim != 2 or any(x is not None and x.shape != tokens.shape for x in others):
             shapes = ", ".join(str(x.shape) for x in (tokens, *others) if x is not None)
             raise InputError(f"tokens, positions and segment_ids have shapes {shapes}; expected one shape [B, T]")
+        if not tokens.size:
+            raise InputError(f"tokens: shape {tokens.shape} has no token; expected at least one")
         V = self.config.vocab_size
-        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < V:
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < V:
             raise InputError(
                 f"tokens: {int(tokens.min())} to {int(tokens.max())}; expected 0 to {V - 1}, the vocabulary"
             )
@@ -186,6 +190,14 @@ def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
     if rest is not None and rest.stats is not None:
         stats.append(rest.stats)
     return jax.tree.map(lambda *s: jnp.concatenate(s), *stats) if stats else None
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """As int32. Raises InputError for other than whole numbers, which a cast would round."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise InputError(f"tokens, positions and segment_ids are whole numbers; got {x.dtype}")
+    return x.astype(jnp.int32)
 
 
 def _of_layer(seen: dict[str, dict[int, jax.Array]], place: LayerAddress) -> jax.Array:

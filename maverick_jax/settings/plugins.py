@@ -44,6 +44,9 @@ def _load(module: str, where: str) -> bool:
     try:
         importlib.import_module(module)
     except Exception as error:
-        raise InputError(f"{where}: cannot import {module}: {type(error).__name__}: {error}") from error
+        root = module.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name in (root, module)
+        hint = f" (install the package {root}, or put the folder that holds it on PYTHONPATH)" if absent else ""
+        raise InputError(f"{where}: cannot import {module}: {type(error).__name__}: {error}{hint}") from error
     log.info("loaded plugin %s", module)
     return True

@@ -94,7 +94,9 @@ def test_a_plugin_that_cannot_be_imported_is_one_error(tmp_path, capsys):
 
     (tmp_path / "mine.yaml").write_text("base: pretrain_tiny\nplugins: [no_such_package.objectives]\n")
     assert main(["config", "show", str(tmp_path / "mine.yaml")]) == 78
-    assert "mine.yaml:2: plugins: cannot import no_such_package.objectives" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "mine.yaml:2: plugins: cannot import no_such_package.objectives" in said
+    assert "install the package no_such_package, or put the folder that holds it on PYTHONPATH" in said
     (tmp_path / "mine.yaml").write_text("base: pretrain_tiny\nplugins: ['os; x']\n")
     assert main(["config", "show", str(tmp_path / "mine.yaml")]) == 78
     assert "'os; x' is not a module name" in capsys.readouterr().err

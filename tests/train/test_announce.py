@@ -108,6 +108,14 @@ def test_a_finished_run_says_that_another_rate_changes_nothing(config, caplog):
     ]
 
 
+@pytest.mark.parametrize(("steps", "told"), [(24, "24 of 24 steps"), (10, "24 steps, more than run.steps (10)")])
+def test_a_finished_run_says_how_many_steps_it_has(config, caplog, steps, told):
+    started(config())
+    caplog.set_level(logging.INFO)
+    announce.start(config(f"run.steps={steps}"), 24, 0)
+    assert said(caplog)[0].endswith(f"is complete: {told}")
+
+
 @pytest.mark.parametrize("text", ["[", "run: 3", "optimizer: {learning_rate: high}"])
 def test_a_saved_config_that_cannot_be_read_is_passed_over(text, config, caplog):
     here = config()

@@ -1,5 +1,6 @@
 """Lines of progress and of evaluations, as a user sees them."""
 
+import json
 import logging
 
 import numpy as np
@@ -37,6 +38,18 @@ def test_the_last_line_has_no_time_left(clock, capsys):
     bar.on_metrics(1, {"loss": 1.0}, 0.5)
     bar.on_metrics(2, {"loss": 1.0}, 0.5)
     assert capsys.readouterr().err == "step 2/2  loss 1.0000  0.500 s/step\n"
+
+
+@pytest.mark.parametrize(("steps", "mean"), [(1, 8.0), (2, 1.0), (3, 1.5), (5, 1.5)])
+def test_bar_and_record_have_the_same_time_without_the_first_updates(tmp_path, capsys, steps, mean):
+    shown = [ProgressBar(every=9, start=0, stop=steps), hooks.TrainingLines(
+        MetricsWriter(tmp_path), every=9, last_step=steps, tokens_per_step=1
+    )]  # fmt: skip
+    for step, seconds in enumerate([8.0, 1.0, 2.0, 1.0, 2.0][:steps], 1):
+        for hook in shown:
+            hook.on_metrics(step, METRICS, seconds)
+    assert f"  {mean:.3f} s/step" in capsys.readouterr().err
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step_seconds"] == mean
 
 
 def test_other_processes_show_nothing(monkeypatch, capsys):

@@ -127,7 +127,7 @@ def _check_tokenizer(name: str, model: Found, tokenizer: Tokenizer) -> None:
         raise InputError(
             f"objective.{name}: {model.path} was trained with another tokenizer ({theirs.name}, "
             f"{theirs.vocab_size} ids) than data.tokenizer ({tokenizer.name}, {tokenizer.vocab_size} ids): its "
-            "token ids mean different tokens"
+            "token ids mean different tokens (data.tokenizer=null takes the teacher's)"
         )
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 import maverick_jax
 from maverick_jax import Maverick, MeshConfig, ModelConfig, make_mesh
 from maverick_jax.errors import InputError
+from maverick_jax.model.inputs import Inputs
 from tests.helpers.tiny import model_config
 
 
@@ -43,6 +44,11 @@ def test_building_without_a_mesh_says_how(config):
         ([1, 2, 3], r"shapes \(3,\); expected one shape \[B, T\]"),
         ([[1, 10**6]] * 4, "tokens: 1 to 1000000; expected 0 to"),
         ([[-1, 1]] * 4, "tokens: -1 to 1; expected 0 to"),
+        ([[]] * 4, r"are whole numbers; got float32"),
+        ([[0.5, 1.0]] * 4, r"are whole numbers; got float32"),
+        ([[True, False]] * 4, r"are whole numbers; got bool"),
+        (np.zeros((4, 0), np.int32), r"tokens: shape \(4, 0\) has no token"),
+        (np.zeros((0, 3), np.int32), r"tokens: shape \(0, 3\) has no token"),
     ],
 )
 def test_a_wrong_call_of_logits_is_an_input_error(spread, tokens, said):
@@ -79,3 +85,39 @@ def test_the_version_is_that_of_the_package():
 def test_a_mesh_config_makes_a_mesh():
     mesh = make_mesh(MeshConfig(data=-1, tensor=2))
     assert mesh.shape["data"] == 4 and mesh.shape["tensor"] == 2
+
+
+def test_the_default_mesh_has_all_devices_along_data():
+    assert make_mesh().shape["data"] == len(jax.devices())
+    assert make_mesh(devices=jax.devices()[:2]).shape["data"] == 2
+
+
+def test_the_public_names_are_listed():
+    assert {*maverick_jax.__all__, "text"} <= set(dir(maverick_jax))
+    assert all(getattr(maverick_jax, name) is not None for name in dir(maverick_jax))
+
+
+@pytest.mark.parametrize("call", [Maverick.logits, lambda model, x: model.hidden(Inputs(x))])
+def test_traced_calls_without_a_mesh_say_what_to_do(config, call):
+    model, tokens = Maverick.init(config), jnp.zeros((1, 4), jnp.int32)
+    with pytest.raises(InputError, match=r"no mesh is set; call the model under jax\.set_mesh\(mesh\)"):
+        jax.jit(call)(model, tokens)
+    with jax.set_mesh(model.embed[...].sharding.mesh):
+        jax.eval_shape(call, model, tokens)
+
+
+def test_a_shipped_model_with_changes():
+    changed = ModelConfig.from_name("tiny", hidden_size=64, balance={"kind": "none"})
+    assert (changed.hidden_size, changed.balance.kind) == (64, "none")
+    assert ModelConfig.from_name("tiny", balance=changed.balance).balance == changed.balance
+    with pytest.raises(InputError, match=r"from_name\('tiny'\): hiden_size: unknown key; did you mean hidden_size\?"):
+        ModelConfig.from_name("tiny", hiden_size=64)
+    with pytest.raises(InputError, match=r"from_name\('tiny'\): hidden_size: .*, got 'big'"):
+        ModelConfig.from_name("tiny", hidden_size="big")
+
+
+def test_a_base_in_python_says_how_to_start_from_a_shipped_model():
+    with pytest.raises(InputError, match=r"ModelConfig.from_name\('tiny', hidden_size=...\)"):
+        ModelConfig(base="tiny")  # ty: ignore
+    with pytest.raises(InputError, match="`base` is a key of files"):
+        ModelConfig.model_validate({"base": "tiny", "hidden_size": 64})
