@@ -104,7 +104,8 @@ class _Translation:
         if kind == "union_tag_not_found":
             return join(key, context["discriminator"].strip("'")), "required, but missing"
         if kind in ("model_type", "model_attributes_type", "dict_type"):
-            return key, f"must be a mapping, got {_shown(given)}"
+            removes = "null, which removes a mapping of the base; the base has none of this name"
+            return key, f"must be a mapping, got {removes if given is None else _shown(given)}"
         expected = re.sub(r"^(\w+) should ", "must ", detail["msg"])
         return key, f"{expected}, got {_shown(given)}"
 
