@@ -158,6 +158,16 @@ def test_null_for_what_the_base_does_not_have_is_refused(write):
     assert line.startswith(f"command line: {said}")
 
 
+def test_a_list_without_items_and_one_with_a_wrong_item_are_one_error_each(write):
+    path = write(SMALL)
+    (empty,) = errors(path, "trainable.lora={targets: []}")
+    assert empty == "command line: trainable.lora.targets: must have at least 1 item, got []"
+    (none_left,) = errors(path, "data.sources={x: null}")
+    assert none_left.endswith("data.sources: must have at least 1 item, got {}")
+    (wrong,) = errors(path, "trainable.lora={targets: [q_projj]}")
+    assert wrong.startswith("command line: trainable.lora.targets.0: 'q_projj' is not one of")
+
+
 def test_a_resolved_config_can_be_read_back(write):
     for name in RUNS:
         config = read_config(name)
