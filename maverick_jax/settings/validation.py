@@ -64,7 +64,7 @@ class _Translation:
                 suggested.update(near)
             elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
                 continue  # already reported: its misspelling, or the missing base that would have provided it
-            elif detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            elif detail["type"] == "too_short" and len(detail["input"]) >= detail.get("ctx", {})["min_length"]:
                 continue  # already reported: the items that were refused
             elif detail["input"] is None and key in refused:
                 continue  # already reported: the value was refused by the parser
