@@ -235,6 +235,21 @@ VERBS = {
 }
 
 
+def _instead(name: str) -> str:
+    """What to use in place of `name`, which others have as a verb; an empty string for any other name."""
+    from importlib.resources import files
+
+    if name == "serve":
+        return (
+            "export the model with `maverick export RUN OUT --dialect meta_pythonic`, then serve it: `vllm serve OUT`"
+        )
+    if name == "launch":
+        scripts = files("launch") / "clusters"
+        here = f"`bash {scripts / 'local.sh'} N maverick train CONFIG` starts N processes on this machine"
+        return f"{here}, `sbatch {scripts / 'slurm.sbatch'} CONFIG` one per node"
+    return ""
+
+
 # ---- main ------------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +328,8 @@ def _dispatch(argv: list[str]) -> None:
     elif " ".join(argv[:2]) in VERBS:
         _run_verb(" ".join(argv[:2]), argv[2:])
     elif argv[0] not in VERBS:
+        if instead := _instead(argv[0]):
+            raise InputError(f"maverick: {argv[0]} is not a verb yet; {instead}")
         near = did_you_mean(argv[0], VERBS)
         raise InputError(f"maverick: no verb {argv[0]!r}{near} (verbs: {', '.join(VERBS)})")
     else:

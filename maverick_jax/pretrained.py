@@ -29,6 +29,7 @@ from maverick_jax.files import require_new
 from maverick_jax.huggingface import carried
 from maverick_jax.huggingface import export as exporting
 from maverick_jax.huggingface import reader as huggingface_reader
+from maverick_jax.huggingface.peft import CONFIG_FILE as ADAPTER_CONFIG
 from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Purpose
@@ -168,6 +169,9 @@ def open_source(path: str | pathlib.Path) -> ModelSource:
         return _open_checkpoint(path / CHECKPOINTS, None)
     if path.is_dir() and path.name.isdecimal():
         return _open_checkpoint(path.parent, int(path.name))
+    if (path / ADAPTER_CONFIG).is_file():
+        merge = f"`maverick import MODEL OUT --adapter {path}` merges it into its model"
+        raise InputError(f"{path}: a PEFT adapter, not a model; {merge}")
     found = "no such folder" if not path.is_dir() else "not a model"
     raise InputError(
         f"{path}: {found}; expected a run directory (it holds {CHECKPOINTS}/), one of its checkpoints (a folder named "

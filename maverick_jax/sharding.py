@@ -89,7 +89,10 @@ class MeshConfig(Section):
     def _consistent(self):
         sizes = self.sizes
         if sum(s == -1 for s in sizes.values()) > 1:
-            raise ValueError("at most one axis may be -1 (all remaining devices)")
+            default = (
+                "" if "data" in self.model_fields_set or self.data != -1 else "; data is -1 by default: set data: 1"
+            )
+            raise ValueError(f"at most one axis may be -1 (all remaining devices){default}")
         for axis, size in sizes.items():
             if size == 0:
                 raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for all remaining devices")

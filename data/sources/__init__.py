@@ -13,6 +13,7 @@ from data.sources.parquet import ParquetSource
 from data.sources.synthetic import SyntheticSource
 from data.sources.text import TextSource
 from data.sources.trajectories import TrajectoriesConfig, TrajectoriesSource
+from data.trajectories.formats import FORMATS
 from maverick_jax.settings.kinds import Kinds
 
 __all__ = [
@@ -37,6 +38,8 @@ def _with_kind(section: Any) -> Any:
     if not isinstance(section, dict):
         return section
     section = {"kind": SOURCES.default, **section}
+    for key in ("kind", "format"):
+        _refuse_trajectory_format(key, section.get(key))
     if section.get("format", "") is None:
         del section["format"]
     if section["kind"] != SOURCES.default or "format" not in section:
@@ -49,6 +52,16 @@ def _with_kind(section: Any) -> Any:
         )
         raise pydantic.ValidationError.from_exception_data("source", [error])
     return {**section, "kind": section["format"]}
+
+
+def _refuse_trajectory_format(key: str, name: Any) -> None:
+    """Raises pydantic's error if `name`, the value of `key` of a source, is a format of trajectories."""
+    plain = name.lower().replace("-", "_") if isinstance(name, str) else None
+    if plain not in FORMATS or name in SOURCES.members:
+        return
+    why = f"{plain} is a format of trajectories; use {key}: trajectories, which finds it by itself"
+    error = InitErrorDetails(type="value_error", loc=(key,), input=name, ctx={"error": ValueError(why)})
+    raise pydantic.ValidationError.from_exception_data("source", [error])
 
 
 AnySource = Annotated[SourceConfig, SOURCES, pydantic.BeforeValidator(_with_kind)]

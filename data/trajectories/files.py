@@ -18,6 +18,8 @@ MAX_LINE = 1 << 26
 MAX_DOCUMENT = 1 << 28
 """Largest file with a single JSON document, in bytes; it is held in memory."""
 _CHUNK = 1 << 20
+_TABLES = {b"PAR1": "Parquet", b"ARROW1": "Arrow"}
+"""The first bytes of files of tables, which are not read."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -68,12 +70,15 @@ def parse(text: bytes, hint: str = "") -> Any:
 
 def _is_lines(path: pathlib.Path) -> bool:
     """Whether the file holds JSON lines: by its ending, or, for an unknown ending and a compressed file that ends in
-    .json, if its first line is an object."""
+    .json, if its first line is an object. Raises InputError for a file of tables."""
     ending, compression = split_ending(path)
     if ending in LINES or (ending in DOCUMENTS and compression is None):
         return ending in LINES
     with open_data(path) as file:
         first = file.readline(MAX_LINE).removeprefix(_BOM).strip()
+    for magic, name in _TABLES.items():
+        if first.startswith(magic):
+            raise InputError(f"{path}: {name} is not read as trajectories; write one JSON record per line (.jsonl)")
     return first.startswith(b"{") and first.endswith(b"}")
 
 

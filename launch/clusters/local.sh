@@ -26,7 +26,8 @@ done
 
 result=0
 bug=0
-for pid in "${pids[@]}"; do
+for i in "${!pids[@]}"; do
+    pid=${pids[i]}
     wait "$pid"
     code=$?
     while kill -0 "$pid" 2>/dev/null; do # a signal to this script interrupts `wait`, but not the process
@@ -34,7 +35,14 @@ for pid in "${pids[@]}"; do
         code=$?
     done
     case $code in
-        134 | 137 | 143) code=76 ;;
+        134) # JAX aborts a process when it loses another one
+            echo "process $i aborted, as after the death of another process" >&2
+            code=76
+            ;;
+        137 | 143)
+            echo "process $i was killed (signal $((code - 128))); the same command resumes the run" >&2
+            code=76
+            ;;
         1) bug=1 ;;
     esac
     ((code > result)) && result=$code

@@ -9,6 +9,7 @@ replaces the section it would otherwise be merged into.
 import importlib.resources
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings import strict_yaml
@@ -157,7 +158,9 @@ def merge(under: dict, over: dict) -> dict:
         below = merged.get(key)
         if value is None and isinstance(below, dict):
             del merged[key]
-        elif not isinstance(value, dict) or isinstance(value, Whole) or "base" in value:
+        elif isinstance(value, Whole):
+            merged[key] = _replacement(below, value)
+        elif not isinstance(value, dict) or "base" in value:
             merged[key] = value
         elif isinstance(below, dict):
             merged[key] = merge(below, value)
@@ -167,3 +170,11 @@ def merge(under: dict, over: dict) -> dict:
         else:
             merged[key] = value
     return merged
+
+
+def _replacement(under: Any, over: Any) -> Any:
+    """`over`, which replaces `under`, without the nulls that stand for mappings of `under`: they are removed anyway."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return over
+    kept = {k: v for k, v in over.items() if not (v is None and isinstance(under.get(k), dict))}
+    return {k: _replacement(under.get(k), v) for k, v in kept.items()}

@@ -64,6 +64,8 @@ class _Translation:
                 suggested.update(near)
             elif detail["type"] == "missing" and (key in suggested or self.lost_with_a_base(key)):
                 continue  # already reported: its misspelling, or the missing base that would have provided it
+            elif detail["type"] == "too_short" and len(detail["input"]) >= detail.get("ctx", {})["min_length"]:
+                continue  # already reported: the items that were refused
             elif detail["input"] is None and key in refused:
                 continue  # already reported: the value was refused by the parser
             else:
@@ -104,8 +106,9 @@ class _Translation:
         if kind == "union_tag_not_found":
             return join(key, context["discriminator"].strip("'")), "required, but missing"
         if kind in ("model_type", "model_attributes_type", "dict_type"):
-            return key, f"must be a mapping, got {_shown(given)}"
-        expected = re.sub(r"^(\w+) should ", "must ", detail["msg"])
+            removes = "null, which removes a mapping of the base; the base has none of this name"
+            return key, f"must be a mapping, got {removes if given is None else _shown(given)}"
+        expected = re.sub(r" after validation, not \d+$", "", re.sub(r"^(\w+) should ", "must ", detail["msg"]))
         return key, f"{expected}, got {_shown(given)}"
 
     def inner_key(self, key: str, message: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from data.config import DataConfig
 from data.rows.dataset import open_dataset
 from data.sources import SOURCES
 from data.sources.synthetic import SyntheticSource
+from data.trajectories.formats import FORMATS
 from maverick_jax.errors import InputError
 from maverick_jax.settings import strict_yaml, validation
 from maverick_jax.settings.section import Section
@@ -209,6 +210,10 @@ def test_paths_that_do_not_exist(tmp_path):
         ({"path": "x.txt", "wieght": 1.0}, ".wieght", "unknown key; did you mean data.sources.s.weight?"),
         ({"path": "x.txt", "fromat": "text"}, ".fromat", "unknown key; did you mean data.sources.s.format?"),
         ({"path": "x", "format": "jsnl"}, ".format", "'jsnl' is not one of text, jsonl, .*; did you mean jsonl?"),
+        ({"path": "x", "kind": "openai"}, ".kind", "^openai is a format of trajectories; use kind: trajectories, "),
+        ({"path": "x", "kind": "jsonl", "format": "openai"}, ".format", "use format: trajectories, "),
+        ({"path": "x", "format": "ShareGPT"}, ".format", "^sharegpt is a format of trajectories; use format: traj"),
+        ({"path": "x", "format": "prompt-completion"}, ".format", "^prompt_completion is a format of trajectories; "),
         ({"path": "x", "kind": "jsnl"}, ".kind", "'jsnl' is not one of files, text, .*; did you mean jsonl?"),
         ({"path": "x", "kind": "jsonl", "format": "text"}, ".format", "'text' is not one of jsonl"),
         ({"path": "x", "trajectories": {"overlap": 0.5}}, ".trajectories", "a key of kind: trajectories; this one is "
@@ -224,6 +229,15 @@ def test_configs_that_make_no_sense(source, key, message):
     _, problems = validation.check(_Config, document)
     assert [problem.key for problem in problems] == [f"data.sources.s{key}"]
     assert re.search(message, problems[0].message), problems[0].message
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_of_trajectories_is_answered_with_the_format_that_finds_it(name):
+    source = {"path": "x.jsonl", "format": name}
+    document = strict_yaml.Document({"data": {"sources": {"s": source}}}, {"": strict_yaml.Location("a test")}, [])
+    (problem,) = validation.check(_Config, document)[1]
+    said = f"{name} is a format of trajectories; use format: trajectories, which finds it by itself"
+    assert (problem.key, problem.message) == ("data.sources.s.format", said)
 
 
 class _Config(Section):

@@ -70,6 +70,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     ("argv", "said"),
     [
         (["trian"], "no verb 'trian'; did you mean train?"),
+        (["serve", "RUN", "--port", "80"], "serve is not a verb yet; export the model with `maverick export RUN OUT"),
+        (["serve", "--help"], "then serve it: `vllm serve OUT`"),
+        (["launch", "--help"], f"launch is not a verb yet; `bash {ROOT}/launch/clusters/local.sh N maverick train CON"),
+        (["launch", "CONFIG"], f"`sbatch {ROOT}/launch/clusters/slurm.sbatch CONFIG` one per node"),
         (["plan"], "required: CONFIG (see"),
         (["plan", "pretrain_tny"], "no shipped run is named 'pretrain_tny'; did you mean pretrain_tiny?"),
         (["plan", "nowhere.yaml"], "nowhere.yaml: no such file"),

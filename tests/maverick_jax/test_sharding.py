@@ -2,6 +2,7 @@
 
 import re
 
+import pydantic
 import pytest
 
 from maverick_jax.errors import InputError
@@ -26,6 +27,21 @@ from maverick_jax.sharding import MeshConfig
 def test_a_mesh_that_does_not_fit_says_what_does(mesh, devices, said):
     with pytest.raises(InputError, match=re.escape(said)):
         MeshConfig(**mesh).resolve(devices)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "default"),
+    [
+        ({"fsdp": -1}, "; data is -1 by default: set data: 1"),
+        ({"data": -1, "fsdp": -1}, ""),
+        ({"data": 1, "fsdp": -1, "expert": -1}, ""),
+    ],
+)
+def test_a_second_axis_of_all_remaining_devices_is_refused(mesh, default):
+    with pytest.raises(pydantic.ValidationError) as error:
+        MeshConfig.model_validate(mesh)
+    (detail,) = error.value.errors()
+    assert detail["msg"] == f"Value error, at most one axis may be -1 (all remaining devices){default}"
 
 
 def test_what_is_said_to_fit_fits():

@@ -135,6 +135,39 @@ def test_null_removes_a_mapping_and_indices_change_items(write):
     assert read_config("below.yaml", ["data.sources.x.path.1=c"]).data.sources["x"].path == ["a", "c"]
 
 
+def test_null_removes_a_mapping_of_the_base_on_the_command_line_as_in_a_file(write):
+    path, other = write(SMALL, "below.yaml"), "{x: null, y: {kind: synthetic}}"
+    for overrides in (
+        [f"data.sources={other}"],
+        [f"data={{sources: {other}}}"],
+        ["data.sources.x=null", "data.sources.y={kind: synthetic}"],
+        ["data.sources={y: {kind: synthetic}}", "data.sources.x=null"],
+    ):
+        assert list(read_config(path, overrides).data.sources) == ["y"]
+    both = write(f"base: below.yaml\ndata: {{sources: {other}}}\n")
+    assert list(read_config(both).data.sources) == ["y"]
+    assert list(read_config(both, ["data.sources={y: null, z: {kind: synthetic}}"]).data.sources) == ["z"]
+
+
+def test_null_for_what_the_base_does_not_have_is_refused(write):
+    path = write(SMALL, "below.yaml")
+    said = "data.sources.w: must be a mapping, got null, which removes a mapping of the base; the base has none of this"
+    (line,) = errors(write("base: below.yaml\ndata: {sources: {w: null}}\n"))
+    assert line.startswith(f"run.yaml:2: {said}")
+    (line,) = errors(path, "data.sources={w: null, y: {kind: synthetic}}")
+    assert line.startswith(f"command line: {said}")
+
+
+def test_a_list_without_items_and_one_with_a_wrong_item_are_one_error_each(write):
+    path = write(SMALL)
+    (empty,) = errors(path, "trainable.lora={targets: []}")
+    assert empty == "command line: trainable.lora.targets: must have at least 1 item, got []"
+    (none_left,) = errors(path, "data.sources={x: null}")
+    assert none_left.endswith("data.sources: must have at least 1 item, got {}")
+    (wrong,) = errors(path, "trainable.lora={targets: [q_projj]}")
+    assert wrong.startswith("command line: trainable.lora.targets.0: 'q_projj' is not one of")
+
+
 def test_a_resolved_config_can_be_read_back(write):
     for name in RUNS:
         config = read_config(name)

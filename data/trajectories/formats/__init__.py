@@ -51,7 +51,8 @@ def detect(record: Any) -> Format:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"could be {' or '.join(form.name for form in found)}; choose one with --format")
+        names = " or ".join(form.name for form in found)
+        raise InputError(f"could be {names}; choose one with --format, or trajectories.format in a config")
     tried = "; ".join(f"{form.name}: {form.needs}" for form in FORMATS.values())
     has = ", ".join(f"{name!r:.40}" for name in list(record)[:12]) if isinstance(record, dict) else None
     finding = f"has {has or 'no fields'}" if isinstance(record, dict) else f"is {type(record).__name__}, not an object"

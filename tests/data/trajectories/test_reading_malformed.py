@@ -244,3 +244,14 @@ def test_unknown_formats_and_missing_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"the folder contains no file that ends in .json, .jsonl, .ndjson, .traj"):
         list(read_trajectories(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("start", [b"PAR1", b"ARROW1"])
+@pytest.mark.parametrize("name", ["chats.parquet", "chats"])
+def test_tables_are_refused_by_their_first_bytes(tmp_path, start, name):
+    (tmp_path / name).write_bytes(start + b"\x00\xff\n{}")
+    for malformed in ("stop", "skip"):
+        with pytest.raises(
+            InputError, match=f"{name}: (Parquet|Arrow) is not read as trajectories; write one JSON rec"
+        ):
+            list(read_trajectories(tmp_path / name, malformed=malformed))

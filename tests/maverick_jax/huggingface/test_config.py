@@ -233,6 +233,8 @@ def test_a_tensor_must_be_stored_exactly_once(copy):
 def test_paths_without_a_model_are_errors(tmp_path, folder):
     assert "no such folder" in problems(tmp_path / "absent")
     assert "not a model; expected a run directory" in problems(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert f"a PEFT adapter, not a model; `maverick import MODEL OUT --adapter {tmp_path}`" in problems(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     assert "no checkpoint" in problems(tmp_path)
     with pytest.raises(InputError, match="dtype: 'float16'"):

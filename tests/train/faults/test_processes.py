@@ -208,6 +208,22 @@ def test_the_local_launcher_combines_exit_codes(by_process, code):
     assert done.returncode == code, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("by_process", "said"),
+    [
+        ("137 134", ["process 0 was killed (signal 9)", "process 1 aborted, as after the death of another process"]),
+        ("76 143", ["process 1 was killed (signal 15); the same command resumes the run"]),
+        ("76 75", []),
+    ],
+)
+def test_the_local_launcher_says_which_process_a_signal_ended(by_process, said):
+    command = "codes=($0); exit ${codes[$MAVERICK_PROCESS_ID]}"
+    done = run_script(LAUNCH / "local.sh", 2, "bash", "-c", command, by_process)
+    assert done.returncode == 76
+    assert all(line in done.stderr for line in said)
+    assert len(done.stderr.splitlines()) == len(said)
+
+
 def test_the_local_launcher_forwards_a_signal_and_waits():
     command = "trap 'sleep 0.3; exit 75' TERM; echo up; while :; do sleep 0.05; done"
     process = subprocess.Popen([LAUNCH / "local.sh", "2", "bash", "-c", command], stdout=subprocess.PIPE, text=True)

@@ -45,7 +45,7 @@ def test_a_message_of_the_prompt_may_ask_to_be_learned(tmp_path):
         ({"completion": 3}, "completion: expected text, got an integer"),
         ({"prompt": None}, "prompt: is null"),
         ({"label": False}, "label: preference data"),
-        ({"messages": [ASK, ANSWER]}, "could be openai or prompt_completion; choose one with --format"),
+        ({"messages": [ASK, ANSWER]}, "could be openai or prompt_completion; choose one with --format, or "),
     ],
 )
 def test_malformed_records_are_refused(tmp_path, change, reason):
