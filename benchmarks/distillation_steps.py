@@ -12,7 +12,7 @@ from flax import nnx
 from benchmarks.ours import fresh, host_batch, model_config, parts, place
 from benchmarks.shapes import SHAPES, Shape
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.precision import for_backend
+from maverick_jax.precision import for_platform
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Distill, Pretrain
 from train.objectives.base import Objective
@@ -35,7 +35,7 @@ class Steps:
         self._programs: dict[str, Any] = {}
         self._references = {} if tuple(wanted) == ("pretrain",) else {"teacher": _frozen(teacher)}
         self.teacher_bytes = sum(x.nbytes for x in jax.tree.leaves(self._references))
-        config = for_backend(model_config(shape))
+        config = for_platform(model_config(shape))
         for name in wanted:
             if name == "teacher":
                 continue
@@ -68,7 +68,7 @@ def _with_batch(program, batch, state):
 
 
 def _frozen(shape: Shape) -> Maverick:
-    config = for_backend(model_config(shape))
+    config = for_platform(model_config(shape))
     return jax.jit(lambda: Maverick(config, ShardingRules(), rngs=nnx.Rngs(1)))()
 
 

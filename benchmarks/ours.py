@@ -15,7 +15,7 @@ from benchmarks.worker import serve
 from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
-from maverick_jax.precision import for_backend
+from maverick_jax.precision import for_platform
 from maverick_jax.sharding import ShardingRules
 from train.objectives.pretrain import Pretrain
 from train.optimizers import AdamW
@@ -96,7 +96,7 @@ class OurTrainStep:
     """Our compiled train step with its state, after one step."""
 
     def __init__(self, shape: Shape, *, dtype: str, remat: str, packed: bool):
-        config = for_backend(model_config(shape, dtype=dtype, remat=remat))
+        config = for_platform(model_config(shape, dtype=dtype, remat=remat))
         self._batch = place(host_batch(shape))
         step_parts = parts(config, packed=packed)
         self._state = fresh(config, step_parts)

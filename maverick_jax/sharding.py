@@ -6,15 +6,18 @@ and gradients, optimizer moments and restore targets have the shardings of their
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
-import jax
+import numpy as np
 import pydantic
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from pydantic import Field
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section, did_you_mean
+from maverick_jax.target import Target
 
 MESH_AXES = ("data", "fsdp", "expert", "context", "tensor", "pipeline")
 BATCH_AXES = ("data", "fsdp", "expert")
@@ -146,12 +149,40 @@ def make_mesh(sizes: "dict[str, int] | MeshConfig | None" = None, devices=None) 
     """The mesh of a run: the axes of `MESH_AXES` in this order, all Explicit; an axis that a dict lacks has size 1, and
     None is `MeshConfig()`, all devices along `data`. devices: default all of the job.
     Raises InputError for an unknown axis, and if the sizes do not multiply to the number of devices."""
-    devices = jax.devices() if devices is None else devices
+    devices = Target.local().devices if devices is None else devices
     sizes = MeshConfig() if sizes is None else sizes
     config = sizes if isinstance(sizes, MeshConfig) else _mesh_config(sizes)
     sizes = config.resolve(len(devices))
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices)
+    return Mesh(arrange(shape, devices), MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+
+def arrange(shape: tuple[int, ...], devices: Sequence) -> np.ndarray:
+    """The devices as an array of this shape, neighbors of the last axes close together: on GPUs and CPUs in the order
+    of their hosts, on a TPU slice along its links. Between TPU slices run the first axes that they divide into.
+
+    Raises InputError if the number of slices does not divide into the axes."""
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})  # devices of one slice may lack it
+    across = _across(slices, shape)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    within = [size // n for size, n in zip(shape, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def _across(slices: int, shape: tuple[int, ...]) -> list[int]:
+    """How many slices each axis runs over: as many as divide it, from the first axis on."""
+    rest, across = slices, []
+    for size in shape:
+        across.append(math.gcd(rest, size))
+        rest //= across[-1]
+    if rest > 1:
+        raise InputError(
+            f"mesh: {slices} slices do not divide into its axes {shape}; make mesh.data a multiple of them"
+        )
+    return across
 
 
 def _mesh_config(sizes: dict[str, int]) -> MeshConfig:
@@ -165,7 +196,7 @@ def _mesh_config(sizes: dict[str, int]) -> MeshConfig:
 
 
 def single_device_mesh(device=None) -> Mesh:
-    return make_mesh({}, [device or jax.local_devices()[0]])
+    return make_mesh({}, [device] if device else Target.one_device().devices)
 
 
 def abstract_mesh(sizes: dict[str, int]) -> AbstractMesh:

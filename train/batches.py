@@ -2,15 +2,16 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.rows import placement
 from data.rows.dataset import Dataset, Split, open_dataset
-from data.rows.fields import FIELDS, Row, chosen
+from data.rows.fields import FIELDS, TARGET, Row, chosen
+from data.targets.format import layout
 from train.config import RunConfig
 from train.teachers.stored_targets import TargetsOf, open_targets
 
@@ -51,11 +52,14 @@ class Feed:
         return A, self.config.data.batch_size // A, self.config.data.sequence_length
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and shardings of a batch under the current mesh."""
-        A, b, _ = self.shape
-        row = chosen(self.train.row(0), self.fields)
-        of = lambda name, x: jax.ShapeDtypeStruct((A, b, *x.shape), x.dtype, sharding=self._sharding(name))
-        return {name: of(name, x) for name, x in row.items()}
+        """Shapes, dtypes and shardings of a batch under the current mesh. Raises ValueError if a row of the data lacks
+        a field or has it in another shape or dtype."""
+        batch, row = abstract_batch(self.config, jax.sharding.get_mesh(), self.fields), self.train.row(0)
+        for name, x in chosen(row, self.fields).items():
+            if (x.shape, x.dtype) != (batch[name].shape[2:], batch[name].dtype):
+                expected = f"{batch[name].dtype}{list(batch[name].shape[2:])}"
+                raise ValueError(f"field {name!r} of a row is {x.dtype}{list(x.shape)}; expected {expected}")
+        return batch
 
     @contextlib.contextmanager
     def batches(self, start: int, stop: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
@@ -73,5 +77,26 @@ class Feed:
         return placement.place(local, rows, self._sharding(name), shape)
 
     def _sharding(self, name: str) -> NamedSharding:
-        spec = PartitionSpec(None, *self.config.mesh.sharding_rules()(*FIELDS[name].axes))
-        return NamedSharding(jax.sharding.get_mesh(), spec)
+        return _sharding(self.config, name, jax.sharding.get_mesh())
+
+
+def abstract_batch(config: RunConfig, mesh: Mesh, fields: Iterable[str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of a batch of `fields` on `mesh`, from the config alone."""
+    A, T, stored = config.optimizer.accumulation_steps, config.data.sequence_length, config.objective.stored_fields()
+    of_targets = {}
+    if stored is not None:
+        sizes = {name: value for name, (_, value) in stored.header.items() if name != "temperature"}
+        of_targets = layout(config.model.vocab_size, sequence_length=T, **sizes)
+    found = {}
+    for name in fields:
+        field = FIELDS[name]
+        here = field.dtype, (T,) * (len(field.axes) - 1)
+        dtype, shape = of_targets[name.removeprefix(TARGET)] if field.source == "stored" else here
+        sharding = _sharding(config, name, mesh)
+        full = (A, config.data.batch_size // A, *shape)
+        found[name] = jax.ShapeDtypeStruct(full, np.dtype(dtype.newbyteorder("=")), sharding=sharding)
+    return found
+
+
+def _sharding(config: RunConfig, name: str, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(None, *config.mesh.sharding_rules()(*FIELDS[name].axes)))

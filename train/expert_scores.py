@@ -14,7 +14,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.initialization.layer_map import Start, findings
-from maverick_jax.precision import for_backend
+from maverick_jax.precision import for_platform
 from maverick_jax.pretrained import abstract_model, open_source
 from maverick_jax.settings import strict_yaml
 from train.config import RunConfig
@@ -51,7 +51,7 @@ def choose_experts(
     start = _checked(config, checkpoint, share, tokens, out)
     session = Session.open(config.model_copy(update={"objective": Pretrain()}), Parts(rows=True))  # needs only rows
     with jax.set_mesh(session.mesh):
-        abstract = abstract_model(for_backend(config.model.network), session.mesh, config.mesh.sharding_rules())
+        abstract = abstract_model(for_platform(config.model.network), session.mesh, config.mesh.sharding_rules())
         steps = -(-tokens // (config.data.batch_size * config.data.sequence_length))
         used = measure(initial_weights(abstract, start, config.run.seed), session.feed, steps)
     found = {

@@ -9,6 +9,7 @@ import jax
 from maverick_jax.accounting.devices import device_of
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.target import traced_kind
 from train import hooks
 from train.config import RunConfig
 from train.faults.non_finite import NonFiniteBudget
@@ -57,14 +58,15 @@ def hooks_of(
 
 
 def _training_lines(config: RunConfig, writer: MetricsWriter, flops_per_token: float | None) -> hooks.TrainingLines:
-    device = device_of(jax.devices()[0].device_kind)
+    mesh = jax.sharding.get_mesh()
+    device = device_of(traced_kind())
     return hooks.TrainingLines(
         writer,
         every=config.logging.every,
         last_step=config.run.steps,
         tokens_per_step=_tokens(config),
         flops_per_token=flops_per_token,
-        peak_flops=device.peak_flops * jax.device_count() if device else None,
+        peak_flops=device.peak_flops * mesh.size if device else None,
         format_metrics=config.objective.training_metrics,
     )
 

@@ -16,7 +16,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.initialization.from_model import initial_weights
-from maverick_jax.precision import for_backend
+from maverick_jax.precision import for_platform
 from train.config import RunConfig
 from train.objectives.base import Head
 from train.optimizers.base import Optimizer
@@ -43,7 +43,7 @@ class StateParts:
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `init_state`."""
         rules = self.config.mesh.sharding_rules()
-        return {"config": for_backend(self.config.model.network), "rules": rules, **self.state_arguments()}
+        return {"config": for_platform(self.config.model.network), "rules": rules, **self.state_arguments()}
 
     def state_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `state_with`."""

@@ -33,8 +33,8 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
     environment = {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "devices": sorted({device.device_kind for device in jax.devices()}),
-        "device_count": jax.device_count(),
+        "devices": sorted({device.device_kind for device in session.target.devices}),
+        "device_count": session.target.count,
         "process_count": jax.process_count(),
         "mesh": dict(session.mesh.shape),
         "data": feed.train.fingerprint,

@@ -32,7 +32,8 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import CHECKPOINTS, open_source
-from maverick_jax.sharding import MeshConfig, make_mesh, single_device_mesh
+from maverick_jax.sharding import MeshConfig, make_mesh
+from maverick_jax.target import Target
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train import announce
 from train.batches import Feed
@@ -76,6 +77,7 @@ class Session:
     """An opened job. Programs and batches are made under `jax.set_mesh(session.mesh)`."""
 
     config: RunConfig
+    target: Target
     mesh: Mesh
     tokenizer: Tokenizer
     _feed: Feed | None = None
@@ -89,9 +91,10 @@ class Session:
         train: trains a run to its end, for references that a config makes and that are not there yet. None: a
         reference that is not there is an error.
         """
-        mesh = _mesh(config, parts)
+        target = _target(parts)
         if parts.one_device:
             config = config.model_copy(update={"mesh": MeshConfig(data=1)})
+        mesh = mesh_on(config, target)
         if parts.run_dir:
             announce.job(config, mesh)
             check_sinks(config.logging)
@@ -102,7 +105,7 @@ class Session:
         references = find(missing) if parts.references else None
         feed = Feed.open(config) if parts.rows else None
         held_out = HeldOut.of(config) if parts.held_out else None
-        session = cls(config, mesh, tokenizer, feed, held_out, references)
+        session = cls(config, target, mesh, tokenizer, feed, held_out, references)
         if parts.run_dir:
             _refuse_other_run(session, missing)
             announce.data(config, session.feed)
@@ -164,16 +167,21 @@ def _refuse_other_run(session: Session, missing: Collection[str] = ()) -> None:
     refuse_other_run(session.config, session.metadata(), store)
 
 
-def _mesh(config: RunConfig, parts: Parts) -> Mesh:
-    """The mesh of the job, which this process joins."""
+def _target(parts: Parts) -> Target:
+    """The devices of the job, which this process joins."""
     if parts.one_device:
-        return single_device_mesh()
+        return Target.one_device()
     initialize_from_environment()
     if parts.alone and jax.process_count() > 1:
         raise InputError(parts.alone)
-    sizes = config.mesh.resolve(jax.device_count())
+    return Target.local()
+
+
+def mesh_on(config: RunConfig, target: Target) -> Mesh:
+    """The config's mesh on these devices. Raises InputError if it does not divide what it splits."""
+    sizes = config.mesh.resolve(target.count)
     check_against_mesh(config, sizes)
-    return make_mesh(sizes)
+    return make_mesh(sizes, target.devices)
 
 
 def _references(

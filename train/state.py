@@ -14,6 +14,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
+from maverick_jax.target import traced_platform
 from train.compilation import return_freed_memory
 from train.objectives.base import Head, Objective
 from train.optimizers.base import Optimizer
@@ -62,7 +63,7 @@ def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, **parts) -
     """The state before the first step, created sharded on the current mesh. `parts`: as in `state_with`."""
     init = functools.partial(init_state, config=config, rules=rules, **parts)
     # it runs once, so on a CPU half the compile time matters more than slightly faster code
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    options = {"xla_backend_optimization_level": 1} if traced_platform() == "cpu" else None
     state = jax.jit(init, compiler_options=options)(np.uint32(seed))
     return_freed_memory()
     return state

@@ -22,7 +22,7 @@ import pydantic
 from array_record.python.array_record_module import ArrayRecordReader
 from pydantic import Field
 
-from data.rows.fields import TARGET, TARGETS, BatchField, Row
+from data.rows.fields import TARGET, TARGETS, Row
 from maverick_jax import files
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section
@@ -42,6 +42,25 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Positive = Annotated[int, Field(ge=1, lt=2**53)]
 J = TypeVar("J", bound=Section)
+
+
+def layout(
+    vocab_size: int, top_k: int, tail_samples: int, dtype: str, sequence_length: int
+) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """dtype and shape of each array of a row, in the record's order; the arguments are entries of `Header`.
+
+    `log_probs` [T, k] and `sample_log_probs` [T, s] belong to `ids` and `sample_ids`; `log_tail` [T]: log of the mass
+    outside the top k (-inf where k is V); `log_normaliser` [T]: logsumexp of the logits / temperature: all these at
+    `temperature`. `label_log_prob` and `entropy` [T] (nats) are at temperature 1, as losses are.
+    """
+    sizes, arrays = {"k": top_k, "s": tail_samples}, {}
+    for field in TARGETS:
+        shape = (sequence_length, *(sizes[axis] for axis in field.trailing))
+        # log-probabilities as `dtype` says, ids as the vocabulary needs
+        small = vocab_size <= 2**16 if field.dtype.kind == "u" else dtype == "float16"
+        if 0 not in shape:
+            arrays[field.name.removeprefix(TARGET)] = field.dtypes[0 if small else -1].newbyteorder("<"), shape
+    return arrays
 
 
 class Header(Section):
@@ -81,23 +100,8 @@ class Header(Section):
 
     @property
     def layout(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """dtype and shape of each array of a row, in the record's order.
-
-        `log_probs` [T, k] and `sample_log_probs` [T, s] belong to `ids` and `sample_ids`; `log_tail` [T]: log of the
-        mass outside the top k (-inf where k is V); `log_normaliser` [T]: logsumexp of the logits / temperature: all
-        these at `temperature`. `label_log_prob` and `entropy` [T] (nats) are at temperature 1, as losses are.
-        """
-        sizes, arrays = {"k": self.top_k, "s": self.tail_samples}, {}
-        for field in TARGETS:
-            shape = (self.sequence_length, *(sizes[axis] for axis in field.trailing))
-            if 0 not in shape:
-                arrays[field.name.removeprefix(TARGET)] = self._dtype_of(field), shape
-        return arrays
-
-    def _dtype_of(self, field: BatchField) -> np.dtype:
-        """On disk, of those that the field may have: log-probabilities as `dtype` says, ids as the vocabulary needs."""
-        small = self.vocab_size <= 2**16 if field.dtype.kind == "u" else self.dtype == "float16"
-        return field.dtypes[0 if small else -1].newbyteorder("<")
+        """dtype and shape of each array of a row, in the record's order; see `layout`."""
+        return layout(self.vocab_size, self.top_k, self.tail_samples, self.dtype, self.sequence_length)
 
     @property
     def record_bytes(self) -> int:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from maverick_jax.ops.dot import dot
+from maverick_jax.target import traced_platform
 
 MAX_BLOCKS, MIN_BLOCK = 8, 128
 HEADS = ((0, 1), (0, 1))  # the batch axes of every product: sequences and key/value heads
@@ -101,7 +102,7 @@ def attention_unmasked(q, k, v) -> jax.Array:
     B, T, N, H = q.shape
     heads = tuple(x.transpose(0, 2, 1, 3).reshape(B * N, T, H) for x in (q, k, v))
     one_head = jax.checkpoint(lambda head: _one_head(*head))
-    out = jax.lax.map(one_head, heads) if jax.default_backend() == "cpu" else jax.vmap(one_head)(heads)
+    out = jax.lax.map(one_head, heads) if traced_platform() == "cpu" else jax.vmap(one_head)(heads)
     return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
 
 

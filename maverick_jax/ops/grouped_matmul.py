@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from maverick_jax.ops.dot import dot
+from maverick_jax.target import traced_platform
 
 
 def grouped_swiglu_reference(x, w_in, w_out, expert) -> jax.Array:
@@ -39,7 +40,7 @@ def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Ar
 def tile_height(num_rows: int, num_experts: int) -> int:
     """Rows per tile: a quarter of an expert's even share, so that padding stays small, clipped to heights at which a
     matrix unit is fast (measured: docs/results/benchmarks.md)."""
-    lowest, highest = (32, 256) if jax.default_backend() == "cpu" else (128, 512)
+    lowest, highest = (32, 256) if traced_platform() == "cpu" else (128, 512)
     share = max(1, num_rows // max(1, 4 * num_experts))
     return min(highest, max(lowest, 1 << (share.bit_length() - 1)))
 

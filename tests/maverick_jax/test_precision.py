@@ -79,5 +79,5 @@ def test_every_gradient_of_the_image_encoder_is_near_that_of_float32(mesh_of):
 
 def test_only_a_cpu_replaces_bfloat16():
     half = DENSE.model_copy(update={"compute_dtype": "bfloat16"})
-    assert precision.for_backend(half, "gpu") is half
-    assert precision.for_backend(half, "cpu").compute_dtype == "float32"
+    assert precision.for_platform(half, "gpu") is half
+    assert precision.for_platform(half, "cpu").compute_dtype == "float32"

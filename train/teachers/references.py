@@ -13,7 +13,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.precision import for_backend
+from maverick_jax.precision import for_platform
 from maverick_jax.pretrained import CHECKPOINTS, abstract_model, load_into, open_source
 from maverick_jax.settings import strict_yaml
 from maverick_jax.sharding import ShardingRules
@@ -140,6 +140,6 @@ def load_references(found: Mapping[str, Found], mesh: Mesh) -> dict[str, Maveric
     """The loaded references, each sharded over `mesh` by its own rules."""
     loaded = {}
     for name, model in found.items():
-        loaded[name] = load_into(abstract_model(for_backend(model.config), mesh, model.rules), model.path)
+        loaded[name] = load_into(abstract_model(for_platform(model.config), mesh, model.rules), model.path)
         log.info("%s: %s, %d parameters, frozen", name, model.path, model.config.num_parameters())
     return loaded

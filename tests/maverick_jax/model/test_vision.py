@@ -152,10 +152,10 @@ def test_every_vision_mutation_is_detected(mutation):
     assert error > 10 * 2e-5, f"{mutation} moves the features by {error:.1e} only"
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_unmasked_attention_equals_its_slow_twin(backend, monkeypatch):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_unmasked_attention_equals_its_slow_twin(platform, monkeypatch):
     """In value and gradient; head by head (on a CPU) and all heads at once."""
-    from maverick_jax.ops.attention import attention_unmasked
+    from maverick_jax.ops import attention
 
     def plain(q, k, v):
         scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) * q.shape[-1] ** -0.5
@@ -165,8 +165,8 @@ def test_unmasked_attention_equals_its_slow_twin(backend, monkeypatch):
     weights = jax.random.normal(jax.random.key(1), (2, 7, 3, 4))
     both = lambda f: jax.value_and_grad(lambda qkv: jnp.sum(f(*qkv) * weights))(qkv)
     expected = both(plain)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    for a, b in zip(both(attention_unmasked), expected, strict=True):
+    monkeypatch.setattr(attention, "traced_platform", lambda: platform)
+    for a, b in zip(both(attention.attention_unmasked), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 

@@ -1,0 +1,57 @@
+"""The devices that programs are compiled for: those of this job, or those of a topology that is not at hand.
+
+A program follows from its target alone. While it is traced, the platform is that of the mesh in use
+(`traced_platform`), so a machine without accelerators compiles the same program as one with them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices of one kind."""
+
+    devices: Sequence
+    """All JAX devices of the job, in mesh order: those of one host are neighbors."""
+    attached: bool = True
+    """Whether programs can run on them; the devices of a topology can only be compiled for."""
+
+    @classmethod
+    def local(cls) -> "Target":
+        """The devices of this job."""
+        return cls(tuple(jax.devices()))
+
+    @classmethod
+    def one_device(cls) -> "Target":
+        """The first device of this process."""
+        return cls(tuple(jax.local_devices()[:1]))
+
+    @property
+    def count(self) -> int:
+        return len(self.devices)
+
+    @property
+    def platform(self) -> str:
+        """`cpu`, `gpu` or `tpu`."""
+        return self.devices[0].platform
+
+    @property
+    def kind(self) -> str:
+        """JAX's name of the device, such as `NVIDIA H200`."""
+        return self.devices[0].device_kind
+
+
+def traced_platform() -> str:
+    """The platform of the mesh in use, inside a trace or outside: `cpu`, `gpu` or `tpu`. Without a mesh, the platform
+    for which JAX compiles by default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def traced_kind() -> str:
+    """JAX's name of the devices of the mesh in use. Without a mesh, that of JAX's default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.local_devices()[0].device_kind if device is None else device.device_kind
