@@ -16,6 +16,15 @@ def run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def plan(parser: argparse.ArgumentParser) -> None:
+    run(parser)
+    parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="compile the step for devices that need not be at hand, such as h200:512, v5p:8x8x8 or 2*v6e:16x16",
+    )
+
+
 def config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "show", "schema"])
     parser.add_argument("config", metavar="CONFIG", nargs="?", help="config to show: a file, or a shipped name")

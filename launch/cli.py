@@ -56,13 +56,16 @@ def _train(args: argparse.Namespace) -> Any:
 
 def _plan(args: argparse.Namespace) -> None:
     from launch.plan import plan, render
+    from maverick_jax.accounting.topologies import topology
     from train.config_files import read_config
 
-    found = plan(read_config(args.config, args.overrides))
+    config = read_config(args.config, args.overrides)
+    found = plan(config, topology(args.topology) if args.topology else None)
     _print(found if args.json else render(found), args.json)
     if not found["fits"]:
         held = found["bytes_per_device"]
-        raise CheckFailed(f"{found['run']} does not fit: {held['total']:,} of {held['limit']:,} bytes per device")
+        peak = found["compiled"]["bytes"]["peak"] if "compiled" in found else held["total"]
+        raise CheckFailed(f"{found['run']} does not fit: {peak:,} of {held['limit']:,} bytes per device")
 
 
 def _config(args: argparse.Namespace) -> Any:
@@ -216,7 +219,7 @@ def _report(args: argparse.Namespace) -> Any:
 
 VERBS = {
     "train": Verb("train a model; the same command again resumes the run", arguments.run, _train),
-    "plan": Verb("estimate memory, FLOPs and traffic of a run, and whether it fits", arguments.run, _plan),
+    "plan": Verb("estimate memory, FLOPs and traffic of a run, and whether it fits", arguments.plan, _plan),
     "config": Verb(
         "list the shipped configs, show one with every default, or print the schema", arguments.config, _config
     ),

@@ -1,4 +1,5 @@
-"""Compute the cost of a run and whether it fits, from its config alone, without building or compiling anything."""
+"""Compute the cost of a run and whether it fits, from its config alone: in closed form, and, for a topology, of the
+compiled step too."""
 
 import dataclasses
 import math
@@ -7,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from launch.compiled_plan import compiled_plan
+from launch.compiled_plan import rows as compiled_rows
 from launch.plan_changes import nearest_that_fits
 from maverick_jax import parameters
 from maverick_jax.accounting.communication import communication
@@ -14,6 +17,7 @@ from maverick_jax.accounting.devices import DEVICES, device_of
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
 from maverick_jax.parameters import Parameter
+from maverick_jax.target import Target
 from train.advice import warnings
 from train.config import RunConfig, check_against_mesh
 from train.flops import flops_of_run
@@ -25,13 +29,15 @@ ASSUMED_MFU = 0.4
 """Fraction of peak FLOP/s assumed in the estimate of time; NVIDIA publishes 0.41 for Maverick on 512 H100."""
 
 
-def plan(config: RunConfig) -> dict[str, Any]:
+def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     """The plan of a run as a JSON object; `plan["fits"]` is the verdict; if it does not fit, `plan["would_fit"]` is
     the nearest change that does (`launch.plan_changes`). Bytes are per device unless stated otherwise.
 
-    Raises InputError if the mesh does not divide the model or the batch.
+    topology: devices for which the step is compiled, whatever `run.hardware` says; `plan["compiled"]` is what the
+    program takes there (`launch.compiled_plan`), and its peak decides the verdict. Raises InputError if the mesh does
+    not divide the devices, the model or the batch.
     """
-    target = _target(config)
+    target = _target(config, topology)
     sizes = _sizes(config, target["local_devices"])
     check_against_mesh(config, sizes)
     model, run, found = config.model, config.run, find_references(config)
@@ -41,7 +47,11 @@ def plan(config: RunConfig) -> dict[str, Any]:
     flops = {part: n for part, n in flops.items() if n}
     tokens = config.data.batch_size * config.data.sequence_length
     limit = int(target["memory_bytes"] * USABLE)
-    fits = sum(held.values()) <= limit
+    compiled = {}
+    if topology is not None:
+        useful = sum(flops.values()) * tokens / layout.num_devices
+        compiled = {"compiled": compiled_plan(config, topology, layout, useful)}
+    fits = (compiled["compiled"]["bytes"]["peak"] if compiled else sum(held.values())) <= limit
     total = lambda config, sizes: sum(bytes_per_device(config, sizes, found).values())
     more_devices = target["local_devices"] is None
     return {
@@ -59,6 +69,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
         "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
         "checkpoints": _checkpoints(config, _trained(config), sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": communication(model, layout),
+        **compiled,
         "fits": fits,
         "warnings": warnings(config),
         **({} if fits else {"would_fit": nearest_that_fits(config, sizes, total, limit, more_devices=more_devices)}),
@@ -100,8 +111,14 @@ def _layout(config: RunConfig, sizes: dict[str, int]) -> Layout:
     )
 
 
-def _target(config: RunConfig) -> dict[str, Any]:
-    """The device of the plan: the one named in `run.hardware`, else this machine's."""
+def _target(config: RunConfig, topology: Target | None) -> dict[str, Any]:
+    """The devices of the plan: the topology's, else those named in `run.hardware`, else this machine's."""
+    if topology is not None:
+        device = device_of(topology.kind)
+        assert device is not None, f"{topology.kind} is missing in accounting.devices"
+        memory_bytes, count = int(device.memory_gb * 1e9), topology.count
+        return {"name": topology.kind, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops,
+                "local_devices": count}  # fmt: skip
     if name := config.run.hardware:
         device = DEVICES[name]
         memory_bytes = int(device.memory_gb * 1e9)
@@ -168,6 +185,7 @@ def render(found: dict[str, Any]) -> str:
     """The plan as text for a terminal."""
     held, hardware, saved = found["bytes_per_device"], found["hardware"], found["checkpoints"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
+    compiled = compiled_rows(found["compiled"]) if "compiled" in found else []
     wire = {kind: n for kind, n in found["communication_bytes_per_step"].items() if n}
     rows = [
         ("parameters", f"{found['parameters']['total']:,} total, {found['parameters']['active']:,} active per token"),
@@ -183,6 +201,7 @@ def render(found: dict[str, Any]) -> str:
         ("sent per step", ", ".join(f"{kind} {_bytes(n)}" for kind, n in wire.items()) or "nothing"),
         *((f"  {name.replace('_', ' ')}", _bytes(n)) for name, n in held.items() if name not in ("total", "limit")),
         ("bytes per device", f"{_bytes(held['total'])} of {_bytes(held['limit'])} usable"),
+        *compiled,
         *(("warning", line) for line in found["warnings"]),
         ("verdict", "fits" if found["fits"] else "DOES NOT FIT"),
         *([] if found["fits"] else [("would fit", _would_fit(found))]),

@@ -70,12 +70,20 @@ def compile_step(
 
     The rates are arguments, computed by a small program of their own: runs that differ only in their learning rate,
     schedule, length or weight decay share one large program."""
+    rates, lowered = lower_step(state, batch, objective, optimizer, references)
+    program = lowered.compile()
+    return_freed_memory()
+    return lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
+
+
+def lower_step(
+    state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer, references: dict[str, Maverick]
+) -> tuple[jax.stages.Compiled, jax.stages.Lowered]:
+    """The compiled program of the rates, and that of the step before it is compiled; arguments as of `compile_step`."""
     rates = jax.jit(optimizer.rates).lower(state.step, state.skipped).compile()
     like = jax.tree.map(lambda where: jax.ShapeDtypeStruct((), jnp.float32, sharding=where), rates.output_shardings)
     step = functools.partial(train_step, objective=objective, optimizer=optimizer)
-    program = jax.jit(step, donate_argnums=0).lower(state, batch, references, like).compile()
-    return_freed_memory()
-    return lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
+    return rates, jax.jit(step, donate_argnums=0).lower(state, batch, references, like)
 
 
 def apply_updates(trained: Trained, updates: Trained, step: jax.Array) -> Trained:

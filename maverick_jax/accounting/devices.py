@@ -1,4 +1,4 @@
-"""Memory and peak FLOP/s of accelerators."""
+"""Memory, peak FLOP/s and bandwidths of accelerators."""
 
 import dataclasses
 from typing import Literal
@@ -16,17 +16,25 @@ class Device:
     """Dense bfloat16 FLOP/s."""
     kinds: tuple[str, ...]
     """Strings that JAX's `device_kind` contains, in lower case."""
+    bandwidth: float
+    """Bytes/s of its memory."""
+    link: float
+    """Bytes/s that it sends to its neighbors: over NVLink, or over a TPU's links along one axis."""
+    network: float
+    """Bytes/s that it sends to other hosts of GPUs, or other TPU slices."""
+    group: int
+    """Number of devices that `link` joins; 0: all of a slice."""
 
 
 DEVICES: dict[str, Device] = {
-    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb")),
-    "a100_80": Device(80, 312e12, ("a100",)),
-    "h100": Device(80, 989.4e12, ("h100",)),
-    "h200": Device(141, 989.4e12, ("h200",)),
-    "b200": Device(180, 2250e12, ("b200",)),
-    "v5e": Device(16, 197e12, ("tpu v5 lite", "tpu v5e")),
-    "v5p": Device(95, 459e12, ("tpu v5",)),
-    "v6e": Device(32, 918e12, ("tpu v6",)),
+    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb"), 1.555e12, 300e9, 25e9, 8),
+    "a100_80": Device(80, 312e12, ("a100",), 2.039e12, 300e9, 25e9, 8),
+    "h100": Device(80, 989.4e12, ("h100",), 3.35e12, 450e9, 50e9, 8),
+    "h200": Device(141, 989.4e12, ("h200",), 4.8e12, 450e9, 50e9, 8),
+    "b200": Device(180, 2250e12, ("b200",), 7.7e12, 900e9, 50e9, 8),
+    "v5e": Device(16, 197e12, ("tpu v5 lite", "tpu v5e"), 0.819e12, 90e9, 3e9, 0),
+    "v5p": Device(95, 459e12, ("tpu v5",), 2.765e12, 180e9, 6e9, 0),
+    "v6e": Device(32, 918e12, ("tpu v6",), 1.64e12, 180e9, 6e9, 0),
 }
 
 

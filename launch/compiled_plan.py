@@ -1,0 +1,147 @@
+"""Compile the real step of a run for a topology, and say what it costs there: memory, FLOPs, collectives, time."""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import jax
+
+from maverick_jax.accounting import compiled as accounts
+from maverick_jax.accounting.devices import Device, device_of
+from maverick_jax.accounting.hlo import Instruction, Program
+from maverick_jax.accounting.layout import Layout
+from maverick_jax.config import ModelConfig
+from maverick_jax.files import write_atomically
+from maverick_jax.ops.grouped_matmul import tile_height
+from maverick_jax.target import Target
+from train.ahead import Ahead, lower_ahead
+from train.config import RunConfig
+
+_TILE_LOOP = re.compile(r"experts\)*/while$")
+
+
+def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flops: float) -> dict[str, Any]:
+    """What the compiled step takes on a device of `target`, as a JSON object. `useful_flops`: of a step on a device.
+
+    The answer is kept on disk under a digest of the program, and read again for the same program.
+    """
+    ahead = lower_ahead(config, target)
+    path = _folder() / f"{_digest(ahead, target)}.json"
+    if path.is_file():
+        return json.loads(path.read_text()) | {"cached": True}
+    device = device_of(target.kind)
+    assert device is not None, f"{target.kind} is missing in accounting.devices"
+    found = measure(ahead, config.model.network, layout, device, useful_flops)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(found, indent=1).encode())
+    return found | {"cached": False}
+
+
+def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, useful_flops: float) -> dict[str, Any]:
+    """Compile, and read the costs off the program. FLOPs and times of a TPU's program are None: it writes its products
+    as convolutions, which are not counted."""
+    step = ahead.compile()
+    memory = step.compiled.memory_analysis()
+    assert memory is not None, "the compiler gives no memory analysis"
+    with jax.set_mesh(ahead.mesh):
+        trips = Trips(model, layout)
+    program, mesh = Program.parse(step.compiled.as_text(), trips), dict(ahead.mesh.shape)
+    found = accounts.collectives(program, mesh)
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return {
+        "seconds_to_compile": step.seconds,
+        "bytes": {
+            "arguments": arguments,
+            "temporary": temporary,
+            "new_outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "peak": getattr(memory, "peak_memory_in_bytes", 0) or arguments + temporary,
+        },
+        "collectives": accounts.by_kind(found),
+        "kernels": accounts.kernels(program),
+        **_times(program, found, device, mesh, useful_flops),
+    }
+
+
+def _times(
+    program: Program, found: list[accounts.Collective], device: Device, mesh: dict[str, int], useful_flops: float
+) -> dict[str, Any]:
+    done = accounts.flops(program)
+    if not done:
+        return {"flops": None, "seconds": None, "mfu": None, "rates": None}
+    line = accounts.roofline(program, found, device, mesh)
+    return {
+        "flops": {"done": done, "useful": useful_flops},
+        "seconds": {"compute": line.compute, "wire": line.wire, "exposed": line.exposed, "step": line.step},
+        "mfu": useful_flops / (line.step * device.peak_flops),
+        "rates": {
+            "matrix_flops": device.peak_flops * accounts.MATRIX_SHARE,
+            "memory_bytes": device.bandwidth * accounts.MEMORY_SHARE,
+            "link_bytes": device.link * accounts.WIRE_SHARE,
+            "network_bytes": device.network * accounts.WIRE_SHARE,
+        },
+    }
+
+
+class Trips:
+    """Turns of loops whose count only the device knows, if tokens are spread evenly over the experts: one round of the
+    exchange, and the tiles that a device's rows fill."""
+
+    def __init__(self, model: ModelConfig, layout: Layout):
+        experts = model.num_local_experts // layout.ways("experts")
+        rows = layout.tokens * model.num_experts_per_tok
+        self._tiles = -(-rows // tile_height(rows, experts)) if experts else 1
+
+    def __call__(self, loop: Instruction) -> int:
+        return self._tiles if _TILE_LOOP.search(loop.op_name) else 1
+
+
+def _digest(ahead: Ahead, target: Target) -> str:
+    """Of the program before it is compiled, its devices and the compilers' versions."""
+    digest = hashlib.sha256(f"{jax.__version__} {target.kind} {target.count} {accounts.VERSION}".encode())
+    digest.update(ahead.lowered.as_text().encode())
+    return digest.hexdigest()[:32]
+
+
+def _folder() -> pathlib.Path:
+    root = os.environ.get("MAVERICK_CACHE") or pathlib.Path.home() / ".cache" / "maverick-jax"
+    return pathlib.Path(root) / "plans"
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The lines of the plan's table about the compiled step."""
+    size, took = found["bytes"], sum(found["seconds_to_compile"].values())
+    parts = f"arguments {_gb(size['arguments'])}, temporary {_gb(size['temporary'])}"
+    lines = [
+        ("compiled in", f"{took:.0f} s" + (" (kept)" if found["cached"] else "")),
+        ("compiled peak", f"{_gb(size['peak'])} per device: {parts}"),
+    ]
+    for kind, entry in found["collectives"].items():
+        if entry["bytes"] >= 1e6:
+            alone = f", {_gb(entry['alone'])} with nothing beside it" if entry["alone"] else ""
+            lines.append((f"  {kind}", f"{_gb(entry['bytes'])} in {entry['times']:,.0f}{alone}"))
+    if found["kernels"]:
+        lines.append(("kernels", ", ".join(f"{name} x {n:,}" for name, n in found["kernels"].items())))
+    return lines + (_time_rows(found) if found["flops"] else [("step", "time and FLOPs of TPU programs are not read")])
+
+
+def _time_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    seconds, flops, rates = found["seconds"], found["flops"], found["rates"]
+    share = f"{flops['done'] / flops['useful']:.2f} x useful"
+    wire = f"exposed communication {seconds['exposed']:.3g} s of {seconds['wire']:.3g} s"
+    wires = f"{rates['link_bytes'] / 1e9:.0f} and {rates['network_bytes'] / 1e9:.0f} GB/s of links and network"
+    matrix, memory = f"{rates['matrix_flops'] / 1e12:.0f} TFLOP/s", f"{rates['memory_bytes'] / 1e12:.1f} TB/s"
+    return [
+        ("FLOPs done", f"{flops['done'] / 1e12:,.4g} TFLOP per device, {share}"),
+        ("step", f"{seconds['step']:.3g} s: compute {seconds['compute']:.3g} s, {wire}"),
+        ("MFU", f"{found['mfu']:.1%} at {matrix}, {memory} of memory, {wires}"),
+    ]
+
+
+def _gb(n: float) -> str:
+    return f"{n / 1e9:,.2f} GB"

@@ -1,0 +1,274 @@
+"""What a compiled program costs a device, read off the program: FLOPs, memory traffic, collectives, and a roofline."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+
+from maverick_jax.accounting.devices import Device
+from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
+
+VERSION = 1
+"""Of what is read off a program: raised where the same program would give another answer."""
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+_CONTROL = "after-all call conditional get-tuple-element opt-barrier tuple while"
+_FREE = frozenset(f"{_CONTROL} bitcast constant iota parameter partition-id replica-id".split())
+"""Opcodes that move no memory by themselves."""
+_LISTED_GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+_KERNEL = re.compile(r'custom_call_target="(?!Sharding|AllocateBuffer|Assume|annotate)([^"]*)"')
+_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective instruction."""
+
+    kind: str
+    axes: tuple[str, ...]
+    """The mesh axes along which its group runs."""
+    group: int
+    """Number of devices that take part in one exchange."""
+    dtype: str
+    bytes: int
+    """Bytes that a device sends each time, with ring algorithms."""
+    times: int
+    dynamic: bool
+    """Whether it is in a loop whose count only the device knows; it then counts once a turn of what is outside."""
+    work_beside: float
+    """Bytes of memory traffic that are scheduled between its start and its end; 0: nothing hides it."""
+    op_name: str
+
+    @property
+    def total(self) -> int:
+        return self.bytes * self.times
+
+
+def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
+    """All collectives of the program on a mesh of these axis sizes, in the order of the mesh."""
+    found = []
+    for computation, times in program.scheduled():
+        for at, instruction in enumerate(computation.instructions):
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            group = _group(instruction, math.prod(mesh.values()))
+            if len(group) < 2:
+                continue
+            operands = computation.operands(instruction)
+            arrays = [array for operand in operands for array in arrays_of(operand.result)]
+            found.append(
+                Collective(
+                    kind,
+                    _axes(group, mesh),
+                    len(group),
+                    "+".join(sorted({dtype for dtype, _ in arrays})),
+                    _sent(kind, sum(bytes_of(operand.result) for operand in operands), len(group)),
+                    times,
+                    computation.name in program.dynamic,
+                    _beside(program, computation, at),
+                    instruction.op_name,
+                )
+            )
+    return found
+
+
+def _group(instruction: Instruction, devices: int) -> list[int]:
+    """The devices of the first group, as positions in the mesh."""
+    if found := _LISTED_GROUP.search(instruction.text):
+        return [int(n) for n in found[1].split(",") if n]
+    if found := _IOTA_GROUPS.search(instruction.text):
+        size, shape = int(found[2]), [int(n) for n in found[3].split(",")]
+        order = [int(n) for n in found[4].split(",")] if found[4] else list(range(len(shape)))
+        return [_iota(i, shape, order) for i in range(size)]
+    if found := _PAIRS.search(instruction.text):
+        return [int(found[1]), int(found[2])]
+    return list(range(devices))
+
+
+def _iota(index: int, shape: list[int], order: list[int]) -> int:
+    """Element `index` of the flattened transpose of iota(shape) by `order`."""
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    value = 0
+    for axis in reversed(order):
+        index, coordinate = divmod(index, shape[axis])
+        value += coordinate * strides[axis]
+    return value
+
+
+def _axes(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    coordinates: dict[str, set[int]] = {axis: set() for axis in mesh}
+    for device in group:
+        for axis in reversed([*mesh]):
+            device, coordinate = divmod(device, mesh[axis])
+            coordinates[axis].add(coordinate)
+    return tuple(axis for axis in mesh if len(coordinates[axis]) > 1)
+
+
+def _sent(kind: str, operand: int, n: int) -> int:
+    """Bytes that each of n devices sends, of operands of this size on a device."""
+    if kind == "all-gather":
+        return operand * (n - 1)
+    if kind == "collective-permute":
+        return operand
+    return (2 if kind == "all-reduce" else 1) * operand * (n - 1) // n
+
+
+def _beside(program: Program, computation: Computation, at: int) -> float:
+    start = computation.instructions[at]
+    if not start.opcode.endswith("-start"):
+        return 0.0
+    found = 0.0
+    for instruction in computation.instructions[at + 1 :]:
+        if instruction.opcode.endswith("-done") and start.name in instruction.operands:
+            break
+        found += traffic(program, computation, instruction)
+    return found
+
+
+def traffic(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """Bytes that an instruction reads from memory and writes to it."""
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES:
+        return 0.0
+    if opcode in ("dynamic-slice", "slice"):
+        return 2.0 * bytes_of(instruction.result)
+    if opcode == "dynamic-update-slice":
+        return 2.0 * bytes_of(computation.operands(instruction)[1].result)
+    fused = next((program.computations[name] for role, name in instruction.called() if role == "calls"), None)
+    operands = computation.operands(instruction)
+    if opcode != "fusion" or fused is None:
+        return float(bytes_of(instruction.result) + sum(bytes_of(operand.result) for operand in operands))
+    return _written(fused) + sum(_read(fused, parameter) for parameter in fused.instructions)
+
+
+def _written(fused: Computation) -> float:
+    root = fused.root
+    parts = fused.operands(root) if root.opcode == "tuple" else [root]
+    return float(sum(bytes_of(_update(fused, part).result) for part in parts))
+
+
+def _update(fused: Computation, instruction: Instruction) -> Instruction:
+    """What a root writes: in an update in place, the slice alone."""
+    while instruction.opcode in ("bitcast", "convert") and fused.operands(instruction):
+        instruction = fused.operands(instruction)[0]
+    return fused.operands(instruction)[1] if instruction.opcode == "dynamic-update-slice" else instruction
+
+
+def _read(fused: Computation, parameter: Instruction) -> float:
+    """Bytes that a fusion reads of a parameter: of one that it only slices, the slices; of one that it only updates,
+    nothing."""
+    if parameter.opcode != "parameter":
+        return 0.0
+    aliases, sliced = {parameter.name}, 0.0
+    for user in fused.instructions:
+        if user.opcode == "bitcast" and aliases & set(user.operands):
+            aliases.add(user.name)
+        elif aliases & set(user.operands):
+            is_source = user.operands[0] in aliases
+            if user.opcode in ("dynamic-slice", "slice") and is_source:
+                sliced += bytes_of(user.result)
+            elif user.opcode != "dynamic-update-slice" or not is_source:
+                return float(bytes_of(parameter.result))
+    return sliced
+
+
+def flops(program: Program) -> float:
+    """FLOPs of the program's matrix products on a device, with each loop of unknown count run once."""
+    total = 0.0
+    for computation, times in program.scheduled():
+        for instruction in computation.instructions:
+            total += times * flops_of(program, computation, instruction)
+    return total
+
+
+def flops_of(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """FLOPs of the matrix products in an instruction; a fusion's are those of its body."""
+    if instruction.opcode == "dot":
+        contracted = _CONTRACTED.search(instruction.text)
+        (_, shape), *_ = arrays_of(computation.operands(instruction)[0].result)
+        inner = math.prod(shape[int(axis)] for axis in contracted[1].split(",") if axis) if contracted else 1
+        return 2.0 * inner * sum(math.prod(out) for _, out in arrays_of(instruction.result))
+    if instruction.opcode != "fusion":
+        return 0.0
+    inside = [program.computations[name] for _, name in instruction.called() if name in program.computations]
+    return sum(flops_of(program, body, i) for body in inside for i in body.instructions)
+
+
+def kernels(program: Program) -> dict[str, int]:
+    """Calls of kernels that are not the compiler's own, by name."""
+    found: collections.Counter[str] = collections.Counter()
+    for computation, times in program.scheduled():
+        for instruction in computation.instructions:
+            if instruction.opcode == "custom-call" and (name := _KERNEL.search(instruction.text)):
+                found[name[1]] += times
+    return dict(found.most_common())
+
+
+def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
+    """By kind of collective, the axes it runs along and its dtype, such as `all-gather fsdp bf16`: bytes sent, times,
+    bytes with no work beside them, and instructions in loops of unknown count. Most bytes first."""
+    table: dict[str, dict[str, float]] = {}
+    for c in found:
+        new = {"bytes": c.total, "times": c.times, "alone": 0 if c.work_beside else c.total, "dynamic": int(c.dynamic)}
+        entry = table.setdefault(f"{c.kind} {'+'.join(c.axes)} {c.dtype}", dict.fromkeys(new, 0))
+        for name, value in new.items():
+            entry[name] += value
+    return dict(sorted(table.items(), key=lambda item: -item[1]["bytes"]))
+
+
+# ---- roofline --------------------------------------------------------------------------------------------------------
+
+MATRIX_SHARE, MEMORY_SHARE, WIRE_SHARE = 0.66, 0.83, 0.85
+"""Fractions of a data sheet's FLOP/s and bytes/s that programs reach: measured on an H200, 650 of 989 TFLOP/s in matrix
+products of a step and 4.0 of 4.8 TB/s; 380 of 450 GB/s over NVLink."""
+LAUNCH_SECONDS = 3e-6
+"""Time that the start of an operation takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of a program on a device: each operation takes the longer of its products and its memory traffic, and a
+    kernel that is not the compiler's own that of its traffic."""
+
+    compute: float
+    wire: float
+    """Of all collectives, one after the other."""
+    exposed: float
+    """What of `wire` is longer than the work that is scheduled beside it."""
+
+    @property
+    def step(self) -> float:
+        return self.compute + self.exposed
+
+
+def roofline(program: Program, found: list[Collective], device: Device, mesh: Mapping[str, int]) -> Roofline:
+    """Of a program with these collectives on a mesh of such devices."""
+    matrix, memory = device.peak_flops * MATRIX_SHARE, device.bandwidth * MEMORY_SHARE
+    compute = 0.0
+    for computation, times in program.scheduled():
+        for instruction in computation.instructions:
+            moved = traffic(program, computation, instruction)
+            if moved:
+                products = flops_of(program, computation, instruction)
+                compute += times * (max(products / matrix, moved / memory) + LAUNCH_SECONDS)
+    wire = exposed = 0.0
+    for c in found:
+        seconds = c.bytes / (_rate(c, device, mesh) * WIRE_SHARE)
+        wire += c.times * seconds
+        exposed += c.times * max(0.0, seconds - c.work_beside / memory)
+    return Roofline(compute, wire, exposed)
+
+
+def _rate(c: Collective, device: Device, mesh: Mapping[str, int]) -> float:
+    """Bytes/s of a device in a collective: the network's, if its group reaches over more devices than links join."""
+    if device.group == 0:
+        return device.link
+    inner = 1
+    for axis in reversed([*mesh]):
+        inner *= mesh[axis]
+        if axis == (c.axes[0] if c.axes else axis):
+            break
+    return device.link if inner <= device.group else device.network

@@ -1,0 +1,58 @@
+"""The plan of a compiled step, here on simulated devices taken for H200."""
+
+import re
+
+import pytest
+
+from launch import compiled_plan, plan
+from maverick_jax.accounting.devices import DEVICES
+from maverick_jax.target import Target
+from train.config_files import read_config
+
+WORDS = ["mesh.data=1", "mesh.fsdp=2", "mesh.expert=4", "data.sequence_length=64", "data.batch_size=8"]
+
+
+@pytest.fixture
+def planned(monkeypatch, tmp_path):
+    """`planned()`: the plan of `pretrain_tiny` compiled for this process's devices."""
+    monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path))
+    for module in (compiled_plan, plan):
+        monkeypatch.setattr(module, "device_of", lambda kind: DEVICES["h200"])
+    return lambda *more: plan.plan(read_config("pretrain_tiny", [*WORDS, *more]), Target.local())
+
+
+def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
+    first = planned()
+    found = first["compiled"]
+    assert not found["cached"] and first["fits"] and first["devices"] == 8
+    assert found["bytes"]["arguments"] >= first["bytes_per_device"]["weights"]
+    assert found["bytes"]["peak"] >= found["bytes"]["arguments"]
+    assert {kind.split()[0] for kind in found["collectives"]} >= {"all-gather", "all-to-all"}
+    assert 0 < found["mfu"] < 1 and found["seconds"]["step"] >= found["seconds"]["compute"] > 0
+    monkeypatch.setattr(compiled_plan, "measure", None)  # a kept plan compiles nothing
+    again = planned()["compiled"]
+    assert again["cached"] and again == found | {"cached": True}
+    lines = plan.render(first)
+    for line in (r"compiled peak +\d+\.\d\d GB per device", r"all-gather fsdp\+expert f32", r"MFU +\d+\.\d%"):
+        assert re.search(line, lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "turns"),
+    [
+        ("jit(f)/while/body/layer_1/moe/shard_map/while/body/experts/while", 7),
+        ("jit(f)/checkpoint/moe/shard_map/while/body/transpose(jvp(experts))/while", 7),
+        ("jit(f)/while/body/layer_1/moe/shard_map/while", 1),
+        ("jit(f)/experts/while/body/other/while", 1),
+    ],
+)
+def test_tile_loops_turn_once_for_each_tile_of_even_routing(path, turns, monkeypatch):
+    monkeypatch.setattr(compiled_plan, "tile_height", lambda rows, experts: -(-rows // 7))
+    config = read_config("pretrain_tiny", WORDS)
+    trips = compiled_plan.Trips(config.model.network, plan._layout(config, {"fsdp": 2, "expert": 4}))
+    assert trips(Loop(path)) == turns  # pyright: ignore
+
+
+class Loop:
+    def __init__(self, op_name: str):
+        self.op_name = op_name

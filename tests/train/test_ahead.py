@@ -1,0 +1,66 @@
+"""A step can be compiled from its config alone."""
+
+import importlib.util
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from maverick_jax.accounting.topologies import topology
+from maverick_jax.errors import InputError
+from maverick_jax.target import Target
+from train.ahead import lower_ahead
+from train.batches import Feed, abstract_batch
+from train.config_files import read_config
+
+TINY = (
+    "pretrain_tiny",
+    ["mesh.data=1", "mesh.fsdp=2", "mesh.expert=4", "data.sequence_length=64", "data.batch_size=8"],
+)
+
+
+def test_a_step_is_lowered_without_its_data():
+    config = read_config(TINY[0], [*TINY[1], "data.sources.default.path=nothing.txt"])
+    text = lower_ahead(config, Target.local()).lowered.as_text()
+    assert "tensor<1x8x64xi32>" in text
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    with pytest.raises(InputError, match="needs 8 devices; this job has 1"):
+        lower_ahead(read_config(*TINY), Target.one_device())
+
+
+@pytest.mark.parametrize("more", [[], ["optimizer.accumulation_steps=2", "data.batch_size=16"]])
+def test_shapes_from_the_config_are_those_of_the_data(more, mesh_of, tmp_path):
+    config = read_config(TINY[0], [*TINY[1], *more, f"data.cache_dir={tmp_path}"])
+    feed = Feed.open(config)
+    with mesh_of(fsdp=2, expert=4):
+        like = abstract_batch(config, jax.sharding.get_mesh(), feed.fields)
+        with feed.batches(0, 1) as batches:
+            (batch,) = batches
+    found = {name: (x.shape, x.dtype, x.sharding) for name, x in batch.items()}
+    assert found == {name: (x.shape, x.dtype, x.sharding) for name, x in like.items()}
+
+
+def test_shapes_of_stored_targets():
+    targets = ["objective.kind=distill", "objective.targets.path=nowhere", "objective.targets.top_k=5"]
+    config = read_config(TINY[0], [*TINY[1], *targets])
+    with jax.set_mesh(mesh := jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))):
+        found = abstract_batch(config.model_copy(update={"mesh": NoMesh()}), mesh, config.objective.fields())
+    assert found["target_ids"].shape == (1, 8, 64, 5) and found["target_ids"].dtype == np.uint16
+    assert found["target_log_probs"].dtype == np.float16 and found["target_log_tail"].shape == (1, 8, 64)
+
+
+class NoMesh:
+    def sharding_rules(self):
+        return lambda *axes: [None for _ in axes]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="the extra `compilers` is not installed")
+def test_a_host_without_gpus_compiles_the_gpu_program():
+    """In bfloat16: only a CPU replaces it."""
+    config = read_config(TINY[0], [*TINY[1], "model.compute_dtype=bfloat16"])
+    text = lower_ahead(config, topology("h200:8")).lowered.as_text()
+    dots = re.findall(r"stablehlo\.dot_general.*: \(tensor<[\dx]*x(\w+)>", text)
+    assert dots.count("bf16") > 0.9 * len(dots)
