@@ -5,14 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.norm import rms_normalize
 from maverick_jax.model.overlays import linear_of
-from maverick_jax.model.remat import ATTENTION
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import MaskSpec, Segments, attention
 from maverick_jax.param import build
@@ -90,7 +88,6 @@ class Attention(nnx.Module):
 
     def output(self, y: jax.Array) -> jax.Array:
         """Attended values [B, T, N, H] -> [B, T, D]."""
-        y = checkpoint_name(y, ATTENTION)
         out = self.rules("batch", "length", "residual")
         return linear_of(y, self.o, self.rules, inputs=2, out=out)
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-ATTENTION = "attention"
-"""The checkpoint name of attention's output; see `jax.ad_checkpoint.checkpoint_name`."""
+from maverick_jax.ops.attention import ATTENTION
 
 _VIEWS = frozenset(
     [

@@ -4,14 +4,18 @@ B batch, T query length, S key length, N query heads, K key/value heads, G = N/K
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.ops.dot import dot
 from maverick_jax.target import traced_platform
 
+ATTENTION = "attention"
+"""The checkpoint name of what the backward pass needs of the forward pass: outputs and logsumexp of the scores."""
 MAX_BLOCKS, MIN_BLOCK = 8, 128
 HEADS = ((0, 1), (0, 1))  # the batch axes of every product: sequences and key/value heads
 MASKED = -1e30  # finite, so that a query that sees no key (padding) gives a mean and not NaN
@@ -78,8 +82,8 @@ def attention(q, k, v, mask: MaskSpec, segments: Segments | None = None) -> jax.
     for start, queries in zip(starts, jnp.split(q, list(starts)[1:], axis=3), strict=True):
         stop = min(start + block, T)
         first = 0 if size is None else max(0, start - size + 1)  # in a segment, positions grow no faster than indices
-        visible = _visible(mask, _slice(segments, start, stop), _slice(segments, first, stop))
-        outputs.append(_attend(queries, k[:, :, first:stop], v[:, :, first:stop], visible))
+        places = _slice(segments, start, stop), _slice(segments, first, stop)
+        outputs.append(_attend(mask, queries, k[:, :, first:stop], v[:, :, first:stop], *places))
     out = jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0]
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -89,7 +93,7 @@ def attention_over(q, k, v, mask: MaskSpec, queries: Segments, keys: Segments) -
     B, T, N, H = q.shape
     q = q.reshape(B, T, k.shape[2], -1, H).transpose(0, 2, 3, 1, 4)
     k, v = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    out = _attend(q, k, v, _visible(mask, queries, keys))
+    out = _attend(mask, q, k, v, queries, keys)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -113,9 +117,14 @@ def _one_head(q, k, v) -> jax.Array:
     return (dot(weights.astype(v.dtype), v, (1,), (0,)) / jnp.sum(weights, axis=-1, keepdims=True)).astype(q.dtype)
 
 
-def _scores(q, k, visible) -> jax.Array:
-    """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked."""
-    return jnp.where(visible[:, None, None], dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5, MASKED)
+def _scores(mask, q, k, queries, keys) -> jax.Array:
+    """float32[B,K,G,T,S] of q [B,K,G,T,H] and k [B,K,S,H], masked.
+
+    In a scan over layers, what does not depend on the layer is computed once before the loop and kept: 36 GB of masks a
+    device in Maverick's step. The barrier makes masks depend on the layer's q."""
+    q, queries, keys, masked = jax.lax.optimization_barrier((q, queries, keys, jnp.float32(MASKED)))
+    visible = _visible(mask, queries, keys)[:, None, None]
+    return jnp.where(visible, dot(q, k, (4,), (3,), HEADS) * q.shape[-1] ** -0.5, masked)
 
 
 def _over_keys(weights, v) -> jax.Array:
@@ -130,31 +139,35 @@ def _over_queries(x, weights) -> jax.Array:
     return jax.lax.optimization_barrier(out).transpose(0, 1, 3, 2)
 
 
-@jax.custom_vjp
-def _attend(q, k, v, visible) -> jax.Array:
-    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], visible bool[B or 1,T,S] -> [B,K,G,T,H]."""
-    return _attend_forward(q, k, v, visible)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(mask, q, k, v, queries, keys) -> jax.Array:
+    """Attention of one block: q [B,K,G,T,H], k and v [B,K,S,H], segments [B or 1, T] and [B or 1, S] -> [B,K,G,T,H].
+
+    The backward pass finds out again which keys are visible, from the segments: kept masks of all blocks would be the
+    largest arrays of a step."""
+    return _attend_forward(mask, q, k, v, queries, keys)[0]
 
 
-def _attend_forward(q, k, v, visible):
-    scores = _scores(q, k, visible)
+def _attend_forward(mask, q, k, v, queries, keys):
+    scores = _scores(mask, q, k, queries, keys)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = (_over_keys(weights, v) / total).astype(q.dtype)
-    return out, (q, k, v, visible, out, largest + jnp.log(total))
+    out = checkpoint_name((_over_keys(weights, v) / total).astype(q.dtype), ATTENTION)
+    lse = checkpoint_name(largest + jnp.log(total), ATTENTION)
+    return out, (q, k, v, queries, keys, out, lse)
 
 
-def _attend_backward(saved, dout):
+def _attend_backward(mask, saved, dout):
     """The backward pass of flash attention (arXiv 2205.14135): it recomputes the weights from scores and logsumexp."""
-    q, k, v, visible, out, lse = saved
-    weights = jnp.exp(_scores(q, k, visible) - lse)
+    q, k, v, queries, keys, out, lse = saved
+    weights = jnp.exp(_scores(mask, q, k, queries, keys) - lse)
     dv = _over_queries(dout, weights)
     dweights = dot(dout, v, (4,), (3,), HEADS)
     delta = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
     dscores = (weights * (dweights - delta) * q.shape[-1] ** -0.5).astype(q.dtype)
     dq, dk = _over_keys(dscores, k), _over_queries(q, dscores)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -64,3 +64,20 @@ def test_a_host_without_gpus_compiles_the_gpu_program():
     text = lower_ahead(config, topology("h200:8")).lowered.as_text()
     dots = re.findall(r"stablehlo\.dot_general.*: \(tensor<[\dx]*x(\w+)>", text)
     assert dots.count("bf16") > 0.9 * len(dots)
+
+
+@pytest.fixture(scope="module")
+def two_periods() -> str:
+    """The lowered step of two periods of four layers, whose attention has two blocks of 128 queries."""
+    words = ["model.num_hidden_layers=8", "model.remat=attention", "data.sequence_length=256"]
+    return lower_ahead(read_config(TINY[0], [*TINY[1], *words]), Target.local()).lowered.as_text()
+
+
+BLOCK = r"tensor<\d+x\d+x\d+x128x(?:128|256)x(?:f32|i1)>"
+"""The type of scores or masks of a block of queries."""
+
+
+def test_no_mask_is_carried_through_the_layers(two_periods):
+    loops = [line for line in two_periods.splitlines() if "stablehlo.while" in line]
+    assert len(loops) >= 2 and re.search(BLOCK, two_periods)
+    assert not any(re.search(BLOCK, line) for line in loops)

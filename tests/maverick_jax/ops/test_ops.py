@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from maverick_jax.ops import attention as attention_ops
-from maverick_jax.ops.attention import MaskSpec, Segments, attention, attention_reference
+from maverick_jax.ops.attention import ATTENTION, MaskSpec, Segments, attention, attention_reference
 from maverick_jax.ops.collectives import vary_weight
 from maverick_jax.ops.cross_entropy import cross_entropy, cross_entropy_reference
 from maverick_jax.ops.dispatch import routed_experts
@@ -321,3 +321,14 @@ def test_gated_linear_equals_composition():
     args = random(2, 5, 6), random(2, 5, 6, seed=1), random(6, 3, seed=2)
     fast = value_and_gradients(gated_linear, *args)
     check_close(fast, value_and_gradients(lambda g, u, d: jnp.einsum("BTF,FD->BTD", jax.nn.silu(g) * u, d), *args))
+
+
+@pytest.mark.parametrize(("names", "times"), [((ATTENTION,), 2), ((), 3)])
+def test_attention_runs_forward_once_if_its_results_are_kept(names, times):
+    """The weights of both blocks of queries are computed in the forward pass and from logsumexp in the backward pass,
+    and, where neither output nor logsumexp is kept, once more."""
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    layer = jax.checkpoint(lambda q, k, v: attention(jnp.sin(q), k, v, MaskSpec()), policy=policy)
+    q, k = jnp.ones((1, 256, 4, 8)), jnp.ones((1, 256, 2, 8))
+    text = jax.jit(jax.grad(lambda q, k, v: jnp.sum(layer(q, k, v) ** 2), (0, 1, 2))).lower(q, k, k).as_text()
+    assert text.count("stablehlo.exponential") == times * 2
