@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import reshard
+from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.network import Network
 from maverick_jax.parameters import Axes, Init, Parameter
@@ -67,6 +67,17 @@ def weight(parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jn
     if isinstance(parameter, Overlay):
         return parameter.weight(rules, dtype)
     return reshard(parameter[...].astype(jnp.dtype(dtype)), rules.compute(*parameter.get_metadata("axes")))
+
+
+def stored(
+    parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jnp.dtype
+) -> tuple[jax.Array, PartitionSpec]:
+    """The parameter as it is stored, and its spec in products, for `ops.linear`, which gathers it. Of an overlay, the
+    gathered array in `dtype`."""
+    if isinstance(parameter, Overlay):
+        whole = parameter.weight(rules, dtype)
+        return whole, jax.typeof(whole).sharding.spec
+    return parameter[...], rules.compute(*parameter.get_metadata("axes"))
 
 
 normal = nnx.initializers.normal

@@ -78,7 +78,7 @@ class Moe(nnx.Module):
     def route(self, x: jax.Array) -> jax.Array:
         """Router logits float32[B, T, E]."""
         if self.config.router_dtype == "compute":
-            return linear(x, self.router[...].astype(x.dtype)).astype(jnp.float32)
+            return linear(x, self.router[...]).astype(jnp.float32)
         router = self.router[...].astype(jnp.float32)
         return jnp.einsum("BTD,DE->BTE", x.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec, reshard
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.expert_rows import with_rows
 from maverick_jax.ops.linear import gated_linear, linear
-from maverick_jax.param import Overlay, weight
+from maverick_jax.param import Overlay, stored, weight
 from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import ShardingRules
 
@@ -124,10 +124,9 @@ class LowRank(Overlay):
         """x [B, T, *in], with dropout, times scale A B -> [B, T, *out], without computing the matrix A B."""
         x = x if self.dropout is None else self.dropout(x)
         axes = self.factors.axes(self.base.get_metadata("axes"))
-        parts = zip((self.a, self.b), axes, strict=True)
-        a, b = (reshard(part.astype(x.dtype), rules.compute(*names)) for part, names in parts)
-        low = linear(x, a, inputs=self.factors.inputs, out=rules("batch", "length", None))
-        return linear(low * self.scale, b, out=out)
+        of_a, of_b = (rules.compute(*names) for names in axes)
+        low = linear(x, self.a, of_a, inputs=self.factors.inputs, out=rules("batch", "length", None))
+        return linear(low * self.scale, self.b, of_b, out=out)
 
 
 jax.tree_util.register_dataclass(LowRank)
@@ -138,9 +137,8 @@ def linear_of(
 ) -> jax.Array:
     """`linear` with a parameter or its overlay."""
     if isinstance(parameter, LowRank):
-        whole = linear(x, weight(parameter.base, rules, x.dtype), inputs=inputs, out=out)
-        return whole + parameter.product(x, rules, out)
-    return linear(x, weight(parameter, rules, x.dtype), inputs=inputs, out=out)
+        return linear_of(x, parameter.base, rules, inputs=inputs, out=out) + parameter.product(x, rules, out)
+    return linear(x, *stored(parameter, rules, x.dtype), inputs=inputs, out=out)
 
 
 def gated_linear_of(
@@ -148,6 +146,6 @@ def gated_linear_of(
 ) -> jax.Array:
     """`gated_linear` with a parameter or its overlay."""
     if isinstance(parameter, LowRank):
-        whole = gated_linear(gate, up, weight(parameter.base, rules, gate.dtype), out=out)
+        whole = gated_linear_of(gate, up, parameter.base, rules, out=out)
         return whole + parameter.product(jax.nn.silu(gate) * up, rules, out)
-    return gated_linear(gate, up, weight(parameter, rules, gate.dtype), out=out)
+    return gated_linear(gate, up, *stored(parameter, rules, gate.dtype), out=out)

@@ -27,7 +27,7 @@ from maverick_jax.network import VisionConfig
 from maverick_jax.ops.affine import shifted
 from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
-from maverick_jax.param import build, weight
+from maverick_jax.param import build, stored
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 NORM_EPS = 1e-5
@@ -63,13 +63,13 @@ class VisionTower(nnx.Module):
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         """pixel_values [N, C, S, S], normalized -> [N, P, D] in the compute dtype."""
         x = self.features(pixel_values)
-        return linear(x, weight(self.projector, self.rules, x.dtype))
+        return linear(x, *stored(self.projector, self.rules, x.dtype))
 
     def features(self, pixel_values: jax.Array) -> jax.Array:
         """pixel_values [N, C, S, S] -> the adapter's output [N, P, A]."""
         vision, dtype = encoder_of(self.config), jnp.dtype(self.config.compute_dtype)
         tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
-        x = linear(cut_patches(tiles, vision.patch_size), weight(self.patch, self.rules, dtype))
+        x = linear(cut_patches(tiles, vision.patch_size), *stored(self.patch, self.rules, dtype))
         x = shifted(self._with_class(x), self.positions[...][None])
         tables = patch_rope_tables(vision)
         encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=POLICIES[self.config.remat].save)
@@ -85,8 +85,8 @@ class VisionTower(nnx.Module):
     @jax.named_scope("adapter")
     def _adapt(self, x: jax.Array) -> jax.Array:
         """Shuffled patches [N, P, F] -> [N, P, A]. The activation follows both layers."""
-        first, second = (weight(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out))
-        return gelu(linear(gelu(linear(x, first)), second, out=self.rules("batch", None, None)))
+        first, second = (stored(w, self.rules, x.dtype) for w in (self.adapter_in, self.adapter_out))
+        return gelu(linear(gelu(linear(x, *first)), *second, out=self.rules("batch", None, None)))
 
 
 class VisionLayer(nnx.Module):
@@ -130,7 +130,7 @@ class VisionLayer(nnx.Module):
         return self._affine(h, self.fc2, self.fc2_bias, out=self.rules("batch", None, None))
 
     def _affine(self, x, w, bias, **options):
-        y = linear(x, weight(w, self.rules, x.dtype), **options)
+        y = linear(x, *stored(w, self.rules, x.dtype), **options)
         return shifted(y, bias[...][None, None])
 
 

@@ -14,7 +14,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Tapped
 from maverick_jax.ops.linear import linear
-from maverick_jax.param import weight
+from maverick_jax.param import stored
 from maverick_jax.settings.section import Section
 from maverick_jax.sharding import ShardingRules
 from train.objectives.base import Findings, Head
@@ -117,7 +117,7 @@ class Matching:
         if self.hidden:
             vectors = whole(student.layers)
             if self.hidden.projection:
-                project = lambda x, pair: linear(x, weight(heads[_projection(pair)], rules, x.dtype))
+                project = lambda x, pair: linear(x, *stored(heads[_projection(pair)], rules, x.dtype))
                 vectors = [project(x, pair) for x, pair in zip(vectors, self.hidden.layers, strict=True)]
             found["hidden_loss"] = total([*map(self.hidden.distance, vectors, theirs(teacher.layers))])
         if self.router:
