@@ -92,21 +92,25 @@ class _Weight:
         product = functools.partial(_sum_over_tokens, inputs=self.inputs)
         if self.stored is None or self.used is None:
             return product(x, dy).astype(self.dtype)
-        tokens = _dimensions(jax.typeof(x).sharding.spec, x.ndim)[:2]
-        summed = [axis for axes in tokens for axis in axes]
-        of_tokens = lambda pair: tuple(axis for axis in pair[0] if axis in summed and axis not in pair[1])
-        scattered = [*map(of_tokens, zip(self.stored, self.used, strict=True))]
-        rest = tuple(axis for axis in summed if not any(axis in axes for axes in scattered))
+        sharding = jax.typeof(x).sharding
+        splits = lambda axes: tuple(axis for axis in axes if sharding.mesh.shape[axis] > 1)
+        tokens = [*map(splits, _dimensions(sharding.spec, x.ndim)[:2])]
+        stored, used = ([*map(splits, dimensions)] for dimensions in (self.stored, self.used))
+        summed = {axis for axes in tokens for axis in axes}
+        scattered = [
+            tuple(axis for axis in a if axis in summed and axis not in b) for a, b in zip(stored, used, strict=True)
+        ]
+        rest = tuple(sorted(summed.difference(*scattered)))
 
         def local(x, dy):
             dw = product(x, dy)
             for dimension, axes in enumerate(scattered):
                 if axes:
                     dw = lax.psum_scatter(dw, axes, scatter_dimension=dimension, tiled=True)
-            return lax.psum(dw.astype(jnp.float32), rest).astype(self.dtype)
+            return (lax.psum(dw.astype(jnp.float32), rest) if rest else dw).astype(self.dtype)
 
-        specs = _spec((*tokens, *self.used[: self.inputs])), _spec((*tokens, *self.used[self.inputs :]))
-        result = _spec([used + axes for used, axes in zip(self.used, scattered, strict=True)])
+        specs = _spec([*tokens, *used[: self.inputs]]), _spec([*tokens, *used[self.inputs :]])
+        result = _spec([a + b for a, b in zip(used, scattered, strict=True)])
         dw = jax.shard_map(local, in_specs=specs, out_specs=result)(reshard(x, specs[0]), reshard(dy, specs[1]))
         return reshard(dw, _spec(self.stored))
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from maverick_jax.model.remat import POLICIES
 from maverick_jax.ops.linear import gated_linear, gated_linear_reference, linear, linear_reference
 from maverick_jax.sharding import ShardingRules
+from tests.helpers.collectives import collectives
 
 RULES = ShardingRules()
 MESHES = [
@@ -86,3 +88,41 @@ def test_linear_equals_its_reference_for_other_rules(rules, mesh_of):
         w, use = random(rules("mlp", "embed"), D, D, seed=1), rules.compute("mlp", "embed")
         out = rules("batch", "length", "residual")
         check_close(*(gradients(lambda x, w, f=f: f(x, w, use, out=out), x, w) for f in (linear, linear_reference)))
+
+
+def test_one_device_exchanges_nothing(mesh_of):
+    with mesh_of(data=1):
+        x, w = tokens(D), random(RULES("embed", "mlp"), D, F, seed=1)
+        f = jax.grad(lambda x, w: jnp.sum(linear(x, w, RULES.compute("embed", "mlp"))), argnums=(0, 1))
+        program = str(jax.make_jaxpr(f)(x, w))
+    assert "dot_general" in program and "psum" not in program and "reduce_scatter" not in program
+
+
+def test_gradients_are_scattered_in_the_compute_dtype_and_summed_over_replicas_in_float32(mesh_of):
+    """By the program: XLA's CPU sums bfloat16 in float32 anyway, other backends do not."""
+    with mesh_of(data=2, fsdp=2, expert=2):
+        x, w = tokens(D).astype(jnp.bfloat16), random(RULES("embed", "mlp"), D, F, seed=1)
+        f = lambda w: jnp.sum(linear(x, w, RULES.compute("embed", "mlp")).astype(jnp.float32))
+        program = str(jax.make_jaxpr(jax.grad(f))(w))
+    lines = lambda name: [line for line in program.splitlines() if re.search(rf"= {name}\b", line)]
+    assert [re.findall(r":(\w+\[[\d,]*\])", line)[0] for line in lines("reduce_scatter")] == [f"bf16[{D // 4},{F}]"]
+    assert [re.findall(r":(\w+\[[\d,]*\])", line)[0] for line in lines("psum_invariant")] == [f"f32[{D // 4},{F}]"]
+
+
+@pytest.mark.parametrize("remat", POLICIES)
+def test_a_scan_over_stacked_weights_gathers_twice_and_scatters_once(remat, mesh_of):
+    """No policy saves a gathered weight, and the backward pass uses the one that the recomputation gathers."""
+    with mesh_of(fsdp=2, expert=4):
+        x, stack = tokens(D), random(P(None, *RULES("embed", "residual")), 3, D, D, seed=1)
+        use = RULES.compute("embed", "residual")
+
+        def loss(f, x, stack):
+            layer = jax.checkpoint(lambda x, w: jnp.sin(f(x, w, use)), policy=POLICIES[remat].save)
+            return jnp.sum(jax.lax.scan(lambda x, w: (layer(x, w), None), x, stack)[0])
+
+        grad = lambda f: jax.jit(jax.grad(functools.partial(loss, f), argnums=(0, 1)))
+        check_close(*(grad(f)(x, stack) for f in (linear, linear_reference)))
+        compiled = grad(linear).lower(x, stack).compile().as_text()
+    assert collectives(compiled, "reduce-scatter") == [f"{D // 8},{D}"]
+    assert collectives(compiled, "all-gather") == [f"{D},{D}"] * 2
+    assert f"{D},{D}" not in collectives(compiled, "all-reduce")
