@@ -54,29 +54,26 @@ class Overlay(abc.ABC):
     """A node of the model's tree that stands in for a parameter; see `maverick_jax.model.overlays`."""
 
     @abc.abstractmethod
-    def weight(self, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
-        """The array that `weight` would return for the parameter."""
+    def stored(self, rules: ShardingRules, dtype: str | jnp.dtype) -> tuple[jax.Array, PartitionSpec]:
+        """What `stored` would return for the parameter; in `dtype`."""
 
 
 def weight(parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jnp.dtype) -> jax.Array:
     """The parameter for a matrix product: in `dtype`, gathered over the mesh axes that shard it only in storage.
 
-    The cast comes first, so that the gather sends values of the compute dtype; its transpose is the reduce-scatter of
-    the gradient.
+    The cast comes first, so that the gather sends values of the compute dtype.
     """
-    if isinstance(parameter, Overlay):
-        return parameter.weight(rules, dtype)
-    return reshard(parameter[...].astype(jnp.dtype(dtype)), rules.compute(*parameter.get_metadata("axes")))
+    w, use = stored(parameter, rules, dtype)
+    return reshard(w.astype(jnp.dtype(dtype)), use)
 
 
 def stored(
     parameter: nnx.Param | Overlay, rules: ShardingRules, dtype: str | jnp.dtype
 ) -> tuple[jax.Array, PartitionSpec]:
-    """The parameter as it is stored, and its spec in products, for `ops.linear`, which gathers it. Of an overlay, the
-    gathered array in `dtype`."""
+    """The parameter as it is stored, and its spec in products: for operations that gather it in `dtype` themselves, and
+    send its gradient back to the shards."""
     if isinstance(parameter, Overlay):
-        whole = parameter.weight(rules, dtype)
-        return whole, jax.typeof(whole).sharding.spec
+        return parameter.stored(rules, dtype)
     return parameter[...], rules.compute(*parameter.get_metadata("axes"))
 
 

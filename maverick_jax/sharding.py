@@ -210,6 +210,16 @@ def axes_tuple(axes: Axes) -> tuple[str, ...]:
     return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
+def dimensions(spec: PartitionSpec, ndim: int) -> tuple[tuple[str, ...], ...]:
+    """The mesh axes of each of `ndim` dimensions."""
+    return tuple(axes_tuple(entry) for entry in (*spec, *(None,) * (ndim - len(spec))))
+
+
+def spec_of(dimensions: Sequence[tuple[str, ...]]) -> PartitionSpec:
+    """The spec of dimensions that are split over these mesh axes each."""
+    return PartitionSpec(*(axes or None for axes in dimensions))
+
+
 def size_of(sizes: dict[str, int], axes: Axes) -> int:
     """Number of shards into which `axes` divide a dimension."""
     return math.prod(sizes.get(axis, 1) for axis in axes_tuple(axes))

@@ -12,7 +12,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.ops.dispatch import routed_experts
 from maverick_jax.ops.linear import linear
-from maverick_jax.param import build, weight
+from maverick_jax.param import build, stored
 from maverick_jax.sharding import ShardingRules
 
 
@@ -70,7 +70,7 @@ class Moe(nnx.Module):
         experts, scores = jnp.stack(chosen, axis=-1), jnp.stack(scores, axis=-1).astype(x.dtype)
         if real is not None:
             experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
-        w_in, w_out = weight(self.experts_in, self.rules, x.dtype), weight(self.experts_out, self.rules, x.dtype)
+        w_in, w_out = (stored(w, self.rules, x.dtype)[0] for w in (self.experts_in, self.experts_out))
         with jax.named_scope("shared"):
             shared = self.shared(x)
         return shared + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)

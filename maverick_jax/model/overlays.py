@@ -34,10 +34,10 @@ class ExpertSubset(Overlay):
     index: jax.Array
     """int32[S]: the trained experts' indices; E marks padding."""
 
-    def weight(self, rules: ShardingRules, dtype) -> jax.Array:
+    def stored(self, rules: ShardingRules, dtype) -> tuple[jax.Array, PartitionSpec]:
         axes = self.base.get_metadata("axes")
         rows = reshard(self.rows.astype(dtype), rules.compute(None, *expert_axes(axes)))
-        return with_rows(weight(self.base, rules, dtype), rows, self.index)
+        return with_rows(weight(self.base, rules, dtype), rows, self.index), rules.compute(*axes)
 
 
 jax.tree_util.register_dataclass(ExpertSubset)
@@ -112,13 +112,13 @@ class LowRank(Overlay):
     dropout: Dropout | None = None
     """Of the inputs of A, while training; only `product` applies it."""
 
-    def weight(self, rules: ShardingRules, dtype) -> jax.Array:
-        """The sum. It is computed on the stored shards and then gathered like W."""
+    def stored(self, rules: ShardingRules, dtype) -> tuple[jax.Array, PartitionSpec]:
+        """The sum, computed on the stored shards."""
         batch = tuple(range(self.factors.batch))
         a, b = self.a.astype(dtype), self.b.astype(dtype)
         change = dot(a, b, (self.factors.middle,), (self.factors.batch,), (batch, batch))
         whole = self.base[...].astype(jnp.float32) + self.scale * change
-        return reshard(whole.astype(dtype), rules.compute(*self.base.get_metadata("axes")))
+        return whole.astype(dtype), rules.compute(*self.base.get_metadata("axes"))
 
     def product(self, x: jax.Array, rules: ShardingRules, out: PartitionSpec | None) -> jax.Array:
         """x [B, T, *in], with dropout, times scale A B -> [B, T, *out], without computing the matrix A B."""

@@ -10,6 +10,7 @@ from maverick_jax.ops.attention import ATTENTION
 
 _VIEWS = frozenset(
     [
+        "all_gather",
         "broadcast_in_dim",
         "convert_element_type",
         "name",

@@ -1,14 +1,14 @@
 """What several ops and objectives share about arrays that differ between devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import reshard
+from jax.sharding import PartitionSpec, reshard
 
-from maverick_jax.sharding import ShardingRules, axes_tuple
+from maverick_jax.sharding import ShardingRules, axes_tuple, dimensions, spec_of
 
 
 def vary(x, axes):
@@ -20,6 +20,27 @@ def vary(x, axes):
 def vary_weight(w, axes):
     """`vary` for a weight: its gradients are summed over the devices in float32."""
     return vary(w.astype(jnp.float32), axes).astype(w.dtype)
+
+
+def use_sharded(w, use: PartitionSpec, axes: tuple[str, ...]):
+    """Prepares w for `gather_weight`: w sharded as stored, where devices of `axes` share its storage, and as `use` says
+    elsewhere. Returns it and the mesh axes to gather, by dimension."""
+    sharding = jax.typeof(w).sharding
+    stored, used = dimensions(sharding.spec, w.ndim), dimensions(use, w.ndim)
+    shared = lambda axis, own: axis in axes and axis not in own and sharding.mesh.shape[axis] > 1
+    gathered = [tuple(axis for axis in a if shared(axis, b)) for a, b in zip(stored, used, strict=True)]
+    return reshard(w, spec_of([a + b for a, b in zip(used, gathered, strict=True)])), gathered
+
+
+def gather_weight(w, dtype, gathered: Sequence[tuple[str, ...]], axes):
+    """Inside `shard_map`: gathers in `dtype` a weight that `use_sharded` prepared, and marks it as differing between
+    the devices of `axes`. Its gradient is scattered in `dtype` over the gathered axes and then summed in float32 over
+    the others."""
+    w = vary_weight(w, [axis for axis in axes if not any(axis in found for found in gathered)]).astype(dtype)
+    for dimension, found in enumerate(gathered):
+        if found:
+            w = lax.all_gather(w, found, axis=dimension, tiled=True)
+    return w
 
 
 def batch_sums(local: Callable[..., Any], *arrays: jax.Array, rules: ShardingRules) -> Any:

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from maverick_jax.ops.affine import scaled
-from maverick_jax.ops.collectives import vary, vary_weight
+from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
@@ -26,14 +26,14 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     """Sum over the chosen experts of Expert(score * x).
 
     x [B, T, D]; scores [B, T, k] in x's dtype; experts int32[B, T, k], where E means no expert; w_in [E, D, 2, F] and
-    w_out [E, F, D], split over the expert and tensor axes. Returns [B, T, D].
+    w_out [E, F, D] of any dtype, as stored: each device gathers its experts in x's dtype. Returns [B, T, D].
     """
     expert_axes, tensor_axes = axes_tuple(rules.experts), axes_tuple(rules.expert_mlp)
     varying = axes_tuple(rules.batch) + axes_tuple(rules.length) + tensor_axes
 
     def local(x, scores, experts, w_in, w_out):
         x, scores, experts = (vary(a, varying) for a in (x, scores, experts))
-        w_in, w_out = (vary_weight(w, varying) for w in (w_in, w_out))
+        w_in, w_out = (gather_weight(w, x.dtype, gathered, varying) for w, gathered in ((w_in, of_in), (w_out, of_out)))
         with jax.named_scope("dispatch"):
             rows = scaled(x[:, :, None, :], scores[..., None]).reshape(-1, x.shape[-1])
         out = _exchange(expert_axes, varying, rows, w_in, w_out, experts.reshape(-1))
@@ -41,7 +41,9 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
             return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), tensor_axes)
 
     tokens = rules.storage("batch", "length", None)
-    w_specs = P(rules.experts, None, None, rules.expert_mlp), P(rules.experts, rules.expert_mlp, None)
+    w_in, of_in = use_sharded(w_in, P(rules.experts, None, None, rules.expert_mlp), varying)
+    w_out, of_out = use_sharded(w_out, P(rules.experts, rules.expert_mlp, None), varying)
+    w_specs = (jax.typeof(w).sharding.spec for w in (w_in, w_out))
     return jax.shard_map(local, in_specs=(tokens, tokens, tokens, *w_specs), out_specs=tokens)(
         x, scores, experts, w_in, w_out
     )

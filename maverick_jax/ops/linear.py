@@ -12,7 +12,6 @@ of `jnp.einsum` transposes the cotangent even where it is wide; the functions he
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.ops.dot import dot
-from maverick_jax.sharding import axes_tuple
+from maverick_jax.sharding import dimensions, spec_of
 
 
 def linear(
@@ -79,13 +78,13 @@ class _Weight:
         mesh = kind.sharding.mesh
         if mesh.empty or not mesh.are_all_axes_explicit:
             return cls(inputs, w.dtype, None, None)
-        stored = _dimensions(kind.sharding.spec, w.ndim)
-        return cls(inputs, w.dtype, stored, stored if use is None else _dimensions(use, w.ndim))
+        stored = dimensions(kind.sharding.spec, w.ndim)
+        return cls(inputs, w.dtype, stored, stored if use is None else dimensions(use, w.ndim))
 
     def gather(self, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """w for the product. The cast comes first, so that the gather sends values of the compute dtype."""
         w = w.astype(dtype)
-        return w if self.used is None else reshard(w, _spec(self.used))
+        return w if self.used is None else reshard(w, spec_of(self.used))
 
     def gradient(self, x: jax.Array, dy: jax.Array) -> jax.Array:
         """The gradient of w, as stored, from x [B, T, *in] and dy [B, T, *out]."""
@@ -94,8 +93,8 @@ class _Weight:
             return product(x, dy).astype(self.dtype)
         sharding = jax.typeof(x).sharding
         splits = lambda axes: tuple(axis for axis in axes if sharding.mesh.shape[axis] > 1)
-        tokens = [*map(splits, _dimensions(sharding.spec, x.ndim)[:2])]
-        stored, used = ([*map(splits, dimensions)] for dimensions in (self.stored, self.used))
+        tokens = [*map(splits, dimensions(sharding.spec, x.ndim)[:2])]
+        stored, used = ([*map(splits, whole)] for whole in (self.stored, self.used))
         summed = {axis for axes in tokens for axis in axes}
         scattered = [
             tuple(axis for axis in a if axis in summed and axis not in b) for a, b in zip(stored, used, strict=True)
@@ -109,19 +108,10 @@ class _Weight:
                     dw = lax.psum_scatter(dw, axes, scatter_dimension=dimension, tiled=True)
             return (lax.psum(dw.astype(jnp.float32), rest) if rest else dw).astype(self.dtype)
 
-        specs = _spec([*tokens, *used[: self.inputs]]), _spec([*tokens, *used[self.inputs :]])
-        result = _spec([a + b for a, b in zip(used, scattered, strict=True)])
+        specs = spec_of([*tokens, *used[: self.inputs]]), spec_of([*tokens, *used[self.inputs :]])
+        result = spec_of([a + b for a, b in zip(used, scattered, strict=True)])
         dw = jax.shard_map(local, in_specs=specs, out_specs=result)(reshard(x, specs[0]), reshard(dy, specs[1]))
-        return reshard(dw, _spec(self.stored))
-
-
-def _dimensions(spec: PartitionSpec, ndim: int) -> tuple[tuple[str, ...], ...]:
-    """The mesh axes of each of `ndim` dimensions."""
-    return tuple(axes_tuple(entry) for entry in (*spec, *(None,) * (ndim - len(spec))))
-
-
-def _spec(dimensions: Sequence[tuple[str, ...]]) -> PartitionSpec:
-    return PartitionSpec(*(axes or None for axes in dimensions))
+        return reshard(dw, spec_of(self.stored))
 
 
 def _contract(x, w, x_axes, w_axes, sharding=None) -> jax.Array:
@@ -130,7 +120,7 @@ def _contract(x, w, x_axes, w_axes, sharding=None) -> jax.Array:
 
 def _input_gradient(dy, w, inputs: int, like) -> jax.Array:
     outputs = w.ndim - inputs
-    return _contract(dy, w, range(2, 2 + outputs), range(inputs, w.ndim), _spec_of(like))
+    return _contract(dy, w, range(2, 2 + outputs), range(inputs, w.ndim), _spec(like))
 
 
 def _sum_over_tokens(x, dy, inputs: int) -> jax.Array:
@@ -142,7 +132,7 @@ def _sum_over_tokens(x, dy, inputs: int) -> jax.Array:
     return _contract(dy, x, (0, 1), (0, 1)).transpose(order)
 
 
-def _spec_of(like) -> PartitionSpec | None:
+def _spec(like) -> PartitionSpec | None:
     sharding = jax.typeof(like).sharding
     return None if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit else sharding.spec
 

@@ -1,22 +1,27 @@
 """A run gives the same results on every mesh, and parameters are created and kept sharded."""
 
+import collections
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from maverick_jax.checkpoint import names
 from maverick_jax.config import ModelConfig
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Balance
-from maverick_jax.sharding import ShardingRules, abstract_mesh, single_device_mesh
+from maverick_jax.sharding import ShardingRules, abstract_mesh, axes_tuple, single_device_mesh
 from tests.helpers import tiny
+from tests.helpers.collectives import collectives
 from train.state import TrainState, init_state
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -98,6 +103,36 @@ def test_no_device_ever_holds_a_whole_sharded_parameter(sizes, mesh_of):
     for name, x in names.flatten(shapes.opt_state).items():
         if "/mu/" in name or "/nu/" in name:
             assert x.sharding.spec == names.flatten(shapes.model)[name.split("u/", 1)[1]].sharding.spec, name
+
+
+@pytest.mark.parametrize("remat", ["full", pytest.param("none", marks=pytest.mark.slow)])
+def test_gradients_of_layers_leave_as_reduce_scatters(remat, mesh_of):
+    """In compiled gradients of two periods: each matrix that devices share is gathered twice, its gradient is scattered
+    once, and no gradient of the whole matrix is summed over devices."""
+    config = tiny.model_config(num_hidden_layers=4, num_local_experts=4, no_rope_layer_interval=2, remat=remat)
+    with mesh_of(fsdp=2, expert=2, tensor=2):
+        model = jax.eval_shape(lambda: Maverick(config, rngs=nnx.Rngs(0)))
+        batch = {name: x[0] for name, x in tiny.placed(tiny.batch(config)).items()}
+        loss = lambda model, batch: jnp.sum(model.hidden(Inputs.of(batch))[0])
+        text = jax.jit(jax.grad(loss)).lower(model, batch).compile().as_text()
+    gathered = frozenset({"fsdp", "expert"})
+    whole, shards = collections.Counter(), collections.Counter()
+    for name, x in names.flatten(model).items():
+        matrix = "periods" in name and not name.endswith(("norm", "router"))
+        if matrix:
+            local = x.sharding.shard_shape(x.shape)[1:]
+            own = "experts_" in name  # the expert axis splits experts, not their matrices
+            ways = [
+                math.prod(2 for axis in axes_tuple(entry) if axis in gathered and not (own and axis == "expert"))
+                for entry in (*x.sharding.spec[1:], *(None,) * x.ndim)
+            ]
+            shards[",".join(map(str, local))] += 1
+            whole[",".join(str(n * k) for n, k in zip(local, ways, strict=False))] += 1
+    assert sum(whole.values()) == 2 * 4 + 3 + 3 + 2  # attention twice, a dense layer, a shared expert, experts
+    assert collections.Counter(collectives(text, "reduce-scatter")) == shards
+    seen = collections.Counter(collectives(text, "all-gather"))
+    assert {dims: seen[dims] for dims in whole} == {dims: 2 * n for dims, n in whole.items()}
+    assert not whole.keys() & set(collectives(text, "all-reduce"))
 
 
 def test_parameter_specs_of_maverick_are_golden():

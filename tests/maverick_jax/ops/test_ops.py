@@ -121,7 +121,7 @@ def test_grouped_swiglu_equals_reference(routing, tile):
 
 @pytest.mark.parametrize("routing", ["uniform", "one expert"])
 @pytest.mark.parametrize(
-    "sizes", [{"expert": 8}, {"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "tensor": 4}], ids=str
+    "sizes", [{"expert": 8}, {"data": 2, "fsdp": 2, "expert": 2}, {"fsdp": 2, "tensor": 4}], ids=str
 )
 def test_expert_parallel_equals_reference(sizes, routing, mesh_of):
     B, T, D, F, E, k = 8, 6, 16, 8, 8, 2
@@ -136,7 +136,8 @@ def test_expert_parallel_equals_reference(sizes, routing, mesh_of):
     expected = value_and_gradients(reference, *args)
     with mesh_of(**sizes):
         tokens = RULES("batch", "length", None)
-        specs = tokens, tokens, P(RULES.experts, None, None, RULES.expert_mlp), P(RULES.experts, RULES.expert_mlp)
+        stored = (RULES("experts", "expert_embed", None, "expert_mlp"), RULES("experts", "expert_mlp", "expert_embed"))
+        specs = tokens, tokens, *stored
         placed = [jax.device_put(a, spec) for a, spec in zip(args, specs, strict=True)]
         chosen = jax.device_put(chosen, tokens)
         got = value_and_gradients(lambda x, s, i, o: routed_experts(x, s, chosen, i, o, RULES), *placed)
