@@ -17,7 +17,7 @@ from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.ops.lookup import lookup
-from maverick_jax.param import build, weight
+from maverick_jax.param import build, stored, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh, size_of
 from maverick_jax.stack import PERIODS, TAIL, LayerAddress
 
@@ -138,6 +138,10 @@ class Maverick(nnx.Module):
     def output_weight(self) -> jax.Array:
         """The output matrix [D, V], cast and gathered for the matrix product."""
         return weight(self.head, self.rules, self.config.compute_dtype)
+
+    def stored_output_weight(self) -> jax.Array:
+        """The output matrix [D, V] as it is stored, for losses, which gather it and scatter its gradient."""
+        return stored(self.head, self.rules, self.config.compute_dtype)[0]
 
     def _require_batch(self, tokens: jax.Array, *others: jax.Array | None) -> None:
         if tokens.ndim != 2 or any(x is not None and x.shape != tokens.shape for x in others):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.collectives import vary, vary_weight
+from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, times, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
@@ -46,15 +46,16 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Weighted sum over all tokens of -log p(label) + z_loss * logsumexp^2, its first term alone, and that per token.
 
-    hidden [B, T, D]; head [D, V] in the same dtype; labels int32[B, T]; weights float32[B, T]. Computes `chunk` rows at
-    a time. Results are float32, in nats; only the first carries a gradient. z-loss: PaLM, arXiv 2204.02311.
+    hidden [B, T, D]; head [D, V] of any dtype, as stored, gathered in hidden's; labels int32[B, T]; weights float32[B,
+    T]. Computes `chunk` rows at a time. Results are float32, in nats; only the first carries a gradient. z-loss: PaLM,
+    arXiv 2204.02311.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
 
     def local(hidden, head, labels, weights):
+        hidden, head = vary(hidden, vocab_axes), gather_weight(head, hidden.dtype, gathered, batch_axes)
         (D, v), shape = head.shape, labels.shape
-        hidden, head = vary(hidden, vocab_axes), vary_weight(head, batch_axes)
         rows = chunk or max(128, LOGITS_PER_CHUNK // v)
         hidden, labels, weights = hidden.reshape(-1, D), labels.reshape(-1), weights.reshape(-1)
         found = _local(vocab_axes, z_loss, min(rows, labels.size), hidden, head, labels, weights)
@@ -63,7 +64,8 @@ def cross_entropy(
         return lax.psum(total, batch_axes), lax.psum(nll, batch_axes), per_token
 
     tokens = rules.storage("batch", "length")
-    specs = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"), tokens, tokens)
+    head, gathered = use_sharded(head, rules.compute("embed", "vocab"), batch_axes)
+    specs = (rules.storage("batch", "length", None), jax.typeof(head).sharding.spec, tokens, tokens)
     nothing = rules.storage()
     found = jax.shard_map(local, in_specs=specs, out_specs=(nothing, nothing, tokens))(hidden, head, labels, weights)
     return CrossEntropy(*found)

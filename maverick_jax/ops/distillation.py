@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.collectives import vary, vary_weight
+from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, times, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
@@ -139,18 +139,20 @@ def distillation(
 ) -> Sums:
     """Sums over all tokens of hard_i * nll_i + soft_i * divergence_i, where `weigh` chooses hard and soft per token.
 
-    student: (hidden [B, T, D], head [D, V]) in one dtype. labels int32[B, T]; ~t means token t without a hard target (a
-    sample of the student): its terms are those of t, its hard weight is 0. weights float32[B, T]. controls: float32
-    scalars by name. If they contain `interpolation` t, the target's logits are (1 - t) times the student's (as a
-    constant) plus t times the teacher's (TAID, arXiv 2501.16937). Only the student's pair gets a gradient.
+    student: (hidden [B, T, D], head [D, V] of any dtype, as stored, gathered in hidden's). labels int32[B, T]; ~t means
+    token t without a hard target (a sample of the student): its terms are those of t, its hard weight is 0. weights
+    float32[B, T]. controls: float32 scalars by name. If they contain `interpolation` t, the target's logits are (1 - t)
+    times the student's (as a constant) plus t times the teacher's (TAID, arXiv 2501.16937). Only the student's pair
+    gets a gradient.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
 
     def local(student, rows, fixed, labels, weights, controls):
-        n, v = labels.size, student[1].shape[1]
+        whole = gather_weight(student[1], student[0].dtype, gathered, batch_axes)
+        n, v = labels.size, whole.shape[1]
         flat = lambda tree: jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), tree)
-        student = flat(vary(student[0], vocab_axes)), vary_weight(student[1], batch_axes)
+        student = flat(vary(student[0], vocab_axes)), whole
         c = min(chunk or max(64, LOGITS_PER_CHUNK // v), n)
         static = _Static(vocab_axes, weigh, divergence, c, teacher.compare, teacher.extra)
         sums = _local(static, student, flat(rows), fixed, flat(labels), flat(weights), controls)
@@ -159,9 +161,11 @@ def distillation(
     tokens, nothing = rules.storage("batch", "length"), rules.storage()
     head = rules.compute("embed", "vocab")
     rows, fixed = lax.stop_gradient((teacher.rows, teacher.fixed))
-    arguments = (student, rows, fixed, labels, weights, controls)
+    stored, gathered = use_sharded(student[1], head, batch_axes)
+    arguments = ((student[0], stored), rows, fixed, labels, weights, controls)
     # a tree without arrays (no `fixed`, no controls) has no spec of its own
-    specs = ((tokens, head), tokens, head if jax.tree.leaves(fixed) else fixed, tokens, tokens, nothing)
+    mine = tokens, jax.typeof(stored).sharding.spec
+    specs = (mine, tokens, head if jax.tree.leaves(fixed) else fixed, tokens, tokens, nothing)
     return jax.shard_map(local, in_specs=specs, out_specs=nothing)(*arguments)
 
 

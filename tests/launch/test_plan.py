@@ -195,7 +195,12 @@ def test_communication_equals_manual_counts():
     # 2 MoE layers, to the experts and back, in three passes (forward, repeated, backward); half of the rows stay
     assert experts["all_to_all"] == 2 * 2 * 3 * tokens * 128 * 4 // 2
     sharded = communication(config, layout(fsdp=2))
-    assert sharded["gather"] == 2 * sharded["reduce_scatter"] > 0
+    head = config.vocab_size * config.hidden_size * 4 // 2
+    assert sharded["gather"] + head == 2 * sharded["reduce_scatter"] > 2 * head  # the head is gathered once
+    half = communication(config.model_copy(update={"compute_dtype": "bfloat16"}), layout(fsdp=2))
+    assert half["reduce_scatter"] == sharded["reduce_scatter"] / 2
+    # norms and routers: replicated, and summed in float32
+    assert half["all_reduce"] == sharded["all_reduce"] > 0
 
 
 def test_devices_are_found_by_their_jax_names():

@@ -39,7 +39,7 @@ class NextToken(Objective):
     def cross_entropy(self, model: Maverick, hidden: jax.Array, batch: Batch, z_loss: float = 0.0) -> CrossEntropy:
         """The cross-entropy of a batch: sums with and without the z-loss, and the value of each token."""
         labels, weights = batch["labels"], batch["loss_weights"]
-        head, chunk = model.output_weight(), self.loss_chunk
+        head, chunk = model.stored_output_weight(), self.loss_chunk
         return cross_entropy(hidden, head, labels, weights, rules=model.rules, z_loss=z_loss, chunk=chunk)
 
 

@@ -52,10 +52,13 @@ BETWEEN = CONTROLS | {"interpolation": np.float32(0.4)}
 def evaluated(function, controls, seed=0):
     """(sums, gradient of the total with respect to the student's hidden states and head), as NumPy."""
     student, teacher, labels, weights = inputs(seed)
-    rows, pair = RULES("batch", "length"), (RULES("batch", "length", None), RULES.compute("embed", "vocab"))
+    rows, hidden = RULES("batch", "length"), RULES("batch", "length", None)
+    heads = RULES("embed", "vocab"), RULES.compute("embed", "vocab")
     placed = function.func is distillation  # the slow twin has no mesh
     place = jax.device_put if placed else lambda x, spec: jnp.asarray(x)
-    student, teacher = (tuple(map(place, x, pair)) for x in (student, teacher))
+    student, teacher = (
+        (place(pair[0], hidden), place(pair[1], head)) for pair, head in zip((student, teacher), heads, strict=True)
+    )
     arguments = whole_target(*teacher), place(labels, rows), place(weights, rows), jax.tree.map(jnp.asarray, controls)
 
     def loss(student):

@@ -183,7 +183,7 @@ def test_cross_entropy_equals_reference(sizes, chunk, mesh_of):
         tokens = RULES("batch", "length")
         h, w = (
             jax.device_put(hidden, RULES("batch", "length", None)),
-            jax.device_put(head, RULES.compute("embed", "vocab")),
+            jax.device_put(head, RULES("embed", "vocab")),
         )
         y, k = jax.device_put(labels, tokens), jax.device_put(weights, tokens)
         f = jax.jit(lambda h, w: cross_entropy(h, w, y, k, rules=RULES, z_loss=0.01, chunk=chunk))

@@ -162,7 +162,7 @@ class Distill(NextToken):
         controls = self.weighting.controls(context.step, context.state)
         controls["max_entropy"] = jnp.log(jnp.float32(model.config.vocab_size))
         sums = distillation(
-            (student.hidden, model.output_weight()),
+            (student.hidden, model.stored_output_weight()),
             target,
             batch["labels"],
             batch["loss_weights"],
@@ -212,7 +212,7 @@ class Distill(NextToken):
             return super().evaluate(model, batch, context)
         teacher, inputs = context.references[TEACHER], Inputs.of(batch)
         sums = distillation(
-            (model.hidden(inputs)[0], model.output_weight()),
+            (model.hidden(inputs)[0], model.stored_output_weight()),
             teacher_target(teacher, teacher.hidden(inputs)[0], model.rules),
             batch["labels"],
             batch["loss_weights"],
