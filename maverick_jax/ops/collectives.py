@@ -25,9 +25,9 @@ def vary_weight(w, axes):
 def use_sharded(w, use: PartitionSpec, axes: tuple[str, ...]):
     """Prepares w for `gather_weight`: w sharded as stored, where devices of `axes` share its storage, and as `use` says
     elsewhere. Returns it and the mesh axes to gather, by dimension."""
-    sharding = jax.typeof(w).sharding
-    stored, used = dimensions(sharding.spec, w.ndim), dimensions(use, w.ndim)
-    shared = lambda axis, own: axis in axes and axis not in own and sharding.mesh.shape[axis] > 1
+    mesh = jax.sharding.get_abstract_mesh()
+    stored, used = dimensions(jax.typeof(w).sharding.spec, w.ndim), dimensions(use, w.ndim)
+    shared = lambda axis, own: axis in axes and axis not in own and mesh.shape[axis] > 1
     gathered = [tuple(axis for axis in a if shared(axis, b)) for a, b in zip(stored, used, strict=True)]
     return reshard(w, spec_of([a + b for a, b in zip(used, gathered, strict=True)])), gathered
 

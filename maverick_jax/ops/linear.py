@@ -30,6 +30,7 @@ def linear(
     `use` is the spec of w in the product; None: that of w. `out` is the spec of the result. It is needed if the
     contracted axes are split over devices, which leaves the result's sharding ambiguous.
     """
+    w = _placed(w, use)
     return _linear(_Weight.of(w, inputs, use), out, x, w)
 
 
@@ -43,6 +44,7 @@ def gated_linear(
 ) -> jax.Array:
     """(silu(gate) * up) down for gate, up [B, T, F] and down [F, D] -> [B, T, D]. Saves only its inputs, and the
     gathered `down`, for the backward pass. `out` and `use` as in `linear`."""
+    down = _placed(down, use)
     return _gated_linear(_Weight.of(down, 1, use), out, gate, up, down)
 
 
@@ -57,6 +59,11 @@ def linear_reference(
 def gated_linear_reference(gate, up, down, use=None, *, out=None) -> jax.Array:
     """The twin of `gated_linear`, composed of differentiable parts."""
     return linear_reference(jax.nn.silu(gate) * up, down, use, out=out)
+
+
+def _placed(w: jax.Array, use: PartitionSpec | None) -> jax.Array:
+    """w on the mesh in use; an array that was made outside has no sharding."""
+    return reshard(w, use) if use is not None and jax.typeof(w).sharding.mesh.empty else w
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +98,9 @@ class _Weight:
         product = functools.partial(_sum_over_tokens, inputs=self.inputs)
         if self.stored is None or self.used is None:
             return product(x, dy).astype(self.dtype)
-        sharding = jax.typeof(x).sharding
-        splits = lambda axes: tuple(axis for axis in axes if sharding.mesh.shape[axis] > 1)
-        tokens = [*map(splits, dimensions(sharding.spec, x.ndim)[:2])]
+        mesh = jax.sharding.get_abstract_mesh()
+        splits = lambda axes: tuple(axis for axis in axes if mesh.shape[axis] > 1)
+        tokens = [*map(splits, dimensions(jax.typeof(x).sharding.spec, x.ndim)[:2])]
         stored, used = ([*map(splits, whole)] for whole in (self.stored, self.used))
         summed = {axis for axes in tokens for axis in axes}
         scattered = [

@@ -61,6 +61,14 @@ def test_linear_equals_its_reference(sizes, mesh_of):
         check_close(*(gradients(apply(f), x, w) for f in (linear, linear_reference)))
 
 
+def test_a_weight_from_outside_the_mesh_is_placed(mesh_of):
+    w, use = jnp.asarray(np.random.default_rng(1).normal(size=(D, F)), jnp.float32), RULES.compute("embed", "mlp")
+    assert jax.typeof(w).sharding.mesh.empty
+    with mesh_of(fsdp=4, tensor=2):
+        x, grad = tokens(D), lambda f: jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.sin(f(x, w, use))), argnums=(0, 1)))
+        check_close(*(grad(f)(x, w) for f in (linear, linear_reference)))
+
+
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
 def test_gated_linear_equals_its_reference(sizes, mesh_of):
     with mesh_of(**sizes):
