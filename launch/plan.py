@@ -41,8 +41,8 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     sizes = _sizes(config, target["local_devices"])
     check_against_mesh(config, sizes)
     model, run, found = config.model, config.run, find_references(config)
-    layout, heads = _layout(config, sizes), heads_of(config, found)
-    held = bytes_per_device(config, sizes, found)
+    layout, heads = _layout(config, sizes, target["platform"]), heads_of(config, found)
+    held = bytes_per_device(config, layout, found)
     flops = flops_of_run(config, {name: other.config for name, other in found.items()})
     flops = {part: n for part, n in flops.items() if n}
     tokens = config.data.batch_size * config.data.sequence_length
@@ -52,7 +52,9 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         useful = sum(flops.values()) * tokens / layout.num_devices
         compiled = {"compiled": compiled_plan(config, topology, layout, useful)}
     fits = (compiled["compiled"]["bytes"]["peak"] if compiled else sum(held.values())) <= limit
-    total = lambda config, sizes: sum(bytes_per_device(config, sizes, found).values())
+    total = lambda config, sizes: sum(
+        bytes_per_device(config, _layout(config, sizes, target["platform"]), found).values()
+    )
     more_devices = target["local_devices"] is None
     return {
         "run": run.name,
@@ -76,9 +78,9 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     }
 
 
-def bytes_per_device(config: RunConfig, sizes: dict[str, int], found: Mapping[str, Found]) -> dict[str, int]:
-    """Bytes on one device of a mesh of these sizes, by what they hold. `found`: the objective's frozen models."""
-    model, layout, trained = config.model, _layout(config, sizes), _trained(config)
+def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Found]) -> dict[str, int]:
+    """Bytes on one device, by what they hold. `found`: the objective's frozen models."""
+    model, trained = config.model, _trained(config)
     held = memory(model, layout, state_bytes=config.optimizer.state_bytes, trained=trained)
     if extra := config.trainable.selection().extra_buffers(model.network):
         held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
@@ -100,13 +102,14 @@ def _trained(config: RunConfig) -> list[Parameter]:
     return config.trainable.selection().parameters(config.model.network)
 
 
-def _layout(config: RunConfig, sizes: dict[str, int]) -> Layout:
+def _layout(config: RunConfig, sizes: dict[str, int], platform: str) -> Layout:
     return Layout(
         rules=config.mesh.sharding_rules(),
         sizes=sizes,
         batch_size=config.data.batch_size,
         sequence_length=config.data.sequence_length,
         accumulation_steps=config.optimizer.accumulation_steps,
+        platform=platform,
         loss_chunk=config.objective.loss_chunk,
     )
 
@@ -118,11 +121,12 @@ def _target(config: RunConfig, topology: Target | None) -> dict[str, Any]:
         assert device is not None, f"{topology.kind} is missing in accounting.devices"
         memory_bytes, count = int(device.memory_gb * 1e9), topology.count
         return {"name": topology.kind, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops,
-                "local_devices": count}  # fmt: skip
+                "local_devices": count, "platform": topology.platform}  # fmt: skip
     if name := config.run.hardware:
         device = DEVICES[name]
         memory_bytes = int(device.memory_gb * 1e9)
-        return {"name": name, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops, "local_devices": None}
+        return {"name": name, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops, "local_devices": None,
+                "platform": device.platform}  # fmt: skip
     import jax
 
     local = jax.local_devices()
@@ -138,6 +142,7 @@ def _target(config: RunConfig, topology: Target | None) -> dict[str, Any]:
         "memory_bytes": memory_bytes,
         "peak_flops": known.peak_flops if known else None,
         "local_devices": jax.device_count(),
+        "platform": local[0].platform,
     }
 
 

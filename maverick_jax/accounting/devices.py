@@ -25,6 +25,11 @@ class Device:
     group: int
     """Number of devices that `link` joins; 0: all of a slice."""
 
+    @property
+    def platform(self) -> str:
+        """JAX's name of the platform."""
+        return "gpu" if self.group else "tpu"
+
 
 DEVICES: dict[str, Device] = {
     "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb"), 1.555e12, 300e9, 25e9, 8),

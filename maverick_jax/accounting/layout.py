@@ -22,6 +22,8 @@ class Layout:
     """Rows per optimizer step in the whole job."""
     sequence_length: int
     accumulation_steps: int = 1
+    platform: str = "cpu"
+    """`cpu`, `gpu` or `tpu`."""
     loss_chunk: int | None = None
     """Tokens per device whose logits exist at one time; None: the default of the loss."""
 

@@ -7,7 +7,7 @@ from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES, Widths
 from maverick_jax.network import LayerSpec
-from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
+from maverick_jax.ops.cross_entropy import default_rows
 from maverick_jax.parameters import Parameter
 
 COMPILER_SHARE = 0.5
@@ -78,7 +78,7 @@ def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
     """Bytes of a chunk's logits and their gradient in float32, of the final hidden states with their gradient, and of
     the gathered output matrix with its gradient, a float32 sum."""
     vocabulary = config.vocab_size // layout.ways("vocab")
-    rows = min(layout.tokens, layout.loss_chunk or max(128, LOGITS_PER_CHUNK // vocabulary))
+    rows = min(layout.tokens, layout.loss_chunk or default_rows(vocabulary, layout.platform))
     element, wide = BYTES[config.compute_dtype], BYTES["float32"]
     whole = (2 * layout.tokens * element + vocabulary * (element + wide)) * config.hidden_size
     return 2 * wide * rows * vocabulary + whole

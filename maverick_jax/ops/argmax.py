@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from maverick_jax.ops.collectives import vary
-from maverick_jax.ops.cross_entropy import LOGITS_PER_CHUNK
+from maverick_jax.ops.cross_entropy import default_rows
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.vocabulary import first_token
 from maverick_jax.sharding import ShardingRules, axes_tuple
+from maverick_jax.target import traced_platform
 
 
 def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
@@ -32,7 +33,7 @@ def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None
             whole = lax.pmax(best, vocab_axes)
             return lax.pmin(jnp.where(best == whole, here, V), vocab_axes)
 
-        found = lax.map(one, rows, batch_size=min(chunk or max(128, LOGITS_PER_CHUNK // v), rows.shape[0]))
+        found = lax.map(one, rows, batch_size=min(chunk or default_rows(v, traced_platform()), rows.shape[0]))
         return found.reshape(shape)
 
     specs = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"))

@@ -1,7 +1,8 @@
 """The experts' SwiGLU over rows that each belong to one expert: exact, with static shapes; no row is dropped.
 
-Rows are sorted by expert into tiles of equal height, and each expert's last tile is padded. A loop over the used tiles
-multiplies each with its expert's weights, so the cost depends on the number of rows and not on the skew.
+A device with one expert multiplies all rows with it. With several, rows are sorted by expert into tiles of one height,
+and each expert's last tile is padded. A loop over the used tiles multiplies each with its expert's weights, so the cost
+depends on the number of rows and not on the skew.
 `jax.lax.ragged_dot` computes the same but multiplies every row with every expert on CPU and GPU.
 
 M rows, D model, F hidden, E experts, R tile height.
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.linear import gated_linear, linear
 from maverick_jax.target import traced_platform
 
 
@@ -33,8 +35,17 @@ def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Ar
     here, whose result is zero. Returns [M, D] in x's dtype.
     """
     E, D, _, F = w_in.shape
+    if E == 1:
+        return _one_expert(x, w_in[0], w_out[0], expert)
     rows = tile or tile_height(x.shape[0], E)
     return _grouped_swiglu(rows, x, w_in.reshape(E, D, 2 * F), w_out, expert)
+
+
+def _one_expert(x, w_in, w_out, expert) -> jax.Array:
+    """`grouped_swiglu` of a single expert, w_in [D, 2, F] and w_out [F, D]: plain products of all rows."""
+    x = jnp.where((expert == 0)[:, None], x, 0)[None]
+    hidden = linear(x, w_in)
+    return gated_linear(hidden[:, :, 0], hidden[:, :, 1], w_out)[0]
 
 
 def tile_height(num_rows: int, num_experts: int) -> int:

@@ -49,7 +49,7 @@ def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
 def test_tile_loops_turn_once_for_each_tile_of_even_routing(path, turns, monkeypatch):
     monkeypatch.setattr(compiled_plan, "tile_height", lambda rows, experts: -(-rows // 7))
     config = read_config("pretrain_tiny", WORDS)
-    trips = compiled_plan.Trips(config.model.network, plan._layout(config, {"fsdp": 2, "expert": 4}))
+    trips = compiled_plan.Trips(config.model.network, plan._layout(config, {"fsdp": 2, "expert": 4}, "cpu"))
     assert trips(Loop(path)) == turns  # pyright: ignore
 
 
