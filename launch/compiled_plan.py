@@ -20,7 +20,7 @@ from maverick_jax.target import Target
 from train.ahead import Ahead, lower_ahead
 from train.config import RunConfig
 
-_TILE_LOOP = re.compile(r"experts\)*/while$")
+_TILE_LOOP, _ROUND_LOOP = re.compile(r"experts\)*/while$"), re.compile(r"moe/shard_map/while$")
 
 
 def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flops: float) -> dict[str, Any]:
@@ -86,8 +86,8 @@ def _times(
 
 
 class Trips:
-    """Turns of loops whose count only the device knows, if tokens are spread evenly over the experts: one round of the
-    exchange, and the tiles that a device's rows fill."""
+    """Turns of loops whose count only the device knows, if tokens are spread evenly over the experts: no round of the
+    exchange after the first, and the tiles that a device's rows fill."""
 
     def __init__(self, model: ModelConfig, layout: Layout):
         experts = model.num_local_experts // layout.ways("experts")
@@ -95,6 +95,8 @@ class Trips:
         self._tiles = -(-rows // tile_height(rows, experts)) if experts else 1
 
     def __call__(self, loop: Instruction) -> int:
+        if _ROUND_LOOP.search(loop.op_name):
+            return 0
         return self._tiles if _TILE_LOOP.search(loop.op_name) else 1
 
 

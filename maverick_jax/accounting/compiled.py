@@ -37,8 +37,9 @@ class Collective:
     times: int
     dynamic: bool
     """Whether it is in a loop whose count only the device knows; it then counts once a turn of what is outside."""
-    work_beside: float
-    """Bytes of memory traffic that are scheduled between its start and its end; 0: nothing hides it."""
+    beside: tuple[tuple[float, float], ...]
+    """(FLOPs, bytes of memory traffic) of each operation scheduled between its start and its end; empty: nothing
+    hides it."""
     op_name: str
 
     @property
@@ -116,16 +117,16 @@ def _sent(kind: str, operand: int, n: int) -> int:
     return (2 if kind == "all-reduce" else 1) * operand * (n - 1) // n
 
 
-def _beside(program: Program, computation: Computation, at: int) -> float:
-    start = computation.instructions[at]
+def _beside(program: Program, computation: Computation, at: int) -> tuple[tuple[float, float], ...]:
+    start, found = computation.instructions[at], []
     if not start.opcode.endswith("-start"):
-        return 0.0
-    found = 0.0
+        return ()
     for instruction in computation.instructions[at + 1 :]:
         if instruction.opcode.endswith("-done") and start.name in instruction.operands:
             break
-        found += traffic(program, computation, instruction)
-    return found
+        if moved := traffic(program, computation, instruction):
+            found.append((flops_of(program, computation, instruction), moved))
+    return tuple(found)
 
 
 def traffic(program: Program, computation: Computation, instruction: Instruction) -> float:
@@ -212,7 +213,7 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
     bytes with no work beside them, and instructions in loops of unknown count. Most bytes first."""
     table: dict[str, dict[str, float]] = {}
     for c in found:
-        new = {"bytes": c.total, "times": c.times, "alone": 0 if c.work_beside else c.total, "dynamic": int(c.dynamic)}
+        new = {"bytes": c.total, "times": c.times, "alone": 0 if c.beside else c.total, "dynamic": int(c.dynamic)}
         entry = table.setdefault(f"{c.kind} {'+'.join(c.axes)} {c.dtype}", dict.fromkeys(new, 0))
         for name, value in new.items():
             entry[name] += value
@@ -247,18 +248,18 @@ class Roofline:
 def roofline(program: Program, found: list[Collective], device: Device, mesh: Mapping[str, int]) -> Roofline:
     """Of a program with these collectives on a mesh of such devices."""
     matrix, memory = device.peak_flops * MATRIX_SHARE, device.bandwidth * MEMORY_SHARE
+    seconds = lambda products, moved: max(products / matrix, moved / memory) + LAUNCH_SECONDS
     compute = 0.0
     for computation, times in program.scheduled():
         for instruction in computation.instructions:
             moved = traffic(program, computation, instruction)
             if moved:
-                products = flops_of(program, computation, instruction)
-                compute += times * (max(products / matrix, moved / memory) + LAUNCH_SECONDS)
+                compute += times * seconds(flops_of(program, computation, instruction), moved)
     wire = exposed = 0.0
     for c in found:
-        seconds = c.bytes / (_rate(c, device, mesh) * WIRE_SHARE)
-        wire += c.times * seconds
-        exposed += c.times * max(0.0, seconds - c.work_beside / memory)
+        sending = c.bytes / (_rate(c, device, mesh) * WIRE_SHARE)
+        wire += c.times * sending
+        exposed += c.times * max(0.0, sending - sum(seconds(*work) for work in c.beside))
     return Roofline(compute, wire, exposed)
 
 

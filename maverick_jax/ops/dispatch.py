@@ -8,6 +8,8 @@ M rows on this device, D model, E experts, e experts on this device, R devices o
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
+T = TypeVar("T")
 SLACK = 1.25  # capacity divided by an even share: one round suffices for balanced routing
 
 
@@ -57,7 +60,7 @@ def _exchange_rows(axes, varying, rows, w_in, w_out, expert):
         received = plan.to_experts(rows, i)
         return plan.back(grouped_swiglu(received, w_in, w_out, plan.expert_of_received(i)), out, i)
 
-    return lax.fori_loop(0, plan.num_rounds, one_round, jnp.zeros_like(rows))
+    return plan.rounds(one_round, jnp.zeros_like(rows))
 
 
 def _forward(axes, varying, rows, w_in, w_out, expert):
@@ -79,7 +82,7 @@ def _backward(axes, varying, saved, dout):
     # rounds are summed in float32 for weights of any dtype
     zeros = lambda w: jnp.zeros_like(w, dtype=jnp.float32)
     init = (jnp.zeros_like(rows), zeros(w_in), zeros(w_out))
-    drows, dw_in, dw_out = lax.fori_loop(0, plan.num_rounds, one_round, init)
+    drows, dw_in, dw_out = plan.rounds(one_round, init)
     return drows, dw_in.astype(w_in.dtype), dw_out.astype(w_out.dtype), None
 
 
@@ -111,6 +114,11 @@ class _ExchangePlan:
         self.start = jnp.cumsum(self.count) - self.count
         # all devices must run the same number of rounds, or the all-to-alls would not match
         self.num_rounds = lax.pmax(-(-jnp.max(self.count) // self.capacity), varying)
+
+    def rounds(self, one_round: Callable[[Any, T], T], start: T) -> T:
+        """All rounds. The first is outside the loop, and for balanced routing the only one: XLA runs a loop whose count
+        only the device knows by itself, so that nothing hides the exchanges inside it."""
+        return lax.fori_loop(1, self.num_rounds, one_round, one_round(0, start))
 
     def _rows_of_round(self, i) -> jax.Array:
         """Rows to send in round i, int32[R, C]; M in unused slots."""

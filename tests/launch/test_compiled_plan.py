@@ -42,11 +42,12 @@ def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
     [
         ("jit(f)/while/body/layer_1/moe/shard_map/while/body/experts/while", 7),
         ("jit(f)/checkpoint/moe/shard_map/while/body/transpose(jvp(experts))/while", 7),
-        ("jit(f)/while/body/layer_1/moe/shard_map/while", 1),
+        ("jit(f)/while/body/layer_1/moe/shard_map/while", 0),
+        ("jit(f)/while", 1),
         ("jit(f)/experts/while/body/other/while", 1),
     ],
 )
-def test_tile_loops_turn_once_for_each_tile_of_even_routing(path, turns, monkeypatch):
+def test_loops_turn_as_often_as_even_routing_asks(path, turns, monkeypatch):
     monkeypatch.setattr(compiled_plan, "tile_height", lambda rows, experts: -(-rows // 7))
     config = read_config("pretrain_tiny", WORDS)
     trips = compiled_plan.Trips(config.model.network, plan._layout(config, {"fsdp": 2, "expert": 4}, "cpu"))

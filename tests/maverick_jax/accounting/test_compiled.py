@@ -138,5 +138,5 @@ def test_work_between_start_and_end_hides_a_collective():
 )  # fmt: skip
 def test_groups_larger_than_a_host_use_the_network(sizes, axes, rate):
     mesh = dict.fromkeys(MESH_AXES, 1) | sizes
-    found = compiled.Collective("all-reduce", axes, 2, "f32", 1, 1, False, 0.0, "")
+    found = compiled.Collective("all-reduce", axes, 2, "f32", 1, 1, False, (), "")
     assert compiled._rate(found, DEVICES["h200"], mesh) == getattr(DEVICES["h200"], rate)
