@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import pydantic
 import pydantic_core
 
 from maverick_jax import parameters
-from maverick_jax.errors import InputError
 from maverick_jax.network import Network
 from maverick_jax.settings import shipped, validation
 from maverick_jax.settings.strict_yaml import Location
@@ -14,14 +12,6 @@ from maverick_jax.settings.strict_yaml import Location
 
 class ModelConfig(Network):
     """The config of a Llama 4 model. `ModelConfig.from_name` reads a shipped one."""
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _without_base(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "base" in given:  # a file's `base` is resolved before the values are checked
-            raise InputError(f"{cls.__name__}: `base` is a key of files; from Python, ModelConfig.from_name"
-                             f"({given['base']!r}, hidden_size=...) starts from a shipped model")  # fmt: skip
-        return given
 
     @classmethod
     def from_name(cls, name: str, **changes: Any) -> "ModelConfig":

@@ -114,10 +114,3 @@ def test_a_shipped_model_with_changes():
         ModelConfig.from_name("tiny", hiden_size=64)
     with pytest.raises(InputError, match=r"from_name\('tiny'\): hidden_size: .*, got 'big'"):
         ModelConfig.from_name("tiny", hidden_size="big")
-
-
-def test_a_base_in_python_says_how_to_start_from_a_shipped_model():
-    with pytest.raises(InputError, match=r"ModelConfig.from_name\('tiny', hidden_size=...\)"):
-        ModelConfig(base="tiny")  # ty: ignore
-    with pytest.raises(InputError, match="`base` is a key of files"):
-        ModelConfig.model_validate({"base": "tiny", "hidden_size": 64})
