@@ -13,7 +13,7 @@ from maverick_jax.progress import Working
 from train import announce
 from train.config import RunConfig
 from train.config_files import read_config
-from train.faults.at_once import leaves_at_once
+from train.faults.at_once import NOTHING_LOST, leaves_at_once
 from train.faults.processes import exit_code_of, leave, resumes_from, said
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
@@ -24,8 +24,6 @@ from train.rollouts.source import Setting, batch_source
 from train.run_folder import describe
 from train.session import Parts, Session, claimed_run
 from train.step import compile_step
-
-NOTHING_LOST = "the first step was not reached, nothing is lost; the same command starts again"
 
 
 def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:

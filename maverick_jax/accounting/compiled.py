@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from maverick_jax.accounting.devices import Device
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
 
-VERSION = 1
+VERSION = 2
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 _CONTROL = "after-all call conditional get-tuple-element opt-barrier tuple while"
@@ -17,6 +17,9 @@ _FREE = frozenset(f"{_CONTROL} bitcast constant iota parameter partition-id repl
 """Opcodes that move no memory by themselves."""
 _LISTED_GROUP = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}"
+)
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 _KERNEL = re.compile(r'custom_call_target="(?!Sharding|AllocateBuffer|Assume|annotate)([^"]*)"')
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
@@ -84,15 +87,35 @@ def _group(instruction: Instruction, devices: int) -> list[int]:
         size, shape = int(found[2]), [int(n) for n in found[3].split(",")]
         order = [int(n) for n in found[4].split(",")] if found[4] else list(range(len(shape)))
         return [_iota(i, shape, order) for i in range(size)]
+    if found := _MESH_GROUPS.search(instruction.text):
+        return _mesh_group(*found.groups())
     if found := _PAIRS.search(instruction.text):
         return [int(found[1]), int(found[2])]
-    return list(range(devices))
+    if "replica_groups={}" in instruction.text or "replica_groups=" not in instruction.text:
+        return list(range(devices))
+    raise ValueError(f"{instruction.name}: groups in a form that is not known: {instruction.text[:200]}")
+
+
+def _mesh_group(mesh: str, shape: str | None, order: str | None, axes: str) -> list[int]:
+    """The first group along `axes` of a mesh such as `'axis_0'=512,'axis_1'=8`. Its devices are iota(shape), transposed
+    by `order`."""
+    sizes = {name: int(size) for name, size in (part.split("=") for part in mesh.split(","))}
+    dims = [int(n) for n in shape.split(",")] if shape else [math.prod(sizes.values())]
+    transposed = [int(n) for n in order.split(",")] if order else list(range(len(dims)))
+    found = [0]
+    for name, stride in zip(sizes, _strides([*sizes.values()]), strict=True):
+        if name in axes.split(","):
+            found = [base + i * stride for base in found for i in range(sizes[name])]
+    return [_iota(i, dims, transposed) for i in found]
+
+
+def _strides(shape: list[int]) -> list[int]:
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _iota(index: int, shape: list[int], order: list[int]) -> int:
     """Element `index` of the flattened transpose of iota(shape) by `order`."""
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    value = 0
+    strides, value = _strides(shape), 0
     for axis in reversed(order):
         index, coordinate = divmod(index, shape[axis])
         value += coordinate * strides[axis]

@@ -23,6 +23,9 @@ SHOW_CURSOR = "\x1b[?25h"
 _ACTION_BYTES = 1024
 """More than the size of C's `struct sigaction` anywhere."""
 
+NOTHING_LOST = "the first step was not reached, nothing is lost; the same command starts again"
+"""What the end of a process before its first step is said to cost."""
+
 
 @contextlib.contextmanager
 def leaves_at_once(what: str) -> Iterator[None]:

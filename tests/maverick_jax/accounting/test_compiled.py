@@ -51,15 +51,33 @@ def test_collectives_of_a_loop_count_every_turn(mesh_of):
     assert (entry["bytes"], entry["times"], entry["alone"]) == (5 * 64, 5, 5 * 64)
 
 
-def test_groups_written_as_a_transposed_range():
-    """XLA writes the groups of many devices as a range; here those of the axis in the middle."""
-    text = """ENTRY %main (x: f32[16]) -> f32[16] {
+REDUCE = """ENTRY %main (x: f32[16]) -> f32[16] {
   %x = f32[16]{0} parameter(0)
-  ROOT %y = f32[16]{0} all-reduce(%x), replica_groups=[4,2]<=[2,2,2]T(0,2,1), use_global_device_ids=true
+  ROOT %y = f32[16]{0} all-reduce(%x), replica_groups=GROUPS, use_global_device_ids=true
 }
 """
-    (found,) = collectives(Program.parse(text), SIZES)
-    assert found.axes == ("fsdp",) and found.group == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("{}", ("data", "fsdp", "expert")),
+        ("[4,2]<=[2,2,2]T(0,2,1)", ("fsdp",)),
+        ("[2,4]<=[8]", ("fsdp", "expert")),
+        ("[4,2]<=[4,2]", ("expert",)),
+        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", ("fsdp", "expert")),
+        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'c'}", ("data",)),
+        ("mesh['a'=2,'b'=2,'c'=2] {'a','c'}", ("data", "expert")),
+    ],
+)
+def test_groups_in_every_form_that_xla_writes(groups, axes):
+    (found,) = collectives(Program.parse(REDUCE.replace("GROUPS", groups)), SIZES)
+    assert found.axes == axes and found.group == 2 ** len(axes)
+
+
+def test_groups_in_an_unknown_form_are_an_error():
+    with pytest.raises(ValueError, match="not known"):
+        collectives(Program.parse(REDUCE.replace("GROUPS", "<0,1>")), SIZES)
 
 
 def test_flops_of_products_equal_a_count_by_hand():

@@ -10,6 +10,7 @@ import pytest
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.export import CHUNKS_PER_CONTEXT
 from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
+from maverick_jax.target import Target
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat.template import chat_template
 from tests.helpers.folders import read_json, store_run
@@ -61,7 +62,8 @@ def tuned(folder, run_dir):
     config = read_config("trajectory_tiny", [*words, "data.tokenizer=null"])
     dataset = types.SimpleNamespace(fingerprint="data", tokenizer=load_tokenizer(config.data.tokenizer))
     feed, mesh = types.SimpleNamespace(train=dataset), types.SimpleNamespace(shape={"data": 1})
-    describe(types.SimpleNamespace(config=config, feed=feed, mesh=mesh, references={}), 0, 1.0)
+    session = types.SimpleNamespace(config=config, feed=feed, mesh=mesh, target=Target.local(), references={})
+    describe(session, 0, 1.0)
     network = config.model.network
     store_run(run_dir, network, random_parameters(shapes(network)), np.float32)
     return run_dir
