@@ -34,6 +34,7 @@ class WholeRows(Pretrain):
             config=model.config,
             rules=model.rules,
             output_weight=model.output_weight,
+            stored_output_weight=model.stored_output_weight,
             hidden=lambda inputs: model.hidden(Inputs(inputs.tokens)),
         )
         return super().loss(whole_rows, batch, totals, context)

@@ -94,7 +94,7 @@ class Session:
         target = _target(parts)
         if parts.one_device:
             config = config.model_copy(update={"mesh": MeshConfig(data=1)})
-        mesh = mesh_on(config, target)
+        mesh = make_mesh({}, target.devices) if parts.one_device else mesh_on(config, target)
         if parts.run_dir:
             announce.job(config, mesh)
             check_sinks(config.logging)
