@@ -103,7 +103,7 @@ class Comparison(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class SoftTarget:
     """The teacher's distribution: all of it (`whole_target`), or its stored part (`ops.sparse_targets`)."""
 
     rows: Any
@@ -118,16 +118,16 @@ class Target:
     """Names in `Comparison.extra`."""
 
 
-def whole_target(hidden: jax.Array, head: jax.Array) -> Target:
+def whole_target(hidden: jax.Array, head: jax.Array) -> SoftTarget:
     """A target of the teacher's hidden states [B, T, D] and output matrix [D, V], in one dtype; D may differ from the
     student's."""
-    return Target(hidden, head, _compare_whole, _plain_whole)
+    return SoftTarget(hidden, head, _compare_whole, _plain_whole)
 
 
 @jax.named_scope("loss")
 def distillation(
     student,
-    teacher: Target,
+    teacher: SoftTarget,
     labels,
     weights,
     controls,
@@ -170,7 +170,7 @@ def distillation(
 
 
 def distillation_reference(
-    student, teacher: Target, labels, weights, controls, *, weigh: Weigh, divergence: Divergence
+    student, teacher: SoftTarget, labels, weights, controls, *, weigh: Weigh, divergence: Divergence
 ) -> Sums:
     """The slow twin, on whole logits and probabilities. Arguments and result as `distillation`."""
     s = jnp.einsum("BTD,DV->BTV", *student, preferred_element_type=jnp.float32)

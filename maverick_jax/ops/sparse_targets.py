@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from maverick_jax.ops.distillation import Comparison, Divergence, Student, Target, divergence_of, plain_divergence
+from maverick_jax.ops.distillation import Comparison, Divergence, SoftTarget, Student, divergence_of, plain_divergence
 from maverick_jax.ops.vocabulary import gather, log_softmax, places
 
 Mode = Literal["tail", "renormalised", "sampled"]
@@ -51,15 +51,17 @@ class TopKTargets(NamedTuple):
     """float16 or float32 [B, T, s]"""
 
 
-def sparse_target(kept: TopKTargets, mode: Mode) -> Target:
+def sparse_target(kept: TopKTargets, mode: Mode) -> SoftTarget:
     """A target for `ops.distillation`. Raises ValueError for the mode `sampled` without samples."""
     if mode == "sampled":
         if kept.sample_ids is None:
             raise ValueError("the mode `sampled` needs samples of the tail")
-        return Target(kept, (), _compare_sampled, _plain_sampled, MASSES)
+        return SoftTarget(kept, (), _compare_sampled, _plain_sampled, MASSES)
     tail = mode == "tail"
     kept = kept._replace(sample_ids=None, sample_log_probs=None)
-    return Target(kept, (), functools.partial(_compare_buckets, tail), functools.partial(_plain_buckets, tail), MASSES)
+    return SoftTarget(
+        kept, (), functools.partial(_compare_buckets, tail), functools.partial(_plain_buckets, tail), MASSES
+    )
 
 
 def _compare_buckets(tail: bool, divergence, axes, student: Student, kept: TopKTargets, fixed, controls) -> Comparison:

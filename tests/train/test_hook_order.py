@@ -10,6 +10,7 @@ import pytest
 
 from maverick_jax.accounting.devices import DEVICES
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.sharding import make_mesh
 from tests.helpers.small_run import CONFIG
 from train.config_files import read_config
 from train.hook_order import hooks_of
@@ -57,7 +58,8 @@ def test_mfu_is_of_the_given_flops(tmp_path, monkeypatch):
     monkeypatch.setattr("train.hook_order.device_of", lambda kind: device)
     (tmp_path / "small.yaml").write_text(CONFIG)
     config = read_config(str(tmp_path / "small.yaml"), [f"run.dir={tmp_path / 'run'}"])
-    lines, *others = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, None, 0, flops_per_token=2.0)
+    with jax.set_mesh(make_mesh()):
+        lines, *others = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, None, 0, flops_per_token=2.0)
     lines.on_metrics(24, {"loss": np.float32(1.0)}, 4.0)
     for hook in reversed([lines, *others]):
         hook.close()

@@ -13,7 +13,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick, Tapped
-from maverick_jax.ops.distillation import Divergence, Target, Terms, Weighed, distillation, whole_target
+from maverick_jax.ops.distillation import Divergence, SoftTarget, Terms, Weighed, distillation, whole_target
 from maverick_jax.ops.distillation import Sums as Distilled
 from maverick_jax.sharding import MeshConfig, ShardingRules
 from train.objectives.base import (
@@ -179,7 +179,7 @@ class Distill(NextToken):
         found = {"distilled": sums, "matched": matched, "nll": sums.terms.nll, "router": student.stats}
         return loss, jax.lax.stop_gradient(found)
 
-    def _side_by_side(self, model: Maverick, batch: Batch, context: Context) -> tuple[Tapped, Target, Sums]:
+    def _side_by_side(self, model: Maverick, batch: Batch, context: Context) -> tuple[Tapped, SoftTarget, Sums]:
         """The student's outputs for a batch, its targets, and the distances between the internals of both models."""
         inputs = Inputs.of(batch)
         if self.targets is not None:
@@ -243,7 +243,7 @@ def wanted_targets(objective: Objective, vocab_size: int) -> tuple[Distill, Offl
     return objective.model_copy(update={"targets": None}), wanted
 
 
-def teacher_target(teacher: Maverick, hidden: jax.Array, rules: ShardingRules) -> Target:
+def teacher_target(teacher: Maverick, hidden: jax.Array, rules: ShardingRules) -> SoftTarget:
     """The target from the teacher's hidden states [B, T, D] and output matrix, sharded like the student's; no
     gradient."""
     head = reshard(teacher.output_weight(), rules.compute("embed", "vocab"))

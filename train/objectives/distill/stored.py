@@ -7,7 +7,7 @@ import pydantic
 from pydantic import Field
 
 from data.rows.fields import TARGET
-from maverick_jax.ops.distillation import Target
+from maverick_jax.ops.distillation import SoftTarget
 from maverick_jax.ops.sparse_targets import Mode, TopKTargets, sparse_target
 from maverick_jax.settings.section import Section
 
@@ -47,6 +47,6 @@ class OfflineTargets(Section):
         keys = ("top_k", "tail_samples", "dtype")
         return {key: (f"objective.targets.{key}", getattr(self, key)) for key in keys}
 
-    def target(self, batch: dict[str, jax.Array]) -> Target:
+    def target(self, batch: dict[str, jax.Array]) -> SoftTarget:
         """The stored target of a batch."""
         return sparse_target(TopKTargets(**{name.removeprefix(TARGET): batch[name] for name in self.fields}), self.mode)
