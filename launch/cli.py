@@ -56,11 +56,14 @@ def _train(args: argparse.Namespace) -> Any:
 
 def _plan(args: argparse.Namespace) -> None:
     from launch.plan import plan, render
-    from maverick_jax.accounting.topologies import topology
     from train.config_files import read_config
 
-    config = read_config(args.config, args.overrides)
-    found = plan(config, topology(args.topology) if args.topology else None)
+    config, target = read_config(args.config, args.overrides), None
+    if args.topology:
+        from maverick_jax.accounting.topologies import topology
+
+        target = topology(args.topology)
+    found = plan(config, target)
     _print(found if args.json else render(found), args.json)
     if not found["fits"]:
         held = found["bytes_per_device"]

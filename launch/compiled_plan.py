@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from launch.units import in_bytes
 from maverick_jax.accounting import compiled as accounts
 from maverick_jax.accounting.devices import Device, device_of
 from maverick_jax.accounting.hlo import Instruction, Program
@@ -118,15 +119,15 @@ def _folder() -> pathlib.Path:
 def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The lines of the plan's table about the compiled step."""
     size, took = found["bytes"], sum(found["seconds_to_compile"].values())
-    parts = f"arguments {_gb(size['arguments'])}, temporary {_gb(size['temporary'])}"
+    parts = f"arguments {in_bytes(size['arguments'])}, temporary {in_bytes(size['temporary'])}"
     lines = [
         ("compiled in", f"{took:.0f} s" + (" (kept)" if found["cached"] else "")),
-        ("compiled peak", f"{_gb(size['peak'])} per device: {parts}"),
+        ("compiled peak", f"{in_bytes(size['peak'])} per device: {parts}"),
     ]
     for kind, entry in found["collectives"].items():
-        if entry["bytes"] >= 1e6:
-            alone = f", {_gb(entry['alone'])} with nothing beside it" if entry["alone"] else ""
-            lines.append((f"  {kind}", f"{_gb(entry['bytes'])} in {entry['times']:,.0f}{alone}"))
+        if entry["bytes"] >= 1e3:
+            alone = f", {in_bytes(entry['alone'])} with nothing beside it" if entry["alone"] else ""
+            lines.append((f"  {kind}", f"{in_bytes(entry['bytes'])} in {entry['times']:,.0f}{alone}"))
     if found["kernels"]:
         lines.append(("kernels", ", ".join(f"{name} x {n:,}" for name, n in found["kernels"].items())))
     return lines + (_time_rows(found) if found["flops"] else [("step", "time and FLOPs of TPU programs are not read")])
@@ -143,7 +144,3 @@ def _time_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("step", f"{seconds['step']:.3g} s: compute {seconds['compute']:.3g} s, {wire}"),
         ("MFU", f"{found['mfu']:.1%} at {matrix}, {memory} of memory, {wires}"),
     ]
-
-
-def _gb(n: float) -> str:
-    return f"{n / 1e9:,.2f} GB"

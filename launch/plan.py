@@ -11,6 +11,7 @@ from typing import Any
 from launch.compiled_plan import compiled_plan
 from launch.compiled_plan import rows as compiled_rows
 from launch.plan_changes import nearest_that_fits
+from launch.units import in_bytes
 from maverick_jax import parameters
 from maverick_jax.accounting.communication import communication
 from maverick_jax.accounting.devices import DEVICES, device_of
@@ -51,10 +52,13 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     if topology is not None:
         useful = sum(flops.values()) * tokens / layout.num_devices
         compiled = {"compiled": compiled_plan(config, topology, layout, useful)}
-    fits = (compiled["compiled"]["bytes"]["peak"] if compiled else sum(held.values())) <= limit
-    total = lambda config, sizes: sum(
+    closed = lambda config, sizes: sum(
         bytes_per_device(config, _layout(config, sizes, target["platform"]), found).values()
     )
+    peak = compiled["compiled"]["bytes"]["peak"] if compiled else sum(held.values())
+    fits = peak <= limit
+    # of a change, the closed form is known; it is taken to be off by as much as it is here
+    total = lambda config, sizes: closed(config, sizes) * peak // sum(held.values())
     more_devices = target["local_devices"] is None
     return {
         "run": run.name,
@@ -202,10 +206,10 @@ def render(found: dict[str, Any]) -> str:
     if found["days"] is not None:
         rows.append(("time", f"{_duration(found['days'])} at an assumed {ASSUMED_MFU:.0%} of peak"))
     rows += [
-        ("checkpoints", f"{saved['written']:,} written, {saved['kept']} kept, {_bytes(saved['bytes'])} each"),
-        ("sent per step", ", ".join(f"{kind} {_bytes(n)}" for kind, n in wire.items()) or "nothing"),
-        *((f"  {name.replace('_', ' ')}", _bytes(n)) for name, n in held.items() if name not in ("total", "limit")),
-        ("bytes per device", f"{_bytes(held['total'])} of {_bytes(held['limit'])} usable"),
+        ("checkpoints", f"{saved['written']:,} written, {saved['kept']} kept, {in_bytes(saved['bytes'])} each"),
+        ("sent per step", ", ".join(f"{kind} {in_bytes(n)}" for kind, n in wire.items()) or "nothing"),
+        *((f"  {name.replace('_', ' ')}", in_bytes(n)) for name, n in held.items() if name not in ("total", "limit")),
+        ("bytes per device", f"{in_bytes(held['total'])} of {in_bytes(held['limit'])} usable"),
         *compiled,
         *(("warning", line) for line in found["warnings"]),
         ("verdict", "fits" if found["fits"] else "DOES NOT FIT"),
@@ -219,7 +223,7 @@ def _would_fit(found: dict[str, Any]) -> str:
         return "none found: no mesh.fsdp, model.remat and optimizer.accumulation_steps makes it fit"
     words = " ".join(f"{key}={value}" for key, value in nearest["changes"].items())
     more = f" on {nearest['devices']:,} devices" if nearest["devices"] != found["devices"] else ""
-    return f"with {words}{more}: {_bytes(nearest['bytes'])} per device"
+    return f"with {words}{more}: {in_bytes(nearest['bytes'])} per device"
 
 
 def _shares(found: dict[str, Any]) -> str:
@@ -233,11 +237,3 @@ def _duration(days: float) -> str:
         if days * length >= 1:
             return f"{days * length:,.1f} {unit}"
     return f"{days * 86400:.1f} seconds"
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
-            return f"{n:,.0f} {unit}" if unit == "B" else f"{n:,.2f} {unit}"
-        n /= 1000
-    raise AssertionError("unreachable")

@@ -85,8 +85,8 @@ def abstract_batch(config: RunConfig, mesh: Mesh, fields: Iterable[str]) -> dict
     A, T, stored = config.optimizer.accumulation_steps, config.data.sequence_length, config.objective.stored_fields()
     of_targets = {}
     if stored is not None:
-        sizes = {name: value for name, (_, value) in stored.header.items() if name != "temperature"}
-        of_targets = layout(config.model.vocab_size, sequence_length=T, **sizes)
+        top_k, tail_samples, dtype = (stored.header[key][1] for key in ("top_k", "tail_samples", "dtype"))
+        of_targets = layout(config.model.vocab_size, top_k, tail_samples, dtype, T)
     found = {}
     for name in fields:
         field = FIELDS[name]

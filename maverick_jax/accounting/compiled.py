@@ -39,7 +39,7 @@ class Collective:
     """Bytes that a device sends each time, with ring algorithms."""
     times: int
     dynamic: bool
-    """Whether it is in a loop whose count only the device knows; it then counts once a turn of what is outside."""
+    """Whether it is in a loop whose count only the device knows; `times` is then assumed."""
     beside: tuple[tuple[float, float], ...]
     """(FLOPs, bytes of memory traffic) of each operation scheduled between its start and its end; empty: nothing
     hides it."""

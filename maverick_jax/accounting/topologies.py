@@ -59,8 +59,9 @@ def parse(name: str) -> tuple[int, str, tuple[int, ...]]:
     found = _NAME.fullmatch(name)
     if found is None or found["kind"] not in (*GPUS, *TPUS):
         kind = name.partition(":")[0].rpartition("*")[2]
+        near = did_you_mean(kind, (*GPUS, *TPUS)) or "."
         raise InputError(
-            f"--topology {name}: not a topology{did_you_mean(kind, (*GPUS, *TPUS))}. Expected KIND:SHAPE, such as "
+            f"--topology {name}: not a topology{near} Expected KIND:SHAPE, such as "
             f"h200:512, v5p:8x8x8 or 2*v6e:16x16; kinds: {', '.join((*GPUS, *TPUS))}"
         )
     kind, shape = found["kind"], tuple(map(int, found["shape"].split("x")))

@@ -197,14 +197,15 @@ def _move(opened, array: ImportedArray, name: str, number: int, block: tuple[sli
 
 
 def _in_threads(jobs: Iterator[Callable[[], _Moved]]) -> Iterator[_Moved]:
-    """Yield the results of `jobs` as they finish; at most `_THREADS` jobs run at a time."""
+    """Yield the results of `jobs` as they finish; at most `_THREADS` jobs run or wait to be yielded at a time."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS, "import") as pool:
         running = {pool.submit(job) for job in itertools.islice(jobs, _THREADS)}
         try:
             while running:
                 done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                running |= {pool.submit(job) for job in itertools.islice(jobs, len(done))}
-                yield from (future.result() for future in done)
+                for future in done:
+                    running |= {pool.submit(job) for job in itertools.islice(jobs, 1)}
+                    yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 

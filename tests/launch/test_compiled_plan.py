@@ -1,5 +1,6 @@
 """The plan of a compiled step, here on simulated devices taken for H200."""
 
+import dataclasses
 import re
 
 import pytest
@@ -33,8 +34,19 @@ def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
     again = planned()["compiled"]
     assert again["cached"] and again == found | {"cached": True}
     lines = plan.render(first)
-    for line in (r"compiled peak +\d+\.\d\d GB per device", r"all-gather fsdp\+expert f32", r"MFU +\d+\.\d%"):
+    for line in (r"compiled peak +\d+\.\d\d MB per device", r"all-gather fsdp\+expert f32", r"MFU +\d+\.\d%"):
         assert re.search(line, lines)
+
+
+def test_what_would_fit_is_judged_by_the_compiled_peak(planned, monkeypatch):
+    """Even where the closed form fits as it is: a change must take as much off as the program is too large."""
+    found = planned("optimizer.accumulation_steps=1", "data.batch_size=64", "data.sequence_length=256")
+    peak, closed = found["compiled"]["bytes"]["peak"], found["bytes_per_device"]["total"]
+    small = dataclasses.replace(DEVICES["h200"], memory_gb=0.8 * peak / plan.USABLE / 1e9)
+    monkeypatch.setattr(plan, "device_of", lambda kind: small)
+    found = planned("optimizer.accumulation_steps=1", "data.batch_size=64", "data.sequence_length=256")
+    assert not found["fits"] and found["would_fit"]["changes"]
+    assert found["would_fit"]["bytes"] <= 0.8 * peak and closed > 0
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ def test_another_seed_is_refused_also_where_the_data_has_its_own(config):
 
 def test_early_checkpoints_do_not_know_their_seed(config):
     there = metadata(config(), "data", {})
+    with pytest.raises(InputError, match=r"run\.seed: 0 there, 1 here"):
+        resume(there, config("run.seed=1"))
     del there["seed"]
     resume(there, config("run.seed=1"))
 

@@ -24,7 +24,7 @@ _ACTION_BYTES = 1024
 """More than the size of C's `struct sigaction` anywhere."""
 
 NOTHING_LOST = "the first step was not reached, nothing is lost; the same command starts again"
-"""What the end of a process before its first step is said to cost."""
+"""The message of a process that ends before its first step."""
 
 
 @contextlib.contextmanager

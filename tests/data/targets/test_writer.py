@@ -86,7 +86,7 @@ def test_more_parts_than_a_process_may_open_are_read(tmp_path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2 * OPEN_PARTS, limits[1]))
     try:
         for index in range(PARTS.rows):
-            targets.row(index, row_of(index))
+            np.testing.assert_array_equal(targets.row(index, row_of(index))["ids"], arrays_of(index, PARTS)["ids"])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
