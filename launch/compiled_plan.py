@@ -17,6 +17,7 @@ from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.files import write_atomically
 from maverick_jax.ops.grouped_matmul import tile_height
+from maverick_jax.progress import Working
 from maverick_jax.target import Target
 from train.ahead import Ahead, lower_ahead
 from train.config import RunConfig
@@ -35,7 +36,8 @@ def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flop
         return json.loads(path.read_text()) | {"cached": True}
     device = device_of(target.kind)
     assert device is not None, f"{target.kind} is missing in accounting.devices"
-    found = measure(ahead, config.model.network, layout, device, useful_flops)
+    with Working(f"compiling the step for {target.count:,} x {target.kind}", shown=config.logging.progress):
+        found = measure(ahead, config.model.network, layout, device, useful_flops)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(found, indent=1).encode())
     return found | {"cached": False}
@@ -102,8 +104,9 @@ class Trips:
 
 
 def _digest(ahead: Ahead, target: Target) -> str:
-    """Of the program before it is compiled, its devices and the compilers' versions."""
-    digest = hashlib.sha256(f"{jax.__version__} {target.kind} {target.count} {accounts.VERSION}".encode())
+    """Of the program before it is compiled, its devices, and the compilers' versions and flags."""
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    digest = hashlib.sha256(f"{jax.__version__} {target.kind} {target.count} {accounts.VERSION} {flags}".encode())
     digest.update(ahead.lowered.as_text().encode())
     return digest.hexdigest()[:32]
 

@@ -12,6 +12,7 @@ import pathlib
 import re
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
 from maverick_jax.errors import InputError
@@ -35,6 +36,8 @@ def topology(name: str) -> Target:
     """The devices of the topology `name`, which programs can be compiled for. Raises InputError for a name that means
     none, and if its compiler is not installed."""
     slices, kind, shape = parse(name)
+    if not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")  # else JAX looks for devices, and the compilers' plugins warn of none
     try:
         if kind in GPUS:
             _require("jax_plugins.xla_cuda13", name)

@@ -38,6 +38,12 @@ def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
         assert re.search(line, lines)
 
 
+def test_other_flags_of_the_compiler_are_another_program(planned, monkeypatch):
+    first = planned()["compiled"]
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--another=1")  # read by a compiler that is not in use here
+    assert not first["cached"] and not planned()["compiled"]["cached"]
+
+
 def test_what_would_fit_is_judged_by_the_compiled_peak(planned, monkeypatch):
     """Even where the closed form fits as it is: a change must take as much off as the program is too large."""
     found = planned("optimizer.accumulation_steps=1", "data.batch_size=64", "data.sequence_length=256")
