@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.ops.collectives import reduce_scatter
 from maverick_jax.ops.dot import dot
 from maverick_jax.sharding import dimensions, spec_of
 
@@ -112,7 +113,7 @@ class _Weight:
             dw = product(x, dy)
             for dimension, axes in enumerate(scattered):
                 if axes:
-                    dw = lax.psum_scatter(dw, axes, scatter_dimension=dimension, tiled=True)
+                    dw = reduce_scatter(dw, axes, dimension)
             return (lax.psum(dw.astype(jnp.float32), rest) if rest else dw).astype(self.dtype)
 
         specs = spec_of([*tokens, *used[: self.inputs]]), spec_of([*tokens, *used[self.inputs :]])
