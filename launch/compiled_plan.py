@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from launch.plan_time import in_rates, rates
 from launch.units import in_bytes
 from maverick_jax.accounting import compiled as accounts
 from maverick_jax.accounting.devices import Device, device_of
@@ -64,27 +65,20 @@ def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, us
         },
         "collectives": accounts.by_kind(found),
         "kernels": accounts.kernels(program),
-        **_times(program, found, device, mesh, useful_flops),
+        **_times(program, found, device, useful_flops),
     }
 
 
-def _times(
-    program: Program, found: list[accounts.Collective], device: Device, mesh: dict[str, int], useful_flops: float
-) -> dict[str, Any]:
+def _times(program: Program, found: list[accounts.Collective], device: Device, useful_flops: float) -> dict[str, Any]:
     done = accounts.flops(program)
     if not done:
         return {"flops": None, "seconds": None, "mfu": None, "rates": None}
-    line = accounts.roofline(program, found, device, mesh)
+    line = accounts.roofline(program, found, device)
     return {
         "flops": {"done": done, "useful": useful_flops},
         "seconds": {"compute": line.compute, "wire": line.wire, "exposed": line.exposed, "step": line.step},
         "mfu": useful_flops / (line.step * device.peak_flops),
-        "rates": {
-            "matrix_flops": device.peak_flops * accounts.MATRIX_SHARE,
-            "memory_bytes": device.bandwidth * accounts.MEMORY_SHARE,
-            "link_bytes": device.link * accounts.WIRE_SHARE,
-            "network_bytes": device.network * accounts.WIRE_SHARE,
-        },
+        "rates": rates(device),
     }
 
 
@@ -137,13 +131,11 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _time_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    seconds, flops, rates = found["seconds"], found["flops"], found["rates"]
+    seconds, flops = found["seconds"], found["flops"]
     share = f"{flops['done'] / flops['useful']:.2f} x useful"
     wire = f"exposed communication {seconds['exposed']:.3g} s of {seconds['wire']:.3g} s"
-    wires = f"{rates['link_bytes'] / 1e9:.0f} and {rates['network_bytes'] / 1e9:.0f} GB/s of links and network"
-    matrix, memory = f"{rates['matrix_flops'] / 1e12:.0f} TFLOP/s", f"{rates['memory_bytes'] / 1e12:.1f} TB/s"
     return [
         ("FLOPs done", f"{flops['done'] / 1e12:,.4g} TFLOP per device, {share}"),
         ("step", f"{seconds['step']:.3g} s: compute {seconds['compute']:.3g} s, {wire}"),
-        ("MFU", f"{found['mfu']:.1%} at {matrix}, {memory} of memory, {wires}"),
+        ("MFU", f"{found['mfu']:.1%} at {in_rates(found['rates'])}"),
     ]

@@ -11,10 +11,13 @@ from typing import Any
 from launch.compiled_plan import compiled_plan
 from launch.compiled_plan import rows as compiled_rows
 from launch.plan_changes import nearest_that_fits
+from launch.plan_comparison import comparison
+from launch.plan_comparison import rows as comparison_rows
+from launch.plan_time import estimated_time, time_rows
 from launch.units import in_bytes
 from maverick_jax import parameters
-from maverick_jax.accounting.communication import communication
-from maverick_jax.accounting.devices import DEVICES, device_of
+from maverick_jax.accounting.communication import by_kind, transfers
+from maverick_jax.accounting.devices import DEVICES, Device, device_of
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
 from maverick_jax.parameters import Parameter
@@ -26,8 +29,6 @@ from train.teachers.references import Found, find_references, heads_of
 
 USABLE = 0.92
 """Fraction of a device's memory that a plan may use; the rest is for the runtime, fragmentation and collectives."""
-ASSUMED_MFU = 0.4
-"""Fraction of peak FLOP/s assumed in the estimate of time; NVIDIA publishes 0.41 for Maverick on 512 H100."""
 
 
 def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
@@ -48,19 +49,21 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     flops = {part: n for part, n in flops.items() if n}
     tokens = config.data.batch_size * config.data.sequence_length
     limit = int(target["memory_bytes"] * USABLE)
+    useful, sent = sum(flops.values()) * tokens / layout.num_devices, transfers(model, layout, _trained(config))
+    time = estimated_time(config, layout, target["device"], useful, sent, _trained(config))
     compiled = {}
     if topology is not None:
-        useful = sum(flops.values()) * tokens / layout.num_devices
         compiled = {"compiled": compiled_plan(config, topology, layout, useful)}
     closed = lambda config, sizes: sum(
         bytes_per_device(config, _layout(config, sizes, target["platform"]), found).values()
     )
     peak = compiled["compiled"]["bytes"]["peak"] if compiled else sum(held.values())
+    seconds = (compiled.get("compiled", {}).get("seconds") or time or {}).get("step")
     fits = peak <= limit
     # of a change, the closed form is known; it is taken to be off by as much as it is here
     total = lambda config, sizes: closed(config, sizes) * peak // sum(held.values())
     more_devices = target["local_devices"] is None
-    return {
+    answer = {
         "run": run.name,
         "parameters": {"total": model.num_parameters(), "active": model.num_active_parameters()},
         "hardware": {k: target[k] for k in ("name", "memory_bytes", "peak_flops")},
@@ -72,14 +75,16 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "steps": run.steps,
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
-        "days": _days(sum(flops.values()) * tokens * run.steps, target["peak_flops"], layout.num_devices),
+        "seconds": time,
+        "days": seconds and seconds * run.steps / 86400,
         "checkpoints": _checkpoints(config, _trained(config), sum(math.prod(head.shape) for head in heads)),
-        "communication_bytes_per_step": communication(model, layout),
+        "communication_bytes_per_step": by_kind(sent),
         **compiled,
         "fits": fits,
         "warnings": warnings(config),
         **({} if fits else {"would_fit": nearest_that_fits(config, sizes, total, limit, more_devices=more_devices)}),
     }
+    return answer | ({"comparison": comparison(answer)} if compiled else {})
 
 
 def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Found]) -> dict[str, int]:
@@ -123,14 +128,9 @@ def _target(config: RunConfig, topology: Target | None) -> dict[str, Any]:
     if topology is not None:
         device = device_of(topology.kind)
         assert device is not None, f"{topology.kind} is missing in accounting.devices"
-        memory_bytes, count = int(device.memory_gb * 1e9), topology.count
-        return {"name": topology.kind, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops,
-                "local_devices": count, "platform": topology.platform}  # fmt: skip
+        return _described(topology.kind, device, topology.count)
     if name := config.run.hardware:
-        device = DEVICES[name]
-        memory_bytes = int(device.memory_gb * 1e9)
-        return {"name": name, "memory_bytes": memory_bytes, "peak_flops": device.peak_flops, "local_devices": None,
-                "platform": device.platform}  # fmt: skip
+        return _described(name, DEVICES[name], None)
     import jax
 
     local = jax.local_devices()
@@ -147,7 +147,14 @@ def _target(config: RunConfig, topology: Target | None) -> dict[str, Any]:
         "peak_flops": known.peak_flops if known else None,
         "local_devices": jax.device_count(),
         "platform": local[0].platform,
+        "device": known,
     }
+
+
+def _described(name: str, device: Device, count: int | None) -> dict[str, Any]:
+    """`count`: number of devices; None: as many as the mesh asks for."""
+    return {"name": name, "memory_bytes": int(device.memory_gb * 1e9), "peak_flops": device.peak_flops,
+            "local_devices": count, "platform": device.platform, "device": device}  # fmt: skip
 
 
 def _sizes(config: RunConfig, local_devices: int | None) -> dict[str, int]:
@@ -165,11 +172,6 @@ def _machine_memory() -> int:
     limit = pathlib.Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return memory_bytes if text == "max" else min(memory_bytes, int(text))
-
-
-def _days(flops: float, peak: float | None, devices: int) -> float | None:
-    """Days of the whole run at `ASSUMED_MFU`; None if the peak FLOP/s are unknown."""
-    return None if peak is None else flops / (peak * ASSUMED_MFU * devices) / 86400
 
 
 def _checkpoints(config: RunConfig, trained: list[Parameter], in_heads: int) -> dict[str, int]:
@@ -194,7 +196,9 @@ def render(found: dict[str, Any]) -> str:
     """The plan as text for a terminal."""
     held, hardware, saved = found["bytes_per_device"], found["hardware"], found["checkpoints"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
-    compiled = compiled_rows(found["compiled"]) if "compiled" in found else []
+    compiled = []
+    if "compiled" in found:
+        compiled = compiled_rows(found["compiled"]) + comparison_rows(found["comparison"])
     wire = {kind: n for kind, n in found["communication_bytes_per_step"].items() if n}
     rows = [
         ("parameters", f"{found['parameters']['total']:,} total, {found['parameters']['active']:,} active per token"),
@@ -203,8 +207,7 @@ def render(found: dict[str, Any]) -> str:
         ("FLOPs per token", f"{found['flops_per_token']['total'] / 1e9:,.4g} GFLOP ({_shares(found)})"),
         ("FLOPs per step", f"{found['flops_per_step'] / 1e12:,.4g} TFLOP"),
     ]
-    if found["days"] is not None:
-        rows.append(("time", f"{_duration(found['days'])} at an assumed {ASSUMED_MFU:.0%} of peak"))
+    rows += time_rows(found)
     rows += [
         ("checkpoints", f"{saved['written']:,} written, {saved['kept']} kept, {in_bytes(saved['bytes'])} each"),
         ("sent per step", ", ".join(f"{kind} {in_bytes(n)}" for kind, n in wire.items()) or "nothing"),
@@ -230,10 +233,3 @@ def _shares(found: dict[str, Any]) -> str:
     flops = found["flops_per_token"]
     parts = {name: part / flops["total"] for name, part in flops.items() if name != "total" and part}
     return ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in parts.items())
-
-
-def _duration(days: float) -> str:
-    for unit, length in (("days", 1), ("hours", 24), ("minutes", 24 * 60)):
-        if days * length >= 1:
-            return f"{days * length:,.1f} {unit}"
-    return f"{days * 86400:.1f} seconds"

@@ -1,39 +1,137 @@
 """Bytes that a train step sends between devices."""
 
+import dataclasses
+from collections.abc import Iterable, Iterator
+
 from maverick_jax import parameters
+from maverick_jax.accounting.devices import Spans, spans
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES
+from maverick_jax.ops.collectives import STAGE, stages
+from maverick_jax.parameters import Parameter
 from maverick_jax.sharding import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS, axes_tuple, size_of
 
+KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all")
 
-def communication(config: ModelConfig, layout: Layout) -> dict[str, int]:
-    """Bytes that one device sends in one optimizer step, by kind of collective, for ring algorithms.
 
-    `gather`: weights before use, forward and backward, but the output matrix once; `reduce_scatter`: their gradients,
-    in the compute dtype; `all_reduce`: gradients of replicated parameters, in float32, and partial sums of tensor
-    parallelism; `all_to_all`: tokens to their experts and back, in the forward and backward passes, and once more if
-    the backward pass repeats the layer.
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What one device sends in one optimizer step in collectives of one kind and one group of devices."""
+
+    kind: str
+    """One of `KINDS`."""
+    spans: Spans
+    """The devices that take part."""
+    bytes: int
+    """For ring algorithms."""
+    times: int
+    """Number of collectives."""
+
+
+def communication(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None) -> dict[str, int]:
+    """Bytes that one device sends in one optimizer step, by kind of collective (`transfers`)."""
+    return by_kind(transfers(config, layout, trained))
+
+
+def by_kind(sent: Iterable[Transfer]) -> dict[str, int]:
+    """Bytes by kind of collective."""
+    found: dict[str, int] = {kind: 0 for kind in KINDS}
+    for transfer in sent:
+        found[transfer.kind] += transfer.bytes
+    return found
+
+
+def transfers(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None) -> list[Transfer]:
+    """All that one device sends in one optimizer step. `trained`: the parameters that have gradients; None: all.
+
+    `gather`: weights before use, forward and backward, but the output matrix once, and ids of tokens before the lookup
+    of their embeddings; `reduce_scatter`: gradients of weights, in the compute dtype; `all_reduce`: gradients over
+    replicas, in float32, and partial sums of tensor parallelism; `all_to_all`: embeddings from the devices that hold
+    their columns, and tokens to their experts and back, in the forward and backward passes, and once more if the
+    backward pass repeats the layer.
     """
-    element, wide, passes = BYTES[config.compute_dtype], BYTES["float32"], layout.accumulation_steps
-    gather = reduce_scatter = replicated = 0
-    batch_ways = size_of(layout.sizes, BATCH_AXES)
-    for p in [p for p in parameters.of_model(config) if p.role != "vision"]:  # a batch of text does not use those
-        held, n = p.size // layout.parts(p.axes), layout.gathered(p.axes)
+    used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
+    trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
+    found = [*_weights(config, layout, used), *_gradients(config, layout, trained), *_embedding(config, layout)]
+    found += [*_tokens(config, layout), *_partial_sums(config, layout)]
+    return [transfer for transfer in found if transfer.bytes]
+
+
+def _weights(config: ModelConfig, layout: Layout, used: list[Parameter]) -> Iterator[Transfer]:
+    for p in used:
         uses = 1 if p.role == "head" else 2  # the loss computes the gradient of its logits in its forward pass
-        gather += uses * passes * (n - 1) * held * element
-        reduce_scatter += passes * (n - 1) * held * element
-        spread = [a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis)) if a in BATCH_AXES]
-        copies = batch_ways // size_of(layout.sizes, tuple(spread))
-        replicated += int(2 * passes * (copies - 1) / copies * held * wide)
-    activation = layout.tokens * config.hidden_size * element * passes
-    repeats = 3 if POLICIES[config.remat].repeats_communication else 2
-    experts, tensor = layout.sizes.get(EXPERT_AXIS, 1), layout.sizes.get(TENSOR_AXIS, 1)
-    tokens_moved = 2 * repeats * config.num_moe_layers * config.num_experts_per_tok * activation
-    partial_sums = 2 * repeats * config.num_hidden_layers * activation
-    return {
-        "gather": gather,
-        "reduce_scatter": reduce_scatter,
-        "all_reduce": replicated + 2 * partial_sums * (tensor - 1) // tensor,
-        "all_to_all": tokens_moved * (experts - 1) // experts,
-    }
+        times = uses * layout.accumulation_steps
+        sent = (layout.gathered(p.axes) - 1) * _held(p, layout) * BYTES[config.compute_dtype]
+        yield Transfer("gather", spans(_gathered_axes(p, layout), layout.sizes), times * sent, times * (p.stacked or 1))
+
+
+def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> Iterator[Transfer]:
+    times = layout.accumulation_steps
+    for p in trained:
+        held, n = _held(p, layout), times * (p.stacked or 1)
+        for group, sent in _stages(_gathered_axes(p, layout), layout):
+            yield Transfer("reduce_scatter", group, times * sent * held * BYTES[config.compute_dtype], n)
+        spread = {a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis))}
+        replicas = tuple(a for a in BATCH_AXES if a not in spread and layout.sizes.get(a, 1) > 1)
+        copies = size_of(layout.sizes, replicas)
+        summed = int(2 * times * (copies - 1) / copies * held * BYTES["float32"])
+        yield Transfer("all_reduce", spans(replicas, layout.sizes), summed, n)
+
+
+def _stages(axes: tuple[str, ...], layout: Layout) -> Iterator[tuple[Spans, int]]:
+    """(group of devices, shards that a device sends) of each stage in which gradients are added up over `axes`."""
+    if size_of(layout.sizes, axes) <= STAGE:
+        yield spans(axes, layout.sizes), size_of(layout.sizes, axes) - 1
+        return
+    shards = 1
+    for axis in axes:
+        ((size, apart),) = spans((axis,), layout.sizes)
+        for ways, distance in stages(size):
+            yield ((ways, apart * distance),), (ways - 1) * shards
+            shards *= ways
+
+
+def _embedding(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
+    """Devices that share the table's columns look up the rows of all their tokens, and exchange columns for tokens."""
+    shared = tuple(a for a in axes_tuple(layout.rules.table) if a in BATCH_AXES and layout.sizes.get(a, 1) > 1)
+    n, passes, group = size_of(layout.sizes, shared), layout.accumulation_steps, spans(shared, layout.sizes)
+    yield Transfer("gather", group, passes * (n - 1) * layout.tokens * BYTES["int32"], passes)
+    columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
+    yield Transfer("all_to_all", group, 2 * passes * columns * (n - 1) // n, 2 * passes)
+
+
+def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
+    """Rows of tokens to the devices of their experts, and the results back."""
+    experts = layout.sizes.get(EXPERT_AXIS, 1)
+    times = 2 * _repeats(config) * config.num_moe_layers * layout.accumulation_steps
+    sent = times * config.num_experts_per_tok * _activation(config, layout)
+    yield Transfer("all_to_all", spans((EXPERT_AXIS,), layout.sizes), sent * (experts - 1) // experts, times)
+
+
+def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
+    tensor = layout.sizes.get(TENSOR_AXIS, 1)
+    times = 2 * _repeats(config) * config.num_hidden_layers * layout.accumulation_steps
+    sent = 2 * times * _activation(config, layout) * (tensor - 1) // tensor
+    yield Transfer("all_reduce", spans((TENSOR_AXIS,), layout.sizes), sent, times)
+
+
+def _activation(config: ModelConfig, layout: Layout) -> int:
+    """Bytes of the residual stream on one device in one forward pass."""
+    return layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
+
+
+def _repeats(config: ModelConfig) -> int:
+    """How often a layer's collectives of activations run."""
+    return 3 if POLICIES[config.remat].repeats_communication else 2
+
+
+def _held(p: Parameter, layout: Layout) -> int:
+    """Elements that one device stores, in all layers."""
+    return p.size // layout.parts(p.axes)
+
+
+def _gathered_axes(p: Parameter, layout: Layout) -> tuple[str, ...]:
+    """Mesh axes over which a parameter is gathered before use."""
+    logical = [getattr(layout.rules, axis) for axis in p.axes if axis in layout.rules.GATHERED]
+    return tuple(a for axes in logical for a in axes_tuple(axes) if layout.sizes.get(a, 1) > 1)

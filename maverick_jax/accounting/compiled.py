@@ -6,12 +6,19 @@ import math
 import re
 from collections.abc import Mapping
 
-from maverick_jax.accounting.devices import Device
+from maverick_jax.accounting.devices import Device, Pattern
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
 
-VERSION = 2
+VERSION = 3
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+PATTERNS: dict[str, Pattern] = {
+    "all-reduce": "reduce",
+    "all-to-all": "exchange",
+    "ragged-all-to-all": "exchange",
+    "collective-permute": "shift",
+}
+"""How collectives send; the others go around a ring."""
 _CONTROL = "after-all call conditional get-tuple-element opt-barrier tuple while"
 _FREE = frozenset(f"{_CONTROL} bitcast constant iota parameter partition-id replica-id".split())
 """Opcodes that move no memory by themselves."""
@@ -32,8 +39,8 @@ class Collective:
     kind: str
     axes: tuple[str, ...]
     """The mesh axes along which its group runs."""
-    group: int
-    """Number of devices that take part in one exchange."""
+    group: tuple[int, ...]
+    """The devices that take part in one exchange, as positions in the mesh."""
     dtype: str
     bytes: int
     """Bytes that a device sends each time, with ring algorithms."""
@@ -67,7 +74,7 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
                 Collective(
                     kind,
                     _axes(group, mesh),
-                    len(group),
+                    tuple(group),
                     "+".join(sorted({dtype for dtype, _ in arrays})),
                     _sent(kind, sum(bytes_of(operand.result) for operand in operands), len(group)),
                     times,
@@ -245,9 +252,6 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
 
 # ---- roofline --------------------------------------------------------------------------------------------------------
 
-MATRIX_SHARE, MEMORY_SHARE, WIRE_SHARE = 0.66, 0.83, 0.85
-"""Fractions of a data sheet's FLOP/s and bytes/s that programs reach: measured on an H200, 650 of 989 TFLOP/s in matrix
-products of a step and 4.0 of 4.8 TB/s; 380 of 450 GB/s over NVLink."""
 LAUNCH_SECONDS = 3e-6
 """Time that the start of an operation takes."""
 
@@ -268,10 +272,9 @@ class Roofline:
         return self.compute + self.exposed
 
 
-def roofline(program: Program, found: list[Collective], device: Device, mesh: Mapping[str, int]) -> Roofline:
-    """Of a program with these collectives on a mesh of such devices."""
-    matrix, memory = device.peak_flops * MATRIX_SHARE, device.bandwidth * MEMORY_SHARE
-    seconds = lambda products, moved: max(products / matrix, moved / memory) + LAUNCH_SECONDS
+def roofline(program: Program, found: list[Collective], device: Device) -> Roofline:
+    """Of a program with these collectives on such devices."""
+    seconds = lambda products, moved: max(products / device.matrix_rate, moved / device.memory_rate) + LAUNCH_SECONDS
     compute = 0.0
     for computation, times in program.scheduled():
         for instruction in computation.instructions:
@@ -280,19 +283,8 @@ def roofline(program: Program, found: list[Collective], device: Device, mesh: Ma
                 compute += times * seconds(flops_of(program, computation, instruction), moved)
     wire = exposed = 0.0
     for c in found:
-        sending = c.bytes / (_rate(c, device, mesh) * WIRE_SHARE)
+        near = sum(at // device.group == c.group[0] // device.group for at in c.group) if device.group else len(c.group)
+        sending = device.seconds_to_send(c.bytes, len(c.group), near, PATTERNS.get(c.kind, "ring"))
         wire += c.times * sending
         exposed += c.times * max(0.0, sending - sum(seconds(*work) for work in c.beside))
     return Roofline(compute, wire, exposed)
-
-
-def _rate(c: Collective, device: Device, mesh: Mapping[str, int]) -> float:
-    """Bytes/s of a device in a collective: the network's, if its group reaches over more devices than links join."""
-    if device.group == 0:
-        return device.link
-    inner = 1
-    for axis in reversed([*mesh]):
-        inner *= mesh[axis]
-        if axis == (c.axes[0] if c.axes else axis):
-            break
-    return device.link if inner <= device.group else device.network

@@ -1,8 +1,23 @@
-"""Memory, peak FLOP/s and bandwidths of accelerators."""
+"""Memory, peak FLOP/s and bandwidths of accelerators, and the rates that programs reach."""
 
 import dataclasses
+import math
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
+MATRIX_SHARE, MEMORY_SHARE, WIRE_SHARE = 0.66, 0.83, 0.85
+"""Fractions of a data sheet's FLOP/s and bytes/s that programs reach: measured on an H200, 650 of 989 TFLOP/s in matrix
+products of a step and 4.0 of 4.8 TB/s; 380 of 450 GB/s over NVLink."""
+LINK_STEP, NETWORK_STEP = 1.9e-6, 4e-6
+"""Seconds of a step of a ring beside its bytes, between neighbors and between hosts: those of NCCL's own model
+(src/graph/tuning.cc, protocol LL128)."""
+
+Pattern = Literal["ring", "reduce", "exchange", "shift"]
+"""How a collective sends: around a ring; around a ring or, where that is faster, along a tree; from each device to each
+other one; from each to one other."""
+Spans = tuple[tuple[int, int], ...]
+"""A group of devices: along each of its axes, their number and the distance of neighbors in the order of the mesh, in
+which the devices of a host are together."""
 Hardware = Literal["a100_40", "a100_80", "h100", "h200", "b200", "v5e", "v5p", "v6e"]
 
 
@@ -29,6 +44,59 @@ class Device:
     def platform(self) -> str:
         """JAX's name of the platform."""
         return "gpu" if self.group else "tpu"
+
+    @property
+    def matrix_rate(self) -> float:
+        """FLOP/s that matrix products reach."""
+        return self.peak_flops * MATRIX_SHARE
+
+    @property
+    def memory_rate(self) -> float:
+        """Bytes/s that memory traffic reaches."""
+        return self.bandwidth * MEMORY_SHARE
+
+    @property
+    def link_rate(self) -> float:
+        """Bytes/s that a device reaches over its links."""
+        return self.link * WIRE_SHARE
+
+    @property
+    def network_rate(self) -> float:
+        """Bytes/s that a device reaches over the network."""
+        return self.network * WIRE_SHARE
+
+    def near(self, spans: Spans) -> int:
+        """How many of a group's devices its links join, itself included."""
+        if not self.group:
+            return math.prod(size for size, _ in spans)
+        return math.prod(max(1, min(size, self.group // apart)) for size, apart in spans)
+
+    def seconds_to_send(self, sent: float, count: int, near: int, pattern: Pattern) -> float:
+        """Of a collective of `count` devices in which each sends `sent` bytes; links join `near` of them.
+
+        The rings of a group that has several devices on a host go through the network cards of all of them; otherwise
+        each device uses its own card.
+        """
+        hosts = count // near
+        if pattern in ("ring", "reduce"):
+            rate = self.link_rate if hosts == 1 else min(self.link_rate, near * self.network_rate)
+            steps = (count - hosts) * LINK_STEP + (hosts - 1) * NETWORK_STEP
+            levels = 2 * (math.ceil(math.log2(near)) * LINK_STEP + math.ceil(math.log2(hosts)) * NETWORK_STEP)
+            return sent / rate + (min(2 * steps, levels) if pattern == "reduce" else steps)
+        if hosts == 1:
+            return sent / self.link_rate + LINK_STEP
+        outside = (count - near) / (count - 1) if pattern == "exchange" else 1.0
+        return sent * outside / self.network_rate + NETWORK_STEP
+
+
+def spans(axes: Iterable[str], sizes: Mapping[str, int]) -> Spans:
+    """The devices along mesh axes."""
+    found, apart = [], 1
+    for axis in reversed([*sizes]):
+        if axis in axes and sizes[axis] > 1:
+            found.append((sizes[axis], apart))
+        apart *= sizes[axis]
+    return tuple(found)
 
 
 DEVICES: dict[str, Device] = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import ShardingRules, size_of
 
-BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "int32": 4}
 """Bytes per element, by dtype."""
 
 

@@ -1,18 +1,24 @@
-"""Peak bytes per device in a train step."""
+"""Peak bytes per device in a train step.
+
+Three moments can be the worst: the loss, while the gradient of the output matrix is summed; the backward pass of a
+layer, with the gradients and what the layers saved; and the update. What is alive at each was read off steps compiled
+for H200 clusters (docs/scaling.md compares).
+"""
 
 from collections.abc import Callable, Iterable
 
 from maverick_jax import parameters
+from maverick_jax.accounting import attention
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES, Widths
 from maverick_jax.network import LayerSpec
 from maverick_jax.ops.cross_entropy import default_rows
 from maverick_jax.parameters import Parameter
+from maverick_jax.stack import PERIODS
 
-COMPILER_SHARE = 0.5
-"""Temporary memory beyond the closed form, as a fraction of it. Steps of Maverick's shape, compiled ahead of time for
-512 H200, took 1.4 to 1.7 times the closed form (25, 29 and 185 GiB in all with remat full, attention and none)."""
+FRAGMENTATION = 0.04
+"""Holes between temporary arrays, as a fraction of them: 1 to 10% in steps compiled for H200."""
 
 
 def memory(
@@ -26,29 +32,102 @@ def memory(
     (None: all are) have neither gradients nor optimizer state. `state_bytes`: bytes of optimizer state per element of a
     parameter; two float32 moments unless given.
 
-    Weights, optimizer state and gradients are exact. Activations and the working set are what layers must keep by
-    `config.remat`; compilers keep more, for which `compiler` allows.
+    `activations` are what layers keep by `config.remat`; `recomputed`, what the backward pass of a layer computes
+    again; `attention`, the working set of attention; `gathered`, the weights of a layer as they are used, with the
+    gradients of a period as they leave the products; `loss`, chunks of logits, the output matrix and its gradient.
     """
     trained = list(parameters.of_model(config) if trained is None else trained)
-    # a microbatch's gradients have the parameters' dtype; their sum over microbatches is float32
-    gradient = BYTES[config.param_dtype] + (BYTES["float32"] if layout.accumulation_steps > 1 else 0)
-    per_layer = [_activation_bytes(config, spec, layout) for spec in config.layers]
-    whole = [_activation_bytes(config, spec, layout, remat="none") for spec in config.layers]
-    recomputed = max(whole) if POLICIES[config.remat].recomputes else 0
-    working_set = recomputed + _gathered_bytes(config, layout) + _loss_bytes(config, layout)
+    moments = [_at_loss(config, layout), _in_backward(config, layout, trained), _at_update(config, layout, trained)]
+    held = max(moments, key=lambda moment: sum(moment.values()))
     return {
         "weights": weight_bytes(config, layout),
         "optimizer": sum(layout.stored([p]) * state_bytes(p) for p in trained),
-        "gradients": layout.stored(trained) * gradient,
-        "activations": sum(per_layer),
-        "working_set": working_set,
-        "compiler": int(COMPILER_SHARE * (sum(per_layer) + working_set)),
+        **held,
+        "fragmentation": int(FRAGMENTATION * sum(held.values())),
     }
 
 
 def weight_bytes(config: ModelConfig, layout: Layout) -> int:
     """Bytes of the parameters that one device stores."""
     return layout.stored(parameters.of_model(config)) * BYTES[config.param_dtype]
+
+
+# ---- the moments -----------------------------------------------------------------------------------------------------
+
+
+def _at_loss(config: ModelConfig, layout: Layout) -> dict[str, int]:
+    """A chunk's logits and their gradient in float32, the final hidden states with their gradient, and the output
+    matrix with its gradient, a float32 sum."""
+    vocabulary = config.vocab_size // layout.ways("vocab")
+    rows = min(layout.tokens, layout.loss_chunk or default_rows(vocabulary, layout.platform))
+    element, wide = BYTES[config.compute_dtype], BYTES["float32"]
+    whole = (2 * layout.tokens * element + vocabulary * (element + wide)) * config.hidden_size
+    return {
+        "activations": sum(_activation_bytes(config, spec, layout) for spec in config.layers),
+        "gradients": _summed_gradients(config, layout, parameters.of_model(config)),
+        "loss": 2 * wide * rows * vocabulary + whole,
+    }
+
+
+def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> dict[str, int]:
+    """The layer that needs most, while all layers' activations and gradients are there: a scan holds both as a whole.
+    The gradient of the output matrix still waits for its reduce-scatter."""
+    layers = {spec: _layer_bytes(config, spec, layout) for spec in set(config.layers)}
+    worst = max(layers.values(), key=lambda parts: sum(parts.values()))
+    head = [p for p in trained if p.role == "head" and layout.gathered(p.axes) > 1]
+    return {
+        "activations": sum(_activation_bytes(config, spec, layout) for spec in config.layers),
+        "gradients": _gradient_bytes(config, layout, trained),
+        **worst,
+        "gathered": worst["gathered"] + _whole_gradients(config, layout, trained),
+        "loss": layout.used(head) * BYTES[config.compute_dtype],
+    }
+
+
+def _at_update(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> dict[str, int]:
+    return {"gradients": _gradient_bytes(config, layout, trained)}
+
+
+# ---- what they are made of -------------------------------------------------------------------------------------------
+
+
+def _summed_gradients(config: ModelConfig, layout: Layout, trained: Iterable[Parameter]) -> int:
+    """Bytes of the float32 sum over microbatches."""
+    return layout.stored(trained) * BYTES["float32"] if layout.accumulation_steps > 1 else 0
+
+
+def _gradient_bytes(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> int:
+    """Bytes of all gradients. Those that a scan over periods collects have the parameters' dtype; others stay in the
+    dtype of the products that made them until the update reads them."""
+    scanned = [p for p in trained if _is_scanned(p, config)]
+    others = [p for p in trained if not _is_scanned(p, config)]
+    narrow = min(BYTES[config.param_dtype], BYTES[config.compute_dtype])
+    each = layout.stored(scanned) * BYTES[config.param_dtype] + layout.stored(others) * narrow
+    return each + _summed_gradients(config, layout, trained)
+
+
+def _is_scanned(p: Parameter, config: ModelConfig) -> bool:
+    return p.name.startswith(PERIODS) and config.num_periods > 1
+
+
+def _whole_gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> int:
+    """Bytes of the gradients of one period's weights, before they are scattered or collected: compilers do that at the
+    end of a period, to overlap it. Those of routed experts are float32 sums."""
+    found = 0
+    for p in trained:
+        if p.stacked and (_is_scanned(p, config) or layout.gathered(p.axes) > 1):
+            wide = BYTES["float32"] if p.role == "experts" else BYTES[config.compute_dtype]
+            found += layout.used([p]) // p.stacked * wide
+    return found
+
+
+def _layer_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[str, int]:
+    recomputes = POLICIES[config.remat].recomputes
+    return {
+        "recomputed": _activation_bytes(config, spec, layout, remat="none") if recomputes else 0,
+        "attention": attention.working_set(config, spec, layout),
+        "gathered": layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype],
+    }
 
 
 def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:
@@ -63,22 +142,3 @@ def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, rema
         widths = Widths(config.hidden_size, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0)
     kept = POLICIES[remat or config.remat].kept(widths)
     return int(kept * layout.tokens * BYTES[config.compute_dtype])
-
-
-def _gathered_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Bytes of the largest layer's gathered weights and of their gradients."""
-
-    def whole(spec: LayerSpec) -> int:
-        return layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype]
-
-    return 2 * max(whole(spec) for spec in set(config.layers))
-
-
-def _loss_bytes(config: ModelConfig, layout: Layout) -> int:
-    """Bytes of a chunk's logits and their gradient in float32, of the final hidden states with their gradient, and of
-    the gathered output matrix with its gradient, a float32 sum."""
-    vocabulary = config.vocab_size // layout.ways("vocab")
-    rows = min(layout.tokens, layout.loss_chunk or default_rows(vocabulary, layout.platform))
-    element, wide = BYTES[config.compute_dtype], BYTES["float32"]
-    whole = (2 * layout.tokens * element + vocabulary * (element + wide)) * config.hidden_size
-    return 2 * wide * rows * vocabulary + whole

@@ -68,26 +68,27 @@ def reduce_scatter(x, axes: Sequence[str], dimension: int, *, stage: int = STAGE
     sizes = [lax.axis_size(axis) for axis in axes]
     if math.prod(sizes) <= stage:
         return lax.psum_scatter(x, tuple(axes), scatter_dimension=dimension, tiled=True)
-    steps = [(axis, groups) for axis, size in zip(axes, sizes, strict=True) for groups in _groups(size, stage)]
-    ways = [len(groups[0]) for _, groups in steps]
+    steps = [(axis, size, *of) for axis, size in zip(axes, sizes, strict=True) for of in stages(size, stage)]
+    ways = [ways for *_, ways, _ in steps]
     blocks = (*ways, x.shape[dimension] // math.prod(ways))
     x = x.reshape(*x.shape[:dimension], *blocks, *x.shape[dimension + 1 :])
-    for place, (axis, groups) in reversed([*enumerate(steps, dimension)]):
+    for place, (axis, size, ways, apart) in reversed([*enumerate(steps, dimension)]):
+        firsts = [i for i in range(size) if i // apart % ways == 0]
+        groups = [[first + apart * k for k in range(ways)] for first in firsts]
         x = lax.psum_scatter(x, axis, scatter_dimension=place, axis_index_groups=groups)
     return x
 
 
-def _groups(size: int, stage: int) -> list[list[list[int]]]:
-    """How an axis of `size` devices is added up: for each stage, the groups of devices. The last stage comes first; it
-    adds neighbors. A factor of `size` that has no divisor up to `stage` is one stage."""
-    stages, apart = [], 1
+def stages(size: int, most: int = STAGE) -> list[tuple[int, int]]:
+    """How an axis of `size` devices is added up: (devices of a group, their distance) for each stage. The last stage
+    comes first; it adds neighbors. A factor of `size` that has no divisor up to `most` is one stage."""
+    found, apart = [], 1
     while apart < size:
         left = size // apart
-        ways = next((n for n in range(min(stage, left), 1, -1) if left % n == 0), left)
-        firsts = [i for i in range(size) if i // apart % ways == 0]
-        stages.insert(0, [[first + apart * k for k in range(ways)] for first in firsts])
+        ways = next((n for n in range(min(most, left), 1, -1) if left % n == 0), left)
+        found.insert(0, (ways, apart))
         apart *= ways
-    return stages
+    return found
 
 
 def batch_sums(local: Callable[..., Any], *arrays: jax.Array, rules: ShardingRules) -> Any:

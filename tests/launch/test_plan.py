@@ -182,6 +182,7 @@ def test_accumulation_halves_activations_and_doubles_gradients():
     once, twice = memory(config, whole), memory(config, halves)
     assert 2 * twice["activations"] == once["activations"]
     assert twice["gradients"] == 2 * once["gradients"]
+    assert twice["attention"] == once["attention"] // 2
 
 
 def test_communication_equals_manual_counts():
@@ -192,11 +193,14 @@ def test_communication_equals_manual_counts():
     assert replicas == {**alone, "all_reduce": config.num_parameters() * 4}  # 2 (n - 1) / n of the gradients
     experts = communication(config, layout(expert=2))
     tokens = 32 * 512 // 2
+    columns = 2 * tokens * 128 * 4 // 2  # of embeddings, forward and backward; half of them stay
     # 2 MoE layers, to the experts and back, in three passes (forward, repeated, backward); half of the rows stay
-    assert experts["all_to_all"] == 2 * 2 * 3 * tokens * 128 * 4 // 2
+    assert experts["all_to_all"] - columns == 2 * 2 * 3 * tokens * 128 * 4 // 2
     sharded = communication(config, layout(fsdp=2))
-    head = config.vocab_size * config.hidden_size * 4 // 2
-    assert sharded["gather"] + head == 2 * sharded["reduce_scatter"] > 2 * head  # the head is gathered once
+    assert sharded["all_to_all"] == columns
+    head, ids = config.vocab_size * config.hidden_size * 4 // 2, tokens * 4
+    # the head is gathered once, and the ids of tokens before their lookup
+    assert sharded["gather"] - ids + head == 2 * sharded["reduce_scatter"] > 2 * head
     half = communication(config.model_copy(update={"compute_dtype": "bfloat16"}), layout(fsdp=2))
     assert half["reduce_scatter"] == sharded["reduce_scatter"] / 2
     # norms and routers: replicated, and summed in float32

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from maverick_jax.accounting import compiled
+from maverick_jax.accounting import devices
 from maverick_jax.accounting.compiled import by_kind, collectives, flops, roofline, traffic
 from maverick_jax.accounting.devices import DEVICES
 from maverick_jax.accounting.hlo import Program
@@ -72,7 +72,7 @@ REDUCE = """ENTRY %main (x: f32[16]) -> f32[16] {
 )
 def test_groups_in_every_form_that_xla_writes(groups, axes):
     (found,) = collectives(Program.parse(REDUCE.replace("GROUPS", groups)), SIZES)
-    assert found.axes == axes and found.group == 2 ** len(axes)
+    assert found.axes == axes and len(found.group) == 2 ** len(axes)
 
 
 def test_groups_in_an_unknown_form_are_an_error():
@@ -136,25 +136,14 @@ ENTRY %main (x: f32[1000000], y: f32[1000000]) -> f32[1000000] {
 
 
 def test_work_between_start_and_end_hides_a_collective():
-    device = dataclasses.replace(DEVICES["h200"], bandwidth=8e6 / compiled.MEMORY_SHARE, link=8e6 / compiled.WIRE_SHARE)
+    device = dataclasses.replace(DEVICES["h200"], bandwidth=8e6 / devices.MEMORY_SHARE, link=8e6 / devices.WIRE_SHARE)
     both = OVERLAPPED, OVERLAPPED.replace("  %beside = f32[1000000]{0} copy(%y)\n", "").replace("%beside)", "%y)")
     found = []
     for text in both:
         program = Program.parse(text)
-        found.append(roofline(program, collectives(program, SIZES), device, SIZES))
+        found.append(roofline(program, collectives(program, SIZES), device))
     hidden, exposed = found
     # 4 MB go over a wire of 8 MB/s; the copy reads and writes 8 MB at 8 MB/s
-    assert hidden.wire == exposed.wire == pytest.approx(0.5)
-    assert (hidden.exposed, exposed.exposed) == (0, pytest.approx(0.5))
+    assert hidden.wire == exposed.wire == pytest.approx(0.5, abs=1e-4)
+    assert (hidden.exposed, exposed.exposed) == (0, pytest.approx(0.5, abs=1e-4))
     assert hidden.step == pytest.approx(1 + 1.5, abs=1e-3) and exposed.step == pytest.approx(0.5 + 1.5, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "axes", "rate"),
-    [({"data": 2, "tensor": 8}, ("tensor",), "link"), ({"data": 2, "tensor": 8}, ("data",), "network"),
-     ({"fsdp": 4, "expert": 128}, ("expert",), "network"), ({"fsdp": 2, "expert": 4}, ("fsdp",), "link")],
-)  # fmt: skip
-def test_groups_larger_than_a_host_use_the_network(sizes, axes, rate):
-    mesh = dict.fromkeys(MESH_AXES, 1) | sizes
-    found = compiled.Collective("all-reduce", axes, 2, "f32", 1, 1, False, (), "")
-    assert compiled._rate(found, DEVICES["h200"], mesh) == getattr(DEVICES["h200"], rate)

@@ -1,0 +1,47 @@
+"""The closed form of a plan beside what its compiled step takes."""
+
+from typing import Any
+
+from launch.units import in_bytes
+
+KINDS = {
+    "all-gather": "gather",
+    "reduce-scatter": "reduce_scatter",
+    "all-reduce": "all_reduce",
+    "all-to-all": "all_to_all",
+    "ragged-all-to-all": "all_to_all",
+}
+"""The closed form's name of a kind of collective."""
+
+
+def comparison(plan: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Of a plan with a compiled step: closed form, compiled, and their ratio, by quantity: the peak in bytes, bytes
+    sent by kind, FLOPs done, seconds of computation and of the step. What a program is not read for is left out."""
+    compiled, time = plan["compiled"], plan["seconds"]
+    pairs = {"peak": (plan["bytes_per_device"]["total"], compiled["bytes"]["peak"])}
+    for kind, closed in plan["communication_bytes_per_step"].items():
+        sent = sum(e["bytes"] for name, e in compiled["collectives"].items() if KINDS.get(name.split()[0]) == kind)
+        pairs[kind] = closed, sent
+    if compiled["flops"] and time:
+        pairs["flops"] = time["flops_done"], compiled["flops"]["done"]
+        pairs["compute"] = time["compute"], compiled["seconds"]["compute"]
+        pairs["step"] = time["step"], compiled["seconds"]["step"]
+    return {
+        name: {"closed_form": closed, "compiled": real, "ratio": closed / real if real else None}
+        for name, (closed, real) in pairs.items()
+        if closed or real
+    }
+
+
+def rows(found: dict[str, dict[str, float | None]]) -> list[tuple[str, str]]:
+    """The lines of the plan's table."""
+    lines = [("closed / compiled", "ratio")]
+    for name, entry in found.items():
+        text = {"flops": lambda n: f"{n / 1e12:,.4g} TFLOP", "compute": _seconds, "step": _seconds}.get(name, in_bytes)
+        ratio = "" if entry["ratio"] is None else f"{entry['ratio']:.3f}"
+        lines.append((f"  {name}", f"{text(entry['closed_form'])} / {text(entry['compiled'])}  {ratio}".rstrip()))
+    return lines
+
+
+def _seconds(n: float) -> str:
+    return f"{n:.3g} s"

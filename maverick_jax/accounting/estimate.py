@@ -1,0 +1,115 @@
+"""How long a train step takes, in closed form: matrix products, memory traffic and communication at the rates of
+`accounting.devices`. docs/scaling.md compares it with the rooflines of compiled steps."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+from maverick_jax.accounting import attention
+from maverick_jax.accounting.communication import Transfer
+from maverick_jax.accounting.devices import Device, Pattern
+from maverick_jax.accounting.flops import NOTHING, attended_keys, flops_per_token
+from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.config import ModelConfig
+from maverick_jax.model.remat import POLICIES
+from maverick_jax.ops.dispatch import SLACK
+from maverick_jax.parameters import Parameter
+from maverick_jax.sharding import EXPERT_AXIS
+
+RESIDUAL_PASSES, HIDDEN_PASSES, ROW_PASSES = 35, 14, 25
+"""How often a layer's operations other than products read or write, forward and backward, an array of the size of the
+residual stream, of the feed-forward network's hidden units, and of the rows sent to experts: read off a step compiled
+for 512 H200."""
+PATTERNS: dict[str, Pattern] = {"all_reduce": "reduce", "all_to_all": "exchange"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of a step on one device."""
+
+    products: float
+    """Of matrix products, repeated ones included."""
+    traffic: float
+    """Of memory traffic beside the products."""
+    wire: dict[str, float]
+    """Of all collectives, one after the other, by their kind."""
+    exposed: float
+    """Of collectives that nothing hides: exchanges, for which the layer waits, and of the others what is longer than
+    the computation."""
+
+    @property
+    def compute(self) -> float:
+        return self.products + self.traffic
+
+    @property
+    def step(self) -> float:
+        return self.compute + self.exposed
+
+
+def estimate(
+    config: ModelConfig,
+    layout: Layout,
+    device: Device,
+    flops: float,
+    sent: Iterable[Transfer],
+    *,
+    trained: list[Parameter],
+    state_bytes: Callable[[Parameter], int],
+) -> Estimate:
+    """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
+    products = (flops + repeated_flops(config, layout)) / device.matrix_rate
+    traffic = memory_traffic(config, layout, trained=trained, state_bytes=state_bytes) / device.memory_rate
+    wire: dict[str, float] = {}
+    for transfer in sent:
+        count, near = math.prod(size for size, _ in transfer.spans), device.near(transfer.spans)
+        each = transfer.bytes / transfer.times
+        seconds = device.seconds_to_send(each, count, near, PATTERNS.get(transfer.kind, "ring"))
+        wire[transfer.kind] = wire.get(transfer.kind, 0.0) + transfer.times * seconds
+    waiting = wire.get("all_to_all", 0.0)
+    hidden = sum(wire.values()) - waiting
+    return Estimate(products, traffic, wire, waiting + max(0.0, hidden - products - traffic))
+
+
+def repeated_flops(config: ModelConfig, layout: Layout) -> float:
+    """FLOPs of a device in a step beyond the useful ones: what the backward pass computes again, scores that the mask
+    forbids, and unused slots of the exchange.
+
+    Attention always repeats its scores, a half of its forward pass. The backward pass needs no output of a feed-forward
+    network: it repeats two of three products, those of routed experts whatever `config.remat` says.
+    """
+    forward = flops_per_token(config, layout.sequence_length, NOTHING)
+    repeats, everything = _repeats_products(config), config.remat == "full"
+    found = repeats * (forward["attention_projections"] + forward["router"])
+    found += repeats * 2 / 3 * (forward["dense"] + forward["shared_experts"])
+    slots = SLACK if layout.sizes.get(EXPERT_AXIS, 1) > 1 else 1.0
+    found += forward["routed_experts"] * ((3 + 2 / 3) * slots - 3)
+    found += forward["attention_scores"] * ((3.5 + everything) * _excess(config, layout) - 3)
+    return found * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
+
+
+def _repeats_products(config: ModelConfig) -> bool:
+    return POLICIES[config.remat].recomputes and config.remat != "dots"  # which saves them
+
+
+def _excess(config: ModelConfig, layout: Layout) -> float:
+    """Scores that are computed, divided by those that the masks allow, in all layers."""
+    rows = layout.tokens / layout.sequence_length
+    allowed = rows * sum(attended_keys(config, spec, layout.sequence_length) for spec in config.layers)
+    return sum(attention.computed_scores(config, spec, layout) for spec in config.layers) / allowed
+
+
+def memory_traffic(
+    config: ModelConfig, layout: Layout, *, trained: list[Parameter], state_bytes: Callable[[Parameter], int]
+) -> float:
+    """Bytes that a device reads and writes in a step beside its matrix products: in layers, for saved activations, and
+    in the update, which reads the gradients twice, for their norm too, and reads and writes weights and state."""
+    element, k, D = BYTES[config.compute_dtype], config.num_experts_per_tok, config.hidden_size
+    found = 0.0
+    for spec in config.layers:
+        dense = config.intermediate_size_mlp / layout.ways("mlp")
+        routed = config.intermediate_size * (1 / layout.ways("mlp") + k / layout.ways("expert_mlp"))
+        widths = RESIDUAL_PASSES * D + HIDDEN_PASSES * (routed if spec.moe else dense) + ROW_PASSES * k * D * spec.moe
+        found += widths * layout.tokens * element + attention.score_traffic(config, spec, layout)
+    found *= layout.accumulation_steps
+    weight = BYTES[config.param_dtype]
+    return found + sum(layout.stored([p]) * (4 * weight + 2 * state_bytes(p)) for p in trained)
