@@ -5,7 +5,7 @@ nearest orthogonal matrix, computed with a few Newton-Schulz steps. An update is
 outputs)), so that its root mean square is about AdamW's and both share one learning rate and decay (arXiv 2502.16982).
 
 The Newton-Schulz steps are Optax's. This file adds the parts that a sharded model needs: it finds the input and output
-axes of a parameter's matrices, and gathers whole matrices on every device that orthogonalizes them.
+axes of a parameter's matrices, and divides the matrices among the devices that hold shards of them.
 """
 
 import math
@@ -15,13 +15,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec, reshard
 from optax.contrib import MuonDimensionNumbers as Matrix
 from pydantic import Field
 
 from maverick_jax.accounting.layout import BYTES
 from maverick_jax.network import Dtype
+from maverick_jax.ops.matrix_shares import MatrixShares
 from maverick_jax.parameters import Parameter, Role
+from maverick_jax.sharding import dimensions, spec_of
 from train.optimizers.adamw import AdamFields
 from train.optimizers.base import OPTIMIZERS
 
@@ -104,27 +105,34 @@ def scale_by_muon(
 def orthogonalized(x: jax.Array, parameter: Parameter, steps: int) -> jax.Array:
     """The array `x` (float32, sharded like the hidden `parameter`) with every matrix orthogonalized and scaled.
 
-    Each matrix is gathered whole, but experts stay on their devices. A stack is gathered one layer at a time, and a row
-    of chosen experts one expert at a time.
+    The devices that share the storage of some matrices take turns: by one all-to-all, each gets its share of them
+    whole, and by another it sends them back. It works on one matrix at a time. Experts stay on their devices.
     """
     matrix = matrix_of(parameter)
     assert matrix is not None, parameter.name
-    if parameter.stacked is not None:
-        return jax.lax.map(lambda layer: _orthogonalized(layer, matrix, steps), x)
-    return _orthogonalized(x, matrix, steps)
-
-
-def _orthogonalized(x: jax.Array, matrix: Matrix, steps: int) -> jax.Array:
+    inside = [axis % x.ndim for axes in matrix for axis in axes]  # pyright: ignore
+    order = [axis for axis in range(x.ndim) if axis not in inside] + inside
     inputs, outputs = (math.prod(x.shape[axis] for axis in axes) for axes in matrix)  # pyright: ignore
-    inside = {axis % x.ndim for axes in matrix for axis in axes}  # pyright: ignore
-    stored = jax.typeof(x).sharding.spec
-    whole = PartitionSpec(*(None if axis in inside else part for axis, part in enumerate(stored)))
-    # without momentum, Optax's Muon is the iteration alone
-    iteration = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, ns_steps=steps, weight_dimension_numbers=matrix)
+    stored = dimensions(jax.typeof(x).sharding.spec, x.ndim)
+    scale = RMS * math.sqrt(max(inputs, outputs))
 
-    def local(x: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes integers and floats
-            return iteration.update(x, iteration.init(x))[0]
+    def local(x: jax.Array) -> jax.Array:
+        shards = x.transpose(order)
+        shares = MatrixShares(tuple(stored[axis] for axis in inside), shards.shape[-len(inside) :])
+        flat = shards.reshape(-1, *shares.shape)
+        whole = shares.collect(flat)
+        one = lambda matrix: scale * _newton_schulz(matrix, steps)
+        found = jax.lax.map(one, whole.reshape(-1, inputs, outputs)).reshape(whole.shape)
+        found = shares.distribute(found, len(flat)).reshape(shards.shape)
+        return found.transpose([order.index(axis) for axis in range(x.ndim)])
 
-    found = jax.shard_map(local, in_specs=whole, out_specs=whole)(reshard(x, whole))
-    return reshard(found * (RMS * math.sqrt(max(inputs, outputs))), stored)
+    spec = spec_of(stored)
+    return jax.shard_map(local, in_specs=spec, out_specs=spec)(x)
+
+
+def _newton_schulz(matrix: jax.Array, steps: int) -> jax.Array:
+    """The iteration alone, which is Optax's Muon without momentum."""
+    matrix = jax.lax.optimization_barrier(matrix)  # XLA's GPU compiler cannot tile a product fused with its reshape
+    iteration: Any = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, ns_steps=steps)
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes integers and floats
+        return iteration.update(matrix, iteration.init(matrix))[0]

@@ -12,11 +12,13 @@ from jax.sharding import PartitionSpec
 
 from launch.plan import plan
 from maverick_jax import parameters
+from maverick_jax.accounting.compiled import collectives, flops
+from maverick_jax.accounting.hlo import Program
 from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.network import VisionConfig
 from maverick_jax.parameters import Parameter
-from maverick_jax.sharding import make_mesh
+from maverick_jax.sharding import axes_tuple, make_mesh, size_of
 from tests.helpers import tiny
 from train.config_files import read_config
 from train.optimizers import AdamW, Muon
@@ -111,34 +113,78 @@ def test_three_updates_equal_those_of_optax():
             np.testing.assert_allclose(mine[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "name", ["periods/layer_1/moe/experts_in", "periods/layer_1/moe/experts_out", "periods/layer_0/attention/o",
-             "tail/layer_0/mlp/up"]
-)  # fmt: skip
-def test_every_matrix_of_a_sharded_stack_is_orthogonalized_separately(name):
+def newton_schulz(matrix: np.ndarray, steps: int) -> np.ndarray:
+    """The twin: the published iteration of one matrix, in float64 (K. Jordan and others, 2024)."""
+    x = matrix.astype(np.float64) / np.linalg.norm(matrix)
+    if x.shape[0] > x.shape[1]:
+        return newton_schulz(matrix.T, steps).T
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def stored_spec(declared: Parameter) -> PartitionSpec:
+    return PartitionSpec(*(None,) * len(declared.lead), *tiny.RULES.storage(*declared.axes))
+
+
+NAMES = ["periods/layer_1/moe/experts_in", "periods/layer_1/moe/experts_out", "periods/layer_0/attention/q",
+         "periods/layer_0/attention/o", "tail/layer_0/mlp/up"]  # fmt: skip
+MESHES = [SPLIT, {"fsdp": 4, "expert": 2}]
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_matrix_of_a_sharded_stack_is_orthogonalized_separately(name, sizes):
     """The twin takes one matrix after another. By NumPy's singular vectors, the result for U S V is about U V."""
     declared = parameters.by_name(CONFIG)[name]
     x = np.random.default_rng(1).normal(size=declared.full_shape).astype(np.float32)
-    with jax.set_mesh(mesh_of(SPLIT)):
-        spec = PartitionSpec(*(None,) * len(declared.lead), *tiny.RULES.storage(*declared.axes))
+    with jax.set_mesh(mesh_of(sizes)):
+        spec = stored_spec(declared)
         assert any(spec)
         placed = jax.device_put(x, spec)
         got = jax.jit(lambda x: orthogonalized(x, declared, 5))(placed)
-        assert jax.typeof(got).sharding.spec == jax.typeof(placed).sharding.spec
+        assert got.sharding == placed.sharding
     got = np.asarray(got)
     if name.endswith("experts_in"):  # [periods, E, D, 2, F]
         x, got = np.moveaxis(x, -2, 2), np.moveaxis(got, -2, 2)
     if name.endswith("/o"):  # [periods, N, H, D]
         x, got = (y.reshape(len(y), -1, y.shape[-1]) for y in (x, got))
+    if name.endswith("/q"):  # [periods, D, N, H]
+        x, got = (y.reshape(*y.shape[:2], -1) for y in (x, got))
     for mine, matrix in zip(got.reshape(-1, *got.shape[-2:]), x.reshape(-1, *x.shape[-2:]), strict=True):
-        iteration = optax.contrib.scale_by_muon(beta=0.0, nesterov=False)
-        with jax.numpy_dtype_promotion("standard"):
-            one = iteration.update(jnp.asarray(matrix), iteration.init(jnp.asarray(matrix)))[0]
         scale = RMS * math.sqrt(max(matrix.shape))
-        np.testing.assert_allclose(mine, scale * np.asarray(one), rtol=1e-3, atol=1e-3 * scale)
+        np.testing.assert_allclose(mine, scale * newton_schulz(matrix, 5), rtol=1e-3, atol=1e-3 * scale)
         u, _, v = np.linalg.svd(matrix, full_matrices=False)
         values = np.diag(u.T @ mine @ v.T) / scale
         assert np.median(values) > 0.6 and (values < 1.3).all()
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_devices_that_share_matrices_divide_the_work(name, sizes):
+    """Nothing is gathered: one all-to-all brings each device its share of the matrices, whole, and one returns them. No
+    device works on more than ceil(matrices / devices of the group), and experts never leave theirs."""
+    declared = parameters.by_name(CONFIG)[name]
+    inside = [axis for axes in matrix_of(declared) for axis in axes]
+    shards = tiny.RULES.storage(*declared.axes)
+    group = {a for axis in inside for a in axes_tuple(shards[axis]) if sizes.get(a, 1) > 1}
+    matrices = declared.size // math.prod(declared.shape[axis] for axis in inside)
+    held = matrices // (sizes["expert"] if declared.role == "experts" else 1)
+    most = -(-held // size_of(sizes, tuple(group)))
+
+    def program(sizes: dict[str, int]) -> Program:
+        mesh = mesh_of(sizes)
+        with jax.set_mesh(mesh):
+            where = jax.sharding.NamedSharding(mesh, stored_spec(declared))
+            like = jax.ShapeDtypeStruct(declared.full_shape, jnp.float32, sharding=where)
+            return Program.parse(jax.jit(lambda x: orthogonalized(x, declared, 5)).lower(like).compile().as_text())
+
+    found = collectives(split := program(sizes), mesh_of(sizes).shape)
+    assert [c.kind for c in found] == ["all-to-all"] * 2
+    assert all(set(c.axes) == group for c in found) and ("expert" not in group or declared.role != "experts")
+    whole = program({"data": 1})
+    assert flops(split) * matrices == flops(whole) * most > 0
 
 
 def test_other_parameters_are_updated_like_adamw():
