@@ -3,6 +3,7 @@ train` and of `maverick plan`."""
 
 from typing import Any
 
+from maverick_jax.parameters import ROLES
 from train.config import RunConfig
 
 IGNORED = (
@@ -22,7 +23,20 @@ def warnings(config: RunConfig) -> list[str]:
         value, default = _at(config, key)
         if value != default and ignored(config):
             found.append(f"{key}: {value} has no effect with {decides}: {_at(config, decides)[0]}")
-    return found + _beyond_the_end(config) + _schedule(config)
+    return found + _multipliers(config) + _beyond_the_end(config) + _schedule(config)
+
+
+def _multipliers(config: RunConfig) -> list[str]:
+    """One line for each multiplier of a role without trained parameters."""
+    trained = {p.role for p in config.trainable.selection().parameters(config.model.network)}
+    if config.trainable.lora is not None:
+        trained |= config.trainable.lora.roles
+    chosen = ", ".join(role for role in ROLES if role in trained)
+    return [
+        f"optimizer.multipliers.{role}: {factor:g} has no effect: what is trained (section trainable) is {chosen}"
+        for role, factor in config.optimizer.multipliers.named().items()
+        if role not in trained
+    ]
 
 
 def _beyond_the_end(config: RunConfig) -> list[str]:

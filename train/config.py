@@ -170,6 +170,8 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return [("data.batch_size", f"{batch} is not a multiple of optimizer.accumulation_steps ({accumulation})")]
     if found := config.trainable.misfits(config.model.network):
         return found
+    if found := config.optimizer.multipliers.misfits(config.model.network):
+        return found
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
     if not config.data.has_trajectories and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):

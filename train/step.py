@@ -15,6 +15,7 @@ from maverick_jax.ops.rounding import stochastic_round
 from train.compilation import return_freed_memory
 from train.objectives.base import Context, Objective
 from train.optimizers.base import Optimizer, Rates
+from train.optimizers.schedule import RATE
 from train.state import TrainState, add_tokens
 from train.trainable.selection import ADAPTER_NOISE, Trained
 
@@ -58,7 +59,8 @@ def train_step(
 
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
-    metrics |= {"grad_norm": grad_norm, "learning_rate": rates["learning_rate"], "skipped": skipped, "tokens": tokens}
+    learning_rates = {name: rate for name, rate in rates.items() if name.startswith(RATE)}
+    metrics |= {"grad_norm": grad_norm, **learning_rates, "skipped": skipped, "tokens": tokens}
     return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried, heads), metrics
 
 
@@ -68,7 +70,7 @@ def compile_step(
     """`train_step` compiled ahead of time for states and batches like these (arrays, or their shapes), with the frozen
     models `references`. It donates its state. A batch of another shape is an error, never a second compilation.
 
-    The rates are arguments, computed by a small program of their own: runs that differ only in their learning rate,
+    The rates are arguments, computed by a small program of their own: runs that differ only in their learning rates,
     schedule, length or weight decay share one large program."""
     rates, lowered = lower_step(state, batch, objective, optimizer, references)
     program = lowered.compile()

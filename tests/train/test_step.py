@@ -15,6 +15,7 @@ from maverick_jax.network import Balance
 from tests.helpers import tiny
 from train.objectives import Pretrain
 from train.optimizers import AdamW
+from train.optimizers.multipliers import Multipliers
 from train.state import add_tokens, init_state
 from train.step import accumulate, apply_updates, compile_step, train_step
 
@@ -98,6 +99,13 @@ def test_rates_are_no_part_of_the_program(change):
     """So a sweep over them compiles once: the compiler's cache is asked for the same text."""
     assert lowered(tiny.OPTIMIZER.model_copy(update=OPTIMIZERS[change]), steps=77) == lowered(tiny.OPTIMIZER)
     assert "dot_general" in lowered(tiny.OPTIMIZER)
+
+
+def test_rates_of_roles_are_no_part_of_the_program():
+    """Those of the same roles; a role more is an argument more."""
+    of = lambda **factors: lowered(tiny.OPTIMIZER.model_copy(update={"multipliers": Multipliers(**factors)}))
+    assert of(embed=2.0, norms=0.5) == of(embed=3.0, norms=0.25)
+    assert of(embed=2.0, norms=0.5) != of(embed=2.0)
 
 
 def test_what_is_a_part_of_the_program_changes_it():

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.parameters import Parameter
+from maverick_jax.parameters import Parameter, Role
 from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
 from train.optimizers.decay import decay_weights
-from train.optimizers.schedule import learning_rate, scale_by_learning_rate
+from train.optimizers.multipliers import Multipliers, roles_by_name
+from train.optimizers.schedule import RATE, learning_rate, rate_of, scale_by_learning_rate
 from train.trainable.selection import Selection
 
 TEXT_MODEL = Selection()
@@ -24,7 +25,8 @@ TEXT_MODEL = Selection()
 
 
 Rates = dict[str, jax.Array]
-"""The numbers of an update that no program contains: `learning_rate` and `weight_decay`, float32[]."""
+"""The numbers of an update that no program contains, float32[]: `learning_rate`, `learning_rate_ROLE` of each role that
+has a multiplier, and `weight_decay`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Optimizer:
     weight_decay: float
     selection: Selection
     """The parameters that are trained."""
+    multipliers: Mapping[Role, float] = dataclasses.field(default_factory=dict)
+    """Factors of the learning rate, by role; 1 for the others."""
 
     def init(self, model, heads: dict[str, Any]) -> optax.OptState:
         """Optimizer state before the first step, for the trained parameters only."""
@@ -45,7 +49,9 @@ class Optimizer:
 
     def rates(self, step: jax.Array, skipped: jax.Array) -> Rates:
         """The rates of the next update: `step` updates were attempted, `skipped` of them refused."""
-        found = {"learning_rate": self.schedule(step - skipped), "weight_decay": self.weight_decay}
+        rate = self.schedule(step - skipped)
+        by_role = {rate_of(role): factor * rate for role, factor in self.multipliers.items()}
+        found = {RATE: rate, **by_role, "weight_decay": self.weight_decay}
         return {name: jnp.asarray(rate, jnp.float32) for name, rate in found.items()}
 
 
@@ -68,6 +74,8 @@ class OptimizerBase(Section, abc.ABC):
     """Gradients are scaled down to this global L2 norm; null: never."""
     accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Number of microbatches per update; the result is the same as with the whole batch at once."""
+    multipliers: Multipliers = Multipliers()
+    """Factors of the learning rate, by parameter role, such as `{router: 0.5, embed: 2}`; 1 for roles without one."""
 
     @abc.abstractmethod
     def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:
@@ -91,8 +99,8 @@ class OptimizerBase(Section, abc.ABC):
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         schedule = self.schedule_of(total_steps)
         direction = self.direction(parameters.by_name(model))
-        transform = optax.chain(*clip, direction, decay_weights(), scale_by_learning_rate())
-        return Optimizer(transform, schedule, self.weight_decay, selection)
+        transform = optax.chain(*clip, direction, decay_weights(), scale_by_learning_rate(roles_by_name(model)))
+        return Optimizer(transform, schedule, self.weight_decay, selection, self.multipliers.named())
 
 
 OPTIMIZERS = Kinds("optimizer", OptimizerBase, default="adamw")

@@ -1,8 +1,20 @@
-"""Learning-rate schedules: warm up linearly, then follow a named shape."""
+"""Learning-rate schedules: warm up linearly, then follow a named shape; and the rate of each parameter."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from maverick_jax.checkpoint import names
+
+RATE = "learning_rate"
+"""Name of the learning rate among the rates and metrics of an update."""
+
+
+def rate_of(role: str) -> str:
+    """Name of a role's learning rate, where that is another than `RATE`."""
+    return f"{RATE}_{role}"
 
 
 def learning_rate(
@@ -18,16 +30,20 @@ def learning_rate(
     return lambda count: schedule(jnp.asarray(count, jnp.float32))  # optax divides integers by floats
 
 
-def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_learning_rate`, but the rate is rates["learning_rate"]: an argument of the program and no part of
-    it. The state counts updates as Optax's does, so that checkpoints have the same names."""
+def scale_by_learning_rate(roles: Mapping[str, str]) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate`, but the rate is among `rates`: an argument of the program and no part of it. It
+    is that of the array's role (`roles`, by name), if `rates` has one, and otherwise rates["learning_rate"]. The state
+    counts updates as Optax's does, so that checkpoints have the same names."""
 
     def init(params):
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, *, rates, **_):
-        down = -rates["learning_rate"]
-        updates = jax.tree.map(lambda u: down.astype(u.dtype) * u, updates)
+        def scaled(name: str, u: jax.Array) -> jax.Array:
+            down = -rates.get(rate_of(roles.get(name, "")), rates[RATE])
+            return down.astype(u.dtype) * u
+
+        updates = names.unflatten(updates, {name: scaled(name, u) for name, u in names.flatten(updates).items()})
         return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
