@@ -55,3 +55,17 @@ def traced_kind() -> str:
     """JAX's name of the devices of the mesh in use. Without a mesh, that of JAX's default device."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.local_devices()[0].device_kind if device is None else device.device_kind
+
+
+_CAPABILITIES = {"h100": (9, 0), "h200": (9, 0), "b200": (10, 0), "b300": (10, 3)}
+"""Of GPUs that are compiled for without being at hand, by a part of their name."""
+
+
+def traced_capability() -> tuple[int, int] | None:
+    """The CUDA compute capability of the devices of the mesh in use, such as (9, 0); None: not known, or no GPU."""
+    kind = traced_kind()
+    for device in jax.local_devices():
+        if device.device_kind == kind and (found := getattr(device, "compute_capability", None)):
+            major, minor = found.split(".")
+            return int(major), int(minor)
+    return next((found for part, found in _CAPABILITIES.items() if part in kind.lower()), None)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from maverick_jax.ops import attention as attention_ops
-from maverick_jax.ops.attention import ATTENTION, MaskSpec, Segments, attention, attention_reference
+from maverick_jax.ops.attention import ATTENTION, MaskSpec, Segments, attention, attention_reference, blocked
 from maverick_jax.ops.collectives import vary_weight
 from maverick_jax.ops.cross_entropy import cross_entropy, cross_entropy_reference
 from maverick_jax.ops.dispatch import routed_experts
@@ -63,7 +62,7 @@ def documents(B, T):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 def test_attention_equals_reference(mask, packed, monkeypatch):
-    monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
+    monkeypatch.setattr(blocked, "MIN_BLOCK", 16)
     B, T, N, K, H = 2, 48, 4, 2, 8
     q, k, v = random(B, T, N, H), random(B, T, K, H, seed=1), random(B, T, K, H, seed=2)
     places = documents(B, T) if packed else None
@@ -74,7 +73,7 @@ def test_attention_equals_reference(mask, packed, monkeypatch):
 
 @pytest.mark.parametrize("length", [1, 17, 40])
 def test_attention_of_lengths_that_blocks_do_not_divide(length, monkeypatch):
-    monkeypatch.setattr(attention_ops, "MIN_BLOCK", 16)
+    monkeypatch.setattr(blocked, "MIN_BLOCK", 16)
     q, k, v = random(1, length, 2, 4), random(1, length, 1, 4, seed=1), random(1, length, 1, 4, seed=2)
     for mask in MASKS:
         check_close(jax.jit(attention, static_argnums=3)(q, k, v, mask), attention_reference(q, k, v, mask))
