@@ -17,13 +17,16 @@ from maverick_jax.accounting.hlo import Instruction, Program
 from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.files import write_atomically
+from maverick_jax.ops.attention.cudnn import FURTHER_CALLS
 from maverick_jax.ops.grouped_matmul import tile_height
+from maverick_jax.ops.kernels import recorded
 from maverick_jax.progress import Working
 from maverick_jax.target import Target
 from train.ahead import Ahead, lower_ahead
 from train.config import RunConfig
 
-_TILE_LOOP, _ROUND_LOOP = re.compile(r"experts\)*/while$"), re.compile(r"moe/shard_map/while$")
+_TILE_LOOP = re.compile(r"experts\)*/while$")
+_ROUND_LOOP = re.compile(rf"(moe/shard_map|{FURTHER_CALLS}\)*)/while$")
 
 
 def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flops: float) -> dict[str, Any]:
@@ -31,17 +34,19 @@ def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flop
 
     The answer is kept on disk under a digest of the program, and read again for the same program.
     """
-    ahead = lower_ahead(config, target)
+    with recorded() as choices:
+        ahead = lower_ahead(config, target)
+    chosen = {"chosen": [str(choice) for choice in choices]}
     path = _folder() / f"{_digest(ahead, target)}.json"
     if path.is_file():
-        return json.loads(path.read_text()) | {"cached": True}
+        return json.loads(path.read_text()) | chosen | {"cached": True}
     device = device_of(target.kind)
     assert device is not None, f"{target.kind} is missing in accounting.devices"
     with Working(f"compiling the step for {target.count:,} x {target.kind}", shown=config.logging.progress):
         found = measure(ahead, config.model.network, layout, device, useful_flops)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(found, indent=1).encode())
-    return found | {"cached": False}
+    return found | chosen | {"cached": False}
 
 
 def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, useful_flops: float) -> dict[str, Any]:
@@ -83,8 +88,9 @@ def _times(program: Program, found: list[accounts.Collective], device: Device, u
 
 
 class Trips:
-    """Turns of loops whose count only the device knows, if tokens are spread evenly over the experts: no round of the
-    exchange after the first, and the tiles that a device's rows fill."""
+    """Turns of loops whose count only the device knows, if tokens are spread evenly over the experts and documents are
+    not short: no round of the exchange and no call of attention after the first, and the tiles that a device's rows
+    fill."""
 
     def __init__(self, model: ModelConfig, layout: Layout):
         experts = model.num_local_experts // layout.ways("experts")
@@ -127,6 +133,7 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append((f"  {kind}", f"{in_bytes(entry['bytes'])} in {entry['times']:,.0f}{alone}"))
     if found["kernels"]:
         lines.append(("kernels", ", ".join(f"{name} x {n:,}" for name, n in found["kernels"].items())))
+    lines += [("  chosen", choice) for choice in found["chosen"]]
     return lines + (_time_rows(found) if found["flops"] else [("step", "time and FLOPs of TPU programs are not read")])
 
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 
 from maverick_jax.accounting.devices import Device, Pattern
+from maverick_jax.accounting.fused import SHARES, fused_flops, target_of
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
 
-VERSION = 3
+VERSION = 4
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 PATTERNS: dict[str, Pattern] = {
@@ -48,7 +49,7 @@ class Collective:
     dynamic: bool
     """Whether it is in a loop whose count only the device knows; `times` is then assumed."""
     beside: tuple[tuple[float, float], ...]
-    """(FLOPs, bytes of memory traffic) of each operation scheduled between its start and its end; empty: nothing
+    """(paced FLOPs, bytes of memory traffic) of each operation scheduled between its start and its end; empty: nothing
     hides it."""
     op_name: str
 
@@ -155,7 +156,7 @@ def _beside(program: Program, computation: Computation, at: int) -> tuple[tuple[
         if instruction.opcode.endswith("-done") and start.name in instruction.operands:
             break
         if moved := traffic(program, computation, instruction):
-            found.append((flops_of(program, computation, instruction), moved))
+            found.append((paced_flops(program, computation, instruction), moved))
     return tuple(found)
 
 
@@ -216,16 +217,25 @@ def flops(program: Program) -> float:
 
 
 def flops_of(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """FLOPs of the matrix products in an instruction; a fusion's are those of its body."""
+    """FLOPs of the matrix products in an instruction; a fusion's are those of its body, and of kernels that are not the
+    compiler's own those that are known count (`accounting.fused`)."""
     if instruction.opcode == "dot":
         contracted = _CONTRACTED.search(instruction.text)
         (_, shape), *_ = arrays_of(computation.operands(instruction)[0].result)
         inner = math.prod(shape[int(axis)] for axis in contracted[1].split(",") if axis) if contracted else 1
         return 2.0 * inner * sum(math.prod(out) for _, out in arrays_of(instruction.result))
+    if instruction.opcode == "custom-call":
+        return fused_flops(computation, instruction)
     if instruction.opcode != "fusion":
         return 0.0
     inside = [program.computations[name] for _, name in instruction.called() if name in program.computations]
     return sum(flops_of(program, body, i) for body in inside for i in body.instructions)
+
+
+def paced_flops(program: Program, computation: Computation, instruction: Instruction) -> float:
+    """The same, those of a kernel in FLOPs that the compiler's own products do in its time."""
+    pace = MATRIX_SHARE / SHARES.get(target_of(instruction), MATRIX_SHARE)
+    return pace * flops_of(program, computation, instruction)
 
 
 def kernels(program: Program) -> dict[str, int]:
@@ -258,8 +268,8 @@ LAUNCH_SECONDS = 3e-6
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds of a program on a device: each operation takes the longer of its products and its memory traffic, and a
-    kernel that is not the compiler's own that of its traffic."""
+    """Seconds of a program on a device: each operation takes the longer of its products and its memory traffic; of
+    kernels that are not the compiler's own, products are known of those in `accounting.fused`."""
 
     compute: float
     wire: float
@@ -280,7 +290,7 @@ def roofline(program: Program, found: list[Collective], device: Device) -> Roofl
         for instruction in computation.instructions:
             moved = traffic(program, computation, instruction)
             if moved:
-                compute += times * seconds(flops_of(program, computation, instruction), moved)
+                compute += times * seconds(paced_flops(program, computation, instruction), moved)
     wire = exposed = 0.0
     for c in found:
         near = sum(at // device.group == c.group[0] // device.group for at in c.group) if device.group else len(c.group)

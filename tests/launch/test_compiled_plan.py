@@ -34,7 +34,13 @@ def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
     again = planned()["compiled"]
     assert again["cached"] and again == found | {"cached": True}
     lines = plan.render(first)
-    for line in (r"compiled peak +\d+\.\d\d MB per device", r"all-gather fsdp\+expert f32", r"MFU +\d+\.\d%"):
+    assert {choice.rpartition(": ")[2] for choice in found["chosen"]} == {"xla"}, "the kernels of a CPU"
+    for line in (
+        r"chosen +attention .*: xla",
+        r"compiled peak +\d+\.\d\d MB per device",
+        r"all-gather fsdp\+expert f32",
+        r"MFU +\d+\.\d%",
+    ):
         assert re.search(line, lines)
 
 
@@ -61,6 +67,8 @@ def test_what_would_fit_is_judged_by_the_compiled_peak(planned, monkeypatch):
         ("jit(f)/while/body/layer_1/moe/shard_map/while/body/experts/while", 7),
         ("jit(f)/checkpoint/moe/shard_map/while/body/transpose(jvp(experts))/while", 7),
         ("jit(f)/while/body/layer_1/moe/shard_map/while", 0),
+        ("jit(f)/jvp()/while/body/layer_1/attention/further_calls/while", 0),
+        ("jit(f)/transpose(jvp())/while/body/checkpoint/attention/further_calls/while", 0),
         ("jit(f)/while", 1),
         ("jit(f)/experts/while/body/other/while", 1),
     ],

@@ -24,6 +24,8 @@ from maverick_jax.target import traced_capability
 TOKENS_PER_PIECE = 512
 """Pieces are at least this long on average, if the first call takes them all. Empty places of a call cost time too."""
 MIN_PIECES = 8
+FURTHER_CALLS = "further_calls"
+"""The scope of the loop over the calls after the first."""
 FIRST_CAPABILITY = (9, 0)
 MAX_HEAD_DIM = 256
 
@@ -165,14 +167,16 @@ class Rounds(NamedTuple):
         piece = jnp.clip(self.pieces.index - i * self.capacity, 0, self.capacity - 1)
         place = jnp.clip(self.pieces.place, 0, stats.shape[2] - 1)
         heads = jnp.arange(stats.shape[1], dtype=jnp.int32)
-        return stats[piece[:, None, :], heads[None, :, None], place[:, None, :]]
+        at = piece[:, None, :], heads[None, :, None], place[:, None, :]
+        return stats.at[at].get(mode="promise_in_bounds")
 
     def of_pieces(self, i, lse):
         """The reverse: [B,N,T] -> [C,N,S], infinity after a piece's end."""
         (B, N, T), (starts, lengths) = lse.shape, self.pieces.slots(i * self.capacity, self.capacity)
         place = jnp.arange(B * T // self.rows, dtype=jnp.int32)[None, :]
         token = jnp.minimum(starts[:, None] + place, B * T - 1)
-        found = lse.transpose(1, 0, 2).reshape(N, B * T)[:, token].transpose(1, 0, 2)
+        of_tokens = lse.transpose(1, 0, 2).reshape(N, B * T)
+        found = of_tokens.at[:, token].get(mode="promise_in_bounds").transpose(1, 0, 2)
         return jnp.where((place < lengths[:, None])[:, None, :], found, jnp.inf)
 
     def merge(self, i, new, old, axis: int):
@@ -183,8 +187,9 @@ class Rounds(NamedTuple):
 
     def run(self, one_round, start):
         """All calls. The first is outside the loop, and for ordinary documents the only one."""
-        calls = -(-self.pieces.count // self.capacity)
-        return jax.lax.fori_loop(1, calls, one_round, one_round(0, start))
+        first, calls = one_round(0, start), -(-self.pieces.count // self.capacity)
+        with jax.named_scope(FURTHER_CALLS):
+            return jax.lax.fori_loop(1, calls, one_round, first)
 
 
 # ---- the primitives --------------------------------------------------------------------------------------------------
