@@ -16,6 +16,7 @@ import jax
 from jax.experimental import topologies
 
 from maverick_jax.errors import InputError
+from maverick_jax.ops.attention.cudnn import missing
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.target import Target
 
@@ -41,6 +42,9 @@ def topology(name: str) -> Target:
     try:
         if kind in GPUS:
             _require("jax_plugins.xla_cuda13", name)
+            if (reason := missing()) is not None:
+                raise InputError(f"--topology {name}: programs for GPUs are compiled with cuDNN, {reason}; "
+                                 "pip install 'maverick-jax[compilers]'")  # fmt: skip
             hosts, gpus = shape
             devices = topologies.get_topology_desc(
                 platform="cuda", target_config=gpu_description(kind), topology=f"{slices}x{hosts}x{gpus}"

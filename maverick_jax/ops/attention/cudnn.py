@@ -43,11 +43,11 @@ def why_not(case: AttentionCase) -> str | None:
         return f"which takes a multiple of {case.kv_heads} query heads, not {case.heads}"
     if case.packed and case.batch * case.length * case.heads * case.head_dim >= 2**31:
         return "whose offsets of packed rows reach 2^31 elements and not more"
-    return _missing()
+    return missing()
 
 
-def _missing() -> str | None:
-    """Why this installation has no cuDNN attention."""
+def missing() -> str | None:
+    """Why this installation has no cuDNN; None: it has."""
     from jax._src.lib import cuda_versions
 
     if cuda_versions is None:

@@ -49,6 +49,15 @@ def test_a_compiler_that_is_not_installed_is_named(name, monkeypatch):
         topology(name)
 
 
+def test_a_missing_cudnn_is_named(monkeypatch):
+    monkeypatch.setattr(topologies, "_require", lambda module, name: None)
+    monkeypatch.setattr(topologies, "missing", lambda: "whose library was not found")
+    with pytest.raises(
+        InputError, match=r"cuDNN, whose library was not found; pip install 'maverick-jax\[compilers\]'"
+    ):
+        topology("h200:8")
+
+
 def test_every_kind_is_a_known_device():
     assert {*GPUS, *TPUS} <= DEVICES.keys()
 
