@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from maverick_jax.accounting.devices import Device, Pattern
+from maverick_jax.accounting.devices import MATRIX_SHARE, Device, Pattern
 from maverick_jax.accounting.fused import SHARES, fused_flops, target_of
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
 

@@ -57,7 +57,9 @@ def estimate(
     state_bytes: Callable[[Parameter], int],
 ) -> Estimate:
     """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
-    products = (flops + repeated_flops(config, layout)) / device.matrix_rate
+    scores = _score_flops(config, layout)
+    slow = (attention.pace(config, layout) - 1) * scores
+    products = (flops + repeated_flops(config, layout) + slow) / device.matrix_rate
     traffic = memory_traffic(config, layout, trained=trained, state_bytes=state_bytes) / device.memory_rate
     wire: dict[str, float] = {}
     for transfer in sent:
@@ -78,13 +80,20 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
     network: it repeats two of three products, those of routed experts whatever `config.remat` says.
     """
     forward = flops_per_token(config, layout.sequence_length, NOTHING)
-    repeats, everything = _repeats_products(config), config.remat == "full"
+    repeats = _repeats_products(config)
     found = repeats * (forward["attention_projections"] + forward["router"])
     found += repeats * 2 / 3 * (forward["dense"] + forward["shared_experts"])
     slots = SLACK if layout.sizes.get(EXPERT_AXIS, 1) > 1 else 1.0
     found += forward["routed_experts"] * ((3 + 2 / 3) * slots - 3)
-    found += forward["attention_scores"] * ((3.5 + everything) * _excess(config, layout) - 3)
-    return found * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
+    tokens = layout.tokens * layout.accumulation_steps / layout.ways("mlp")
+    return (found - 3 * forward["attention_scores"]) * tokens + _score_flops(config, layout)
+
+
+def _score_flops(config: ModelConfig, layout: Layout) -> float:
+    """FLOPs of a device in a step for scores and their use, forward and backward, repeated ones included."""
+    forward = flops_per_token(config, layout.sequence_length, NOTHING)["attention_scores"]
+    done = (3.5 + (config.remat == "full")) * _excess(config, layout) * forward
+    return done * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
 
 
 def _repeats_products(config: ModelConfig) -> bool:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from maverick_jax.accounting.compiled import MATRIX_SHARE, flops, paced_flops
+from maverick_jax.accounting.compiled import flops, paced_flops
+from maverick_jax.accounting.devices import MATRIX_SHARE
 from maverick_jax.accounting.hlo import Program
 
 TEXT = """
