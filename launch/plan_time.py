@@ -34,7 +34,7 @@ def estimated_time(
         "wire": found.wire,
         "exposed": found.exposed,
         "step": found.step,
-        "flops_done": found.products * device.matrix_rate,
+        "flops_done": found.flops,
         "mfu": useful_flops / (found.step * device.peak_flops),
         "rates": rates(device),
     }

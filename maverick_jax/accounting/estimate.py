@@ -27,6 +27,8 @@ PATTERNS: dict[str, Pattern] = {"all_reduce": "reduce", "all_to_all": "exchange"
 class Estimate:
     """Seconds of a step on one device."""
 
+    flops: float
+    """FLOPs of matrix products, repeated ones included; not seconds."""
     products: float
     """Of matrix products, repeated ones included."""
     traffic: float
@@ -57,9 +59,9 @@ def estimate(
     state_bytes: Callable[[Parameter], int],
 ) -> Estimate:
     """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
-    scores = _score_flops(config, layout)
-    slow = (attention.pace(config, layout) - 1) * scores
-    products = (flops + repeated_flops(config, layout) + slow) / device.matrix_rate
+    done = flops + repeated_flops(config, layout)
+    slow = (attention.pace(config, layout) - 1) * _score_flops(config, layout)
+    products = (done + slow) / device.matrix_rate
     traffic = memory_traffic(config, layout, trained=trained, state_bytes=state_bytes) / device.memory_rate
     wire: dict[str, float] = {}
     for transfer in sent:
@@ -69,7 +71,7 @@ def estimate(
         wire[transfer.kind] = wire.get(transfer.kind, 0.0) + transfer.times * seconds
     waiting = wire.get("all_to_all", 0.0)
     hidden = sum(wire.values()) - waiting
-    return Estimate(products, traffic, wire, waiting + max(0.0, hidden - products - traffic))
+    return Estimate(done, products, traffic, wire, waiting + max(0.0, hidden - products - traffic))
 
 
 def repeated_flops(config: ModelConfig, layout: Layout) -> float:
