@@ -18,6 +18,7 @@ from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.files import write_atomically
 from maverick_jax.ops.attention.cudnn import FURTHER_CALLS
+from maverick_jax.ops.dispatch import FURTHER_ROUNDS
 from maverick_jax.ops.grouped_matmul import tile_height
 from maverick_jax.ops.kernels import recorded
 from maverick_jax.progress import Working
@@ -26,7 +27,7 @@ from train.ahead import Ahead, lower_ahead
 from train.config import RunConfig
 
 _TILE_LOOP = re.compile(r"experts\)*/while$")
-_ROUND_LOOP = re.compile(rf"(moe/shard_map|{FURTHER_CALLS}\)*)/while$")
+_ROUND_LOOP = re.compile(rf"({FURTHER_ROUNDS}|{FURTHER_CALLS})\)*/while$")
 
 
 def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flops: float) -> dict[str, Any]:
@@ -93,9 +94,11 @@ class Trips:
     fill."""
 
     def __init__(self, model: ModelConfig, layout: Layout):
-        experts = model.num_local_experts // layout.ways("experts")
-        rows = layout.tokens * model.num_experts_per_tok
-        self._tiles = -(-rows // tile_height(rows, experts)) if experts else 1
+        devices = layout.ways("experts")
+        experts, rows = model.num_local_experts // devices, layout.tokens * model.num_experts_per_tok
+        room = layout.exchange(model.num_experts_per_tok)
+        rounds, received = (room.rounds, room.rows * devices) if room else (1, rows)
+        self._tiles = -(-rows // (rounds * tile_height(received, experts))) if experts else 1
 
     def __call__(self, loop: Instruction) -> int:
         if _ROUND_LOOP.search(loop.op_name):

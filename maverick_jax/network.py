@@ -210,7 +210,8 @@ class Network(Section):
     """`compute` rounds router logits to `compute_dtype`, as the public implementation does."""
     remat: Annotated[Literal["none", "dots", "attention", "full"], Purpose.COMPUTATION] = "full"
     """What the backward pass recomputes. `none`: nothing; `dots`: everything except matrix products; `attention`:
-    everything except attention outputs; `full`: each layer."""
+    everything except attention outputs; `full`: each layer. All but `full` keep the rows that a device received for its
+    experts, so that they are not sent again."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):

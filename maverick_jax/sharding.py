@@ -21,7 +21,7 @@ from maverick_jax.target import Target
 
 MESH_AXES = ("data", "fsdp", "expert", "context", "tensor", "pipeline")
 BATCH_AXES = ("data", "fsdp", "expert")
-DATA_AXIS, FSDP_AXIS, EXPERT_AXIS, TENSOR_AXIS = "data", "fsdp", "expert", "tensor"
+DATA_AXIS, FSDP_AXIS, TENSOR_AXIS = "data", "fsdp", "tensor"
 
 Axes = str | tuple[str, ...] | None
 

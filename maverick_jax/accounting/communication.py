@@ -10,7 +10,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES
 from maverick_jax.ops.collectives import STAGE, stages
 from maverick_jax.parameters import Parameter
-from maverick_jax.sharding import BATCH_AXES, EXPERT_AXIS, TENSOR_AXIS, axes_tuple, size_of
+from maverick_jax.sharding import BATCH_AXES, TENSOR_AXIS, Axes, axes_tuple, size_of
 
 KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all")
 
@@ -48,8 +48,7 @@ def transfers(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] 
     `gather`: weights before use, forward and backward, but the output matrix once, and ids of tokens before the lookup
     of their embeddings; `reduce_scatter`: gradients of weights, in the compute dtype; `all_reduce`: gradients over
     replicas, in float32, and partial sums of tensor parallelism; `all_to_all`: embeddings from the devices that hold
-    their columns, and tokens to their experts and back, in the forward and backward passes, and once more if the
-    backward pass repeats the layer.
+    their columns, and rows to their experts and back, in the forward and backward passes.
     """
     used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
     trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
@@ -94,7 +93,7 @@ def _stages(axes: tuple[str, ...], layout: Layout) -> Iterator[tuple[Spans, int]
 
 def _embedding(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     """Devices that share the table's columns look up the rows of all their tokens, and exchange columns for tokens."""
-    shared = tuple(a for a in axes_tuple(layout.rules.table) if a in BATCH_AXES and layout.sizes.get(a, 1) > 1)
+    shared = tuple(a for a in _split(layout.rules.table, layout) if a in BATCH_AXES)
     n, passes, group = size_of(layout.sizes, shared), layout.accumulation_steps, spans(shared, layout.sizes)
     yield Transfer("gather", group, passes * (n - 1) * layout.tokens * BYTES["int32"], passes)
     columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
@@ -102,11 +101,18 @@ def _embedding(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
 
 
 def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
-    """Rows of tokens to the devices of their experts, and the results back."""
-    experts = layout.sizes.get(EXPERT_AXIS, 1)
-    times = 2 * _repeats(config) * config.num_moe_layers * layout.accumulation_steps
-    sent = times * config.num_experts_per_tok * _activation(config, layout)
-    yield Transfer("all_to_all", spans((EXPERT_AXIS,), layout.sizes), sent * (experts - 1) // experts, times)
+    """Rows to the devices of their experts, as many as the first rounds have room for, and their results back; then
+    gradients there and back. If a layer is computed twice, its rows go there twice, but their results are not needed.
+    Of several experts, devices also say how many rows are for which."""
+    if (room := layout.exchange(config.num_experts_per_tok)) is None:
+        return
+    devices, again = layout.ways("experts"), POLICIES[config.remat].repeats_communication
+    group, layers = spans(_split(layout.rules.experts, layout), layout.sizes), config.num_moe_layers
+    rows, n = layers * layout.accumulation_steps * (4 + again), layers * layout.accumulation_steps * (1 + again)
+    each = (devices - 1) * room.total * config.hidden_size * BYTES[config.compute_dtype]
+    yield Transfer("all_to_all", group, rows * each, rows * room.rounds)
+    if (local := config.num_local_experts // devices) > 1:
+        yield Transfer("all_to_all", group, n * (devices - 1) * local * BYTES["int32"], n)
 
 
 def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
@@ -134,4 +140,9 @@ def _held(p: Parameter, layout: Layout) -> int:
 def _gathered_axes(p: Parameter, layout: Layout) -> tuple[str, ...]:
     """Mesh axes over which a parameter is gathered before use."""
     logical = [getattr(layout.rules, axis) for axis in p.axes if axis in layout.rules.GATHERED]
-    return tuple(a for axes in logical for a in axes_tuple(axes) if layout.sizes.get(a, 1) > 1)
+    return tuple(a for axes in logical for a in _split(axes, layout))
+
+
+def _split(axes: Axes, layout: Layout) -> tuple[str, ...]:
+    """Those of the mesh axes along which there are several devices."""
+    return tuple(a for a in axes_tuple(axes) if layout.sizes.get(a, 1) > 1)

@@ -12,9 +12,7 @@ from maverick_jax.accounting.flops import NOTHING, attended_keys, flops_per_toke
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES
-from maverick_jax.ops.dispatch import SLACK
 from maverick_jax.parameters import Parameter
-from maverick_jax.sharding import EXPERT_AXIS
 
 RESIDUAL_PASSES, HIDDEN_PASSES, ROW_PASSES = 35, 14, 25
 """How often a layer's operations other than products read or write, forward and backward, an array of the size of the
@@ -36,8 +34,8 @@ class Estimate:
     wire: dict[str, float]
     """Of all collectives, one after the other, by their kind."""
     exposed: float
-    """Of collectives that nothing hides: exchanges, for which the layer waits, and of the others what is longer than
-    the computation."""
+    """Of collectives that nothing hides: one round of exchanges, for which the layer waits, and of the others what is
+    longer than the computation."""
 
     @property
     def compute(self) -> float:
@@ -69,8 +67,9 @@ def estimate(
         each = transfer.bytes / transfer.times
         seconds = device.seconds_to_send(each, count, near, PATTERNS.get(transfer.kind, "ring"))
         wire[transfer.kind] = wire.get(transfer.kind, 0.0) + transfer.times * seconds
-    waiting = wire.get("all_to_all", 0.0)
-    hidden = sum(wire.values()) - waiting
+    room = layout.exchange(config.num_experts_per_tok)
+    waiting = wire.get("all_to_all", 0.0) / (room.rounds if room else 1)
+    hidden = sum(wire.values()) - wire.get("all_to_all", 0.0)
     return Estimate(done, products, traffic, wire, waiting + max(0.0, hidden - products - traffic))
 
 
@@ -85,7 +84,8 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
     repeats = _repeats_products(config)
     found = repeats * (forward["attention_projections"] + forward["router"])
     found += repeats * 2 / 3 * (forward["dense"] + forward["shared_experts"])
-    slots = SLACK if layout.sizes.get(EXPERT_AXIS, 1) > 1 else 1.0
+    room, rows = layout.exchange(config.num_experts_per_tok), layout.tokens * config.num_experts_per_tok
+    slots = room.total * layout.ways("experts") / rows if room else 1.0
     found += forward["routed_experts"] * ((3 + 2 / 3) * slots - 3)
     tokens = layout.tokens * layout.accumulation_steps / layout.ways("mlp")
     return (found - 3 * forward["attention_scores"]) * tokens + _score_flops(config, layout)

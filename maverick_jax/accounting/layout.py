@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
+from maverick_jax.ops.exchange import Capacity, capacity
 from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import ShardingRules, size_of
 
@@ -39,6 +40,11 @@ class Layout:
 
     def ways(self, logical: str) -> int:
         return size_of(self.sizes, getattr(self.rules, logical))
+
+    def exchange(self, experts_per_token: int) -> Capacity | None:
+        """How many rows devices exchange with each other in a layer of experts; None: each has all experts."""
+        devices = self.ways("experts")
+        return capacity(self.tokens * experts_per_token, devices, self.platform) if devices > 1 else None
 
     def parts(self, axes: Axes) -> int:
         """Number of shards in which a parameter of these logical axes is stored."""

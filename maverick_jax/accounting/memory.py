@@ -137,8 +137,10 @@ def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, rema
     k = config.num_experts_per_tok
     if spec.moe:
         hidden = config.intermediate_size * (1 / layout.ways("mlp") + k / layout.ways("expert_mlp"))
-        widths = Widths(config.hidden_size, heads, kv, hidden, k * config.hidden_size)
+        exchanged = layout.exchange(k)
+        received = exchanged.total * layout.ways("experts") / layout.tokens if exchanged else 0
+        widths = Widths(config.hidden_size, heads, kv, hidden, k * config.hidden_size, received * config.hidden_size)
     else:
-        widths = Widths(config.hidden_size, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0)
+        widths = Widths(config.hidden_size, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0, 0)
     kept = POLICIES[remat or config.remat].kept(widths)
     return int(kept * layout.tokens * BYTES[config.compute_dtype])

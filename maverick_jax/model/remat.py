@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from maverick_jax.ops.attention import ATTENTION
+from maverick_jax.ops.exchange import RECEIVED
 
 _VIEWS = frozenset(
     [
@@ -44,6 +45,8 @@ class Widths(NamedTuple):
     """Hidden units of the feed-forward networks that a token passes through."""
     rows: int
     """Inputs or outputs of the routed experts."""
+    received: float
+    """Room for the rows that a device receives from others for its experts; 0: it has all experts."""
 
 
 class Policy(NamedTuple):
@@ -57,24 +60,33 @@ class Policy(NamedTuple):
     recomputes: bool = True
     """Whether the backward pass recomputes anything."""
     repeats_communication: bool = False
-    """Whether the backward pass repeats the communication of the layer's forward pass."""
+    """Whether the backward pass repeats what the layer's forward pass sent, as far as it needs what came."""
 
 
 def _dots(w: Widths) -> float:
     """Saves the result of every matrix product."""
-    return w.model + w.heads + 2 * w.kv + w.heads + w.model + 2 * w.hidden + w.model + 2 * w.rows
+    return w.model + w.heads + 2 * w.kv + w.heads + w.model + 2 * w.hidden + w.model + 2 * w.rows + w.received
 
 
 def _all(w: Widths) -> float:
     """Saves norms with their float32 inputs, heads rotated in float32, hidden units before and after their activation,
     and rows sent to and from the experts."""
     norms, rotated = 2 * w.model + 2 * 3 * w.model, 2 * (w.heads + w.kv)
-    return norms + w.heads + 2 * w.kv + rotated + w.heads + w.model + 5 * w.hidden + 4 * w.rows + w.model
+    return norms + w.heads + 2 * w.kv + rotated + w.heads + w.model + 5 * w.hidden + 4 * w.rows + w.received + w.model
 
+
+_policies = jax.checkpoint_policies
 
 POLICIES = {
     "none": Policy(_save_results, _all, recomputes=False),
-    "dots": Policy(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _dots),
-    "attention": Policy(jax.checkpoint_policies.save_only_these_names(ATTENTION), kept=lambda w: w.model + w.heads),
-    "full": Policy(jax.checkpoint_policies.nothing_saveable, kept=lambda w: w.model, repeats_communication=True),
+    "dots": Policy(
+        _policies.save_from_both_policies(
+            _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(RECEIVED)
+        ),
+        _dots,
+    ),
+    "attention": Policy(
+        _policies.save_only_these_names(ATTENTION, RECEIVED), kept=lambda w: w.model + w.heads + w.received
+    ),
+    "full": Policy(_policies.nothing_saveable, kept=lambda w: w.model, repeats_communication=True),
 }

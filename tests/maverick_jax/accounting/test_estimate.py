@@ -22,15 +22,15 @@ def with_remat(remat: str) -> ModelConfig:
 
 
 def test_repeated_flops_of_a_step_equal_a_count_by_hand():
-    """4,602.8 TFLOP is what the step compiled for 512 H200 does, by blocked attention."""
+    """4,694 TFLOP is what the step compiled for 512 H200 does, by blocked attention."""
     config, blocked = with_remat("attention"), dataclasses.replace(CLUSTER, platform="cpu")
     useful = train_flops_per_token(config, 8192) * CLUSTER.tokens
-    assert (useful + repeated_flops(config, blocked)) / 1e12 == pytest.approx(4602.8, abs=0.1)
+    assert (useful + repeated_flops(config, blocked)) / 1e12 == pytest.approx(4694, abs=0.5)
 
 
 def test_a_step_that_saves_its_products_repeats_scores_and_experts_alone():
     forward = flops_per_token(MAVERICK, 8192, NOTHING)
-    experts = forward["routed_experts"] * ((3 + 2 / 3) * 1.25 - 3)
+    experts = forward["routed_experts"] * ((3 + 2 / 3) * 1.375 - 3)  # a share of 256 rows has room for 352
     for platform, computed in (("gpu", 1), ("cpu", 9 / 8)):  # a fused kernel computes the scores of the mask alone
         scores = forward["attention_scores"] * (3.5 * computed - 3)
         layout = dataclasses.replace(CLUSTER, platform=platform)
@@ -42,9 +42,11 @@ def test_a_step_that_saves_its_products_repeats_scores_and_experts_alone():
 
 
 def test_microbatches_repeat_what_one_batch_repeats():
-    halves = dataclasses.replace(CLUSTER, accumulation_steps=2)
+    """Without an exchange, whose room is the larger in proportion the fewer rows there are."""
+    whole = dataclasses.replace(CLUSTER, sizes=CLUSTER.sizes | {"fsdp": 512, "expert": 1})
+    halves = dataclasses.replace(whole, accumulation_steps=2)
     config = with_remat("attention")
-    assert repeated_flops(config, halves) == repeated_flops(config, CLUSTER)
+    assert repeated_flops(config, halves) == repeated_flops(config, whole)
 
 
 def test_the_update_reads_gradients_twice_and_weights_and_state_once_and_writes_them():
@@ -65,7 +67,7 @@ def test_exchanges_are_exposed_and_other_collectives_behind_the_computation_are_
     long = of([Transfer("gather", ((4, 128),), int(1e12), 1)])
     assert long.exposed == pytest.approx(long.wire["gather"] - long.compute)
     exchange = of([Transfer("all_to_all", ((128, 1),), int(1e9), 1)])
-    assert exchange.exposed == exchange.wire["all_to_all"] > 0
+    assert exchange.exposed == exchange.wire["all_to_all"] / 4 > 0  # the others of its rounds are hidden
 
 
 def test_time_of_many_small_collectives_is_that_of_each_times_their_number():
