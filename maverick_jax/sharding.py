@@ -6,7 +6,7 @@ and gradients, optimizer moments and restore targets have the shardings of their
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -35,6 +35,9 @@ class ShardingRules:
     """Sequences of a batch."""
     length: Axes = None
     """Positions of a sequence; reserved for context parallelism."""
+    stream: Axes = ("context", "tensor")
+    """Positions of a sequence between blocks, in the residual stream: those of `length` and more. Blocks gather their
+    input's positions over the others and scatter their output (arXiv 2205.05198); norms and router work in between."""
     residual: Axes = None
     """Model dimension of activations."""
     vocab: Axes = "tensor"
@@ -65,6 +68,13 @@ class ShardingRules:
         """Spec of a parameter while it is used: the axes in `GATHERED` are not sharded."""
         return self.storage(*[None if name in self.GATHERED else name for name in axes])
 
+    def within_blocks(self, length: int, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """The mesh axes that split the residual stream of `length` positions and that blocks gather over: those of
+        `stream` besides `length`. None if they do not split it evenly, as for one token that is decoded."""
+        even = length % size_of(sizes, self.stream) == 0
+        axes = axes_tuple(self.stream) if even else ()
+        return tuple(axis for axis in axes if axis not in axes_tuple(self.length) and sizes.get(axis, 1) > 1)
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(cls))
@@ -82,7 +92,7 @@ class MeshConfig(Section):
     context: Annotated[int, Field(ge=-1)] = 1
     """Shards the sequence (not supported yet; must be 1)."""
     tensor: Annotated[int, Field(ge=-1)] = 1
-    """Shards heads, hidden dimensions and the vocabulary."""
+    """Shards heads, hidden dimensions, the vocabulary, and between blocks the sequence."""
     pipeline: Annotated[int, Field(ge=-1)] = 1
     """Shards the layers (not supported yet; must be 1)."""
     rules: dict[str, str | list[str] | None] = {}
@@ -120,7 +130,7 @@ class MeshConfig(Section):
                 if axis not in MESH_AXES:
                     raise ValueError(f"rules.{name}: no mesh axis {axis!r}{did_you_mean(axis, MESH_AXES)}")
             changes[name] = axes if isinstance(axes, str) or axes is None else tuple(axes)
-        return dataclasses.replace(ShardingRules(), **changes)
+        return _agreeing(dataclasses.replace(ShardingRules(), **changes))
 
     def resolve(self, num_devices: int) -> dict[str, int]:
         """Axis sizes for `num_devices` devices. Raises InputError if their product cannot be `num_devices`."""
@@ -134,6 +144,21 @@ class MeshConfig(Section):
                 f"devices; this job has {num_devices}. {_advice(sizes, known, num_devices)}"
             )
         return sizes | {axis: num_devices // known for axis in rest}
+
+
+def _agreeing(rules: ShardingRules) -> ShardingRules:
+    """The rules themselves. Raises ValueError if those of the residual stream contradict each other."""
+    length, stream = axes_tuple(rules.length), axes_tuple(rules.stream)
+    if stream[: len(length)] != length:
+        listed = list(length)
+        raise ValueError(f"rules.stream: {list(stream)} does not begin with the axes of rules.length, {listed}; it "
+                         f"splits the same positions further. Expected {listed} or more")  # fmt: skip
+    for name in ("batch", "residual"):
+        if twice := [axis for axis in axes_tuple(getattr(rules, name)) if axis in stream]:
+            rest = [axis for axis in stream if axis not in twice]
+            raise ValueError(f"rules.{name}: mesh axis {twice[0]!r} also splits the positions of the residual stream; "
+                             f"expected other axes, or rules.stream: {rest}")  # fmt: skip
+    return rules
 
 
 def _advice(sizes: dict[str, int], known: int, num_devices: int) -> str:
@@ -212,7 +237,7 @@ def axes_tuple(axes: Axes) -> tuple[str, ...]:
 
 def dimensions(spec: PartitionSpec, ndim: int) -> tuple[tuple[str, ...], ...]:
     """The mesh axes of each of `ndim` dimensions."""
-    return tuple(axes_tuple(entry) for entry in (*spec, *(None,) * (ndim - len(spec))))
+    return tuple(axes_tuple(entry) for entry in (*spec.partitions, *(None,) * (ndim - len(spec.partitions))))
 
 
 def spec_of(dimensions: Sequence[tuple[str, ...]]) -> PartitionSpec:
@@ -220,6 +245,6 @@ def spec_of(dimensions: Sequence[tuple[str, ...]]) -> PartitionSpec:
     return PartitionSpec(*(axes or None for axes in dimensions))
 
 
-def size_of(sizes: dict[str, int], axes: Axes) -> int:
+def size_of(sizes: Mapping[str, int], axes: Axes) -> int:
     """Number of shards into which `axes` divide a dimension."""
     return math.prod(sizes.get(axis, 1) for axis in axes_tuple(axes))

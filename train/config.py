@@ -127,7 +127,7 @@ def _split(config: RunConfig) -> list[tuple[str, int, str]]:
     data = config.data
     return [
         ("data.batch_size", data.batch_size // config.optimizer.accumulation_steps, "batch"),
-        ("data.sequence_length", data.sequence_length, "length"),
+        ("data.sequence_length", data.sequence_length, "stream"),
         *_model_split(config.model),
     ]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from maverick_jax import parameters
 from maverick_jax.accounting.devices import Spans, spans
 from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.accounting.stream import moves
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES
 from maverick_jax.ops.collectives import STAGE, stages
@@ -45,10 +46,11 @@ def by_kind(sent: Iterable[Transfer]) -> dict[str, int]:
 def transfers(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None) -> list[Transfer]:
     """All that one device sends in one optimizer step. `trained`: the parameters that have gradients; None: all.
 
-    `gather`: weights before use, forward and backward, but the output matrix once, and ids of tokens before the lookup
-    of their embeddings; `reduce_scatter`: gradients of weights, in the compute dtype; `all_reduce`: gradients over
-    replicas, in float32, and partial sums of tensor parallelism; `all_to_all`: embeddings from the devices that hold
-    their columns, and rows to their experts and back, in the forward and backward passes.
+    `gather`: weights before use, forward and backward, but the output matrix once, ids of tokens before the lookup of
+    their embeddings, and positions of the residual stream; `reduce_scatter`: gradients of weights, in the compute
+    dtype, and sums of blocks; `all_reduce`: gradients over replicas, in float32, and sums of blocks where the stream is
+    not split; `all_to_all`: embeddings from the devices that hold their columns, and rows to their experts and back, in
+    the forward and backward passes.
     """
     used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
     trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
@@ -72,7 +74,8 @@ def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
         for group, sent in _stages(_gathered_axes(p, layout), layout):
             yield Transfer("reduce_scatter", group, times * sent * held * BYTES[config.compute_dtype], n)
         spread = {a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis))}
-        replicas = tuple(a for a in BATCH_AXES if a not in spread and layout.sizes.get(a, 1) > 1)
+        own = layout.stream_axes if p.role in ("norms", "router") else ()  # each device has them of its own positions
+        replicas = tuple(a for a in (*BATCH_AXES, *own) if a not in spread and layout.sizes.get(a, 1) > 1)
         copies = size_of(layout.sizes, replicas)
         summed = int(2 * times * (copies - 1) / copies * held * BYTES["float32"])
         yield Transfer("all_reduce", spans(replicas, layout.sizes), summed, n)
@@ -97,7 +100,10 @@ def _embedding(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     n, passes, group = size_of(layout.sizes, shared), layout.accumulation_steps, spans(shared, layout.sizes)
     yield Transfer("gather", group, passes * (n - 1) * layout.tokens * BYTES["int32"], passes)
     columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
-    yield Transfer("all_to_all", group, 2 * passes * columns * (n - 1) // n, 2 * passes)
+    further = tuple(a for a in layout.stream_axes if a in axes_tuple(layout.rules.table))
+    m = size_of(layout.sizes, further)  # they exchange columns for positions first
+    yield Transfer("all_to_all", spans(further, layout.sizes), 2 * passes * columns * (m - 1) // m**2, 2 * passes)
+    yield Transfer("all_to_all", group, 2 * passes * columns * (n - 1) // (n * m), 2 * passes)
 
 
 def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
@@ -116,7 +122,12 @@ def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
 
 
 def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
-    tensor = layout.sizes.get(TENSOR_AXIS, 1)
+    tensor, stream = layout.sizes.get(TENSOR_AXIS, 1), moves(config, layout)
+    if layout.stream_axes:
+        group = spans(layout.stream_axes, layout.sizes)
+        yield Transfer("gather", group, stream.gathered, stream.gathers)
+        yield Transfer("reduce_scatter", group, stream.scattered, stream.scatters)
+        return
     times = 2 * _repeats(config) * config.num_hidden_layers * layout.accumulation_steps
     sent = 2 * times * _activation(config, layout) * (tensor - 1) // tensor
     yield Transfer("all_reduce", spans((TENSOR_AXIS,), layout.sizes), sent, times)

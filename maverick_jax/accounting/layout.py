@@ -38,6 +38,16 @@ class Layout:
         split = size_of(self.sizes, self.rules.batch) * size_of(self.sizes, self.rules.length)
         return math.ceil(self.batch_size * self.sequence_length / (self.accumulation_steps * split))
 
+    @property
+    def stream_axes(self) -> tuple[str, ...]:
+        """Mesh axes that split the residual stream's positions between blocks, but not inside them."""
+        return self.rules.within_blocks(self.sequence_length, self.sizes)
+
+    @property
+    def stream_ways(self) -> int:
+        """Number of devices along `stream_axes`."""
+        return size_of(self.sizes, self.stream_axes)
+
     def ways(self, logical: str) -> int:
         return size_of(self.sizes, getattr(self.rules, logical))
 

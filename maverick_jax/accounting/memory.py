@@ -134,13 +134,13 @@ def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, rema
     """Bytes that one layer's forward pass saves for its backward pass on one device."""
     heads = config.num_attention_heads * config.head_dim // layout.ways("heads")
     kv = config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
-    k = config.num_experts_per_tok
+    k, model = config.num_experts_per_tok, config.hidden_size // layout.stream_ways
     if spec.moe:
         hidden = config.intermediate_size * (1 / layout.ways("mlp") + k / layout.ways("expert_mlp"))
         exchanged = layout.exchange(k)
         received = exchanged.total * layout.ways("experts") / layout.tokens if exchanged else 0
-        widths = Widths(config.hidden_size, heads, kv, hidden, k * config.hidden_size, received * config.hidden_size)
+        widths = Widths(model, heads, kv, hidden, k * config.hidden_size, received * config.hidden_size)
     else:
-        widths = Widths(config.hidden_size, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0, 0)
+        widths = Widths(model, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0, 0)
     kept = POLICIES[remat or config.remat].kept(widths)
     return int(kept * layout.tokens * BYTES[config.compute_dtype])

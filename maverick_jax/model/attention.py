@@ -13,6 +13,7 @@ from maverick_jax.model.norm import rms_normalize
 from maverick_jax.model.overlays import linear_of
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import MaskSpec, Segments, attention
+from maverick_jax.ops.stream import scatter_tokens, sums_spec
 from maverick_jax.param import build
 from maverick_jax.sharding import ShardingRules
 
@@ -65,7 +66,7 @@ class Attention(nnx.Module):
 
     @jax.named_scope("attention")
     def __call__(self, x: jax.Array, positions: Positions) -> jax.Array:
-        """x [B, T, D], normalized -> [B, T, D]."""
+        """x [B, T, D], normalized, of whole positions -> [B, T, D] of the residual stream."""
         q, k, v = self.project(x, positions)
         return self.output(attend(q, k, v, self.mask, positions.segments, self.rules))
 
@@ -87,9 +88,9 @@ class Attention(nnx.Module):
         return q, k, v
 
     def output(self, y: jax.Array) -> jax.Array:
-        """Attended values [B, T, N, H] -> [B, T, D]."""
-        out = self.rules("batch", "length", "residual")
-        return linear_of(y, self.o, self.rules, inputs=2, out=out)
+        """Attended values [B, T, N, H] -> [B, T, D] of the residual stream."""
+        out = sums_spec(self.rules, y.shape[1])
+        return scatter_tokens(linear_of(y, self.o, self.rules, inputs=2, out=out), self.rules)
 
 
 def attend(q, k, v, mask: MaskSpec, segments: Segments | None, rules: ShardingRules) -> jax.Array:

@@ -15,6 +15,7 @@ from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.remat import POLICIES
 from maverick_jax.network import LayerSpec
+from maverick_jax.ops.stream import gather_tokens, scatter_tokens
 from maverick_jax.param import build
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.stack import Stack
@@ -27,7 +28,7 @@ class Layer(nnx.Module):
     mlp_norm: nnx.Param
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, rules: ShardingRules, *, rngs: nnx.Rngs):
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.rules = config, spec, rules
         build(self, parameters.norms(config), config, rules, rngs)
         self.attention = Attention(config, spec.rope, rules, rngs=rngs)
         if spec.moe:
@@ -41,7 +42,8 @@ class Layer(nnx.Module):
 
     @jax.named_scope("attention_norm")
     def attention_input(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps)
+        """x [B, T, D] of the residual stream -> [B, T, D], normalized, of whole positions."""
+        return gather_tokens(rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps), self.rules)
 
     def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """The second half of the layer: x [B, T, D] after attention -> the results of `__call__`."""
@@ -52,7 +54,7 @@ class Layer(nnx.Module):
                 h, routed = self.moe(h, real)
             return x + h, routed
         with jax.named_scope("mlp"):
-            return x + self.mlp(h), None
+            return x + scatter_tokens(self.mlp(gather_tokens(h, self.rules)), self.rules), None
 
 
 @dataclasses.dataclass(frozen=True)

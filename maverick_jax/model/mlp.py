@@ -5,6 +5,7 @@ from flax import nnx
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import gated_linear_of, linear_of
+from maverick_jax.ops.stream import sums_spec
 from maverick_jax.param import build
 from maverick_jax.parameters import Table
 from maverick_jax.sharding import ShardingRules
@@ -23,7 +24,6 @@ class Mlp(nnx.Module):
         build(self, table, config, rules, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, D], normalized -> [B, T, D]."""
+        """x [B, T, D], normalized, of whole positions -> [B, T, D], partial sums as `ops.stream` says."""
         gate, up = (linear_of(x, w, self.rules) for w in (self.gate, self.up))
-        out = self.rules("batch", "length", "residual")
-        return gated_linear_of(gate, up, self.down, self.rules, out=out)
+        return gated_linear_of(gate, up, self.down, self.rules, out=sums_spec(self.rules, x.shape[1]))

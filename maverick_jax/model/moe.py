@@ -6,12 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import reshard
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.ops.dispatch import routed_experts
 from maverick_jax.ops.linear import linear
+from maverick_jax.ops.stream import gather_tokens, scatter_tokens, stream_spec
 from maverick_jax.param import build, stored
 from maverick_jax.sharding import ShardingRules
 
@@ -60,8 +62,10 @@ class Moe(nnx.Module):
         build(self, parameters.balance(config), config, rules, rngs)
 
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed]:
-        """x [B, T, D], normalized; real bool[B, T], False for padding, which goes to no expert. Returns [B, T, D] and
-        the router's outputs."""
+        """x [B, T, D] of the residual stream, normalized; real bool[B, T], False for padding, which goes to no expert.
+        Returns [B, T, D] of the stream, and the router's outputs."""
+        if real is not None:
+            real = reshard(real, stream_spec(self.rules, real.shape[1]))
         with jax.named_scope("router"):
             logits = self.route(x)
             chosen = self.choose(logits)  # k of int32[B, T]
@@ -71,9 +75,11 @@ class Moe(nnx.Module):
         if real is not None:
             experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
         w_in, w_out = (stored(w, self.rules, x.dtype)[0] for w in (self.experts_in, self.experts_out))
+        x, scores, experts = (gather_tokens(tokens, self.rules) for tokens in (x, scores, experts))
         with jax.named_scope("shared"):
             shared = self.shared(x)
-        return shared + routed_experts(x, scores, experts, w_in, w_out, self.rules), Routed(stats, logits)
+        sums = shared + routed_experts(x, scores, experts, w_in, w_out, self.rules)
+        return scatter_tokens(sums, self.rules), Routed(stats, logits)
 
     def route(self, x: jax.Array) -> jax.Array:
         """Router logits float32[B, T, E]."""

@@ -12,6 +12,7 @@ from maverick_jax.ops.exchange import RECEIVED
 _VIEWS = frozenset(
     [
         "all_gather",
+        "all_gather_reduced",
         "broadcast_in_dim",
         "convert_element_type",
         "name",
@@ -32,11 +33,21 @@ def _save_results(primitive, *_, **__) -> bool:
     return primitive.name not in _VIEWS
 
 
+def _save_products(primitive, *avals, **params) -> bool:
+    """Saves products with weights; of one that is a partial sum over devices, the device's own tokens of the sum."""
+    if primitive.name == "unreduced_reduce_scatter":
+        return True
+    out = params.get("out_sharding")
+    if out is not None and out.spec.unreduced:
+        return False
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **params)
+
+
 class Widths(NamedTuple):
     """Elements per token of the values inside one layer, on one device."""
 
     model: int
-    """The residual stream."""
+    """The residual stream; less than the model's width if its positions are split between blocks."""
     heads: int
     """Queries or attention's output."""
     kv: int
@@ -61,6 +72,8 @@ class Policy(NamedTuple):
     """Whether the backward pass recomputes anything."""
     repeats_communication: bool = False
     """Whether the backward pass repeats what the layer's forward pass sent, as far as it needs what came."""
+    saves_sums: bool = False
+    """Whether the forward pass saves the sums that end attention, and the backward pass does not repeat them."""
 
 
 def _dots(w: Widths) -> float:
@@ -78,12 +91,11 @@ def _all(w: Widths) -> float:
 _policies = jax.checkpoint_policies
 
 POLICIES = {
-    "none": Policy(_save_results, _all, recomputes=False),
+    "none": Policy(_save_results, _all, recomputes=False, saves_sums=True),
     "dots": Policy(
-        _policies.save_from_both_policies(
-            _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(RECEIVED)
-        ),
+        _policies.save_from_both_policies(_save_products, _policies.save_only_these_names(RECEIVED)),
         _dots,
+        saves_sums=True,
     ),
     "attention": Policy(
         _policies.save_only_these_names(ATTENTION, RECEIVED), kept=lambda w: w.model + w.heads + w.received

@@ -17,6 +17,7 @@ from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.ops.lookup import lookup
+from maverick_jax.ops.stream import gather_tokens, stream_spec
 from maverick_jax.param import build, stored, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh, size_of
 from maverick_jax.stack import PERIODS, TAIL, LayerAddress
@@ -29,7 +30,7 @@ class Tapped(NamedTuple):
     """The result of `Maverick.tapped`."""
 
     hidden: jax.Array
-    """Hidden states after the final norm, [B, T, D] in the compute dtype."""
+    """Hidden states after the final norm, [B, T, D] of the residual stream in the compute dtype."""
     stats: RouterStats | None
     """Router statistics, one row per MoE layer; None for a dense model."""
     layers: tuple[jax.Array, ...]
@@ -71,8 +72,8 @@ class Maverick(nnx.Module):
             return jax.jit(lambda: cls(config, rules, rngs=nnx.Rngs(seed)))()
 
     def hidden(self, inputs: Inputs) -> tuple[jax.Array, RouterStats | None]:
-        """Hidden states after the final norm, [B, T, D] in the compute dtype, and the routers' stats, one row per
-        MoE layer (None for a dense model)."""
+        """Hidden states after the final norm, [B, T, D] in the compute dtype, split as the residual stream, and the
+        routers' stats, one row per MoE layer (None for a dense model)."""
         found = self.tapped(inputs)
         return found.hidden, found.stats
 
@@ -82,7 +83,8 @@ class Maverick(nnx.Module):
         if jax.sharding.get_abstract_mesh().empty:
             raise InputError(f"{NO_MESH}; call the model under jax.set_mesh(mesh), or its `logits` outside of jax.jit")
         placed = Positions.of(self.config, inputs)
-        real = None if inputs.segment_ids is None else inputs.segment_ids > 0
+        spec = stream_spec(self.rules, inputs.tokens.shape[1])
+        real = None if inputs.segment_ids is None else reshard(inputs.segment_ids > 0, spec)
         stack, seen = self.config.stack, {}
         x = self.embed_inputs(inputs)
         if stack.num_periods:
@@ -174,16 +176,19 @@ class Maverick(nnx.Module):
         return fuse(x, is_image, rows, self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
-        """Token embeddings [B, T, D]. The embedding table is sharded by columns: each device looks up its columns for
-        all sequences of its group, and one all-to-all exchanges columns for sequences, so the table is never sent."""
+        """Token embeddings [B, T, D] of the residual stream. The embedding table is sharded by columns: each device
+        looks up its columns for all sequences of its group, and one all-to-all exchanges columns for sequences, so the
+        table is never sent."""
         table_axes, batch_axes = axes_tuple(self.rules.table), axes_tuple(self.rules.batch)
         outside = tuple(a for a in batch_axes if a not in table_axes) or None
         shared = tuple(a for a in table_axes if a in batch_axes) or None
         spread = PartitionSpec(outside, self.rules.length, self.rules.table)
         ids = reshard(tokens, PartitionSpec(*spread[:2]))
         columns = lookup(spread, self.config.compute_dtype, self.embed[...], ids)
-        columns = reshard(columns, PartitionSpec(*spread[:2], shared))  # all-gathers over axes that split no batch
-        return reshard(columns, self.rules("batch", "length", "residual"))
+        stream = stream_spec(self.rules, tokens.shape[1], "residual")
+        # axes that split no batch: an all-to-all where they split the stream's positions, an all-gather elsewhere
+        columns = reshard(columns, PartitionSpec(outside, stream[1], shared))
+        return reshard(columns, stream)
 
 
 def _all_stats(scanned: Seen | None, rest: Seen | None) -> RouterStats | None:
@@ -211,7 +216,7 @@ def _of_layer(seen: dict[str, dict[int, jax.Array]], place: LayerAddress) -> jax
 
 
 def _logits(model: Maverick, inputs: Inputs) -> jax.Array:
-    hidden, _ = model.hidden(inputs)
+    hidden = gather_tokens(model.hidden(inputs)[0], model.rules)
     with jax.named_scope("head"):
         return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
 

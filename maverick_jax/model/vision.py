@@ -27,6 +27,7 @@ from maverick_jax.network import VisionConfig
 from maverick_jax.ops.affine import shifted
 from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
+from maverick_jax.ops.stream import stream_spec
 from maverick_jax.param import build, stored
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
@@ -188,19 +189,21 @@ def patch_rope_tables(vision: VisionConfig) -> tuple[jax.Array, jax.Array]:
 def fuse(embeddings: jax.Array, is_image: jax.Array, rows: jax.Array, rules: ShardingRules) -> jax.Array:
     """`embeddings` [B, T, D] with those at `is_image` bool[B, T] replaced by image `rows` [N, P, D], in order: sequence
     by sequence, position by position. Surplus rows (of padding tiles) are unused."""
-    count = reshard(jnp.sum(is_image, axis=1, dtype=jnp.int32), PartitionSpec(None))
+    whole = reshard(is_image, PartitionSpec(rules.batch, None))  # whichever devices split its positions
+    count = reshard(jnp.sum(whole, axis=1, dtype=jnp.int32), PartitionSpec(None))
     before = reshard(jnp.cumsum(count) - count, PartitionSpec(rules.batch))
+    row = before[:, None] + jnp.cumsum(whole, axis=1, dtype=jnp.int32) - 1
     rows = reshard(rows, PartitionSpec(None, None, rules.residual))  # any sequence may hold any image
     rows = rows.reshape(-1, rows.shape[-1])
 
-    def local(embeddings, is_image, before, rows):
-        index = before[:, None] + jnp.cumsum(is_image, axis=1, dtype=jnp.int32) - 1
-        found = jnp.take(rows, jnp.where(is_image, index, 0), axis=0, mode="clip")
+    def local(embeddings, is_image, row, rows):
+        found = jnp.take(rows, jnp.where(is_image, row, 0), axis=0, mode="clip")
         return jnp.where(is_image[..., None], found.astype(embeddings.dtype), embeddings)
 
-    x, tokens = rules("batch", "length", "residual"), rules("batch", "length")
-    in_specs = (x, tokens, PartitionSpec(rules.batch), PartitionSpec(None, rules.residual))
-    return jax.shard_map(local, in_specs=in_specs, out_specs=x)(embeddings, is_image, before, rows)
+    x, tokens = jax.typeof(embeddings).sharding.spec, stream_spec(rules, is_image.shape[1])
+    in_specs = (x, tokens, tokens, PartitionSpec(None, rules.residual))
+    is_image, row = reshard(is_image, tokens), reshard(row, tokens)
+    return jax.shard_map(local, in_specs=in_specs, out_specs=x)(embeddings, is_image, row, rows)
 
 
 # ---- before anything is compiled -----------------------------------------------------------------------------------

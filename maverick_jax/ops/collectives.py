@@ -20,8 +20,11 @@ They send the same bytes, and the first stage, which sends most, stays among nei
 
 def vary(x, axes):
     """Marks a local array as differing between the devices of `axes`; the transpose sums the cotangents over them."""
-    missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
-    return lax.pcast(x, missing, to="varying") if missing else x
+    kind = jax.typeof(x).mat
+    missing = [axis for axis in axes if axis not in kind.varying]
+    for alike in ([a for a in missing if a in kind.reduced], [a for a in missing if a not in kind.reduced]):
+        x = lax.pcast(x, tuple(alike), to="varying") if alike else x
+    return x
 
 
 def vary_weight(w, axes):

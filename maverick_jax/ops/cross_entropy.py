@@ -15,6 +15,7 @@ from jax import lax
 
 from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.stream import gather_tokens, working
 from maverick_jax.ops.vocabulary import chunks, is_token, log_sum_exp, times, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 from maverick_jax.target import traced_platform
@@ -56,9 +57,9 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Weighted sum over all tokens of -log p(label) + z_loss * logsumexp^2, its first term alone, and that per token.
 
-    hidden [B, T, D]; head [D, V] of any dtype, as stored, gathered in hidden's; labels int32[B, T]; weights float32[B,
-    T]. Computes `chunk` rows at a time. Results are float32, in nats; only the first carries a gradient. z-loss: PaLM,
-    arXiv 2204.02311.
+    hidden [B, T, D] of the residual stream; head [D, V] of any dtype, as stored, gathered in hidden's; labels int32[B,
+    T]; weights float32[B, T]. Computes `chunk` rows at a time. Results are float32, in nats; only the first carries a
+    gradient. z-loss: PaLM, arXiv 2204.02311.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
@@ -73,9 +74,9 @@ def cross_entropy(
         nll, per_token = lax.stop_gradient((nll, per_token.reshape(shape)))
         return lax.psum(total, batch_axes), lax.psum(nll, batch_axes), per_token
 
-    tokens = rules.storage("batch", "length")
+    hidden, tokens = working(gather_tokens(hidden, rules), vocab_axes), rules.storage("batch", "length")
     head, gathered = use_sharded(head, rules.compute("embed", "vocab"), batch_axes)
-    specs = (rules.storage("batch", "length", None), jax.typeof(head).sharding.spec, tokens, tokens)
+    specs = (*(jax.typeof(x).sharding.spec for x in (hidden, head)), tokens, tokens)
     nothing = rules.storage()
     found = jax.shard_map(local, in_specs=specs, out_specs=(nothing, nothing, tokens))(hidden, head, labels, weights)
     return CrossEntropy(*found)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
 
 from maverick_jax.ops.affine import scaled
 from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
@@ -26,6 +27,7 @@ from maverick_jax.ops.exchange import (
     send_back,
 )
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
+from maverick_jax.ops.stream import sums_spec, working
 from maverick_jax.sharding import ShardingRules, axes_tuple
 from maverick_jax.target import traced_platform
 
@@ -37,7 +39,8 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     """Sum over the chosen experts of Expert(score * x).
 
     x [B, T, D]; scores [B, T, k] in x's dtype; experts int32[B, T, k], where E means no expert; w_in [E, D, 2, F] and
-    w_out [E, F, D] of any dtype, as stored: each device gathers its experts in x's dtype. Returns [B, T, D].
+    w_out [E, F, D] of any dtype, as stored: each device gathers its experts in x's dtype. Returns [B, T, D]; of tokens
+    that `ops.stream` gathered, partial sums.
     """
     expert_axes, tensor_axes = axes_tuple(rules.experts), axes_tuple(rules.expert_mlp)
     varying = axes_tuple(rules.batch) + axes_tuple(rules.length) + tensor_axes
@@ -49,15 +52,19 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
             rows = scaled(x[:, :, None, :], scores[..., None]).reshape(-1, x.shape[-1])
         out = _to_experts(Among(expert_axes, varying), rows, w_in, w_out, experts.reshape(-1))
         with jax.named_scope("dispatch"):
-            return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), tensor_axes)
+            return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), summed)
 
-    tokens = rules.storage("batch", "length", None)
+    x, scores, experts = (working(a, tensor_axes) for a in (x, scores, experts))
+    tokens, left = jax.typeof(x).sharding.spec, jax.typeof(x).sharding.spec.reduced
+    summed = tuple(axis for axis in tensor_axes if axis not in left)
     w_in, of_in = use_sharded(w_in, P(rules.experts, None, None, rules.expert_mlp), varying)
     w_out, of_out = use_sharded(w_out, P(rules.experts, rules.expert_mlp, None), varying)
     w_specs = (jax.typeof(w).sharding.spec for w in (w_in, w_out))
-    return jax.shard_map(local, in_specs=(tokens, tokens, tokens, *w_specs), out_specs=tokens)(
+    sums = P(*tokens.partitions, unreduced=left)
+    out = jax.shard_map(local, in_specs=(tokens, tokens, tokens, *w_specs), out_specs=sums)(
         x, scores, experts, w_in, w_out
     )
+    return reshard(out, sums_spec(rules, x.shape[1]))
 
 
 def _to_experts(among: Among, rows, w_in, w_out, expert):

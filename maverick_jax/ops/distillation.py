@@ -21,6 +21,7 @@ from jax import lax
 
 from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.stream import gather_tokens, working
 from maverick_jax.ops.vocabulary import chunks, is_token, log_softmax, times, unchunked
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
@@ -139,11 +140,11 @@ def distillation(
 ) -> Sums:
     """Sums over all tokens of hard_i * nll_i + soft_i * divergence_i, where `weigh` chooses hard and soft per token.
 
-    student: (hidden [B, T, D], head [D, V] of any dtype, as stored, gathered in hidden's). labels int32[B, T]; ~t means
-    token t without a hard target (a sample of the student): its terms are those of t, its hard weight is 0. weights
-    float32[B, T]. controls: float32 scalars by name. If they contain `interpolation` t, the target's logits are (1 - t)
-    times the student's (as a constant) plus t times the teacher's (TAID, arXiv 2501.16937). Only the student's pair
-    gets a gradient.
+    student: (hidden [B, T, D] of the residual stream, head [D, V] of any dtype, as stored, gathered in hidden's).
+    labels int32[B, T]; ~t means token t without a hard target (a sample of the student): its terms are those of t, its
+    hard weight is 0. weights float32[B, T]. controls: float32 scalars by name. If they contain `interpolation` t, the
+    target's logits are (1 - t) times the student's (as a constant) plus t times the teacher's (TAID, arXiv 2501.16937).
+    Only the student's pair gets a gradient.
     """
     batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
     vocab_axes = axes_tuple(rules.vocab)
@@ -158,13 +159,14 @@ def distillation(
         sums = _local(static, student, flat(rows), fixed, flat(labels), flat(weights), controls)
         return jax.tree.map(lambda x: lax.psum(x, batch_axes), sums)
 
+    student = working(gather_tokens(student[0], rules), vocab_axes), student[1]
     tokens, nothing = rules.storage("batch", "length"), rules.storage()
     head = rules.compute("embed", "vocab")
     rows, fixed = lax.stop_gradient((teacher.rows, teacher.fixed))
     stored, gathered = use_sharded(student[1], head, batch_axes)
     arguments = ((student[0], stored), rows, fixed, labels, weights, controls)
     # a tree without arrays (no `fixed`, no controls) has no spec of its own
-    mine = tokens, jax.typeof(stored).sharding.spec
+    mine = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, arguments[0])
     specs = (mine, tokens, head if jax.tree.leaves(fixed) else fixed, tokens, tokens, nothing)
     return jax.shard_map(local, in_specs=specs, out_specs=nothing)(*arguments)
 

@@ -29,7 +29,8 @@ def linear(
     """Contracts the last `inputs` axes of x [B, T, *in] with the first of w [*in, *out] -> [B, T, *out] in x's dtype.
 
     `use` is the spec of w in the product; None: that of w. `out` is the spec of the result. It is needed if the
-    contracted axes are split over devices, which leaves the result's sharding ambiguous.
+    contracted axes are split over devices, which leaves the result's sharding ambiguous: it may be `unreduced` over
+    them, and x may be `reduced` (see `ops.stream`).
     """
     w = _placed(w, use)
     return _linear(_Weight.of(w, inputs, use), out, x, w)
@@ -122,13 +123,19 @@ class _Weight:
         return reshard(dw, spec_of(self.stored))
 
 
-def _contract(x, w, x_axes, w_axes, sharding=None) -> jax.Array:
-    return dot(x, w, x_axes, w_axes, out=sharding).astype(x.dtype)
+def _contract(x, w, x_axes, w_axes, out: PartitionSpec | None = None) -> jax.Array:
+    if out is None or not out.unreduced:
+        return dot(x, w, x_axes, w_axes, out=out).astype(x.dtype)
+    split = dimensions(jax.typeof(x).sharding.spec, x.ndim)
+    if {axis for dimension in x_axes for axis in split[dimension]} == out.unreduced:
+        return dot(x, w, x_axes, w_axes, out=out).astype(x.dtype)
+    # devices that do not share the contraction all have the whole sum
+    return reshard(_contract(x, w, x_axes, w_axes, PartitionSpec(*out.partitions)), out)
 
 
 def _input_gradient(dy, w, inputs: int, like) -> jax.Array:
     outputs = w.ndim - inputs
-    return _contract(dy, w, range(2, 2 + outputs), range(inputs, w.ndim), _spec(like))
+    return _contract(dy, w, range(2, 2 + outputs), range(inputs, w.ndim), _cotangent_spec(like))
 
 
 def _sum_over_tokens(x, dy, inputs: int) -> jax.Array:
@@ -140,9 +147,11 @@ def _sum_over_tokens(x, dy, inputs: int) -> jax.Array:
     return _contract(dy, x, (0, 1), (0, 1)).transpose(order)
 
 
-def _spec(like) -> PartitionSpec | None:
-    sharding = jax.typeof(like).sharding
-    return None if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit else sharding.spec
+def _cotangent_spec(x) -> PartitionSpec | None:
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
+        return None
+    return PartitionSpec(*sharding.spec.partitions, unreduced=sharding.spec.reduced)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -6,7 +6,7 @@ import pydantic
 import pytest
 
 from maverick_jax.errors import InputError
-from maverick_jax.sharding import MeshConfig
+from maverick_jax.sharding import MeshConfig, ShardingRules
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,26 @@ def test_a_second_axis_of_all_remaining_devices_is_refused(mesh, default):
 def test_what_is_said_to_fit_fits():
     assert MeshConfig(data=2, fsdp=3).resolve(6)["fsdp"] == 3
     assert MeshConfig(data=8).resolve(8)["data"] == 8
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"length": "tensor"}, "rules.stream: ['context', 'tensor'] does not begin with the axes of rules.length, "
+                               "['tensor']"),
+        ({"residual": "tensor"}, "rules.residual: mesh axis 'tensor' also splits the positions of the residual stream; "
+                                 "expected other axes, or rules.stream: ['context']"),
+        ({"batch": ["data", "context"]}, "or rules.stream: ['tensor']"),
+    ],
+)  # fmt: skip
+def test_rules_of_the_residual_stream_that_contradict_others_are_refused(rules, said):
+    with pytest.raises(pydantic.ValidationError, match=re.escape(said)):
+        MeshConfig(rules=rules)
+    assert MeshConfig(rules=rules | {"stream": rules.get("length")}).sharding_rules()
+
+
+def test_positions_are_split_between_blocks_only_if_they_divide():
+    rules, sizes = ShardingRules(), {"context": 2, "tensor": 4}
+    assert ShardingRules(length="context").within_blocks(16, sizes) == ("tensor",)
+    assert rules.within_blocks(16, {"tensor": 4}) == rules.within_blocks(16, {"context": 1, "tensor": 4}) == ("tensor",)
+    assert rules.within_blocks(12, sizes) == rules.within_blocks(1, sizes) == rules.within_blocks(16, {}) == ()

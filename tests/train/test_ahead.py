@@ -7,6 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from maverick_jax.accounting.compiled import collectives
+from maverick_jax.accounting.hlo import Program
+from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.accounting.stream import moves
 from maverick_jax.accounting.topologies import topology
 from maverick_jax.errors import InputError
 from maverick_jax.target import Target
@@ -14,6 +18,9 @@ from train.ahead import lower_ahead
 from train.batches import Feed, abstract_batch
 from train.config_files import read_config
 
+NEEDS_COMPILERS = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None, reason="the extra `compilers` is not installed"
+)
 TINY = (
     "pretrain_tiny",
     ["mesh.data=1", "mesh.fsdp=2", "mesh.expert=4", "data.sequence_length=64", "data.batch_size=8"],
@@ -57,13 +64,46 @@ class NoMesh:
         return lambda *axes: [None for _ in axes]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="the extra `compilers` is not installed")
+@NEEDS_COMPILERS
 def test_a_host_without_gpus_compiles_the_gpu_program():
     """In bfloat16: only a CPU replaces it."""
     config = read_config(TINY[0], [*TINY[1], "model.compute_dtype=bfloat16"])
     text = lower_ahead(config, topology("h200:8")).lowered.as_text()
     dots = re.findall(r"stablehlo\.dot_general.*: \(tensor<[\dx]*x(\w+)>", text)
     assert dots.count("bf16") > 0.9 * len(dots)
+
+
+@pytest.fixture
+def uncached():
+    """Keeps no compiled program: one for devices that are not attached cannot be read again."""
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
+@pytest.mark.parametrize(
+    "remat", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "dots", "attention")), "full"]
+)
+@pytest.mark.parametrize("where", ["here", pytest.param("h200:8", marks=NEEDS_COMPILERS)])
+def test_blocks_gather_and_scatter_positions(where, remat, uncached):
+    """Over the tensor axis, a compiled step sends exactly the closed form's bytes, and sums no activation by
+    all-reduce."""
+    mesh = ["mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2", "data.batch_size=8", "data.sequence_length=256"]
+    words = ["mesh.data=1", *mesh, "model.num_hidden_layers=8", f"model.remat={remat}"]
+    target = Target.local() if where == "here" else topology(where)
+    dtype = "float32" if target.platform == "cpu" else "bfloat16"  # a CPU sends bfloat16 as float32
+    config = read_config(TINY[0], [*words, f"model.compute_dtype={dtype}", "optimizer.accumulation_steps=2"])
+    ahead, model = lower_ahead(config, target), config.model.network
+    sizes = dict(ahead.mesh.shape)
+    layout = Layout(config.mesh.sharding_rules(), sizes, batch_size=8, sequence_length=256, accumulation_steps=2)
+    expected = moves(model, layout)
+    found = collectives(Program.parse(ahead.lowered.compile().as_text()), sizes)
+    over = lambda kind: [c for c in found if c.axes == ("tensor",) and c.kind == kind]
+    assert sum(c.total for c in over("all-gather")) == expected.gathered
+    assert sum(c.total for c in over("reduce-scatter")) == expected.scattered
+    activation = layout.tokens * model.hidden_size * BYTES[dtype]
+    assert all(c.bytes < activation / 8 for c in over("all-reduce"))
 
 
 @pytest.fixture(scope="module")

@@ -423,6 +423,7 @@ def test_the_place_of_an_error_in_a_file_is_its_line(write):
         (["mesh.expert=3", "data.batch_size=6"], "model.num_local_experts", "8 is not a multiple of 3"),
         (["mesh.tensor=4"], "model.num_key_value_heads", "2 is not a multiple of 4"),
         (["mesh.tensor=8"], "model.num_attention_heads", "4 is not a multiple of 8"),
+        (["mesh.tensor=2", "data.sequence_length=63"], "data.sequence_length", "63 is not a multiple of 2"),
         (["mesh.tensor=2", "model.vocab_size=511"], "model.vocab_size", "511 is not a multiple of 2"),
         (["mesh.tensor=2", "model.intermediate_size_mlp=511"], "model.intermediate_size_mlp", "(mlp)"),
         (["mesh.tensor=2", "model.intermediate_size=255"], "model.intermediate_size", "(expert_mlp)"),
