@@ -1,0 +1,137 @@
+"""Attention by JAX's splash kernels, on TPUs.
+
+The kernels skip the blocks of scores in which no query sees a key. Which blocks those are follows from distances alone:
+a query sees no key of its chunk, or window, that is `size` or more tokens back. What remains of the mask, segments and
+chunks inside them, is exact by the numbers of the pieces (`Pieces`), which the kernels compare.
+
+Grouped queries read their key/value head in place. The backward pass is two kernels, one for queries and one for keys
+and values, each of which computes the scores again: the kernel that does both rounds a part of the gradient of queries
+for each block of keys, and holds all parts in memory.
+"""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from maverick_jax.ops.attention.pieces import Pieces
+from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase, MaskSpec, Segments, one_segment
+from maverick_jax.ops.collectives import vary
+from maverick_jax.ops.kernels import Kernel
+from maverick_jax.target import traced_platform
+
+LANES = 128
+QUERY_BLOCK, KEY_BLOCK = 1024, 512
+"""Most queries and keys of a block. Blocks of 2,048 by 1,024 exceed the 16 MiB of fast memory of a TPU v5p."""
+HEAD_DIMS = (64, 128, 256)
+
+
+def why_not(case: AttentionCase) -> str | None:
+    """Why the kernels do not compute a case; None: they do."""
+    if case.dtype not in ("bfloat16", "float32"):
+        return f"which takes bfloat16 and float32, not {case.dtype}"
+    if case.head_dim not in HEAD_DIMS:
+        return f"which takes head dims {', '.join(map(str, HEAD_DIMS))}, not {case.head_dim}"
+    if case.heads % case.kv_heads:
+        return f"which takes a multiple of {case.kv_heads} query heads, not {case.heads}"
+    if case.length % LANES:
+        return f"which takes rows of a multiple of {LANES} tokens, not {case.length}"
+    return None
+
+
+def splash_attention(q, k, v, mask: MaskSpec, segments: Segments | None) -> jax.Array:
+    """Computes `attention_reference`; padding attends to padding. On other platforms the kernels are interpreted."""
+    if segments is None and mask.chunk is not None:
+        segments = one_segment(*q.shape[:2])
+    numbers = None
+    if segments is not None:
+        numbers = segments.segment_ids if mask.chunk is None else Pieces.of(segments, mask.chunk).index
+    axes = frozenset().union(*(jax.typeof(x).mat.varying for x in jax.tree.leaves((q, k, v, numbers))))
+    return _attend(mask.size, *jax.tree.map(lambda x: vary(x, axes), (q, k, v, numbers)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(size, q, k, v, numbers):
+    """q [B,T,N,H], k and v [B,T,K,H], and which tokens belong together, int32[B,T] or None -> [B,T,N,H]."""
+    return _attend_forward(size, q, k, v, numbers)[0]
+
+
+def _attend_forward(size, q, k, v, numbers):
+    kernel, scaled = _kernel(size, q), _times(q, q.shape[-1] ** -0.5)
+    with _unchecked():
+        one = lambda q, k, v, numbers: kernel(q, k, v, _of_both(numbers))
+        out, (lse,) = jax.vmap(one)(*map(_turned, (scaled, k, v)), numbers)
+        out = _turned(out)
+    out, lse = (checkpoint_name(_varying_as(q, x), ATTENTION) for x in (out, lse))
+    return out, (q, k, v, numbers, out, lse)
+
+
+def _attend_backward(size, saved, dout):
+    q, k, v, numbers, out, lse = saved
+    kernel, scaled = _kernel(size, q), _times(q, q.shape[-1] ** -0.5)
+
+    def one(q, k, v, numbers, out, lse, dout):
+        saved = q, k, v, _of_both(numbers), None, out, lse, kernel.dq_mask_info, kernel.dkv_mask_info
+        return kernels._splash_attention_bwd(**kernel.kwargs, res=saved, do=dout)[3:6]
+
+    with _unchecked():
+        first, last = map(_turned, (scaled, k, v)), map(_turned, (out, dout))
+        grads = jax.vmap(one)(*first, numbers, next(last), lse, next(last))
+        grads = [_turned(x) for x in grads]
+    dq, dk, dv = (_varying_as(q, x) for x in grads)
+    return _times(dq, q.shape[-1] ** -0.5), dk, dv, None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _turned(x):
+    """[B,T,N,H] as [B,N,T,H], and the reverse."""
+    return x.swapaxes(1, 2)
+
+
+def _times(x, factor: float):
+    """The product in float32, for a factor that bfloat16 has not."""
+    return (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
+def _of_both(numbers) -> kernels.SegmentIds | None:
+    """Of queries and of keys, which are the same tokens."""
+    return None if numbers is None else kernels.SegmentIds(numbers, numbers)
+
+
+def _varying_as(q, x):
+    return vary(x, jax.typeof(q).mat.varying)
+
+
+def _unchecked() -> contextlib.AbstractContextManager[None]:
+    """Inside, a program may call a kernel that does not say between which devices its results differ, as splash
+    attention's do not. They must be marked before they leave, or one device's would be taken for all."""
+    from jax._src import config
+
+    return config._check_vma(False)
+
+
+def _kernel(size: int | None, q) -> kernels.SplashAttentionKernel:
+    """For a row of q [B,T,N,H]."""
+    T, N = q.shape[1:3]
+    mask = masks.CausalMask((T, T)) if size is None or size >= T else masks.LocalMask((T, T), (size - 1, 0), 0)
+    queries, keys = _block(T, QUERY_BLOCK), _block(T, KEY_BLOCK)
+    blocks = kernels.BlockSizes(
+        block_q=queries, block_kv=keys, block_q_dkv=queries, block_kv_dkv=keys, block_q_dq=queries, block_kv_dq=keys
+    )
+    return kernels.make_splash_mha_single_device(
+        masks.MultiHeadMask([mask] * N), block_sizes=blocks, save_residuals=True, interpret=traced_platform() != "tpu"
+    )
+
+
+def _block(length: int, most: int) -> int:
+    """The largest block that divides a row."""
+    return max(n for n in range(LANES, most + 1, LANES) if length % n == 0)
+
+
+SPLASH = Kernel("splash", splash_attention, why_not, platforms=("tpu",))
