@@ -39,7 +39,7 @@ def why_not(case: AttentionCase) -> str | None:
     if case.heads % case.kv_heads:
         return f"which takes a multiple of {case.kv_heads} query heads, not {case.heads}"
     if case.length % LANES:
-        return f"which takes rows of a multiple of {LANES} tokens, not {case.length}"
+        return f"which takes rows of a multiple of {LANES} tokens, not {case.length:,}"
     return None
 
 
@@ -61,7 +61,7 @@ def _attend(size, q, k, v, numbers):
 
 
 def _attend_forward(size, q, k, v, numbers):
-    kernel, scaled = _kernel(size, q), _times(q, q.shape[-1] ** -0.5)
+    kernel, scaled = kernel_of(size, q), _times(q, q.shape[-1] ** -0.5)
     with _unchecked():
         one = lambda q, k, v, numbers: kernel(q, k, v, _of_both(numbers))
         out, (lse,) = jax.vmap(one)(*map(_turned, (scaled, k, v)), numbers)
@@ -72,7 +72,7 @@ def _attend_forward(size, q, k, v, numbers):
 
 def _attend_backward(size, saved, dout):
     q, k, v, numbers, out, lse = saved
-    kernel, scaled = _kernel(size, q), _times(q, q.shape[-1] ** -0.5)
+    kernel, scaled = kernel_of(size, q), _times(q, q.shape[-1] ** -0.5)
 
     def one(q, k, v, numbers, out, lse, dout):
         saved = q, k, v, _of_both(numbers), None, out, lse, kernel.dq_mask_info, kernel.dkv_mask_info
@@ -116,7 +116,7 @@ def _unchecked() -> contextlib.AbstractContextManager[None]:
     return config._check_vma(False)
 
 
-def _kernel(size: int | None, q) -> kernels.SplashAttentionKernel:
+def kernel_of(size: int | None, q) -> kernels.SplashAttentionKernel:
     """For a row of q [B,T,N,H]."""
     T, N = q.shape[1:3]
     mask = masks.CausalMask((T, T)) if size is None or size >= T else masks.LocalMask((T, T), (size - 1, 0), 0)
