@@ -2,11 +2,13 @@
 
 from maverick_jax.accounting.devices import MATRIX_SHARE
 from maverick_jax.accounting.flops import attended_keys
-from maverick_jax.accounting.fused import SHARES
+from maverick_jax.accounting.fused import CUDNN, SHARES, SPLASH
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import LayerSpec
+from maverick_jax.ops.attention import MaskSpec, splash
 from maverick_jax.ops.attention.blocked import MAX_BLOCKS, MIN_BLOCK
+from maverick_jax.ops.attention.spec import AttentionCase
 
 SCORE_TRAFFIC = 40
 """Bytes that blocked attention moves for each score, forward and backward, beside its products: float32 scores are
@@ -14,28 +16,43 @@ written to memory and read several times. Read off a step compiled for 512 H200.
 
 
 def is_fused(config: ModelConfig, layout: Layout) -> bool:
-    """Whether one kernel computes attention without scores in memory: on GPUs, here all Hopper or newer."""
+    """Whether kernels compute attention without scores in memory: on GPUs, here all Hopper or newer, and on TPUs."""
+    if layout.platform == "tpu":
+        rows, T = layout.tokens // layout.sequence_length, layout.sequence_length // layout.ways("length")
+        heads = _heads(config, layout), config.num_key_value_heads // layout.ways("kv_heads")
+        case = AttentionCase(MaskSpec(), True, rows, T, *heads, config.head_dim, config.compute_dtype)
+        return splash.why_not(case) is None
     return layout.platform == "gpu" and BYTES[config.compute_dtype] == 2
 
 
+def products(config: ModelConfig, layout: Layout) -> int:
+    """Matrix products over all scores, forward and backward, of which two are forward."""
+    return sum((SPLASH if layout.platform == "tpu" and is_fused(config, layout) else CUDNN).values())
+
+
 def computed_scores(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
-    """Query-key pairs of one layer and head on one device for which scores are computed: those that a mask allows, if
-    attention is fused; else each block of queries with all keys that any of its queries can see."""
+    """Query-key pairs of one layer and head on one device for which scores are computed: by cuDNN those that a mask
+    allows, else those of all keys, or of their blocks, that any query of a block can see."""
     T = layout.sequence_length // layout.ways("length")
-    if is_fused(config, layout):
+    fused = is_fused(config, layout)
+    if fused and layout.platform == "gpu":
         return layout.tokens * attended_keys(config, spec, T) // T
     reach = config.attention_chunk_size if spec.rope else None
-    block, pairs = max(MIN_BLOCK, -(-T // MAX_BLOCKS)), 0
+    block, keys = splash.blocks_of(T) if fused else (max(MIN_BLOCK, -(-T // MAX_BLOCKS)), 1)
+    pairs = 0
     for start in range(0, T, block):
         stop = min(start + block, T)
-        pairs += (stop - start) * (stop - (0 if reach is None else max(0, start - reach + 1)))
+        first = 0 if reach is None else max(0, start - reach + 1)
+        pairs += (stop - start) * (-(-stop // keys) - first // keys) * keys
     return layout.tokens * pairs // T
 
 
 def pace(config: ModelConfig, layout: Layout) -> float:
-    """Time of a FLOP of scores, divided by that of other products. Of a fused kernel's, two sevenths are forward."""
+    """Time of a FLOP of scores, divided by that of other products. Of cuDNN's, two sevenths are forward."""
+    if layout.platform != "gpu" or not is_fused(config, layout):
+        return 1.0
     forward, backward = SHARES.values()
-    return MATRIX_SHARE * (2 / forward + 5 / backward) / 7 if is_fused(config, layout) else 1.0
+    return MATRIX_SHARE * (2 / forward + 5 / backward) / 7
 
 
 def score_traffic(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
@@ -47,7 +64,8 @@ def score_traffic(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
 
 def working_set(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes of the float32 scores of all blocks of queries of one layer: compilers compute the blocks beside each
-    other. Fused attention has none; its backward pass sums gradients of queries in float32."""
+    other. Fused attention has none: cuDNN's backward pass sums gradients of queries in float32, and splash attention
+    writes logsumexp 128 times."""
     width = config.head_dim * layout.tokens if is_fused(config, layout) else computed_scores(config, spec, layout)
     return BYTES["float32"] * _heads(config, layout) * width
 

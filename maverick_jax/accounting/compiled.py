@@ -10,7 +10,7 @@ from maverick_jax.accounting.devices import MATRIX_SHARE, Device, Pattern
 from maverick_jax.accounting.fused import SHARES, fused_flops, target_of
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
 
-VERSION = 4
+VERSION = 5
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 PATTERNS: dict[str, Pattern] = {
@@ -29,7 +29,7 @@ _MESH_GROUPS = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}"
 )
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
-_KERNEL = re.compile(r'custom_call_target="(?!Sharding|AllocateBuffer|Assume|annotate)([^"]*)"')
+_KERNEL = re.compile(r'custom_call_target="(?!Sharding|AllocateBuffer|Assume|annotate)')
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 
@@ -243,8 +243,8 @@ def kernels(program: Program) -> dict[str, int]:
     found: collections.Counter[str] = collections.Counter()
     for computation, times in program.scheduled():
         for instruction in computation.instructions:
-            if instruction.opcode == "custom-call" and (name := _KERNEL.search(instruction.text)):
-                found[name[1]] += times
+            if instruction.opcode == "custom-call" and _KERNEL.search(instruction.text):
+                found[target_of(instruction)] += times
     return dict(found.most_common())
 
 

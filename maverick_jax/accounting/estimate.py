@@ -77,8 +77,8 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
     """FLOPs of a device in a step beyond the useful ones: what the backward pass computes again, scores that the mask
     forbids, and unused slots of the exchange.
 
-    Attention always repeats its scores, a half of its forward pass. The backward pass needs no output of a feed-forward
-    network: it repeats two of three products, those of routed experts whatever `config.remat` says.
+    Attention repeats its scores at least once, a half of its forward pass. The backward pass needs no output of a
+    feed-forward network: it repeats two of three products, those of routed experts whatever `config.remat` says.
     """
     forward = flops_per_token(config, layout.sequence_length, NOTHING)
     repeats = _repeats_products(config)
@@ -94,7 +94,7 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
 def _score_flops(config: ModelConfig, layout: Layout) -> float:
     """FLOPs of a device in a step for scores and their use, forward and backward, repeated ones included."""
     forward = flops_per_token(config, layout.sequence_length, NOTHING)["attention_scores"]
-    done = (3.5 + (config.remat == "full")) * _excess(config, layout) * forward
+    done = (attention.products(config, layout) / 2 + (config.remat == "full")) * _excess(config, layout) * forward
     return done * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
 
 

@@ -8,24 +8,31 @@ from maverick_jax.accounting.hlo import Computation, Instruction, arrays_of
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _SCORES = re.compile(r'"intermediate_tensor_shape":.*?"dimensions":\s*\[([^\]]*)\]')
 _WINDOW = re.compile(r'"sliding_window_length":\s*"?(\d+)')
-PRODUCTS = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
+_SPLASH = re.compile(r"/(splash_mha_(?:fwd|dq|dkv))_\w+/pallas_call")
+CUDNN = {"__cudnn$fmhaSoftmax": 2, "__cudnn$fmhaSoftmaxBackward": 5}
 """Matrix products over all scores: forward of queries and keys, and weights and values; backward those of the scores
 again, of the weights' gradient and of three gradients."""
+SPLASH = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+"""The same; its kernels of the backward pass both compute the scores and the weights' gradient."""
 SHARES = {"__cudnn$fmhaSoftmax": 550 / 989.4, "__cudnn$fmhaSoftmaxBackward": 430 / 989.4}
 """Fractions of a data sheet's FLOP/s that kernels reach: cuDNN attention on an H200, 550 TFLOP/s forward and 430
-backward."""
+backward. Nothing is known of splash attention: it counts as other products do."""
 
 
 def target_of(instruction: Instruction) -> str:
     """The name of the kernel that an instruction calls; empty if it calls none."""
     found = _TARGET.search(instruction.text) if instruction.opcode == "custom-call" else None
-    return found[1] if found else ""
+    splash = _SPLASH.search(instruction.op_name) if found else None
+    return splash[1] if splash else found[1] if found else ""
 
 
 def fused_flops(computation: Computation, instruction: Instruction) -> float:
     """FLOPs of a kernel that is known, else 0. Packed rows count as if each were one segment, as useful FLOPs do."""
     target = target_of(instruction)
-    shape = _SCORES.search(instruction.text) if target in PRODUCTS else None
+    shapes = [arrays_of(operand.result)[0][1] for operand in computation.operands(instruction)]
+    if target in SPLASH:
+        return 2.0 * SPLASH[target] * _pairs_of_splash(target, shapes, instruction.text) * shapes[2][-1]
+    shape = _SCORES.search(instruction.text) if target in CUDNN else None
     if shape is None:
         return 0.0
     *rows, T, S = (int(n.strip(' "')) for n in shape[1].split(","))
@@ -33,5 +40,18 @@ def fused_flops(computation: Computation, instruction: Instruction) -> float:
     pairs = T * S if "CAUSAL" not in instruction.text else T * (T + 1) // 2
     if 0 < window < T:
         pairs = window * T - window * (window - 1) // 2
-    (_, queries), *_ = arrays_of(computation.operands(instruction)[0].result)
-    return 2.0 * PRODUCTS[target] * math.prod(rows) * pairs * queries[-1]
+    return 2.0 * CUDNN[target] * math.prod(rows) * pairs * shapes[0][-1]
+
+
+def _pairs_of_splash(target: str, shapes: list[tuple[int, ...]], text: str) -> int:
+    """Scores that a kernel of splash attention computes, masked ones in its blocks included. Its operands begin with a
+    table of blocks [1, of queries, of keys] and with q [...,N,T,H]; the table has as many blocks along the axis that
+    the kernel sums over as one block of the other axis meets."""
+    (_, *table), *rows, T = shapes[0], *shapes[2][:-1]
+    phase = target.removeprefix("splash_mha_fwd").replace("splash_mha", "")
+    queries, keys = (int(re.findall(rf"block_{axis}{phase}\W+(\d+)", text)[0]) for axis in ("q", "kv"))
+    if target == "splash_mha_dkv":
+        blocks = sum(min(table[0], T // queries - at // queries) for at in range(0, T, keys))
+    else:
+        blocks = sum(min(table[1], -(-(at + queries) // keys)) for at in range(0, T, queries))
+    return math.prod(rows) * blocks * queries * keys

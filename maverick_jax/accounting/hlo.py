@@ -18,6 +18,8 @@ _CALLED = re.compile(r"\b(body|condition|to_apply|calls|true_computation|false_c
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_BROKEN = re.compile(r"kernel_metadata=\{\n(.*)\n\}")
+"""An attribute of a kernel that Pallas compiled, printed on three lines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _computations(text: str) -> tuple[dict[str, Computation], str | None]:
     found: dict[str, Computation] = {}
     entry = name = None
     lines: list[Instruction] = []
-    for line in text.splitlines():
+    for line in _BROKEN.sub(r"kernel_metadata={\1}", text).splitlines():
         if not line.startswith(" ") and (header := _HEADER.match(line)):
             name, lines = header["name"], []
             entry = name if header["entry"] else entry

@@ -61,32 +61,34 @@ def _attend(size, q, k, v, numbers):
 
 
 def _attend_forward(size, q, k, v, numbers):
-    kernel, scaled = kernel_of(size, q), _times(q, q.shape[-1] ** -0.5)
+    kernel, rows = kernel_of(size, q), (*_heads_first(q, k, v), numbers)
     with _unchecked():
-        one = lambda q, k, v, numbers: kernel(q, k, v, _of_both(numbers))
-        out, (lse,) = jax.vmap(one)(*map(_turned, (scaled, k, v)), numbers)
-        out = _turned(out)
-    out, lse = (checkpoint_name(_varying_as(q, x), ATTENTION) for x in (out, lse))
+        out, (lse,) = jax.vmap(lambda row: kernel(*row[:3], _of_both(row[3])))(rows)
+    out, lse = (checkpoint_name(_varying_as(q, x), ATTENTION) for x in (_turned(out), lse))
     return out, (q, k, v, numbers, out, lse)
 
 
 def _attend_backward(size, saved, dout):
     q, k, v, numbers, out, lse = saved
-    kernel, scaled = kernel_of(size, q), _times(q, q.shape[-1] ** -0.5)
+    kernel, rows = kernel_of(size, q), (*_heads_first(q, k, v), numbers, _turned(out), lse, _turned(dout))
 
-    def one(q, k, v, numbers, out, lse, dout):
+    def gradients(row):
+        q, k, v, numbers, out, lse, dout = row
         saved = q, k, v, _of_both(numbers), None, out, lse, kernel.dq_mask_info, kernel.dkv_mask_info
         return kernels._splash_attention_bwd(**kernel.kwargs, res=saved, do=dout)[3:6]
 
     with _unchecked():
-        first, last = map(_turned, (scaled, k, v)), map(_turned, (out, dout))
-        grads = jax.vmap(one)(*first, numbers, next(last), lse, next(last))
-        grads = [_turned(x) for x in grads]
-    dq, dk, dv = (_varying_as(q, x) for x in grads)
+        grads = jax.vmap(gradients)(rows)
+    dq, dk, dv = (_turned(_varying_as(q, x)) for x in grads)
     return _times(dq, q.shape[-1] ** -0.5), dk, dv, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _heads_first(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As the kernels take them, which do not scale the scores."""
+    return _turned(_times(q, q.shape[-1] ** -0.5)), _turned(k), _turned(v)
 
 
 def _turned(x):
@@ -120,7 +122,7 @@ def kernel_of(size: int | None, q) -> kernels.SplashAttentionKernel:
     """For a row of q [B,T,N,H]."""
     T, N = q.shape[1:3]
     mask = masks.CausalMask((T, T)) if size is None or size >= T else masks.LocalMask((T, T), (size - 1, 0), 0)
-    queries, keys = _block(T, QUERY_BLOCK), _block(T, KEY_BLOCK)
+    queries, keys = blocks_of(T)
     blocks = kernels.BlockSizes(
         block_q=queries, block_kv=keys, block_q_dkv=queries, block_kv_dkv=keys, block_q_dq=queries, block_kv_dq=keys
     )
@@ -129,9 +131,10 @@ def kernel_of(size: int | None, q) -> kernels.SplashAttentionKernel:
     )
 
 
-def _block(length: int, most: int) -> int:
-    """The largest block that divides a row."""
-    return max(n for n in range(LANES, most + 1, LANES) if length % n == 0)
+def blocks_of(length: int) -> tuple[int, int]:
+    """Queries and keys of a block: the most that divide a row."""
+    largest = lambda most: max(n for n in range(LANES, most + 1, LANES) if length % n == 0)
+    return largest(QUERY_BLOCK), largest(KEY_BLOCK)
 
 
 SPLASH = Kernel("splash", splash_attention, why_not, platforms=("tpu",))

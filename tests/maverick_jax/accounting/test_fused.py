@@ -2,7 +2,7 @@
 
 import pytest
 
-from maverick_jax.accounting.compiled import flops, paced_flops
+from maverick_jax.accounting.compiled import flops, kernels, paced_flops
 from maverick_jax.accounting.devices import MATRIX_SHARE
 from maverick_jax.accounting.hlo import Program
 
@@ -35,3 +35,36 @@ def test_flops_of_cudnn_attention(target, mask, window, products, pairs, rate):
     ((computation, _),) = program.scheduled()
     paced = paced_flops(program, computation, computation.root)
     assert paced == pytest.approx(done * MATRIX_SHARE * 989.4 / rate if rate else 0)
+
+
+OF_A_TPU = """
+ENTRY %main (q: bf16[2,6,1024,64], k: bf16[2,2,1024,64]) -> bf16[2,6,1024,64] {
+  %q = bf16[2,6,1024,64]{3,2,1,0} parameter(0)
+  %k = bf16[2,2,1024,64]{3,2,1,0} parameter(1)
+  %next = s8[TABLE]{2,1,0} constant({...})
+  %call = (f32[256,64]{1,0}, bf16[2,6,1024,64]{3,2,1,0}) custom-call(%next, %next, %q, %k, %k), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_qPHASE\\": 256, \\"block_kvPHASE\\": 128, \\"block_kvPHASE_compute\\": 128}"
+}}, metadata={op_name="jit(f)/shard_map/vmap(static_sparsity_splash)/splash_mha_KIND_segmented/pallas_call"}
+  ROOT %out = bf16[2,6,1024,64]{3,2,1,0} get-tuple-element(%call), index=1
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "products", "blocks"),
+    [
+        ("fwd", "1,4,8", 2, 2 + 4 + 6 + 8),
+        ("dq", "1,4,3", 3, 2 + 3 + 3 + 3),
+        ("dkv", "1,4,8", 4, 4 + 4 + 3 + 3 + 2 + 2 + 1 + 1),
+        ("dkv", "1,2,8", 4, 2 + 2 + 2 + 2 + 2 + 2 + 1 + 1),
+    ],
+)
+def test_flops_of_splash_attention(kind, table, products, blocks):
+    """Of whole blocks; the compiler prints the call on three lines."""
+    phase = "" if kind == "fwd" else f"_{kind}"
+    text = OF_A_TPU.replace("TABLE", table).replace("PHASE", phase).replace("KIND", kind)
+    program = Program.parse(text)
+    assert kernels(program) == {f"splash_mha_{kind}": 1}
+    assert program.computations["main"].root.name == "out", "what follows the call is read"
+    assert flops(program) == 2 * products * 2 * 6 * blocks * 256 * 128 * 64
