@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from maverick_jax.model.attention import attend
-from maverick_jax.ops import attention as package
 from maverick_jax.ops.attention import MaskSpec, attention_reference, splash
 from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase
 from maverick_jax.ops.attention.splash import SPLASH, splash_attention, why_not
 from maverick_jax.sharding import ShardingRules
+from tests.helpers.kernels import attention_by
 from tests.maverick_jax.ops.attention.test_attention import both, case_of
 from tests.maverick_jax.ops.attention.test_pieces import rows_of
 
@@ -84,7 +84,7 @@ def test_attention_runs_forward_once_if_its_results_are_kept(names, forward):
 @pytest.mark.parametrize("sizes", [{"fsdp": 2, "tensor": 2}, {"data": 2, "expert": 2}], ids=str)
 def test_every_device_computes_its_own_rows_and_heads(sizes, remat, mesh_of, monkeypatch):
     """Splash attention says of no result that it differs between devices; what leaves a `shard_map` must be marked."""
-    monkeypatch.setattr(package, "KERNELS", (dataclasses.replace(SPLASH, platforms=(), why_not=lambda case: None),))
+    attention_by(SPLASH, monkeypatch)
     mask, rules = MaskSpec("chunked", 50), ShardingRules()
     q, k, v, weights, _ = case_of(None, 128, 4, 2, 8, jnp.float32)
     q, k, v, weights = (jnp.concatenate([x, x[::-1] * 0.5]) for x in (q, k, v, weights))
