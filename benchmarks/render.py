@@ -48,6 +48,17 @@ HOST_OVERHEAD: dict[str, Column] = {
     "wall, ms per step": lambda r: f"{r['step_seconds'] * 1e3:.2f}",
     "load": lambda r: f"{r['load_average']:.1f}",
 }
+GROUPED_PRODUCT: dict[str, Column] = {
+    "device": lambda r: r["device"],
+    "kernel": lambda r: r["kernel"],
+    "rows x model x hidden x experts": lambda r: " x ".join(
+        f"{r[name]:,}" for name in ("rows", "model", "hidden", "experts")
+    ),
+    "plain product, TFLOP/s": lambda r: f"{r['plain_flops_per_second'] / 1e12:,.3g}",
+    "TFLOP/s": lambda r: ", ".join(f"{name} {rate / 1e12:,.3g}" for name, rate in r["flops_per_second"].items()),
+    "**ratio**": lambda r: ", ".join(f"**{ratio:.2f}**" for ratio in r["ratios"].values()),
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
 IMAGES: dict[str, Column] = {
     "pixels": lambda r: _pictures(r, lambda p: "x".join(map(str, p["size"]))),
     "ms": lambda r: _pictures(r, lambda p: f"{p['seconds'] * 1e3:.0f}"),
@@ -94,6 +105,7 @@ TABLES = {
     "train_step": ("Train step", TRAIN_STEP),
     "compile_time": ("Compile time", COMPILE_TIME),
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
+    "grouped_product": ("Grouped product", GROUPED_PRODUCT),
     "images": ("Images", IMAGES),
     "tokenization": ("Tokenization", TOKENIZATION),
     "interchange": ("Import and export", INTERCHANGE),

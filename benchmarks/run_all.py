@@ -35,6 +35,7 @@ RUNS = {
     "big_transformers": ["train_step.py", "--shape", "big", "--against", "transformers"],
     "compile_time": ["compile_time.py"],
     "host_overhead": ["host_overhead.py"],
+    "grouped_product": ["grouped_product.py"],
     "images": ["images.py"],
     "tokenization": ["tokenization.py"],
     "import": ["interchange.py", "import"],

@@ -57,6 +57,16 @@ def traced_kind() -> str:
     return jax.local_devices()[0].device_kind if device is None else device.device_kind
 
 
+def traced_core_count() -> int:
+    """Number of cores, on GPUs multiprocessors, of each device of the mesh in use. Without a mesh, of JAX's default
+    device. Raises ValueError if it is not known."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    found = getattr(jax.local_devices()[0], "core_count", None) if device is None else device.num_cores
+    if found is None:
+        raise ValueError(f"the number of cores of {traced_kind()} is not known")
+    return found
+
+
 _CAPABILITIES = {"h100": (9, 0), "h200": (9, 0), "b200": (10, 0), "b300": (10, 3)}
 """Of GPUs that are compiled for without being at hand, by a part of their name."""
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import made_up, maxtext_peer, render, run_all, train_step, trajectory_quality
+from benchmarks import grouped_product, made_up, maxtext_peer, render, run_all, train_step, trajectory_quality
 from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
@@ -80,6 +80,33 @@ def test_labels_follow_their_tokens():
 def test_matrix_rate_is_plausible(mesh_of):
     with mesh_of():
         assert 1e8 < matrix_rate(128) < 1e15
+
+
+def test_grouped_products_are_timed_beside_a_plain_one(capsys):
+    assert grouped_product.main(["--rows", "64", "--hidden", "32", "--rounds", "2"]) == 0
+    *told, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert [result[key] for key in ("kernel", "rows", "model", "hidden", "experts")] == ["tiles", 64, 64, 32, 4]
+    for name in ("experts", "experts and gradient"):
+        rate = result["flops_per_second"][name]
+        assert result["ratios"][name] == pytest.approx(rate / result["plain_flops_per_second"])
+        assert any(name in line for line in told)
+    assert "64 x 64 x 32 x 4 | " in render.render([result])
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_errors_of_grouped_products_are_those_of_each_expert(fault):
+    """Megablox is interpreted; a fault in the rows of one expert is seen."""
+    rng = np.random.default_rng(0)
+    make = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    x, w, expert = make(256, 16), make(4, 16, 24), jnp.sort(jnp.asarray(rng.integers(0, 4, 256), jnp.int32))
+    backward = grouped_product.MEGABLOX.backward
+    wrong = lambda y, w, sizes: backward(y, w.at[2].multiply(1.02), sizes)
+    products = dataclasses.replace(grouped_product.MEGABLOX, backward=wrong if fault else backward)
+    calls, errors = grouped_product._products(products, x, w, expert)
+    assert {name: flops for name, (_, flops) in calls.items()} == dict.fromkeys(errors, 2 * 256 * 16 * 24)
+    assert errors["forward"] < 1e-5 and errors["weights"] < 1e-5
+    assert errors["backward"] == pytest.approx(0.02, rel=0.01) if fault else errors["backward"] < 1e-5
 
 
 def test_maxtext_step_times_are_the_times_between_its_lines(tmp_path):

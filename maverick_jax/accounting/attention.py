@@ -51,7 +51,7 @@ def pace(config: ModelConfig, layout: Layout) -> float:
     """Time of a FLOP of scores, divided by that of other products. Of cuDNN's, two sevenths are forward."""
     if layout.platform != "gpu" or not is_fused(config, layout):
         return 1.0
-    forward, backward = SHARES.values()
+    forward, backward = (SHARES[target] for target in CUDNN)
     return MATRIX_SHARE * (2 / forward + 5 / backward) / 7
 
 

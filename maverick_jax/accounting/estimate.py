@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
-from maverick_jax.accounting import attention
+from maverick_jax.accounting import attention, experts
 from maverick_jax.accounting.communication import Transfer
 from maverick_jax.accounting.devices import Device, Pattern
 from maverick_jax.accounting.flops import NOTHING, attended_keys, flops_per_token
@@ -59,6 +59,7 @@ def estimate(
     """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
     done = flops + repeated_flops(config, layout)
     slow = (attention.pace(config, layout) - 1) * _score_flops(config, layout)
+    slow += (experts.pace(config, layout) - 1) * _expert_flops(config, layout)
     products = (done + slow) / device.matrix_rate
     traffic = memory_traffic(config, layout, trained=trained, state_bytes=state_bytes) / device.memory_rate
     wire: dict[str, float] = {}
@@ -84,11 +85,17 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
     repeats = _repeats_products(config)
     found = repeats * (forward["attention_projections"] + forward["router"])
     found += repeats * 2 / 3 * (forward["dense"] + forward["shared_experts"])
+    found -= 3 * (forward["routed_experts"] + forward["attention_scores"])
+    tokens = layout.tokens * layout.accumulation_steps / layout.ways("mlp")
+    return found * tokens + _expert_flops(config, layout) + _score_flops(config, layout)
+
+
+def _expert_flops(config: ModelConfig, layout: Layout) -> float:
+    """FLOPs of a device in a step for routed experts, forward and backward, repeated and unused ones included."""
     room, rows = layout.exchange(config.num_experts_per_tok), layout.tokens * config.num_experts_per_tok
     slots = room.total * layout.ways("experts") / rows if room else 1.0
-    found += forward["routed_experts"] * ((3 + 2 / 3) * slots - 3)
-    tokens = layout.tokens * layout.accumulation_steps / layout.ways("mlp")
-    return (found - 3 * forward["attention_scores"]) * tokens + _score_flops(config, layout)
+    forward = flops_per_token(config, layout.sequence_length, NOTHING)["routed_experts"]
+    return (3 + 2 / 3) * slots * forward * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
 
 
 def _score_flops(config: ModelConfig, layout: Layout) -> float:

@@ -8,7 +8,7 @@ for H200 clusters (docs/scaling.md compares).
 from collections.abc import Callable, Iterable
 
 from maverick_jax import parameters
-from maverick_jax.accounting import attention
+from maverick_jax.accounting import attention, experts
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.remat import POLICIES, Widths
@@ -112,11 +112,12 @@ def _is_scanned(p: Parameter, config: ModelConfig) -> bool:
 
 def _whole_gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> int:
     """Bytes of the gradients of one period's weights, before they are scattered or collected: compilers do that at the
-    end of a period, to overlap it. Those of routed experts are float32 sums."""
+    end of a period, to overlap it."""
     found = 0
     for p in trained:
         if p.stacked and (_is_scanned(p, config) or layout.gathered(p.axes) > 1):
-            wide = BYTES["float32"] if p.role == "experts" else BYTES[config.compute_dtype]
+            routed = p.role == "experts"
+            wide = experts.gradient_bytes(config, layout) if routed else BYTES[config.compute_dtype]
             found += layout.used([p]) // p.stacked * wide
     return found
 

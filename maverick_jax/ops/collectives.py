@@ -1,5 +1,6 @@
 """What several ops and objectives share about arrays that differ between devices."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +26,14 @@ def vary(x, axes):
     for alike in ([a for a in missing if a in kind.reduced], [a for a in missing if a not in kind.reduced]):
         x = lax.pcast(x, tuple(alike), to="varying") if alike else x
     return x
+
+
+def unchecked() -> contextlib.AbstractContextManager[None]:
+    """Inside, a program may call a kernel that does not say between which devices its results differ. They must be
+    marked by `vary` before they are used, or one device's would be taken for all."""
+    from jax._src import config
+
+    return config._check_vma(False)
 
 
 def vary_weight(w, axes):

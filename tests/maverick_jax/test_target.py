@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from maverick_jax.sharding import arrange, make_mesh, single_device_mesh
-from maverick_jax.target import Target, traced_kind, traced_platform
+from maverick_jax.target import Target, traced_core_count, traced_kind, traced_platform
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,15 @@ def test_the_platform_is_that_of_the_mesh_in_every_part_of_a_trace(monkeypatch):
         jax.jit(jax.grad(program))(1.0)
     assert set(seen) == {("cpu", "cpu")} and len(seen) >= 5
     assert traced_platform() == "gpu"
+
+
+def test_the_core_count_is_that_of_the_mesh_or_an_error():
+    gpu = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    axis = {"axis_sizes": (1,), "axis_names": ("a",), "axis_types": (jax.sharding.AxisType.Explicit,)}
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh(**axis, abstract_device=gpu)):
+        assert traced_core_count() == 132
+    with jax.set_mesh(single_device_mesh()), pytest.raises(ValueError, match="number of cores of cpu is not known"):
+        traced_core_count()
 
 
 def test_nothing_else_asks_which_devices_this_process_has():

@@ -9,7 +9,6 @@ and values, each of which computes the scores again: the kernel that does both r
 for each block of keys, and holds all parts in memory.
 """
 
-import contextlib
 import functools
 
 import jax
@@ -20,7 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from maverick_jax.ops.attention.pieces import Pieces
 from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase, MaskSpec, Segments, one_segment
-from maverick_jax.ops.collectives import vary
+from maverick_jax.ops.collectives import unchecked, vary
 from maverick_jax.ops.kernels import Kernel
 from maverick_jax.target import traced_platform
 
@@ -62,7 +61,7 @@ def _attend(size, q, k, v, numbers):
 
 def _attend_forward(size, q, k, v, numbers):
     kernel, rows = kernel_of(size, q), (*_heads_first(q, k, v), numbers)
-    with _unchecked():
+    with unchecked():
         out, (lse,) = jax.vmap(lambda row: kernel(*row[:3], _of_both(row[3])))(rows)
     out, lse = (checkpoint_name(_varying_as(q, x), ATTENTION) for x in (_turned(out), lse))
     return out, (q, k, v, numbers, out, lse)
@@ -77,7 +76,7 @@ def _attend_backward(size, saved, dout):
         saved = q, k, v, _of_both(numbers), None, out, lse, kernel.dq_mask_info, kernel.dkv_mask_info
         return kernels._splash_attention_bwd(**kernel.kwargs, res=saved, do=dout)[3:6]
 
-    with _unchecked():
+    with unchecked():
         grads = jax.vmap(gradients)(rows)
     dq, dk, dv = (_turned(_varying_as(q, x)) for x in grads)
     return _times(dq, q.shape[-1] ** -0.5), dk, dv, None
@@ -108,14 +107,6 @@ def _of_both(numbers) -> kernels.SegmentIds | None:
 
 def _varying_as(q, x):
     return vary(x, jax.typeof(q).mat.varying)
-
-
-def _unchecked() -> contextlib.AbstractContextManager[None]:
-    """Inside, a program may call a kernel that does not say between which devices its results differ, as splash
-    attention's do not. They must be marked before they leave, or one device's would be taken for all."""
-    from jax._src import config
-
-    return config._check_vma(False)
 
 
 def kernel_of(size: int | None, q) -> kernels.SplashAttentionKernel:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maverick_jax.accounting.compiled import flops, kernels, paced_flops
+from maverick_jax.accounting.compiled import flops, flops_of, kernels, paced_flops
 from maverick_jax.accounting.devices import MATRIX_SHARE
 from maverick_jax.accounting.hlo import Program
 
@@ -68,3 +68,29 @@ def test_flops_of_splash_attention(kind, table, products, blocks):
     assert kernels(program) == {f"splash_mha_{kind}": 1}
     assert program.computations["main"].root.name == "out", "what follows the call is read"
     assert flops(program) == 2 * products * 2 * 6 * blocks * 256 * 128 * 64
+
+
+GROUPED = """
+ENTRY %main (sizes: s32[16], x: bf16[512,256], y: bf16[512,384], w: bf16[16,256,384]) -> bf16[16,256,384] {
+  %sizes = s32[16]{0} parameter(0)
+  %x = bf16[512,256]{1,0} parameter(1)
+  %y = bf16[512,384]{1,0} parameter(2)
+  %w = bf16[16,256,384]{2,1,0} parameter(3)
+  %there = bf16[512,384]{1,0} custom-call(%sizes, %x, %w), custom_call_target="mosaic_gpu_v2"
+  %back = bf16[512,256]{1,0} custom-call(%sizes, %y, %w), custom_call_target="mosaic_gpu_v2"
+  %megablox = bf16[16,256,384]{2,1,0} custom-call(%sizes, %x, %y), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(f)/transpose(jvp(experts))/jit(tgmm)/pallas_call"}
+  %other = f32[512]{0} custom-call(%x), custom_call_target="mosaic_gpu_v2"
+  ROOT %dw = bf16[16,256,384]{2,1,0} custom-call(%sizes, %sizes, %sizes, %x, %y), custom_call_target="mosaic_gpu_v2"
+}
+"""
+
+
+def test_flops_of_grouped_products():
+    program = Program.parse(GROUPED)
+    ((computation, _),) = program.scheduled()
+    calls = [i for i in computation.instructions if i.opcode == "custom-call"]
+    one = 2 * 512 * 256 * 384
+    assert {i.name: flops_of(program, computation, i) for i in calls} == {
+        "there": one, "back": one, "dw": one, "megablox": one, "other": 0}  # fmt: skip
+    assert paced_flops(program, computation, calls[0]) == pytest.approx(one * MATRIX_SHARE * 989.4 / 500)

@@ -4,15 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from maverick_jax.ops.attention import ATTENTION, MaskSpec, Segments, attention, attention_reference, blocked
 from maverick_jax.ops.collectives import vary_weight
 from maverick_jax.ops.cross_entropy import cross_entropy, cross_entropy_reference
 from maverick_jax.ops.dispatch import routed_experts
-from maverick_jax.ops.grouped_matmul import grouped_swiglu, grouped_swiglu_reference, plan_tiles
+from maverick_jax.ops.grouped_matmul import grouped_swiglu, grouped_swiglu_reference
 from maverick_jax.ops.linear import gated_linear, linear
 from maverick_jax.sharding import ShardingRules
 
@@ -84,38 +82,6 @@ def test_attention_of_lengths_that_blocks_do_not_divide(length, monkeypatch):
 
 def experts(E, D, F):
     return random(E, D, 2, F, seed=3, scale=0.3), random(E, F, D, seed=4, scale=0.3)
-
-
-@settings(max_examples=15)
-@given(st.data())
-def test_tiles_contain_every_row_once(data):
-    E, rows = data.draw(st.sampled_from([(1, 4), (3, 4), (6, 1)]))
-    expert = np.array(data.draw(st.lists(st.integers(0, E), min_size=24, max_size=24)), np.int32)
-    tiles = jax.jit(plan_tiles, static_argnums=(1, 2))(jnp.asarray(expert), E, rows)
-    slots, row_of_slot = np.asarray(tiles.slot_of_row), np.asarray(tiles.row_of_slot)
-    for row, e in enumerate(expert):
-        if e == E:
-            assert slots[row] == len(row_of_slot)
-        else:
-            assert row_of_slot[slots[row]] == row
-            assert tiles.expert_of_tile[slots[row] // rows] == e
-            assert slots[row] // rows < int(tiles.num_used)
-    assert (row_of_slot < len(expert)).sum() == (expert < E).sum()
-
-
-@pytest.mark.parametrize("routing", ["uniform", "one expert", "none"])
-@pytest.mark.parametrize(("E", "tile"), [(5, 4), (5, 32), (1, None)])
-def test_grouped_swiglu_equals_reference(routing, E, tile):
-    M, D, F = 50, 16, 12
-    expert = {
-        "uniform": np.random.default_rng(5).integers(0, E + 1, M),
-        "one expert": np.full(M, E // 2),
-        "none": np.full(M, E),
-    }
-    expert = jnp.asarray(expert[routing], jnp.int32)
-    args = random(M, D), *experts(E, D, F)
-    fast = value_and_gradients(lambda x, i, o: grouped_swiglu(x, i, o, expert, tile=tile), *args)
-    check_close(fast, value_and_gradients(lambda x, i, o: grouped_swiglu_reference(x, i, o, expert), *args))
 
 
 @pytest.mark.parametrize("routing", ["uniform", "one expert"])

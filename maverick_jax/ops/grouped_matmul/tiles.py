@@ -1,9 +1,7 @@
-"""The experts' SwiGLU over rows that each belong to one expert: exact, with static shapes; no row is dropped.
+"""The experts' SwiGLU by a loop over tiles of rows, on any platform.
 
-A device with one expert multiplies all rows with it. With several, rows are sorted by expert into tiles of one height,
-and each expert's last tile is padded. A loop over the used tiles multiplies each with its expert's weights, so the cost
-depends on the number of rows and not on the skew.
-`jax.lax.ragged_dot` computes the same but multiplies every row with every expert on CPU and GPU.
+Rows are sorted by expert into tiles of one height, and each expert's last tile is padded. A loop over the used tiles
+multiplies each with its expert's weights, so the cost depends on the number of rows and not on the skew.
 
 M rows, D model, F hidden, E experts, R tile height.
 """
@@ -15,37 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from maverick_jax.ops.dot import dot
-from maverick_jax.ops.linear import gated_linear, linear
+from maverick_jax.ops.kernels import Kernel
 from maverick_jax.target import traced_platform
 
 
-def grouped_swiglu_reference(x, w_in, w_out, expert) -> jax.Array:
-    """The slow twin: applies every expert to every row and picks the right result. Arguments as `grouped_swiglu`."""
-    hidden = jnp.einsum("MD,EDGF->EMGF", x, w_in)
-    out = jnp.einsum("EMF,EFD->EMD", jax.nn.silu(hidden[:, :, 0]) * hidden[:, :, 1], w_out)
-    mine = expert[None, :] == jnp.arange(w_in.shape[0])[:, None]
-    return jnp.sum(jnp.where(mine[:, :, None], out, 0), axis=0)
-
-
-@jax.named_scope("experts")
-def grouped_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Array:
-    """(silu(x gate_e) * (x up_e)) down_e for each row's expert e.
-
-    x [M, D]; w_in [E, D, 2, F] (0 gate, 1 up); w_out [E, F, D]; expert int32[M], E or more for rows without an expert
-    here, whose result is zero. Returns [M, D] in x's dtype.
-    """
+def tiled_swiglu(x, w_in, w_out, expert, *, tile: int | None = None) -> jax.Array:
+    """Computes `grouped_swiglu` in tiles of `tile` rows; None: `tile_height`."""
     E, D, _, F = w_in.shape
-    if E == 1:
-        return _one_expert(x, w_in[0], w_out[0], expert)
     rows = tile or tile_height(x.shape[0], E)
-    return _grouped_swiglu(rows, x, w_in.reshape(E, D, 2 * F), w_out, expert)
-
-
-def _one_expert(x, w_in, w_out, expert) -> jax.Array:
-    """`grouped_swiglu` of a single expert, w_in [D, 2, F] and w_out [F, D]: plain products of all rows."""
-    x = jnp.where((expert == 0)[:, None], x, 0)[None]
-    hidden = linear(x, w_in)
-    return gated_linear(hidden[:, :, 0], hidden[:, :, 1], w_out)[0]
+    return _tiled_swiglu(rows, x, w_in.reshape(E, D, 2 * F), w_out, expert)
 
 
 def tile_height(num_rows: int, num_experts: int) -> int:
@@ -104,7 +80,7 @@ def _dot(x, w, contract=((1,), (0,))) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _grouped_swiglu(rows, x, w_in, w_out, expert):
+def _tiled_swiglu(rows, x, w_in, w_out, expert):
     return _forward(rows, x, w_in, w_out, expert)[0]
 
 
@@ -143,4 +119,5 @@ def _backward(rows, saved, dy):
     return _take(dx, tiles.slot_of_row), dw_in.astype(w_in.dtype), dw_out.astype(w_out.dtype), None
 
 
-_grouped_swiglu.defvjp(_forward, _backward)
+_tiled_swiglu.defvjp(_forward, _backward)
+TILES = Kernel("tiles", tiled_swiglu)
