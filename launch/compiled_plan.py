@@ -68,6 +68,7 @@ def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, us
             "temporary": temporary,
             "new_outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
             "peak": getattr(memory, "peak_memory_in_bytes", 0) or arguments + temporary,
+            "host": memory.host_temp_size_in_bytes,
         },
         "collectives": accounts.by_kind(found),
         "kernels": accounts.kernels(program),
@@ -129,6 +130,7 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("compiled in", f"{took:.0f} s" + (" (kept)" if found["cached"] else "")),
         ("compiled peak", f"{in_bytes(size['peak'])} per device: {parts}"),
+        *([("  host memory", in_bytes(size["host"]))] if size["host"] else []),
     ]
     for kind, entry in found["collectives"].items():
         if entry["bytes"] >= 1e3:

@@ -16,11 +16,13 @@ from launch.plan_comparison import rows as comparison_rows
 from launch.plan_time import estimated_time, time_rows
 from launch.units import in_bytes
 from maverick_jax import parameters
+from maverick_jax.accounting.activations import host_bytes
 from maverick_jax.accounting.communication import by_kind, transfers
 from maverick_jax.accounting.devices import DEVICES, Device, device_of
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
 from maverick_jax.parameters import Parameter
+from maverick_jax.saved import EVERYTHING
 from maverick_jax.target import Target
 from train.advice import warnings
 from train.config import RunConfig, check_against_mesh
@@ -70,6 +72,7 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "devices": layout.num_devices,
         "mesh": {axis: size for axis, size in sizes.items() if size != 1},
         "bytes_per_device": {**held, "total": sum(held.values()), "limit": limit},
+        "host_bytes_per_device": host_bytes(model, layout),
         "flops_per_token": {**flops, "total": sum(flops.values())},
         "flops_per_step": sum(flops.values()) * tokens,
         "steps": run.steps,
@@ -93,7 +96,8 @@ def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Foun
     held = memory(model, layout, state_bytes=config.optimizer.state_bytes, trained=trained)
     if extra := config.trainable.selection().extra_buffers(model.network):
         held["chosen_experts"] = layout.stored(extra) * BYTES[model.param_dtype]
-    if model.remat == "none" and config.trainable.makes_experts():
+    keeps_all = any(EVERYTHING in model.saved(spec).keep for spec in model.layers if spec.moe)
+    if keeps_all and config.trainable.makes_experts():
         # made where they are used, and so no views of what is stored: the backward pass finds them kept
         experts = [p for p in parameters.of_model(model.network) if p.role == "experts"]
         held["made_experts"] = layout.used(experts) * BYTES[model.compute_dtype]
@@ -213,6 +217,11 @@ def render(found: dict[str, Any]) -> str:
         ("sent per step", ", ".join(f"{kind} {in_bytes(n)}" for kind, n in wire.items()) or "nothing"),
         *((f"  {name.replace('_', ' ')}", in_bytes(n)) for name, n in held.items() if name not in ("total", "limit")),
         ("bytes per device", f"{in_bytes(held['total'])} of {in_bytes(held['limit'])} usable"),
+        *(
+            [("host memory", f"{in_bytes(found['host_bytes_per_device'])} of offloaded activations per device")]
+            if found["host_bytes_per_device"]
+            else []
+        ),
         *compiled,
         *(("warning", line) for line in found["warnings"]),
         ("verdict", "fits" if found["fits"] else "DOES NOT FIT"),

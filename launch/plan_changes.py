@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from maverick_jax.model.remat import POLICIES
+from maverick_jax.network import Network
+from maverick_jax.saved import PRESETS
 from maverick_jax.sharding import DATA_AXIS, FSDP_AXIS
 from train.config import RunConfig, misfits
 
@@ -47,9 +48,15 @@ def nearest_that_fits(
 
 
 def _remats(config: RunConfig) -> Iterator[Change]:
-    names = list(POLICIES)
-    for steps, name in enumerate(names[names.index(config.model.remat) :]):
-        yield steps, {"model.remat": name} if steps else {}
+    """Presets with which layers save less, from most to least."""
+    yield 0, {}
+    less = [name for name in PRESETS if _saves_less(config.model.model_copy(update={"remat": name}), config.model)]
+    yield from ((steps, {"model.remat": name}) for steps, name in enumerate(less, start=1))
+
+
+def _saves_less(model: Network, than: Network) -> bool:
+    pairs = [(model.saved(spec), than.saved(spec)) for spec in set(model.layers)]
+    return all(b.has(name) for a, b in pairs for name in a.keep | a.offload) and any(a != b for a, b in pairs)
 
 
 def _accumulations(config: RunConfig) -> Iterator[Change]:

@@ -6,12 +6,13 @@ Keys have the names that the public `config.json` of Llama 4 gives them, where i
 import enum
 import functools
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from maverick_jax.saved import Preset, Remat, Saved, saved
 from maverick_jax.settings.section import Section
 from maverick_jax.stack import Stack
 
@@ -152,6 +153,25 @@ class LayerSpec(Section):
     moe: bool
     rope: bool
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of layers that this one is (`maverick_jax.saved.SavedNames`)."""
+        feed_forward = "moe_layers" if self.moe else "dense_layers"
+        return "all_layers", feed_forward, "local_layers" if self.rope else "global_layers"
+
+
+VISION_KINDS = ("all_layers", "vision_layers")
+"""The kinds of an image encoder's layers."""
+
+
+def _form(remat: Any) -> str:
+    return "preset" if isinstance(remat, str) else "lists"
+
+
+RematChoice = Annotated[
+    Annotated[Preset, pydantic.Tag("preset")] | Annotated[Remat, pydantic.Tag("lists")], pydantic.Discriminator(_form)
+]
+
 
 class Network(Section):
     """The config of a Llama 4 network. `maverick_jax.config.ModelConfig` adds shipped models and parameter counts.
@@ -208,10 +228,11 @@ class Network(Section):
     float32, and so is every sum over tokens, also of gradients."""
     router_dtype: Annotated[Literal["float32", "compute"], Purpose.ROUNDING] = "float32"
     """`compute` rounds router logits to `compute_dtype`, as the public implementation does."""
-    remat: Annotated[Literal["none", "dots", "attention", "full"], Purpose.COMPUTATION] = "full"
-    """What the backward pass recomputes. `none`: nothing; `dots`: everything except matrix products; `attention`:
-    everything except attention outputs; `full`: each layer. All but `full` keep the rows that a device received for its
-    experts, so that they are not sent again."""
+    remat: Annotated[RematChoice, Purpose.COMPUTATION] = "full"
+    """What the backward pass finds saved and what it recomputes: lists of names by kind of layer, or a preset. `none`
+    recomputes nothing; `dots` keeps what matrix products and kernels give; `attention`, the outputs of attention;
+    `full` recomputes each layer. All but `full` keep the rows that a device received for its experts, so that they are
+    not sent again."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -230,6 +251,8 @@ class Network(Section):
             raise ValueError("intermediate_size_mlp (dense width) must be given for a model with dense layers")
         if self.local_attention == "sliding_window" and self.attention_chunk_size is None:
             raise ValueError("local_attention: sliding_window requires attention_chunk_size, the window's length")
+        for kinds in dict.fromkeys([*(spec.kinds for spec in self.layers), VISION_KINDS]):
+            saved(self.remat, kinds)
         if self.vision is not None and self.vision.image_token_index >= self.vocab_size:
             raise ValueError(
                 f"vision.image_token_index ({self.vision.image_token_index}) must be less than vocab_size "
@@ -249,6 +272,10 @@ class Network(Section):
         moe = self.num_local_experts > 0 and (index + 1) % self.interleave_moe_layer_step == 0
         nope = self.no_rope_layer_interval > 0 and (index + 1) % self.no_rope_layer_interval == 0
         return LayerSpec(moe=moe, rope=not nope)
+
+    def saved(self, spec: LayerSpec | None) -> Saved:
+        """What such a layer saves for its backward pass; None: a layer of the image encoder."""
+        return saved(self.remat, VISION_KINDS if spec is None else spec.kinds)
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:

@@ -43,6 +43,12 @@ class Target:
         """JAX's name of the device, such as `NVIDIA H200`."""
         return self.devices[0].device_kind
 
+    @property
+    def memories(self) -> frozenset[str]:
+        """JAX's names of the memories that a device of this process can use, such as `device` and `pinned_host`."""
+        mine = next(d for d in self.devices if d.process_index == jax.process_index())
+        return frozenset(memory.kind for memory in mine.addressable_memories())
+
 
 def traced_platform() -> str:
     """The platform of the mesh in use, inside a trace or outside: `cpu`, `gpu` or `tpu`. Without a mesh, the platform

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.precision import for_platform
 from maverick_jax.pretrained import CHECKPOINTS
 from maverick_jax.progress import Working
 from train import announce
 from train.config import RunConfig
 from train.config_files import read_config
 from train.faults.at_once import NOTHING_LOST, leaves_at_once
+from train.faults.offloaded import check_offload
 from train.faults.processes import exit_code_of, leave, resumes_from, said
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
@@ -70,6 +72,7 @@ def _open(config: RunConfig, parts: Parts) -> Session:
 
 def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
+    check_offload(for_platform(config.model.network), config.mesh.sharding_rules(), session.mesh, session.target)
     parts = StateParts.of(config, session.references)
     store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
     resumes_from(run_dir / CHECKPOINTS)

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from maverick_jax import parameters
+from maverick_jax.accounting.activations import repeats
 from maverick_jax.accounting.devices import Spans, spans
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.stream import moves
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.remat import POLICIES
 from maverick_jax.ops.collectives import STAGE, stages
 from maverick_jax.parameters import Parameter
+from maverick_jax.saved import RECEIVED, RESIDUAL
 from maverick_jax.sharding import BATCH_AXES, TENSOR_AXIS, Axes, axes_tuple, size_of
 
 KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all")
@@ -108,13 +109,14 @@ def _embedding(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
 
 def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     """Rows to the devices of their experts, as many as the first rounds have room for, and their results back; then
-    gradients there and back. If a layer is computed twice, its rows go there twice, but their results are not needed.
+    gradients there and back. A layer that does not save the rows it received sends them again, but not their results.
     Of several experts, devices also say how many rows are for which."""
     if (room := layout.exchange(config.num_experts_per_tok)) is None:
         return
-    devices, again = layout.ways("experts"), POLICIES[config.remat].repeats_communication
-    group, layers = spans(_split(layout.rules.experts, layout), layout.sizes), config.num_moe_layers
-    rows, n = layers * layout.accumulation_steps * (4 + again), layers * layout.accumulation_steps * (1 + again)
+    devices, group = layout.ways("experts"), spans(_split(layout.rules.experts, layout), layout.sizes)
+    layers = config.num_moe_layers * layout.accumulation_steps
+    again = round(layers * repeats(config, RECEIVED, moe=True))
+    rows, n = 4 * layers + again, layers + again
     each = (devices - 1) * room.total * config.hidden_size * BYTES[config.compute_dtype]
     yield Transfer("all_to_all", group, rows * each, rows * room.rounds)
     if (local := config.num_local_experts // devices) > 1:
@@ -128,7 +130,8 @@ def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
         yield Transfer("gather", group, stream.gathered, stream.gathers)
         yield Transfer("reduce_scatter", group, stream.scattered, stream.scatters)
         return
-    times = 2 * _repeats(config) * config.num_hidden_layers * layout.accumulation_steps
+    layers = config.num_hidden_layers * layout.accumulation_steps
+    times = 4 * layers + round(layers * repeats(config, RESIDUAL))  # nothing reads a feed-forward network's output
     sent = 2 * times * _activation(config, layout) * (tensor - 1) // tensor
     yield Transfer("all_reduce", spans((TENSOR_AXIS,), layout.sizes), sent, times)
 
@@ -136,11 +139,6 @@ def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
 def _activation(config: ModelConfig, layout: Layout) -> int:
     """Bytes of the residual stream on one device in one forward pass."""
     return layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
-
-
-def _repeats(config: ModelConfig) -> int:
-    """How often a layer's collectives of activations run."""
-    return 3 if POLICIES[config.remat].repeats_communication else 2
 
 
 def _held(p: Parameter, layout: Layout) -> int:

@@ -30,6 +30,9 @@ _MESH_GROUPS = re.compile(
 )
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 _KERNEL = re.compile(r'custom_call_target="(?!Sharding|AllocateBuffer|Assume|annotate)')
+_PLACED = re.compile(r"[a-z]+\d*\[[\d,]*\](?:\{[^}]*\})?")
+_ON_HOST = "S(5)"
+"""How the layout of an array in the host's memory ends."""
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 
@@ -84,6 +87,31 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
                     instruction.op_name,
                 )
             )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class HostCopy:
+    """A copy between the memories of a device and its host."""
+
+    bytes: int
+    times: int
+    beside: tuple[tuple[float, float], ...]
+    """As of a collective."""
+
+
+def host_copies(program: Program) -> list[HostCopy]:
+    """All copies to and from the host's memory: whole arrays, and slices of stacks that a loop reads or writes."""
+    found = []
+    for computation, times in program.scheduled():
+        for at, instruction in enumerate(computation.instructions):
+            starts = (
+                instruction.opcode.endswith("-start") and instruction.opcode.removesuffix("-start") not in COLLECTIVES
+            )
+            if starts and _ON_HOST in instruction.result:
+                here = [array for array in _PLACED.findall(instruction.result) if _ON_HOST not in array]
+                moved = max(map(bytes_of, here), default=0)
+                found.append(HostCopy(moved, times, _beside(program, computation, at)))
     return found
 
 
@@ -161,8 +189,11 @@ def _beside(program: Program, computation: Computation, at: int) -> tuple[tuple[
 
 
 def traffic(program: Program, computation: Computation, instruction: Instruction) -> float:
-    """Bytes that an instruction reads from memory and writes to it."""
+    """Bytes that an instruction reads from the device's memory and writes to it; none for copies to and from the
+    host, which its link bounds (`host_copies`)."""
     opcode = instruction.opcode
+    if any(_ON_HOST in array.result for array in (instruction, *computation.operands(instruction))):
+        return 0.0
     if opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES:
         return 0.0
     if opcode in ("dynamic-slice", "slice"):
@@ -273,7 +304,7 @@ class Roofline:
 
     compute: float
     wire: float
-    """Of all collectives, one after the other."""
+    """Of all collectives and copies to and from the host, one after the other."""
     exposed: float
     """What of `wire` is longer than the work that is scheduled beside it."""
 
@@ -297,4 +328,8 @@ def roofline(program: Program, found: list[Collective], device: Device) -> Roofl
         sending = device.seconds_to_send(c.bytes, len(c.group), near, PATTERNS.get(c.kind, "ring"))
         wire += c.times * sending
         exposed += c.times * max(0.0, sending - sum(seconds(*work) for work in c.beside))
+    for copy in host_copies(program):
+        copying = copy.bytes / device.host_rate
+        wire += copy.times * copying
+        exposed += copy.times * max(0.0, copying - sum(seconds(*work) for work in copy.beside))
     return Roofline(compute, wire, exposed)

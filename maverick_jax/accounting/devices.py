@@ -39,6 +39,8 @@ class Device:
     """Bytes/s that it sends to other hosts of GPUs, or other TPU slices."""
     group: int
     """Number of devices that `link` joins; 0: all of a slice."""
+    host: float = 64e9
+    """Bytes/s each way between the device's memory and its host's: those of PCIe 5.0 with 16 lanes unless given."""
 
     @property
     def platform(self) -> str:
@@ -64,6 +66,11 @@ class Device:
     def network_rate(self) -> float:
         """Bytes/s that a device reaches over the network."""
         return self.network * WIRE_SHARE
+
+    @property
+    def host_rate(self) -> float:
+        """Bytes/s that copies to or from the host reach."""
+        return self.host * WIRE_SHARE
 
     def near(self, spans: Spans) -> int:
         """How many of a group's devices its links join, itself included."""
@@ -100,14 +107,14 @@ def spans(axes: Iterable[str], sizes: Mapping[str, int]) -> Spans:
 
 
 DEVICES: dict[str, Device] = {
-    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb"), 1.555e12, 300e9, 25e9, 8),
-    "a100_80": Device(80, 312e12, ("a100",), 2.039e12, 300e9, 25e9, 8),
+    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb"), 1.555e12, 300e9, 25e9, 8, 32e9),
+    "a100_80": Device(80, 312e12, ("a100",), 2.039e12, 300e9, 25e9, 8, 32e9),
     "h100": Device(80, 989.4e12, ("h100",), 3.35e12, 450e9, 50e9, 8),
     "h200": Device(141, 989.4e12, ("h200",), 4.8e12, 450e9, 50e9, 8),
     "b200": Device(180, 2250e12, ("b200",), 7.7e12, 900e9, 50e9, 8),
-    "v5e": Device(16, 197e12, ("tpu v5 lite", "tpu v5e"), 0.819e12, 90e9, 3e9, 0),
-    "v5p": Device(95, 459e12, ("tpu v5",), 2.765e12, 180e9, 6e9, 0),
-    "v6e": Device(32, 918e12, ("tpu v6",), 1.64e12, 180e9, 6e9, 0),
+    "v5e": Device(16, 197e12, ("tpu v5 lite", "tpu v5e"), 0.819e12, 90e9, 3e9, 0, 32e9),
+    "v5p": Device(95, 459e12, ("tpu v5",), 2.765e12, 180e9, 6e9, 0, 32e9),
+    "v6e": Device(32, 918e12, ("tpu v6",), 1.64e12, 180e9, 6e9, 0, 32e9),
 }
 
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterable
 
 from maverick_jax.accounting import attention, experts
+from maverick_jax.accounting.activations import host_bytes, repeats
 from maverick_jax.accounting.communication import Transfer
 from maverick_jax.accounting.devices import Device, Pattern
 from maverick_jax.accounting.flops import NOTHING, attended_keys, flops_per_token
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.remat import POLICIES
 from maverick_jax.parameters import Parameter
+from maverick_jax.saved import ATTENTION, MLP, QKV, RESIDUAL, ROUTER
 
 RESIDUAL_PASSES, HIDDEN_PASSES, ROW_PASSES = 35, 14, 25
 """How often a layer's operations other than products read or write, forward and backward, an array of the size of the
@@ -32,10 +33,10 @@ class Estimate:
     traffic: float
     """Of memory traffic beside the products."""
     wire: dict[str, float]
-    """Of all collectives, one after the other, by their kind."""
+    """Of all collectives, one after the other, by their kind, and of copies to and from the host (`host`)."""
     exposed: float
-    """Of collectives that nothing hides: one round of exchanges, for which the layer waits, and of the others what is
-    longer than the computation."""
+    """Of collectives that nothing hides: one round of exchanges, for which the layer waits, and of the others, and of
+    the host's copies, what is longer than the computation."""
 
     @property
     def compute(self) -> float:
@@ -71,7 +72,10 @@ def estimate(
     room = layout.exchange(config.num_experts_per_tok)
     waiting = wire.get("all_to_all", 0.0) / (room.rounds if room else 1)
     hidden = sum(wire.values()) - wire.get("all_to_all", 0.0)
-    return Estimate(done, products, traffic, wire, waiting + max(0.0, hidden - products - traffic))
+    if moved := 2 * layout.accumulation_steps * host_bytes(config, layout):
+        wire["host"] = moved / device.host_rate
+    longer = [max(0.0, seconds - products - traffic) for seconds in (hidden, wire.get("host", 0.0))]
+    return Estimate(done, products, traffic, wire, waiting + sum(longer))
 
 
 def repeated_flops(config: ModelConfig, layout: Layout) -> float:
@@ -79,12 +83,17 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
     forbids, and unused slots of the exchange.
 
     Attention repeats its scores at least once, a half of its forward pass. The backward pass needs no output of a
-    feed-forward network: it repeats two of three products, those of routed experts whatever `config.remat` says.
+    feed-forward network: it repeats two of three products, those of routed experts whatever `config.remat` says, and
+    the rest as far as layers do not save their results.
     """
     forward = flops_per_token(config, layout.sequence_length, NOTHING)
-    repeats = _repeats_products(config)
-    found = repeats * (forward["attention_projections"] + forward["router"])
-    found += repeats * 2 / 3 * (forward["dense"] + forward["shared_experts"])
+    queries, keys = config.num_attention_heads, config.num_key_value_heads
+    outputs = queries / (2 * (queries + keys))  # the share of attention's last projection in all
+    again = (1 - outputs) * repeats(config, QKV) + outputs * repeats(config, RESIDUAL)
+    found = forward["attention_projections"] * again
+    found += forward["router"] * repeats(config, ROUTER, moe=True)
+    for part, moe in (("dense", False), ("shared_experts", True)):
+        found += 2 / 3 * forward[part] * repeats(config, MLP, moe=moe)
     found -= 3 * (forward["routed_experts"] + forward["attention_scores"])
     tokens = layout.tokens * layout.accumulation_steps / layout.ways("mlp")
     return found * tokens + _expert_flops(config, layout) + _score_flops(config, layout)
@@ -101,19 +110,11 @@ def _expert_flops(config: ModelConfig, layout: Layout) -> float:
 def _score_flops(config: ModelConfig, layout: Layout) -> float:
     """FLOPs of a device in a step for scores and their use, forward and backward, repeated ones included."""
     forward = flops_per_token(config, layout.sequence_length, NOTHING)["attention_scores"]
-    done = (attention.products(config, layout) / 2 + (config.remat == "full")) * _excess(config, layout) * forward
-    return done * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
-
-
-def _repeats_products(config: ModelConfig) -> bool:
-    return POLICIES[config.remat].recomputes and config.remat != "dots"  # which saves them
-
-
-def _excess(config: ModelConfig, layout: Layout) -> float:
-    """Scores that are computed, divided by those that the masks allow, in all layers."""
     rows = layout.tokens / layout.sequence_length
     allowed = rows * sum(attended_keys(config, spec, layout.sequence_length) for spec in config.layers)
-    return sum(attention.computed_scores(config, spec, layout) for spec in config.layers) / allowed
+    passes = lambda spec: attention.products(config, layout) / 2 + (not config.saved(spec).has(ATTENTION))
+    done = sum(passes(spec) * attention.computed_scores(config, spec, layout) for spec in config.layers)
+    return done / allowed * forward * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
 
 
 def memory_traffic(

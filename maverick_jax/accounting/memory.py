@@ -8,13 +8,13 @@ for H200 clusters (docs/scaling.md compares).
 from collections.abc import Callable, Iterable
 
 from maverick_jax import parameters
-from maverick_jax.accounting import attention, experts
+from maverick_jax.accounting import activations, attention, experts
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.remat import POLICIES, Widths
 from maverick_jax.network import LayerSpec
 from maverick_jax.ops.cross_entropy import default_rows
 from maverick_jax.parameters import Parameter
+from maverick_jax.saved import EVERYTHING
 from maverick_jax.stack import PERIODS
 
 FRAGMENTATION = 0.04
@@ -63,7 +63,7 @@ def _at_loss(config: ModelConfig, layout: Layout) -> dict[str, int]:
     element, wide = BYTES[config.compute_dtype], BYTES["float32"]
     whole = (2 * layout.tokens * element + vocabulary * (element + wide)) * config.hidden_size
     return {
-        "activations": sum(_activation_bytes(config, spec, layout) for spec in config.layers),
+        "activations": _kept(config, layout),
         "gradients": _summed_gradients(config, layout, parameters.of_model(config)),
         "loss": 2 * wide * rows * vocabulary + whole,
     }
@@ -76,7 +76,7 @@ def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) 
     worst = max(layers.values(), key=lambda parts: sum(parts.values()))
     head = [p for p in trained if p.role == "head" and layout.gathered(p.axes) > 1]
     return {
-        "activations": sum(_activation_bytes(config, spec, layout) for spec in config.layers),
+        "activations": _kept(config, layout) + activations.in_flight_bytes(config, layout),
         "gradients": _gradient_bytes(config, layout, trained),
         **worst,
         "gathered": worst["gathered"] + _whole_gradients(config, layout, trained),
@@ -123,25 +123,14 @@ def _whole_gradients(config: ModelConfig, layout: Layout, trained: list[Paramete
 
 
 def _layer_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[str, int]:
-    recomputes = POLICIES[config.remat].recomputes
+    recomputes = EVERYTHING not in config.saved(spec).keep
     return {
-        "recomputed": _activation_bytes(config, spec, layout, remat="none") if recomputes else 0,
+        "recomputed": activations.recomputed_bytes(config, spec, layout) if recomputes else 0,
         "attention": attention.working_set(config, spec, layout),
         "gathered": layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype],
     }
 
 
-def _activation_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout, remat: str | None = None) -> int:
-    """Bytes that one layer's forward pass saves for its backward pass on one device."""
-    heads = config.num_attention_heads * config.head_dim // layout.ways("heads")
-    kv = config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
-    k, model = config.num_experts_per_tok, config.hidden_size // layout.stream_ways
-    if spec.moe:
-        hidden = config.intermediate_size * (1 / layout.ways("mlp") + k / layout.ways("expert_mlp"))
-        exchanged = layout.exchange(k)
-        received = exchanged.total * layout.ways("experts") / layout.tokens if exchanged else 0
-        widths = Widths(model, heads, kv, hidden, k * config.hidden_size, received * config.hidden_size)
-    else:
-        widths = Widths(model, heads, kv, config.intermediate_size_mlp / layout.ways("mlp"), 0, 0)
-    kept = POLICIES[remat or config.remat].kept(widths)
-    return int(kept * layout.tokens * BYTES[config.compute_dtype])
+def _kept(config: ModelConfig, layout: Layout) -> int:
+    """Bytes that all layers save on the device."""
+    return sum(activations.kept_bytes(config, spec, layout) for spec in config.layers)

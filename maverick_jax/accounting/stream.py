@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+from maverick_jax.accounting.activations import repeats
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.remat import POLICIES
+from maverick_jax.saved import EVERYTHING, RESIDUAL
 
 
 class Moves(NamedTuple):
@@ -16,7 +17,7 @@ class Moves(NamedTuple):
     the cotangents at its end, and once for the loss."""
     scatters: int
     """Reduce-scatters of sums: at the end of each block, of the cotangents at its beginning, and once for the loss. The
-    backward pass repeats that of attention unless the policy of `remat` saves it."""
+    backward pass repeats that of attention unless the layer saves the stream after it."""
     gathered: int
     """Bytes that one device sends in the all-gathers, for ring algorithms."""
     scattered: int
@@ -28,12 +29,13 @@ def moves(config: ModelConfig, layout: Layout) -> Moves:
     n, passes, element = layout.stream_ways, layout.accumulation_steps, BYTES[config.compute_dtype]
     if n == 1:
         return Moves(0, 0, 0, 0)
-    layers, policy = config.num_hidden_layers, POLICIES[config.remat]
-    gathers, scatters = 6 * layers + 1, (4 if policy.saves_sums else 5) * layers + 1
+    layers = config.num_hidden_layers
+    gathers, scatters = 6 * layers + 1, 4 * layers + round(layers * repeats(config, RESIDUAL)) + 1
     share = passes * layout.tokens * (n - 1) // n
     # scores and indices of the chosen experts go along with the positions, the scores' gradients with the cotangents
     routed = config.num_moe_layers * config.num_experts_per_tok
-    chosen = (2 if policy.recomputes else 1) * routed * (element + BYTES["int32"])
+    again = repeats(config, EVERYTHING, moe=True)
+    chosen = round((1 + again) * routed) * (element + BYTES["int32"])
     return Moves(
         passes * gathers,
         passes * scatters,

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
@@ -15,6 +16,7 @@ from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import MaskSpec, Segments, attention
 from maverick_jax.ops.stream import scatter_tokens, sums_spec
 from maverick_jax.param import build
+from maverick_jax.saved import QKV
 from maverick_jax.sharding import ShardingRules
 
 
@@ -81,10 +83,11 @@ class Attention(nnx.Module):
         q, k, v = (linear_of(x, w, self.rules) for w in (self.q, self.k, self.v))
         if self.use_rope:
             q, k = apply_rope(q, positions.rope), apply_rope(k, positions.rope)
-            if config.use_qk_norm:
-                q, k = rms_normalize(q, config.rms_norm_eps), rms_normalize(k, config.rms_norm_eps)
         elif positions.temperature is not None:
             q = (q.astype(jnp.float32) * positions.temperature).astype(dtype)
+        q, k, v = (checkpoint_name(x, QKV) for x in (q, k, v))
+        if self.use_rope and config.use_qk_norm:  # named before, because their backward pass needs what they normalize
+            q, k = rms_normalize(q, config.rms_norm_eps), rms_normalize(k, config.rms_norm_eps)
         return q, k, v
 
     def output(self, y: jax.Array) -> jax.Array:

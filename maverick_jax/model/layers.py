@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
@@ -13,10 +14,11 @@ from maverick_jax.model.attention import Attention, Positions
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
-from maverick_jax.model.remat import POLICIES
+from maverick_jax.model.remat import remat
 from maverick_jax.network import LayerSpec
 from maverick_jax.ops.stream import gather_tokens, scatter_tokens
 from maverick_jax.param import build
+from maverick_jax.saved import INPUT, RESIDUAL
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.stack import Stack
 
@@ -38,6 +40,7 @@ class Layer(nnx.Module):
 
     def __call__(self, x: jax.Array, positions: Positions, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, its router's outputs."""
+        x = checkpoint_name(x, INPUT)
         return self.feed_forward(x + self.attention(self.attention_input(x), positions), real)
 
     @jax.named_scope("attention_norm")
@@ -47,6 +50,7 @@ class Layer(nnx.Module):
 
     def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """The second half of the layer: x [B, T, D] after attention -> the results of `__call__`."""
+        x = checkpoint_name(x, RESIDUAL)
         with jax.named_scope("mlp_norm"):
             h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
@@ -100,12 +104,11 @@ class Period(nnx.Module):
         self, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps
     ) -> tuple[jax.Array, Seen]:
         """x [B, T, D] -> [B, T, D], and the values that `taps` asks for. `taps` counts layers within this period."""
-        policy = POLICIES[self.config.remat].save
-        apply = jax.checkpoint(lambda layer, x, positions, real: layer(x, positions, real), policy=policy)
         outputs, routed = [], []
         for i, layer in enumerate(self.layers):
             with jax.named_scope(f"layer_{i}"):
-                x, found = apply(layer, x, positions, real)
+                run = remat(lambda layer, *inputs: layer(*inputs), self.config.saved(layer.spec))
+                x, found = run(layer, x, positions, real)
             outputs.append(x)
             routed.append(found)
         stats = [found.stats for found in routed if found is not None]

@@ -2,12 +2,14 @@
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import gated_linear_of, linear_of
 from maverick_jax.ops.stream import sums_spec
 from maverick_jax.param import build
 from maverick_jax.parameters import Table
+from maverick_jax.saved import MLP
 from maverick_jax.sharding import ShardingRules
 
 
@@ -25,5 +27,5 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, T, D], normalized, of whole positions -> [B, T, D], partial sums as `ops.stream` says."""
-        gate, up = (linear_of(x, w, self.rules) for w in (self.gate, self.up))
+        gate, up = (checkpoint_name(linear_of(x, w, self.rules), MLP) for w in (self.gate, self.up))
         return gated_linear_of(gate, up, self.down, self.rules, out=sums_spec(self.rules, x.shape[1]))

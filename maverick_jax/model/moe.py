@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import reshard
 
 from maverick_jax import parameters
@@ -15,6 +16,7 @@ from maverick_jax.ops.dispatch import routed_experts
 from maverick_jax.ops.linear import linear
 from maverick_jax.ops.stream import gather_tokens, scatter_tokens, stream_spec
 from maverick_jax.param import build, stored
+from maverick_jax.saved import ROUTER
 from maverick_jax.sharding import ShardingRules
 
 
@@ -67,7 +69,7 @@ class Moe(nnx.Module):
         if real is not None:
             real = reshard(real, stream_spec(self.rules, real.shape[1]))
         with jax.named_scope("router"):
-            logits = self.route(x)
+            logits = checkpoint_name(self.route(x), ROUTER)
             chosen = self.choose(logits)  # k of int32[B, T]
             scores = [_pick(self.gates(logits), expert) for expert in chosen]
             stats = router_stats(logits, chosen, real)

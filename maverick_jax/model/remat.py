@@ -1,13 +1,11 @@
-"""Which values the forward pass saves for the backward pass, by `ModelConfig.remat`. The layers apply this table, and
-`maverick plan` counts its bytes."""
+"""Layers that save the values named in `maverick_jax.saved` for the backward pass, which recomputes the rest."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from maverick_jax.ops.attention import ATTENTION
-from maverick_jax.ops.exchange import RECEIVED
+from maverick_jax.saved import EVERYTHING, Saved
 
 _VIEWS = frozenset(
     [
@@ -25,80 +23,39 @@ _VIEWS = frozenset(
         "transpose",
     ]
 )
+DEVICE, HOST = "device", "pinned_host"
+"""JAX's names of the memories of an accelerator and of its host."""
 
 
-def _save_results(primitive, *_, **__) -> bool:
-    """Saves computed values, but no views of them. In particular, it does not save cast or gathered weights, which
-    would otherwise stay in memory for every layer until the backward pass."""
-    return primitive.name not in _VIEWS
+def remat(layer: Callable[..., Any], saved: Saved) -> Callable[..., Any]:
+    """`layer` with a backward pass that finds what `saved` says. It always finds the arguments, unless the layer names
+    one that is offloaded."""
+    return jax.checkpoint(layer, policy=policy(saved))
 
 
-def _save_products(primitive, *avals, **params) -> bool:
-    """Saves products with weights; of one that is a partial sum over devices, the device's own tokens of the sum."""
-    if primitive.name == "unreduced_reduce_scatter":
-        return True
-    out = params.get("out_sharding")
-    if out is not None and out.spec.unreduced:
-        return False
-    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **params)
+def policy(saved: Saved) -> Callable[..., Any]:
+    """The `policy` of `jax.checkpoint`.
 
+    `everything` saves computed values, but no views of them. In particular, it does not save cast or gathered weights,
+    which would otherwise stay in memory for every layer until the backward pass. Integers that have an offloaded name,
+    such as the places of rows, stay on the device: they are small.
+    """
+    policies = jax.checkpoint_policies
+    kept = policies.save_only_these_names(*saved.keep, *saved.offload)
+    moved = policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=saved.offload,
+        offload_src=DEVICE,
+        offload_dst=HOST,
+    )
 
-class Widths(NamedTuple):
-    """Elements per token of the values inside one layer, on one device."""
+    def decide(primitive, *inputs, **params):
+        if EVERYTHING in saved.keep and primitive.name not in _VIEWS:
+            return True
+        if primitive.name != "name":
+            return False
+        if params["name"] in saved.offload and all(jax.numpy.issubdtype(x.dtype, jax.numpy.floating) for x in inputs):
+            return moved(primitive, *inputs, **params)
+        return EVERYTHING in saved.keep or kept(primitive, *inputs, **params)
 
-    model: int
-    """The residual stream; less than the model's width if its positions are split between blocks."""
-    heads: int
-    """Queries or attention's output."""
-    kv: int
-    """Keys or values."""
-    hidden: float
-    """Hidden units of the feed-forward networks that a token passes through."""
-    rows: int
-    """Inputs or outputs of the routed experts."""
-    received: float
-    """Room for the rows that a device receives from others for its experts; 0: it has all experts."""
-
-
-class Policy(NamedTuple):
-    """One choice of `ModelConfig.remat`."""
-
-    save: Callable[..., Any]
-    """The `policy` of `jax.checkpoint`."""
-    kept: Callable[[Widths], float]
-    """Elements per token that a layer's forward pass saves for its backward pass: always the residual stream at its
-    input, and never attention scores, which are fused or blocked."""
-    recomputes: bool = True
-    """Whether the backward pass recomputes anything."""
-    repeats_communication: bool = False
-    """Whether the backward pass repeats what the layer's forward pass sent, as far as it needs what came."""
-    saves_sums: bool = False
-    """Whether the forward pass saves the sums that end attention, and the backward pass does not repeat them."""
-
-
-def _dots(w: Widths) -> float:
-    """Saves the result of every matrix product."""
-    return w.model + w.heads + 2 * w.kv + w.heads + w.model + 2 * w.hidden + w.model + 2 * w.rows + w.received
-
-
-def _all(w: Widths) -> float:
-    """Saves norms with their float32 inputs, heads rotated in float32, hidden units before and after their activation,
-    and rows sent to and from the experts."""
-    norms, rotated = 2 * w.model + 2 * 3 * w.model, 2 * (w.heads + w.kv)
-    return norms + w.heads + 2 * w.kv + rotated + w.heads + w.model + 5 * w.hidden + 4 * w.rows + w.received + w.model
-
-
-_policies = jax.checkpoint_policies
-
-POLICIES = {
-    "none": Policy(_save_results, _all, recomputes=False, saves_sums=True),
-    "dots": Policy(
-        _policies.save_from_both_policies(_save_products, _policies.save_only_these_names(RECEIVED)),
-        _dots,
-        saves_sums=True,
-    ),
-    "attention": Policy(
-        _policies.save_only_these_names(ATTENTION, RECEIVED), kept=lambda w: w.model + w.heads + w.received
-    ),
-    "full": Policy(_policies.nothing_saveable, kept=lambda w: w.model, repeats_communication=True),
-}
+    return decide

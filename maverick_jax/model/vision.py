@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, reshard
 
 from maverick_jax import parameters
@@ -21,7 +22,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.images import bucket_of
 from maverick_jax.model.norm import layer_norm
-from maverick_jax.model.remat import POLICIES
+from maverick_jax.model.remat import remat
 from maverick_jax.model.rope import apply_rope
 from maverick_jax.network import VisionConfig
 from maverick_jax.ops.affine import shifted
@@ -29,6 +30,7 @@ from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
 from maverick_jax.ops.stream import stream_spec
 from maverick_jax.param import build, stored
+from maverick_jax.saved import ATTENTION, INPUT, MLP, QKV, RESIDUAL
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 NORM_EPS = 1e-5
@@ -73,7 +75,7 @@ class VisionTower(nnx.Module):
         x = linear(cut_patches(tiles, vision.patch_size), *stored(self.patch, self.rules, dtype))
         x = shifted(self._with_class(x), self.positions[...][None])
         tables = patch_rope_tables(vision)
-        encode = jax.checkpoint(lambda layer, x: layer(x, tables), policy=POLICIES[self.config.remat].save)
+        encode = remat(lambda layer, x: layer(x, tables), self.config.saved(None))
         x, _ = jax.lax.scan(lambda x, layer: (encode(layer, x), None), self.norm_pre(x), self.layers)
         return self._adapt(pixel_shuffle(self.norm_post(x)[:, :-1], vision))
 
@@ -113,8 +115,9 @@ class VisionLayer(nnx.Module):
 
     def __call__(self, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
         """x [N, Q, W] -> [N, Q, W]; `tables` from `patch_rope_tables`."""
+        x = checkpoint_name(x, INPUT)
         with jax.named_scope("attention"):
-            x = x + self._attention(self.attention_norm(x), tables)
+            x = checkpoint_name(x + self._attention(self.attention_norm(x), tables), RESIDUAL)
         with jax.named_scope("mlp"):
             return x + self._feed_forward(self.mlp_norm(x))
 
@@ -123,11 +126,13 @@ class VisionLayer(nnx.Module):
         projections = ((self.q, self.q_bias), (self.k, self.k_bias), (self.v, self.v_bias))
         q, k, v = (self._affine(x, w, b) for w, b in projections)
         q, k = apply_rope(q, tables), apply_rope(k, tables)
+        q, k, v = (checkpoint_name(x, QKV) for x in (q, k, v))
         y = jax.shard_map(attention_unmasked, in_specs=(heads,) * 3, out_specs=heads)(q, k, v)
+        y = checkpoint_name(y, ATTENTION)
         return self._affine(y, self.o, self.o_bias, inputs=2, out=rules("batch", None, None))
 
     def _feed_forward(self, x):
-        h = gelu(self._affine(x, self.fc1, self.fc1_bias))
+        h = gelu(checkpoint_name(self._affine(x, self.fc1, self.fc1_bias), MLP))
         return self._affine(h, self.fc2, self.fc2_bias, out=self.rules("batch", None, None))
 
     def _affine(self, x, w, bias, **options):

@@ -17,7 +17,6 @@ from jax.sharding import reshard
 from maverick_jax.ops.affine import scaled
 from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.exchange import (
-    RECEIVED,
     Among,
     Capacity,
     capacity,
@@ -28,6 +27,7 @@ from maverick_jax.ops.exchange import (
 )
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
 from maverick_jax.ops.stream import sums_spec, working
+from maverick_jax.saved import RECEIVED
 from maverick_jax.sharding import ShardingRules, axes_tuple
 from maverick_jax.target import traced_platform
 

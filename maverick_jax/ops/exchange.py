@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-RECEIVED = "received"
-"""The checkpoint name of the rows that a device receives in the first rounds, and of where they belong. If they are
-saved, the backward pass need not send them again."""
+from maverick_jax.saved import RECEIVED
+
 DEVIATIONS = 6
 """Standard deviations of the rows that one device has for another, if tokens choose experts at random, for which the
 first rounds have room beyond an even share. Thousands of pairs of devices then need no further round."""

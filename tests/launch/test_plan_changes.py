@@ -7,7 +7,7 @@ from launch.plan_changes import nearest_that_fits
 from train.config_files import read_config
 
 ACCUMULATION = ("pretrain_tiny", ["run.hardware=v5e", "data.batch_size=4096", "mesh.data=4"])
-LONG_ROWS = ["data.batch_size=128", "data.sequence_length=12288"]
+LONG_ROWS = ["data.batch_size=4", "data.sequence_length=49152"]
 REMAT = ("pretrain_maverick_slice_h200", ["model.remat=none", *LONG_ROWS])
 MORE_DEVICES = ("pretrain_maverick_h200x512", ["mesh.expert=8"])
 NOTHING = ("pretrain_tiny", ["run.hardware=v5e", "data.sequence_length=8000000", "data.batch_size=1"])

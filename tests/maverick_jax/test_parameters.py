@@ -19,9 +19,7 @@ from maverick_jax.accounting.memory import memory
 from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface import names as huggingface_names
-from maverick_jax.model.remat import POLICIES
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.network import Network
 from maverick_jax.param import build
 from maverick_jax.parameters import Parameter
 from maverick_jax.pretrained import abstract_model, open_source, shapes_of
@@ -166,10 +164,6 @@ def test_initial_values_are_drawn_in_the_order_of_a_table():
     for p, x in zip(table, expected, strict=True):
         np.testing.assert_allclose(getattr(made, p.name)[...], x, rtol=1e-6)
         assert math.prod(p.shape) == p.size
-
-
-def test_every_choice_of_remat_has_a_policy():
-    assert set(POLICIES) == set(Network.model_fields["remat"].annotation.__args__)
 
 
 def test_counting_needs_no_jax():

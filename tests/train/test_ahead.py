@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from maverick_jax.accounting.activations import host_bytes
 from maverick_jax.accounting.compiled import collectives
 from maverick_jax.accounting.hlo import Program
 from maverick_jax.accounting.layout import BYTES, Layout
@@ -104,6 +105,20 @@ def test_blocks_gather_and_scatter_positions(where, remat, uncached):
     assert sum(c.total for c in over("reduce-scatter")) == expected.scattered
     activation = layout.tokens * model.hidden_size * BYTES[dtype]
     assert all(c.bytes < activation / 8 for c in over("all-reduce"))
+
+
+@NEEDS_COMPILERS
+def test_offloaded_values_lie_in_the_memory_of_the_host(uncached):
+    """As many bytes as the closed form says; without offload there are none."""
+    words = ["model.num_hidden_layers=8", "data.sequence_length=256", "model.compute_dtype=bfloat16"]
+    found = []
+    for remat in ("{offload: {all_layers: [mlp], global_layers: [input]}}", "full"):
+        config = read_config(TINY[0], [*TINY[1], *words, f"model.remat={remat}"])
+        ahead, model = lower_ahead(config, topology("h200:8")), config.model.network
+        layout = Layout(config.mesh.sharding_rules(), dict(ahead.mesh.shape), batch_size=8, sequence_length=256)
+        found.append((ahead.lowered.compile().memory_analysis().host_temp_size_in_bytes, host_bytes(model, layout)))
+    (there, expected), nothing = found
+    assert there == expected > 0 and nothing == (0, 0)
 
 
 @pytest.fixture(scope="module")

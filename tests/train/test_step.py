@@ -229,6 +229,16 @@ def test_gradients_of_bfloat16_parameters_are_summed_in_float32_over_microbatche
     np.testing.assert_array_equal(grads["w"], 512.0)
 
 
+def test_the_norm_of_gradients_of_bfloat16_parameters_is_a_float32_sum():
+    """Of 100,000 ones: a bfloat16 sum would stop at 256."""
+    loss = lambda trained, microbatch, totals: (jnp.sum(trained["w"] * microbatch["x"]).astype(jnp.float32), {})
+    ones = jnp.ones((1, 100_000), jnp.bfloat16)
+    _, grads = accumulate(loss, {"w": jnp.zeros(100_000, jnp.bfloat16)}, {"x": ones}, {})
+    norm = jax.jit(optax.tree.norm)(grads)
+    assert norm.dtype == jnp.float32
+    np.testing.assert_allclose(norm, 100_000**0.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [3e-5, 3e-6])
 def test_small_updates_of_bfloat16_parameters_arrive_on_average(rate):
     """20 updates of one size on weights of standard deviation 0.02, most of them less than half a bfloat16 step. To the

@@ -5,12 +5,12 @@ import jax
 from maverick_jax.ops.attention.blocked import BLOCKED, attention_over
 from maverick_jax.ops.attention.cudnn import CUDNN
 from maverick_jax.ops.attention.reference import attention_reference
-from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase, MaskSpec, Segments
+from maverick_jax.ops.attention.spec import AttentionCase, MaskSpec, Segments
 from maverick_jax.ops.attention.splash import SPLASH
 from maverick_jax.ops.attention.unmasked import attention_unmasked
 from maverick_jax.ops.kernels import choose
 
-__all__ = ["ATTENTION", "KERNELS", "MaskSpec", "Segments", "attention", "attention_over", "attention_reference",
+__all__ = ["KERNELS", "MaskSpec", "Segments", "attention", "attention_over", "attention_reference",
            "attention_unmasked"]  # fmt: skip
 KERNELS = (CUDNN, SPLASH, BLOCKED)
 """In the order in which they are preferred."""

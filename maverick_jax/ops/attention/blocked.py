@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from maverick_jax.ops.attention.spec import ATTENTION, MASKED, MaskSpec, Segments, one_segment, visible
+from maverick_jax.ops.attention.spec import MASKED, MaskSpec, Segments, one_segment, visible
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.kernels import Kernel
+from maverick_jax.saved import ATTENTION
 
 MAX_BLOCKS, MIN_BLOCK = 8, 128
 HEADS = ((0, 1), (0, 1))  # the batch axes of every product: sequences and key/value heads

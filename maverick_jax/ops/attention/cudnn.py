@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.ops.attention.pieces import Pieces
-from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase, MaskSpec, Segments, one_segment
+from maverick_jax.ops.attention.spec import AttentionCase, MaskSpec, Segments, one_segment
 from maverick_jax.ops.kernels import Kernel
+from maverick_jax.saved import ATTENTION
 from maverick_jax.target import traced_capability
 
 TOKENS_PER_PIECE = 512

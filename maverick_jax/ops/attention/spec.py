@@ -9,9 +9,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-ATTENTION = "attention"
-"""The checkpoint name of what the backward pass needs of the forward pass: outputs and logsumexp of the scores. Every
-kernel gives it inside its own rule, so that a policy that keeps it runs no forward kernel twice."""
 MASKED = -1e30  # finite, so that a query that sees no key (padding) gives a mean and not NaN
 
 

@@ -18,9 +18,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from maverick_jax.ops.attention.pieces import Pieces
-from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase, MaskSpec, Segments, one_segment
+from maverick_jax.ops.attention.spec import AttentionCase, MaskSpec, Segments, one_segment
 from maverick_jax.ops.collectives import unchecked, vary
 from maverick_jax.ops.kernels import Kernel
+from maverick_jax.saved import ATTENTION
 from maverick_jax.target import traced_platform
 
 LANES = 128

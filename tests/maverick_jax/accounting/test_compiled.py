@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from maverick_jax.accounting import devices
-from maverick_jax.accounting.compiled import by_kind, collectives, flops, roofline, traffic
+from maverick_jax.accounting.compiled import by_kind, collectives, flops, host_copies, roofline, traffic
 from maverick_jax.accounting.devices import DEVICES
 from maverick_jax.accounting.hlo import Program
 from maverick_jax.sharding import MESH_AXES
@@ -147,3 +147,33 @@ def test_work_between_start_and_end_hides_a_collective():
     assert hidden.wire == exposed.wire == pytest.approx(0.5, abs=1e-4)
     assert (hidden.exposed, exposed.exposed) == (0, pytest.approx(0.5, abs=1e-4))
     assert hidden.step == pytest.approx(1 + 1.5, abs=1e-3) and exposed.step == pytest.approx(0.5 + 1.5, abs=1e-3)
+
+
+OFFLOADED = """
+%moved (p: f32[6,500,2000], i: s32[]) -> f32[1,500,2000] {
+  %p = f32[6,500,2000]{2,1,0:S(5)} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %slice = f32[1,500,2000]{2,1,0} dynamic-slice(%p, %i, %i, %i), dynamic_slice_sizes={1,500,2000}
+}
+
+ENTRY %main (x: f32[1000000], i: s32[]) -> f32[1,500,2000] {
+  %x = f32[1000000]{0} parameter(0)
+  %i = s32[] parameter(1)
+  %out = (f32[1000000]{0:S(5)}, f32[1000000]{0}, u32[]) copy-start(%x)
+  %beside = f32[1000000]{0} copy(%x)
+  %there = f32[1000000]{0:S(5)} copy-done(%out)
+  %stack = f32[6,500,2000]{2,1,0:S(5)} custom-call(), custom_call_target="AllocateBuffer"
+  %in = ((f32[6,500,2000]{2,1,0:S(5)}, s32[]), f32[1,500,2000]{2,1,0}, u32[]) fusion-start(%stack, %i), calls=%moved
+  ROOT %back = f32[1,500,2000]{2,1,0} fusion-done(%in)
+}
+"""
+"""As XLA writes copies to the host and, of a stack of layers, one layer's slice back."""
+
+
+def test_copies_to_and_from_the_host_take_its_link_and_hide_behind_work():
+    program = Program.parse(OFFLOADED)
+    device = dataclasses.replace(DEVICES["h200"], bandwidth=8e6 / devices.MEMORY_SHARE, host=8e6 / devices.WIRE_SHARE)
+    assert [(copy.bytes, copy.times, len(copy.beside)) for copy in host_copies(program)] == [(4e6, 1, 1), (4e6, 1, 0)]
+    line = roofline(program, [], device)  # 4 MB each over a link of 8 MB/s; the copy beside the first takes 1 s
+    assert (line.wire, line.exposed) == (pytest.approx(1.0), pytest.approx(0.5))
+    assert line.compute == pytest.approx(1.0, abs=1e-4), "a stack is not read where it is allocated"

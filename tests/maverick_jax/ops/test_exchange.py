@@ -8,11 +8,12 @@ from jax import lax
 
 from maverick_jax.accounting.compiled import collectives
 from maverick_jax.accounting.hlo import Program
-from maverick_jax.model.remat import POLICIES
+from maverick_jax.model.remat import remat
 from maverick_jax.ops import exchange
 from maverick_jax.ops.dispatch import routed_experts
 from maverick_jax.ops.exchange import Capacity, capacity
 from maverick_jax.ops.grouped_matmul import grouped_swiglu_reference
+from maverick_jax.saved import PRESETS, RECEIVED, saved
 from maverick_jax.sharding import MESH_AXES, ShardingRules
 
 RULES = ShardingRules()
@@ -76,22 +77,22 @@ def test_any_routing_equals_every_expert_on_every_row(sizes, first, mesh_of, mon
         jax.tree.map(close, got, expected)
 
 
-@pytest.mark.parametrize("remat", POLICIES)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
-def test_rows_are_sent_as_often_as_the_policy_says(sizes, remat, mesh_of):
+def test_rows_are_sent_as_often_as_layers_that_do_not_keep_them_need(sizes, preset, mesh_of):
     """Four times at least in each of two layers: rows and gradients, there and back. The loop of further rounds is left
     out."""
-    policy, devices = POLICIES[remat], sizes["expert"]
+    kept, devices = saved(preset, ["all_layers"]), sizes["expert"]
     with mesh_of(**sizes):
         arrays, experts = placed(by_turns(E))
 
         def loss(x, scores, w_in, w_out):
-            layer = jax.checkpoint(lambda x, e: routed_experts(x, scores, e, w_in, w_out, RULES), policy=policy.save)
+            layer = remat(lambda x, e: routed_experts(x, scores, e, w_in, w_out, RULES), kept)
             return jnp.sum(jnp.sin(lax.scan(lambda x, e: (layer(x, e), None), x, jnp.stack([experts] * 2))[0]))
 
         text = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arrays).compile().as_text()
     found = collectives(Program.parse(text, lambda loop: 0), dict.fromkeys(MESH_AXES, 1) | sizes)
-    room, again = capacity(T, devices, "cpu"), policy.repeats_communication
+    room, again = capacity(T, devices, "cpu"), not kept.has(RECEIVED)
     rows = (4 + again) * room.total * D * 4
     counts = (1 + again) * E // devices * 4 if devices < E else 0
     assert sum(c.total for c in found if c.kind == "all-to-all") == 2 * (devices - 1) * (rows + counts)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from maverick_jax.model.remat import POLICIES
+from maverick_jax.model.remat import remat
 from maverick_jax.ops.linear import gated_linear, gated_linear_reference, linear, linear_reference
+from maverick_jax.saved import PRESETS, saved
 from maverick_jax.sharding import ShardingRules
 from tests.helpers.collectives import collectives
 
@@ -117,15 +118,15 @@ def test_gradients_are_scattered_in_the_compute_dtype_and_summed_over_replicas_i
     assert [re.findall(r":(\w+\[[\d,]*\])", line)[0] for line in lines("psum_invariant")] == [f"f32[{D // 4},{F}]"]
 
 
-@pytest.mark.parametrize("remat", POLICIES)
-def test_a_scan_over_stacked_weights_gathers_twice_and_scatters_once(remat, mesh_of):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_scan_over_stacked_weights_gathers_twice_and_scatters_once(preset, mesh_of):
     """No policy saves a gathered weight, and the backward pass uses the one that the recomputation gathers."""
     with mesh_of(fsdp=2, expert=4):
         x, stack = tokens(D), random(P(None, *RULES("embed", "residual")), 3, D, D, seed=1)
         use = RULES.compute("embed", "residual")
 
         def loss(f, x, stack):
-            layer = jax.checkpoint(lambda x, w: jnp.sin(f(x, w, use)), policy=POLICIES[remat].save)
+            layer = remat(lambda x, w: jnp.sin(f(x, w, use)), saved(preset, ["all_layers"]))
             return jnp.sum(jax.lax.scan(lambda x, w: (layer(x, w), None), x, stack)[0])
 
         grad = lambda f: jax.jit(jax.grad(functools.partial(loss, f), argnums=(0, 1)))

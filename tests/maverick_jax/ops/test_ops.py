@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from maverick_jax.ops.attention import ATTENTION, MaskSpec, Segments, attention, attention_reference, blocked
+from maverick_jax.ops.attention import MaskSpec, Segments, attention, attention_reference, blocked
 from maverick_jax.ops.collectives import vary_weight
 from maverick_jax.ops.cross_entropy import cross_entropy, cross_entropy_reference
 from maverick_jax.ops.dispatch import routed_experts
 from maverick_jax.ops.grouped_matmul import grouped_swiglu, grouped_swiglu_reference
 from maverick_jax.ops.linear import gated_linear, linear
+from maverick_jax.saved import ATTENTION
 from maverick_jax.sharding import ShardingRules
 
 RULES = ShardingRules()

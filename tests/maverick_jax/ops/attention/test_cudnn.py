@@ -12,7 +12,8 @@ from jax._src.cudnn import fused_attention_stablehlo as fused
 
 from maverick_jax.ops.attention import cudnn
 from maverick_jax.ops.attention.cudnn import Rounds, cudnn_attention, why_not
-from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase, MaskSpec
+from maverick_jax.ops.attention.spec import AttentionCase, MaskSpec
+from maverick_jax.saved import ATTENTION
 from tests.maverick_jax.ops.attention.test_pieces import rows_of, twin
 
 CASE = AttentionCase(MaskSpec("chunked", 8192), True, 4, 8192, 40, 8, 128, "bfloat16")

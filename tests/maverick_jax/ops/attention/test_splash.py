@@ -10,8 +10,9 @@ import pytest
 
 from maverick_jax.model.attention import attend
 from maverick_jax.ops.attention import MaskSpec, attention_reference, splash
-from maverick_jax.ops.attention.spec import ATTENTION, AttentionCase
+from maverick_jax.ops.attention.spec import AttentionCase
 from maverick_jax.ops.attention.splash import SPLASH, splash_attention, why_not
+from maverick_jax.saved import ATTENTION
 from maverick_jax.sharding import ShardingRules
 from tests.helpers.kernels import attention_by
 from tests.maverick_jax.ops.attention.test_attention import both, case_of

@@ -1,0 +1,84 @@
+"""What layers save for the backward pass, in bytes on one device and its host, and what the backward pass repeats."""
+
+from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.config import ModelConfig
+from maverick_jax.network import LayerSpec
+from maverick_jax.saved import ATTENTION, EVERYTHING, INPUT, MLP, QKV, RECEIVED, RESIDUAL, ROUTER
+
+
+def named_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[str, int]:
+    """Bytes of one layer's values on one device, by the name under which they can be saved (`maverick_jax.saved`)."""
+    wide, element, tokens = BYTES["float32"], BYTES[config.compute_dtype], layout.tokens
+    stream = tokens // layout.stream_ways * config.hidden_size * element
+    heads = config.num_attention_heads // layout.ways("heads")
+    kv = config.num_key_value_heads // layout.ways("kv_heads")
+    width = config.intermediate_size if spec.moe else config.intermediate_size_mlp
+    found = {
+        INPUT: stream,
+        QKV: tokens * (heads + 2 * kv) * config.head_dim * element,
+        ATTENTION: tokens * heads * (config.head_dim * element + wide),
+        RESIDUAL: stream,
+        MLP: tokens * 2 * width * element // layout.ways("mlp"),
+    }
+    if spec.moe:
+        found[ROUTER] = tokens // layout.stream_ways * config.num_local_experts * wide
+        found[RECEIVED] = _received(config, layout) * config.hidden_size * element
+    return found
+
+
+def kept_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
+    """Bytes that one layer's forward pass saves on the device: the residual stream at its input, unless it is
+    offloaded, and what `config.remat` keeps; never attention scores, which are fused or blocked."""
+    saved = config.saved(spec)
+    if EVERYTHING in saved.keep:
+        return all_bytes(config, spec, layout) - sum(_of(saved.offload, config, spec, layout))
+    return sum(_of((saved.keep | {INPUT}) - saved.offload, config, spec, layout))
+
+
+def offloaded_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
+    """Bytes that one layer's forward pass moves to the host's memory, for one device."""
+    return sum(_of(config.saved(spec).offload, config, spec, layout))
+
+
+def host_bytes(config: ModelConfig, layout: Layout) -> int:
+    """Bytes of host memory that one device's offloaded values take."""
+    return sum(offloaded_bytes(config, spec, layout) for spec in config.layers)
+
+
+def in_flight_bytes(config: ModelConfig, layout: Layout) -> int:
+    """Bytes of offloaded values that are on the device at one time: those of a period, which compilers bring back while
+    they compute another one."""
+    return sum(offloaded_bytes(config, spec, layout) for spec in config.layers[: len(config.period)])
+
+
+def recomputed_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
+    """Bytes that the backward pass of one layer computes again or brings back from the host."""
+    return all_bytes(config, spec, layout) - kept_bytes(config, spec, layout)
+
+
+def all_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
+    """Bytes of all of one layer's values: those that have names, norms with their float32 inputs, heads rotated in
+    float32, hidden units after their activation, those of routed experts, and rows sent to and from experts."""
+    element, tokens, k = BYTES[config.compute_dtype], layout.tokens, config.num_experts_per_tok
+    named = named_bytes(config, spec, layout)
+    rows = k * config.hidden_size * tokens * element if spec.moe else 0
+    routed = k * config.intermediate_size * tokens * element // layout.ways("expert_mlp") if spec.moe else 0
+    beside = 8 * named[INPUT] + 2 * named[QKV] + 3 * named[MLP] // 2 + 5 * routed + 4 * rows
+    return beside + sum(named.values())
+
+
+def repeats(config: ModelConfig, name: str, *, moe: bool | None = None) -> float:
+    """The share of layers, of those that have experts or have none if `moe` says so, whose backward pass computes the
+    values of this name again."""
+    layers = [spec for spec in config.layers if moe in (None, spec.moe)]
+    return sum(not config.saved(spec).has(name) for spec in layers) / len(layers) if layers else 0.0
+
+
+def _of(names, config: ModelConfig, spec: LayerSpec, layout: Layout) -> list[int]:
+    return [n for name, n in named_bytes(config, spec, layout).items() if name in names]
+
+
+def _received(config: ModelConfig, layout: Layout) -> int:
+    """Rows that a device has room for when others send it theirs; 0: it has all experts."""
+    room = layout.exchange(config.num_experts_per_tok)
+    return room.total * layout.ways("experts") if room else 0
