@@ -10,9 +10,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 TORCH = torch==$(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' $(LOCK))$(if $(filter Linux,$(shell uname)),+cpu)
 # The version for that torch; where it goes and why: benchmarks/torchvision_import.py.
 TORCHVISION := torchvision==0.28.0
+COMPILERS := .cache/compilers
+COMPILERS_LOCK := .ci/compilers.lock
+PIP_COMPILERS := $(subst $(BIN),$(COMPILERS)/bin,$(PIP)) --constraint $(COMPILERS_LOCK)
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow fuzz mutations lint format schema docs bench lock newest clean
+.PHONY: demo test slow compiled fuzz mutations lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -23,6 +26,11 @@ test: .venv/oracles
 # Compiled as users' programs are; `make test` compiles quickly (tests/conftest.py).
 slow: .venv/oracles
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
+
+# The tests that compile for H200 and TPU, in an environment of their own: compilers and cuDNN take 3 GB, and with CUDA
+# packages beside it JAX would look for a GPU in every other test.
+compiled: $(COMPILERS)/installed
+	$(COMPILERS)/bin/python -m pytest -m 'compilers and not slow' $$(grep -rl --include='test_*.py' 'mark\.compilers' tests)
 
 # What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing
@@ -52,9 +60,13 @@ docs: .venv/docs
 bench: .venv/oracles
 	$(BIN)/python benchmarks/run_all.py
 
-# Writes the lock: the newest of all that pyproject.toml admits. CONTRIBUTING.md says when.
+# Writes the lock: the newest of all that pyproject.toml admits. CONTRIBUTING.md says when. The lock of the compilers
+# has what they need beside the versions of the first.
 lock: .cache/uv/bin/uv
 	.cache/uv/bin/uv pip compile --quiet pyproject.toml --output-file $(LOCK)
+	.cache/uv/bin/uv pip compile --no-config --quiet --extra compilers --constraint $(LOCK) --universal \
+		--python-version 3.11 --upgrade --annotation-style line --custom-compile-command 'make lock' pyproject.toml \
+		| grep -E '^(#|jax-cuda|libtpu|nvidia)' > $(COMPILERS_LOCK)
 
 # The suite with the newest of everything, whatever pyproject.toml admits, in an environment of its own.
 # PYTHON=python3.13 make newest: recent JAX is not to be had for Python 3.11.
@@ -80,6 +92,12 @@ clean:
 
 .venv/docs: .venv/installed
 	$(PIP) -e .[docs]
+	touch $@
+
+$(COMPILERS)/installed: pyproject.toml $(LOCK) $(COMPILERS_LOCK)
+	test -x $(COMPILERS)/bin/python || $(PYTHON) -m venv $(COMPILERS)
+	$(PIP_COMPILERS) setuptools
+	$(PIP_COMPILERS) --no-build-isolation -e .[compilers] hypothesis pytest pytest-xdist
 	touch $@
 
 # Tried again each time that it failed: the tests which need it are skipped until then.

@@ -22,6 +22,12 @@ def test_the_lock_has_a_version_in_the_range_of_everything_that_is_tested():
     assert [str(r) for r in wanted if not r.specifier.contains(locked.get(name(r), ""))] == [], "make lock"
 
 
+def test_the_lock_of_the_compilers_has_what_their_extra_names():
+    locked = set(re.findall(r"^(\S+)==", (ROOT / ".ci" / "compilers.lock").read_text(), re.MULTILINE))
+    names = {Requirement(text).name for text in PROJECT["optional-dependencies"]["compilers"]} - {"jax"}
+    assert names and names <= locked and {"jax-cuda13-plugin", "libtpu"} <= locked, "make lock"
+
+
 def test_no_package_of_the_lock_is_of_cuda():
     assert not re.search(r"^(nvidia|cuda|triton)", (ROOT / ".ci" / "requirements.lock").read_text(), re.MULTILINE)
 

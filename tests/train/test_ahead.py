@@ -1,6 +1,5 @@
 """A step can be compiled from its config alone."""
 
-import importlib.util
 import re
 
 import jax
@@ -19,9 +18,6 @@ from train.ahead import lower_ahead
 from train.batches import Feed, abstract_batch
 from train.config_files import read_config
 
-NEEDS_COMPILERS = pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins") is None, reason="the extra `compilers` is not installed"
-)
 TINY = (
     "pretrain_tiny",
     ["mesh.data=1", "mesh.fsdp=2", "mesh.expert=4", "data.sequence_length=64", "data.batch_size=8"],
@@ -65,7 +61,7 @@ class NoMesh:
         return lambda *axes: [None for _ in axes]
 
 
-@NEEDS_COMPILERS
+@pytest.mark.compilers
 def test_a_host_without_gpus_compiles_the_gpu_program():
     """In bfloat16: only a CPU replaces it."""
     config = read_config(TINY[0], [*TINY[1], "model.compute_dtype=bfloat16"])
@@ -74,20 +70,11 @@ def test_a_host_without_gpus_compiles_the_gpu_program():
     assert dots.count("bf16") > 0.9 * len(dots)
 
 
-@pytest.fixture
-def uncached():
-    """Keeps no compiled program: one for devices that are not attached cannot be read again."""
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
-
-
 @pytest.mark.parametrize(
     "remat", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "dots", "attention")), "full"]
 )
-@pytest.mark.parametrize("where", ["here", pytest.param("h200:8", marks=NEEDS_COMPILERS)])
-def test_blocks_gather_and_scatter_positions(where, remat, uncached):
+@pytest.mark.parametrize("where", ["here", pytest.param("h200:8", marks=pytest.mark.compilers)])
+def test_blocks_gather_and_scatter_positions(where, remat):
     """Over the tensor axis, a compiled step sends exactly the closed form's bytes, and sums no activation by
     all-reduce."""
     mesh = ["mesh.fsdp=2", "mesh.expert=2", "mesh.tensor=2", "data.batch_size=8", "data.sequence_length=256"]
@@ -107,8 +94,8 @@ def test_blocks_gather_and_scatter_positions(where, remat, uncached):
     assert all(c.bytes < activation / 8 for c in over("all-reduce"))
 
 
-@NEEDS_COMPILERS
-def test_offloaded_values_lie_in_the_memory_of_the_host(uncached):
+@pytest.mark.compilers
+def test_offloaded_values_lie_in_the_memory_of_the_host():
     """As many bytes as the closed form says; without offload there are none."""
     words = ["model.num_hidden_layers=8", "data.sequence_length=256", "model.compute_dtype=bfloat16"]
     found = []

@@ -1,6 +1,5 @@
 """Topologies: their names, their refusals, and their devices where the compilers are installed."""
 
-import importlib.util
 import re
 
 import pytest
@@ -74,13 +73,9 @@ def test_descriptions_of_gpus_agree_with_the_table_of_devices(kind):
     assert int(bandwidth) == pytest.approx(device.bandwidth, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "count"),
-    [("h200:2x8", "jax_plugins.xla_cuda13", 16), ("v5p:2x2x4", "libtpu", 16), ("2*v6e:2x2", "libtpu", 8)],
-)
-def test_devices_of_a_topology(name, module, count):
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        pytest.skip(f"{module} is not installed (the extra `compilers`)")
+@pytest.mark.compilers
+@pytest.mark.parametrize(("name", "count"), [("h200:2x8", 16), ("v5p:2x2x4", 16), ("2*v6e:2x2", 8)])
+def test_devices_of_a_topology(name, count):
     target = topology(name)
     assert target.count == count and not target.attached
     assert device_of(target.kind) == DEVICES[parse(name)[1]]
