@@ -51,7 +51,8 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     flops = {part: n for part, n in flops.items() if n}
     tokens = config.data.batch_size * config.data.sequence_length
     limit = int(target["memory_bytes"] * USABLE)
-    useful, sent = sum(flops.values()) * tokens / layout.num_devices, transfers(model, layout, _trained(config))
+    useful = sum(flops.values()) * tokens / layout.num_devices
+    sent = transfers(model, layout, _trained(config), [Parameter(h.name, h.shape, h.axes, "attention") for h in heads])
     time = estimated_time(config, layout, target["device"], useful, sent, _trained(config))
     compiled = {}
     if topology is not None:

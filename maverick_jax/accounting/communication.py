@@ -44,8 +44,11 @@ def by_kind(sent: Iterable[Transfer]) -> dict[str, int]:
     return found
 
 
-def transfers(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None) -> list[Transfer]:
+def transfers(
+    config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None, beside: Iterable[Parameter] = ()
+) -> list[Transfer]:
     """All that one device sends in one optimizer step. `trained`: the parameters that have gradients; None: all.
+    `beside`: others that are trained beside the model's.
 
     `gather`: weights before use, forward and backward, but the output matrix once, ids of tokens before the lookup of
     their embeddings, and positions of the residual stream; `reduce_scatter`: gradients of weights, in the compute
@@ -55,8 +58,9 @@ def transfers(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] 
     """
     used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
     trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
-    found = [*_weights(config, layout, used), *_gradients(config, layout, trained), *_embedding(config, layout)]
-    found += [*_tokens(config, layout), *_partial_sums(config, layout)]
+    beside = [*beside]
+    found = [*_weights(config, layout, used + beside), *_gradients(config, layout, trained + beside)]
+    found += [*_embedding(config, layout, trained), *_tokens(config, layout), *_partial_sums(config, layout)]
     return [transfer for transfer in found if transfer.bytes]
 
 
@@ -95,16 +99,18 @@ def _stages(axes: tuple[str, ...], layout: Layout) -> Iterator[tuple[Spans, int]
             shards *= ways
 
 
-def _embedding(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
-    """Devices that share the table's columns look up the rows of all their tokens, and exchange columns for tokens."""
+def _embedding(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> Iterator[Transfer]:
+    """Devices that share the table's columns look up the rows of all their tokens, and exchange columns for tokens; if
+    the table is trained, their gradients go back."""
     shared = tuple(a for a in _split(layout.rules.table, layout) if a in BATCH_AXES)
     n, passes, group = size_of(layout.sizes, shared), layout.accumulation_steps, spans(shared, layout.sizes)
     yield Transfer("gather", group, passes * (n - 1) * layout.tokens * BYTES["int32"], passes)
     columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
     further = tuple(a for a in layout.stream_axes if a in axes_tuple(layout.rules.table))
     m = size_of(layout.sizes, further)  # they exchange columns for positions first
-    yield Transfer("all_to_all", spans(further, layout.sizes), 2 * passes * columns * (m - 1) // m**2, 2 * passes)
-    yield Transfer("all_to_all", group, 2 * passes * columns * (n - 1) // (n * m), 2 * passes)
+    times = passes * (1 + any(p.role == "embed" for p in trained))
+    yield Transfer("all_to_all", spans(further, layout.sizes), times * columns * (m - 1) // m**2, times)
+    yield Transfer("all_to_all", group, times * columns * (n - 1) // (n * m), times)
 
 
 def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:

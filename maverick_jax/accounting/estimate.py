@@ -58,9 +58,9 @@ def estimate(
     state_bytes: Callable[[Parameter], int],
 ) -> Estimate:
     """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
-    done = flops + repeated_flops(config, layout)
+    done = flops + repeated_flops(config, layout, trained)
     slow = (attention.pace(config, layout) - 1) * _score_flops(config, layout)
-    slow += (experts.pace(config, layout) - 1) * _expert_flops(config, layout)
+    slow += (experts.pace(config, layout) - 1) * _expert_flops(config, layout, trained)
     products = (done + slow) / device.matrix_rate
     traffic = memory_traffic(config, layout, trained=trained, state_bytes=state_bytes) / device.memory_rate
     wire: dict[str, float] = {}
@@ -78,9 +78,9 @@ def estimate(
     return Estimate(done, products, traffic, wire, waiting + sum(longer))
 
 
-def repeated_flops(config: ModelConfig, layout: Layout) -> float:
+def repeated_flops(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None) -> float:
     """FLOPs of a device in a step beyond the useful ones: what the backward pass computes again, scores that the mask
-    forbids, and unused slots of the exchange.
+    forbids, and unused slots of the exchange. `trained`: the parameters that have gradients; None: all.
 
     Attention repeats its scores at least once, a half of its forward pass. The backward pass needs no output of a
     feed-forward network: it repeats two of three products, those of routed experts whatever `config.remat` says, and
@@ -94,17 +94,25 @@ def repeated_flops(config: ModelConfig, layout: Layout) -> float:
     found += forward["router"] * repeats(config, ROUTER, moe=True)
     for part, moe in (("dense", False), ("shared_experts", True)):
         found += 2 / 3 * forward[part] * repeats(config, MLP, moe=moe)
-    found -= 3 * (forward["routed_experts"] + forward["attention_scores"])
+    found -= _passes(trained) * forward["routed_experts"] + 3 * forward["attention_scores"]
     tokens = layout.tokens * layout.accumulation_steps / layout.ways("mlp")
-    return found * tokens + _expert_flops(config, layout) + _score_flops(config, layout)
+    return found * tokens + _expert_flops(config, layout, trained) + _score_flops(config, layout)
 
 
-def _expert_flops(config: ModelConfig, layout: Layout) -> float:
+def _expert_flops(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None) -> float:
     """FLOPs of a device in a step for routed experts, forward and backward, repeated and unused ones included."""
     room, rows = layout.exchange(config.num_experts_per_tok), layout.tokens * config.num_experts_per_tok
-    slots = room.total * layout.ways("experts") / rows if room else 1.0
+    several = config.num_local_experts > layout.ways("experts")
+    in_tiles = several and not experts.are_grouped(config, layout)  # tiles hold real rows alone
+    slots = room.total * layout.ways("experts") / rows if room and not in_tiles else 1.0
     forward = flops_per_token(config, layout.sequence_length, NOTHING)["routed_experts"]
-    return (3 + 2 / 3) * slots * forward * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
+    passes = _passes(trained) + 2 / 3
+    return passes * slots * forward * layout.tokens * layout.accumulation_steps / layout.ways("mlp")
+
+
+def _passes(trained: Iterable[Parameter] | None) -> int:
+    """Of the routed experts' products, by what they are useful for: results, and gradients of inputs and weights."""
+    return 2 + (trained is None or any(p.role == "experts" for p in trained))
 
 
 def _score_flops(config: ModelConfig, layout: Layout) -> float:

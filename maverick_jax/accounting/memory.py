@@ -37,7 +37,11 @@ def memory(
     gradients of a period as they leave the products; `loss`, chunks of logits, the output matrix and its gradient.
     """
     trained = list(parameters.of_model(config) if trained is None else trained)
-    moments = [_at_loss(config, layout), _in_backward(config, layout, trained), _at_update(config, layout, trained)]
+    moments = [
+        _at_loss(config, layout, trained),
+        _in_backward(config, layout, trained),
+        _at_update(config, layout, trained),
+    ]
     held = max(moments, key=lambda moment: sum(moment.values()))
     return {
         "weights": weight_bytes(config, layout),
@@ -55,16 +59,17 @@ def weight_bytes(config: ModelConfig, layout: Layout) -> int:
 # ---- the moments -----------------------------------------------------------------------------------------------------
 
 
-def _at_loss(config: ModelConfig, layout: Layout) -> dict[str, int]:
+def _at_loss(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> dict[str, int]:
     """A chunk's logits and their gradient in float32, the final hidden states with their gradient, and the output
-    matrix with its gradient, a float32 sum."""
+    matrix with its gradient, a float32 sum, if it is trained."""
     vocabulary = config.vocab_size // layout.ways("vocab")
     rows = min(layout.tokens, layout.loss_chunk or default_rows(vocabulary, layout.platform))
     element, wide = BYTES[config.compute_dtype], BYTES["float32"]
-    whole = (2 * layout.tokens * element + vocabulary * (element + wide)) * config.hidden_size
+    matrix = element + wide * any(p.role == "head" for p in trained)
+    whole = (2 * layout.tokens * element + vocabulary * matrix) * config.hidden_size
     return {
         "activations": _kept(config, layout),
-        "gradients": _summed_gradients(config, layout, parameters.of_model(config)),
+        "gradients": _summed_gradients(config, layout, trained),
         "loss": 2 * wide * rows * vocabulary + whole,
     }
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from launch.plan import plan, render
 from maverick_jax import parameters
-from maverick_jax.accounting.communication import communication
+from maverick_jax.accounting.communication import by_kind, communication, transfers
 from maverick_jax.accounting.devices import DEVICES, device_of
 from maverick_jax.accounting.flops import attended_keys, flops_per_token, train_flops_per_token
 from maverick_jax.accounting.layout import Layout
@@ -19,6 +19,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import LayerSpec
+from maverick_jax.parameters import Parameter
 from maverick_jax.settings import shipped
 from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
 from train.config_files import read_config
@@ -90,6 +91,17 @@ def test_frozen_parameters_have_no_gradients_and_no_moments():
     assert held["weights"] == config.num_parameters() * 4
     assert held["optimizer"] == (config.num_parameters() - vision) * 8
     assert held["gradients"] == (config.num_parameters() - vision) * 4
+
+
+def test_a_model_that_is_frozen_as_a_whole_holds_its_weights_and_no_gradients():
+    """Not at the loss, nor in sums over microbatches."""
+    config = ModelConfig.from_name("tiny").model_copy(update={"vocab_size": 202048})
+    assert (
+        memory(config, layout())["loss"] - memory(config, layout(), trained=[])["loss"]
+        == 202048 * 4 * config.hidden_size
+    )
+    halves = dataclasses.replace(layout(), accumulation_steps=2)
+    assert memory(config, halves)["gradients"] > 0 == memory(config, halves, trained=[])["gradients"]
 
 
 def _parts(spec, sizes: dict[str, int]) -> int:
@@ -211,6 +223,24 @@ def test_communication_equals_manual_counts():
     assert half["reduce_scatter"] == sharded["reduce_scatter"] / 2
     # norms and routers: replicated, and summed in float32
     assert half["all_reduce"] == sharded["all_reduce"] > 0
+
+
+def test_frozen_weights_are_gathered_and_send_no_gradients():
+    config = ModelConfig.from_name("tiny")
+    sharded = communication(config, layout(fsdp=2))
+    frozen = communication(config, layout(fsdp=2), trained=[])
+    assert frozen["gather"] == sharded["gather"] and frozen["reduce_scatter"] == frozen["all_reduce"] == 0
+    assert 2 * frozen["all_to_all"] == sharded["all_to_all"] > 0  # embeddings, and no gradients of them
+
+
+def test_factors_beside_a_model_send_what_its_parameters_would():
+    config = ModelConfig.from_name("tiny")
+    a = Parameter("a", (2, 128, 8), (None, "embed", None), "attention")  # sharded
+    b = Parameter("b", (2, 8, 64), (None, None, "heads"), "attention")  # replicated
+    with_factors, without = (by_kind(transfers(config, layout(fsdp=2), [], beside)) for beside in ([a, b], []))
+    more = {kind: n - without[kind] for kind, n in with_factors.items() if n != without[kind]}
+    half = a.size // 2 * 4
+    assert more == {"gather": 2 * half, "reduce_scatter": half, "all_reduce": b.size * 4}
 
 
 def test_devices_are_found_by_their_jax_names():

@@ -41,6 +41,25 @@ def test_a_step_that_saves_its_products_repeats_scores_and_experts_alone():
     assert len({*more}) == 3
 
 
+def test_unused_slots_of_frozen_experts_cost_two_passes_and_not_three():
+    """None of a gradient of their weights."""
+    config, room = with_remat("attention"), CLUSTER.exchange(1)
+    assert room is not None
+    unused = room.total * 128 / CLUSTER.tokens - 1
+    forward = flops_per_token(config, 8192, NOTHING)["routed_experts"] * CLUSTER.tokens
+    less = repeated_flops(config, CLUSTER) - repeated_flops(config, CLUSTER, trained=[])
+    assert less == pytest.approx(forward * unused, rel=1e-6)
+
+
+def test_several_experts_of_a_device_compute_no_unused_slots():
+    """Their rows are laid out in tiles, of real rows alone."""
+    forward = flops_per_token(MAVERICK, 8192, NOTHING)
+    halves = dataclasses.replace(CLUSTER, sizes=CLUSTER.sizes | {"fsdp": 8, "expert": 64})
+    scores = forward["attention_scores"] * (3.5 - 3)
+    found = repeated_flops(with_remat("none"), halves) / CLUSTER.tokens
+    assert found == pytest.approx(forward["routed_experts"] * 2 / 3 + scores, rel=1e-3)
+
+
 def test_microbatches_repeat_what_one_batch_repeats():
     """Without an exchange, whose room is the larger in proportion the fewer rows there are."""
     whole = dataclasses.replace(CLUSTER, sizes=CLUSTER.sizes | {"fsdp": 512, "expert": 1})
