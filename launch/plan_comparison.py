@@ -16,16 +16,15 @@ KINDS = {
 
 def comparison(plan: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """Of a plan with a compiled step: closed form, compiled, and their ratio, by quantity: the peak in bytes, bytes
-    sent by kind, FLOPs done, seconds of computation and of the step. What a program is not read for is left out."""
+    sent by kind, FLOPs done, seconds of computation and of the step."""
     compiled, time = plan["compiled"], plan["seconds"]
     pairs = {"peak": (plan["bytes_per_device"]["total"], compiled["bytes"]["peak"])}
     for kind, closed in plan["communication_bytes_per_step"].items():
         sent = sum(e["bytes"] for name, e in compiled["collectives"].items() if KINDS.get(name.split()[0]) == kind)
         pairs[kind] = closed, sent
-    if compiled["flops"] and time:
-        pairs["flops"] = time["flops_done"], compiled["flops"]["done"]
-        pairs["compute"] = time["compute"], compiled["seconds"]["compute"]
-        pairs["step"] = time["step"], compiled["seconds"]["step"]
+    pairs["flops"] = time["flops_done"], compiled["flops"]["done"]
+    pairs["compute"] = time["compute"], compiled["seconds"]["compute"]
+    pairs["step"] = time["step"], compiled["seconds"]["step"]
     return {
         name: {"closed_form": closed, "compiled": real, "ratio": closed / real if real else None}
         for name, (closed, real) in pairs.items()

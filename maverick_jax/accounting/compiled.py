@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 
+from maverick_jax.accounting.convolutions import convolution_flops
 from maverick_jax.accounting.devices import MATRIX_SHARE, Device, Pattern
 from maverick_jax.accounting.fused import SHARES, fused_flops, target_of
-from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_of
+from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_in_memory, bytes_of
 
-VERSION = 6
+VERSION = 7
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 PATTERNS: dict[str, Pattern] = {
@@ -190,27 +191,27 @@ def _beside(program: Program, computation: Computation, at: int) -> tuple[tuple[
 
 def traffic(program: Program, computation: Computation, instruction: Instruction) -> float:
     """Bytes that an instruction reads from the device's memory and writes to it; none for copies to and from the
-    host, which its link bounds (`host_copies`)."""
+    host, which its link bounds (`host_copies`), and for copies to a core's own memory, which run beside other work."""
     opcode = instruction.opcode
     if any(_ON_HOST in array.result for array in (instruction, *computation.operands(instruction))):
         return 0.0
     if opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES:
         return 0.0
     if opcode in ("dynamic-slice", "slice"):
-        return 2.0 * bytes_of(instruction.result)
+        return 2.0 * bytes_in_memory(instruction.result)
     if opcode == "dynamic-update-slice":
-        return 2.0 * bytes_of(computation.operands(instruction)[1].result)
+        return 2.0 * bytes_in_memory(computation.operands(instruction)[1].result)
     fused = next((program.computations[name] for role, name in instruction.called() if role == "calls"), None)
     operands = computation.operands(instruction)
     if opcode != "fusion" or fused is None:
-        return float(bytes_of(instruction.result) + sum(bytes_of(operand.result) for operand in operands))
+        return float(bytes_in_memory(instruction.result) + sum(bytes_in_memory(operand.result) for operand in operands))
     return _written(fused) + sum(_read(fused, parameter) for parameter in fused.instructions)
 
 
 def _written(fused: Computation) -> float:
     root = fused.root
     parts = fused.operands(root) if root.opcode == "tuple" else [root]
-    return float(sum(bytes_of(_update(fused, part).result) for part in parts))
+    return float(sum(bytes_in_memory(_update(fused, part).result) for part in parts))
 
 
 def _update(fused: Computation, instruction: Instruction) -> Instruction:
@@ -232,9 +233,9 @@ def _read(fused: Computation, parameter: Instruction) -> float:
         elif aliases & set(user.operands):
             is_source = user.operands[0] in aliases
             if user.opcode in ("dynamic-slice", "slice") and is_source:
-                sliced += bytes_of(user.result)
+                sliced += bytes_in_memory(user.result)
             elif user.opcode != "dynamic-update-slice" or not is_source:
-                return float(bytes_of(parameter.result))
+                return float(bytes_in_memory(parameter.result))
     return sliced
 
 
@@ -257,6 +258,9 @@ def flops_of(program: Program, computation: Computation, instruction: Instructio
         return 2.0 * inner * sum(math.prod(out) for _, out in arrays_of(instruction.result))
     if instruction.opcode == "custom-call":
         return fused_flops(computation, instruction)
+    if instruction.opcode == "convolution":
+        (_, image), (_, kernel) = (arrays_of(operand.result)[0] for operand in computation.operands(instruction))
+        return convolution_flops(instruction.text, image, kernel, arrays_of(instruction.result)[0][1])
     if instruction.opcode != "fusion":
         return 0.0
     inside = [program.computations[name] for _, name in instruction.called() if name in program.computations]

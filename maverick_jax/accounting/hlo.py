@@ -10,6 +10,8 @@ from collections.abc import Callable
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16}
 """Bytes per element by type; integers and 8-bit floats say it in their names."""
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
+_ON_CHIP = re.compile(r"\b[a-z]\w*\[[\d,]*\]\{[^}]*:T\([^}]*S\(1\)[^}]*\}")
+"""An array of a TPU program in the memory of the chip's core. Memory space 1 of a GPU is device memory."""
 _HEADER = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 _OPCODE = re.compile(r"\s(?P<opcode>[a-z][\w\-]*)\(")
@@ -114,6 +116,11 @@ class Program:
 def bytes_of(type_text: str) -> int:
     """Bytes of an array type or of all arrays of a tuple type, as text."""
     return int(sum(math.prod(shape) * _element_bytes(kind) for kind, shape in arrays_of(type_text)))
+
+
+def bytes_in_memory(type_text: str) -> int:
+    """The same, of the arrays that are in the device's memory, and not in a TPU core's own."""
+    return bytes_of(_ON_CHIP.sub("", type_text))
 
 
 def arrays_of(type_text: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -90,6 +90,31 @@ def test_flops_of_products_equal_a_count_by_hand():
     assert flops(Program.parse(text)) == 2 * 32 * 64 * 16 + 3 * 2 * 32 * 16 * 16
 
 
+TPU = """
+%fused (p0: bf16[32,64], p1: bf16[64,16]) -> f32[32,16] {
+  %p0 = bf16[32,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %p1 = bf16[64,16]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %product = f32[32,16]{1,0:T(8,128)} convolution(%p0, %p1), dim_labels=bf_io->bf
+}
+
+ENTRY %main (x: bf16[32,64], w: bf16[64,16]) -> f32[32,16] {
+  %x = bf16[32,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[64,16]{1,0:T(8,128)(2,1)} parameter(1)
+  %start = (bf16[32,64]{1,0:T(8,128)(2,1)S(1)}, bf16[32,64]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%x)
+  %here = bf16[32,64]{1,0:T(8,128)(2,1)S(1)} copy-done(%start)
+  ROOT %out = f32[32,16]{1,0:T(8,128)} fusion(%here, %w), kind=kOutput, calls=%fused
+}
+"""
+
+
+def test_a_product_of_a_tpu_program():
+    """A convolution; what a copy brought into the core's memory before is not read from the device's."""
+    program = Program.parse(TPU)
+    main = program.computations["main"]
+    assert flops(program) == 2 * 32 * 64 * 16
+    assert traffic(program, main, main.by_name["out"]) == 2 * 64 * 16 + 4 * 32 * 16
+
+
 SLICES = """
 %fused (p0: f32[100,8], p1: s32[]) -> f32[1,8] {
   %p0 = f32[100,8]{1,0} parameter(0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from maverick_jax.accounting.hlo import Program, arrays_of, bytes_of
+from maverick_jax.accounting.hlo import Program, arrays_of, bytes_in_memory, bytes_of
 
 TEXT = """\
 HloModule jit_f, is_scheduled=true
@@ -73,6 +73,15 @@ def test_instructions_name_their_operands_and_scopes():
 )  # fmt: skip
 def test_bytes_of_types(text, size):
     assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("f32[8,4]{1,0:T(8,128)S(1)}", 0), ("(bf16[3]{0:T(256)S(1)}, s32[2]{0:T(128)})", 8), ("f32[8,4]{1,0:S(1)}", 128),
+     ("f32[8,4]{1,0:T(8,128)}", 128)],
+)  # fmt: skip
+def test_bytes_in_a_tpu_cores_own_memory_are_left_out(text, size):
+    assert bytes_in_memory(text) == size
 
 
 def test_shapes_of_types():
