@@ -31,6 +31,11 @@ class DataConfig(Section):
     """How texts are packed. `concatenate`: documents are joined and cut every `sequence_length` tokens, without
     padding; `best_fit`: documents that fit into a row stay whole and go to the row that they fill best, the rest is
     padding. Trajectories are always packed by `best_fit`, and longer ones are cut between turns."""
+    cell: Annotated[int, Field(ge=2)] | None = None
+    """Tokens per cell of a row, a divisor of `sequence_length`. A document, window or piece of a document then lies in
+    one cell or begins where a cell begins, so that devices can share rows: `mesh.context` needs cells that are a
+    multiple of `model.attention_chunk_size`. `concatenate` cuts documents that begin inside a cell at the cell's end;
+    `best_fit` and trajectories leave padding there. null: documents begin anywhere."""
     kind_weights: KindWeights = KindWeights()
     """Loss weights of trajectory tokens, by token kind."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -56,6 +61,13 @@ class DataConfig(Section):
             if not name.strip():
                 raise ValueError("a source's name must not be empty")
         return sources
+
+    @pydantic.model_validator(mode="after")
+    def _has_whole_cells(self):
+        if self.cell is not None and self.sequence_length % self.cell:
+            fits = max(n for n in range(1, self.cell + 1) if self.sequence_length % n == 0)
+            raise ValueError(f"cell: {self.cell} does not divide sequence_length ({self.sequence_length}); {fits} does")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _weighs_something(self):

@@ -10,6 +10,7 @@ KINDS = {
     "all-reduce": "all_reduce",
     "all-to-all": "all_to_all",
     "ragged-all-to-all": "all_to_all",
+    "collective-permute": "permute",
 }
 """The closed form's name of a kind of collective."""
 

@@ -33,11 +33,12 @@ class ShardingRules:
 
     batch: Axes = BATCH_AXES
     """Sequences of a batch."""
-    length: Axes = None
-    """Positions of a sequence; reserved for context parallelism."""
+    length: Axes = "context"
+    """Places of a sequence, divided as `RowSplit` says."""
     stream: Axes = ("context", "tensor")
     """Positions of a sequence between blocks, in the residual stream: those of `length` and more. Blocks gather their
-    input's positions over the others and scatter their output (arXiv 2205.05198); norms and router work in between."""
+    input's positions over the others and scatter their output (arXiv 2205.05198); norms and router work in between.
+    null: those of `length`."""
     residual: Axes = None
     """Model dimension of activations."""
     vocab: Axes = "tensor"
@@ -47,16 +48,22 @@ class ShardingRules:
     """Hidden dimension of dense layers and of the shared expert."""
     experts: Axes = "expert"
     expert_mlp: Axes = "tensor"
-    embed: Axes = ("fsdp", "expert")
+    embed: Axes = ("fsdp", "expert", "context")
     """Model dimension of every parameter outside the routed experts."""
-    expert_embed: Axes = "fsdp"
+    expert_embed: Axes = ("fsdp", "context")
     """Model dimension of the routed experts' parameters."""
-    vision_embed: Axes = ("fsdp", "expert")
+    vision_embed: Axes = ("fsdp", "expert", "context")
     """Model dimension of the image encoder's parameters; its heads and hidden dimensions use the text model's axes."""
-    table: Axes = ("fsdp", "expert", "tensor")
-    """Model dimension of the embedding table. Its rows are not sharded, so a lookup needs no communication."""
+    table: Axes = ("fsdp", "expert", "tensor", "context")
+    """Model dimension of the embedding table. Its rows are not sharded, so a lookup needs no communication. The axes of
+    the sequence come last, for they are the first over which columns are exchanged."""
 
     GATHERED = frozenset({"embed", "expert_embed", "vision_embed"})
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Mesh axes over which the tokens of a batch are split."""
+        return axes_tuple(self.batch) + axes_tuple(self.length)
 
     def storage(self, *axes: str | None) -> PartitionSpec:
         """Spec of a stored parameter or of an activation, from one logical axis (or None) per dimension."""
@@ -90,7 +97,9 @@ class MeshConfig(Section):
     expert: Annotated[int, Field(ge=-1)] = 1
     """Shards the experts and the batch; tokens are exchanged by all-to-all."""
     context: Annotated[int, Field(ge=-1)] = 1
-    """Shards the sequence (not supported yet; must be 1)."""
+    """Shards the sequence, and parameters, gradients and optimizer moments: devices exchange keys and values in layers
+    without rotary embedding. `data.sequence_length` must be a multiple of twice its size times
+    `model.attention_chunk_size`, and `data.cell` set."""
     tensor: Annotated[int, Field(ge=-1)] = 1
     """Shards heads, hidden dimensions, the vocabulary, and between blocks the sequence."""
     pipeline: Annotated[int, Field(ge=-1)] = 1
@@ -109,9 +118,8 @@ class MeshConfig(Section):
         for axis, size in sizes.items():
             if size == 0:
                 raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for all remaining devices")
-        for axis in ("context", "pipeline"):
-            if sizes[axis] != 1:
-                raise ValueError(f"{axis}: {sizes[axis]} is not supported yet; it must be 1")
+        if self.pipeline != 1:
+            raise ValueError(f"pipeline: {self.pipeline} is not supported yet; it must be 1")
         self.sharding_rules()
         return self
 
@@ -148,7 +156,7 @@ class MeshConfig(Section):
 
 def _agreeing(rules: ShardingRules) -> ShardingRules:
     """The rules themselves. Raises ValueError if those of the residual stream contradict each other."""
-    length, stream = axes_tuple(rules.length), axes_tuple(rules.stream)
+    length, stream = axes_tuple(rules.length), axes_tuple(rules.stream) or axes_tuple(rules.length)
     if stream[: len(length)] != length:
         listed = list(length)
         raise ValueError(f"rules.stream: {list(stream)} does not begin with the axes of rules.length, {listed}; it "
@@ -156,8 +164,9 @@ def _agreeing(rules: ShardingRules) -> ShardingRules:
     for name in ("batch", "residual"):
         if twice := [axis for axis in axes_tuple(getattr(rules, name)) if axis in stream]:
             rest = [axis for axis in stream if axis not in twice]
+            also = "rules.length: null and " if twice[0] in length else ""
             raise ValueError(f"rules.{name}: mesh axis {twice[0]!r} also splits the positions of the residual stream; "
-                             f"expected other axes, or rules.stream: {rest}")  # fmt: skip
+                             f"expected other axes, or {also}rules.stream: {rest}")  # fmt: skip
     return rules
 
 

@@ -34,7 +34,7 @@ FLOORS = {
 }
 FLOOR_ZERO = {
     *("config", "errors", "files", "images", "network", "param", "parameters", "precision", "progress", "settings"),
-    *("saved", "sharding", "stack", "target", "text"),
+    *("row_split", "saved", "sharding", "stack", "target", "text"),
 }
 FIELD_TABLE = "data.rows.fields"
 """The table of batch fields, which may be imported by modules that make batches and by modules that learn from them."""

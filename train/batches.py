@@ -12,6 +12,8 @@ from data.rows import placement
 from data.rows.dataset import Dataset, Split, open_dataset
 from data.rows.fields import FIELDS, TARGET, Row, chosen
 from data.targets.format import layout
+from maverick_jax.config import ModelConfig
+from maverick_jax.row_split import RowSplit
 from train.config import RunConfig
 from train.teachers.stored_targets import TargetsOf, open_targets
 
@@ -46,6 +48,12 @@ class Feed:
         )
 
     @property
+    def split(self) -> RowSplit:
+        """How devices share a row under the current mesh."""
+        T = self.config.data.sequence_length
+        return RowSplit.of(T, self.config.mesh.sharding_rules(), jax.sharding.get_mesh().shape)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """[A, B/A, T]: number of microbatches, rows per microbatch, tokens per row."""
         A = self.config.optimizer.accumulation_steps
@@ -63,10 +71,12 @@ class Feed:
 
     @contextlib.contextmanager
     def batches(self, start: int, stop: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
-        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, ...]."""
+        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, ...], rows in the order of
+        `split`."""
         rows = placement.rows_of_process(self._sharding("tokens"), self.shape)
 
         def placed(local: Row) -> dict[str, jax.Array]:
+            check_cells(local, self.split, self.config.model)
             return {name: self._place(name, x, rows) for name, x in chosen(local, self.fields).items()}
 
         with self.train.batches(rows, self.config.data.batch_size, start, stop - start) as found:
@@ -74,10 +84,29 @@ class Feed:
 
     def _place(self, name: str, local: np.ndarray, rows: list[int]) -> jax.Array:
         shape = self.shape[: 1 + len(FIELDS[name].axes)]
+        if len(shape) == 3:
+            local = self.split.split(local, 1)
         return placement.place(local, rows, self._sharding(name), shape)
 
     def _sharding(self, name: str) -> NamedSharding:
         return _sharding(self.config, name, jax.sharding.get_mesh())
+
+
+def check_cells(rows: Row, split: RowSplit, model: ModelConfig) -> None:
+    """Raises ValueError unless the attention chunks of all segments of `rows` [n, T] lie within blocks of `split`, as
+    layers with chunked attention assume (`Inputs.in_cells`)."""
+    size, before = model.attention_chunk_size, np.arange(split.block, split.length, split.block) - 1
+    if split.ways == 1 or size is None or model.local_attention != "chunked":
+        return
+    ids, positions = rows["segment_ids"], rows["positions"]
+    crossing = (ids[:, before] == ids[:, before + 1]) & (ids[:, before] > 0)
+    bad = crossing & (positions[:, before] // size == positions[:, before + 1] // size)
+    if bad.any():
+        row, border = np.argwhere(bad)[0]
+        raise ValueError(
+            f"row {row} of a batch: an attention chunk of {size} tokens lies on both sides of place "
+            f"{before[border] + 1}, where mesh.context={split.ways} divides rows; expected segments as data.cell places"
+        )
 
 
 def abstract_batch(config: RunConfig, mesh: Mesh, fields: Iterable[str]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -174,6 +174,7 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return found
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
+    found += _unshared_rows(config, size_of(sizes, rules.length))
     if not config.data.has_trajectories and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
         found.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
                       "(kind: trajectories), and there is none"))  # fmt: skip
@@ -186,6 +187,35 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
             said = said if key == "data.batch_size" else str(number)
             found.append((key, f"{said} is not a multiple of {ways}, over which {over} split it ({axis})"))
     return found
+
+
+def _unshared_rows(config: RunConfig, ways: int) -> list[tuple[str, str]]:
+    """(key, error) for the first reason why `ways` devices cannot share rows."""
+    T, cell, model = config.data.sequence_length, config.data.cell, config.model
+    if ways == 1 or T % ways:
+        return []
+    if config.objective.batch_maker() is not None:
+        return [
+            ("objective", f"generates samples, whose rows devices cannot share; expected mesh.context=1, not {ways}")
+        ]
+    if model.local_attention != "chunked" or model.attention_chunk_size is None:
+        return []
+    chunk = model.attention_chunk_size
+    if T % (unit := 2 * ways * chunk):
+        said = f"{T} is not a multiple of {unit}, twice mesh.context={ways} times model.attention_chunk_size ({chunk})"
+        fits = max((n for n in range(2, ways) if T % (2 * n * chunk) == 0), default=1)
+        return [("data.sequence_length", f"{said}; expected {-(-T // unit) * unit}, or mesh.context={fits}")]
+    block = T // (2 * ways)
+    if cell is None or cell % chunk or block % cell:
+        said = "null" if cell is None else str(cell)
+        return [
+            (
+                "data.cell",
+                f"{said} lets attention chunks of a document lie on two of mesh.context={ways} devices; expected a "
+                f"multiple of model.attention_chunk_size ({chunk}) that divides {block}, such as {block}",
+            )
+        ]
+    return []
 
 
 def _listed(sizes: dict[str, int], prefix: str = "") -> str:

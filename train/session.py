@@ -46,6 +46,7 @@ from train.metrics_writer import check_sinks
 from train.teachers.references import (
     Found,
     check_references,
+    check_shared_rows,
     find_references,
     fingerprints,
     load_references,
@@ -195,4 +196,5 @@ def _references(
     for name in (name for name in found if name not in missing):
         open_source(found[name].path)
     check_references(found, tokenizer, sizes, missing)
+    check_shared_rows(config, found, sizes)
     return found

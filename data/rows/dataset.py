@@ -50,9 +50,11 @@ class SourceRows:
     """Seed of the order of the rows; None: the order of packing."""
     weighing: Weighing | None = None
     """Loss weights of labels by their kind; None: all weights are 1."""
+    cell: int | None = None
+    """Tokens per cell; None: rows have no cells."""
 
     def row(self, index: int) -> Row:
-        places = packing.places_of(self.pieces(index))
+        places = packing.places_of(self.pieces(index), self.cell)
         row = packing.row_of(self.store["tokens"], places, self.length)
         return row if self.weighing is None else row | self.weighing.fields(self.store, places, self.length)
 
@@ -174,7 +176,7 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
     first = int(np.searchsorted(store["offsets"], documents.begin[0], "right")) - 1
     numbers = range(first, first + documents.begin.size)
-    return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing)
+    return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing, config.cell)
 
 
 def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.ndarray:
@@ -195,10 +197,12 @@ class _Part(NamedTuple):
 
 def _window_plan(part: _Part, store: ArrayFolder, documents: Documents, config: DataConfig, overlap: float) -> Windowed:
     T = config.sequence_length
-    identity = ["windows", windows.LAYOUT, *part, T, overlap]
+    identity = ["windows", windows.LAYOUT, *part, T, overlap, *_cells(config)]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
-        arrays, cuts = windows.window_arrays(packing.document_order(documents, part.seed), store, T, overlap)
+        arrays, cuts = windows.window_arrays(
+            packing.document_order(documents, part.seed), store, T, overlap, config.cell
+        )
         return arrays, {"cuts": dataclasses.asdict(cuts)}
 
     return Windowed(_arranged_once(config, identity, arrange))
@@ -207,14 +211,21 @@ def _window_plan(part: _Part, store: ArrayFolder, documents: Documents, config: 
 def _plan(part: _Part, documents: Documents, config: DataConfig) -> Plan:
     T, concatenate = config.sequence_length, config.packing == "concatenate"
     # Concatenation cuts rows when they are read: its arrays serve every length.
-    identity = [ORDER, *part, config.packing, None if concatenate else T]
+    identity = [ORDER, *part, config.packing, *([None] if concatenate else [T, *_cells(config)])]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
         ordered = packing.document_order(documents, part.seed)
-        return packing.concatenate_arrays(ordered) if concatenate else packing.best_fit_arrays(ordered, T), {}
+        if concatenate:
+            return packing.concatenate_arrays(ordered), {}
+        return packing.best_fit_arrays(ordered, T, config.cell), {}
 
     arrays = _arranged_once(config, identity, arrange)
-    return packing.Concatenated(arrays, T, part.seed) if concatenate else packing.BestFitted(arrays)
+    return packing.Concatenated(arrays, T, part.seed, config.cell) if concatenate else packing.BestFitted(arrays)
+
+
+def _cells(config: DataConfig) -> list[int]:
+    """What the cells of rows add to the identity of a plan."""
+    return [] if config.cell is None else [config.cell]
 
 
 def _arranged_once(
@@ -268,6 +279,8 @@ def _fingerprint(
         "sources": [[s.name, s.store.digest, str(config.sources[s.name].weight)] for s in sources],
         **config.model_dump(include={"batch_size", "sequence_length", "packing", "held_out_fraction", "shuffle"}),
     }
+    if config.cell is not None:
+        decides["cell"] = config.cell
     here = {source.name: config.sources[source.name] for source in sources}
     if own := {name: source.held_out_fraction for name, source in here.items() if source.held_out_fraction is not None}:
         decides["held_out"] = own

@@ -59,6 +59,6 @@ class OfTexts:
 
 def _fields(places: RowLayout, kinds: np.ndarray, choices: np.ndarray, weights: np.ndarray, length: int) -> Row:
     row = filled((KINDS, CHOICES, "loss_weights"), length)
-    at = np.flatnonzero(places.counts)
+    at = places.place[places.counts]
     row[KINDS][at], row[CHOICES][at], row["loss_weights"][at] = kinds, choices, weights
     return row

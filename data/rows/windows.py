@@ -97,8 +97,11 @@ def _overlap(first: int, at: int, borders: np.ndarray, most: int) -> int:
     return border if border < at else earliest
 
 
-def window_arrays(documents: Documents, store: ArrayFolder, length: int, share: float) -> tuple[dict, Cuts]:
-    """The arrays of `Windowed`, for trajectories in their final order."""
+def window_arrays(
+    documents: Documents, store: ArrayFolder, length: int, share: float, cell: int | None = None
+) -> tuple[dict, Cuts]:
+    """The arrays of `Windowed`, for trajectories in their final order. `cell`: tokens per cell; None: rows have no
+    cells."""
     cuts, pieces, sizes, counts = Cuts(), [], [], []
     starts = store["offsets"][:-1]
     of_run = np.searchsorted(starts, documents.begin)
@@ -111,8 +114,8 @@ def window_arrays(documents: Documents, store: ArrayFolder, length: int, share: 
             pieces += found
             sizes.append(window.size)
             counts.append(len(found))
-    rows, num_rows = placed(np.array(sizes), length)
-    return _arranged(np.array(pieces, np.int64), np.array(counts), rows, num_rows), cuts
+    rows, order = placed(np.array(sizes), length, cell)
+    return _arranged(np.array(pieces, np.int64), np.array(counts), rows, order), cuts
 
 
 def _start(window: Window) -> int:
@@ -129,17 +132,18 @@ def _pieces(begin: int, window: Window, continued: bool) -> list[tuple[int, int,
     return [(a, b - a, goes_on, i > 0, again) for i, (a, b, goes_on, again) in enumerate(runs)]
 
 
-def _arranged(pieces: np.ndarray, counts: np.ndarray, rows: np.ndarray, num_rows: int) -> dict[str, np.ndarray]:
-    """The pieces of all windows, `counts` per window, in the order of the windows' rows."""
+def _arranged(pieces: np.ndarray, counts: np.ndarray, rows: np.ndarray, order: np.ndarray) -> dict[str, np.ndarray]:
+    """The pieces of all windows, `counts` per window, by `rows` and in `order`, both of windows."""
+    rank = np.argsort(order)
     of_window = np.repeat(np.arange(counts.size), counts)
-    order = np.argsort(rows[of_window], kind="stable")
-    begin, length, continued, joins, repeated = pieces[order].T
+    by_row = np.argsort(rank[of_window], kind="stable")
+    begin, length, continued, joins, repeated = pieces[by_row].T
     flags = {"continued": continued, "joins": joins, "repeated": repeated}
     return {
         "begin": begin,
         "length": length,
         **{name: flag.astype(np.bool_) for name, flag in flags.items()},
-        "row": np.searchsorted(rows[of_window][order], np.arange(num_rows + 1)),
+        "row": np.searchsorted(rows[of_window][by_row], np.arange(rows.max() + 2)),
     }
 
 

@@ -9,6 +9,7 @@ from maverick_jax.network import LayerSpec
 from maverick_jax.ops.attention import MaskSpec, splash
 from maverick_jax.ops.attention.blocked import MAX_BLOCKS, MIN_BLOCK
 from maverick_jax.ops.attention.spec import AttentionCase
+from maverick_jax.ops.context import TILE
 
 SCORE_TRAFFIC = 40
 """Bytes that blocked attention moves for each score, forward and backward, beside its products: float32 scores are
@@ -30,9 +31,19 @@ def products(config: ModelConfig, layout: Layout) -> int:
     return sum((SPLASH if layout.platform == "tpu" and is_fused(config, layout) else CUDNN).values())
 
 
+def shares_keys(config: ModelConfig, spec: LayerSpec, layout: Layout) -> bool:
+    """Whether the devices that share a row pass on a layer's keys (`maverick_jax.ops.context`)."""
+    chunked = spec.rope and config.attention_chunk_size is not None and config.local_attention == "chunked"
+    return layout.ways("length") > 1 and not chunked
+
+
 def computed_scores(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Query-key pairs of one layer and head on one device for which scores are computed: by cuDNN those that a mask
-    allows, else those of all keys, or of their blocks, that any query of a block can see."""
+    allows, else those of all keys, or of their blocks or tiles, that any query of a block or tile can see."""
+    if shares_keys(config, spec, layout):
+        T = layout.sequence_length
+        tile = min(TILE, T // layout.ways("length"))
+        return layout.tokens * (attended_keys(config, spec, T) + T * (tile - 1) // 2) // T
     T = layout.sequence_length // layout.ways("length")
     fused = is_fused(config, layout)
     if fused and layout.platform == "gpu":
@@ -57,7 +68,7 @@ def pace(config: ModelConfig, layout: Layout) -> float:
 
 def score_traffic(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes that one layer's scores move through memory in a step."""
-    if is_fused(config, layout):
+    if is_fused(config, layout) and not shares_keys(config, spec, layout):
         return 0
     return SCORE_TRAFFIC * _heads(config, layout) * computed_scores(config, spec, layout)
 
@@ -65,7 +76,12 @@ def score_traffic(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
 def working_set(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes of the float32 scores of all blocks of queries of one layer: compilers compute the blocks beside each
     other. Fused attention has none: cuDNN's backward pass sums gradients of queries in float32, and splash attention
-    writes logsumexp 128 times."""
+    writes logsumexp 128 times. Where devices share keys, scores are those of two tiles, beside float32 outputs and
+    gradients."""
+    if shares_keys(config, spec, layout):
+        tile = min(TILE, layout.sequence_length // layout.ways("length"))
+        rows = layout.tokens * layout.ways("length") // layout.sequence_length
+        return BYTES["float32"] * _heads(config, layout) * (2 * rows * tile**2 + 2 * layout.tokens * config.head_dim)
     width = config.head_dim * layout.tokens if is_fused(config, layout) else computed_scores(config, spec, layout)
     return BYTES["float32"] * _heads(config, layout) * width
 

@@ -5,16 +5,17 @@ from collections.abc import Iterable, Iterator
 
 from maverick_jax import parameters
 from maverick_jax.accounting.activations import repeats
+from maverick_jax.accounting.attention import shares_keys
 from maverick_jax.accounting.devices import Spans, spans
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.stream import moves
 from maverick_jax.config import ModelConfig
 from maverick_jax.ops.collectives import STAGE, stages
 from maverick_jax.parameters import Parameter
-from maverick_jax.saved import RECEIVED, RESIDUAL
-from maverick_jax.sharding import BATCH_AXES, TENSOR_AXIS, Axes, axes_tuple, size_of
+from maverick_jax.saved import ATTENTION, RECEIVED, RESIDUAL
+from maverick_jax.sharding import TENSOR_AXIS, Axes, axes_tuple, size_of
 
-KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all")
+KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all", "permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +55,15 @@ def transfers(
     their embeddings, and positions of the residual stream; `reduce_scatter`: gradients of weights, in the compute
     dtype, and sums of blocks; `all_reduce`: gradients over replicas, in float32, and sums of blocks where the stream is
     not split; `all_to_all`: embeddings from the devices that hold their columns, and rows to their experts and back, in
-    the forward and backward passes.
+    the forward and backward passes; `permute`: keys and values around the devices that share their rows, and their
+    gradients.
     """
     used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
     trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
     beside = [*beside]
     found = [*_weights(config, layout, used + beside), *_gradients(config, layout, trained + beside)]
-    found += [*_embedding(config, layout, trained), *_tokens(config, layout), *_partial_sums(config, layout)]
+    found += [*_embedding(config, layout, trained), *_tokens(config, layout), *_rings(config, layout)]
+    found += _partial_sums(config, layout)
     return [transfer for transfer in found if transfer.bytes]
 
 
@@ -80,7 +83,7 @@ def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
             yield Transfer("reduce_scatter", group, times * sent * held * BYTES[config.compute_dtype], n)
         spread = {a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis))}
         own = layout.stream_axes if p.role in ("norms", "router") else ()  # each device has them of its own positions
-        replicas = tuple(a for a in (*BATCH_AXES, *own) if a not in spread and layout.sizes.get(a, 1) > 1)
+        replicas = tuple(a for a in (*_split(layout.rules.tokens, layout), *own) if a not in spread)
         copies = size_of(layout.sizes, replicas)
         summed = int(2 * times * (copies - 1) / copies * held * BYTES["float32"])
         yield Transfer("all_reduce", spans(replicas, layout.sizes), summed, n)
@@ -102,15 +105,23 @@ def _stages(axes: tuple[str, ...], layout: Layout) -> Iterator[tuple[Spans, int]
 def _embedding(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> Iterator[Transfer]:
     """Devices that share the table's columns look up the rows of all their tokens, and exchange columns for tokens; if
     the table is trained, their gradients go back."""
-    shared = tuple(a for a in _split(layout.rules.table, layout) if a in BATCH_AXES)
-    n, passes, group = size_of(layout.sizes, shared), layout.accumulation_steps, spans(shared, layout.sizes)
-    yield Transfer("gather", group, passes * (n - 1) * layout.tokens * BYTES["int32"], passes)
-    columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
-    further = tuple(a for a in layout.stream_axes if a in axes_tuple(layout.rules.table))
-    m = size_of(layout.sizes, further)  # they exchange columns for positions first
+    shared, passes = _split(layout.rules.table, layout), layout.accumulation_steps
+    all_shared = tuple(a for a in shared if a in layout.rules.tokens)
+    ids = passes * (size_of(layout.sizes, all_shared) - 1) * layout.tokens * BYTES["int32"]
+    yield Transfer("gather", spans(all_shared, layout.sizes), ids, passes)
     times = passes * (1 + any(p.role == "embed" for p in trained))
-    yield Transfer("all_to_all", spans(further, layout.sizes), times * columns * (m - 1) // m**2, times)
-    yield Transfer("all_to_all", group, times * columns * (n - 1) // (n * m), times)
+    columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
+    apart = layout.ways("table") // size_of(layout.sizes, all_shared)
+    further = tuple(a for a in layout.stream_axes if a in shared)
+    left = size_of(layout.sizes, further)
+    for axes, held in (
+        (layout.rules.length, columns // apart),
+        (further, columns // left),
+        (layout.rules.batch, columns // left),
+    ):
+        among = tuple(a for a in shared if a in axes_tuple(axes))
+        n = size_of(layout.sizes, among)
+        yield Transfer("all_to_all", spans(among, layout.sizes), times * held * (n - 1) // n, times)
 
 
 def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
@@ -127,6 +138,18 @@ def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     yield Transfer("all_to_all", group, rows * each, rows * room.rounds)
     if (local := config.num_local_experts // devices) > 1:
         yield Transfer("all_to_all", group, n * (devices - 1) * local * BYTES["int32"], n)
+
+
+def _rings(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
+    """What `maverick_jax.ops.context` sends: keys and values in the forward pass, and in the backward pass again, with
+    their gradients behind them."""
+    ways, times = layout.ways("length"), layout.accumulation_steps
+    layers = [spec for spec in config.layers if shares_keys(config, spec, layout)]
+    n, again = times * len(layers), times * sum(not config.saved(spec).has(ATTENTION) for spec in layers)
+    held = layout.tokens * 2 * config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
+    group = spans(_split(layout.rules.length, layout), layout.sizes)
+    for turns, dtype in (((2 * n + again) * (ways - 1), config.compute_dtype), (n * (ways + 1), "float32")):
+        yield Transfer("permute", group, turns * held * BYTES[dtype], turns)
 
 
 def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:

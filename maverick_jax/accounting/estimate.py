@@ -19,7 +19,7 @@ RESIDUAL_PASSES, HIDDEN_PASSES, ROW_PASSES = 35, 14, 25
 """How often a layer's operations other than products read or write, forward and backward, an array of the size of the
 residual stream, of the feed-forward network's hidden units, and of the rows sent to experts: read off a step compiled
 for 512 H200."""
-PATTERNS: dict[str, Pattern] = {"all_reduce": "reduce", "all_to_all": "exchange"}
+PATTERNS: dict[str, Pattern] = {"all_reduce": "reduce", "all_to_all": "exchange", "permute": "shift"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.errors import InputError
 from maverick_jax.model.attention import Attention, Positions, attend
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Period
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.attention import MaskSpec, Segments, attention_over
+from maverick_jax.ops.row_split import row_split
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.stack import PERIODS, TAIL
 
@@ -60,18 +62,21 @@ def prefill(
     """Logits float32[B, V] after each prompt, and the cache.
 
     tokens: int32[B, T], each row a prompt followed by padding; lengths: int32[B], prompt lengths; capacity: maximum
-    number of positions of prompt and answer together; pixel_values: as in `Inputs`.
+    number of positions of prompt and answer together; pixel_values: as in `Inputs`. Raises InputError on a mesh whose
+    devices share rows.
     """
+    if (ways := row_split(tokens.shape[1], model.rules).ways) > 1:
+        raise InputError(f"generation: {ways} devices of the mesh share rows; expected an axis context of 1")
     tokens, lengths = reshard(tokens, model.rules("batch", "length")), reshard(lengths, model.rules("batch"))
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     real = index < lengths[:, None]
     positions = jnp.where(real, index, 0)
     inputs = Inputs(tokens, positions, real.astype(jnp.int32), pixel_values)
-    placed = Positions.of(model.config, inputs)
+    placed = Positions.of(model.config, inputs, model.rules)
 
     def prefill_attention(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
-        y = attend(q, k, v, attention.mask, placed.segments, model.rules)
+        y = attend(q, k, v, attention.mask, placed, model.rules)
         slots = min(attention.mask.size or capacity, capacity)
         return attention.output(y), _newest(k, v, lengths, slots, model.rules)
 
@@ -86,7 +91,7 @@ def decode(model: Maverick, tokens: jax.Array, positions: jax.Array, cache: Cach
     int32[B]."""
     tokens, positions = (reshard(x, model.rules("batch")) for x in (tokens, positions))
     inputs = Inputs(tokens[:, None], positions[:, None], jnp.ones_like(positions)[:, None])
-    placed = Positions.of(model.config, inputs)
+    placed = Positions.of(model.config, inputs, model.rules)
 
     def decode_attention(attention: Attention, x: jax.Array, kept: LayerCache) -> tuple[jax.Array, LayerCache]:
         q, k, v = attention.project(x, placed)
@@ -138,8 +143,8 @@ def _newest(k, v, lengths, slots: int, rules: ShardingRules) -> LayerCache:
         return LayerCache(*(jnp.take_along_axis(x, index, axis=1) for x in (k, v)))
 
     kept = rules("batch", None, "kv_heads", None)
-    in_specs = (rules("batch", "length", "kv_heads", None),) * 2 + (rules("batch"),)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=LayerCache(kept, kept))(k, v, lengths)
+    k, v = (reshard(x, kept) for x in (k, v))
+    return jax.shard_map(local, in_specs=(kept, kept, rules("batch")), out_specs=LayerCache(kept, kept))(k, v, lengths)
 
 
 def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, cache: LayerCache, rules: ShardingRules):
@@ -154,4 +159,5 @@ def _attend_cached(q, k, v, mask: MaskSpec, at: Segments, cache: LayerCache, rul
     heads, kv_heads = rules("batch", None, "heads", None), rules("batch", None, "kv_heads", None)
     token, kept = rules("batch", None), LayerCache(kv_heads, kv_heads)
     in_specs, out_specs = (heads, kv_heads, kv_heads, Segments(token, token), kept), (heads, kept)
+    q, k, v = reshard(q, heads), reshard(k, kv_heads), reshard(v, kv_heads)
     return jax.shard_map(local, in_specs=in_specs, out_specs=out_specs)(q, k, v, at, cache)

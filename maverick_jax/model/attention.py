@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import reshard
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
@@ -14,10 +15,13 @@ from maverick_jax.model.norm import rms_normalize
 from maverick_jax.model.overlays import linear_of
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import MaskSpec, Segments, attention
+from maverick_jax.ops.context import Tokens, ring_attention
+from maverick_jax.ops.row_split import places, row_split, split_rows, whole_rows
 from maverick_jax.ops.stream import scatter_tokens, sums_spec
 from maverick_jax.param import build
+from maverick_jax.row_split import RowSplit
 from maverick_jax.saved import QKV
-from maverick_jax.sharding import ShardingRules
+from maverick_jax.sharding import ShardingRules, axes_tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +32,39 @@ class Positions:
     """None: every row is one segment."""
     rope: tuple[jax.Array, jax.Array]
     temperature: jax.Array | None
+    rows: Tokens | None
+    """Of the tokens of whole rows, if devices share them."""
+    in_cells: bool = dataclasses.field(metadata={"static": True})
+    """As of `Inputs`."""
 
     @classmethod
-    def of(cls, config: ModelConfig, inputs: Inputs) -> "Positions":
+    def of(cls, config: ModelConfig, inputs: Inputs, rules: ShardingRules) -> "Positions":
         """Of the inputs' tokens."""
         positions, segment_ids = inputs.positions, inputs.segment_ids
         if segment_ids is not None and positions is None:
-            positions = positions_in_segments(segment_ids)
+            positions = split_rows(positions_in_segments(whole_rows(segment_ids, rules)), rules)
         if positions is not None and segment_ids is None:
             segment_ids = jnp.ones_like(positions)
         segments = None if positions is None else Segments(positions, segment_ids)
         if positions is None:
-            positions = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)[None, :]
+            positions = places(inputs.tokens.shape[1], rules)
+        rows = shared_rows(segments, inputs.tokens.shape[1], rules)
         tuned = config.attn_temperature_tuning and config.no_rope_layer_interval > 0
-        return cls(segments, rope_tables(config, positions), query_temperature(config, positions) if tuned else None)
+        temperature = query_temperature(config, positions) if tuned else None
+        return cls(segments, rope_tables(config, positions), temperature, rows, inputs.in_cells or segments is None)
 
 
 jax.tree_util.register_dataclass(Positions)
+
+
+def shared_rows(segments: Segments | None, length: int, rules: ShardingRules) -> Tokens | None:
+    """The tokens of rows of `length` that devices share, gathered from them; None if each device has its own rows."""
+    split = row_split(length, rules)
+    if split.ways == 1:
+        return None
+    where = jnp.asarray(split.places)[None, :]
+    whole = lambda x: reshard(x, rules("batch", None))
+    return Tokens(jax.tree.map(whole, segments) if segments else Segments(where, jnp.ones_like(where)), where)
 
 
 def positions_in_segments(segment_ids: jax.Array) -> jax.Array:
@@ -70,7 +90,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, positions: Positions) -> jax.Array:
         """x [B, T, D], normalized, of whole positions -> [B, T, D] of the residual stream."""
         q, k, v = self.project(x, positions)
-        return self.output(attend(q, k, v, self.mask, positions.segments, self.rules))
+        return self.output(attend(q, k, v, self.mask, positions, self.rules))
 
     @property
     def mask(self) -> MaskSpec:
@@ -96,10 +116,24 @@ class Attention(nnx.Module):
         return scatter_tokens(linear_of(y, self.o, self.rules, inputs=2, out=out), self.rules)
 
 
-def attend(q, k, v, mask: MaskSpec, segments: Segments | None, rules: ShardingRules) -> jax.Array:
-    """`ops.attention` on each device's own sequences and heads, without communication."""
+def attend(q, k, v, mask: MaskSpec, positions: Positions, rules: ShardingRules) -> jax.Array:
+    """Attention of q [B, T, N, H] to k and v [B, T, K, H] -> [B, T, N, H]. Each device computes its own sequences and
+    heads, without communication unless a query sees keys on other devices that share its row."""
     queries, keys = rules("batch", "length", "heads", None), rules("batch", "length", "kv_heads", None)
-    tokens = rules("batch", "length")
-    spec = jax.tree.map(lambda _: tokens, segments)
-    local = lambda q, k, v, segments: attention(q, k, v, mask, segments)
-    return jax.shard_map(local, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, segments)
+    with jax.named_scope(mask.kind if mask.size else "global"):
+        if _local(mask, positions, row_split(q.shape[1], rules)):
+            segments = jax.tree.map(lambda x: reshard(x, rules("batch", "length")), positions.segments)
+            local = lambda q, k, v, segments: attention(q, k, v, mask, segments)
+            spec = jax.tree.map(lambda _: rules("batch", "length"), segments)
+            return jax.shard_map(local, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, segments)
+        spec = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, positions.rows)
+        ring = lambda q, k, v, rows: ring_attention(q, k, v, mask, rows, axes_tuple(rules.length))
+        return jax.shard_map(ring, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, positions.rows)
+
+
+def _local(mask: MaskSpec, positions: Positions, split: RowSplit) -> bool:
+    """Whether all keys that a query sees are on its device: the chunks of documents lie within blocks."""
+    if split.ways == 1:
+        return True
+    chunked = mask.kind == "chunked" and mask.size is not None and split.block % mask.size == 0
+    return chunked and positions.in_cells

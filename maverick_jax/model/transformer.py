@@ -17,6 +17,7 @@ from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.ops.lookup import lookup
+from maverick_jax.ops.row_split import row_split, whole_rows
 from maverick_jax.ops.stream import gather_tokens, stream_spec
 from maverick_jax.param import build, stored, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh, size_of
@@ -82,7 +83,7 @@ class Maverick(nnx.Module):
         output once for every period, because a scan keeps the same of all."""
         if jax.sharding.get_abstract_mesh().empty:
             raise InputError(f"{NO_MESH}; call the model under jax.set_mesh(mesh), or its `logits` outside of jax.jit")
-        placed = Positions.of(self.config, inputs)
+        placed = Positions.of(self.config, inputs, self.rules)
         spec = stream_spec(self.rules, inputs.tokens.shape[1])
         real = None if inputs.segment_ids is None else reshard(inputs.segment_ids > 0, spec)
         stack, seen = self.config.stack, {}
@@ -117,8 +118,8 @@ class Maverick(nnx.Module):
         `<|patch|>` token of the batch, read row by row, gets the k-th row of their features.
 
         Outside of traced code, raises InputError if shapes do not match, if tokens are not integers, if there are none,
-        if a token is not in the vocabulary, if the
-        mesh's batch axes do not divide B, and if tokens and tiles do not match.
+        if a token is not in the vocabulary, if the mesh's batch axes do not divide B or its length axes T, and if
+        tokens and tiles do not match.
         """
         if isinstance(self.embed[...], jax.core.Tracer):
             return _logits(self, Inputs(tokens, positions, segment_ids, pixel_values))
@@ -156,10 +157,11 @@ class Maverick(nnx.Module):
             raise InputError(
                 f"tokens: {int(tokens.min())} to {int(tokens.max())}; expected 0 to {V - 1}, the vocabulary"
             )
-        groups = size_of(dict(self.embed[...].sharding.mesh.shape), self.rules.batch)
-        if tokens.shape[0] % groups:
-            raise InputError(f"tokens: {tokens.shape[0]} sequences; expected a multiple of {groups}, the devices along "
-                             f"the mesh's batch axes")  # fmt: skip
+        for i, (what, logical) in enumerate((("sequences", "batch"), ("tokens a sequence", "length"))):
+            groups = size_of(dict(self.embed[...].sharding.mesh.shape), getattr(self.rules, logical))
+            if tokens.shape[i] % groups:
+                raise InputError(f"tokens: {tokens.shape[i]} {what}; expected a multiple of {groups}, the devices "
+                                 f"along the mesh's {logical} axes")  # fmt: skip
 
     def _place(self, x: jax.Array | None) -> jax.Array | None:
         return None if x is None else jax.device_put(x, self.rules("batch", "length"))
@@ -177,17 +179,18 @@ class Maverick(nnx.Module):
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D] of the residual stream. The embedding table is sharded by columns: each device
-        looks up its columns for all sequences of its group, and one all-to-all exchanges columns for sequences, so the
-        table is never sent."""
-        table_axes, batch_axes = axes_tuple(self.rules.table), axes_tuple(self.rules.batch)
-        outside = tuple(a for a in batch_axes if a not in table_axes) or None
-        shared = tuple(a for a in table_axes if a in batch_axes) or None
-        spread = PartitionSpec(outside, self.rules.length, self.rules.table)
-        ids = reshard(tokens, PartitionSpec(*spread[:2]))
-        columns = lookup(spread, self.config.compute_dtype, self.embed[...], ids)
-        stream = stream_spec(self.rules, tokens.shape[1], "residual")
-        # axes that split no batch: an all-to-all where they split the stream's positions, an all-gather elsewhere
-        columns = reshard(columns, PartitionSpec(outside, stream[1], shared))
+        looks up its columns for all tokens of its group, and all-to-alls exchange columns for tokens, so the table is
+        never sent."""
+        rules, table = self.rules, axes_tuple(self.rules.table)
+        own = lambda axes: tuple(a for a in table if a in axes_tuple(axes)) or None
+        batch, length = (tuple(a for a in axes_tuple(x) if a not in table) or None for x in (rules.batch, rules.length))
+        ids = reshard(tokens, PartitionSpec(batch, length))
+        columns = lookup(PartitionSpec(batch, length, rules.table), self.config.compute_dtype, self.embed[...], ids)
+        rest = tuple(a for a in table if a not in axes_tuple(rules.length)) or None
+        columns = reshard(columns, PartitionSpec(batch, rules.length, rest))
+        stream = stream_spec(rules, tokens.shape[1], "residual")
+        # axes that split no tokens: an all-to-all where they split the stream's positions, an all-gather elsewhere
+        columns = reshard(columns, PartitionSpec(batch, stream[1], own(rules.batch)))
         return reshard(columns, stream)
 
 
@@ -216,7 +219,10 @@ def _of_layer(seen: dict[str, dict[int, jax.Array]], place: LayerAddress) -> jax
 
 
 def _logits(model: Maverick, inputs: Inputs) -> jax.Array:
-    hidden = gather_tokens(model.hidden(inputs)[0], model.rules)
+    """Logits of inputs in the order of rows, in that order."""
+    hidden, _ = model.hidden(inputs.split(model.rules))
+    shared = row_split(hidden.shape[1], model.rules).ways > 1
+    hidden = (whole_rows if shared else gather_tokens)(hidden, model.rules)
     with jax.named_scope("head"):
         return jnp.einsum("BTD,DV->BTV", hidden, model.output_weight()).astype(jnp.float32)
 

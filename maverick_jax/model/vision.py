@@ -28,6 +28,7 @@ from maverick_jax.network import VisionConfig
 from maverick_jax.ops.affine import shifted
 from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
+from maverick_jax.ops.row_split import split_rows, whole_rows
 from maverick_jax.ops.stream import stream_spec
 from maverick_jax.param import build, stored
 from maverick_jax.saved import ATTENTION, INPUT, MLP, QKV, RESIDUAL
@@ -194,10 +195,10 @@ def patch_rope_tables(vision: VisionConfig) -> tuple[jax.Array, jax.Array]:
 def fuse(embeddings: jax.Array, is_image: jax.Array, rows: jax.Array, rules: ShardingRules) -> jax.Array:
     """`embeddings` [B, T, D] with those at `is_image` bool[B, T] replaced by image `rows` [N, P, D], in order: sequence
     by sequence, position by position. Surplus rows (of padding tiles) are unused."""
-    whole = reshard(is_image, PartitionSpec(rules.batch, None))  # whichever devices split its positions
+    whole = whole_rows(is_image, rules)
     count = reshard(jnp.sum(whole, axis=1, dtype=jnp.int32), PartitionSpec(None))
     before = reshard(jnp.cumsum(count) - count, PartitionSpec(rules.batch))
-    row = before[:, None] + jnp.cumsum(whole, axis=1, dtype=jnp.int32) - 1
+    row = split_rows(before[:, None] + jnp.cumsum(whole, axis=1, dtype=jnp.int32) - 1, rules)
     rows = reshard(rows, PartitionSpec(None, None, rules.residual))  # any sequence may hold any image
     rows = rows.reshape(-1, rows.shape[-1])
 

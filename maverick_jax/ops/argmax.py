@@ -18,7 +18,7 @@ from maverick_jax.target import traced_platform
 
 def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
     """int32[B, T]: argmax over V of hidden [B, T, D] @ head [D, V] of one dtype. The smallest id wins a tie."""
-    batch_axes, vocab_axes = axes_tuple(rules.batch) + axes_tuple(rules.length), axes_tuple(rules.vocab)
+    batch_axes, vocab_axes = rules.tokens, axes_tuple(rules.vocab)
 
     def local(hidden, head):
         D, v = head.shape

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.ops.row_split import whole_rows
 from maverick_jax.sharding import ShardingRules, axes_tuple, dimensions, spec_of
 
 STAGE = 8
@@ -105,8 +106,9 @@ def stages(size: int, most: int = STAGE) -> list[tuple[int, int]]:
 
 
 def batch_sums(local: Callable[..., Any], *arrays: jax.Array, rules: ShardingRules) -> Any:
-    """The tree of arrays that `local(*arrays)` gives, summed over devices: each calls it with its own sequences, whole,
-    of `arrays` [B, T]. The result is the same on every device."""
-    axes, whole = axes_tuple(rules.batch), rules.storage("batch", None)
+    """The tree of arrays that `local(*arrays)` gives, summed over devices: each calls it with its own sequences, whole
+    and in the order of rows, of `arrays` [B, T], which `RowSplit` divides. The result is the same on every device."""
+    axes = axes_tuple(rules.batch)
     summed = lambda *arrays: jax.tree.map(lambda x: lax.psum(x, axes), local(*arrays))
-    return jax.shard_map(summed, in_specs=whole, out_specs=rules.storage())(*(reshard(x, whole) for x in arrays))
+    whole = [whole_rows(x, rules) for x in arrays]
+    return jax.shard_map(summed, in_specs=rules.storage("batch", None), out_specs=rules.storage())(*whole)

@@ -61,7 +61,7 @@ def cross_entropy(
     T]; weights float32[B, T]. Computes `chunk` rows at a time. Results are float32, in nats; only the first carries a
     gradient. z-loss: PaLM, arXiv 2204.02311.
     """
-    batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
+    batch_axes = rules.tokens
     vocab_axes = axes_tuple(rules.vocab)
 
     def local(hidden, head, labels, weights):

@@ -43,7 +43,7 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     that `ops.stream` gathered, partial sums.
     """
     expert_axes, tensor_axes = axes_tuple(rules.experts), axes_tuple(rules.expert_mlp)
-    varying = axes_tuple(rules.batch) + axes_tuple(rules.length) + tensor_axes
+    varying = rules.tokens + tensor_axes
 
     def local(x, scores, experts, w_in, w_out):
         x, scores, experts = (vary(a, varying) for a in (x, scores, experts))

@@ -146,7 +146,7 @@ def distillation(
     target's logits are (1 - t) times the student's (as a constant) plus t times the teacher's (TAID, arXiv 2501.16937).
     Only the student's pair gets a gradient.
     """
-    batch_axes = axes_tuple(rules.batch) + axes_tuple(rules.length)
+    batch_axes = rules.tokens
     vocab_axes = axes_tuple(rules.vocab)
 
     def local(student, rows, fixed, labels, weights, controls):

@@ -50,7 +50,7 @@ def top_k(
     [0, 1). Each uniform picks the token at its place in the cumulative distribution of the tail, so that equal numbers
     draw equal tokens on every mesh, up to rounding. s > 0 requires a tail: k < V.
     """
-    batch_axes, vocab_axes = axes_tuple(rules.batch) + axes_tuple(rules.length), axes_tuple(rules.vocab)
+    batch_axes, vocab_axes = rules.tokens, axes_tuple(rules.vocab)
 
     def local(hidden, head, labels, uniforms):
         v, shape = head.shape[1], labels.shape

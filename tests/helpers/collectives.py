@@ -1,6 +1,21 @@
 """What the collectives of a compiled program send."""
 
 import re
+from collections.abc import Callable
+
+import jax
+
+
+def compiled_text(function: Callable, *arguments) -> str:
+    """The HLO text of `function` compiled for these arguments, whose operations have their own names even if the cache
+    of compiled programs holds the same program with others."""
+    key = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, key)
+    jax.config.update(key, True)
+    try:
+        return jax.jit(function).lower(*arguments).compile().as_text()
+    finally:
+        jax.config.update(key, before)
 
 
 def collectives(text: str, kind: str) -> list[str]:

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 from data.rows.fields import FIELDS
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import Balance
+from maverick_jax.row_split import RowSplit
 from maverick_jax.sharding import ShardingRules
 from train.objectives import Pretrain
 from train.objectives.base import Objective
@@ -45,14 +46,27 @@ def model_config(**changes) -> ModelConfig:
     return ModelConfig(**(base | changes))
 
 
-def batch(config: ModelConfig, step: int = 0, *, rows: int = 8, length: int = 24, microbatches: int = 1) -> dict:
-    """A batch of NumPy arrays [A, rows/A, length]. Each row has two documents of different lengths, and padding."""
+def batch(
+    config: ModelConfig,
+    step: int = 0,
+    *,
+    rows: int = 8,
+    length: int = 24,
+    microbatches: int = 1,
+    cell: int | None = None,
+) -> dict:
+    """A batch of NumPy arrays [A, rows/A, length]. Each row has two documents of different lengths, and padding.
+    `cell`: the second document is cut at the next border of a cell, as `data.cell` has it."""
     rng = np.random.default_rng(step)
     tokens = rng.integers(0, config.vocab_size, (rows, length + 1)).astype(np.int32)
     border = rng.integers(3, length - 4, (rows, 1))
     index = np.arange(length)
     segment = 1 + (index[None, :] >= border)
     positions = np.where(segment == 1, index[None, :], index[None, :] - border)
+    if cell is not None:
+        second = -(-border // cell) * cell
+        segment = segment + ((index[None, :] >= second) & (second > border))
+        positions = np.where(segment == 3, index[None, :] - second, positions)
     segment = np.where(index[None, :] >= length - 2, 0, segment)
     last = np.concatenate([np.diff(segment, axis=1) != 0, np.ones((rows, 1), bool)], axis=1)
     fields = {
@@ -66,8 +80,10 @@ def batch(config: ModelConfig, step: int = 0, *, rows: int = 8, length: int = 24
 
 
 def placed(arrays: dict) -> dict:
+    """The arrays [A, b, T] on the mesh in use, as the batches of a run are."""
     spec = lambda name: PartitionSpec(None, *RULES(*FIELDS[name].axes))
-    return {name: jax.device_put(x, spec(name)) for name, x in arrays.items()}
+    split = RowSplit.of(arrays["tokens"].shape[2], RULES, jax.sharding.get_mesh().shape)
+    return {name: jax.device_put(split.split(x, 2), spec(name)) for name, x in arrays.items()}
 
 
 def jitted(

@@ -56,17 +56,18 @@ def test_what_is_said_to_fit_fits():
                                "['tensor']"),
         ({"residual": "tensor"}, "rules.residual: mesh axis 'tensor' also splits the positions of the residual stream; "
                                  "expected other axes, or rules.stream: ['context']"),
-        ({"batch": ["data", "context"]}, "or rules.stream: ['tensor']"),
+        ({"batch": ["data", "context"]}, "or rules.length: null and rules.stream: ['tensor']"),
     ],
 )  # fmt: skip
 def test_rules_of_the_residual_stream_that_contradict_others_are_refused(rules, said):
     with pytest.raises(pydantic.ValidationError, match=re.escape(said)):
         MeshConfig(rules=rules)
-    assert MeshConfig(rules=rules | {"stream": rules.get("length")}).sharding_rules()
+    assert MeshConfig(rules=rules | {"length": rules.get("length"), "stream": rules.get("length")}).sharding_rules()
+    assert MeshConfig(rules={"stream": None}).sharding_rules()
 
 
 def test_positions_are_split_between_blocks_only_if_they_divide():
     rules, sizes = ShardingRules(), {"context": 2, "tensor": 4}
-    assert ShardingRules(length="context").within_blocks(16, sizes) == ("tensor",)
+    assert rules.within_blocks(16, sizes) == ShardingRules(length=None).within_blocks(16, sizes)[1:] == ("tensor",)
     assert rules.within_blocks(16, {"tensor": 4}) == rules.within_blocks(16, {"context": 1, "tensor": 4}) == ("tensor",)
     assert rules.within_blocks(12, sizes) == rules.within_blocks(1, sizes) == rules.within_blocks(16, {}) == ()

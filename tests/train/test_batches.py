@@ -1,5 +1,6 @@
 """Batches contain the fields that an objective reads, including a field per row."""
 
+import contextlib
 import dataclasses
 import functools
 from typing import Literal
@@ -11,14 +12,16 @@ import pytest
 
 from data.rows.fields import FIELDS, PACKED, BatchField, Row
 from maverick_jax.model.inputs import Inputs
+from maverick_jax.row_split import RowSplit
 from tests.helpers import tiny
-from train.batches import Feed
+from train.batches import Feed, check_cells
 from train.config_files import read_config
 from train.objectives.base import Context, Head, Objective
 from train.state import init_state
 from train.step import eval_step, train_step
 
 MODEL = tiny.model_config(vocab_size=272, num_hidden_layers=1, num_local_experts=0)
+CHUNKS = ["model.attention_chunk_size=4"]
 SMOOTH = tiny.OPTIMIZER.model_copy(update={"eps": 1e-5, "learning_rate": 3e-4})
 
 
@@ -127,3 +130,39 @@ def test_rows_without_a_field_that_the_objective_reads_are_an_error(feed_of, mes
     feed = feed_of()
     with mesh_of(data=1), pytest.raises(ValueError, match="rows have no field 'kinds'"):
         dataclasses.replace(feed, fields=(*feed.fields, "kinds")).abstract_batch()
+
+
+def test_batches_are_in_the_order_of_the_devices_that_share_rows(tmp_path, monkeypatch, mesh_of):
+    monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path))
+    config = read_config("pretrain_tiny", ["data.sequence_length=32", "data.batch_size=4", "data.cell=4", *CHUNKS])
+    feed = Feed.open(config)
+    rows = [feed.train.row(i) for i in range(4)]
+    with mesh_of(context=2), feed.batches(0, 1) as batches:
+        (batch,) = batches
+        for name in PACKED:
+            whole = np.stack([row[name] for row in rows])[:, feed.split.places]
+            np.testing.assert_array_equal(np.asarray(batch[name])[0], whole)
+
+
+def test_a_chunk_on_two_devices_is_refused(tmp_path, monkeypatch, mesh_of):
+    monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path))
+    config = read_config("pretrain_tiny", ["data.sequence_length=32", "data.batch_size=4", "data.cell=4", *CHUNKS])
+    feed, index = Feed.open(config), np.arange(32, dtype=np.int32)
+    second = lambda number, row: {
+        "segment_ids": 1 + (index >= 6).astype(np.int32),
+        "positions": np.where(index < 6, index, index - 6),
+    }
+    feed = dataclasses.replace(feed, train=feed.train.with_fields(second))
+    said = r"row 0 of a batch: an attention chunk of 4 tokens lies on both sides of place 8, where mesh\.context=2"
+    with mesh_of(context=2), feed.batches(0, 1) as batches, pytest.raises(ValueError, match=said):
+        next(batches)
+
+
+@pytest.mark.parametrize(("starts", "fine"), [((0, 8), True), ((0, 4, 12), True), ((0, 6), False), ((0, 7, 8), True)])
+def test_cells_are_checked_where_devices_divide_rows(starts, fine):
+    """Rows of 16 tokens on two devices are divided after every fourth."""
+    segment = np.searchsorted(starts, np.arange(16), "right").astype(np.int32)
+    row = {"segment_ids": segment[None], "positions": (np.arange(16) - np.take(starts, segment - 1))[None]}
+    refused = contextlib.nullcontext() if fine else pytest.raises(ValueError, match="both sides of place 8")
+    with refused:
+        check_cells(row, RowSplit(16, 2), tiny.model_config(attention_chunk_size=4))

@@ -386,7 +386,7 @@ def test_each_synonym_is_the_name_of_a_key():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("mesh.context=8", "command line: mesh.context: 8 is not supported yet"),
+        ("mesh.pipeline=8", "command line: mesh.pipeline: 8 is not supported yet"),
         ("mesh.expert=3", "command line: data.batch_size: 8 is not a multiple of 3, over which mesh.expert=3"),
         ("optimizer.accumulation_steps=3", "command line: data.batch_size: 8 is not a multiple of"),
         ("logging.profile_start=1", "command line: logging.profile_start: step 1 compiles"),
@@ -394,16 +394,19 @@ def test_each_synonym_is_the_name_of_a_key():
 )
 def test_the_place_of_an_error_is_the_value_that_caused_it(write, word, said):
     """The other key is in a shipped file."""
-    (found, *_) = errors(write("base: pretrain_tiny\nmesh: {context: 1}\nlogging: {every: 1}\n"), word)
+    (found, *_) = errors(write("base: pretrain_tiny\nmesh: {pipeline: 1}\nlogging: {every: 1}\n"), word)
     assert found.startswith(said)
 
 
 def test_the_place_of_an_error_in_a_file_is_its_line(write):
-    (found,) = errors(write("base: pretrain_tiny\nmesh:\n  context: 8\n"), "run.steps=3")
-    assert found.startswith("run.yaml:3: mesh.context: 8 is not supported yet")
+    (found,) = errors(write("base: pretrain_tiny\nmesh:\n  pipeline: 8\n"), "run.steps=3")
+    assert found.startswith("run.yaml:3: mesh.pipeline: 8 is not supported yet")
 
 
 # ---- checks across sections ------------------------------------------------------------------------------------------
+
+
+SHARED_ROWS = ["model.attention_chunk_size=8", "data.sequence_length=64"]
 
 
 @pytest.mark.parametrize(
@@ -429,11 +432,37 @@ def test_the_place_of_an_error_in_a_file_is_its_line(write):
         (["mesh.tensor=2", "model.intermediate_size=255"], "model.intermediate_size", "(expert_mlp)"),
         (["mesh.fsdp=3", "data.batch_size=6"], "model.hidden_size", "(expert_embed)"),
         (["mesh.fsdp=3", "data.batch_size=6", "mesh.rules.embed=null"], "model.hidden_size", "(table)"),
+        (["mesh.context=3"], "data.sequence_length", "multiple of 3, over which mesh.context=3"),
+        (
+            ["mesh.context=4", "model.attention_chunk_size=8", "data.sequence_length=96"],
+            "data.sequence_length",
+            "96 is not a multiple of 64, twice mesh.context=4 times model.attention_chunk_size (8); expected 128, or "
+            "mesh.context=3",
+        ),
+        (
+            ["mesh.context=2", "model.attention_chunk_size=8", "data.sequence_length=64"],
+            "data.cell",
+            "null lets attention chunks of a document lie on two of mesh.context=2 devices; expected a multiple of "
+            "model.attention_chunk_size (8) that divides 16, such as 16",
+        ),
+        (["mesh.context=2", *SHARED_ROWS, "data.cell=32"], "data.cell", "(8) that divides 16"),
+        (["mesh.context=2", *SHARED_ROWS, "data.cell=4"], "data.cell", "4 lets attention chunks"),
     ],
 )
 def test_sizes_that_the_mesh_cannot_divide_are_refused_when_read(write, overrides, key, said):
     found = errors(write(SMALL), *overrides)
     assert any(f": {key}: " in line and said in line for line in found), found
+
+
+def test_devices_can_share_rows_of_whole_chunks(write):
+    for more in (["data.cell=8"], ["data.cell=16"], ["model.attention_chunk_size=null"]):
+        config = read_config(write(SMALL), [*SHARED_ROWS, *more])
+        check_against_mesh(config, {"context": 2})
+
+
+def test_cells_divide_rows(write):
+    (found,) = errors(write(SMALL), "data.sequence_length=64", "data.cell=24")
+    assert "cell: 24 does not divide sequence_length (64); 16 does" in found
 
 
 def test_the_same_check_with_a_known_number_of_devices(write):

@@ -16,7 +16,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.precision import for_platform
 from maverick_jax.pretrained import CHECKPOINTS, abstract_model, load_into, open_source
 from maverick_jax.settings import strict_yaml
-from maverick_jax.sharding import ShardingRules
+from maverick_jax.sharding import ShardingRules, size_of
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer, same_tokens
 from train.config import RunConfig, check_split
 from train.config_files import read_config
@@ -117,6 +117,23 @@ def check_references(
         check_split(f"objective.{name}", model.config, model.rules, sizes)
         if name not in missing:
             _check_tokenizer(name, model, tokenizer)
+
+
+def check_shared_rows(config: RunConfig, found: Mapping[str, Found], sizes: dict[str, int]) -> None:
+    """Raises InputError for a reference that cannot read rows which devices share: its attention chunks must lie where
+    the trained model's do, and its rules divide rows as the run's do."""
+    rules, chunk = config.mesh.sharding_rules(), config.model.attention_chunk_size
+    if size_of(sizes, rules.length) == 1:
+        return
+    for name, model in found.items():
+        if (model.rules.batch, model.rules.length) != (rules.batch, rules.length):
+            raise InputError(f"objective.{name}: its rules for batch and length differ from mesh.rules; expected none")
+        own = model.config.attention_chunk_size
+        if own is not None and (chunk is None or chunk % own):
+            raise InputError(
+                f"objective.{name}: its attention chunks of {own} tokens do not divide those of model."
+                f"attention_chunk_size ({chunk}); expected mesh.context=1"
+            )
 
 
 def _check_tokenizer(name: str, model: Found, tokenizer: Tokenizer) -> None:

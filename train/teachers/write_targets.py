@@ -68,10 +68,11 @@ def _rows_and_targets(
     with feed.batches(start, stop) as batches:
         for step, batch in enumerate(batches, start):
             first = step * A * b
-            uniforms = np.stack([_uniforms(header, first + g) for g in range(A * b)])
+            uniforms = feed.split.split(np.stack([_uniforms(header, first + g) for g in range(A * b)]), 1)
             placed = placement.place(uniforms, range(A * b), batch["tokens"].sharding, feed.shape)
             found = jax.device_get((batch, forward(batch, placed)._asdict()))
-            rows, arrays = jax.tree.map(lambda x: x.reshape(A * b, T, *x.shape[3:]), found)
+            in_order = lambda x: feed.split.whole(x.reshape(A * b, T, *x.shape[3:]), 1)
+            rows, arrays = jax.tree.map(in_order, found)
             for g in range(A * b):
                 yield first + g, {name: x[g] for name, x in rows.items()}, {name: x[g] for name, x in arrays.items()}
 

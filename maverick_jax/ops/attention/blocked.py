@@ -79,28 +79,45 @@ def _attend(mask, q, k, v, queries, keys) -> jax.Array:
 
 
 def _attend_forward(mask, q, k, v, queries, keys):
-    scores = _scores(mask, q, k, queries, keys)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = checkpoint_name((_over_keys(weights, v) / total).astype(q.dtype), ATTENTION)
-    lse = checkpoint_name(largest + jnp.log(total), ATTENTION)
+    out, lse = block(mask, q, k, v, queries, keys)
+    out, lse = checkpoint_name(out.astype(q.dtype), ATTENTION), checkpoint_name(lse, ATTENTION)
     return out, (q, k, v, queries, keys, out, lse)
 
 
 def _attend_backward(mask, saved, dout):
-    """The backward pass of flash attention (arXiv 2205.14135): it recomputes the weights from scores and logsumexp."""
     q, k, v, queries, keys, out, lse = saved
-    weights = jnp.exp(_scores(mask, q, k, queries, keys) - lse)
-    dv = _over_queries(dout, weights)
-    dweights = dot(dout, v, (4,), (3,), HEADS)
-    delta = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
-    dscores = (weights * (dweights - delta) * q.shape[-1] ** -0.5).astype(q.dtype)
-    dq, dk = _over_keys(dscores, k), _over_queries(q, dscores)
+    dq, dk, dv = block_gradients(mask, q, k, v, queries, keys, lse, share_of_outputs(out, dout), dout)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def block(mask: MaskSpec, q, k, v, queries: Segments, keys: Segments) -> tuple[jax.Array, jax.Array]:
+    """Attention of a block of queries to a block of keys, float32[B,K,G,T,H], and the logsumexp of the scores,
+    float32[B,K,G,T,1], with which results for several blocks of keys are combined. Arguments as of `_attend`."""
+    scores = _scores(mask, q, k, queries, keys)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return _over_keys(weights, v) / total, largest + jnp.log(total)
+
+
+def block_gradients(mask: MaskSpec, q, k, v, queries: Segments, keys: Segments, lse, share, dout):
+    """What a block of queries and a block of keys add to the gradients of q, k and v, in float32. `lse` [B,K,G,T,1]: of
+    the scores of all keys; `share`: `share_of_outputs` of the queries; dout [B,K,G,T,H].
+
+    The backward pass of flash attention (arXiv 2205.14135): it recomputes the weights from scores and logsumexp."""
+    weights = jnp.exp(_scores(mask, q, k, queries, keys) - lse)
+    dv = _over_queries(dout, weights)
+    dweights = dot(dout, v, (4,), (3,), HEADS)
+    dscores = (weights * (dweights - share) * q.shape[-1] ** -0.5).astype(q.dtype)
+    return _over_keys(dscores, k), _over_queries(q, dscores), dv
+
+
+def share_of_outputs(out, dout) -> jax.Array:
+    """float32[B,K,G,T,1]: the part of the scores' gradient that all keys of a query share."""
+    return jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1, keepdims=True)
 
 
 def _slice(segments: Segments, start: int, stop: int) -> Segments:

@@ -25,11 +25,11 @@ def _documents(lengths) -> tuple[np.ndarray, Documents]:
     return np.arange(1000, 1000 + offsets[-1], dtype=np.uint16), Documents(offsets[:-1], offsets[1:])
 
 
-def _plan(kind, documents, T, seed):
+def _plan(kind, documents, T, seed, cell=None):
     ordered = packing.document_order(documents, seed)
     if kind == "concatenate":
-        return packing.Concatenated(packing.concatenate_arrays(ordered), T, seed)
-    return packing.BestFitted(packing.best_fit_arrays(ordered, T))
+        return packing.Concatenated(packing.concatenate_arrays(ordered), T, seed, cell)
+    return packing.BestFitted(packing.best_fit_arrays(ordered, T, cell))
 
 
 def _obvious_row(tokens, documents, pieces, T):
@@ -72,6 +72,59 @@ def test_every_token_is_an_input_and_a_label_once(kind, lengths, T, seed, epoch)
     not_first = np.setdiff1d(tokens, tokens[documents.begin])
     np.testing.assert_array_equal(np.sort(labels), not_first)
     assert plan.num_tokens == tokens.size
+
+
+@pytest.mark.parametrize("kind", ["concatenate", "best_fit"])
+@given(
+    lengths=lengths_of_documents,
+    cell=st.integers(2, 12),
+    cells=st.integers(1, 5),
+    seed=st.none() | st.integers(0, 5),
+    epoch=st.integers(0, 3),
+)
+def test_a_segment_lies_in_one_cell_or_begins_one(kind, lengths, cell, cells, seed, epoch):
+    """And every token is an input and a label once, with its own document's next token."""
+    tokens, documents = _documents(lengths)
+    T, plan = cell * cells, _plan(kind, documents, cell * cells, seed, cell)
+    rows = [packing.row_of(tokens, packing.places_of(plan.pieces(epoch, i), cell), T) for i in range(plan.num_rows)]
+    for row in rows:
+        for segment in range(1, row["segment_ids"].max() + 1):
+            (places,) = np.nonzero(row["segment_ids"] == segment)
+            np.testing.assert_array_equal(places, np.arange(places[0], places[0] + places.size))
+            np.testing.assert_array_equal(row["positions"][places], np.arange(places.size))
+            np.testing.assert_array_equal(np.diff(row["tokens"][places]), 1)
+            assert places[0] % cell == 0 or places[0] // cell == places[-1] // cell
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in FIELDS}
+    real, counts = whole["segment_ids"] > 0, whole["loss_weights"] > 0
+    np.testing.assert_array_equal(np.sort(whole["tokens"][real]), tokens)
+    np.testing.assert_array_equal(whole["labels"][counts], whole["tokens"][counts] + 1)
+    np.testing.assert_array_equal(np.sort(whole["labels"][counts]), np.setdiff1d(tokens, tokens[documents.begin]))
+    assert not any(whole[name][~real].any() for name in FIELDS)
+
+
+@given(lengths=lengths_of_documents, cell=st.integers(2, 12), cells=st.integers(1, 5))
+def test_best_fit_in_cells_splits_only_what_does_not_fit(lengths, cell, cells):
+    _, documents = _documents(lengths)
+    arrays = packing.best_fit_arrays(documents, cell * cells, cell)
+    assert sorted(arrays["length"].tolist()) == sorted(
+        min(cell * cells, n - at) for n in lengths for at in range(0, n, cell * cells)
+    )
+
+
+def test_concatenate_in_cells_has_no_padding():
+    _, documents = _documents([3, 9, 20, 1, 7])
+    plan = _plan("concatenate", documents, 16, None, 4)
+    assert [plan.pieces(0, row).length.tolist() for row in range(3)] == [[3, 1, 8, 4], [16], [1, 3, 4]]
+    assert [plan.pieces(0, row).continued.tolist() for row in range(3)] == [
+        [False, True, False, True],
+        [False],
+        [False, True, False],
+    ]
+
+
+def test_short_documents_fill_the_cell_where_they_leave_least():
+    rows, begins = packing.best_fit_in_cells(np.array([9, 3, 3, 2, 5]), 16, 4)
+    assert rows.tolist() == [0, 1, 0, 0, 1] and begins.tolist() == [0, 5, 9, 12, 0]
 
 
 @given(lengths=lengths_of_documents, T=st.integers(2, 50), epoch=st.integers(0, 3))

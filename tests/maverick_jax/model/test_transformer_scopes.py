@@ -1,6 +1,5 @@
 """In traces, operations are named after the parts of the model to which they belong."""
 
-import contextlib
 import functools
 import re
 
@@ -13,6 +12,7 @@ from maverick_jax.model.transformer import Maverick, _logits
 from maverick_jax.ops.cross_entropy import cross_entropy
 from maverick_jax.sharding import make_mesh
 from tests.helpers import tiny
+from tests.helpers.collectives import compiled_text
 
 PARTS = (
     ("embed",),
@@ -30,14 +30,6 @@ PARTS = (
 )
 
 
-@contextlib.contextmanager
-def jax_flag(name: str, value):
-    before = getattr(jax.config, name)
-    jax.config.update(name, value)
-    yield
-    jax.config.update(name, before)
-
-
 @functools.cache
 def operations() -> list[list[str]]:
     """The path of each operation of a compiled loss and of compiled logits on two devices of the expert axis."""
@@ -51,8 +43,7 @@ def operations() -> list[list[str]]:
     with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
         model = jax.eval_shape(lambda: Maverick(config, rngs=nnx.Rngs(0)))
         batch = {name: x[0] for name, x in tiny.placed(tiny.batch(config)).items()}
-        with jax_flag("jax_compilation_cache_include_metadata_in_key", True):  # else cached programs have old names
-            text = jax.jit(loss).lower(model, batch).compile().as_text()
+        text = compiled_text(loss, model, batch)
     return [path.split("/") for path in re.findall(r'op_name="([^"]*)"', text)]
 
 

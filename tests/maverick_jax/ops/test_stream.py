@@ -21,7 +21,7 @@ MESHES = [
 ]
 RULES = {
     "default": ShardingRules(),
-    "rows split over context": ShardingRules(length="context"),
+    "rows not split over context": ShardingRules(length=None),
     "work not split": ShardingRules(heads=None, mlp=None, expert_mlp=None, vocab=None),
     "stream not split": ShardingRules(stream=None),
 }
@@ -104,7 +104,7 @@ def test_routed_experts_of_gathered_tokens_equal_those_of_one_device(sizes, rule
     check_close(run(**sizes), run(data=1))
 
 
-@pytest.mark.parametrize("name", ["default", "rows split over context", "stream not split"])
+@pytest.mark.parametrize("name", ["default", "rows not split over context", "stream not split"])
 def test_cross_entropy_of_split_positions_equals_its_twin(name):
     rules, (hidden, head) = RULES[name], arrays((B, T, D), (D, V))
     rng = np.random.default_rng(1)
@@ -127,7 +127,7 @@ def test_positions_that_do_not_divide_stay_whole():
             assert not sums_spec(rules, length).unreduced
             x = placed(jnp.ones((B, length, D)), rules("batch", "length", None))
             assert gather_tokens(x, rules) is x and scatter_tokens(x, rules) is x
-        assert stream_spec(rules, 8, None) == jax.P(rules.batch, ("tensor",), None)
+        assert stream_spec(rules, 8, None) == jax.P(rules.batch, ("context", "tensor"), None)
 
 
 def test_what_is_sent():

@@ -52,7 +52,7 @@ def one_by_one(model: Maverick, inputs: Inputs):
     """The slow twin: every layer's output and router logits, from running the layers one by one without scan or
     remat."""
     config, length = model.config, len(model.config.period)
-    places = Positions.of(config, inputs)
+    places = Positions.of(config, inputs, tiny.RULES)
     x, outputs, routers = model.embed_inputs(inputs), [], []
     for i in range(config.num_hidden_layers):
         period, place = divmod(i, length)
