@@ -13,6 +13,7 @@ from maverick_jax.accounting.compiled import Collective, collectives
 from maverick_jax.accounting.hlo import Program
 from maverick_jax.accounting.layout import Layout
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
@@ -77,6 +78,29 @@ def test_same_run_on_meshes_that_share_rows(kind, sizes, mesh_of):
     for name, expected in arrays.items():
         # Adam divides by roots of tiny second moments, so single elements may differ, but not whole arrays
         assert np.linalg.norm(got[name] - expected) <= 1e-4 * max(np.linalg.norm(expected), 1e-12), name
+
+
+@pytest.mark.parametrize("sizes", [{"context": 4}, {"fsdp": 2}], ids=str)
+def test_a_checkpoint_of_shared_rows_continues_on_another_mesh(sizes, mesh_of, tmp_path):
+    """Five steps on one mesh and five on another have the losses of ten on one device."""
+    losses, _ = reference("maverick")
+    config, found = config_of("maverick"), []
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    for first, mesh in ((0, {"context": 2, "expert": 2}), (5, sizes)):
+        with mesh_of(**mesh):
+            init, step = tiny.jitted(config)
+            state = init(0)
+            if first:
+                like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                _, arrays, _ = store.restore(jax.tree.map(like, names.flatten(state)))
+                state = names.unflatten(state, arrays)
+            for i in range(first, first + 5):
+                state, metrics = step(state, tiny.placed(tiny.batch(config, i, length=T, cell=CHUNK)))
+                found.append(float(metrics["loss"]))
+            if not first:
+                store.save(5, names.flatten(state), {}, wait=True)
+    store.close()
+    np.testing.assert_allclose(found, losses, atol=1e-5, rtol=0)
 
 
 MESH = {"fsdp": 2, "context": 4}

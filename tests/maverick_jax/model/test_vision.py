@@ -209,7 +209,14 @@ def test_generate_passes_images_to_the_model(tmp_path):
 # ---- meshes, shapes, refusals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [{"fsdp": 2, "expert": 2, "tensor": 2}, {"data": 4, "tensor": 2}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"fsdp": 2, "expert": 2, "tensor": 2},
+        {"data": 4, "tensor": 2},
+        {"data": 2, "context": 2, "tensor": 2},
+    ],
+)
 def test_every_mesh_gives_the_same_logits(sizes):
     from maverick_jax.sharding import make_mesh
 

@@ -32,6 +32,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.inference.answers import answers
 from maverick_jax.inference.sampler import Sampling, stop_ids
 from maverick_jax.ops.argmax import argmax_token, argmax_token_reference
+from maverick_jax.row_split import RowSplit
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, find_dialect, render
@@ -243,9 +244,10 @@ def test_counts_are_the_same_on_any_mesh(mesh_of):
         rng.integers(0, high, (4, 40)).astype(dtype) for high, dtype in ((3, np.int32), (3, np.int32), (64, np.uint8))
     ]
     found = []
-    for sizes in ({"data": 1}, {"data": 4}, {"data": 2, "tensor": 2}):
+    for sizes in ({"data": 1}, {"data": 4}, {"data": 2, "tensor": 2}, {"data": 2, "context": 4}):
         with mesh_of(**sizes):
-            placed = [jax.device_put(x, jax.P(*RULES("batch", "length"))) for x in fields]
+            split = RowSplit.of(40, RULES, sizes)
+            placed = [jax.device_put(split.split(x, 1), jax.P(*RULES("batch", "length"))) for x in fields]
             found.append(jax.device_get(counting()(*placed)))
     guessed, labels, of = fields
     right, case = guessed == labels, of & DECIDES
