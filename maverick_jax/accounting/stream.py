@@ -5,7 +5,7 @@ from typing import NamedTuple
 from maverick_jax.accounting.activations import repeats
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
-from maverick_jax.saved import EVERYTHING, RESIDUAL
+from maverick_jax.saved import EVERYTHING, RECEIVED, RESIDUAL
 
 
 class Moves(NamedTuple):
@@ -34,8 +34,8 @@ def moves(config: ModelConfig, layout: Layout) -> Moves:
     share = passes * layout.tokens * (n - 1) // n
     # scores and indices of the chosen experts go along with the positions, the scores' gradients with the cotangents
     routed = config.num_moe_layers * config.num_experts_per_tok
-    again = repeats(config, EVERYTHING, moe=True)
-    chosen = round((1 + again) * routed) * (element + BYTES["int32"])
+    scores, indices = (1 + repeats(config, name, moe=True) for name in (EVERYTHING, RECEIVED))
+    chosen = round(routed * (scores * element + indices * BYTES["int32"]))
     return Moves(
         passes * gathers,
         passes * scatters,
