@@ -21,6 +21,7 @@ from maverick_jax.accounting.communication import by_kind, transfers
 from maverick_jax.accounting.devices import DEVICES, Device, device_of
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
+from maverick_jax.ops.pipeline import bubble
 from maverick_jax.parameters import Parameter
 from maverick_jax.saved import EVERYTHING
 from maverick_jax.target import Target
@@ -72,6 +73,7 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "hardware": {k: target[k] for k in ("name", "memory_bytes", "peak_flops")},
         "devices": layout.num_devices,
         "mesh": {axis: size for axis, size in sizes.items() if size != 1},
+        "schedule": _schedule(layout),
         "bytes_per_device": {**held, "total": sum(held.values()), "limit": limit},
         "host_bytes_per_device": host_bytes(model, layout),
         "flops_per_token": {**flops, "total": sum(flops.values())},
@@ -110,6 +112,14 @@ def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Foun
         own = lambda other: dataclasses.replace(layout, rules=other.rules)
         held["references"] = sum(weight_bytes(other.config, own(other)) for other in found.values())
     return held
+
+
+def _schedule(layout: Layout) -> dict[str, Any] | None:
+    """The schedule of the pipeline; None: there is none. `bubble`: the fraction of its turns in which a stage idles."""
+    if layout.stages == 1:
+        return None
+    stages, microbatches = layout.stages, layout.microbatches
+    return {"stages": stages, "microbatches": microbatches, "bubble": bubble(stages, microbatches)}
 
 
 def _trained(config: RunConfig) -> list[Parameter]:
@@ -208,6 +218,7 @@ def render(found: dict[str, Any]) -> str:
     rows = [
         ("parameters", f"{found['parameters']['total']:,} total, {found['parameters']['active']:,} active per token"),
         ("devices", f"{found['devices']:,} x {hardware['name']} ({mesh})"),
+        *_schedule_rows(found["schedule"]),
         ("tokens", f"{found['tokens']:,} = {found['steps']:,} steps x {found['tokens_per_step']:,}"),
         ("FLOPs per token", f"{found['flops_per_token']['total'] / 1e9:,.4g} GFLOP ({_shares(found)})"),
         ("FLOPs per step", f"{found['flops_per_step'] / 1e12:,.4g} TFLOP"),
@@ -229,6 +240,13 @@ def render(found: dict[str, Any]) -> str:
         *([] if found["fits"] else [("would fit", _would_fit(found))]),
     ]
     return "\n".join(f"{name:<18} {text}" for name, text in rows)
+
+
+def _schedule_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    said = f"{found['stages']} stages, {found['microbatches']} microbatches: bubble {found['bubble']:.1%}"
+    return [("schedule", said)]
 
 
 def _would_fit(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ and gradients, optimizer moments and restore targets have the shardings of their
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
@@ -21,7 +21,7 @@ from maverick_jax.target import Target
 
 MESH_AXES = ("data", "fsdp", "expert", "context", "tensor", "pipeline")
 BATCH_AXES = ("data", "fsdp", "expert")
-DATA_AXIS, FSDP_AXIS, TENSOR_AXIS = "data", "fsdp", "tensor"
+DATA_AXIS, FSDP_AXIS, TENSOR_AXIS, PIPELINE_AXIS = "data", "fsdp", "tensor", "pipeline"
 
 Axes = str | tuple[str, ...] | None
 
@@ -58,6 +58,9 @@ class ShardingRules:
     """Model dimension of the embedding table. Its rows are not sharded, so a lookup needs no communication. The axes of
     the sequence come last, for they are the first over which columns are exchanged."""
 
+    microbatches: int | None = None
+    """`MeshConfig.microbatches`; no logical axis."""
+
     GATHERED = frozenset({"embed", "expert_embed", "vision_embed"})
 
     @property
@@ -84,7 +87,7 @@ class ShardingRules:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        return tuple(f.name for f in dataclasses.fields(cls))
+        return tuple(f.name for f in dataclasses.fields(cls) if f.name != "microbatches")
 
 
 class MeshConfig(Section):
@@ -103,7 +106,10 @@ class MeshConfig(Section):
     tensor: Annotated[int, Field(ge=-1)] = 1
     """Shards heads, hidden dimensions, the vocabulary, and between blocks the sequence."""
     pipeline: Annotated[int, Field(ge=-1)] = 1
-    """Shards the layers (not supported yet; must be 1)."""
+    """Stages: shards the periods of layers."""
+    microbatches: Annotated[int, Field(ge=1)] | None = None
+    """Parts of a device's rows that pass through the stages one after the other. null: one per row, for the smallest
+    bubble; each part gathers the weights again."""
     rules: dict[str, str | list[str] | None] = {}
     """Overrides of the sharding table: logical axis -> mesh axis, list of mesh axes, or null."""
 
@@ -118,8 +124,6 @@ class MeshConfig(Section):
         for axis, size in sizes.items():
             if size == 0:
                 raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for all remaining devices")
-        if self.pipeline != 1:
-            raise ValueError(f"pipeline: {self.pipeline} is not supported yet; it must be 1")
         self.sharding_rules()
         return self
 
@@ -129,7 +133,7 @@ class MeshConfig(Section):
 
     def sharding_rules(self) -> ShardingRules:
         """The table with the overrides of `rules`. Raises ValueError for unknown axes."""
-        changes: dict[str, Axes] = {}
+        changes: dict[str, Any] = {}
         for name, axes in self.rules.items():
             if name not in ShardingRules.names():
                 raise ValueError(f"rules.{name}: no such logical axis{did_you_mean(name, ShardingRules.names())}")
@@ -138,7 +142,7 @@ class MeshConfig(Section):
                 if axis not in MESH_AXES:
                     raise ValueError(f"rules.{name}: no mesh axis {axis!r}{did_you_mean(axis, MESH_AXES)}")
             changes[name] = axes if isinstance(axes, str) or axes is None else tuple(axes)
-        return _agreeing(dataclasses.replace(ShardingRules(), **changes))
+        return _agreeing(dataclasses.replace(ShardingRules(), **changes, microbatches=self.microbatches))
 
     def resolve(self, num_devices: int) -> dict[str, int]:
         """Axis sizes for `num_devices` devices. Raises InputError if their product cannot be `num_devices`."""

@@ -15,7 +15,7 @@ from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.section import Section
 from maverick_jax.settings.strict_yaml import Location, Problem
-from maverick_jax.sharding import MeshConfig, ShardingRules, axes_tuple, size_of
+from maverick_jax.sharding import PIPELINE_AXIS, MeshConfig, ShardingRules, axes_tuple, size_of
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
 from train.optimizers import AdamW, OptimizerConfig
@@ -111,6 +111,8 @@ def check_split(what: str, model: ModelConfig, rules: ShardingRules, sizes: dict
             raise InputError(
                 f"{what}: its {key}, {number}, is not a multiple of {ways}, over which {over} split it ({axis})"
             )
+    if found := _unfit_periods(model, sizes):
+        raise InputError(f"{what}: its {found}")
 
 
 def check_vocabulary(config: RunConfig, tokenizer_size: int) -> None:
@@ -186,6 +188,27 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
             said = f"{batch} / {accumulation} (optimizer.accumulation_steps)" if accumulation > 1 else str(number)
             said = said if key == "data.batch_size" else str(number)
             found.append((key, f"{said} is not a multiple of {ways}, over which {over} split it ({axis})"))
+    return found or _pipeline_misfits(config, sizes)
+
+
+def _pipeline_misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
+    """(key, error) for what a pipeline of these sizes cannot do."""
+    if (stages := sizes.get(PIPELINE_AXIS, 1)) == 1:
+        return []
+    found, over = [], f"mesh.{PIPELINE_AXIS}={stages}"
+    if said := _unfit_periods(config.model.network, sizes):
+        found.append(("model.num_hidden_layers", said))
+    rows = config.data.batch_size // config.optimizer.accumulation_steps
+    rows //= size_of(sizes, config.mesh.sharding_rules().batch)
+    if rows % (config.mesh.microbatches or 1):
+        said = f"{config.mesh.microbatches} does not divide the {rows} rows of a device in one forward pass"
+        found.append(("mesh.microbatches", f"{said}; expected null or a divisor"))
+    if config.trainable.selection().experts is not None:
+        said = f"are part of a stack whose layers {over} splits; expected null, or mesh.{PIPELINE_AXIS}=1"
+        found.append(("trainable.experts", said))
+    if config.objective.batch_maker() is not None:
+        said = f"samples that the model generates are not supported with {over}; expected mesh.{PIPELINE_AXIS}=1"
+        found.append(("objective", said))
     return found
 
 
@@ -216,6 +239,15 @@ def _unshared_rows(config: RunConfig, ways: int) -> list[tuple[str, str]]:
             )
         ]
     return []
+
+
+def _unfit_periods(model: ModelConfig, sizes: dict[str, int]) -> str | None:
+    """What is wrong if the stages of a pipeline do not divide the model's periods."""
+    periods, stages = model.stack.num_periods, sizes.get(PIPELINE_AXIS, 1)
+    if stages == 1 or (periods and periods % stages == 0):
+        return None
+    each = f"{model.num_hidden_layers} layers are {periods} whole periods of {model.stack.period}"
+    return f"{each}, not a multiple of {stages}, over which mesh.{PIPELINE_AXIS}={stages} splits them"
 
 
 def _listed(sizes: dict[str, int], prefix: str = "") -> str:

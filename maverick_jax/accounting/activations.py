@@ -42,13 +42,15 @@ def offloaded_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int
 
 def host_bytes(config: ModelConfig, layout: Layout) -> int:
     """Bytes of host memory that one device's offloaded values take."""
-    return sum(offloaded_bytes(config, spec, layout) for spec in config.layers)
+    stacked = config.stack.num_stacked
+    each = [offloaded_bytes(config, spec, layout) for spec in config.layers]
+    return int(sum(each[:stacked]) * layout.share) + sum(each[stacked:])
 
 
 def in_flight_bytes(config: ModelConfig, layout: Layout) -> int:
     """Bytes of offloaded values that are on the device at one time: those of a period, which compilers bring back while
     they compute another one."""
-    return sum(offloaded_bytes(config, spec, layout) for spec in config.layers[: len(config.period)])
+    return sum(offloaded_bytes(config, spec, layout.in_stage) for spec in config.layers[: len(config.period)])
 
 
 def recomputed_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:

@@ -13,7 +13,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.ops.collectives import STAGE, stages
 from maverick_jax.parameters import Parameter
 from maverick_jax.saved import ATTENTION, RECEIVED, RESIDUAL
-from maverick_jax.sharding import TENSOR_AXIS, Axes, axes_tuple, size_of
+from maverick_jax.sharding import PIPELINE_AXIS, TENSOR_AXIS, Axes, axes_tuple, size_of
 
 KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all", "permute")
 
@@ -55,30 +55,30 @@ def transfers(
     their embeddings, and positions of the residual stream; `reduce_scatter`: gradients of weights, in the compute
     dtype, and sums of blocks; `all_reduce`: gradients over replicas, in float32, and sums of blocks where the stream is
     not split; `all_to_all`: embeddings from the devices that hold their columns, and rows to their experts and back, in
-    the forward and backward passes; `permute`: keys and values around the devices that share their rows, and their
-    gradients.
+    the forward and backward passes; `permute`: keys and values around the devices that share their rows, and what a
+    stage of a pipeline hands to the next one, and the gradients of both.
     """
     used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
     trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
     beside = [*beside]
     found = [*_weights(config, layout, used + beside), *_gradients(config, layout, trained + beside)]
     found += [*_embedding(config, layout, trained), *_tokens(config, layout), *_rings(config, layout)]
-    found += _partial_sums(config, layout)
+    found += [*_partial_sums(config, layout), *_stages_of_pipeline(config, layout)]
     return [transfer for transfer in found if transfer.bytes]
 
 
 def _weights(config: ModelConfig, layout: Layout, used: list[Parameter]) -> Iterator[Transfer]:
     for p in used:
         uses = 1 if p.role == "head" else 2  # the loss computes the gradient of its logits in its forward pass
-        times = uses * layout.accumulation_steps
-        sent = (layout.gathered(p.axes) - 1) * _held(p, layout) * BYTES[config.compute_dtype]
-        yield Transfer("gather", spans(_gathered_axes(p, layout), layout.sizes), times * sent, times * (p.stacked or 1))
+        times = uses * _runs(p, layout)
+        sent = (layout.gathered(p.axes) - 1) * layout.held(p) * BYTES[config.compute_dtype]
+        yield Transfer("gather", spans(_gathered_axes(p, layout), layout.sizes), times * sent, times * _own(p, layout))
 
 
 def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> Iterator[Transfer]:
-    times = layout.accumulation_steps
     for p in trained:
-        held, n = _held(p, layout), times * (p.stacked or 1)
+        times = _runs(p, layout)
+        held, n = layout.held(p), times * _own(p, layout)
         for group, sent in _stages(_gathered_axes(p, layout), layout):
             yield Transfer("reduce_scatter", group, times * sent * held * BYTES[config.compute_dtype], n)
         spread = {a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis))}
@@ -128,10 +128,18 @@ def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     """Rows to the devices of their experts, as many as the first rounds have room for, and their results back; then
     gradients there and back. A layer that does not save the rows it received sends them again, but not their results.
     Of several experts, devices also say how many rows are for which."""
-    if (room := layout.exchange(config.num_experts_per_tok)) is None:
+    stacked = config.layers[: config.stack.num_stacked]
+    scanned = sum(spec.moe for spec in stacked)
+    yield from _exchanges(config, layout.in_stage, scanned * layout.turns // layout.stages)
+    yield from _exchanges(config, layout, config.num_moe_layers - scanned)
+
+
+def _exchanges(config: ModelConfig, layout: Layout, layers: int) -> Iterator[Transfer]:
+    """Of so many layers of experts in one forward pass."""
+    if not layers or (room := layout.exchange(config.num_experts_per_tok)) is None:
         return
     devices, group = layout.ways("experts"), spans(_split(layout.rules.experts, layout), layout.sizes)
-    layers = config.num_moe_layers * layout.accumulation_steps
+    layers *= layout.accumulation_steps
     again = round(layers * repeats(config, RECEIVED, moe=True))
     rows, n = 4 * layers + again, layers + again
     each = (devices - 1) * room.total * config.hidden_size * BYTES[config.compute_dtype]
@@ -162,17 +170,36 @@ def _partial_sums(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     layers = config.num_hidden_layers * layout.accumulation_steps
     times = 4 * layers + round(layers * repeats(config, RESIDUAL))  # nothing reads a feed-forward network's output
     sent = 2 * times * _activation(config, layout) * (tensor - 1) // tensor
+    if layout.stages > 1:
+        passes, whole = layout.passes(config.stack)
+        times, sent = round(times * passes), round(sent * whole)
     yield Transfer("all_reduce", spans((TENSOR_AXIS,), layout.sizes), sent, times)
+
+
+def _stages_of_pipeline(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
+    """In each turn a stage hands its microbatch on, and its gradient back. The result goes from the last stage to all,
+    and the gradient of what enters the first stage is sent to all; both as sums with zeros."""
+    if layout.stages == 1:
+        return
+    group, steps = spans((PIPELINE_AXIS,), layout.sizes), layout.accumulation_steps
+    stream, turns = _activation(config, layout) // layout.stream_ways, 2 * steps * layout.turns
+    yield Transfer("permute", group, turns * stream // layout.microbatches, turns)
+    yield Transfer("all_reduce", group, 4 * steps * stream * (layout.stages - 1) // layout.stages, 2 * steps)
+
+
+def _runs(p: Parameter, layout: Layout) -> int:
+    """How often a step uses a parameter forward."""
+    return layout.accumulation_steps * (layout.turns if p.stacked else 1)
+
+
+def _own(p: Parameter, layout: Layout) -> int:
+    """The layers of a device that have such a parameter."""
+    return p.stacked // layout.stages if p.stacked else 1
 
 
 def _activation(config: ModelConfig, layout: Layout) -> int:
     """Bytes of the residual stream on one device in one forward pass."""
     return layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
-
-
-def _held(p: Parameter, layout: Layout) -> int:
-    """Elements that one device stores, in all layers."""
-    return p.size // layout.parts(p.axes)
 
 
 def _gathered_axes(p: Parameter, layout: Layout) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class Estimate:
     """Seconds of a step on one device."""
 
     flops: float
-    """FLOPs of matrix products, repeated ones included; not seconds."""
+    """FLOPs of matrix products, repeated ones and a pipeline's bubble included; not seconds."""
     products: float
     """Of matrix products, repeated ones included."""
     traffic: float
@@ -58,9 +58,11 @@ def estimate(
     state_bytes: Callable[[Parameter], int],
 ) -> Estimate:
     """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
-    done = flops + repeated_flops(config, layout, trained)
+    busy = layout.turns / layout.microbatches
+    done = (flops + repeated_flops(config, layout, trained) / layout.stages) * busy + _every_stage(config, layout)
     slow = (attention.pace(config, layout) - 1) * _score_flops(config, layout)
     slow += (experts.pace(config, layout) - 1) * _expert_flops(config, layout, trained)
+    slow *= layout.share
     products = (done + slow) / device.matrix_rate
     traffic = memory_traffic(config, layout, trained=trained, state_bytes=state_bytes) / device.memory_rate
     wire: dict[str, float] = {}
@@ -76,6 +78,12 @@ def estimate(
         wire["host"] = moved / device.host_rate
     longer = [max(0.0, seconds - products - traffic) for seconds in (hidden, wire.get("host", 0.0))]
     return Estimate(done, products, traffic, wire, waiting + sum(longer))
+
+
+def _every_stage(config: ModelConfig, layout: Layout) -> float:
+    """FLOPs of a device in a step for the output matrix that every stage of a pipeline computes, beyond its share."""
+    head = 3 * flops_per_token(config, layout.sequence_length, NOTHING)["head"]
+    return head * layout.tokens * layout.accumulation_steps / layout.ways("vocab") * (1 - 1 / layout.stages)
 
 
 def repeated_flops(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None = None) -> float:
@@ -137,6 +145,6 @@ def memory_traffic(
         routed = config.intermediate_size * (1 / layout.ways("mlp") + k / layout.ways("expert_mlp"))
         widths = RESIDUAL_PASSES * D + HIDDEN_PASSES * (routed if spec.moe else dense) + ROW_PASSES * k * D * spec.moe
         found += widths * layout.tokens * element + attention.score_traffic(config, spec, layout)
-    found *= layout.accumulation_steps
+    found *= layout.accumulation_steps * layout.share
     weight = BYTES[config.param_dtype]
     return found + sum(layout.stored([p]) * (4 * weight + 2 * state_bytes(p)) for p in trained)

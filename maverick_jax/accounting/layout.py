@@ -5,8 +5,10 @@ import math
 from collections.abc import Iterable
 
 from maverick_jax.ops.exchange import Capacity, capacity
+from maverick_jax.ops.pipeline import num_turns
 from maverick_jax.parameters import Axes, Parameter
-from maverick_jax.sharding import ShardingRules, size_of
+from maverick_jax.sharding import PIPELINE_AXIS, ShardingRules, size_of
+from maverick_jax.stack import Stack
 
 BYTES = {"float32": 4, "bfloat16": 2, "int32": 4}
 """Bytes per element, by dtype."""
@@ -39,6 +41,41 @@ class Layout:
         return math.ceil(self.batch_size * self.sequence_length / (self.accumulation_steps * split))
 
     @property
+    def stages(self) -> int:
+        """Stages of the pipeline; 1: none."""
+        return self.sizes.get(PIPELINE_AXIS, 1)
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches that pass through the stages in one forward pass."""
+        rows = self.batch_size // (self.accumulation_steps * size_of(self.sizes, self.rules.batch))
+        return 1 if self.stages == 1 else self.rules.microbatches or max(1, rows)
+
+    @property
+    def turns(self) -> int:
+        """How often a stage runs in one forward pass, the bubble included."""
+        return num_turns(self.stages, self.microbatches)
+
+    @property
+    def in_stage(self) -> "Layout":
+        """The layout of one microbatch, as a stage computes it."""
+        if self.microbatches == 1:
+            return self
+        rules = dataclasses.replace(self.rules, microbatches=1)
+        return dataclasses.replace(self, batch_size=self.batch_size // self.microbatches, rules=rules)
+
+    @property
+    def share(self) -> float:
+        """The part of the work of all periods that a stage does and keeps, the bubble included."""
+        return self.turns / (self.microbatches * self.stages)
+
+    def passes(self, stack: Stack) -> tuple[float, float]:
+        """Of the layers of the whole model, and of all their tokens, the parts that pass through a stage in one forward
+        pass, the bubble included: how often a layer runs, and how much it computes."""
+        of_depth = lambda stacked: (stacked * stack.num_stacked + stack.tail) / stack.depth
+        return of_depth(self.turns / self.stages), of_depth(self.share)
+
+    @property
     def stream_axes(self) -> tuple[str, ...]:
         """Mesh axes that split the residual stream's positions between blocks, but not inside them."""
         return self.rules.within_blocks(self.sequence_length, self.sizes)
@@ -64,10 +101,14 @@ class Layout:
         """Number of devices from which such a parameter is gathered before use; 1: it is used as stored."""
         return math.prod(self.ways(axis) for axis in axes if axis in self.rules.GATHERED)
 
+    def held(self, p: Parameter) -> int:
+        """Elements of a parameter that one device stores, in all layers."""
+        return p.size // (self.parts(p.axes) * (self.stages if p.stacked else 1))
+
     def stored(self, parameters: Iterable[Parameter]) -> int:
         """Elements of these parameters that one device stores."""
-        return sum(p.size // self.parts(p.axes) for p in parameters)
+        return sum(map(self.held, parameters))
 
     def used(self, parameters: Iterable[Parameter]) -> int:
         """Elements of these parameters on one device when they are used in matrix products."""
-        return sum(p.size * self.gathered(p.axes) // self.parts(p.axes) for p in parameters)
+        return sum(self.held(p) * self.gathered(p.axes) for p in parameters)

@@ -77,7 +77,7 @@ def _at_loss(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> d
 def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> dict[str, int]:
     """The layer that needs most, while all layers' activations and gradients are there: a scan holds both as a whole.
     The gradient of the output matrix still waits for its reduce-scatter."""
-    layers = {spec: _layer_bytes(config, spec, layout) for spec in set(config.layers)}
+    layers = {spec: _layer_bytes(config, spec, layout.in_stage) for spec in set(config.layers)}
     worst = max(layers.values(), key=lambda parts: sum(parts.values()))
     head = [p for p in trained if p.role == "head" and layout.gathered(p.axes) > 1]
     return {
@@ -123,7 +123,7 @@ def _whole_gradients(config: ModelConfig, layout: Layout, trained: list[Paramete
         if p.stacked and (_is_scanned(p, config) or layout.gathered(p.axes) > 1):
             routed = p.role == "experts"
             wide = experts.gradient_bytes(config, layout) if routed else BYTES[config.compute_dtype]
-            found += layout.used([p]) // p.stacked * wide
+            found += layout.used([p]) * layout.stages // p.stacked * wide
     return found
 
 
@@ -137,5 +137,12 @@ def _layer_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[s
 
 
 def _kept(config: ModelConfig, layout: Layout) -> int:
-    """Bytes that all layers save on the device."""
-    return sum(activations.kept_bytes(config, spec, layout) for spec in config.layers)
+    """Bytes that all layers save on the device. A pipeline keeps them for every turn, and of each turn what enters its
+    first stage and what a stage hands on; and in the end the result."""
+    stacked = config.stack.num_stacked
+    each = [activations.kept_bytes(config, spec, layout) for spec in config.layers]
+    if layout.stages == 1:
+        return sum(each)
+    stream = layout.tokens // layout.stream_ways * config.hidden_size * BYTES[config.compute_dtype]
+    turns = 2 * layout.turns / layout.microbatches + 1
+    return int(sum(each[:stacked]) * layout.share + sum(each[stacked:]) + turns * stream)

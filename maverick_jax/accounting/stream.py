@@ -30,15 +30,16 @@ def moves(config: ModelConfig, layout: Layout) -> Moves:
     if n == 1:
         return Moves(0, 0, 0, 0)
     layers = config.num_hidden_layers
-    gathers, scatters = 6 * layers + 1, 4 * layers + round(layers * repeats(config, RESIDUAL)) + 1
+    gathers, scatters = 6 * layers, 4 * layers + round(layers * repeats(config, RESIDUAL))
+    runs, whole = layout.passes(config.stack)
     share = passes * layout.tokens * (n - 1) // n
     # scores and indices of the chosen experts go along with the positions, the scores' gradients with the cotangents
     routed = config.num_moe_layers * config.num_experts_per_tok
     scores, indices = (1 + repeats(config, name, moe=True) for name in (EVERYTHING, RECEIVED))
     chosen = round(routed * (scores * element + indices * BYTES["int32"]))
     return Moves(
-        passes * gathers,
-        passes * scatters,
-        share * (gathers * config.hidden_size * element + chosen),
-        share * (scatters * config.hidden_size + routed) * element,
+        passes * (round(gathers * runs) + 1),
+        passes * (round(scatters * runs) + 1),
+        share * ((round(gathers * whole) + 1) * config.hidden_size * element + round(chosen * whole)),
+        share * ((round(scatters * whole) + 1) * config.hidden_size + round(routed * whole)) * element,
     )

@@ -21,6 +21,7 @@ from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.attention import MaskSpec, Segments, attention_over
 from maverick_jax.ops.row_split import row_split
+from maverick_jax.ops.stages import num_stages
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.stack import PERIODS, TAIL
 
@@ -108,6 +109,8 @@ AttentionStep = Callable[[Attention, jax.Array, Any], tuple[jax.Array, LayerCach
 def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache | None) -> tuple[jax.Array, Cache]:
     """Runs all layers of the model; `step` computes their attention. Returns hidden states before the norm."""
     new = {}
+    if num_stages() > 1:
+        raise InputError("mesh.pipeline: generation runs without a pipeline; expected 1")
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
         x, new[PERIODS] = jax.lax.scan(one_period, x, (model.periods, cache and cache[PERIODS]))

@@ -17,6 +17,7 @@ from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import MaskSpec, Segments, attention
 from maverick_jax.ops.context import Tokens, ring_attention
 from maverick_jax.ops.row_split import places, row_split, split_rows, whole_rows
+from maverick_jax.ops.stages import shard_map
 from maverick_jax.ops.stream import scatter_tokens, sums_spec
 from maverick_jax.param import build
 from maverick_jax.row_split import RowSplit
@@ -125,10 +126,10 @@ def attend(q, k, v, mask: MaskSpec, positions: Positions, rules: ShardingRules) 
             segments = jax.tree.map(lambda x: reshard(x, rules("batch", "length")), positions.segments)
             local = lambda q, k, v, segments: attention(q, k, v, mask, segments)
             spec = jax.tree.map(lambda _: rules("batch", "length"), segments)
-            return jax.shard_map(local, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, segments)
+            return shard_map(local, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, segments)
         spec = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, positions.rows)
         ring = lambda q, k, v, rows: ring_attention(q, k, v, mask, rows, axes_tuple(rules.length))
-        return jax.shard_map(ring, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, positions.rows)
+        return shard_map(ring, in_specs=(queries, keys, keys, spec), out_specs=queries)(q, k, v, positions.rows)
 
 
 def _local(mask: MaskSpec, positions: Positions, split: RowSplit) -> bool:

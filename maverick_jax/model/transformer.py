@@ -15,6 +15,7 @@ from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
+from maverick_jax.model.periods import by_stages, through_periods
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.ops.lookup import lookup
 from maverick_jax.ops.row_split import row_split, whole_rows
@@ -57,7 +58,7 @@ class Maverick(nnx.Module):
         if config.stack.num_periods:
             keys = jax.random.split(rngs.params(), config.num_periods)
             period = lambda key: Period(config, config.period, rules, rngs=nnx.Rngs(params=key))
-            self.periods = jax.vmap(period)(keys)
+            self.periods = jax.vmap(period)(by_stages(keys))
         if config.stack.tail:
             self.tail = Period(config, config.tail, rules, rngs=rngs)
         build(self, parameters.output(config), config, rules, rngs)
@@ -90,7 +91,7 @@ class Maverick(nnx.Module):
         x = self.embed_inputs(inputs)
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
-            x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, placed, real, inside), x, self.periods)
+            x, seen[PERIODS] = through_periods(self.periods, x, placed, real, inside, self.rules)
         if stack.tail:
             x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
         of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))

@@ -26,6 +26,7 @@ from maverick_jax.ops.exchange import (
     send_back,
 )
 from maverick_jax.ops.grouped_matmul import grouped_swiglu
+from maverick_jax.ops.stages import shard_map
 from maverick_jax.ops.stream import sums_spec, working
 from maverick_jax.saved import RECEIVED
 from maverick_jax.sharding import ShardingRules, axes_tuple
@@ -61,9 +62,7 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     w_out, of_out = use_sharded(w_out, P(rules.experts, rules.expert_mlp, None), varying)
     w_specs = (jax.typeof(w).sharding.spec for w in (w_in, w_out))
     sums = P(*tokens.partitions, unreduced=left)
-    out = jax.shard_map(local, in_specs=(tokens, tokens, tokens, *w_specs), out_specs=sums)(
-        x, scores, experts, w_in, w_out
-    )
+    out = shard_map(local, in_specs=(tokens, tokens, tokens, *w_specs), out_specs=sums)(x, scores, experts, w_in, w_out)
     return reshard(out, sums_spec(rules, x.shape[1]))
 
 

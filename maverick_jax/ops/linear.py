@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.ops.collectives import reduce_scatter
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.stages import in_stage, shard_map
 from maverick_jax.sharding import dimensions, spec_of
 
 
@@ -80,6 +81,8 @@ class _Weight:
     """Mesh axes of each dimension in storage. None: outside a mesh, or inside `shard_map`."""
     used: tuple[tuple[str, ...], ...] | None
     """Mesh axes of each dimension in the product."""
+    of_stage: bool = False
+    """Whether the product is part of a stage of a pipeline."""
 
     @classmethod
     def of(cls, w: jax.Array, inputs: int, use: PartitionSpec | None) -> "_Weight":
@@ -88,7 +91,7 @@ class _Weight:
         if mesh.empty or not mesh.are_all_axes_explicit:
             return cls(inputs, w.dtype, None, None)
         stored = dimensions(kind.sharding.spec, w.ndim)
-        return cls(inputs, w.dtype, stored, stored if use is None else dimensions(use, w.ndim))
+        return cls(inputs, w.dtype, stored, stored if use is None else dimensions(use, w.ndim), in_stage())
 
     def gather(self, w: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """w for the product. The cast comes first, so that the gather sends values of the compute dtype."""
@@ -119,7 +122,8 @@ class _Weight:
 
         specs = spec_of([*tokens, *used[: self.inputs]]), spec_of([*tokens, *used[self.inputs :]])
         result = spec_of([a + b for a, b in zip(used, scattered, strict=True)])
-        dw = jax.shard_map(local, in_specs=specs, out_specs=result)(reshard(x, specs[0]), reshard(dy, specs[1]))
+        over_devices = shard_map(local, in_specs=specs, out_specs=result, of_stage=self.of_stage)
+        dw = over_devices(reshard(x, specs[0]), reshard(dy, specs[1]))
         return reshard(dw, spec_of(self.stored))
 
 

@@ -14,6 +14,7 @@ import jax
 from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.ops.stages import shard_map
 from maverick_jax.sharding import ShardingRules, axes_tuple, dimensions, spec_of
 
 
@@ -40,7 +41,7 @@ def gather_tokens(x: jax.Array, rules: ShardingRules) -> jax.Array:
         return x
     local = lambda x: lax.all_gather(x, own, axis=1, tiled=True, to="reduced")
     whole = PartitionSpec(batch, rules.length, *spec_of(rest), reduced=frozenset(own))
-    return jax.shard_map(local, in_specs=jax.typeof(x).sharding.spec, out_specs=whole)(x)
+    return shard_map(local, in_specs=jax.typeof(x).sharding.spec, out_specs=whole)(x)
 
 
 def scatter_tokens(x: jax.Array, rules: ShardingRules) -> jax.Array:
@@ -51,7 +52,7 @@ def scatter_tokens(x: jax.Array, rules: ShardingRules) -> jax.Array:
         return x
     out, own = stream_spec(rules, x.shape[1], "residual"), rules.within_blocks(x.shape[1], _sizes())
     local = lambda x: lax.psum_scatter(x, own, scatter_dimension=1, tiled=True)
-    return jax.shard_map(local, in_specs=spec, out_specs=out)(x)
+    return shard_map(local, in_specs=spec, out_specs=out)(x)
 
 
 def working(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -243,6 +243,39 @@ def test_factors_beside_a_model_send_what_its_parameters_would():
     assert more == {"gather": 2 * half, "reduce_scatter": half, "all_reduce": b.size * 4}
 
 
+def test_a_pipeline_shares_periods_and_repeats_their_transfers():
+    """Two stages of one period each, and 16 rows on each device, in 4 microbatches: 5 turns."""
+    config = ModelConfig.from_name("tiny").model_copy(update={"num_hidden_layers": 8, "remat": "full"})
+    rules = ShardingRules(microbatches=4)
+    alone = layout(fsdp=2)
+    staged = dataclasses.replace(layout(fsdp=2, pipeline=2), rules=rules)
+    assert (staged.stages, staged.microbatches, staged.turns, staged.share) == (2, 4, 5, 5 / 8)
+    stacked = [p for p in parameters.of_model(config) if p.stacked]
+    assert 2 * staged.stored(stacked) == alone.stored(stacked)
+    once, twice = memory(config, alone), memory(config, staged)
+    stream = 16 * 512 * 128 * 4
+    assert once["activations"] == 8 * stream
+    # the inputs of 4 layers in 5 turns of 4 rows; what enters and leaves in each turn; the result
+    assert twice["activations"] == (8 * 5 / 8 + 2 * 5 / 4 + 1) * stream
+    assert twice["attention"] == once["attention"] / 4
+    one, more = communication(config, alone), communication(config, staged)
+    # gradients of half the periods, but in each of 5 turns
+    own = sum(alone.held(p) * 4 for p in parameters.of_model(config) if not p.stacked and "embed" in p.axes)
+    assert more["reduce_scatter"] - own == (one["reduce_scatter"] - own) * 5 / 2
+    assert (one["permute"], more["permute"]) == (0, 2 * 5 * stream // 4)
+
+
+def test_the_plan_of_a_pipeline_says_its_bubble():
+    words = ["mesh.pipeline=2", "model.num_hidden_layers=8", "run.hardware=h200", "mesh.data=1"]
+    found = plan(read_config("pretrain_tiny", words))
+    assert found["schedule"] == {"stages": 2, "microbatches": 8, "bubble": 1 / 9}
+    assert "2 stages, 8 microbatches: bubble 11.1%" in render(found)
+    alone = plan(read_config("pretrain_tiny", [*words[1:], "mesh.data=2"]))
+    assert alone["schedule"] is None and "bubble" not in render(alone)
+    # 2 devices share the same FLOPs, but 9 turns do the work of 8, and both multiply by the output matrix
+    assert found["seconds"]["flops_done"] > 9 / 8 * alone["seconds"]["flops_done"]
+
+
 def test_devices_are_found_by_their_jax_names():
     names = {
         "NVIDIA H200": "h200",

@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 
 from maverick_jax.checkpoint import names
+from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
@@ -22,12 +23,16 @@ from maverick_jax.network import Balance
 from maverick_jax.sharding import ShardingRules, abstract_mesh, axes_tuple, single_device_mesh
 from tests.helpers import tiny
 from tests.helpers.collectives import collectives
-from train.state import TrainState, init_state
+from train.state import TrainState, abstract_state, init_state
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 MIXED = {"data": 2, "expert": 2, "tensor": 2}
 EIGHT_WAYS = {"num_key_value_heads": 8}
 """Of the config of the run `eight ways`, whose attention splits over 8 devices."""
+STAGES = {"num_hidden_layers": 9, "no_rope_layer_interval": 2}
+"""Of the config of the runs `stages`: four periods of two layers, and a tail."""
+SCOUT = {"interleave_moe_layer_step": 1, "no_rope_layer_interval": 2}
+"""Of the config of the runs `experts in all layers`: two periods of two layers."""
 RUNS = [
     *(("balanced", sizes) for sizes in ({"expert": 8}, {"tensor": 4, "fsdp": 2}, MIXED)),
     ("one expert", MIXED),
@@ -35,6 +40,19 @@ RUNS = [
     pytest.param("one expert", {"expert": 8}, marks=pytest.mark.slow),
     pytest.param("eight ways", {"tensor": 8}, marks=pytest.mark.slow),
     pytest.param("balanced", {"expert": 4, "tensor": 2}, marks=pytest.mark.slow),
+    ("stages", {"pipeline": 2, "fsdp": 2, "tensor": 2}),
+    *(
+        pytest.param(routing, {"pipeline": n, **sizes}, marks=pytest.mark.slow)
+        for routing, n, sizes in (
+            ("stages", 2, {}),
+            ("stages", 2, {"expert": 2, "tensor": 2}),
+            ("stages", 2, {"data": 2, "expert": 2}),
+            ("stages", 4, {"expert": 2}),
+            ("stages", 4, {"fsdp": 2}),
+            ("stages", 4, {"tensor": 2}),
+            ("experts in all layers", 2, {"fsdp": 2, "expert": 2}),
+        )
+    ),
 ]
 
 
@@ -65,7 +83,8 @@ def run(config, *, one_expert: bool) -> tuple[list[float], dict[str, np.ndarray]
 def reference(routing: str):
     """The run on one device. `one expert` has no balance losses, which would distribute the tokens again."""
     one = routing == "one expert"
-    changes = {"one expert": {"balance": Balance(kind="none", z_loss=0.0)}, "eight ways": EIGHT_WAYS}
+    changes = {"one expert": {"balance": Balance(kind="none", z_loss=0.0)}, "eight ways": EIGHT_WAYS,
+               "stages": STAGES, "experts in all layers": SCOUT}  # fmt: skip
     config = tiny.model_config(**changes.get(routing, {}))
     with jax.set_mesh(single_device_mesh()):
         return config, one, run(config, one_expert=one)
@@ -186,3 +205,29 @@ def test_a_fresh_state_matches_the_restore_target(mesh_of):
         wanted = names.flatten(target)[name]
         assert x.shape == wanted.shape and x.dtype == wanted.dtype, name
         assert x.sharding.is_equivalent_to(wanted.sharding, x.ndim), name
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_a_pipeline_goes_on_without_one_and_back(mesh_of, tmp_path):
+    """Three steps each with a pipeline, on one device, and with a longer pipeline: the losses of one device."""
+    config = tiny.model_config(**STAGES)
+    losses = []
+    with jax.set_mesh(single_device_mesh()):
+        init, step = tiny.jitted(config)
+        state = init(0)
+        for i in range(9):
+            state, metrics = step(state, tiny.placed(tiny.batch(config, i)))
+            losses.append(float(metrics["loss"]))
+    store, found = CheckpointStore(tmp_path), []
+    for sizes in ({"pipeline": 2, "fsdp": 2}, {"data": 1}, {"pipeline": 4, "expert": 2}):
+        with mesh_of(**sizes):
+            init, step = tiny.jitted(config)
+            tx = tiny.OPTIMIZER.build(tiny.STEPS, config)
+            parts = {"config": config, "rules": tiny.RULES, "optimizer": tx, "objective": tiny.PRETRAIN}
+            target = abstract_state(jax.sharding.get_mesh(), **parts)
+            state = names.unflatten(target, store.restore(names.flatten(target))[1]) if found else init(0)
+            for _ in range(3):
+                state, metrics = step(state, tiny.placed(tiny.batch(config, len(found))))
+                found.append(float(metrics["loss"]))
+            store.save(len(found), names.flatten(state), {}, wait=True)
+    np.testing.assert_allclose(found, losses, atol=1e-5, rtol=0)

@@ -447,6 +447,26 @@ SHARED_ROWS = ["model.attention_chunk_size=8", "data.sequence_length=64"]
         ),
         (["mesh.context=2", *SHARED_ROWS, "data.cell=32"], "data.cell", "(8) that divides 16"),
         (["mesh.context=2", *SHARED_ROWS, "data.cell=4"], "data.cell", "4 lets attention chunks"),
+        (
+            ["mesh.pipeline=2"],
+            "model.num_hidden_layers",
+            "4 layers are 1 whole periods of 4, not a multiple of 2, over which mesh.pipeline=2 splits them",
+        ),
+        (
+            ["mesh.pipeline=2", "mesh.microbatches=3", "model.num_hidden_layers=8"],
+            "mesh.microbatches",
+            "3 does not divide the 8 rows of a device",
+        ),
+        (
+            [
+                "mesh.pipeline=2",
+                "model.num_hidden_layers=8",
+                "trainable.parameters=[experts]",
+                "trainable.experts={1: [0]}",
+            ],
+            "trainable.experts",
+            "expected null, or mesh.pipeline=1",
+        ),
     ],
 )
 def test_sizes_that_the_mesh_cannot_divide_are_refused_when_read(write, overrides, key, said):
