@@ -69,14 +69,16 @@ def stream() -> jax.Array:
     return jnp.zeros(STREAM, out_sharding=tiny.RULES("batch", "length", None))
 
 
+def tokens() -> Inputs:
+    return Inputs(jnp.zeros((B, T), jnp.int32, out_sharding=tiny.RULES("batch", "length")))
+
+
 def residuals(spec: LayerSpec, saved: Saved) -> collections.Counter:
     """Shapes of the floating-point arrays that the forward pass of a layer hands to its backward pass, by number."""
 
     def arrays():
         layer = Layer(CONFIG, spec, tiny.RULES, rngs=nnx.Rngs(params=jax.random.key(0)))
-        positions = Positions.of(
-            CONFIG, Inputs(jnp.zeros((B, T), jnp.int32, out_sharding=tiny.RULES("batch", "length")))
-        )
+        positions = Positions.of(CONFIG, tokens(), tiny.RULES)
         run = remat(lambda layer, x: layer(x, positions, None)[0], saved)
         return jax.vjp(run, layer, stream())[1]
 
@@ -111,9 +113,7 @@ def test_an_offloaded_name_moves_its_values_to_the_host_and_back():
 
     def gradient():
         layer = Layer(CONFIG, DENSE, tiny.RULES, rngs=nnx.Rngs(params=jax.random.key(0)))
-        positions = Positions.of(
-            CONFIG, Inputs(jnp.zeros((B, T), jnp.int32, out_sharding=tiny.RULES("batch", "length")))
-        )
+        positions = Positions.of(CONFIG, tokens(), tiny.RULES)
         run = remat(lambda layer, x: jnp.sum(layer(x, positions, None)[0]), saved)
         return jax.grad(run, argnums=1)(layer, stream())
 

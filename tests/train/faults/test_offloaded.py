@@ -17,7 +17,7 @@ from train.faults.offloaded import check_offload, kept, small_model
 
 OFFLOADS = Remat(keep=SavedNames(all_layers=("attention",)), offload=SavedNames(moe_layers=("mlp", "received")))
 CONFIG = tiny.model_config(no_rope_layer_interval=2, remat=OFFLOADS)
-SIZES = {"fsdp": 2, "expert": 2, "tensor": 2}
+SIZES = {"fsdp": 2, "expert": 2, "context": 2}
 
 
 @dataclasses.dataclass(frozen=True)
