@@ -19,7 +19,7 @@ from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.remat import HOST
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.saved import Remat, SavedNames, lists_of
-from maverick_jax.sharding import ShardingRules, size_of
+from maverick_jax.sharding import PIPELINE_AXIS, ShardingRules, size_of
 from maverick_jax.target import Target
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ def check_offload(config: ModelConfig, rules: ShardingRules, mesh: Mesh, target:
 
 
 def small_model(config: ModelConfig, rules: ShardingRules, sizes: dict[str, int]) -> ModelConfig:
-    """Two periods and the tail of the config's layers, as narrow as a mesh of these axis sizes can divide."""
+    """Two periods for each stage, and the tail, of the config's layers, as narrow as a mesh of these sizes allows."""
     ways = lambda *axes: math.lcm(LEAST, *(size_of(sizes, getattr(rules, axis)) for axis in axes))
     kv = size_of(sizes, rules.kv_heads)
     return config.model_copy(
         update={
             "vocab_size": ways("vocab"),
             "hidden_size": ways("embed", "table", "residual", "expert_embed"),
-            "num_hidden_layers": 2 * len(config.period) + len(config.tail),
+            "num_hidden_layers": 2 * sizes.get(PIPELINE_AXIS, 1) * len(config.period) + len(config.tail),
             "num_attention_heads": 2 * kv,
             "num_key_value_heads": kv,
             "intermediate_size": ways("mlp", "expert_mlp"),
@@ -83,7 +83,8 @@ def gradients(config: ModelConfig, rules: ShardingRules) -> dict[str, jax.Array]
 
     def compute():
         sizes = dict(jax.sharding.get_abstract_mesh().shape)
-        shape = size_of(sizes, rules.batch), 2 * CHUNK * size_of(sizes, rules.length)
+        rows = size_of(sizes, rules.batch) * (rules.microbatches or 1)
+        shape = rows, 2 * CHUNK * size_of(sizes, rules.length)
         row, place = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
         tokens, segments = (31 * row + 17 * place) % config.vocab_size, 1 + (3 * place >= shape[1]).astype(jnp.int32)
         tokens, segments = (reshard(x, rules("batch", "length")) for x in (tokens, segments))

@@ -67,10 +67,10 @@ def test_a_model_that_offloads_nothing_is_not_checked(monkeypatch):
 
 @pytest.mark.parametrize("name", ["maverick_17b_128e", "scout_17b_16e"])
 def test_the_small_model_has_layers_of_the_same_kinds_and_fits_the_mesh(name):
-    config, sizes = ModelConfig.from_name(name, remat=OFFLOADS), {"fsdp": 4, "expert": 16, "tensor": 8}
+    config, sizes = ModelConfig.from_name(name, remat=OFFLOADS), {"fsdp": 4, "expert": 16, "tensor": 8, "pipeline": 3}
     small = small_model(config, ShardingRules(), sizes)
     check_split("the small model", small, ShardingRules(), sizes)
-    assert {*small.layers} == {*config.layers} and small.num_periods == 2 and small.remat == OFFLOADS
+    assert {*small.layers} == {*config.layers} and small.num_periods == 2 * 3 and small.remat == OFFLOADS
     assert small.num_parameters() < 2e9 and ModelConfig(**small.model_dump()) == small
 
 
