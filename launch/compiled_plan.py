@@ -66,20 +66,13 @@ def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, us
             "arguments": arguments,
             "temporary": temporary,
             "new_outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-            "peak": _peak(memory, device),
+            "peak": getattr(memory, "peak_memory_in_bytes", 0) or arguments + temporary,
             "host": memory.host_temp_size_in_bytes,
         },
         "collectives": accounts.by_kind(found),
         "kernels": accounts.kernels(program),
         **_times(program, found, device, useful_flops),
     }
-
-
-def _peak(memory: Any, device: Device) -> int:
-    """Bytes of a device that a program needs at its worst moment. The TPU compiler's figure leaves out arguments."""
-    if device.platform == "gpu" and (peak := getattr(memory, "peak_memory_in_bytes", 0)):
-        return peak
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
 
 
 def _times(program: Program, found: list[accounts.Collective], device: Device, useful_flops: float) -> dict[str, Any]:

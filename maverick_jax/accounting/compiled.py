@@ -11,7 +11,7 @@ from maverick_jax.accounting.devices import MATRIX_SHARE, Device, Pattern
 from maverick_jax.accounting.fused import SHARES, fused_flops, target_of
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_in_memory, bytes_of
 
-VERSION = 7
+VERSION = 8
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 PATTERNS: dict[str, Pattern] = {

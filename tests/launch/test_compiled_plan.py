@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import types
 
 import pytest
 
@@ -62,14 +61,6 @@ def test_what_would_fit_is_judged_by_the_compiled_peak(planned, monkeypatch):
     found = planned("optimizer.accumulation_steps=1", "data.batch_size=64", "data.sequence_length=256")
     assert not found["fits"] and found["would_fit"]["changes"]
     assert found["would_fit"]["bytes"] <= 0.8 * peak and closed > 0
-
-
-@pytest.mark.parametrize(("kind", "peak"), [("h200", 90), ("v5p", 10 + 85 + 1)])
-def test_the_peak_of_a_tpu_program_includes_its_arguments(kind, peak):
-    memory = types.SimpleNamespace(
-        peak_memory_in_bytes=90, argument_size_in_bytes=10, temp_size_in_bytes=85, generated_code_size_in_bytes=1
-    )
-    assert compiled_plan._peak(memory, DEVICES[kind]) == peak
 
 
 @pytest.mark.parametrize(
