@@ -27,11 +27,13 @@ KINDS = {
     "maverick": {},
     "scout": {"interleave_moe_layer_step": 1, "use_qk_norm": True},
     "dense": {"num_local_experts": 0},
+    "stages": {"no_rope_layer_interval": 2},
 }
 RUNS = [
     ("maverick", {"context": 8}),
     ("maverick", {"context": 2, "expert": 2, "tensor": 2}),
     ("scout", {"context": 4, "fsdp": 2}),
+    ("stages", {"context": 2, "fsdp": 2, "pipeline": 2}),
     *(
         pytest.param(kind, sizes, marks=pytest.mark.slow)
         for kind, sizes in (
