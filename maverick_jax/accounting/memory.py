@@ -75,8 +75,12 @@ def _at_loss(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> d
 
 
 def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> dict[str, int]:
-    """The layer that needs most, while all layers' activations and gradients are there: a scan holds both as a whole.
-    The gradient of the output matrix still waits for its reduce-scatter."""
+    """The layer that needs most. A scan over periods holds activations and gradients of all layers as a whole; without
+    one, a layer's activations go before its gradients come. The gradient of the output matrix still waits for its
+    reduce-scatter."""
+    if config.num_periods <= 1:
+        each = [_at_layer(config, layout, trained, i) for i in range(len(config.layers))]
+        return max(each, key=lambda moment: sum(moment.values()))
     layers = {spec: _layer_bytes(config, spec, layout.in_stage) for spec in set(config.layers)}
     worst = max(layers.values(), key=lambda parts: sum(parts.values()))
     head = [p for p in trained if p.role == "head" and layout.gathered(p.axes) > 1]
@@ -86,6 +90,20 @@ def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) 
         **worst,
         "gathered": worst["gathered"] + _whole_gradients(config, layout, trained),
         "loss": layout.used(head) * BYTES[config.compute_dtype],
+    }
+
+
+def _at_layer(config: ModelConfig, layout: Layout, trained: list[Parameter], i: int) -> dict[str, int]:
+    """The backward pass of layer i of a model without a scan."""
+    roles, spec = {p.role for p in trained}, config.layers[i]
+    done = [p for later in config.layers[i + 1 :] for p in parameters.of_layer(config, later) if p.role in roles]
+    done += [p for p in trained if p.role == "head"]
+    narrow = min(BYTES[config.param_dtype], BYTES[config.compute_dtype])
+    kept = sum(activations.kept_bytes(config, before, layout) for before in config.layers[: i + 1])
+    return {
+        "activations": kept + activations.in_flight_bytes(config, layout),
+        "gradients": layout.stored(done) * narrow + _summed_gradients(config, layout, trained),
+        **_layer_bytes(config, spec, layout),
     }
 
 

@@ -11,6 +11,7 @@ from maverick_jax.accounting.layout import Layout
 from maverick_jax.accounting.memory import memory
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import LayerSpec
+from maverick_jax.parameters import of_model
 from maverick_jax.saved import Remat, SavedNames
 from maverick_jax.sharding import MESH_AXES, ShardingRules
 
@@ -90,3 +91,19 @@ def test_copies_to_the_host_are_exposed_as_far_as_they_take_longer_than_the_comp
     fast, slow = of(device), of(dataclasses.replace(device, host=1e9))
     assert fast.wire["host"] == 2 * host_bytes(config, CLUSTER) / device.host_rate and fast.exposed == 0
     assert abs(slow.exposed - (slow.wire["host"] - slow.compute)) < 1e-9
+
+
+def test_without_a_scan_activations_go_before_gradients_come():
+    """Of one period, either the last layer's backward pass is the worst moment, with all activations and no gradient
+    of a layer, or the first layer's, with its own activations and the gradients of the others."""
+    config = ModelConfig.from_name("maverick_slice_h200", compute_dtype="bfloat16").model_copy(update={"remat": "dots"})
+    long = Layout(ShardingRules(), dict.fromkeys(MESH_AXES, 1), 8, 8192, platform="gpu")
+    short = dataclasses.replace(long, sequence_length=256)
+    kept = [sum(kept_bytes(config, spec, layout) for spec in config.layers) for layout in (long, short)]
+    head = 5120 * 25256 * 2
+    held = memory(config, long)
+    assert (held["activations"], held["gradients"]) == (kept[0], head)
+    first = [p for p in of_model(config) if p.role not in ("embed", "norm")]
+    few = memory(config, short)
+    assert few["activations"] < kept[1]
+    assert few["gradients"] > sum(p.size for p in first) * 2 // 2  # more than half of all
