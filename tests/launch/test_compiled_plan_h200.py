@@ -109,3 +109,22 @@ def test_loops_of_unknown_count_hold_further_rounds_of_exchanges_alone(step):
 def place_of(exchange: Collective) -> str:
     """The `shard_map` that an exchange is in."""
     return re.sub(r"/shard_map/.*", "", exchange.op_name)
+
+
+# ---- shared rows -----------------------------------------------------------------------------------------------------
+
+
+def test_chunked_layers_send_nothing_over_context():
+    """Of a step whose rows 64 devices share, at a depth of two periods; global layers pass keys on."""
+    chunk, context = 1024, 64
+    length = 2 * context * chunk
+    words = [f"model.num_hidden_layers={LAYERS}", f"model.attention_chunk_size={chunk}", f"data.cell={chunk}"]
+    config = read_config("pretrain_maverick_1m_h200x512", [*words, f"data.sequence_length={length}"])
+    assert config.mesh.context == context
+    ahead = lower_ahead(config, topology("h200:512"))
+    with jax.set_mesh(ahead.mesh):
+        text = ahead.lowered.compile(AS_USERS_DO).as_text()
+    found = accounts.collectives(Program.parse(text, lambda loop: 1), dict(ahead.mesh.shape))
+    within = lambda scope: [c for c in found if "context" in c.axes and f"/{scope}/" in c.op_name]
+    assert [c for c in within("chunked") if c.bytes > 8] == []
+    assert {c.kind for c in within("global")} == {"collective-permute"}

@@ -73,7 +73,7 @@ def test_a_host_without_gpus_compiles_the_gpu_program():
 @pytest.mark.parametrize(
     "remat", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "dots", "attention")), "full"]
 )
-@pytest.mark.parametrize("where", ["here", pytest.param("h200:8", marks=pytest.mark.compilers)])
+@pytest.mark.parametrize("where", ["here", pytest.param("h200:8", marks=[pytest.mark.compilers, pytest.mark.slow])])
 def test_blocks_gather_and_scatter_positions(where, remat):
     """Over the tensor axis, a compiled step sends exactly the closed form's bytes, and sums no activation by
     all-reduce."""
@@ -94,6 +94,7 @@ def test_blocks_gather_and_scatter_positions(where, remat):
     assert all(c.bytes < activation / 8 for c in over("all-reduce"))
 
 
+@pytest.mark.slow
 @pytest.mark.compilers
 def test_offloaded_values_lie_in_the_memory_of_the_host():
     """As many bytes as the closed form says; without offload there are none."""
