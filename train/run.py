@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.precision import for_platform
 from maverick_jax.pretrained import CHECKPOINTS
 from maverick_jax.progress import Working
 from train import announce
@@ -38,8 +37,7 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     try:
         return train_to_end(config)
     except BaseException as error:
-        code = exit_code_of(error)
-        if code is not None and jax.distributed.is_initialized():
+        if (code := exit_code_of(error)) is not None and jax.distributed.is_initialized():
             print(said(error), file=sys.stderr)
             leave(code)
         raise
@@ -72,7 +70,7 @@ def _open(config: RunConfig, parts: Parts) -> Session:
 
 def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
-    check_offload(for_platform(config.model.network), config.mesh.sharding_rules(), session.mesh, session.target)
+    check_offload(config.model.network, config.mesh.sharding_rules(), session.mesh, session.target)
     parts = StateParts.of(config, session.references)
     store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
     resumes_from(run_dir / CHECKPOINTS)
@@ -82,8 +80,7 @@ def _train(session: Session) -> dict[str, Any]:
         announce.start(config, start, int(state.skipped))
         if start >= last:
             return {"run_dir": str(run_dir), "step": start}
-        configs = {name: found.config for name, found in session.references.items()}
-        flops = sum(flops_of_run(config, configs).values())
+        flops = sum(flops_of_run(config, {name: found.config for name, found in session.references.items()}).values())
         describe(session, start, flops)
         references = session.load_references()
         batch = session.feed.abstract_batch()

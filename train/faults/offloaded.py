@@ -18,6 +18,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.remat import HOST
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.precision import for_platform
 from maverick_jax.saved import Remat, SavedNames, lists_of
 from maverick_jax.sharding import PIPELINE_AXIS, ShardingRules, size_of
 from maverick_jax.target import Target
@@ -38,7 +39,7 @@ def check_offload(config: ModelConfig, rules: ShardingRules, mesh: Mesh, target:
         return
     if HOST not in target.memories:
         raise InputError(f"{KEY}: {target.kind} has no memory {HOST}; keep the values, or have them recomputed")
-    small = small_model(config, rules, dict(mesh.shape))
+    small = small_model(for_platform(config, target.platform), rules, dict(mesh.shape))
     with jax.set_mesh(mesh):
         found, expected = (gradients(model, rules) for model in (small, kept(small)))
         errors = {name: float(x) for name, x in jax.jit(relative_errors)(found, expected).items()}

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Taps
@@ -41,12 +42,12 @@ def _sums(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.
 def _uses(model: Maverick, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Sums of gate values and numbers of assignments, float32[layers, E], in one microbatch of arrays [b, T]."""
     layers = model.config.moe_layers
-    real = (batch["segment_ids"] > 0)[..., None]
     number = jnp.arange(model.config.num_local_experts, dtype=jnp.int32)[None, None, :]
     found = []
     moe_layers = [model.layer(i) for i in layers]
     seen = model.tapped(Inputs.of(batch), Taps(router=layers))
     for layer, logits in zip(moe_layers, seen.routers, strict=True):
+        real = reshard(batch["segment_ids"] > 0, PartitionSpec(*jax.typeof(logits).sharding.spec[:2]))[..., None]
         chosen = [(expert[..., None] == number) & real for expert in layer.moe.choose(logits)]
         assigned = sum(one.astype(jnp.float32) for one in chosen)
         found.append([jnp.sum(x, axis=(0, 1)) for x in (assigned * layer.moe.gates(logits), assigned)])

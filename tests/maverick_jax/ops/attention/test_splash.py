@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maverick_jax.model.attention import attend
+from maverick_jax.model.attention import Positions, attend
 from maverick_jax.ops.attention import MaskSpec, attention_reference, splash
 from maverick_jax.ops.attention.spec import AttentionCase
 from maverick_jax.ops.attention.splash import SPLASH, splash_attention, why_not
@@ -97,8 +97,10 @@ def test_every_device_computes_its_own_rows_and_heads(sizes, remat, mesh_of, mon
         placed = [place(x, *heads) for x in (q, k, v, weights)]
         segments = jax.tree.map(lambda x: place(x, "batch", "length"), segments)
 
+        places = Positions(segments, (q, q), None, None, in_cells=True)  # attention reads no angles
+
         def layer(q, k, v):
-            return attend(q, k, v, mask, segments, rules)
+            return attend(q, k, v, mask, places, rules)
 
         if remat:
             layer = jax.checkpoint(layer, policy=jax.checkpoint_policies.save_only_these_names(ATTENTION))
