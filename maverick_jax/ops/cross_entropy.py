@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import reshard
 
 from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.dot import dot
@@ -78,6 +79,7 @@ def cross_entropy(
     head, gathered = use_sharded(head, rules.compute("embed", "vocab"), batch_axes)
     specs = (*(jax.typeof(x).sharding.spec for x in (hidden, head)), tokens, tokens)
     nothing = rules.storage()
+    labels, weights = (reshard(x, tokens) for x in (labels, weights))
     found = jax.shard_map(local, in_specs=specs, out_specs=(nothing, nothing, tokens))(hidden, head, labels, weights)
     return CrossEntropy(*found)
 
