@@ -1,4 +1,4 @@
-"""The periods of a model: a scan over them, or a pipeline whose stages scan over their own."""
+"""The periods of a model as stages of a pipeline, each of which scans over its own."""
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,10 @@ def _at_their_stage(x: jax.Array) -> jax.Array:
     return reshard(x, spec_of([(PIPELINE_AXIS,), *dimensions(jax.typeof(x).sharding.spec, x.ndim)[1:]]))
 
 
-def through_periods(
+def through_stages(
     periods: Period, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps, rules: ShardingRules
 ) -> tuple[jax.Array, Seen]:
     """x [B, T, D] through all periods, and what `taps` asks for, with a leading axis of periods."""
-    if num_stages() == 1:
-        return jax.lax.scan(lambda x, period: period(x, positions, real, taps), x, periods)
     B = len(x)
     leaves, tree = jax.tree.flatten((positions, real))
     split = [len(leaf) == B for leaf in leaves]  # others are the same for all rows

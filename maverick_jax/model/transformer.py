@@ -15,10 +15,11 @@ from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
-from maverick_jax.model.periods import by_stages, through_periods
+from maverick_jax.model.periods import by_stages, through_stages
 from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
 from maverick_jax.ops.lookup import lookup
 from maverick_jax.ops.row_split import row_split, whole_rows
+from maverick_jax.ops.stages import num_stages
 from maverick_jax.ops.stream import gather_tokens, stream_spec
 from maverick_jax.param import build, stored, weight
 from maverick_jax.sharding import ShardingRules, axes_tuple, single_device_mesh, size_of
@@ -91,7 +92,10 @@ class Maverick(nnx.Module):
         x = self.embed_inputs(inputs)
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
-            x, seen[PERIODS] = through_periods(self.periods, x, placed, real, inside, self.rules)
+            if num_stages() > 1:
+                x, seen[PERIODS] = through_stages(self.periods, x, placed, real, inside, self.rules)
+            else:
+                x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, placed, real, inside), x, self.periods)
         if stack.tail:
             x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
         of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))

@@ -125,7 +125,11 @@ def test_an_offloaded_name_moves_its_values_to_the_host_and_back():
 # ---- rounding --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choice", ["full", "attention", "dots", MIXED], ids=["full", "attention", "dots", "mixed"])
+@pytest.mark.parametrize(
+    "choice",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "dots")), "attention", MIXED],
+    ids=["full", "dots", "attention", "mixed"],
+)
 def test_every_gradient_of_a_bfloat16_model_is_near_that_of_float32(choice):
     """The bound and its reason: tests/maverick_jax/test_precision.py, which tests `none`."""
     found = errors(MIXTURE.model_copy(update={"remat": choice}), 2048, same_routing=True)

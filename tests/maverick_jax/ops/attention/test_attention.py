@@ -23,7 +23,21 @@ ROWS = {
     "many short": [[2] * 24, [1, 3] * 12],
 }
 SHAPES = {"grouped": (4, 2), "all heads": (2, 2), "one key head": (3, 1)}
-CASES = [(mask, rows, "grouped") for mask in MASKS for rows in ROWS]
+OFTEN = {
+    (0, "packed"),
+    (0, "many short"),
+    (1, "unpacked"),
+    (1, "padded"),
+    (1, "many short"),
+    (2, "packed"),
+    (3, "padded"),
+}
+"""The cases that the quick suite runs: each mask and each kind of rows."""
+CASES = [
+    pytest.param(mask, rows, "grouped", marks=() if (i, rows) in OFTEN else pytest.mark.slow)
+    for i, mask in enumerate(MASKS)
+    for rows in ROWS
+]
 CASES += [(MASKS[1], "padded", "all heads"), (MASKS[0], "packed", "one key head")]
 
 

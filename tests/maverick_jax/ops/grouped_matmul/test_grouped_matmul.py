@@ -64,7 +64,7 @@ def both(f, args, expert, mark):
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
-@pytest.mark.parametrize("M", [50, 64])
+@pytest.mark.parametrize("M", [50, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", [PLAIN, *TILE_LOOPS, *KERNELS], ids=lambda kernel: kernel.name)
 def test_kernels_equal_the_reference(kernel, M, routing, monkeypatch):
     """In float32 where a kernel is replaced or takes it; else in bfloat16, to four roundings of up to 0.4%."""
