@@ -84,7 +84,7 @@ def test_stored_elements_per_device_equal_those_of_the_real_shardings(sizes):
 
 
 def test_frozen_parameters_have_no_gradients_and_no_moments():
-    config = ModelConfig.from_name("tiny_vision")
+    config = ModelConfig.from_name("tiny_vision", num_hidden_layers=8)  # a scan, which holds all gradients at once
     text = [p for p in parameters.of_model(config) if not p.name.startswith("vision/")]
     vision = config.num_parameters() - config.model_copy(update={"vision": None}).num_parameters()
     held = memory(config, layout(), trained=text)
@@ -192,7 +192,7 @@ def test_memory_falls_with_devices_and_recomputation():
 
 
 def test_accumulation_halves_activations_and_doubles_gradients():
-    config = ModelConfig.from_name("tiny")
+    config = ModelConfig.from_name("tiny", num_hidden_layers=8)
     whole, halves = layout(), dataclasses.replace(layout(), accumulation_steps=2)
     once, twice = memory(config, whole), memory(config, halves)
     assert 2 * twice["activations"] == once["activations"]
