@@ -30,6 +30,7 @@ from train.trainable.lora import LoraConfig
 from train.trainable.selection import Selection
 
 CONFIG = tiny.model_config(num_hidden_layers=6)  # one period of four layers, two in the tail
+DEEP = CONFIG.model_copy(update={"num_hidden_layers": 10})  # two periods: a scan holds all gradients at once
 SIZE = CONFIG.hidden_size * CONFIG.head_dim
 WHERE = [f"periods/layer_{i}/attention/dummy" for i in range(4)] + [f"tail/layer_{i}/attention/dummy" for i in (0, 1)]
 
@@ -43,13 +44,13 @@ def with_dummy(monkeypatch):
 
 
 def before() -> dict:
-    """Counts and bytes of the model without the array."""
+    """Counts of the model without the array, and bytes of the deep one."""
     return {"total": CONFIG.num_parameters(), "active": CONFIG.num_active_parameters(), "memory": held()}
 
 
 def held(**sizes: int) -> dict[str, int]:
     layout = Layout(ShardingRules(), dict.fromkeys(MESH_AXES, 1) | sizes, batch_size=8, sequence_length=32)
-    return memory(CONFIG, layout)
+    return memory(DEEP, layout)
 
 
 WITHOUT = before()
@@ -74,7 +75,7 @@ def test_counts_plan_and_flops_follow(with_dummy):
     assert CONFIG.num_active_parameters() == WITHOUT["active"] + more
     now = held()
     for part, bytes_of_one in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
-        assert now[part] == WITHOUT["memory"][part] + more * bytes_of_one
+        assert now[part] == WITHOUT["memory"][part] + 10 * SIZE * bytes_of_one
     assert held(fsdp=2)["weights"] * 2 > now["weights"]  # norms are not split
     flops = flops_per_token(CONFIG, 32)["attention_projections"]
     assert flops == 6 * sum(p.size for p in parameters.of_model(CONFIG) if p.role == "attention")
