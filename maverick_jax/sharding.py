@@ -124,6 +124,8 @@ class MeshConfig(Section):
         for axis, size in sizes.items():
             if size == 0:
                 raise ValueError(f"{axis}: 0 devices; expected a positive size, or -1 for all remaining devices")
+        if self.microbatches is not None and self.pipeline == 1:
+            raise ValueError(f"microbatches: {self.microbatches} needs stages to pass through; set pipeline above 1")
         self.sharding_rules()
         return self
 

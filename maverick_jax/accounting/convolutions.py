@@ -28,7 +28,7 @@ def convolution_flops(text: str, image: Shape, kernel: Shape, out: Shape) -> flo
 
 
 def _window(text: str) -> dict[str, list[int]]:
-    """Strides, dilations and low padding of each window dim, as far as they are said."""
+    """Strides, dilations and low padding of each window dim; defaults where the text leaves them out."""
     found = _WINDOW.search(text)
     parts = dict(part.split("=") for part in found[1].split()) if found else {}
     numbers = {key: [int(n.split("_")[0]) for n in value.split("x")] for key, value in parts.items()}

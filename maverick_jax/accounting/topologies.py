@@ -56,7 +56,7 @@ def topology(name: str) -> Target:
             more = {"num_slices": slices} if slices > 1 else {}
             sizes = "x".join(map(str, shape))
             devices = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{sizes}", **more).devices
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"--topology {name}: the compiler knows no such topology ({error})") from None
     return Target(tuple(devices), attached=False)
 

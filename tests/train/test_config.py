@@ -396,6 +396,10 @@ def test_each_synonym_is_the_name_of_a_key():
     ("word", "said"),
     [
         ("mesh.expert=0", "command line: mesh.expert: 0 devices"),
+        (
+            "mesh.microbatches=2",
+            "command line: mesh.microbatches: 2 needs stages to pass through; set pipeline above 1",
+        ),
         ("mesh.expert=3", "command line: data.batch_size: 8 is not a multiple of 3, over which mesh.expert=3"),
         ("optimizer.accumulation_steps=3", "command line: data.batch_size: 8 is not a multiple of"),
         ("logging.profile_start=1", "command line: logging.profile_start: step 1 compiles"),

@@ -1,8 +1,8 @@
 """Attention by cuDNN's fused kernels, on NVIDIA GPUs from Hopper on.
 
-Packed rows go in as pieces (`Pieces`) by their offsets. A kernel takes a fixed number of pieces; a first call takes all
-that rows of ordinary documents have, and further calls, of which there are usually none, take the rest: the result is
-exact however many there are. cuDNN gives logsumexp for each piece at full length; what is kept is float32[B, N, T].
+Packed rows go in as pieces (`Pieces`) by their offsets. A kernel takes a fixed number of pieces. The first call takes
+all pieces of rows with ordinary documents. Rows with more pieces need further calls, so that the result is exact for
+any number of pieces. cuDNN gives logsumexp for each piece at full length; what is kept is float32[B, N, T].
 
 JAX's own packed form is not used: in version 0.10.2 it multiplies the offsets of keys by the number of query heads
 (jax-ml/jax #39521). The primitives below it take offsets as they are.

@@ -13,13 +13,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.ops.collectives import unchecked, vary
-
-EXPERTS = "experts"
-"""The checkpoint name of the hidden units before the activation. If they are saved, the backward pass does not compute
-their product again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +91,7 @@ def _swiglu(products: Products, x, w_in, w_out, expert):
 def _forward(products: Products, x, w_in, w_out, expert):
     order = RowOrder.of(expert, w_in.shape[0], products.block(len(expert)))
     rows = _take(x, order.row_of_slot)
-    hidden = checkpoint_name(_call(products.forward, rows, w_in, order.sizes), EXPERTS)
+    hidden = _call(products.forward, rows, w_in, order.sizes)
     out = _call(products.forward, _activation(hidden), w_out, order.sizes)
     return _take(out, order.slot_of_row), (rows, hidden, w_in, w_out, order)
 

@@ -1,4 +1,4 @@
-"""Logits of rows that devices share are those of one device, whatever is said of positions and segments."""
+"""Logits of rows that devices share equal those of one device, with and without positions and segments."""
 
 import functools
 

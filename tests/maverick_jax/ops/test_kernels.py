@@ -1,4 +1,4 @@
-"""The choice of kernels, and what is said of it."""
+"""The choice of kernels, and its log lines."""
 
 import logging
 
