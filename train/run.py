@@ -70,11 +70,11 @@ def _open(config: RunConfig, parts: Parts) -> Session:
 
 def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
-    check_offload(config.model.network, config.mesh.sharding_rules(), session.mesh, session.target)
     parts = StateParts.of(config, session.references)
     store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
     resumes_from(run_dir / CHECKPOINTS)
     with leaves_at_once(NOTHING_LOST):
+        check_offload(config.model.network, config.mesh.sharding_rules(), session.mesh, session.target)
         state = restore_or_start(parts, store, session.mesh)
         start = int(state.step)
         announce.start(config, start, int(state.skipped))
