@@ -37,7 +37,8 @@ def policy(saved: Saved) -> Callable[..., Any]:
     """The `policy` of `jax.checkpoint`.
 
     `everything` saves computed values, but no views of them. In particular, it does not save cast or gathered weights,
-    which would otherwise stay in memory for every layer until the backward pass. Integers that have an offloaded name,
+    which would otherwise stay in memory for every layer until the backward pass, and no value a second time because it
+    has a name. Integers that have an offloaded name,
     such as the places of rows, stay on the device: they are small.
     """
     policies = jax.checkpoint_policies
@@ -50,12 +51,10 @@ def policy(saved: Saved) -> Callable[..., Any]:
     )
 
     def decide(primitive, *inputs, **params):
-        if EVERYTHING in saved.keep and primitive.name not in _VIEWS:
-            return True
         if primitive.name != "name":
-            return False
+            return EVERYTHING in saved.keep and primitive.name not in _VIEWS
         if params["name"] in saved.offload and all(jax.numpy.issubdtype(x.dtype, jax.numpy.floating) for x in inputs):
             return moved(primitive, *inputs, **params)
-        return EVERYTHING in saved.keep or kept(primitive, *inputs, **params)
+        return kept(primitive, *inputs, **params)
 
     return decide

@@ -4,16 +4,34 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from maverick_jax.target import traced_platform
+from maverick_jax.target import multiplies_bfloat16, traced_platform
 
 
 def dot(x, y, x_axes, y_axes, batch=((), ()), out: PartitionSpec | None = None) -> jax.Array:
     """Contracts x and y over `x_axes` and `y_axes`; float32, axes ordered batch, rest of x, rest of y.
 
-    `out` is the result's spec if the contracted axes are split over devices. The CPU has no product of bfloat16 with
-    float32 sums, so the operands are widened first there, which gives the same numbers.
+    `out` is the result's spec if the contracted axes are split over devices. A CPU that does not multiply bfloat16
+    natively widens the operands first, which gives the same numbers up to the order of sums.
     """
     if traced_platform() == "cpu":
+        if x.dtype == y.dtype == jnp.bfloat16 and multiplies_bfloat16():
+            return _rows_first(x, y, tuple(x_axes), y_axes, batch, out)
         x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    return _dot(x, y, x_axes, y_axes, batch, out)
+
+
+def _dot(x, y, x_axes, y_axes, batch, out):
     dims = ((tuple(x_axes), tuple(y_axes)), batch)
     return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32, out_sharding=out)
+
+
+def _rows_first(x, y, x_axes, y_axes, batch, out):
+    """`dot` of bfloat16 operands, with the contracted axes of x last in memory.
+
+    XLA's CPU compiler has bfloat16 kernels for that order alone. It would fold transposes of x or of the result into
+    the product, which then fails when it runs ("Unsupported element type for DotThunk"): the barriers prevent that.
+    """
+    rest = tuple(axis for axis in range(x.ndim) if axis not in (*batch[0], *x_axes))
+    x = jax.lax.optimization_barrier(x.transpose(*batch[0], *rest, *x_axes))
+    batches, contracted = tuple(range(len(batch[0]))), range(x.ndim - len(x_axes), x.ndim)
+    return jax.lax.optimization_barrier(_dot(x, y, contracted, y_axes, (batches, batch[1]), out))

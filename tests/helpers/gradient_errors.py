@@ -1,7 +1,7 @@
 """How far gradients of bfloat16 compute are from those of float32 compute, on real text. The table of
 docs/results/precision.md: `python -m tests.helpers.gradient_errors`.
 
-On a CPU a run replaces bfloat16 by float32; a model that is built by itself computes as its config says: products of
+Runs replace bfloat16 by float32 on many CPUs; a model that is built by itself computes as its config says: products of
 bfloat16 numbers with float32 sums, and every other sum in the dtype that the program gives it.
 """
 

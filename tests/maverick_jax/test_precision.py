@@ -11,6 +11,7 @@ from flax import nnx
 from maverick_jax import precision
 from maverick_jax.checkpoint import names
 from maverick_jax.model.vision import VisionTower
+from maverick_jax.ops import dot
 from maverick_jax.ops.attention.splash import SPLASH
 from maverick_jax.sharding import ShardingRules
 from tests.helpers.gradient_errors import DENSE, MIXTURE, errors
@@ -87,7 +88,20 @@ def test_every_gradient_of_the_image_encoder_is_near_that_of_float32(mesh_of):
     assert max(wrong.values()) < 2 * LIMIT, worst(wrong)
 
 
-def test_only_a_cpu_replaces_bfloat16():
+def test_only_a_cpu_without_products_of_bfloat16_replaces_it(monkeypatch):
     half = DENSE.model_copy(update={"compute_dtype": "bfloat16"})
-    assert precision.for_platform(half, "gpu") is half
-    assert precision.for_platform(half, "cpu").compute_dtype == "float32"
+    for native, platform, dtype in [
+        (False, "gpu", "bfloat16"),
+        (False, "cpu", "float32"),
+        (True, "cpu", "bfloat16"),
+    ]:
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda native=native: native)
+        assert precision.for_platform(half, platform).compute_dtype == dtype
+
+
+@pytest.mark.parametrize("config", [DENSE, MIXTURE], ids=["dense", "mixture"])
+def test_gradients_are_within_a_hundredth_with_native_products(config, monkeypatch):
+    """Whatever this machine's CPU: the kernels for bfloat16 run on any."""
+    monkeypatch.setattr(dot, "multiplies_bfloat16", lambda: True)
+    found = errors(config, 4096, same_routing=True)
+    assert max(found.values()) < LIMIT, worst(found)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from maverick_jax.model.attention import Positions
 from maverick_jax.model.inputs import Inputs
@@ -106,6 +107,16 @@ def test_a_kept_name_adds_its_values_to_what_the_backward_pass_finds(spec, name,
         residuals(spec, Saved(frozenset({name}), frozenset())),
     )
     assert kept - nothing == collections.Counter(shapes) and not nothing - kept
+
+
+def test_everything_saves_what_was_computed_and_not_a_named_view_of_it():
+    def layer(x):
+        return jnp.sum(jnp.sin(checkpoint_name((x @ x).reshape(-1), "qkv")))
+
+    run = remat(layer, Saved(frozenset({"everything"}), frozenset()))
+    found = jax.eval_shape(lambda x: jax.vjp(run, x)[1], jnp.ones((4, 4)))
+    assert (16,) not in {leaf.shape for leaf in jax.tree.leaves(found)}
+
 
 
 def test_an_offloaded_name_moves_its_values_to_the_host_and_back():
