@@ -53,11 +53,12 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
             rows = scaled(x[:, :, None, :], scores[..., None]).reshape(-1, x.shape[-1])
         out = _to_experts(Among(expert_axes, varying), rows, w_in, w_out, experts.reshape(-1))
         with jax.named_scope("dispatch"):
-            return lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), summed)
+            out = lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), summed)
+        return lax.pcast(out, partial, to="unreduced")
 
     x, scores, experts = (working(a, tensor_axes) for a in (x, scores, experts))
     tokens, left = jax.typeof(x).sharding.spec, jax.typeof(x).sharding.spec.reduced
-    summed = tuple(axis for axis in tensor_axes if axis not in left)
+    summed, partial = (tuple(axis for axis in tensor_axes if (axis in left) == kept) for kept in (False, True))
     w_in, of_in = use_sharded(w_in, P(rules.experts, None, None, rules.expert_mlp), varying)
     w_out, of_out = use_sharded(w_out, P(rules.experts, rules.expert_mlp, None), varying)
     w_specs = (jax.typeof(w).sharding.spec for w in (w_in, w_out))
