@@ -1,5 +1,6 @@
 """Compile the real step of a run for a topology, and say what it costs there: memory, FLOPs, collectives, time."""
 
+import functools
 import hashlib
 import json
 import os
@@ -12,12 +13,14 @@ import jax
 from launch.plan_time import in_rates, rates
 from launch.units import in_bytes
 from maverick_jax.accounting import compiled as accounts
+from maverick_jax.accounting.attention import seen_share
 from maverick_jax.accounting.devices import Device, device_of
 from maverick_jax.accounting.hlo import Instruction, Program
 from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.files import write_atomically
 from maverick_jax.ops.attention.cudnn import FURTHER_CALLS
+from maverick_jax.ops.context import SEEN_TILES
 from maverick_jax.ops.dispatch import FURTHER_ROUNDS
 from maverick_jax.ops.grouped_matmul import tile_height
 from maverick_jax.ops.kernels import recorded
@@ -27,6 +30,7 @@ from train.ahead import Ahead, lower_ahead
 from train.config import RunConfig
 
 _TILE_LOOP = re.compile(r"experts\)*/while$")
+_SEEN_TILES = re.compile(rf"/(\w+)/shard_map/.*{SEEN_TILES}/cond$")
 _ROUND_LOOP = re.compile(rf"({FURTHER_ROUNDS}|{FURTHER_CALLS})\)*/while$")
 
 
@@ -57,7 +61,8 @@ def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, us
     assert memory is not None, "the compiler gives no memory analysis"
     with jax.set_mesh(ahead.mesh):
         trips = Trips(model, layout)
-    program, mesh = Program.parse(step.compiled.as_text(), trips), dict(ahead.mesh.shape)
+    program = Program.parse(step.compiled.as_text(), trips, trips.share)
+    mesh = dict(ahead.mesh.shape)
     found = accounts.collectives(program, mesh)
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return {
@@ -96,11 +101,18 @@ class Trips:
         room = layout.exchange(model.num_experts_per_tok)
         rounds, received = (room.rounds, room.rows * devices) if room else (1, rows)
         self._tiles = -(-rows // (rounds * tile_height(received, experts))) if experts else 1
+        self._seen = functools.partial(seen_share, model, layout)
 
     def __call__(self, loop: Instruction) -> int:
         if _ROUND_LOOP.search(loop.op_name):
             return 0
         return self._tiles if _TILE_LOOP.search(loop.op_name) else 1
+
+    def share(self, conditional: Instruction) -> float | None:
+        """The part of the times that a conditional's condition holds, in rows of one segment: that of the pairs of
+        tiles in which a query sees a key. None: not known."""
+        found = _SEEN_TILES.search(conditional.op_name)
+        return self._seen(found[1]) if found else None
 
 
 def _digest(ahead: Ahead, target: Target) -> str:
@@ -133,7 +145,7 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
             alone = f", {in_bytes(entry['alone'])} with nothing beside it" if entry["alone"] else ""
             lines.append((f"  {kind}", f"{in_bytes(entry['bytes'])} in {entry['times']:,.0f}{alone}"))
     if found["kernels"]:
-        lines.append(("kernels", ", ".join(f"{name} x {n:,}" for name, n in found["kernels"].items())))
+        lines.append(("kernels", ", ".join(f"{name} x {n:,.0f}" for name, n in found["kernels"].items())))
     lines += [("  chosen", choice) for choice in found["chosen"]]
     return lines + _time_rows(found)
 

@@ -58,6 +58,13 @@ def recomputed_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> in
     return all_bytes(config, spec, layout) - kept_bytes(config, spec, layout)
 
 
+def recomputed_in_feed_forward(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
+    """Of `recomputed_bytes`, those that are no part of attention and its norm."""
+    named, saved = named_bytes(config, spec, layout), config.saved(spec).keep | {INPUT}
+    of_attention = 4 * named[INPUT] + 2 * named[QKV] + sum(named[n] for n in (INPUT, QKV, ATTENTION) if n not in saved)
+    return max(0, recomputed_bytes(config, spec, layout) - of_attention)
+
+
 def all_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes of all of one layer's values: those that have names, norms with their float32 inputs, heads rotated in
     float32, hidden units after their activation, those of routed experts, and rows sent to and from experts."""

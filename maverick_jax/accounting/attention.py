@@ -58,6 +58,16 @@ def computed_scores(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int
     return layout.tokens * pairs // T
 
 
+def seen_share(config: ModelConfig, layout: Layout, scope: str) -> float | None:
+    """Of the pairs of tiles in a row of one segment, the part in which a query sees a key, in layers whose attention
+    has this scope and whose rows several devices share; None: there are none."""
+    for spec in config.layers:
+        local = spec.rope and config.attention_chunk_size is not None
+        if (config.local_attention if local else "global") == scope and shares_keys(config, spec, layout):
+            return computed_scores(config, spec, layout) / (layout.tokens * layout.sequence_length)
+    return None
+
+
 def pace(config: ModelConfig, layout: Layout) -> float:
     """Time of a FLOP of scores, divided by that of other products. Of cuDNN's, two sevenths are forward."""
     if layout.platform != "gpu" or not is_fused(config, layout):
@@ -75,15 +85,24 @@ def score_traffic(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
 
 def working_set(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes of the float32 scores of all blocks of queries of one layer: compilers compute the blocks beside each
-    other. Fused attention has none: cuDNN's backward pass sums gradients of queries in float32, and splash attention
-    writes logsumexp 128 times. Where devices share keys, scores are those of two tiles, beside float32 outputs and
+    other. Fused attention has none: cuDNN's backward pass sums gradients of queries in float32; TPU programs hold
+    queries that are rotated in float32 twice, in two layouts, beside what the kernel takes. Where devices share keys, scores are those of two tiles, beside float32 outputs and
     gradients."""
     if shares_keys(config, spec, layout):
         tile = min(TILE, layout.sequence_length // layout.ways("length"))
         rows = layout.tokens * layout.ways("length") // layout.sequence_length
         return BYTES["float32"] * _heads(config, layout) * (2 * rows * tile**2 + 2 * layout.tokens * config.head_dim)
-    width = config.head_dim * layout.tokens if is_fused(config, layout) else computed_scores(config, spec, layout)
-    return BYTES["float32"] * _heads(config, layout) * width
+    if not is_fused(config, layout):
+        return BYTES["float32"] * _heads(config, layout) * computed_scores(config, spec, layout)
+    heads, element = _heads(config, layout), BYTES[config.compute_dtype]
+    width = config.head_dim * layout.tokens
+    if layout.platform == "tpu":
+        return width * (2 * BYTES["float32"] * heads + element * (heads + 2 * _kv_heads(config, layout)))
+    return BYTES["float32"] * heads * width
+
+
+def _kv_heads(config: ModelConfig, layout: Layout) -> int:
+    return config.num_key_value_heads // layout.ways("kv_heads")
 
 
 def _heads(config: ModelConfig, layout: Layout) -> int:

@@ -15,6 +15,8 @@ from maverick_jax.parameters import Parameter
 from maverick_jax.saved import ATTENTION, RECEIVED, RESIDUAL
 from maverick_jax.sharding import PIPELINE_AXIS, TENSOR_AXIS, Axes, axes_tuple, size_of
 
+TPU_TILE = 8, 128
+"""Rows and columns (lanes) of the tiles in which TPU programs store arrays."""
 KINDS = ("gather", "reduce_scatter", "all_reduce", "all_to_all", "permute")
 
 
@@ -79,14 +81,24 @@ def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
     for p in trained:
         times = _runs(p, layout)
         held, n = layout.held(p), times * _own(p, layout)
+        kind, ways = ("all_reduce", 2) if _is_summed_whole(config, p, layout) else ("reduce_scatter", 1)
         for group, sent in _stages(_gathered_axes(p, layout), layout):
-            yield Transfer("reduce_scatter", group, times * sent * held * BYTES[config.compute_dtype], n)
+            yield Transfer(kind, group, ways * times * sent * held * BYTES[config.compute_dtype], n)
         spread = {a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis))}
         own = layout.stream_axes if p.role in ("norms", "router") else ()  # each device has them of its own positions
         replicas = tuple(a for a in (*_split(layout.rules.tokens, layout), *own) if a not in spread)
         copies = size_of(layout.sizes, replicas)
         summed = int(2 * times * (copies - 1) / copies * held * BYTES["float32"])
         yield Transfer("all_reduce", spans(replicas, layout.sizes), summed, n)
+
+
+def _is_summed_whole(config: ModelConfig, p: Parameter, layout: Layout) -> bool:
+    """Whether devices get the whole sum of a gradient and take their shards from it: TPU programs lay the gradients of
+    the output matrix and of attention's last projection out with the model's dimension along the lanes, from which
+    they cut no shard that does not fill them."""
+    if layout.platform != "tpu" or not (p.role == "head" or (p.role == "attention" and p.axes[-1] == "embed")):
+        return False
+    return config.hidden_size // layout.ways("embed") % TPU_TILE[1] != 0
 
 
 def _stages(axes: tuple[str, ...], layout: Layout) -> Iterator[tuple[Spans, int]]:
@@ -108,7 +120,10 @@ def _embedding(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
     shared, passes = _split(layout.rules.table, layout), layout.accumulation_steps
     all_shared = tuple(a for a in shared if a in layout.rules.tokens)
     ids = passes * (size_of(layout.sizes, all_shared) - 1) * layout.tokens * BYTES["int32"]
-    yield Transfer("gather", spans(all_shared, layout.sizes), ids, passes)
+    rows = layout.tokens * layout.ways("length") // layout.sequence_length
+    summed = layout.platform == "tpu" and rows > 1 and rows % TPU_TILE[0]  # rows that fill no tile: a sum with zeros
+    kind, ways = ("all_reduce", 2) if summed else ("gather", 1)
+    yield Transfer(kind, spans(all_shared, layout.sizes), ways * ids, passes)
     times = passes * (1 + any(p.role == "embed" for p in trained))
     columns = layout.tokens * config.hidden_size * BYTES[config.compute_dtype]
     apart = layout.ways("table") // size_of(layout.sizes, all_shared)

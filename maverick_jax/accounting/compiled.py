@@ -11,7 +11,7 @@ from maverick_jax.accounting.devices import MATRIX_SHARE, Device, Pattern
 from maverick_jax.accounting.fused import SHARES, fused_flops, target_of
 from maverick_jax.accounting.hlo import Computation, Instruction, Program, arrays_of, bytes_in_memory, bytes_of
 
-VERSION = 8
+VERSION = 9
 """Of what is read off a program: raised where the same program would give another answer."""
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 PATTERNS: dict[str, Pattern] = {
@@ -49,7 +49,7 @@ class Collective:
     dtype: str
     bytes: int
     """Bytes that a device sends each time, with ring algorithms."""
-    times: int
+    times: float
     dynamic: bool
     """Whether it is in a loop whose count only the device knows; `times` is then assumed."""
     beside: tuple[tuple[float, float], ...]
@@ -58,7 +58,7 @@ class Collective:
     op_name: str
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         return self.bytes * self.times
 
 
@@ -96,7 +96,7 @@ class HostCopy:
     """A copy between the memories of a device and its host."""
 
     bytes: int
-    times: int
+    times: float
     beside: tuple[tuple[float, float], ...]
     """As of a collective."""
 
@@ -273,14 +273,14 @@ def paced_flops(program: Program, computation: Computation, instruction: Instruc
     return pace * flops_of(program, computation, instruction)
 
 
-def kernels(program: Program) -> dict[str, int]:
-    """Calls of kernels that are not the compiler's own, by name."""
-    found: collections.Counter[str] = collections.Counter()
+def kernels(program: Program) -> dict[str, float]:
+    """Calls of kernels that are not the compiler's own, by name, most calls first."""
+    found: dict[str, float] = collections.defaultdict(float)
     for computation, times in program.scheduled():
         for instruction in computation.instructions:
             if instruction.opcode == "custom-call" and _KERNEL.search(instruction.text):
                 found[target_of(instruction)] += times
-    return dict(found.most_common())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:

@@ -35,8 +35,8 @@ class Estimate:
     wire: dict[str, float]
     """Of all collectives, one after the other, by their kind, and of copies to and from the host (`host`)."""
     exposed: float
-    """Of collectives that nothing hides: one round of exchanges, for which the layer waits, and of the others, and of
-    the host's copies, what is longer than the computation."""
+    """Of collectives that nothing hides: all on TPUs; else one round of exchanges, for which the layer waits, and of
+    the others, and of the host's copies, what is longer than the computation."""
 
     @property
     def compute(self) -> float:
@@ -74,6 +74,8 @@ def estimate(
     room = layout.exchange(config.num_experts_per_tok)
     waiting = wire.get("all_to_all", 0.0) / (room.rounds if room else 1)
     hidden = sum(wire.values()) - wire.get("all_to_all", 0.0)
+    if layout.platform == "tpu":  # whose compiler, unless asked, begins no other work before a collective has ended
+        waiting, hidden = sum(wire.values()), 0.0
     if moved := 2 * layout.accumulation_steps * host_bytes(config, layout):
         wire["host"] = moved / device.host_rate
     longer = [max(0.0, seconds - products - traffic) for seconds in (hidden, wire.get("host", 0.0))]

@@ -65,6 +65,7 @@ class Instruction:
 
 
 Trips = Callable[[Instruction], int]
+Shares = Callable[[Instruction], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,26 +90,29 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program. `runs`: how often each computation runs that is not a part of a fusion. `dynamic`: those in
-    loops whose count only the device knows."""
+    """A compiled program. `runs`: how often each computation runs that is not a part of a fusion; on average, of a
+    branch that is taken some of the times. `dynamic`: those in loops whose count only the device knows."""
 
     computations: dict[str, Computation]
-    runs: dict[str, int]
+    runs: dict[str, float]
     dynamic: frozenset[str]
 
     @classmethod
-    def parse(cls, text: str, trips: Trips = lambda loop: 1) -> "Program":
+    def parse(
+        cls, text: str, trips: Trips = lambda loop: 1, shares: Shares = lambda conditional: None
+    ) -> "Program":
         """Of the text of `jax.stages.Compiled.as_text()`. `trips`: how often a loop turns whose count only the device
-        knows. Raises ValueError if the text has no entry."""
+        knows. `shares`: the part of the times that the condition of a conditional holds; None: not known, and every
+        branch counts. Raises ValueError if the text has no entry."""
         computations, entry = _computations(text)
         if entry is None:
             raise ValueError("the text of the program has no ENTRY computation")
         runs: collections.Counter[str] = collections.Counter()
         dynamic: set[str] = set()
-        _count(computations, entry, 1, False, trips, runs, dynamic)
+        _Count(computations, trips, shares, runs, dynamic).add(entry, 1, False)
         return cls(computations, dict(runs), frozenset(dynamic))
 
-    def scheduled(self) -> list[tuple[Computation, int]]:
+    def scheduled(self) -> list[tuple[Computation, float]]:
         """The computations that run by themselves, with how often."""
         return [(self.computations[name], times) for name, times in self.runs.items()]
 
@@ -184,21 +188,42 @@ def _turns(computations: dict[str, Computation], loop: Instruction) -> int | Non
     return computations[condition].operands(root)[1].constant
 
 
-def _count(
-    computations, name: str, times: int, is_dynamic: bool, trips: Trips, runs: collections.Counter, dynamic: set[str]
-) -> None:
-    if name not in computations:
-        return
-    runs[name] += times
-    if is_dynamic:
-        dynamic.add(name)
-    for instruction in computations[name].instructions:
-        if instruction.opcode == "fusion" or "custom-call" in instruction.opcode:
-            continue
-        for role, called in instruction.called():
-            if role == "to_apply" and instruction.opcode != "call":
-                continue  # the sum of a reduction
-            turns = _turns(computations, instruction) if instruction.opcode == "while" else 1
-            unknown = is_dynamic or turns is None
-            turns = trips(instruction) if turns is None else turns
-            _count(computations, called, times * turns, unknown, trips, runs, dynamic)
+def _taken(conditional: Instruction, at: int, share: float) -> float:
+    """The part of the times that the branch at a place among `conditional.called()` is taken. Branches of a condition
+    are named `true_computation` and `false_computation`, or are the first and the second of two: for false and true."""
+    role = conditional.called()[at][0]
+    return share if role == "true_computation" or (role == "branch" and at == 1) else 1 - share
+
+
+@dataclasses.dataclass(frozen=True)
+class _Count:
+    """Counts how often computations run."""
+
+    computations: dict[str, Computation]
+    trips: Trips
+    shares: Shares
+    runs: collections.Counter
+    dynamic: set[str]
+
+    def add(self, name: str, times: float, is_dynamic: bool) -> None:
+        """Counts a computation and all that it runs."""
+        if name not in self.computations:
+            return
+        self.runs[name] += times
+        if is_dynamic:
+            self.dynamic.add(name)
+        for instruction in self.computations[name].instructions:
+            if instruction.opcode == "fusion" or "custom-call" in instruction.opcode:
+                continue
+            for at, (role, called) in enumerate(instruction.called()):
+                if role == "to_apply" and instruction.opcode != "call":
+                    continue  # the sum of a reduction
+                turns = self._turns(instruction, at)
+                unknown = is_dynamic or turns is None
+                self.add(called, times * (self.trips(instruction) if turns is None else turns), unknown)
+
+    def _turns(self, instruction: Instruction, at: int) -> float | None:
+        """How often an instruction runs what it calls at a place; None: known only when it runs."""
+        if instruction.opcode == "conditional" and (share := self.shares(instruction)) is not None:
+            return _taken(instruction, at, share)
+        return _turns(self.computations, instruction) if instruction.opcode == "while" else 1

@@ -8,14 +8,11 @@ for H200 clusters (docs/scaling.md compares).
 from collections.abc import Callable, Iterable
 
 from maverick_jax import parameters
-from maverick_jax.accounting import activations, attention, experts
+from maverick_jax.accounting import activations, period
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
-from maverick_jax.network import LayerSpec
 from maverick_jax.ops.cross_entropy import default_rows
 from maverick_jax.parameters import Parameter
-from maverick_jax.saved import EVERYTHING
-from maverick_jax.stack import PERIODS
 
 FRAGMENTATION = 0.04
 """Holes between temporary arrays, as a fraction of them: 1 to 10% in steps compiled for H200."""
@@ -34,7 +31,8 @@ def memory(
 
     `activations` are what layers keep by `config.remat`; `recomputed`, what the backward pass of a layer computes
     again; `attention`, the working set of attention; `gathered`, the weights of a layer as they are used, with the
-    gradients of a period as they leave the products; `loss`, chunks of logits, the output matrix and its gradient.
+    gradients of a period as they leave the products; `operands` and `copies`, what TPU programs hold besides
+    (`accounting.period`); `loss`, chunks of logits, the output matrix and its gradient.
     """
     trained = list(parameters.of_model(config) if trained is None else trained)
     moments = [
@@ -81,15 +79,14 @@ def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) 
     if config.num_periods <= 1:
         each = [_at_layer(config, layout, trained, i) for i in range(len(config.layers))]
         return max(each, key=lambda moment: sum(moment.values()))
-    layers = {spec: _layer_bytes(config, spec, layout.in_stage) for spec in set(config.layers)}
-    worst = max(layers.values(), key=lambda parts: sum(parts.values()))
     head = [p for p in trained if p.role == "head" and layout.gathered(p.axes) > 1]
+    # TPU programs cast the sum over chunks when they reduce it, GPU programs when it is done
+    element = BYTES["float32" if layout.platform == "tpu" else config.compute_dtype]
     return {
         "activations": _kept(config, layout) + activations.in_flight_bytes(config, layout),
         "gradients": _gradient_bytes(config, layout, trained),
-        **worst,
-        "gathered": worst["gathered"] + _whole_gradients(config, layout, trained),
-        "loss": layout.used(head) * BYTES[config.compute_dtype],
+        **period.worst(config, layout, trained),
+        "loss": layout.used(head) * element,
     }
 
 
@@ -103,7 +100,7 @@ def _at_layer(config: ModelConfig, layout: Layout, trained: list[Parameter], i: 
     return {
         "activations": kept + activations.in_flight_bytes(config, layout),
         "gradients": layout.stored(done) * narrow + _summed_gradients(config, layout, trained),
-        **_layer_bytes(config, spec, layout),
+        **period.layer_bytes(config, spec, layout),
     }
 
 
@@ -122,36 +119,11 @@ def _summed_gradients(config: ModelConfig, layout: Layout, trained: Iterable[Par
 def _gradient_bytes(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> int:
     """Bytes of all gradients. Those that a scan over periods collects have the parameters' dtype; others stay in the
     dtype of the products that made them until the update reads them."""
-    scanned = [p for p in trained if _is_scanned(p, config)]
-    others = [p for p in trained if not _is_scanned(p, config)]
+    scanned = [p for p in trained if period.is_scanned(p, config)]
+    others = [p for p in trained if not period.is_scanned(p, config)]
     narrow = min(BYTES[config.param_dtype], BYTES[config.compute_dtype])
     each = layout.stored(scanned) * BYTES[config.param_dtype] + layout.stored(others) * narrow
     return each + _summed_gradients(config, layout, trained)
-
-
-def _is_scanned(p: Parameter, config: ModelConfig) -> bool:
-    return p.name.startswith(PERIODS) and config.num_periods > 1
-
-
-def _whole_gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> int:
-    """Bytes of the gradients of one period's weights, before they are scattered or collected: compilers do that at the
-    end of a period, to overlap it."""
-    found = 0
-    for p in trained:
-        if p.stacked and (_is_scanned(p, config) or layout.gathered(p.axes) > 1):
-            routed = p.role == "experts"
-            wide = experts.gradient_bytes(config, layout) if routed else BYTES[config.compute_dtype]
-            found += layout.used([p]) * layout.stages // p.stacked * wide
-    return found
-
-
-def _layer_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[str, int]:
-    recomputes = EVERYTHING not in config.saved(spec).keep
-    return {
-        "recomputed": activations.recomputed_bytes(config, spec, layout) if recomputes else 0,
-        "attention": attention.working_set(config, spec, layout),
-        "gathered": layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype],
-    }
 
 
 def _kept(config: ModelConfig, layout: Layout) -> int:

@@ -14,6 +14,7 @@ s tokens on a device.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,8 @@ from maverick_jax.ops.attention.blocked import block, block_gradients, share_of_
 from maverick_jax.ops.attention.spec import MaskSpec, Segments
 from maverick_jax.saved import ATTENTION
 
+SEEN_TILES = "seen_tiles"
+"""The scope of what is computed only for pairs of tiles in which a query may see a key."""
 TILE = 1024
 """Most tokens of a tile: the scores of two tiles of Maverick's 40 heads are 168 MB in float32."""
 
@@ -128,7 +131,7 @@ def _absorbed(ring: _Ring, q, kv, tokens: Tokens, turn, found):
         def of_keys(found, tile):
             (k, v), keys = tile
             see = lambda: _combined(found, block(ring.mask, q, k, v, queries.segments, keys.segments))
-            return lax.cond(_may_see(ring.mask, queries, keys), see, lambda: found), None
+            return _if_seen(ring.mask, queries, keys, see, found), None
 
         return lax.scan(of_keys, found, held)[0]
 
@@ -156,13 +159,19 @@ def _gradients(ring: _Ring, mine, kv, tokens: Tokens, turn, dq):
                 more, dk, dv = block_gradients(ring.mask, q, k, v, queries.segments, keys.segments, *rest)
                 return dq + more, sums + jnp.stack([dk, dv])
 
-            return lax.cond(_may_see(ring.mask, queries, keys), see, lambda: (dq, sums))
+            return _if_seen(ring.mask, queries, keys, see, (dq, sums))
 
         dq, sums = lax.scan(of_keys, dq, (*held, sums))
         return sums, dq
 
     sums, dq = lax.scan(of_queries, jnp.zeros_like(kv, dtype=jnp.float32), (mine, ring.held(tokens, 0), dq))
     return dq, sums
+
+
+def _if_seen(mask: MaskSpec, queries: Tokens, keys: Tokens, see: Callable, otherwise):
+    """`see()` if a query of a tile may see a key of another, else `otherwise`."""
+    with jax.named_scope(SEEN_TILES):
+        return lax.cond(_may_see(mask, queries, keys), see, lambda: otherwise)
 
 
 def _may_see(mask: MaskSpec, queries: Tokens, keys: Tokens) -> jax.Array:
