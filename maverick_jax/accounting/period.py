@@ -75,7 +75,7 @@ def _copies(config: ModelConfig, layout: Layout) -> int:
 
 
 def _is_pair(p: Parameter) -> bool:
-    return len(p.axes) > 2 and p.axes[-2] is None
+    return len(p.axes) > 2 and p.axes[-2] is None and p.shape[-2] == 2
 
 
 def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> int:

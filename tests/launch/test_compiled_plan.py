@@ -82,6 +82,21 @@ def test_loops_turn_as_often_as_even_routing_asks(path, turns, monkeypatch):
     assert trips(Loop(path)) == turns  # pyright: ignore
 
 
+@pytest.mark.parametrize(
+    ("path", "share"),
+    [
+        ("jit(f)/while/body/layer_3/attention/global/shard_map/while/body/closed_call/seen_tiles/cond", 10 / 16),
+        ("jit(f)/layer_3/attention/chunked/shard_map/while/body/closed_call/seen_tiles/cond", None),
+        ("jit(f)/layer_3/attention/global/shard_map/cond", None),
+    ],
+)
+def test_tiles_are_skipped_as_a_row_of_one_segment_skips_them(path, share):
+    """Of 4 tiles of 1,024 tokens, 10 of 16 pairs."""
+    config = read_config("pretrain_tiny", [*WORDS, "data.sequence_length=4096"])
+    trips = compiled_plan.Trips(config.model.network, plan._layout(config, {"fsdp": 2, "context": 4}, "cpu"))
+    assert trips.share(Loop(path)) == share  # pyright: ignore
+
+
 class Loop:
     def __init__(self, op_name: str):
         self.op_name = op_name

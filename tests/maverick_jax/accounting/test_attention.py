@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from maverick_jax.accounting.attention import computed_scores, is_fused, pace, products, score_traffic
+from maverick_jax.accounting.attention import computed_scores, is_fused, pace, products, score_traffic, seen_share
 from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.ops.attention import MaskSpec
@@ -47,3 +47,10 @@ def test_what_kernels_take_moves_no_scores_through_memory(config, layout, fused)
     splash = fused and layout.platform == "tpu"
     assert products(config, layout) == (9 if splash else 7)
     assert (pace(config, layout) != 1) is (fused and not splash)
+
+
+def test_a_causal_row_sees_half_of_its_pairs_of_tiles_and_half_of_the_diagonal():
+    """Of 4 tiles of 1,024 tokens on each of 2 devices, 36 of 64 pairs."""
+    shared = dataclasses.replace(TPU, sizes=TPU.sizes | {"context": 2}, sequence_length=8192, batch_size=1)
+    assert seen_share(CONFIG, shared, "global") == 36 / 64
+    assert seen_share(CONFIG, shared, "chunked") is None and seen_share(CONFIG, TPU, "global") is None

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from maverick_jax.accounting.compiled import flops
 from maverick_jax.accounting.hlo import Program, arrays_of, bytes_in_memory, bytes_of
 
 TEXT = """\
@@ -99,3 +100,45 @@ def test_a_compiled_scan_runs_its_body_as_often_as_it_says():
 
     program = Program.parse(jax.jit(f).lower(jnp.ones((8, 8))).compile().as_text())
     assert 7 in program.runs.values() and not program.dynamic
+
+
+BRANCHES = """\
+HloModule jit_g, is_scheduled=true
+
+%seen (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %b = f32[8]{0} negate(%a)
+}
+
+%skipped (c: f32[8]) -> f32[8] {
+  ROOT %c = f32[8]{0} parameter(0)
+}
+
+ENTRY %main (p: pred[], x: f32[8]) -> f32[8] {
+  %p = pred[] parameter(0)
+  %x = f32[8]{0} parameter(1)
+  ROOT %y = f32[8]{0} conditional(%p, %x, %x), BRANCHES, metadata={op_name="jit(g)/cond"}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "branches", ["true_computation=%seen, false_computation=%skipped", "branch_computations={%skipped, %seen}"]
+)
+def test_branches_run_as_often_as_their_condition_holds(branches):
+    text = BRANCHES.replace("BRANCHES", branches)
+    share = lambda conditional: 0.25 if conditional.op_name == "jit(g)/cond" else None
+    assert Program.parse(text, shares=share).runs == {"main": 1, "seen": 0.25, "skipped": 0.75}
+    assert Program.parse(text).runs == {"main": 1, "seen": 1, "skipped": 1}, "without a share, each counts"
+
+
+def test_a_compiled_conditional_has_the_branch_of_its_true_condition_where_it_is_looked_for():
+    def f(p, x):
+        return jax.lax.cond(p, lambda x: x @ x, lambda x: x, x)
+
+    text = jax.jit(f).lower(True, jnp.ones((8, 8))).compile().as_text()
+    program = Program.parse(text, shares=lambda conditional: 0.0)
+    ran = [i.opcode for computation, times in program.scheduled() if times for i in computation.instructions]
+    assert "conditional" in ran and "dot" not in ran
+    always = Program.parse(text, shares=lambda conditional: 1.0)
+    assert flops(program) == 0 and flops(always) == 2 * 8**3
