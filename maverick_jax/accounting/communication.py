@@ -81,8 +81,10 @@ def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
     for p in trained:
         times = _runs(p, layout)
         held, n = layout.held(p), times * _own(p, layout)
-        kind, ways = ("all_reduce", 2) if _is_summed_whole(config, p, layout) else ("reduce_scatter", 1)
-        for group, sent in _stages(_gathered_axes(p, layout), layout):
+        summed = _is_summed_whole(config, p, layout)
+        for at, (group, sent) in enumerate(_stages(_gathered_axes(p, layout), layout)):
+            # what is left of the output matrix at its last stage, which comes first here, has another layout
+            kind, ways = ("all_reduce", 2) if summed and (at or p.role != "head") else ("reduce_scatter", 1)
             yield Transfer(kind, group, ways * times * sent * held * BYTES[config.compute_dtype], n)
         spread = {a for axis in p.axes if axis for a in axes_tuple(getattr(layout.rules, axis))}
         own = layout.stream_axes if p.role in ("norms", "router") else ()  # each device has them of its own positions
@@ -165,13 +167,18 @@ def _exchanges(config: ModelConfig, layout: Layout, layers: int) -> Iterator[Tra
 
 def _rings(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     """What `maverick_jax.ops.context` sends: keys and values in the forward pass, and in the backward pass again, with
-    their gradients behind them."""
+    their gradients behind them. GPU programs begin a turn's transfers in the turn before: in the backward pass of a
+    layer they send keys and values once more, and do not send the zeros that gradients begin with."""
     ways, times = layout.ways("length"), layout.accumulation_steps
     layers = [spec for spec in config.layers if shares_keys(config, spec, layout)]
     n, again = times * len(layers), times * sum(not config.saved(spec).has(ATTENTION) for spec in layers)
     held = layout.tokens * 2 * config.num_key_value_heads * config.head_dim // layout.ways("kv_heads")
     group = spans(_split(layout.rules.length, layout), layout.sizes)
-    for turns, dtype in (((2 * n + again) * (ways - 1), config.compute_dtype), (n * (ways + 1), "float32")):
+    ahead = n if layout.platform == "gpu" else 0
+    for turns, dtype in (
+        ((2 * n + again) * (ways - 1) + ahead, config.compute_dtype),
+        (n * (ways + 1) - ahead, "float32"),
+    ):
         yield Transfer("permute", group, turns * held * BYTES[dtype], turns)
 
 

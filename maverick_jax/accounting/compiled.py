@@ -67,13 +67,13 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
     found = []
     for computation, times in program.scheduled():
         for at, instruction in enumerate(computation.instructions):
-            kind = instruction.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES:
+            if (exchange := _exchange_of(program, computation, instruction)) is None:
                 continue
-            group = _group(instruction, math.prod(mesh.values()))
+            kind, where, itself = exchange
+            group = _group(itself, math.prod(mesh.values()))
             if len(group) < 2:
                 continue
-            operands = computation.operands(instruction)
+            operands = where.operands(itself)
             arrays = [array for operand in operands for array in arrays_of(operand.result)]
             found.append(
                 Collective(
@@ -89,6 +89,20 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
                 )
             )
     return found
+
+
+def _exchange_of(
+    program: Program, computation: Computation, instruction: Instruction
+) -> tuple[str, Computation, Instruction] | None:
+    """(kind, where it is, itself) of the collective that an instruction starts; None: it starts none. TPU programs write
+    some reduce-scatters as a fusion of an all-reduce and a slice of its result."""
+    if (kind := instruction.opcode.removesuffix("-start")) in COLLECTIVES:
+        return kind, computation, instruction
+    for _, name in instruction.called() if instruction.opcode == "fusion" else ():
+        if name.startswith("all-reduce-scatter"):
+            body = program.computations[name]
+            return "reduce-scatter", body, next(i for i in body.instructions if i.opcode == "all-reduce")
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

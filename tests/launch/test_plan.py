@@ -317,6 +317,24 @@ def test_every_shipped_run_fits_its_hardware(name):
     assert plan(read_config(name, here))["fits"]
 
 
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("pretrain_maverick_h200x512", 72.97),
+        ("pretrain_maverick_h200x4096", 32.60),
+        ("pretrain_maverick_1m_h200x512", 43.96),
+        ("pretrain_maverick_v5p_8x8x8", 85.67),
+        ("pretrain_maverick_v6e_16x16", 25.79),
+        ("pretrain_scout_h200x64", 94.8),
+        ("pretrain_scout_h200x256", 74.44),
+        ("sft_maverick_lora_h200x8", 120.0),
+    ],
+)
+def test_peaks_of_cluster_configs_are_within_a_tenth_of_the_compiled_ones(name, gigabytes):
+    """The compiled peaks of docs/scaling.md, in 10^9 bytes."""
+    assert plan(read_config(name))["bytes_per_device"]["total"] / 1e9 == pytest.approx(gigabytes, rel=0.1)
+
+
 def test_a_run_that_does_not_fit():
     found = plan(read_config("pretrain_maverick_h200x512", ["mesh.expert=8"]))  # 32 devices
     assert not found["fits"]

@@ -202,3 +202,31 @@ def test_copies_to_and_from_the_host_take_its_link_and_hide_behind_work():
     line = roofline(program, [], device)  # 4 MB each over a link of 8 MB/s; the copy beside the first takes 1 s
     assert (line.wire, line.exposed) == (pytest.approx(1.0), pytest.approx(0.5))
     assert line.compute == pytest.approx(1.0, abs=1e-4), "a stack is not read where it is allocated"
+
+
+FUSED_SCATTER = """\
+HloModule jit_f, is_scheduled=true
+
+%sum (a: bf16[], b: bf16[]) -> bf16[] {
+  %a = bf16[] parameter(0)
+  %b = bf16[] parameter(1)
+  ROOT %add = bf16[] add(%a, %b)
+}
+
+%all-reduce-scatter (input: bf16[16,128]) -> bf16[8,128] {
+  %input = bf16[16,128]{1,0} parameter(0)
+  %whole = bf16[16,128]{1,0} all-reduce(%input), replica_groups={{0,1}}, to_apply=%sum
+  %zero = s32[] constant(0)
+  ROOT %shard = bf16[8,128]{1,0} dynamic-slice(%whole, %zero, %zero), dynamic_slice_sizes={8,128}
+}
+
+ENTRY %main (x: bf16[16,128]) -> bf16[8,128] {
+  %x = bf16[16,128]{1,0} parameter(0)
+  ROOT %y = bf16[8,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_a_reduce_scatter_that_a_tpu_program_writes_as_a_fusion_counts_as_one():
+    (found,) = collectives(Program.parse(FUSED_SCATTER), {"expert": 2})
+    assert (found.kind, found.axes, found.total) == ("reduce-scatter", ("expert",), 8 * 128 * 2)
