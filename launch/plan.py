@@ -54,6 +54,7 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     limit = int(target["memory_bytes"] * USABLE)
     useful = sum(flops.values()) * tokens / layout.num_devices
     sent = transfers(model, layout, _trained(config), [Parameter(h.name, h.shape, h.axes, "attention") for h in heads])
+    sent += [t for p in _trained(config) for t in config.optimizer.transfers(p, layout)]
     time = estimated_time(config, layout, target["device"], useful, sent, _trained(config))
     compiled = {}
     if topology is not None:

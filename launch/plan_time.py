@@ -26,6 +26,7 @@ def estimated_time(
     found = estimate(
         config.model.network, layout, device, useful_flops, sent, trained=trained,
         state_bytes=config.optimizer.state_bytes,
+        update_flops=sum(config.optimizer.update_flops(p, layout) for p in trained),
     )  # fmt: skip
     return {
         "products": found.products,

@@ -56,10 +56,13 @@ def estimate(
     *,
     trained: list[Parameter],
     state_bytes: Callable[[Parameter], int],
+    update_flops: float = 0.0,
 ) -> Estimate:
-    """Of a step that does `flops` useful FLOPs on a device and sends `sent`; the rest as for `memory`."""
+    """Of a step that does `flops` useful FLOPs on a device, `update_flops` in the optimizer's update, and sends `sent`;
+    the rest as for `memory`."""
     busy = layout.turns / layout.microbatches
     done = (flops + repeated_flops(config, layout, trained) / layout.stages) * busy + _every_stage(config, layout)
+    done += update_flops
     slow = (attention.pace(config, layout) - 1) * _score_flops(config, layout)
     slow += (experts.pace(config, layout) - 1) * _expert_flops(config, layout, trained)
     slow *= layout.share

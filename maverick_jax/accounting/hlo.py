@@ -98,9 +98,7 @@ class Program:
     dynamic: frozenset[str]
 
     @classmethod
-    def parse(
-        cls, text: str, trips: Trips = lambda loop: 1, shares: Shares = lambda conditional: None
-    ) -> "Program":
+    def parse(cls, text: str, trips: Trips = lambda loop: 1, shares: Shares = lambda conditional: None) -> "Program":
         """Of the text of `jax.stages.Compiled.as_text()`. `trips`: how often a loop turns whose count only the device
         knows. `shares`: the part of the times that the condition of a conditional holds; None: not known, and every
         branch counts. Raises ValueError if the text has no entry."""

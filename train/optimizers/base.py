@@ -11,6 +11,8 @@ import optax
 from pydantic import Field
 
 from maverick_jax import parameters
+from maverick_jax.accounting.communication import Transfer
+from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.parameters import Parameter, Role
 from maverick_jax.settings.kinds import Kinds
@@ -86,6 +88,14 @@ class OptimizerBase(Section, abc.ABC):
     @abc.abstractmethod
     def state_bytes(self, parameter: Parameter | None) -> int:
         """Bytes of optimizer state per element of a parameter of the model, or of a head if `parameter` is None."""
+
+    def update_flops(self, parameter: Parameter, layout: Layout) -> float:
+        """FLOPs of matrix products on one device in the update of a parameter; 0 unless a kind says otherwise."""
+        return 0.0
+
+    def transfers(self, parameter: Parameter, layout: Layout) -> list[Transfer]:
+        """What one device sends in the update of a parameter; nothing unless a kind says otherwise."""
+        return []
 
     def schedule_of(self, total_steps: int) -> optax.Schedule:
         """The learning rate schedule of a run of `total_steps`: number of updates done -> learning rate."""

@@ -18,11 +18,13 @@ import optax
 from optax.contrib import MuonDimensionNumbers as Matrix
 from pydantic import Field
 
-from maverick_jax.accounting.layout import BYTES
+from maverick_jax.accounting.communication import Transfer
+from maverick_jax.accounting.devices import spans
+from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.network import Dtype
 from maverick_jax.ops.matrix_shares import MatrixShares
 from maverick_jax.parameters import Parameter, Role
-from maverick_jax.sharding import dimensions, spec_of
+from maverick_jax.sharding import axes_tuple, dimensions, size_of, spec_of
 from train.optimizers.adamw import AdamFields
 from train.optimizers.base import OPTIMIZERS
 
@@ -66,6 +68,34 @@ class Muon(AdamFields):
         if parameter is None or matrix_of(parameter) is None:
             return super().state_bytes(parameter)
         return BYTES[self.mu_dtype]
+
+    def update_flops(self, parameter: Parameter, layout: Layout) -> float:
+        """Three products for each step of the iteration, on a device's share of the matrices."""
+        if (matrix := matrix_of(parameter)) is None:
+            return 0.0
+        sides = (math.prod(parameter.shape[axis] for axis in axes) for axes in matrix)  # pyright: ignore
+        small, large = sorted(sides)
+        _, _, whole = _shares(parameter, matrix, layout)
+        return whole * self.newton_schulz_steps * (4.0 * small**2 * large + 2.0 * small**3)
+
+    def transfers(self, parameter: Parameter, layout: Layout) -> list[Transfer]:
+        """Two all-to-alls in float32: shards become a device's share of the matrices, and come back."""
+        if (matrix := matrix_of(parameter)) is None:
+            return []
+        inside, group, whole = _shares(parameter, matrix, layout)
+        ways = size_of(layout.sizes, group)
+        sent = (ways - 1) * whole * (inside // ways) * BYTES["float32"]
+        return [Transfer("all_to_all", spans(group, layout.sizes), 2 * sent, 2)] if sent else []
+
+
+def _shares(parameter: Parameter, matrix: Matrix, layout: Layout) -> tuple[int, tuple[str, ...], int]:
+    """(Elements of a matrix, mesh axes that share its storage, matrices that a device works on)."""
+    inside = [axis for axes in matrix for axis in axes]  # pyright: ignore
+    size = math.prod(parameter.shape[axis] for axis in inside)
+    stored = [axes_tuple(getattr(layout.rules, name)) for axis in inside if (name := parameter.axes[axis])]
+    group = tuple(a for axes in stored for a in axes if layout.sizes.get(a, 1) > 1)
+    ways = size_of(layout.sizes, group)
+    return size, group, -(-(layout.held(parameter) * ways // size) // ways)
 
 
 class MuonState(NamedTuple):

@@ -10,7 +10,9 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.parameters import of_model
 from maverick_jax.sharding import MESH_AXES, ShardingRules
 
-MAVERICK = ModelConfig.from_name("maverick_17b_128e", compute_dtype="bfloat16").model_copy(update={"remat": "attention"})
+MAVERICK = ModelConfig.from_name("maverick_17b_128e", compute_dtype="bfloat16").model_copy(
+    update={"remat": "attention"}
+)
 TPU = Layout(ShardingRules(), dict.fromkeys(MESH_AXES, 1) | {"fsdp": 4, "expert": 128}, 2048, 8192, platform="tpu")
 TOKENS = 32768
 

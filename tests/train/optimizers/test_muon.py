@@ -14,11 +14,12 @@ from launch.plan import plan
 from maverick_jax import parameters
 from maverick_jax.accounting.compiled import collectives, flops
 from maverick_jax.accounting.hlo import Program
+from maverick_jax.accounting.layout import Layout
 from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.network import VisionConfig
 from maverick_jax.parameters import Parameter
-from maverick_jax.sharding import axes_tuple, make_mesh, size_of
+from maverick_jax.sharding import MESH_AXES, axes_tuple, make_mesh, size_of
 from tests.helpers import tiny
 from train.config_files import read_config
 from train.optimizers import AdamW, Muon
@@ -183,6 +184,10 @@ def test_devices_that_share_matrices_divide_the_work(name, sizes):
     found = collectives(split := program(sizes), mesh_of(sizes).shape)
     assert [c.kind for c in found] == ["all-to-all"] * 2
     assert all(set(c.axes) == group for c in found) and ("expert" not in group or declared.role != "experts")
+    layout = Layout(tiny.RULES, dict.fromkeys(MESH_AXES, 1) | sizes, 8, 16)
+    planned = MUON.transfers(declared, layout)
+    assert sum(t.bytes for t in planned) == sum(c.total for c in found) > 0, "the closed form"
+    assert MUON.update_flops(declared, layout) == flops(split)
     whole = program({"data": 1})
     assert flops(split) * matrices == flops(whole) * most > 0
 
