@@ -86,8 +86,8 @@ def score_traffic(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
 def working_set(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes of the float32 scores of all blocks of queries of one layer: compilers compute the blocks beside each
     other. Fused attention has none: cuDNN's backward pass sums gradients of queries in float32; TPU programs hold
-    queries that are rotated in float32 twice, in two layouts, beside what the kernel takes. Where devices share keys, scores are those of two tiles, beside float32 outputs and
-    gradients."""
+    queries that are rotated in float32 twice, in two layouts, beside what the kernel takes. Where devices share keys,
+    scores are those of two tiles, beside float32 outputs and gradients."""
     if shares_keys(config, spec, layout):
         tile = min(TILE, layout.sequence_length // layout.ways("length"))
         rows = layout.tokens * layout.ways("length") // layout.sequence_length

@@ -94,7 +94,7 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
 def _exchange_of(
     program: Program, computation: Computation, instruction: Instruction
 ) -> tuple[str, Computation, Instruction] | None:
-    """(kind, where it is, itself) of the collective that an instruction starts; None: it starts none. TPU programs write
+    """(kind, where it is, itself) of the collective that an instruction starts; None: none. TPU programs write
     some reduce-scatters as a fusion of an all-reduce and a slice of its result."""
     if (kind := instruction.opcode.removesuffix("-start")) in COLLECTIVES:
         return kind, computation, instruction
