@@ -9,9 +9,10 @@ log = logging.getLogger(__name__)
 
 
 def for_platform(config: ModelConfig, platform: str | None = None) -> ModelConfig:
-    """The config with a compute dtype that is fast on `platform` (None: that of the mesh in use). Only CPUs that multiply
-    bfloat16 natively are faster with it (docs/results/benchmarks.md): on others bfloat16 becomes float32, which is at
-    least as exact.
+    """The config with a compute dtype that is fast on `platform` (None: that of the mesh in use).
+
+    Only CPUs that multiply bfloat16 natively are faster with it (docs/results/benchmarks.md). On others bfloat16
+    becomes float32, which is at least as exact.
     """
     if (platform or traced_platform()) != "cpu" or config.compute_dtype == "float32":
         return config

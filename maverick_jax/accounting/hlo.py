@@ -107,7 +107,7 @@ class Program:
             raise ValueError("the text of the program has no ENTRY computation")
         runs: collections.Counter[str] = collections.Counter()
         dynamic: set[str] = set()
-        _Count(computations, trips, shares, runs, dynamic).add(entry, 1, False)
+        _RunCount(computations, trips, shares, runs, dynamic).add(entry, 1, False)
         return cls(computations, dict(runs), frozenset(dynamic))
 
     def scheduled(self) -> list[tuple[Computation, float]]:
@@ -194,7 +194,7 @@ def _taken(conditional: Instruction, at: int, share: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Count:
+class _RunCount:
     """Counts how often computations run."""
 
     computations: dict[str, Computation]

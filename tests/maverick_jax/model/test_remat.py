@@ -119,7 +119,6 @@ def test_everything_saves_what_was_computed_and_not_a_named_view_of_it():
     assert (16,) not in {leaf.shape for leaf in jax.tree.leaves(found)}
 
 
-
 def test_an_offloaded_name_moves_its_values_to_the_host_and_back():
     saved = Saved(frozenset({"attention"}), frozenset({"mlp"}))
 
