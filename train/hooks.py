@@ -187,6 +187,7 @@ class Evaluation(Hook):
     and says it in a sentence. Says once if evaluations take more than `LARGE_PART` of the time."""
 
     LARGE_PART = 0.25
+    phase = "evaluation"
 
     def __init__(self, evaluate: Callable[[Any], dict[str, Any]], writer: MetricsWriter, *, every: int, last_step: int):
         self.evaluate, self.writer, self.every, self.last_step = evaluate, writer, every, last_step
@@ -220,6 +221,8 @@ class Evaluation(Hook):
 
 class Checkpoint(Hook):
     """Saves every `store.config.every` updates and at the end."""
+
+    phase = "save"
 
     def __init__(self, store: CheckpointStore, contents: Callable[[int, Any], tuple[dict, dict]], *, last_step: int):
         """contents: `(step, state) -> (arrays by name, meta)`."""

@@ -24,6 +24,8 @@ from typing import Any
 import jax
 
 from maverick_jax.errors import MaverickError
+from train.goodput import timeline
+from train.goodput.timeline import Phase, Timeline
 from train.rollouts.source import BatchSource
 
 
@@ -32,6 +34,8 @@ class Hook:
 
     every: int = 0
     """Steps between two calls of `on_state`; 0: never."""
+    phase: Phase = "step"
+    """The class of wall time that `on_state` and `close` take (`train.goodput.ledger`)."""
 
     def due(self, step: int) -> bool:
         """Whether `on_state` is wanted after update `step`. Called exactly once per update; must not block."""
@@ -53,29 +57,36 @@ def fit(step: Callable, state, batches: BatchSource, *, start: int, stop: int, h
     step: jitted `(state, batch) -> (state, metrics)`, metrics a flat dict of arrays, replicated; may donate `state`.
     batches: asked for the batch of update `start + 1` first. Raises what the hooks raise.
     """
-    try:
-        state = _run(step, state, batches, start, stop, hooks)
-    except MaverickError:
-        _close(hooks)
-        raise
-    _close(hooks)
+    clock = timeline.current()
+    with clock.phase("step", start):
+        try:
+            state = _run(step, state, batches, start, stop, hooks, clock)
+        except MaverickError:
+            _close(hooks, clock)
+            raise
+        _close(hooks, clock)
     return state
 
 
-def _run(step, state, batches: BatchSource, start: int, stop: int, hooks: Sequence[Hook]):
-    delivery = _Delivery(hooks)
+def _run(step, state, batches: BatchSource, start: int, stop: int, hooks: Sequence[Hook], clock: Timeline):
+    delivery = _Delivery(hooks, clock)
     for number in range(start + 1, stop + 1):
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            since = time.perf_counter()
             batch = batches(number, state)
             if batch is None:
                 raise RuntimeError(f"the data ended before update {number} of {stop}")
+            ready = time.perf_counter()
+            if delivery.is_done():
+                clock.waited(ready - since)
             state, metrics = step(state, batch)
+            clock.blocked += time.perf_counter() - ready
         due = [hook for hook in hooks if hook.due(number)]
         delivery.put(number, metrics)
         if due:
             delivery.flush()
             for hook in due:
-                with jax.profiler.TraceAnnotation(type(hook).__name__):
+                with jax.profiler.TraceAnnotation(type(hook).__name__), clock.phase(hook.phase):
                     hook.on_state(number, state)
             delivery.restart_clock()
     delivery.flush()
@@ -85,13 +96,17 @@ def _run(step, state, batches: BatchSource, start: int, stop: int, hooks: Sequen
 class _Delivery:
     """Hands the metrics of each update to the hooks when the next update has been dispatched."""
 
-    def __init__(self, hooks: Sequence[Hook]):
-        self._hooks = hooks
+    def __init__(self, hooks: Sequence[Hook], clock: Timeline):
+        self._hooks, self._clock = hooks, clock
         self._waiting: tuple[int, dict] | None = None
         self.restart_clock()
 
     def restart_clock(self) -> None:
         self._since = time.perf_counter()
+
+    def is_done(self) -> bool:
+        """Whether the devices have done every update that was dispatched."""
+        return self._waiting is None or all(value.is_ready() for value in self._waiting[1].values())
 
     def put(self, number: int, metrics: dict[str, jax.Array]) -> None:
         for value in metrics.values():
@@ -103,13 +118,18 @@ class _Delivery:
         if self._waiting is None:
             return
         (number, metrics), self._waiting = self._waiting, None
+        waiting = time.perf_counter()
         values = jax.device_get(metrics)
-        seconds = time.perf_counter() - self._since
+        now = time.perf_counter()
+        self._clock.blocked += now - waiting
+        self._clock.updated(number)
+        seconds = now - self._since
         self.restart_clock()
         for hook in self._hooks:
             hook.on_metrics(number, values, seconds)
 
 
-def _close(hooks: Sequence[Hook]) -> None:
+def _close(hooks: Sequence[Hook], clock: Timeline) -> None:
     for hook in reversed(hooks):
-        hook.close()
+        with clock.phase(hook.phase):
+            hook.close()

@@ -18,6 +18,7 @@ from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.precision import for_platform
 from train.config import RunConfig
+from train.goodput import timeline
 from train.objectives.base import Head
 from train.optimizers.base import Optimizer
 from train.state import TrainState, abstract_state, fresh_state, state_of
@@ -57,7 +58,8 @@ def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> T
     """The newest checkpoint that passes verification, restored onto `mesh`, which may differ from the mesh that saved
     it; else a fresh state."""
     target = abstract_state(mesh, **parts.arguments())
-    found = store.restore(names.flatten(target))
+    with timeline.phase("restore"):
+        found = store.restore(names.flatten(target))
     if found is not None:
         return names.unflatten(target, found[1])
     if (start := parts.config.model.start) is None:

@@ -15,14 +15,14 @@ from train.config import RunConfig
 from train.config_files import read_config
 from train.faults.at_once import NOTHING_LOST, leaves_at_once
 from train.faults.offloaded import check_offload
-from train.faults.processes import exit_code_of, leave, resumes_from, said
+from train.faults.processes import exit_code_of, leave, said
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
 from train.loop import fit
 from train.objectives.base import Context
 from train.restore import StateParts, restore_or_start
 from train.rollouts.source import Setting, batch_source
-from train.run_folder import describe
+from train.run_folder import begins, describe
 from train.session import Parts, Session, claimed_run
 from train.step import compile_step
 
@@ -72,7 +72,7 @@ def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
     parts = StateParts.of(config, session.references)
     store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
-    resumes_from(run_dir / CHECKPOINTS)
+    begins(config, store)
     with leaves_at_once(NOTHING_LOST):
         check_offload(config.model.network, config.mesh.sharding_rules(), session.mesh, session.target)
         state = restore_or_start(parts, store, session.mesh)

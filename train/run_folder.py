@@ -8,18 +8,30 @@ from importlib.metadata import version
 
 import jax
 
+from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.huggingface import carried
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.strict_yaml import dump
+from train.config import RunConfig
 from train.config_files import resolved
+from train.faults.processes import resumes_from
+from train.goodput import timeline
 from train.session import Session
 from train.starts import kept_starts, recorded_starts, start_record
 
 CONFIG = "config.yaml"
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def begins(config: RunConfig, store: CheckpointStore) -> None:
+    """Says that the job works on this run: messages about dead processes name its checkpoints, and its wall time is
+    recorded, unless the run is complete."""
+    resumes_from(store.directory)
+    if max(store.steps(), default=0) < config.run.steps:
+        timeline.current().record_to(config.run.directory)
 
 
 def describe(session: Session, step: int, flops_per_token: float) -> None:

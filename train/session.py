@@ -41,6 +41,7 @@ from train.compilation import use_compilation_cache
 from train.config import RunConfig, check_against_mesh, check_vocabulary
 from train.evaluation.held_out import HeldOut
 from train.faults.processes import initialize_from_environment
+from train.goodput.timeline import timed
 from train.identity import metadata, refuse_other_run
 from train.metrics_writer import check_sinks
 from train.teachers.references import (
@@ -153,10 +154,12 @@ class Session:
 
 @contextlib.contextmanager
 def claimed_run(config: RunConfig) -> Iterator[None]:
-    """No other job writes to the run directory inside the block. Raises RunInUse, naming the other job, if one does."""
-    initialize_from_environment()
-    with claimed(config.run.directory / CHECKPOINTS):
-        yield
+    """No other job writes to the run directory inside the block, whose wall time is that of the run
+    (`train.goodput.timeline`). Raises RunInUse, naming the other job, if one does."""
+    with timed():
+        initialize_from_environment()
+        with claimed(config.run.directory / CHECKPOINTS):
+            yield
 
 
 def _refuse_other_run(session: Session, missing: Collection[str] = ()) -> None:

@@ -13,6 +13,7 @@ from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.rounding import stochastic_round
 from train.compilation import return_freed_memory
+from train.goodput import timeline
 from train.objectives.base import Context, Objective
 from train.optimizers.base import Optimizer, Rates
 from train.optimizers.schedule import RATE
@@ -72,9 +73,10 @@ def compile_step(
 
     The rates are arguments, computed by a small program of their own: runs that differ only in their learning rates,
     schedule, length or weight decay share one large program."""
-    rates, lowered = lower_step(state, batch, objective, optimizer, references)
-    program = lowered.compile()
-    return_freed_memory()
+    with timeline.phase("compile"):
+        rates, lowered = lower_step(state, batch, objective, optimizer, references)
+        program = lowered.compile()
+        return_freed_memory()
     return lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
 
 

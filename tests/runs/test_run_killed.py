@@ -12,6 +12,7 @@ from launch.cli import main
 from tests.helpers.small_run import STEPS, Place, assert_same_run, cut_back, lines, log_of, store, wait_for
 from tests.helpers.trajectory_rows import tuning, write_runs
 from tests.maverick_jax.checkpoint.test_store import empty, flip, largest, truncate
+from train.goodput.ledger import read_goodput
 
 
 def kill(process: subprocess.Popen, run_dir: pathlib.Path, moment: str, luck: random.Random) -> None:
@@ -47,6 +48,21 @@ def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, mome
     assert log_of(run_dir).count("left by an interrupted process") >= moments.count("save") // 2
     assert_same_run(whole, run_dir, lines(whole)[-1]["step"])
     assert all(path.name.isdigit() for path in (run_dir / "checkpoints").iterdir())
+    check_wall_time(run_dir, killed=len(moments))
+
+
+def check_wall_time(run_dir: pathlib.Path, killed: int) -> None:
+    """Every second is in a class, and each killed process is told. One that is killed at its start leaves no line."""
+    found = read_goodput(run_dir)
+    record = [json.loads(line) for line in (run_dir / "goodput.jsonl").read_text().splitlines()]
+    times = [time for line in record for time in (line.get("time"), line.get("from"), line.get("to")) if time]
+    assert sum(found.seconds.values()) == pytest.approx(max(times) - min(times), abs=0.5)
+    assert {name for name, seconds in found.seconds.items() if seconds > 0} >= {
+        *("init", "compile", "step", "save", "restore", "evaluation", "idle"),
+    }
+    reasons = [attempt.reason for attempt in found.attempts]
+    assert reasons[-1] == "done" and 1 < len(reasons) <= killed + 1 and not any(reasons[:-1])
+    assert found.attempts[-1].last_step == lines(run_dir)[-1]["step"]
 
 
 @pytest.mark.parametrize(

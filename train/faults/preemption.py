@@ -18,6 +18,8 @@ class Preemption(Hook):
     service lets all agree on the update after which they stop, which needs JAX's own SIGTERM handler to stay in place.
     """
 
+    phase = "save"
+
     def __init__(self, checkpoint: Checkpoint):
         """Installs the handlers, in the main thread; `close` restores the former ones."""
         self._checkpoint = checkpoint
