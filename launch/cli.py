@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from launch import arguments
+from launch.terminal import Lines, show_bug
 from maverick_jax.errors import INTERRUPTED, CheckFailed, InputError, MaverickError
+from maverick_jax.settings.redaction import redact_value, redacted
 from maverick_jax.settings.section import did_you_mean
 
 OUTPUT_CLOSED = 141
@@ -83,7 +85,7 @@ def _config(args: argparse.Namespace) -> Any:
         return config_files.schema() if args.json else json.dumps(config_files.schema(), indent=2)
     if args.config is None:
         raise InputError("maverick config show: CONFIG is missing (a path or a shipped name)")
-    found = config_files.resolved(config_files.read_config(args.config, args.overrides))
+    found = config_files.public(config_files.read_config(args.config, args.overrides))
     if args.json:
         return found
     from maverick_jax.settings.strict_yaml import dump
@@ -263,7 +265,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv[1:]) and return the exit code. Without `argv`, Ctrl-C ends the
     process here."""
     _quiet_runtime()
-    logging.basicConfig(level=logging.INFO, handlers=[_Lines()], format="%(levelname).1s %(name)s: %(message)s")
+    if argv is None:
+        sys.excepthook = show_bug
+    logging.basicConfig(level=logging.INFO, handlers=[Lines()], format="%(levelname).1s %(name)s: %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step
     try:
@@ -303,17 +307,6 @@ def _discard_closed_outputs() -> None:
             stream.flush()
         except BrokenPipeError:
             os.dup2(nowhere, stream.fileno())
-
-
-class _Lines(logging.StreamHandler):
-    """Writes to standard error as it is at the moment: a live bar takes its place, and puts lines above itself."""
-
-    def __init__(self):
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self):
-        return sys.stderr
 
 
 def _quiet_runtime() -> None:
@@ -357,7 +350,7 @@ def _run_verb(name: str, argv: list[str]) -> None:
 
 
 def _print(result: Any, as_json: bool) -> None:
-    print(json.dumps(result) if as_json or not isinstance(result, str) else result)
+    print(json.dumps(redacted(result)) if as_json or not isinstance(result, str) else redact_value(result))
 
 
 def _usage() -> str:

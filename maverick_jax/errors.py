@@ -6,6 +6,8 @@ other exception that escapes is a bug and shows its traceback.
 
 import re
 
+from maverick_jax.settings.redaction import redact
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 MAX_MESSAGE = 16_000
@@ -25,8 +27,8 @@ class MaverickError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """The message, shortened and safe to print, since it may quote hostile data."""
-        text = super().__str__()
+        """The message, shortened, without secrets, and safe to print, since it may quote hostile data."""
+        text = redact(super().__str__())
         if len(text) > MAX_MESSAGE:
             text = f"{text[:MAX_MESSAGE]}... ({len(text):,} characters)"
         return harmless(text)

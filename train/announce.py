@@ -13,7 +13,7 @@ from maverick_jax.settings import strict_yaml
 from train.advice import warnings
 from train.batches import Feed
 from train.config import RunConfig
-from train.config_files import resolved
+from train.config_files import public
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     there = _saved(config)
     if there is None:
         return {}
-    here = resolved(config)
+    here = public(config)
     found: dict[str, tuple[Any, Any]] = {}
     for section in here.keys() - {"logging", "mesh", "checkpoint"}:
         _compare(section, there.get(section), here[section], found)

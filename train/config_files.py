@@ -11,9 +11,11 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.settings import plugins, shipped, strict_yaml, validation
 from maverick_jax.settings.moved_keys import moved_problems
+from maverick_jax.settings.redaction import HIDDEN, redacted
 from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
 from train.config import RunConfig, misfits, unfit_start
 from train.inherited import Named, take_adapter, take_network, take_tokens
+from train.metrics_writer import LoggingConfig
 from train.objectives import OBJECTIVES
 from train.objectives.aliases import ALIASES, replace_alias
 
@@ -40,7 +42,7 @@ def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named |
     """
     document = shipped.read_document(shipped.find(path_or_name, shipped.run_path), shipped.run_path, _SECTIONS)
     document = shipped.on_top(document, _overrides(overrides))
-    strict_yaml.raise_problems(moved_problems(document, MOVED))
+    strict_yaml.raise_problems(moved_problems(document, MOVED) + _hidden(document))
     _load_plugins(document)
     for key in [k for k, place in document.places.items() if place is COMMAND_LINE]:
         while key := key.rpartition(".")[0]:  # sections that only the command line has
@@ -63,6 +65,18 @@ def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named |
     return config
 
 
+def _hidden(document: Document) -> list[Problem]:
+    """A problem for each value that was a secret before it was saved."""
+    found = []
+    for key, place in document.places.items():
+        value: Any = document.data
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str) and HIDDEN in value:
+            found.append(Problem(place, key, f"holds {HIDDEN} in the place of a secret; set it again, or unset it"))
+    return found
+
+
 def _place(document: Document, key: str, message: str) -> Location:
     """Where the problem comes from: the command line, if it has one of the keys that the message names."""
     places = [document.places.get(name) for name in (key, *re.findall(r"[a-z_]+\.[a-z_.]+", message))]
@@ -78,13 +92,18 @@ def _load_plugins(document: Document) -> None:
     except InputError as error:
         raise InputError(f"{document.place(key)}: {error}") from error
     if loaded:
-        for section in (DataConfig, TasksConfig, RunConfig):
+        for section in (DataConfig, TasksConfig, LoggingConfig, RunConfig):
             section.model_rebuild(force=True)
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The config as plain data with every default written out. Read again, it gives the same config."""
     return config.model_dump(mode="json")
+
+
+def public(config: RunConfig) -> dict[str, Any]:
+    """As `resolved`, without secrets: what is shown and stored."""
+    return redacted(resolved(config))
 
 
 def _read_experts(document: Document) -> None:

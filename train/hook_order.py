@@ -12,6 +12,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.target import traced_kind
 from train import hooks
 from train.config import RunConfig
+from train.config_files import public
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
 from train.faults.watchdog import Watchdog
@@ -36,7 +37,7 @@ def hooks_of(
     preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
-    writer = MetricsWriter(run_dir, logging_config, step=start, require_held=store.require_held)
+    writer = MetricsWriter(run_dir, logging_config, step=start, require_held=store.require_held, public=public(config))
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
     found: list[Hook] = [_training_lines(config, writer, flops_per_token), Notices(config.objective)]
     if logging_config.progress:

@@ -90,6 +90,9 @@ class TrainingLines(Hook):
         shown = self._format_metrics(metrics)
         self.writer.write(line | {name: value for name, value in shown.items() if name not in line})
 
+    def close(self) -> None:
+        self.writer.close()
+
 
 def _count(words) -> int:
     """A count, whole or as [high, low] words of 32 bits."""

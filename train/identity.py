@@ -8,8 +8,9 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError, NoRestorableCheckpoint
 from maverick_jax.network import Purpose
 from maverick_jax.settings import strict_yaml
+from maverick_jax.settings.redaction import redacted
 from train.config import RunConfig
-from train.config_files import resolved
+from train.config_files import public
 from train.trainable.lora import LoraConfig
 
 _FREE = ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING)
@@ -18,15 +19,17 @@ _FREE = ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING)
 
 def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str]) -> dict[str, Any]:
     """Metadata of the run in each of its checkpoints. `references`: fingerprints of the run's frozen models."""
-    return {
+    about = {
+        "init_from": config.model.init_from,
+        "objective": config.objective.pinned(),
+        "trainable": config.trainable.pinned(config.model.network),
+    }
+    return redacted(about) | {
         "model": config.model.network.model_dump(mode="json"),
         "data": data_fingerprint,
         "run": config.run.name,
         "seed": config.run.seed,
-        "init_from": config.model.init_from,
-        "objective": config.objective.pinned(),
         "optimizer": config.optimizer.model_dump(include={"kind"}),
-        "trainable": config.trainable.pinned(config.model.network),
         RECORD: config.trainable.lora and config.trainable.lora.record(),
         "references": references,
     }
@@ -94,7 +97,7 @@ def _changed_data(config: RunConfig) -> list[str]:
         sections = there["data"], {"seed": there["run"]["seed"]}
     except (InputError, KeyError, TypeError):
         return []
-    here = resolved(config)
+    here = public(config)
     return _differences("data", sections[0], here["data"]) + _differences("run", sections[1], here["run"])
 
 

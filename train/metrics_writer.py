@@ -5,7 +5,6 @@ Each line is one JSON object, written at once and flushed. Numbers that JSON lac
 that its file has the same lines as an uninterrupted run.
 """
 
-import importlib.util
 import json
 import logging
 import math
@@ -18,13 +17,12 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
+from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.section import Section
+from train.sinks import About, AnySink, OpenSink, SinkConfig, TensorBoard, WeightsAndBiases
 
 log = logging.getLogger(__name__)
-
-Sink = Callable[[int, dict[str, float]], None]
 
 
 class LoggingConfig(Section):
@@ -33,9 +31,12 @@ class LoggingConfig(Section):
     every: Annotated[int, Field(ge=1)] = 10
     """Steps between two training lines in metrics.jsonl. The last step always has one."""
     tensorboard: bool = False
-    """Also writes event files to `tensorboard/` (requires the extra `tensorboard`)."""
+    """Also writes event files to `tensorboard/` (requires the extra `tensorboard`): short for a sink of this kind."""
     wandb: str | None = None
-    """Project of Weights & Biases to which metrics are sent too (requires the extra `wandb`). null: none."""
+    """Project of Weights & Biases to which metrics are sent too (requires the extra `wandb`): short for a sink of this
+    kind. null: none."""
+    sinks: dict[str, AnySink] = {}
+    """Where metrics are sent besides metrics.jsonl, by names of your choice."""
     profile_start: Annotated[int, Field(ge=0)] = 0
     """First step of a profiler trace, at least 2, because the first step of a process compiles. 0: no trace."""
     profile_steps: Annotated[int, Field(ge=1)] = 3
@@ -46,6 +47,14 @@ class LoggingConfig(Section):
     0: no limit."""
     progress: bool = True
     """Shows progress: a bar in a terminal, lines elsewhere."""
+
+    @property
+    def all_sinks(self) -> dict[str, SinkConfig]:
+        """The sinks, by the keys of the config that ask for them."""
+        short: dict[str, SinkConfig] = {"logging.tensorboard": TensorBoard()} if self.tensorboard else {}
+        if self.wandb is not None:
+            short["logging.wandb"] = WeightsAndBiases(project=self.wandb)
+        return short | {f"logging.sinks.{name}": sink for name, sink in self.sinks.items()}
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
@@ -64,23 +73,26 @@ class MetricsWriter:
         *,
         step: int = 0,
         require_held: Callable[[], None] = lambda: None,
+        public: dict[str, Any] | None = None,
     ):
         """`step`: the step from which the run resumes; lines of later steps are dropped. `require_held`: raises if
-        another job writes to the run directory; called before each write.
+        another job writes to the run directory; called before each write. `public`: the run's config without secrets,
+        for the sinks.
 
         Raises InputError if the package of a configured sink is not installed.
         """
         config = config or LoggingConfig()
         check_sinks(config)
         self._path: pathlib.Path | None = None
-        self._sinks: list[Sink] = []
+        self._sinks: list[OpenSink] = []
         self._require_held = require_held
         if jax.process_index() == 0:
             self._path = pathlib.Path(run_dir) / "metrics.jsonl"
             self._path.parent.mkdir(parents=True, exist_ok=True)
             require_held()
             drop_lines_after(self._path, step)
-            self._sinks = _open_sinks(config, pathlib.Path(run_dir))
+            about = About(pathlib.Path(run_dir), public or {})
+            self._sinks = [sink.open(about) for sink in config.all_sinks.values()]
 
     def write(self, line: dict[str, Any]) -> None:
         """`line` has `step`; its values are numbers, None, strings, arrays, or lists and dicts of them."""
@@ -89,10 +101,16 @@ class MetricsWriter:
         self._require_held()
         # one unbuffered call, so that a killed process leaves the whole line or none of it
         with self._path.open("ab", buffering=0) as file:
-            file.write((json.dumps(plain(line), allow_nan=False) + "\n").encode())
+            file.write((json.dumps(redacted(plain(line)), allow_nan=False) + "\n").encode())
         numbers = {k: float(v) for k, v in _flat(line) if k != "step" and np.ndim(v) == 0 and _is_number(v)}
         for sink in self._sinks:
-            sink(int(line["step"]), numbers)
+            sink.write(int(line["step"]), numbers)
+
+    def close(self) -> None:
+        """The sinks finish what they began."""
+        sinks, self._sinks = self._sinks, []
+        for sink in sinks:
+            sink.close()
 
 
 def _flat(line: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -141,42 +159,8 @@ def plain(value):
 
 def check_sinks(config: LoggingConfig) -> None:
     """Raises InputError if the package of a configured sink is not installed."""
-    for key, wanted, package in (
-        ("tensorboard", config.tensorboard, "tensorboardX"),
-        ("wandb", config.wandb is not None, "wandb"),
-    ):
-        if wanted and importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"logging.{key} is set, but the package {package} is not installed: "
-                f"pip install 'maverick-jax[{key}]', or remove logging.{key}"
-            )
-
-
-def _open_sinks(config: LoggingConfig, run_dir: pathlib.Path) -> list[Sink]:
-    return [
-        *([_tensorboard(run_dir)] if config.tensorboard else []),
-        *([_wandb(config.wandb, run_dir)] if config.wandb is not None else []),
-    ]
-
-
-def _tensorboard(run_dir: pathlib.Path) -> Sink:
-    import tensorboardX
-
-    events = tensorboardX.SummaryWriter(str(run_dir / "tensorboard"))
-
-    def write(step: int, numbers: dict[str, float]) -> None:
-        for name, number in numbers.items():
-            events.add_scalar(name, number, step)
-        events.flush()
-
-    return write
-
-
-def _wandb(project: str, run_dir: pathlib.Path) -> Sink:
-    import wandb
-
-    run = wandb.init(project=project, name=run_dir.name, dir=str(run_dir), id=run_dir.name, resume="allow")
-    return lambda step, numbers: run.log(numbers, step=step)
+    for key, sink in config.all_sinks.items():
+        sink.check(key)
 
 
 def _is_number(value) -> bool:

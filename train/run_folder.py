@@ -13,9 +13,10 @@ from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.huggingface import carried
 from maverick_jax.settings import strict_yaml
+from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.strict_yaml import dump
 from train.config import RunConfig
-from train.config_files import resolved
+from train.config_files import public
 from train.faults.processes import resumes_from
 from train.goodput import timeline
 from train.session import Session
@@ -35,12 +36,12 @@ def begins(config: RunConfig, store: CheckpointStore) -> None:
 
 
 def describe(session: Session, step: int, flops_per_token: float) -> None:
-    """Write the files; process 0 alone does. `step` is where this start resumes; 0: a new run."""
+    """Write the files, without secrets; process 0 alone does. `step` is where this start resumes; 0: a new run."""
     if jax.process_index():
         return
     config, run_dir, feed = session.config, session.config.run.directory, session.feed
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / CONFIG, dump(resolved(config)).encode())
+    write_atomically(run_dir / CONFIG, dump(public(config)).encode())
     path = run_dir / "environment.json"
     environment = {
         "python": platform.python_version(),
@@ -63,7 +64,7 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
         "train_flops_per_token": flops_per_token,
         "starts": kept_starts(recorded_starts(path) if step else [], start_record(step)),
     }
-    write_atomically(path, json.dumps(environment, indent=2).encode())
+    write_atomically(path, json.dumps(redacted(environment), indent=2).encode())
     feed.train.tokenizer.save(run_dir)
     if config.model.init_from is not None:
         carried.keep(config.model.init_from, run_dir)

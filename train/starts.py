@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import train
+from maverick_jax.settings.redaction import redact
 
 MAX_STARTS = 100
 """Most starts that are kept: the first, and the newest others."""
@@ -28,7 +29,7 @@ def start_record(step: int) -> dict[str, Any]:
         "step": step,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
-        "command": shlex.join(["maverick" if name == "cli.py" else name, *sys.argv[1:]]),
+        "command": shlex.join(["maverick" if name == "cli.py" else name, *map(redact, sys.argv[1:])]),
         "version": version("maverick-jax"),
         "commit": commit_of(pathlib.Path(train.__file__).parent.parent),
     }

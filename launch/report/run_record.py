@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from maverick_jax.errors import InputError
+from maverick_jax.settings.redaction import redact
 from maverick_jax.settings.section import did_you_mean
 
 Line = dict[str, Any]
@@ -172,7 +173,7 @@ def _text(path: pathlib.Path) -> TextFile:
         return TextFile(None)
     with path.open(encoding="utf-8", errors="replace") as file:
         content = file.read(MAX_TEXT + 1)
-    return TextFile(content[:MAX_TEXT], len(content) > MAX_TEXT)
+    return TextFile(redact(content[:MAX_TEXT]), len(content) > MAX_TEXT)
 
 
 def _nearest_run(directory: pathlib.Path) -> str:

@@ -16,6 +16,7 @@ from jax._src.distributed import global_state  # its key-value store has no publ
 
 from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import InputError, MaverickError, PeerFailed
+from maverick_jax.settings.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,8 @@ def said(error: BaseException) -> str:
     """What a process says of the error that ends it: in a job of several its number comes first, and an error that the
     death of another process caused names that process."""
     if not jax.distributed.is_initialized():
-        return str(error)
-    text = str(error)
+        return redact(str(error))
+    text = redact(str(error))
     if exit_code_of(error) == PeerFailed.exit_code and _monitor is not None:
         first = text.splitlines()[0] if text else type(error).__name__
         text = f"{_monitor.lost()}; {_restart()} ({first[:200]})"

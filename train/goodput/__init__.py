@@ -1,1 +1,1 @@
-"""Where a run's wall time goes: its record on disk, the classes of its seconds, and what the processes and devices took."""
+"""Where a run's wall time and energy go, and which of its processes is slow."""

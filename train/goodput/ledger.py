@@ -173,7 +173,7 @@ def _interval(process: str, line: dict[str, Any], until: float) -> _Interval | N
 
 
 def _add(spans: list[Span], part: _Interval, lost_share: float, origin: float) -> None:
-    """Adds an interval, of whose updates `lost_share` were done again, and as `idle` what no line tells of between the last one and it."""
+    """Adds an interval, of whose updates `lost_share` were done again; before it, as `idle`, what no line tells of."""
     begin, end = part.begin - origin, part.end - origin
     here = spans[-1].end if spans else 0.0
     if begin > here + 1e-6:

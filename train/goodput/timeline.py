@@ -3,14 +3,14 @@
 `goodput.jsonl` in the run directory has one JSON object per line:
 
 - `start`: a process begins; with its time, host and job;
-- `class`, `from`, `to`: seconds of one class. Updates are summed: an interval of the class `step` has the updates that it
-  did (`steps: [first, last]`) and the part of the time in which the devices had nothing to do but wait for a batch
+- `class`, `from`, `to`: seconds of one class. Updates are summed: an interval of the class `step` has the updates that
+  it did (`steps: [first, last]`) and the part of the time in which the devices had nothing to do but wait for a batch
   (`data_wait`). It ends when something else begins, such as a save;
 - `end`: a process ends in order, with the reason.
 
-The interval that is still open is in `goodput.alive`, rewritten every `BEAT` seconds. `train.goodput.ledger` reads both.
-Times are seconds since 1970, of a clock that is not set back while the process lives. Process 0 alone writes, from the
-moment when the run is known to be this one; earlier seconds are kept until then.
+The interval that is still open is in `goodput.alive`, rewritten every `BEAT` seconds. `train.goodput.ledger` reads
+both. Times are seconds since 1970, of a clock that is not set back while the process lives. Process 0 alone writes,
+from the moment when the run is known to be this one; earlier seconds are kept until then.
 """
 
 import contextlib
