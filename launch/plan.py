@@ -13,6 +13,7 @@ from launch.compiled_plan import rows as compiled_rows
 from launch.plan_changes import nearest_that_fits
 from launch.plan_comparison import comparison
 from launch.plan_comparison import rows as comparison_rows
+from launch.plan_energy import energy_rows, estimated_energy
 from launch.plan_time import estimated_time, time_rows
 from launch.units import in_bytes
 from maverick_jax import parameters
@@ -83,7 +84,8 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tokens": tokens * run.steps,
         "seconds": time,
-        "days": seconds and seconds * run.steps / 86400,
+        "days": (days := seconds and seconds * run.steps / 86400),
+        "energy": estimated_energy(config, target["device"], layout.num_devices, days),
         "checkpoints": _checkpoints(config, _trained(config), sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": by_kind(sent),
         **compiled,
@@ -224,7 +226,7 @@ def render(found: dict[str, Any]) -> str:
         ("FLOPs per token", f"{found['flops_per_token']['total'] / 1e9:,.4g} GFLOP ({_shares(found)})"),
         ("FLOPs per step", f"{found['flops_per_step'] / 1e12:,.4g} TFLOP"),
     ]
-    rows += time_rows(found)
+    rows += time_rows(found) + energy_rows(found["energy"])
     rows += [
         ("checkpoints", f"{saved['written']:,} written, {saved['kept']} kept, {in_bytes(saved['bytes'])} each"),
         ("sent per step", ", ".join(f"{kind} {in_bytes(n)}" for kind, n in wire.items()) or "nothing"),

@@ -81,7 +81,7 @@ class RunConfig(Section):
     """The whole config of a run."""
 
     plugins: tuple[str, ...] = ()
-    """Modules to import that add your own objectives, optimizers, data sources, tasks or environments."""
+    """Modules to import that add your own objectives, optimizers, data sources, tasks, environments or sinks."""
     run: RunSection
     model: ModelSection
     mesh: MeshConfig = MeshConfig()

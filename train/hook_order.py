@@ -1,7 +1,7 @@
 """The hooks of a run, in the order in which they run after a step."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,13 +9,18 @@ import jax
 from maverick_jax.accounting.devices import device_of
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.target import traced_kind
+from maverick_jax.target import Target, traced_kind, traced_platform
 from train import hooks
 from train.config import RunConfig
 from train.config_files import public
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
 from train.faults.watchdog import Watchdog
+from train.goodput import timeline
+from train.goodput.energy import EnergyMeter
+from train.goodput.live import LiveGoodput
+from train.goodput.pace import Pace
+from train.goodput.prometheus import PrometheusFile
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
 from train.notices import Notices
@@ -29,17 +34,20 @@ def hooks_of(
     start: int,
     flops_per_token: float | None = None,
 ) -> list[Hook]:
-    """The hooks of a run. Saving comes after the metrics that a checkpoint covers, and preemption after saving, which
-    it may request.
+    """The hooks of a run. The pace of processes comes before the line that has it, saving after the metrics that a
+    checkpoint covers, and preemption after saving, which it may request.
 
     metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step from which
     the run resumes. flops_per_token: of a step, for `mfu`; None: unknown. A run outside the main thread has no
     preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
-    writer = MetricsWriter(run_dir, logging_config, step=start, require_held=store.require_held, public=public(config))
     save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
-    found: list[Hook] = [_training_lines(config, writer, flops_per_token), Notices(config.objective)]
+    found, beside, prometheus = _of_wall_time(config, start)
+    writer = MetricsWriter(
+        run_dir, logging_config, step=start, require_held=store.require_held, public=public(config), beside=[prometheus]
+    )
+    found += [_training_lines(config, writer, flops_per_token, beside), Notices(config.objective)]
     if logging_config.progress:
         found.append(
             hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps, tokens_per_step=_tokens(config))
@@ -58,7 +66,33 @@ def hooks_of(
     return found
 
 
-def _training_lines(config: RunConfig, writer: MetricsWriter, flops_per_token: float | None) -> hooks.TrainingLines:
+def _of_wall_time(
+    config: RunConfig, start: int
+) -> tuple[list[Hook], list[Callable[[], dict[str, Any]]], PrometheusFile]:
+    """Hooks, values for training lines, and a sink, that say where time and energy go."""
+    clock, every = timeline.current(), config.logging.every
+    goodput, energy = LiveGoodput(config.run.directory, clock, start), config.logging.energy
+    meter = EnergyMeter(
+        energy, device_of(traced_kind()), platform=traced_platform(), count=Target.local().count,
+        alone=jax.process_count() == 1,
+    )  # fmt: skip
+    clock.beside, clock.each_beat = meter.line, meter.measure
+    pace = [Pace(clock, every=every)] if jax.process_count() > 1 else []
+
+    def used() -> dict[str, Any]:
+        kwh = [part for part in (goodput.before.kwh, meter.kwh()) if part is not None]
+        return energy.line(sum(kwh) if kwh else None)
+
+    beside = [goodput.line, used, *(hook.line for hook in pace)]
+    return [*pace], beside, PrometheusFile(config.run.directory, goodput.seconds)
+
+
+def _training_lines(
+    config: RunConfig,
+    writer: MetricsWriter,
+    flops_per_token: float | None,
+    beside: Sequence[Callable[[], dict[str, Any]]],
+) -> hooks.TrainingLines:
     mesh = jax.sharding.get_mesh()
     device = device_of(traced_kind())
     return hooks.TrainingLines(
@@ -69,6 +103,7 @@ def _training_lines(config: RunConfig, writer: MetricsWriter, flops_per_token: f
         flops_per_token=flops_per_token,
         peak_flops=device.peak_flops * mesh.size if device else None,
         format_metrics=config.objective.training_metrics,
+        beside=beside,
     )
 
 

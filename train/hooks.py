@@ -6,7 +6,7 @@ import logging
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,15 +58,16 @@ class TrainingLines(Hook):
         flops_per_token: float | None = None,
         peak_flops: float | None = None,
         format_metrics: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        beside: Sequence[Callable[[], dict[str, Any]]] = (),
     ):
-        """format_metrics: an update's metrics as a training line shows them.
+        """format_metrics: an update's metrics as a training line shows them. beside: further values, on process 0.
 
         tokens_per_step: of the whole job. peak_flops: of all its devices, per second. None: unknown.
 
         Metrics: `loss`; `tokens`, the cumulative count, or else steps are multiplied; any others.
         """
         self.writer, self.last_step, self.tokens_per_step = writer, last_step, tokens_per_step
-        self._log_every, self._format_metrics = every, format_metrics
+        self._log_every, self._format_metrics, self._beside = every, format_metrics, beside
         self._peak_tokens = peak_flops / flops_per_token if peak_flops and flops_per_token else None
         self._seconds = _StepSeconds()
 
@@ -88,7 +89,10 @@ class TrainingLines(Hook):
             "mfu": rate / self._peak_tokens if self._peak_tokens else None,
         }
         shown = self._format_metrics(metrics)
-        self.writer.write(line | {name: value for name, value in shown.items() if name not in line})
+        line |= {name: value for name, value in shown.items() if name not in line}
+        for values in self._beside if jax.process_index() == 0 else ():
+            line |= values()
+        self.writer.write(line)
 
     def close(self) -> None:
         self.writer.close()

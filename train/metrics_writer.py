@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -20,6 +20,7 @@ from pydantic import Field
 from maverick_jax.files import write_atomically
 from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.section import Section
+from train.goodput.energy import EnergyConfig
 from train.sinks import About, AnySink, OpenSink, SinkConfig, TensorBoard, WeightsAndBiases
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class LoggingConfig(Section):
     kind. null: none."""
     sinks: dict[str, AnySink] = {}
     """Where metrics are sent besides metrics.jsonl, by names of your choice."""
+    energy: EnergyConfig = EnergyConfig()
+    """For estimates of energy and CO2."""
     profile_start: Annotated[int, Field(ge=0)] = 0
     """First step of a profiler trace, at least 2, because the first step of a process compiles. 0: no trace."""
     profile_steps: Annotated[int, Field(ge=1)] = 3
@@ -74,10 +77,11 @@ class MetricsWriter:
         step: int = 0,
         require_held: Callable[[], None] = lambda: None,
         public: dict[str, Any] | None = None,
+        beside: Sequence[OpenSink] = (),
     ):
         """`step`: the step from which the run resumes; lines of later steps are dropped. `require_held`: raises if
         another job writes to the run directory; called before each write. `public`: the run's config without secrets,
-        for the sinks.
+        for the sinks. `beside`: sinks that every run has.
 
         Raises InputError if the package of a configured sink is not installed.
         """
@@ -92,7 +96,7 @@ class MetricsWriter:
             require_held()
             drop_lines_after(self._path, step)
             about = About(pathlib.Path(run_dir), public or {})
-            self._sinks = [sink.open(about) for sink in config.all_sinks.values()]
+            self._sinks = [*beside, *(sink.open(about) for sink in config.all_sinks.values())]
 
     def write(self, line: dict[str, Any]) -> None:
         """`line` has `step`; its values are numbers, None, strings, arrays, or lists and dicts of them."""

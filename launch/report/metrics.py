@@ -147,6 +147,23 @@ PLOTS = (
         "training",
         "percent",
     ),
+    Plot(
+        "Goodput so far",
+        "goodput",
+        "part of the wall time",
+        "Updates that count, over all time since the first start.",
+        "training",
+        "percent",
+    ),
+    Plot(
+        "Time that a process takes by itself",
+        "step_seconds_slowest",
+        "s per update",
+        "Its input pipeline and host, without waiting for devices and other processes.",
+        "training",
+        label="the slowest process",
+        more=(Curve("step_seconds_median", "the median process", color=1),),
+    ),
     Plot("Updates skipped so far", "skipped", "updates", "", "training", only_if_positive=True),
     Plot(
         "Load of the busiest expert",
@@ -170,5 +187,12 @@ PLOTS = (
     ),
 )
 NOT_DRAWN = {"step", "kind_tokens", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
-NOT_DRAWN |= {"on_policy", *(curve.key for plot in PLOTS for curve in plot.more)}
+NOT_DRAWN |= {
+    "on_policy",
+    "slowest_rank",
+    "energy_kwh",
+    "co2_kg",
+    "co2_kg_market",
+    *(curve.key for plot in PLOTS for curve in plot.more),
+}
 """Metrics without a plot of their own."""

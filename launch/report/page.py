@@ -11,10 +11,11 @@ from typing import Any
 
 from launch.report.metrics import FOLDED, GROUPS
 from launch.report.plots import Drawn, draw_all
-from launch.report.run_record import RunRecord, TextFile, read_run, wall_time
+from launch.report.run_record import RunRecord, TextFile, read_run
 from launch.report.setup import machine, settings, starts
 from launch.report.style import PAGE
-from launch.report.summary import constant_rows, duration, facts, headline, models, notes, verdict
+from launch.report.summary import constant_rows, facts, headline, models, notes, verdict
+from launch.report.wall_time import class_rows, energy, shares, start_rows, summary, timeline_svg
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.settings import strict_yaml
@@ -53,7 +54,7 @@ def page(record: RunRecord) -> str:
         *_sample(record.sample),
         *_section("Constant during the run", _table(constant_rows(record))),
         "<h2>Where the time went</h2>",
-        _time(record),
+        _time(record, config),
         "<h2>How it was made</h2>",
         _table([*began, *settings(config)]) or "<p>Not recorded.</p>",
         "<h2>Machine and software</h2>",
@@ -113,21 +114,23 @@ def _table(rows: Sequence[Iterable[str]], *, header: bool = False) -> str:
     return f'<div class="wide"><table{kind}>{"".join(lines)}</table></div>'
 
 
-def _time(record: RunRecord) -> str:
-    """Goodput: a bar with a legend, and a remark on time that is not included."""
-    seconds = wall_time(record)
-    total = sum(seconds.values())
-    if not total:
-        return "<p>No times recorded yet.</p>"
-    bars = (f'<span style="width:{s / total:.3%};background:var(--{name})"></span>' for name, s in seconds.items())
-    rows = (
-        f'<tr><td><i style="background:var(--{name})"></i>{name}</td>'
-        f"<td>{s / total:.1%}</td><td>{duration(s)}</td></tr>"
-        for name, s in seconds.items()
+def _time(record: RunRecord, config: dict[str, Any]) -> str:
+    """Goodput: a bar, the classes over time with a legend, and the starts."""
+    found = record.goodput
+    if not found.wall:
+        return "<p>Not recorded: the run has no goodput.jsonl.</p>"
+    bars = (f'<span style="width:{part:.3%};background:var(--{name})"></span>' for name, part in shares(found))
+    colors = (f'<i style="background:var(--{name})"></i>' for name, _ in shares(found))
+    rows = "".join(
+        f"<tr><td>{color}{_escape(name)}</td><td>{_escape(part)}</td><td>{_escape(length)}</td>"
+        f"<td>{_escape(about)}</td></tr>"
+        for color, (name, about, part, length) in zip(colors, class_rows(found), strict=True)
     )
-    remark = "" if "other" in seconds else " Start-up and other times that metrics.jsonl does not record are excluded."
-    summary = f"{seconds.get('updates', 0) / total:.1%} of {duration(total)} went into updates.{remark}"
-    return f'<div class="bar">{"".join(bars)}</div><table>{"".join(rows)}</table><p>{summary}</p>'
+    remarks = "".join(f"<p>{_escape(text)}</p>" for text in (summary(found), energy(found, config)) if text)
+    plot = timeline_svg(found)
+    figure = f'<figure class="hero"><figcaption>Over time</figcaption>{plot}</figure>' if plot else ""
+    table = f'<div class="wide"><table>{rows}</table></div>'
+    return f'{remarks}<div class="bar">{"".join(bars)}</div>{table}{figure}{_table(start_rows(found), header=True)}'
 
 
 def _sample(sample: TextFile) -> list[str]:

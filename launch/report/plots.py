@@ -110,7 +110,7 @@ def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
     style: dict[Any, Any] = {"svg.hashsalt": prefix, "svg.fonttype": "path"}  # no installed fonts are needed
     with matplotlib.rc_context(style):
         found = figure_of(plot, record)
-        return found and Drawn(plot.title, _svg(found[0], prefix), tuple(found[1]), plot)
+        return found and Drawn(plot.title, svg(found[0], prefix), tuple(found[1]), plot)
 
 
 def figure_of(plot: Plot, record: RunRecord) -> tuple[Figure, list[str]] | None:
@@ -292,12 +292,13 @@ def tokens_by_step(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
     return np.array([0, *(step for step, _ in points)], float), np.array([0, *(n for _, n in points)], float)
 
 
-def _svg(figure: Figure, prefix: str) -> str:
+def svg(figure: Figure, prefix: str, more: dict[str, str] | None = None) -> str:
     """The figure as an `svg` element whose ids start with `prefix`, so that several fit in one page, and whose colors
-    are those of the page."""
+    are those of the page. more: further colors, and the page's variables for them."""
+    variables = VARIABLES | (more or {})
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", text)
-    return re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
+    return re.sub("|".join(variables), lambda match: f"var({variables[match[0]]})", text)

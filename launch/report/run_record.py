@@ -14,6 +14,7 @@ import numpy as np
 from maverick_jax.errors import InputError
 from maverick_jax.settings.redaction import redact
 from maverick_jax.settings.section import did_you_mean
+from train.goodput.ledger import Goodput, read_goodput
 
 Line = dict[str, Any]
 
@@ -44,6 +45,8 @@ class RunRecord:
     config: TextFile
     environment: TextFile
     sample: TextFile
+    goodput: Goodput
+    """Where its wall time went."""
 
     @property
     def name(self) -> str:
@@ -68,6 +71,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunRecord:
         training=[line for line in lines if "loss" in line],
         evaluations=[line for line in lines if "eval_loss" in line],
         unreadable=unreadable,
+        goodput=read_goodput(directory),
         **{name.partition(".")[0]: _text(directory / name) for name in ("config.yaml", "environment.json", SAMPLE)},
     )
 
@@ -137,35 +141,6 @@ def _finite(values: np.ndarray) -> np.ndarray:
     """`values` with NaN in place of those that are not finite in float32, the dtype of metrics."""
     with np.errstate(invalid="ignore"):
         return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.nan)
-
-
-def wall_time(record: RunRecord) -> dict[str, float]:
-    """Seconds spent on updates, evaluation, compilation, checkpoints and other work, according to metrics.jsonl.
-
-    A training line accounts for all updates since the previous one. `other` needs time stamps (`time`, seconds since
-    1970) in the lines: it is the time between the first and the last line that is in no other class.
-    """
-    seconds = {"updates": _update_seconds(record.training)}
-    for name in ("evaluation", "compilation", "checkpoints"):
-        key = {"evaluation": "eval_seconds", "compilation": "compile_seconds", "checkpoints": "checkpoint_seconds"}[
-            name
-        ]
-        seconds[name] = float(sum(value for line in record.lines if (value := number(line.get(key))) > 0))
-    stamps = [stamp for line in record.lines if math.isfinite(stamp := number(line.get("time")))]
-    if len(stamps) > 1:
-        wall = max(stamps) - min(stamps) + _update_seconds(record.training[:1])
-        seconds["other"] = max(0.0, wall - sum(seconds.values()))
-    return {name: length for name, length in seconds.items() if length > 0}
-
-
-def _update_seconds(training: list[Line]) -> float:
-    total, before = 0.0, 0
-    for line in training:
-        mean = number(line.get("step_seconds"))
-        if math.isfinite(mean) and mean > 0:
-            total += (line["step"] - before) * mean
-        before = line["step"]
-    return total
 
 
 def _text(path: pathlib.Path) -> TextFile:

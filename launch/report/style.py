@@ -11,10 +11,12 @@ PAGE = """<!doctype html>
 <style>
 :root {{ --page: #ffffff; --box: #f5f6f8; --ink: #44474c; --strong: #1b1d20; --soft: #686c73; --rule: #dfe2e6;
   --grid: #e3e5e8; --level: #85898f; --first: #2563a8; --second: #c9600c; --warn: #fff4e0; --good: #eaf3fb;
-  --updates: #2a6fb0; --evaluation: #d9860c; --compilation: #7a5ea8; --checkpoints: #3f9a63; --other: #a8a8a8; }}
+  --init: #9a86c8; --compile: #6b4fa5; --data_wait: #c2457a; --step: #2a6fb1; --save: #3f9a64; --restore: #79c396;
+  --evaluation: #d9870c; --lost_work: #b3271f; --idle: #a8a8a9; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --page: #16181b; --box: #202328; --ink: #b9bdc4; --strong: #eceef0; --soft: #959aa2; --rule: #33373d;
-    --grid: #2c3036; --level: #70757d; --first: #6aa9ea; --second: #f09a52; --warn: #3a2f18; --good: #1c2a38; }} }}
+    --grid: #2c3036; --level: #70757d; --first: #6aa9ea; --second: #f09a52; --warn: #3a2f18; --good: #1c2a38;
+    --compile: #8a70c4; --data_wait: #de6a9a; --step: #4f94d6; --lost_work: #e0574e; --idle: #5c6168; }} }}
 * {{ box-sizing: border-box; }}
 body {{ font: 15px/1.55 system-ui, sans-serif; max-width: 74rem; margin: 0 auto; padding: 2.2rem 1.4rem 4rem;
   color: var(--ink); background: var(--page); }}

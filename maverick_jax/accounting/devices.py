@@ -41,6 +41,8 @@ class Device:
     """Number of devices that `link` joins; 0: all of a slice."""
     host: float = 64e9
     """Bytes/s each way between the device's memory and its host's: those of PCIe 5.0 with 16 lanes unless given."""
+    watts: float | None = None
+    """Largest power of the device with its memory (TDP), of the SXM form for GPUs; None: not published, as for TPUs."""
 
     @property
     def platform(self) -> str:
@@ -107,11 +109,11 @@ def spans(axes: Iterable[str], sizes: Mapping[str, int]) -> Spans:
 
 
 DEVICES: dict[str, Device] = {
-    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb"), 1.555e12, 300e9, 25e9, 8, 32e9),
-    "a100_80": Device(80, 312e12, ("a100",), 2.039e12, 300e9, 25e9, 8, 32e9),
-    "h100": Device(80, 989.4e12, ("h100",), 3.35e12, 450e9, 50e9, 8),
-    "h200": Device(141, 989.4e12, ("h200",), 4.8e12, 450e9, 50e9, 8),
-    "b200": Device(180, 2250e12, ("b200",), 7.7e12, 900e9, 50e9, 8),
+    "a100_40": Device(40, 312e12, ("a100-sxm4-40gb", "a100-pcie-40gb"), 1.555e12, 300e9, 25e9, 8, 32e9, 400),
+    "a100_80": Device(80, 312e12, ("a100",), 2.039e12, 300e9, 25e9, 8, 32e9, 400),
+    "h100": Device(80, 989.4e12, ("h100",), 3.35e12, 450e9, 50e9, 8, watts=700),
+    "h200": Device(141, 989.4e12, ("h200",), 4.8e12, 450e9, 50e9, 8, watts=700),
+    "b200": Device(180, 2250e12, ("b200",), 7.7e12, 900e9, 50e9, 8, watts=1000),
     "v5e": Device(16.9, 197e12, ("tpu v5 lite", "tpu v5e"), 0.819e12, 90e9, 3e9, 0, 32e9),
     "v5p": Device(102.8, 459e12, ("tpu v5",), 2.765e12, 180e9, 6e9, 0, 32e9),
     "v6e": Device(33.5, 918e12, ("tpu v6",), 1.64e12, 180e9, 6e9, 0, 32e9),

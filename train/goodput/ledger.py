@@ -89,9 +89,12 @@ class Goodput:
 
 def read_goodput(run_dir: str | pathlib.Path) -> Goodput:
     """Of the record in a run directory; without one, nothing has happened."""
-    folder = pathlib.Path(run_dir)
-    lines = [line for name in (RECORD, ALIVE) for line in _lines(folder / name)]
-    return goodput_of(lines)
+    return goodput_of(read_lines(run_dir))
+
+
+def read_lines(run_dir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a record, and that of the open interval, which are JSON objects."""
+    return [line for name in (RECORD, ALIVE) for line in _lines(pathlib.Path(run_dir) / name)]
 
 
 def goodput_of(lines: Iterable[dict[str, Any]]) -> Goodput:

@@ -47,14 +47,16 @@ class Timeline:
         self.began = self.now() if began is None else began
         self.beside: Callable[[], dict[str, Any]] = dict
         """Further values of each line, such as the energy used so far."""
+        self.each_beat: Callable[[], object] = lambda: None
+        """Called at each sign of life, in a thread of its own; may take long."""
         self.blocked = 0.0
         """Seconds of updates in which this process waited for devices or for other processes."""
         self._lock = threading.RLock()
         self._phase: Phase = "init"
         self._since, self._steps, self._data_wait = self.began, (0, 0), 0.0
-        self._closed: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
+        self._totals: dict[str, float] = {}
         self._folder: pathlib.Path | None = None
-        self._written = 0
         self._over = threading.Event()
 
     # ---- what happens ----------------------------------------------------------------------------------------------
@@ -91,7 +93,8 @@ class Timeline:
         interval = self._open_interval()
         first, last = interval.get("steps", (1, 0))
         if interval["to"] > interval["from"] or last >= first:
-            self._closed.append(interval)
+            self._pending.append(interval)
+            self._totals = _added(self._totals, interval)
         self._since, self._data_wait, self._steps = interval["to"], 0.0, (self._steps[1], self._steps[1])
 
     def _open_interval(self) -> dict[str, Any]:
@@ -105,10 +108,10 @@ class Timeline:
             }
         return found | self.beside()
 
-    def intervals(self) -> list[dict[str, Any]]:
-        """The intervals of this process so far, also the open one."""
+    def seconds(self) -> dict[str, float]:
+        """Seconds of this process so far, by class."""
         with self._lock:
-            return [*self._closed, self._open_interval()]
+            return _added(self._totals, self._open_interval())
 
     # ---- the record ------------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class Timeline:
     def _append(self) -> None:
         if self._folder is None or not self._is_ours():
             return
-        new, self._written = self._closed[self._written :], len(self._closed)
+        new, self._pending = self._pending, []
         self._write(new)
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
@@ -165,6 +168,7 @@ class Timeline:
 
     def _beat_until_over(self) -> None:
         while not self._over.wait(BEAT):
+            self.each_beat()
             with self._lock:
                 if not self._over.is_set() and self._is_ours():
                     self._beat()
@@ -186,6 +190,13 @@ class Timeline:
             return True
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+
+def _added(totals: dict[str, float], interval: dict[str, Any]) -> dict[str, float]:
+    """The seconds by class with those of an interval."""
+    waited = interval.get("data_wait", 0.0)
+    parts = {interval["class"]: interval["to"] - interval["from"] - waited, "data_wait": waited}
+    return totals | {name: totals.get(name, 0.0) + seconds for name, seconds in parts.items()}
 
 
 _running: list[Timeline] = []

@@ -23,7 +23,6 @@ from launch.report.run_record import (
     read_metrics,
     read_run,
     series,
-    wall_time,
 )
 from launch.report.summary import facts, headline, models, notes, verdict
 from maverick_jax.errors import InputError
@@ -169,21 +168,6 @@ def test_headline_and_facts(run):
     assert (found["Tokens"][0], found["Updates skipped"][0]) == ("1,280", "1")
     assert found["Parameters"] == ("1,000", "100 active")
     assert "MFU" not in found
-
-
-def test_wall_time_of_updates_and_evaluations(run):
-    evaluation = {"step": 10, "eval_loss": 4.5, "eval_seconds": 10.0}
-    record = read_run(run(line(5), line(10), evaluation, line(20, step_seconds=1.0)))
-    assert wall_time(record) == {"updates": 30.0, "evaluation": 10.0}
-    assert "75.0% of 40.0 s went into updates" in report(record.directory).read_text()
-
-
-def test_time_stamps_account_for_all_time(run):
-    lines = [line(5, time=1000.0), line(10, time=1010.0), {"step": 10, "eval_loss": 4.5, "eval_seconds": 10.0}]
-    record = read_run(run(*lines, line(20, time=1100.0, compile_seconds=20.0, checkpoint_seconds=5.0)))
-    found = wall_time(record)
-    assert found == {"updates": 40.0, "evaluation": 10.0, "compilation": 20.0, "checkpoints": 5.0, "other": 35.0}
-    assert sum(found.values()) == 1100.0 - 1000.0 + 5 * 2.0
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

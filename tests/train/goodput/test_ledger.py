@@ -21,8 +21,8 @@ class Process:
         self.now += seconds
         return self
 
-    def updates(self, first: int, last: int, seconds: float, data_wait: float = 0.0) -> "Process":
-        return self.phase("step", seconds, steps=[first, last], data_wait=data_wait)
+    def updates(self, first: int, last: int, seconds: float, data_wait: float = 0.0, **more) -> "Process":
+        return self.phase("step", seconds, steps=[first, last], data_wait=data_wait, **more)
 
     def end(self, reason: str) -> list[dict]:
         return [*self.lines, {"end": self.name, "time": self.now, "reason": reason}]
