@@ -21,6 +21,20 @@ from rich.progress import Progress as Bar
 SECONDS_BETWEEN_LINES = 10.0
 
 
+_number = ""
+
+
+def number_lines(process_id: int) -> None:
+    """From here on, lines begin with the number of this process of a job of several."""
+    global _number
+    _number = f"[{process_id}] "
+
+
+def say(text: str) -> None:
+    """Prints a line on standard error."""
+    print(f"{_number}{text}", file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 05 min` or `3 d 04 h`."""
     whole = round(seconds)
@@ -52,7 +66,7 @@ class Working:
             self._bar.start()
             self._bar.add_task(self._what, total=None)
         elif self._shown:
-            print(self._what, file=sys.stderr, flush=True)
+            say(self._what)
             threading.Thread(target=self._lines, name="progress", daemon=True).start()
         return self
 
@@ -61,11 +75,11 @@ class Working:
         if self._bar:
             self._bar.stop()
         if self._shown and kind is None:
-            print(f"{self._done} in {duration(time.monotonic() - self._since)}", file=sys.stderr, flush=True)
+            say(f"{self._done} in {duration(time.monotonic() - self._since)}")
 
     def _lines(self) -> None:
         while not self._over.wait(SECONDS_BETWEEN_LINES):
-            print(f"{self._what}: {duration(time.monotonic() - self._since)}", file=sys.stderr, flush=True)
+            say(f"{self._what}: {duration(time.monotonic() - self._since)}")
 
 
 class ProgressDisplay:
@@ -92,7 +106,7 @@ class ProgressDisplay:
             self._bar.update(self._task, description=line, completed=completed)
         elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
 
 class ByteProgress:

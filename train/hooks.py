@@ -15,7 +15,7 @@ import rich.progress
 import rich.text
 
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.progress import duration
+from maverick_jax.progress import duration, say
 from train.evaluation.sentences import sentence
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
@@ -130,7 +130,7 @@ class ProgressBar(Hook):
             self._bar.update(self._task, completed=step, left=self._left(step))
         elif step % self._log_every == 0 or step == self._stop:
             parts = [f"step {step}/{self._stop}", self._line(metrics), self._left(step)]
-            print("  ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            say("  ".join(filter(None, parts)))
 
     def _line(self, metrics: dict[str, Any]) -> str:
         of_step = self._seconds.mean()

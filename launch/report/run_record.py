@@ -45,7 +45,7 @@ class RunRecord:
     config: TextFile
     environment: TextFile
     sample: TextFile
-    goodput: Goodput
+    goodput: Goodput = Goodput((), (), None)
     """Where its wall time went."""
 
     @property

@@ -24,16 +24,18 @@ DEFAULTS = {
     "hang": 0,  # the step at which process 0 sleeps for ever
     "watchdog": 0.0,
     "peer_timeout": 60.0,
+    "slow": -1,  # the process whose batches take 0.3 s more
     "nan": 0,  # from this step on, updates are not finite
 }
 
 
-def batches(start: int, size: int, delay: float, hang: int):
+def batches(start: int, size: int, delay: float, hang: int, slow: int):
     """Yields batches; the batch of update `s + 1` depends only on `s`."""
     import numpy as np
 
     for s in range(start, 10**9):
         time.sleep(3600 if s + 1 == hang and jax.process_index() == 0 else delay)
+        time.sleep(0.3 if jax.process_index() == slow else 0)
         yield np.random.default_rng(s).integers(0, 2**32, (size,), dtype=np.uint32)
 
 
@@ -85,6 +87,8 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
     from train.faults.non_finite import NonFiniteBudget
     from train.faults.preemption import Preemption
     from train.faults.watchdog import Watchdog
+    from train.goodput import timeline
+    from train.goodput.pace import Pace
     from train.hooks import Checkpoint, Evaluation, TrainingLines
     from train.loop import fit
     from train.metrics_writer import LoggingConfig, MetricsWriter
@@ -92,7 +96,7 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
 
     size, stop, config = options["size"], options["stop"], LoggingConfig(every=2)
     mesh = make_mesh({"data": jax.device_count()})
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), timeline.timed():
         specs = {"exact": P("data"), "float": P(None, "data"), "step": P(), "skipped": P()}
         shape = {"exact": (size, size), "float": (size, size), "step": (), "skipped": ()}
         dtype = {"exact": jnp.uint32, "float": jnp.float32, "step": jnp.int32, "skipped": jnp.int32}
@@ -103,9 +107,12 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
         writer = MetricsWriter(run_dir, config, step=start)
         checkpoint = Checkpoint(store, lambda step, state: (state, {"data": "toy"}), last_step=stop)
         evaluate = jax.jit(lambda state: {"eval_loss": jnp.sum(state["exact"] >> 3, dtype=jnp.uint32)})
+        pace = [Pace(timeline.current(), every=config.every)] if options["slow"] >= 0 else []
+        beside = [hook.line for hook in pace]
         hooks = [
+            *pace,
             *([Watchdog(options["watchdog"], run_dir)] if options["watchdog"] else []),
-            TrainingLines(writer, every=config.every, last_step=stop, tokens_per_step=size),
+            TrainingLines(writer, every=config.every, last_step=stop, tokens_per_step=size, beside=beside),
             NonFiniteBudget(3),
             Evaluation(evaluate, writer, every=6, last_step=stop),
             checkpoint,
@@ -114,7 +121,7 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
         everywhere = NamedSharding(mesh, P())
         placed = (
             jax.make_array_from_process_local_data(everywhere, batch, (size,))
-            for batch in batches(start, size, options["delay"], options["hang"])
+            for batch in batches(start, size, options["delay"], options["hang"], options["slow"])
         )
         state = fit(make_step(options), state, from_data(placed), start=start, stop=stop, hooks=hooks)
         digest = checksums(state)

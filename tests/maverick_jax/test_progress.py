@@ -37,3 +37,10 @@ def test_work_that_is_not_shown_says_nothing(capsys):
     with Working("compiling", shown=False):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_lines_of_a_job_have_the_number_of_their_process(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_number", "")
+    progress.number_lines(3)
+    progress.say("compiled")
+    assert capsys.readouterr().err == "[3] compiled\n"

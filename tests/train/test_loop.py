@@ -299,7 +299,7 @@ def test_dropping_lines_is_atomic_and_keeps_a_good_file(tmp_path):
 
 @pytest.mark.parametrize("key", [{"tensorboard": True}, {"wandb": "project"}])
 def test_a_sink_that_is_not_installed_is_one_clear_error(key, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.metrics_writer.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("train.sinks.base.importlib.util.find_spec", lambda name: None)
     name = next(iter(key))
     with pytest.raises(InputError, match=rf"logging.{name} is set, but .* pip install 'maverick-jax\[{name}\]'"):
         MetricsWriter(tmp_path / "run", LoggingConfig(**key))

@@ -16,6 +16,7 @@ from jax._src.distributed import global_state  # its key-value store has no publ
 
 from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import InputError, MaverickError, PeerFailed
+from maverick_jax.progress import number_lines
 from maverick_jax.settings.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
 
 
 def _number_lines(process_id: int) -> None:
-    """Log lines get the number of their process; only process 0 says what is no warning."""
+    """Log lines and those of progress get the number of their process; only process 0 says what is no warning."""
+    number_lines(process_id)
 
     def numbered(record: logging.LogRecord) -> bool:
         if not hasattr(record, "process_id"):

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -82,7 +83,7 @@ class EnergyMeter:
             self.source, self._measure = "RAPL", Rapl(counters, clock).watts
         elif stated is not None:
             self.source = "the data sheet"
-        self._kwh = 0.0
+        self._kwh, self._lock = 0.0, threading.Lock()
         self._since, self._asked = clock(), -self.SECONDS
 
     def measure(self) -> None:
@@ -91,7 +92,7 @@ class EnergyMeter:
             return
         self._asked = self._clock()
         if (watts := self._measure()) is not None:
-            self._add()
+            self._add()  # what came before, at the power of before
             self._watts = watts
 
     def kwh(self) -> float | None:
@@ -104,10 +105,11 @@ class EnergyMeter:
         return {} if (kwh := self.kwh()) is None else {"kwh": round(kwh, 9)}
 
     def _add(self) -> None:
-        now = self._clock()
-        if self._watts is not None:
-            self._kwh += self._watts * (now - self._since) / JOULES_PER_KWH
-        self._since = now
+        with self._lock:
+            now = self._clock()
+            if self._watts is not None:
+                self._kwh += self._watts * (now - self._since) / JOULES_PER_KWH
+            self._since = now
 
     def _measured_gpus(self) -> float | None:
         """Watts of all GPUs of the job: the mean of those of this host that the job may use, times their number."""

@@ -105,7 +105,7 @@ def test_text_of_a_run_never_becomes_markup(run, tmp_path, where):
 
 def test_a_run_that_has_just_started_has_a_report(run):
     text = report(run(config="run:\n  steps: 1_000\n")).read_text()
-    assert "No metrics yet" in text and "Nothing to draw yet" in text and "No times recorded yet" in text
+    assert "No metrics yet" in text and "Nothing to draw yet" in text and "the run has no goodput.jsonl" in text
     assert "svg" not in Page(text).tags
 
 

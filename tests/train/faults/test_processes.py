@@ -1,5 +1,6 @@
 """Two processes of four devices over loopback: they share checkpoints, stop at the same step and exit with codes."""
 
+import json
 import logging
 import logging.handlers
 import os
@@ -69,6 +70,14 @@ def test_a_run_moves_between_one_process_and_two(tmp_path):
     store = CheckpointStore(moved / "checkpoints", read_only=True)
     assert store.steps() == [16, 20, 24] and store.set_aside() == ["16.corrupt-1"]
     assert [store.verify(step) for step in store.steps()] == [[], [], []]
+
+
+def test_a_slow_process_is_named(tmp_path):
+    assert finish_all(start_two(tmp_path, stop=12, every=100, slow=1)) == [0, 0], (tmp_path / "log-0").read_text()
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    named = [line["slowest_rank"] for line in lines if "slowest_rank" in line]
+    assert named and set(named) == {1}
+    assert "process 1 is slow: it takes 0.3" in (tmp_path / "log-0").read_text()
 
 
 def test_sigterm_to_one_stops_both_at_one_saved_step(tmp_path):
