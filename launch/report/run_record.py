@@ -45,7 +45,7 @@ class RunRecord:
     config: TextFile
     environment: TextFile
     sample: TextFile
-    goodput: Goodput = Goodput((), (), None)
+    goodput: Goodput = dataclasses.field(default_factory=lambda: Goodput((), (), None))
     """Where its wall time went."""
 
     @property

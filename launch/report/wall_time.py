@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from launch.report.plots import STYLE, svg
 from launch.report.summary import duration
-from train.goodput.ledger import CLASSES, Attempt, Goodput, Span, TimeClass
+from train.goodput.ledger import CLASSES, Attempt, Goodput, TimeSpan, TimeClass
 
 WORDS: dict[TimeClass, tuple[str, str]] = {
     "init": ("start-up", "imports, data, first weights"),
@@ -127,7 +127,7 @@ def timeline_svg(found: Goodput) -> str:
         return svg(figure, "time-", {color: f"--{name}" for name, color in COLORS.items()})
 
 
-def binned(spans: Sequence[Span], edges: np.ndarray) -> dict[TimeClass, np.ndarray]:
+def binned(spans: Sequence[TimeSpan], edges: np.ndarray) -> dict[TimeClass, np.ndarray]:
     """The part of each bin [edges[i], edges[i+1]] that is of each class, float64[bins]."""
     found = {name: np.zeros(len(edges) - 1) for name in CLASSES}
     for span in spans:

@@ -31,7 +31,7 @@ _FAR = 2**53
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class TimeSpan:
     """Consecutive seconds of one class, from `begin` to `end`, counted from the first start of the run."""
 
     begin: float
@@ -63,7 +63,7 @@ class Attempt:
 class Goodput:
     """Where the wall time of a run went."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[TimeSpan, ...]
     attempts: tuple[Attempt, ...]
     kwh: float | None
     """Energy of the devices that was measured or estimated while they ran; None: unknown."""
@@ -101,7 +101,7 @@ def goodput_of(lines: Iterable[dict[str, Any]]) -> Goodput:
     """Of the lines of a record, in order, with that of the open interval at the end."""
     processes = _processes(lines)
     lost = iter(_lost_shares(processes))
-    spans: list[Span] = []
+    spans: list[TimeSpan] = []
     attempts: list[Attempt] = []
     origin = None  # wall time at which `spans` begins, as this process's clock has it
     for process in processes:
@@ -109,7 +109,7 @@ def goodput_of(lines: Iterable[dict[str, Any]]) -> Goodput:
         origin = process.began if origin is None else origin
         idle = max(0.0, process.began - origin - here)
         if idle:
-            spans.append(Span(here, here + idle, "idle"))
+            spans.append(TimeSpan(here, here + idle, "idle"))
         origin = process.began - here - idle  # later than before if the clock was set back
         for part in process.intervals:
             _add(spans, part, next(lost), origin)
@@ -175,21 +175,21 @@ def _interval(process: str, line: dict[str, Any], until: float) -> _Interval | N
     return _Interval(process, name, begin, end, *steps, min(max(wait, 0.0), end - begin))
 
 
-def _add(spans: list[Span], part: _Interval, lost_share: float, origin: float) -> None:
+def _add(spans: list[TimeSpan], part: _Interval, lost_share: float, origin: float) -> None:
     """Adds an interval, of whose updates `lost_share` were done again; before it, as `idle`, what no line tells of."""
     begin, end = part.begin - origin, part.end - origin
     here = spans[-1].end if spans else 0.0
     if begin > here + 1e-6:
-        spans.append(Span(here, begin, "idle"))
+        spans.append(TimeSpan(here, begin, "idle"))
         here = begin
     if part.name != "step":
-        spans.append(Span(here, end, part.name))  # type: ignore[arg-type]
+        spans.append(TimeSpan(here, end, part.name))  # type: ignore[arg-type]
         return
     waited = min(here + part.data_wait, end)
     lost = end - (end - waited) * lost_share
     for name, until in (("data_wait", waited), ("step", lost), ("lost_work", end)):
         if until > here:
-            spans.append(Span(here, until, name))  # type: ignore[arg-type]
+            spans.append(TimeSpan(here, until, name))  # type: ignore[arg-type]
             here = until
 
 

@@ -8,7 +8,7 @@ import pytest
 from launch.report.page import report
 from launch.report.wall_time import binned, class_rows, energy, start_rows, summary, timeline_svg
 from tests.train.goodput.test_ledger import begun
-from train.goodput.ledger import CLASSES, Span, goodput_of
+from train.goodput.ledger import CLASSES, TimeSpan, goodput_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_energy_of_all_starts_with_the_factors_of_the_config(lines):
 
 
 def test_bins_have_the_parts_of_each_class():
-    spans = [Span(0, 1.5, "init"), Span(1.5, 2, "step"), Span(2, 10, "idle")]
+    spans = [TimeSpan(0, 1.5, "init"), TimeSpan(1.5, 2, "step"), TimeSpan(2, 10, "idle")]
     parts = binned(spans, np.array([0.0, 1, 2, 4, 10]))
     assert parts["init"].tolist() == [1, 0.5, 0, 0] and parts["step"].tolist() == [0, 0.5, 0, 0]
     assert sum(parts[name] for name in CLASSES).tolist() == [1, 1, 1, 1]
