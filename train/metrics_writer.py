@@ -21,7 +21,7 @@ from maverick_jax.files import write_atomically
 from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.section import Section
 from train.goodput.energy import EnergyConfig
-from train.sinks import About, AnySink, OpenSink, SinkConfig, TensorBoard, WeightsAndBiases
+from train.sinks import About, AnySink, OpenSink, ProjectName, SinkConfig, TensorBoard, WeightsAndBiases
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class LoggingConfig(Section):
     """Steps between two training lines in metrics.jsonl. The last step always has one."""
     tensorboard: bool = False
     """Also writes event files to `tensorboard/` (requires the extra `tensorboard`): short for a sink of this kind."""
-    wandb: str | None = None
+    wandb: ProjectName | None = None
     """Project of Weights & Biases to which metrics are sent too (requires the extra `wandb`): short for a sink of this
     kind. null: none."""
     sinks: dict[str, AnySink] = {}

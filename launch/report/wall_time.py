@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from launch.report.plots import STYLE, svg
 from launch.report.summary import duration
-from train.goodput.ledger import CLASSES, Attempt, Goodput, TimeSpan, TimeClass
+from train.goodput.ledger import CLASSES, Attempt, Goodput, TimeClass, TimeSpan
 
 WORDS: dict[TimeClass, tuple[str, str]] = {
     "init": ("start-up", "imports, data, first weights"),

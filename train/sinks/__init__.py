@@ -3,12 +3,22 @@
 from typing import Annotated
 
 from maverick_jax.settings.kinds import Kinds
-from train.sinks.base import About, OpenSink, SinkConfig
+from train.sinks.base import About, OpenSink, ProjectName, SinkConfig
 from train.sinks.tensorboard import TensorBoard
 from train.sinks.trackio import Trackio
 from train.sinks.wandb import WeightsAndBiases
 
-__all__ = ["SINKS", "About", "AnySink", "OpenSink", "SinkConfig", "TensorBoard", "Trackio", "WeightsAndBiases"]
+__all__ = [
+    "SINKS",
+    "About",
+    "AnySink",
+    "OpenSink",
+    "ProjectName",
+    "SinkConfig",
+    "TensorBoard",
+    "Trackio",
+    "WeightsAndBiases",
+]
 
 SINKS = Kinds("sink", SinkConfig)
 for _kind in (TensorBoard, WeightsAndBiases, Trackio):

@@ -3,10 +3,15 @@
 import dataclasses
 import importlib.util
 import pathlib
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import Field
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section
+
+ProjectName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:@]+$")]
+"""A name in a service, which it logs and stores: no URL."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from train.sinks.base import About, OpenSink, SinkConfig
+from train.sinks.base import About, OpenSink, ProjectName, SinkConfig
 
 
 class Trackio(SinkConfig):
@@ -11,7 +11,7 @@ class Trackio(SinkConfig):
     package: ClassVar[str] = "trackio"
     extra: ClassVar[str] = "trackio"
     kind: Literal["trackio"] = "trackio"
-    project: str
+    project: ProjectName
     """The project that the run belongs to."""
 
     def open(self, about: About) -> OpenSink:

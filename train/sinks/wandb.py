@@ -3,7 +3,7 @@
 import os
 from typing import ClassVar, Literal
 
-from train.sinks.base import About, OpenSink, SinkConfig
+from train.sinks.base import About, OpenSink, ProjectName, SinkConfig
 
 
 class WeightsAndBiases(SinkConfig):
@@ -13,9 +13,9 @@ class WeightsAndBiases(SinkConfig):
     package: ClassVar[str] = "wandb"
     extra: ClassVar[str] = "wandb"
     kind: Literal["wandb"] = "wandb"
-    project: str
+    project: ProjectName
     """The project that the run belongs to."""
-    entity: str | None = None
+    entity: ProjectName | None = None
     """The user or team that the project belongs to. null: that of the key."""
     mode: Literal["online", "offline", "disabled"] | None = None
     """`offline` writes to `wandb/` of the run directory, for `wandb sync`. null: what the environment variable

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import types
 
+import pydantic
 import pytest
 
 from maverick_jax.errors import InputError
@@ -88,6 +89,14 @@ def test_a_run_online_is_resumed_under_its_name(package, tmp_path, monkeypatch):
     write(tmp_path, LoggingConfig(wandb="p"))
     ((_, init),) = found.of("init")
     assert (init["id"], init["resume"]) == ("run", "allow")
+
+
+@pytest.mark.parametrize("name", ["https://u:secret@host", "a/b", ""])
+def test_a_project_is_a_name(name):
+    """The packages log and store it."""
+    for key in ({"wandb": name}, {"sinks": {"w": WeightsAndBiases.model_construct(project=name).model_dump()}}):
+        with pytest.raises(pydantic.ValidationError):
+            LoggingConfig(**key)
 
 
 def test_trackio_gets_numbers(package, tmp_path):
