@@ -1,11 +1,13 @@
 """Canary secrets in the environment, in URLs and in overrides of a real run are in none of its files and lines."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from launch.cli import main
-from tests.helpers.small_run import log_of
+from tests.helpers.small_run import PATIENCE, log_of
 
 CANARIES = {
     "environment": "C4nary-env-1f9a77",
@@ -76,21 +78,30 @@ def test_no_file_and_no_line_of_a_run_has_a_secret(leaky):
     assert "example.org" in (folder / "run" / "config.yaml").read_text()
 
 
-def test_plan_and_config_show_have_no_secret(leaky, monkeypatch, capsys):
+SHOWN = """
+import sys
+from launch.cli import main
+
+words, saved = sys.argv[1:-1], sys.argv[-1]
+for verb in (["plan"], ["plan", "--json"], ["config", "show"], ["config", "show", "--json"]):
+    assert main([*verb, *words]) == 0
+    print("----")
+assert main(["config", "show", saved]) == 78
+"""
+
+
+def test_plan_and_config_show_have_no_secret_and_a_saved_config_says_that_it_lacks_one(leaky, runs):
+    """In a process of their own, because the plugin stays where it is imported."""
     folder, words = leaky
-    monkeypatch.setenv("SERVICE_API_KEY", CANARIES["environment"])
-    monkeypatch.syspath_prepend(str(folder))
-    for verb in (["plan"], ["plan", "--json"], ["config", "show"], ["config", "show", "--json"]):
-        assert main([*verb, *words, "run.hardware=h200", "mesh.data=1"]) == 0
-        said = capsys.readouterr()
-        assert len(said.out) > 100 and found_in(said.out + said.err) == []
-
-
-def test_the_saved_config_says_that_it_lacks_a_secret(leaky, monkeypatch, capsys):
-    folder, _ = leaky
-    monkeypatch.syspath_prepend(str(folder))
-    assert main(["config", "show", str(folder / "run" / "config.yaml")]) == 78
-    assert "logging.sinks.mine.address: holds [redacted] in the place of a secret" in capsys.readouterr().err
+    path = f"{runs.environment()['PYTHONPATH']}:{folder}"
+    environment = runs.environment(SERVICE_API_KEY=CANARIES["environment"], PYTHONPATH=path)
+    arguments = [*words, "run.hardware=h200", "mesh.data=1", folder / "run" / "config.yaml"]
+    command = [sys.executable, "-c", SHOWN, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert [len(text) > 100 for text in done.stdout.split("----")] == [True] * 4 + [False]
+    assert found_in(done.stdout + done.stderr) == []
+    assert "logging.sinks.mine.address: holds [redacted] in the place of a secret" in done.stderr
 
 
 def test_metrics_have_no_secret(tmp_path, monkeypatch):
