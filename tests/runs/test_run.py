@@ -26,7 +26,7 @@ from train.flops import flops_of_run
 
 TRAINING_FIELDS = {
     *("step", "loss", "tokens", "tokens_per_second", "step_seconds", "learning_rate", "grad_norm", "mfu"),
-    *("router_load_max", "router_entropy", "router_idle", "router_balance", "skipped"),
+    *("router_load_max", "router_entropy", "router_idle", "router_balance", "skipped", "goodput", "energy_kwh"),
 }
 EIGHT_DEVICES = ["optimizer.accumulation_steps=1"]  # one sequence per device of this process
 EVALUATION_FIELDS = {"step", "eval_loss", "eval_tokens", "eval_seconds"}

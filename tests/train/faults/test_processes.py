@@ -77,7 +77,7 @@ def test_a_slow_process_is_named(tmp_path):
     lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     named = [line["slowest_rank"] for line in lines if "slowest_rank" in line]
     assert named and set(named) == {1}
-    assert "process 1 is slow: it takes 0.3" in (tmp_path / "log-0").read_text()
+    assert "process 1 is slow: it takes " in (tmp_path / "log-0").read_text()
 
 
 def test_sigterm_to_one_stops_both_at_one_saved_step(tmp_path):
