@@ -48,6 +48,12 @@ def data(config: RunConfig, feed: Feed) -> None:
     )
 
 
+def energy(source: str, count: int) -> None:
+    """Says where the power of the job's devices is known from; nothing where it is unknown."""
+    if source:
+        log.info("energy: power of %s from %s", _count(count, "device"), source)
+
+
 def start(config: RunConfig, step: int, skipped: int) -> None:
     """Says from which step the run goes on, and what is another than when it was last started. `skipped`: updates of
     the `step` attempted ones that were refused."""

@@ -10,7 +10,7 @@ from maverick_jax.accounting.devices import device_of
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.target import Target, traced_kind, traced_platform
-from train import hooks
+from train import announce, hooks
 from train.config import RunConfig
 from train.config_files import public
 from train.faults.non_finite import NonFiniteBudget
@@ -76,6 +76,7 @@ def _of_wall_time(
         energy, device_of(traced_kind()), platform=traced_platform(), count=Target.local().count,
         alone=jax.process_count() == 1,
     )  # fmt: skip
+    announce.energy(meter.source, Target.local().count)
     clock.beside, clock.each_beat = meter.line, meter.measure
     pace = [Pace(clock, every=every)] if jax.process_count() > 1 else []
 

@@ -129,10 +129,10 @@ def timeline_svg(found: Goodput) -> str:
 
 def binned(spans: Sequence[TimeSpan], edges: np.ndarray) -> dict[TimeClass, np.ndarray]:
     """The part of each bin [edges[i], edges[i+1]] that is of each class, float64[bins]."""
-    found = {name: np.zeros(len(edges) - 1) for name in CLASSES}
+    found: dict[TimeClass, np.ndarray] = {name: np.zeros(len(edges) - 1) for name in CLASSES}
     for span in spans:
         first = max(0, int(np.searchsorted(edges, span.begin, "right")) - 1)
         last = min(len(edges) - 1, int(np.searchsorted(edges, span.end, "left")))
         inside = np.minimum(edges[first + 1 : last + 1], span.end) - np.maximum(edges[first:last], span.begin)
         found[span.name][first:last] += np.maximum(inside, 0.0)
-    return {name: seconds / np.diff(edges) for name, seconds in found.items()}
+    return {name: found[name] / np.diff(edges) for name in CLASSES}

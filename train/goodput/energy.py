@@ -71,8 +71,8 @@ class EnergyMeter:
         """device: None: none of `accounting.devices`. count: devices of the job. alone: whether it is one process."""
         self._clock, self._count = clock, count
         self._measure: Callable[[], float | None] | None = None
-        self.source = "unknown"
-        """Where the power is known from."""
+        self.source = ""
+        """Where the power is known from; empty: it is unknown."""
         stated = config.stated_watts(device)
         self._watts = None if stated is None else stated * count
         if config.device_watts is not None:

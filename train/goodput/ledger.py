@@ -170,9 +170,10 @@ def _interval(process: str, line: dict[str, Any], until: float) -> _Interval | N
     if name != "step":
         return _Interval(process, name, begin, end)
     steps, wait = line.get("steps"), _number(line.get("data_wait")) or 0.0
-    if not (isinstance(steps, list) and len(steps) == 2 and all(type(n) is int and 0 <= n < _FAR for n in steps)):
-        steps = [1, 0]
-    return _Interval(process, name, begin, end, *steps, min(max(wait, 0.0), end - begin))
+    first, last = 1, 0
+    if isinstance(steps, list) and len(steps) == 2 and all(type(n) is int and 0 <= n < _FAR for n in steps):
+        first, last = steps
+    return _Interval(process, name, begin, end, first, last, min(max(wait, 0.0), end - begin))
 
 
 def _add(spans: list[TimeSpan], part: _Interval, lost_share: float, origin: float) -> None:
