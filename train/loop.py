@@ -70,13 +70,14 @@ def fit(step: Callable, state, batches: BatchSource, *, start: int, stop: int, h
 
 def _run(step, state, batches: BatchSource, start: int, stop: int, hooks: Sequence[Hook], clock: Timeline):
     delivery = _Delivery(hooks, clock)
+    clock.is_idle = delivery.is_done
     for number in range(start + 1, stop + 1):
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            since = time.perf_counter()
+            clock.fetching = since = time.perf_counter()
             batch = batches(number, state)
             if batch is None:
                 raise RuntimeError(f"the data ended before update {number} of {stop}")
-            ready = time.perf_counter()
+            ready, clock.fetching = time.perf_counter(), None
             if delivery.is_done():
                 clock.waited(ready - since)
             state, metrics = step(state, batch)

@@ -28,6 +28,11 @@ COLORS: dict[TimeClass, str] = {
     "restore": "#79c396", "evaluation": "#d9870c", "lost_work": "#b3271f", "idle": "#a8a8a9",
 }  # fmt: skip
 """Colors of the plot, which the page replaces by its own (`--init` and so on)."""
+ENDS = {
+    "done": "complete", "Preempted": "stopped as asked", "KeyboardInterrupt": "interrupted", "Watchdog": "hung",
+    "PeerFailed": "another process failed", None: "killed, or still running",
+}  # fmt: skip
+"""Words for the reasons why a process ended; other errors keep their names."""
 MAX_BARS, MAX_STARTS = 160, 50
 Rows = list[tuple[str, ...]]
 
@@ -80,9 +85,7 @@ def _updates(attempt: Attempt) -> str:
 
 
 def _end(attempt: Attempt) -> str:
-    return {"done": "complete", "Preempted": "stopped as asked, saved", None: "killed, or still running"}.get(
-        attempt.reason, attempt.reason or ""
-    )
+    return ENDS.get(attempt.reason, attempt.reason or "")
 
 
 def energy(found: Goodput, config: dict[str, Any]) -> str:

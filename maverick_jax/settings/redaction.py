@@ -33,6 +33,8 @@ _KEYS = {
     "master",
 }
 """Words that make `key` a secret."""
+_ENDINGS = ("_PWD", "_PASS", "_KEY", "_KEY_ID")
+"""More endings of names of secrets, in the environment."""
 _NO_TOKENS = {
     *(
         "bos",
@@ -89,7 +91,7 @@ def is_secret_name(name: str) -> bool:
 def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The values of environment variables with names of secrets, the longest first. None: of this process."""
     environment = os.environ if environment is None else environment
-    found = {value for name, value in environment.items() if is_secret_name(name) or name.endswith(("_PWD", "_PASS"))}
+    found = {value for name, value in environment.items() if is_secret_name(name) or name.endswith(_ENDINGS)}
     return tuple(sorted((v for v in found if len(v) >= _LEAST and not _PLAIN.fullmatch(v)), key=len, reverse=True))
 
 

@@ -96,7 +96,8 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
 
     size, stop, config = options["size"], options["stop"], LoggingConfig(every=2)
     mesh = make_mesh({"data": jax.device_count()})
-    with jax.set_mesh(mesh), timeline.timed():
+    with jax.set_mesh(mesh), timeline.timed() as clock:
+        clock.record_to(run_dir)
         specs = {"exact": P("data"), "float": P(None, "data"), "step": P(), "skipped": P()}
         shape = {"exact": (size, size), "float": (size, size), "step": (), "skipped": ()}
         dtype = {"exact": jnp.uint32, "float": jnp.float32, "step": jnp.int32, "skipped": jnp.int32}
@@ -107,7 +108,7 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
         writer = MetricsWriter(run_dir, config, step=start)
         checkpoint = Checkpoint(store, lambda step, state: (state, {"data": "toy"}), last_step=stop)
         evaluate = jax.jit(lambda state: {"eval_loss": jnp.sum(state["exact"] >> 3, dtype=jnp.uint32)})
-        pace = [Pace(timeline.current(), every=config.every)] if options["slow"] >= 0 else []
+        pace = [Pace(clock, every=config.every)] if options["slow"] >= 0 else []
         beside = [hook.line for hook in pace]
         hooks = [
             *pace,

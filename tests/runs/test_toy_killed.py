@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.helpers.small_run import TIMINGS, finish, wait_for
+from train.goodput.ledger import read_goodput
 
 TOY = pathlib.Path(__file__).parents[1] / "helpers" / "toy_run.py"
 
@@ -90,6 +91,8 @@ def test_a_hang_is_ended_by_the_watchdog_with_its_stacks(tmp_path):
     stacks = (tmp_path / "stacks-0.txt").read_text()
     assert "process 0 made no progress for" in stacks
     assert "in batches" in stacks and "in fit" in stacks
+    goodput = read_goodput(tmp_path)
+    assert goodput.attempts[-1].reason == "Watchdog" and goodput.seconds["data_wait"] > 0.5
 
 
 def test_refused_updates_exit_79_and_damage_beyond_repair_81(tmp_path):

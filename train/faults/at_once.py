@@ -19,6 +19,8 @@ from maverick_jax.errors import INTERRUPTED, Preempted
 
 ENDINGS = {signal.SIGINT: (INTERRUPTED, "interrupted"), signal.SIGTERM: (Preempted.exit_code, "stopped as asked")}
 """Exit code and message of each signal."""
+REASONS = {INTERRUPTED: KeyboardInterrupt.__name__, Preempted.exit_code: Preempted.__name__}
+"""What the record of wall time says of each exit code."""
 SHOW_CURSOR = "\x1b[?25h"
 _ACTION_BYTES = 1024
 """More than the size of C's `struct sigaction` anywhere."""
@@ -56,6 +58,8 @@ def leave_now(code: int, message: str) -> NoReturn:
     if processes := sys.modules.get("multiprocessing"):
         for child in processes.active_children():
             child.terminate()
+    if timeline := sys.modules.get("train.goodput.timeline"):  # loaded if a run may be recorded
+        timeline.leaving(REASONS.get(code, f"exit {code}"))
     if lease := sys.modules.get("maverick_jax.checkpoint.lease"):  # loaded if a run directory may be held
         lease.release_all()
     logging.shutdown()

@@ -18,6 +18,7 @@ from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import InputError, MaverickError, PeerFailed
 from maverick_jax.progress import number_lines
 from maverick_jax.settings.redaction import redact
+from train.goodput import timeline
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +268,7 @@ class _PeerMonitor(threading.Thread):
     def _exit(self, reason: str) -> NoReturn:
         log.error("%s; %s", reason, _restart())
         logging.shutdown()
+        timeline.leaving(PeerFailed.__name__)
         release_all()
         os._exit(PeerFailed.exit_code)
 

@@ -11,6 +11,7 @@ import jax
 
 from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.progress import duration
+from train.goodput import timeline
 from train.loop import Hook
 
 EXIT_CODE = 77
@@ -62,5 +63,6 @@ class Watchdog(Hook):
             faulthandler.dump_traceback(file=file, all_threads=True)
         os.write(_STDERR, message.encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+        timeline.leaving("Watchdog")
         release_all()
         os._exit(EXIT_CODE)

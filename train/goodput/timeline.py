@@ -51,6 +51,10 @@ class Timeline:
         """Called at each sign of life, in a thread of its own; may take long."""
         self.blocked = 0.0
         """Seconds of updates in which this process waited for devices or for other processes."""
+        self.fetching: float | None = None
+        """When the process began to fetch a batch (`time.perf_counter`); None: it has the batch."""
+        self.is_idle: Callable[[], bool] = lambda: False
+        """Whether the devices have nothing to do."""
         self._lock = threading.RLock()
         self._phase: Phase = "init"
         self._since, self._steps, self._data_wait = self.began, (0, 0), 0.0
@@ -102,10 +106,10 @@ class Timeline:
         first, last = self._steps
         found = {"process": self.process, "class": self._phase, "from": self._since, "to": round(self.now(), 3)}
         if self._phase == "step":
-            found |= {
-                "steps": [first + 1, last],
-                "data_wait": round(min(self._data_wait, found["to"] - self._since), 3),
-            }
+            wait = self._data_wait
+            if (since := self.fetching) is not None and self.is_idle():  # it may hang, and never return
+                wait += time.perf_counter() - since
+            found |= {"steps": [first + 1, last], "data_wait": round(min(wait, found["to"] - self._since), 3)}
         return found | self.beside()
 
     def seconds(self) -> dict[str, float]:
@@ -130,15 +134,22 @@ class Timeline:
             self._append()
         threading.Thread(target=self._beat_until_over, name="goodput", daemon=True).start()
 
-    def end(self, reason: str) -> None:
-        """The process is done with the run."""
-        with self._lock:
+    def end(self, reason: str, patience: float = -1) -> None:
+        """The process is done with the run. patience: longest time to wait for a thread that hangs while it writes."""
+        if not self._lock.acquire(timeout=patience):
+            return
+        try:
+            if self._over.is_set():
+                return
             self._close_interval()
             self._append()
             if self._folder is not None and self._is_ours():
                 self._write([{"end": self.process, "time": self._since, "reason": reason}])
-                (self._folder / ALIVE).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self._folder / ALIVE).unlink(missing_ok=True)
             self._over.set()
+        finally:
+            self._lock.release()
 
     def _settle(self) -> None:
         """Moves the open interval of a process that was killed to the record, whose last line ends."""
@@ -205,6 +216,12 @@ _running: list[Timeline] = []
 def current() -> Timeline:
     """The timeline of the run that this process trains; outside a run, one that nobody reads."""
     return _running[-1] if _running else Timeline()
+
+
+def leaving(reason: str) -> None:
+    """Ends every timeline, of a process that is about to end without its ordinary way out."""
+    for found in reversed(_running):
+        found.end(reason, patience=1.0)
 
 
 def phase(name: Phase):

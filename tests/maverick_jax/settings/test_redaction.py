@@ -97,7 +97,7 @@ def test_values_of_the_environment_are_hidden_everywhere(monkeypatch):
 
 def test_common_words_and_short_values_of_the_environment_stay():
     """Or a config with `kind: pretrain` would be unreadable where a password is `pretrain`."""
-    environment = {"A_PASSWORD": "pretrain", "B_TOKEN": "1", "C_SECRET": "true", "PATH": "/bin", "D_TOKEN": CANARY}
+    environment = {"A_PASSWORD": "pretrain", "B_TOKEN": "1", "C_SECRET": "true", "PATH": "/bin", "D_KEY": CANARY}
     assert secret_values(environment) == (CANARY,)
 
 

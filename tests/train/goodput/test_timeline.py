@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 
@@ -133,6 +134,41 @@ def test_the_reason_of_an_error_is_recorded(tmp_path):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert read_goodput(tmp_path).attempts[0].reason == "ZeroDivisionError"
+
+
+def test_a_process_that_leaves_at_once_says_why(tmp_path):
+    with timeline.timed() as line:
+        line.record_to(tmp_path)
+        timeline.leaving("Watchdog")
+    (attempt,) = read_goodput(tmp_path).attempts
+    assert attempt.reason == "Watchdog"
+
+
+def test_a_process_leaves_although_a_thread_hangs_while_it_writes():
+    line, holds, over = Timeline(), threading.Event(), threading.Event()
+
+    def hang():
+        with line._lock:
+            holds.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    holds.wait(60)
+    line.end("Watchdog", patience=0.01)
+    over.set()
+    thread.join()
+    assert not line._over.is_set()
+
+
+def test_a_loader_that_hangs_is_waited_for_while_it_hangs(clock):
+    line = Timeline(None, clock)
+    with line.phase("step"):
+        clock.time += 5
+        line.fetching, line.is_idle = time.perf_counter() - 3, lambda: False
+        assert line.seconds()["data_wait"] == 0
+        line.is_idle = lambda: True
+        assert 3 <= line.seconds()["data_wait"] <= 5
 
 
 def test_a_full_disk_does_not_end_the_run(clock, tmp_path, monkeypatch):
