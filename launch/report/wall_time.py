@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from launch.report.plots import STYLE, svg
 from launch.report.summary import duration
+from train.goodput.energy import EnergyConfig
 from train.goodput.ledger import CLASSES, Attempt, Goodput, TimeClass, TimeSpan
 
 WORDS: dict[TimeClass, tuple[str, str]] = {
@@ -90,8 +91,6 @@ def _end(attempt: Attempt) -> str:
 
 def energy(found: Goodput, config: dict[str, Any]) -> str:
     """Energy and CO2 in a sentence; empty if the energy is unknown."""
-    from train.goodput.energy import EnergyConfig
-
     section = config.get("logging.energy")
     try:
         factors = EnergyConfig.model_validate(section if isinstance(section, dict) else {})
