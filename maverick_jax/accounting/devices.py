@@ -26,7 +26,7 @@ class Device:
     """A kind of accelerator, from its vendor's data sheet."""
 
     memory_gb: float
-    """10^9 bytes; of a TPU, those that its compiler lets a program use (15.75, 95.74 and 31.25 GiB)."""
+    """10^9 bytes; of a TPU v5p or v6e, those that its compiler lets a program use (95.74 and 31.25 GiB)."""
     peak_flops: float
     """Dense bfloat16 FLOP/s."""
     kinds: tuple[str, ...]
@@ -114,7 +114,7 @@ DEVICES: dict[str, Device] = {
     "h100": Device(80, 989.4e12, ("h100",), 3.35e12, 450e9, 50e9, 8, watts=700),
     "h200": Device(141, 989.4e12, ("h200",), 4.8e12, 450e9, 50e9, 8, watts=700),
     "b200": Device(180, 2250e12, ("b200",), 7.7e12, 900e9, 50e9, 8, watts=1000),
-    "v5e": Device(16.9, 197e12, ("tpu v5 lite", "tpu v5e"), 0.819e12, 90e9, 3e9, 0, 32e9),
+    "v5e": Device(16, 197e12, ("tpu v5 lite", "tpu v5e"), 0.819e12, 90e9, 3e9, 0, 32e9),
     "v5p": Device(102.8, 459e12, ("tpu v5",), 2.765e12, 180e9, 6e9, 0, 32e9),
     "v6e": Device(33.5, 918e12, ("tpu v6",), 1.64e12, 180e9, 6e9, 0, 32e9),
 }
