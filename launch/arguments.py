@@ -78,6 +78,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number")
+    return int(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not found or int(found[1]) >= int(found[2]):
@@ -193,3 +199,33 @@ def report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=400, metavar="N", help="with --prompt: maximum number of new tokens"
     )
+
+
+def launch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", choices=["local", "slurm", "kubernetes", "gke", "skypilot"],
+                        help="local, slurm, kubernetes, gke (Kubernetes with GKE's selectors) or skypilot")  # fmt: skip
+    run(parser)
+    start = "start it: local runs it here, slurm calls sbatch, kubernetes kubectl, skypilot sky"
+    parser.add_argument("--submit", action="store_true", help=start)
+    parser.add_argument("--out", metavar="DIR", help="folder to write the job to (default: print it)")
+    parser.add_argument("--run-dir", metavar="DIR", help="the run's directory: run.dir, on a disk that all nodes share")
+    what = "what a node has: h100, h200, b200, gpu; or all of it, such as h200:64x8, v5p:8x8x8 or 2*v6e:16x16"
+    parser.add_argument("--accelerator", metavar="NAME", help=f"{what} (default: run.hardware)")
+    parser.add_argument("--nodes", type=_count, metavar="N", help="machines (default: as many as the mesh needs, or 1)")
+    parser.add_argument("--devices-per-node", type=_count, metavar="N", help="accelerators per machine (default: 8)")
+    parser.add_argument(
+        "--processes", type=_count, metavar="N", help="local, slurm: processes per machine (default: 1)"
+    )
+    more = "maximum number of restarts (default: 50)"
+    parser.add_argument("--restart", action="store_true", help="local: start it, and again after codes 75, 76 and 77")
+    parser.add_argument("--max-restarts", type=_natural, metavar="N", help=more)
+    parser.add_argument("--image", metavar="IMAGE", help="container image with this package")
+    parser.add_argument("--venv", metavar="DIR", help="local, slurm: virtual environment with this package")
+    parser.add_argument("--partition", metavar="NAME", help="slurm: partition")
+    parser.add_argument("--account", metavar="NAME", help="slurm: account")
+    parser.add_argument("--time", metavar="TIME", help="slurm: time limit, such as 24:00:00")
+    parser.add_argument("--exclude", metavar="NODES", help="slurm, kubernetes: nodes not to use, separated by commas")
+    parser.add_argument("--namespace", metavar="NAME", help="kubernetes: namespace (default: the current one)")
+    parser.add_argument("--queue", metavar="NAME", help="kubernetes: Kueue's local queue")
+    parser.add_argument("--claim", metavar="NAME", help="kubernetes: volume claim that holds runs and data "
+                        "(default: maverick)")  # fmt: skip

@@ -211,6 +211,13 @@ def _doctor(args: argparse.Namespace) -> None:
     require_healthy(found)
 
 
+def _launch(args: argparse.Namespace) -> Any:
+    from launch.clusters.launch import launch, show
+
+    found = launch(args)
+    return found if args.json else show(found)
+
+
 def _report(args: argparse.Namespace) -> Any:
     from launch.report.page import report
 
@@ -239,22 +246,17 @@ VERBS = {
     "chat": Verb("chat with a model in the terminal", arguments.chat, _chat),
     "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
+    "launch": Verb("render or start a job: on this machine, SLURM, Kubernetes, SkyPilot", arguments.launch, _launch),
     "report": Verb("write one HTML report about a run", arguments.report, _report),
 }
 
 
 def _instead(name: str) -> str:
     """What to use in place of `name`, which others have as a verb; an empty string for any other name."""
-    from importlib.resources import files
-
     if name == "serve":
         return (
             "export the model with `maverick export RUN OUT --dialect meta_pythonic`, then serve it: `vllm serve OUT`"
         )
-    if name == "launch":
-        scripts = files("launch") / "clusters"
-        here = f"`bash {scripts / 'local.sh'} N maverick train CONFIG` starts N processes on this machine"
-        return f"{here}, `sbatch {scripts / 'slurm.sbatch'} CONFIG` one per node"
     return ""
 
 

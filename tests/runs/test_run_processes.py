@@ -7,7 +7,6 @@ import pytest
 
 from tests.helpers.small_run import (
     PATIENCE,
-    REPOSITORY,
     Place,
     checksums,
     cut_back,
@@ -109,8 +108,7 @@ def test_a_run_on_trajectories_resumes_from_four_processes_on_two(runs, tmp_path
 
 def test_the_local_launcher_trains_and_returns_error_codes(on_one, runs, tmp_path):
     def launch(*overrides) -> tuple[int, str]:
-        script = REPOSITORY / "launch" / "clusters" / "local.sh"
-        command = [script, "2", sys.executable, "-m", "launch.cli", "train", runs.config]
+        command = [sys.executable, "-m", "launch.cli", "launch", "local", runs.config, "--processes", "2", "--submit"]
         words = [f"run.dir={tmp_path}/run", *MESHES["mixed"], *OPTIONS, *overrides]
         done = subprocess.run(
             [*command, *words],
@@ -120,7 +118,7 @@ def test_the_local_launcher_trains_and_returns_error_codes(on_one, runs, tmp_pat
             text=True,
             timeout=PATIENCE,
         )
-        return done.returncode, done.stderr
+        return done.returncode, done.stdout + done.stderr
 
     code, said = launch()
     assert code == 0, said

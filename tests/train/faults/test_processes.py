@@ -4,8 +4,6 @@ import json
 import logging
 import logging.handlers
 import os
-import pathlib
-import re
 import signal
 import socket
 import subprocess
@@ -20,8 +18,6 @@ from tests.helpers.small_run import PATIENCE, finish, wait_for
 from tests.maverick_jax.checkpoint.test_store import largest, truncate
 from tests.runs.test_toy_killed import TOY, records, result, start
 from train.faults import processes
-
-LAUNCH = pathlib.Path(__file__).parents[3] / "launch" / "clusters"
 
 
 def start_two(run_dir, **options) -> list[subprocess.Popen]:
@@ -58,8 +54,7 @@ def wait_for_lines(process, run_dir, count: int) -> None:
 def test_a_run_moves_between_one_process_and_two(tmp_path):
     moved, whole = tmp_path / "moved", tmp_path / "whole"
     assert finish(start(whole, devices=8, stop=24)) == 0
-    done = run_script(LAUNCH / "local.sh", 2, sys.executable, TOY, moved, "devices=4", "stop=8")
-    assert done.returncode == 0, done.stderr
+    assert finish_all(start_two(moved, stop=8)) == [0, 0], (moved / "log-0").read_text()
     assert finish(start(moved, devices=8, stop=16)) == 0
     assert result(moved)["resumed_from"] == 8
     truncate(largest(moved / "checkpoints" / "16", "arrays"))
@@ -198,99 +193,3 @@ def test_a_restart_begins_at_the_newest_checkpoint(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     processes.resumes_from(tmp_path)
     assert processes._restart() == "start the job again: it resumes from step 100"
-
-
-# ---- launchers -------------------------------------------------------------------------------------------------------
-
-
-def run_script(*command, **environment) -> subprocess.CompletedProcess:
-    full = {k: v for k, v in os.environ.items() if not k.startswith(("MAVERICK", "SLURM"))} | environment
-    return subprocess.run([str(word) for word in command], env=full, capture_output=True, text=True, timeout=PATIENCE)
-
-
-@pytest.mark.parametrize(
-    ("by_process", "code"), [("0 0", 0), ("75 75", 75), ("78 134", 78), ("137 76", 76), ("76 1", 1), ("79 76", 79)]
-)
-def test_the_local_launcher_combines_exit_codes(by_process, code):
-    command = "codes=($0); [[ $MAVERICK_COORDINATOR = 127.0.0.1:* ]] || exit 9; exit ${codes[$MAVERICK_PROCESS_ID]}"
-    done = run_script(LAUNCH / "local.sh", 2, "bash", "-c", command, by_process)
-    assert done.returncode == code, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("by_process", "said"),
-    [
-        ("137 134", ["process 0 was killed (signal 9)", "process 1 aborted, as after the death of another process"]),
-        ("76 143", ["process 1 was killed (signal 15); the same command resumes the run"]),
-        ("76 75", []),
-    ],
-)
-def test_the_local_launcher_says_which_process_a_signal_ended(by_process, said):
-    command = "codes=($0); exit ${codes[$MAVERICK_PROCESS_ID]}"
-    done = run_script(LAUNCH / "local.sh", 2, "bash", "-c", command, by_process)
-    assert done.returncode == 76
-    assert all(line in done.stderr for line in said)
-    assert len(done.stderr.splitlines()) == len(said)
-
-
-def test_the_local_launcher_forwards_a_signal_and_waits():
-    command = "trap 'sleep 0.3; exit 75' TERM; echo up; while :; do sleep 0.05; done"
-    process = subprocess.Popen([LAUNCH / "local.sh", "2", "bash", "-c", command], stdout=subprocess.PIPE, text=True)
-    assert [process.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 75
-    process.stdout.close()
-
-
-@pytest.mark.parametrize(
-    ("code", "restarts", "requeued", "leaves"),
-    [
-        (0, 0, False, 0),
-        (75, 0, True, 75),
-        (134, 3, True, 76),
-        (77, 2, True, 77),
-        (76, 5, False, 76),
-        (78, 0, False, 78),
-    ],
-)
-def test_the_slurm_script_requeues_after_restartable_exit_codes(code, restarts, requeued, leaves, tmp_path):
-    fake = {
-        "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
-        "scontrol": f'[[ $1 = requeue ]] && echo "$2" > {tmp_path}/requeued || printf "n1\nn2\n"',
-        "maverick": f'[[ "$*" = "train c.yaml a=1" && $MAVERICK_COORDINATOR = n1:[23]* ]] && exit {code}; exit 9',
-    }
-    for name, body in fake.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    done = run_script(
-        "bash", LAUNCH / "slurm.sbatch", "c.yaml", "a=1", PATH=f"{tmp_path}:{os.environ['PATH']}", MAX_RESTARTS="5",
-        SLURM_JOB_NODELIST="n[1-2]", SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts),
-    )  # fmt: skip
-    assert done.returncode == leaves, done.stderr
-    assert (tmp_path / "requeued").exists() == requeued
-
-
-@pytest.mark.parametrize(
-    ("given", "coordinator"),
-    [
-        ({}, r"10\.0\.0\.7:(2\d|3[01])\d{3}"),
-        ({"MAVERICK_HEAD_ADDRESS": "192.168.1.7"}, r"192\.168\.1\.7:(2\d|3[01])\d{3}"),
-        ({"MAVERICK_PORT": "12355"}, r"10\.0\.0\.7:12355"),
-    ],
-)
-def test_the_slurm_script_gives_the_coordinator_one_address_and_a_drawn_port(given, coordinator, tmp_path):
-    fake = {
-        "srun": 'while [[ $1 = -* ]]; do shift; done; exec "$@"',
-        "scontrol": '[[ "$*" = "show node n1" ]] && printf "NodeName=n1\\n   NodeAddr=10.0.0.7 X=y\\n" || echo n1',
-        "maverick": f'echo "$MAVERICK_COORDINATOR" >> {tmp_path}/coordinators',
-    }
-    for name, body in fake.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    for _ in range(3):
-        path = f"{tmp_path}:{os.environ['PATH']}"
-        done = run_script("bash", LAUNCH / "slurm.sbatch", "c", PATH=path, SLURM_JOB_NODELIST="n1", **given)
-        assert done.returncode == 0, done.stderr
-    found = (tmp_path / "coordinators").read_text().split()
-    assert all(re.fullmatch(coordinator, one) for one in found)
-    assert len(set(found)) > 1 or "MAVERICK_PORT" in given
