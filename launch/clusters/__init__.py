@@ -1,1 +1,1 @@
-"""`maverick launch`: jobs for this machine, SLURM, Kubernetes and SkyPilot, as files that a person can read and change."""
+"""`maverick launch`: jobs for this machine, SLURM, Kubernetes and SkyPilot, as files to read and change."""

@@ -1,4 +1,4 @@
-"""The environment variables that launchers set, from `environment.yaml`: flags of XLA, NCCL and libtpu, with reasons."""
+"""The environment variables that launchers set: flags of XLA, NCCL and libtpu, with reasons, in `environment.yaml`."""
 
 import dataclasses
 import functools

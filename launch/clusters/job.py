@@ -1,16 +1,18 @@
-"""What a launcher is asked for: a run, the machines it gets, and the options of its cluster, checked before rendering."""
+"""What a launcher is asked for, checked before it renders: a run, its machines, and the options of a cluster."""
 
 import argparse
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
 from launch.clusters import rendering
 from maverick_jax.accounting import topologies
+from maverick_jax.accounting.devices import Hardware
 from maverick_jax.errors import InputError
 from maverick_jax.settings import shipped, strict_yaml
 from maverick_jax.settings.section import did_you_mean
+from maverick_jax.settings.strict_yaml import Location
 from train.config import RunConfig, check_against_mesh
 from train.config_files import read_config, resolved
 
@@ -32,11 +34,12 @@ OPTIONS = {
 }
 """The targets that take each option; those that are not here are taken by all."""
 ANY_GPU = "gpu"
+GPUS = (*(kind for kind in get_args(Hardware) if kind not in topologies.TPUS), ANY_GPU)
 CHIPS_PER_HOST = 4
 """Of a TPU slice of several hosts."""
 _FORMS = {
-    "partition": r"[A-Za-z0-9_.,+-]+",
-    "account": r"[A-Za-z0-9_.@+-]+",
+    "partition": r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*",
+    "account": r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*",
     "time": r"\d{1,6}|\d{1,6}:\d{2}|\d{1,4}:\d{2}:\d{2}|\d{1,3}-\d{1,2}(:\d{2}){0,2}",
     "exclude": r"[A-Za-z0-9]([A-Za-z0-9_.,\[\]-]*[A-Za-z0-9\]])?",
     "namespace": r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
@@ -134,7 +137,7 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
     """The job that a command line asks for. Raises InputError for a config that is wrong, for options that the target
     does not take, and for machines that do not fit the config's mesh."""
     target = "kubernetes" if args.target == "gke" else args.target
-    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) not in (None, False)}
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None and value is not False}
     given |= {} if args.max_restarts is None else {"max_restarts": args.max_restarts}
     for name, value in given.items():
         takers = OPTIONS.get(name, (target,))
@@ -144,7 +147,7 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
             raise InputError(f"{_flag(name)} {value!r}: expected the form {_FORMS[name]}")
     if "image" in given and "venv" in given:
         raise InputError("--image and --venv: give one; the image has its own packages")
-    overrides = (*args.overrides, *([f"run.dir={args.run_dir}"] if args.run_dir else []))
+    overrides = (*args.overrides, *([in_directory(args.run_dir)] if args.run_dir else []))
     run = read_config(args.config, overrides)
     kind, slices, shape, count = _accelerator(given.pop("accelerator", None) or run.run.hardware, args.target)
     job = ClusterJob(
@@ -156,9 +159,16 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
     return job
 
 
+def in_directory(path: str) -> str:
+    """The override that sets the run's directory. A path that YAML would read otherwise is quoted."""
+    key = "run.dir"
+    read = strict_yaml.parse_value(path, Location("command line"), key)
+    return f"{key}={path}" if not read.problems and read.data == path else f"{key}={rendering.scalar(path)}"
+
+
 def _accelerator(name: str | None, target: str) -> tuple[str | None, int, tuple[int, ...], tuple[int, int] | None]:
     """(kind, slices, shape of a TPU slice, (nodes, devices per node) if the name says them)."""
-    if name is None or name in (*topologies.GPUS, ANY_GPU):
+    if name is None or name in GPUS:
         return name, 1, (), None
     if ":" in name:
         slices, kind, shape = topologies.parse(name)
@@ -167,7 +177,7 @@ def _accelerator(name: str | None, target: str) -> tuple[str | None, int, tuple[
         chips = math.prod(shape)
         per_host = min(chips, CHIPS_PER_HOST)
         return kind, slices, shape, (slices * chips // per_host, per_host)
-    kinds = (ANY_GPU, *topologies.GPUS, *topologies.TPUS)
+    kinds = (*GPUS, *topologies.TPUS)
     if name in topologies.TPUS:
         raise InputError(f"--accelerator {name}: give the shape of the slice too, such as {name}:4x4"
                          f"{'x4' if topologies.TPUS[name] == 3 else ''}")  # fmt: skip

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from launch.clusters import exit_codes
 from launch.clusters.environment import flags_of, reasons, variables
-from launch.clusters.job import ClusterJob
+from launch.clusters.job import ClusterJob, in_directory
 from launch.clusters.rendering import comment, fill, scalar, template
 from maverick_jax.accounting import topologies
 from maverick_jax.errors import InputError
@@ -80,7 +80,7 @@ def with_run_dir(job: ClusterJob) -> ClusterJob:
                          f"the run; give --run-dir {MOUNT}/{job.run.run.name}")  # fmt: skip
     path = f"{MOUNT}/{job.run.run.name if job.run.run.dir is None else directory}"
     run = job.run.model_copy(update={"run": job.run.run.model_copy(update={"dir": path})})
-    return dataclasses.replace(job, run=run, overrides=(*job.overrides, f"run.dir={path}"))
+    return dataclasses.replace(job, run=run, overrides=(*job.overrides, in_directory(path)))
 
 
 def _config_map(job: ClusterJob) -> str:
@@ -122,8 +122,8 @@ def _node_selector(job: ClusterJob) -> str:
         )
     if job.gke and job.platform == "cuda":
         if job.accelerator not in GKE_GPUS:
-            raise InputError(f"maverick launch gke: --accelerator {job.accelerator} does not say which GPU; expected one "
-                             f"of {', '.join(GKE_GPUS)}")  # fmt: skip
+            raise InputError(f"maverick launch gke: --accelerator {job.accelerator} does not say which GPU; expected "
+                             f"one of {', '.join(GKE_GPUS)}")  # fmt: skip
         return f"nodeSelector:\n  cloud.google.com/gke-accelerator: {GKE_GPUS[job.accelerator]}"
     return ""
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import IO
 
+from launch.clusters import exit_codes
 from launch.clusters.environment import exports, variables
 from launch.clusters.job import ClusterJob
 from launch.clusters.rendering import comment, fill, shell, template
@@ -17,13 +18,12 @@ SUFFIX = ".sh"
 def render(job: ClusterJob) -> str:
     """A script that starts the job."""
     restarts, patience = Restarts(), Patience()
-    rule = (
-        f"After exit codes 75, 76 and 77 the job is started again, at most {job.max_restarts} times, after a delay that "
-        f"doubles while there is no progress; {restarts.crash_loop} starts in a row without progress end it. No other "
-        "code leads to a restart."
-        if job.options.get("restart")
-        else "The job is started once; --restart would start it again after exit codes 75, 76 and 77."
-    )
+    codes = " and ".join(map(str, exit_codes.RESTART)).replace(" and ", ", ", len(exit_codes.RESTART) - 2)
+    rule = f"The job is started once; --restart would start it again after exit codes {codes}."
+    if job.options.get("restart"):
+        rule = f"""After exit codes {codes} the job is started again, at most {job.max_restarts} times, after a delay that
+            doubles while there is no progress; {restarts.crash_loop} starts in a row without progress end it. No other
+            code leads to a restart."""
     venv = job.options.get("venv")
     options = {**job.given, "venv": None}
     words = [*job.arguments, *job.flags(options), "--submit"]

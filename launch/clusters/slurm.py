@@ -61,7 +61,7 @@ def _task_setup(job: ClusterJob) -> str:
     if job.platform == "cuda" and job.devices_per_node and job.processes > 1:
         each = job.devices_per_node // job.processes
         lines += [
-            f"first=$((SLURM_LOCALID * {each})) # the process's own GPUs",
+            f"first=$((SLURM_LOCALID * {each})) # GPUs of this process",
             f'CUDA_VISIBLE_DEVICES=$(seq -s, "$first" "$((first + {each - 1}))")',
             "export CUDA_VISIBLE_DEVICES",
         ]

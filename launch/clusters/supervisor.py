@@ -234,8 +234,8 @@ class Decision:
         where = f"step {self.reached}" if self.reached >= 0 else "its first step"
         if self.in_vain >= self.restarts.crash_loop:
             return (
-                f"crash loop: {self.in_vain} starts in a row ended without progress, neither checkpoints nor metrics in "
-                f"{self.run_dir} went past {where}. Look at what the processes said, then start it again"
+                f"crash loop: {self.in_vain} starts in a row ended without progress: neither checkpoints nor metrics "
+                f"in {self.run_dir} went past {where}. Look at what the processes said, then start it again"
             )
         if self.made >= self.restarts.budget:
             return f"the maximum of {self.restarts.budget} restarts is reached; the same command goes on from {where}"

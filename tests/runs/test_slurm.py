@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.helpers import one_node_slurm
-from tests.helpers.small_run import REPOSITORY, lines, losses, store, wait_for
+from tests.helpers.small_run import REPOSITORY, lines, losses, store
 
 pytestmark = [
     pytest.mark.slow,
