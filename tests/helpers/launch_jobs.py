@@ -21,7 +21,7 @@ CASES = {
     "kubernetes_h200.yaml": "kubernetes pretrain_maverick_h200x512 --namespace training --queue lab --exclude bad-node",
     "gke_h200.yaml": "gke sft_maverick_lora_h200x8 --image registry.example/maverick:1 --claim disk",
     "gke_v5p.yaml": "gke pretrain_maverick_v5p_8x8x8 --accelerator v5p:8x8x8",
-    "gke_two_slices.yaml": "gke pretrain_tiny mesh.fsdp=8 --accelerator 2*v6e:2x4",
+    "gke_two_slices.yaml": "gke pretrain_tiny data.batch_size=16 --accelerator 2*v6e:2x4",
     "skypilot_h200.yaml": "skypilot pretrain_maverick_h200x512",
     "skypilot_cpu.yaml": "skypilot pretrain_tiny --nodes 2 --image registry.example/maverick:1",
 }
