@@ -13,9 +13,10 @@ TORCHVISION := torchvision==0.28.0
 COMPILERS := .cache/compilers
 COMPILERS_LOCK := .ci/compilers.lock
 PIP_COMPILERS := $(subst $(BIN),$(COMPILERS)/bin,$(PIP)) --constraint $(COMPILERS_LOCK)
+LAUNCHERS := .cache/launchers
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow compiled fuzz mutations lint format schema docs bench lock newest clean
+.PHONY: demo test slow compiled launchers fuzz mutations lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -31,6 +32,13 @@ slow: .venv/oracles
 # packages beside it JAX would look for a GPU in every other test.
 compiled: $(COMPILERS)/installed
 	$(COMPILERS)/bin/python -m pytest -m 'compilers and not slow' $$(grep -rl --include='test_*.py' 'mark\.compilers' tests)
+
+# Rendered jobs for real: in a SLURM of one node (Debian: slurmctld slurmd slurm-client munge; skipped where they are not
+# installed or the user is not root), and against the schemas of Kubernetes and SkyPilot, in an environment of their own.
+launchers: .venv/testing
+	test -x $(LAUNCHERS)/bin/python || $(PYTHON) -m venv $(LAUNCHERS)
+	$(LAUNCHERS)/bin/python -m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 skypilot==0.14.1
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow -rs tests/runs/test_launchers.py tests/runs/test_slurm.py
 
 # What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing

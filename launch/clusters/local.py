@@ -21,9 +21,9 @@ def render(job: ClusterJob) -> str:
     codes = " and ".join(map(str, exit_codes.RESTART)).replace(" and ", ", ", len(exit_codes.RESTART) - 2)
     rule = f"The job is started once; --restart would start it again after exit codes {codes}."
     if job.options.get("restart"):
-        rule = f"""After exit codes {codes} the job is started again, at most {job.max_restarts} times, after a
-            delay that doubles while there is no progress; {restarts.crash_loop} starts in a row without progress end it. No other
-            code leads to a restart."""
+        rule = f"""After exit codes {codes} the job is started again, at most {job.max_restarts} times, after a delay
+            that doubles while there is no progress; {restarts.crash_loop} starts in a row without progress end it. No
+            other code leads to a restart."""
     venv = job.options.get("venv")
     options = {**job.given, "venv": None}
     words = [*job.arguments, *job.flags(options), "--submit"]

@@ -1,4 +1,7 @@
-"""A SLURM of one node on loopback, for tests that submit jobs: munged, slurmctld and slurmd with files of their own."""
+"""A SLURM of one node on loopback, for tests that submit jobs: munged, slurmctld and slurmd with files of their own.
+
+A second node is declared and down, so that a job which may not use the first one waits.
+"""
 
 import contextlib
 import os
@@ -37,6 +40,7 @@ SelectType=select/linear
 MpiDefault=none
 ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName=absent NodeAddr=127.0.0.1 Port=9 CPUs={cpus} State=DOWN Reason="takes jobs that wait"
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LOST, FINISHED = "lost another", "finished"
 """Last heartbeat of a process that ends because another one is dead, and of one that ends in order."""
+EVERYWHERE = ("", "*", "0.0.0.0", "::", "[::]")
+"""Hosts that mean all interfaces of a machine."""
 _monitor: "_PeerMonitor | None" = None
 _checkpoints: pathlib.Path | None = None
 
@@ -56,6 +58,9 @@ def initialize_from_environment(*, peer_timeout: float = 60.0) -> None:
             f"MAVERICK_COORDINATOR={coordinator} with process {process_id} of {num_processes}: expected host:port and "
             "a process number below the number of processes"
         )
+    if coordinator.rpartition(":")[0] in EVERYWHERE:
+        raise InputError(f"MAVERICK_COORDINATOR={coordinator}: the coordinator has no password and would listen on "
+                         "every interface; give the address of process 0 that the other processes use")  # fmt: skip
     if num_processes == 1:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -14,12 +14,13 @@ from tests.helpers.small_run import PATIENCE
 from train.config_files import read_config
 
 PROGRAMS = {
-    "srun": 'while [[ $1 = -* ]]; do echo "$1" >> "$LOG.srun"; shift; done; SLURMD_NODENAME=n2 SLURM_LOCALID=1 "$@"; exit $?',
+    "srun": 'while [[ $1 = -* ]]; do echo "$1" >> "$LOG.srun"; shift; done; '
+    'SLURMD_NODENAME=n2 SLURM_LOCALID=1 "$@"; exit $?',
     "scontrol": 'case "$*" in "show hostnames"*) printf "n1\\nn2\\n" ;; '
     '"show node n1") printf "NodeName=n1\\n   NodeAddr=10.0.0.7 X=y\\n" ;; *) echo "$@" >> "$LOG.scontrol" ;; esac',
     "sbatch": 'echo "MAVERICK_RESTARTS=$MAVERICK_RESTARTS $@" >> "$LOG.sbatch"',
-    "maverick": 'printf "%s\\0" "$@" > "$LOG.arguments"; echo "$MAVERICK_COORDINATOR $CUDA_VISIBLE_DEVICES" >> "$LOG.maverick";'
-    " exit ${CODE:-0}",
+    "maverick": 'printf "%s\\0" "$@" > "$LOG.arguments"; '
+    'echo "$MAVERICK_COORDINATOR $CUDA_VISIBLE_DEVICES" >> "$LOG.maverick"; exit ${CODE:-0}',
 }
 
 

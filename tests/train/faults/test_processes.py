@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.errors import InputError
 from tests.helpers.small_run import PATIENCE, finish, wait_for
 from tests.maverick_jax.checkpoint.test_store import largest, truncate
 from tests.runs.test_toy_killed import TOY, records, result, start
@@ -114,6 +115,15 @@ def test_a_dead_peer_leads_to_exit_76(number, dies, tmp_path):
 def kill(process):
     process.kill()
     return process
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "*"])
+def test_a_coordinator_that_would_listen_everywhere_is_refused(host, monkeypatch):
+    variables = {"COORDINATOR": f"{host}:123", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"MAVERICK_{name}", value)
+    with pytest.raises(InputError, match="would listen on every interface"):
+        processes.initialize_from_environment()
 
 
 def test_lines_have_the_number_of_their_process(monkeypatch):
