@@ -55,7 +55,6 @@ def render(job: ClusterJob) -> str:
         num_processes=str(job.nodes),
         never="; ".join(f"{code}: {why}" for code, why in exit_codes.NEVER.items()),
         restart=scalar(restart),
-        pod_metadata="",
         node_selector=_node_selector(job),
         affinity=_affinity(job),
         tolerations=_tolerations(job),

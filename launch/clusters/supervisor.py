@@ -210,7 +210,7 @@ def progress(run_dir: pathlib.Path) -> int:
 
 
 @dataclasses.dataclass
-class Decision:
+class RestartRule:
     """After each start: how long to wait for the next one, or why there is none."""
 
     restarts: Restarts
@@ -258,7 +258,7 @@ def supervise(
     environment: more environment variables of a process, by its number.
     restarts: None: the job is started once.
     """
-    decision = None if restarts is None else Decision(restarts, run_dir)
+    rule = None if restarts is None else RestartRule(restarts, run_dir)
     with _forwarding() as forward:
         while True:
             job = LocalJob(command, count, environment, out or sys.stdout)
@@ -270,14 +270,14 @@ def supervise(
             finally:
                 forward.to = None
                 job.kill()
-            if code == 0 or decision is None or forward.got:
+            if code == 0 or rule is None or forward.got:
                 return code
-            found = decision.after(code)
+            found = rule.after(code)
             if isinstance(found, str):
                 log.error("the job ended with exit code %d (%s): %s", code, reason(code), found)
                 return code
             log.warning("the job ended with exit code %d (%s); restart %d of %d in %.0f s", code, reason(code),
-                        decision.made, decision.restarts.budget, found)  # fmt: skip
+                        rule.made, rule.restarts.budget, found)  # fmt: skip
             if forward.waits(found):
                 return code
 

@@ -1,5 +1,6 @@
 """`maverick launch local --restart` trains for real: a killed process, a restart, and who listens meanwhile."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -24,7 +25,8 @@ def listeners(pid: int) -> list[str]:
     """Local addresses, as the kernel writes them, on which a process listens."""
     links = [os.readlink(path) for path in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
     mine = {link[8:-1] for link in links if link.startswith("socket:")}
-    rows = [row.split() for name in ("tcp", "tcp6") for row in pathlib.Path(f"/proc/{pid}/net/{name}").open()][1:]
+    tables = [pathlib.Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table]
     return [row[1].partition(":")[0] for row in rows if row[3] == LISTEN and row[9] in mine]
 
 
@@ -33,10 +35,11 @@ def test_a_killed_process_leads_to_a_restart_that_finishes(runs, tmp_path):
     run_dir, steps = tmp_path / "run", 60
     words = [f"run.steps={steps}", "run.eval_every=0", "mesh.fsdp=4", "optimizer.accumulation_steps=1"]
     command = ["launch", "local", runs.config, *words, "--run-dir", str(run_dir), "--processes", "2", "--restart"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "launch.cli", *command], env=runs.environment(devices=4), cwd=runs.root,
-        stdout=(tmp_path / "out").open("w"), stderr=(tmp_path / "err").open("w"),
-    ) as process:  # fmt: skip
+    program = [sys.executable, "-m", "launch.cli", *command]
+    with contextlib.ExitStack() as stack:
+        out, err = (stack.enter_context((tmp_path / name).open("w")) for name in ("out", "err"))
+        process = subprocess.Popen(program, env=runs.environment(devices=4), cwd=runs.root, stdout=out, stderr=err)
+        stack.callback(process.kill)
         wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(losses(run_dir)) > 6, process)
         pids = children(process.pid)
         found = [address for pid in pids for address in listeners(pid)]

@@ -125,12 +125,12 @@ def test_progress_begins_the_count_of_failures_anew(tmp_path):
 
 
 def test_delays_double_without_progress(tmp_path):
-    from launch.clusters.supervisor import Decision
+    from launch.clusters.supervisor import RestartRule
 
-    decision = Decision(Restarts(crash_loop=9, first_delay=1.0, longest_delay=10.0), tmp_path)
-    assert [decision.after(76) for _ in range(5)] == [2.0, 4.0, 8.0, 10.0, 10.0]
+    rule = RestartRule(Restarts(crash_loop=9, first_delay=1.0, longest_delay=10.0), tmp_path)
+    assert [rule.after(76) for _ in range(5)] == [2.0, 4.0, 8.0, 10.0, 10.0]
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    assert decision.after(75) == 1.0
+    assert rule.after(75) == 1.0
 
 
 def test_progress_is_the_highest_step_of_checkpoints_and_metrics(tmp_path):
