@@ -94,7 +94,7 @@ def _config_map(job: ClusterJob) -> str:
         *([f"  namespace: {scalar(job.options['namespace'])}"] if "namespace" in job.options else []),
         "data:",
         "  config.yaml: |",
-        *(f"    {line}".rstrip() for line in job.config_text.splitlines()),
+        *(f"    {line}" for line in job.config_text.removesuffix("\n").split("\n")),
         "---",
     ]
     return "\n".join(lines)

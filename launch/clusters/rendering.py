@@ -27,15 +27,22 @@ def fill(text: str, **values: str) -> str:
     parts = []
     end = 0
     for line in _ALONE.finditer(text):
-        block = "".join(f"{line[1]}{one}".rstrip() + "\n" for one in values[line[2]].splitlines())
+        lines = values[line[2]].removesuffix("\n").split("\n") if values[line[2]] else []
+        block = "".join(f"{line[1]}{one}\n" if one else "\n" for one in lines)
         parts += [_PLACE.sub(lambda found: values[found[1]], text[end : line.start()]), block]
         end = line.end()
     return "".join([*parts, _PLACE.sub(lambda found: values[found[1]], text[end:])])
 
 
 def shell(words: Iterable[object]) -> str:
-    """Words as a shell reads them back, in one line."""
-    return shlex.join(str(word) for word in words)
+    """Words as bash reads them back, in one line without control characters."""
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in map(str, words))
+
+
+def _escaped(word: str) -> str:
+    """A word in bash's quotes with escapes."""
+    one = lambda c: "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
+    return "$'" + "".join(f"\\{c}" if c in "\\'" else c if c.isprintable() else one(c) for c in word) + "'"
 
 
 def scalar(value: object) -> str:

@@ -17,7 +17,7 @@ NAMES = {
     "b200": "B200",
 }
 """SkyPilot's names of accelerators."""
-CONFIG = "maverick-config.yaml"
+CONFIG, END = "maverick-config.yaml", "END_OF_CONFIG"
 
 
 def render(job: ClusterJob) -> str:
@@ -61,14 +61,5 @@ def _config(job: ClusterJob) -> str:
     """Lines that write the config, for machines that do not have the file."""
     if job.is_shipped:
         return ""
-    lines = shell([job.config_text]).splitlines()
-    return (
-        "\n".join(
-            [
-                "# The config with every default, as `maverick config show` prints it.",
-                f"printf %s {lines[0]}",
-                *lines[1:],
-            ]
-        )
-        + f" > {CONFIG}"
-    )
+    said = "# The config with every default, as `maverick config show` prints it."
+    return f"{said}\ncat > {CONFIG} <<'{END}'\n{job.config_text}{END}"

@@ -1,6 +1,6 @@
 """Templates are filled in without a value becoming syntax."""
 
-import shlex
+import subprocess
 
 import pytest
 import yaml
@@ -28,8 +28,15 @@ def test_a_place_without_a_value_and_a_value_without_a_place_are_errors():
 
 @pytest.mark.parametrize("word", HOSTILE)
 def test_quoted_values_are_read_back(word):
-    assert shlex.split(shell(["a", word])) == ["a", word]
     assert yaml.safe_load(f"key: {scalar(word)}\nlist: {scalar([word])}") == {"key": word, "list": [word]}
+
+
+@pytest.mark.parametrize("word", [*HOSTILE, "", "a\x85b\u2028'c\\", "\x1b[2J\t\r", "a\n", "\\'\n"])
+def test_bash_reads_quoted_words_back(word):
+    line = f"printf '%s\\0' {shell(['a', word])}"
+    assert line.isprintable()
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == ["a", word]
 
 
 @pytest.mark.parametrize("word", [*HOSTILE, "a\x85b", "a\u2028b", "a\rb", "\x1b[2J"])

@@ -73,5 +73,13 @@ def test_a_config_of_ones_own_travels_with_the_job(name, run, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("value", ["it's", "$(touch owned)", "a\n b: c", "<<name>>", "END_OF_CONFIG\n", "\u2028"])
+def test_hostile_values_reach_the_program_as_they_are(value, run, tmp_path):
+    said, code = run("pretrain_tiny", "--run-dir", f"/runs/{value}", "run.eval_every=\n 7")
+    assert (code, said[3]) == (0, "run.eval_every=\n 7")
+    assert str(read_config("pretrain_tiny", said[3:]).run.directory) == f"/runs/{value}"
+    assert not (tmp_path / "owned").exists()
+
+
 def test_addresses_are_those_between_the_nodes():
     assert not re.search(r"0\.0\.0\.0|\[::\]", rendered("skypilot", "pretrain_tiny"))
