@@ -58,7 +58,7 @@ def exports(platform: str) -> str:
         return ""
     lines = [f'export {name}="${{{name}:-{_inside(value)}}}"' for name, value in found.items()]
     head = "# A variable that is set where the job is submitted keeps that value."
-    return "\n".join([head, reasons(platform), *lines, ""])
+    return "\n".join([head, reasons(platform), *lines, "", ""])
 
 
 def _inside(value: str) -> str:

@@ -72,7 +72,7 @@ class ClusterJob:
     max_restarts: int
     gke: bool
     options: dict[str, Any]
-    """Options that are one cluster's, as the user gave them; those that were not given are absent."""
+    """Options as the user gave them; those that were not given are absent."""
 
     @property
     def platform(self) -> str:
@@ -104,7 +104,7 @@ class ClusterJob:
     def command(self) -> str:
         """The command that renders this job."""
         words = ["maverick", "launch", "gke" if self.gke else self.target, *self.arguments]
-        return rendering.shell([*words, *self.flags(self.given)])
+        return rendering.shell([*words, *self.flags(self.options)])
 
     @staticmethod
     def flags(options: dict[str, Any]) -> list[str]:
@@ -116,17 +116,6 @@ class ClusterJob:
             elif value is not None and value is not False:
                 words += [_flag(name), str(value)]
         return words
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Every option that says something, by name."""
-        return {"accelerator": self._accelerator_text(), **self.options}
-
-    def _accelerator_text(self) -> str | None:
-        if not self.shape:
-            return self.accelerator
-        slices = f"{self.slices}*" if self.slices > 1 else ""
-        return f"{slices}{self.accelerator}:{'x'.join(map(str, self.shape))}"
 
 
 def _flag(name: str) -> str:
@@ -149,7 +138,7 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
         raise InputError("--image and --venv: give one; the image has its own packages")
     overrides = (*args.overrides, *([in_directory(args.run_dir)] if args.run_dir else []))
     run = read_config(args.config, overrides)
-    kind, slices, shape, count = _accelerator(given.pop("accelerator", None) or run.run.hardware, args.target)
+    kind, slices, shape, count = _accelerator(given.get("accelerator") or run.run.hardware, args.target)
     job = ClusterJob(
         target=target, config=args.config, overrides=overrides, run=run, accelerator=kind, slices=slices, shape=shape,
         gke=args.target == "gke", options=given, max_restarts=50 if args.max_restarts is None else args.max_restarts,

@@ -35,6 +35,8 @@ def render(job: ClusterJob) -> str:
     job = with_run_dir(job)
     hosts = job.nodes // job.slices
     arguments = job.arguments if job.is_shipped else ("/etc/maverick/config.yaml",)
+    ends = [exit_codes.SUSPECTED_HARDWARE, *exit_codes.NEVER]
+    never = "; ".join(f"{code}: {exit_codes.reason(code)}" for code in sorted(ends))
     restart = sorted({*exit_codes.RESTART, *(128 + number for number in exit_codes.SIGNALS)})
     namespace, queue = job.options.get("namespace"), job.options.get("queue")
     image = job.options.get("image") or f"maverick-jax:{version('maverick-jax')}-{job.platform}"
@@ -53,7 +55,9 @@ def render(job: ClusterJob) -> str:
         slices=str(job.slices),
         hosts=str(hosts),
         num_processes=str(job.nodes),
-        never="; ".join(f"{code}: {why}" for code, why in exit_codes.NEVER.items()),
+        never=comment(
+            f"{never}. The log of {exit_codes.SUSPECTED_HARDWARE} names a host: leave it out with --exclude."
+        ),
         restart=scalar(restart),
         node_selector=_node_selector(job),
         affinity=_affinity(job),

@@ -25,7 +25,7 @@ def render(job: ClusterJob) -> str:
             that doubles while there is no progress; {restarts.crash_loop} starts in a row without progress end it. No
             other code leads to a restart."""
     venv = job.options.get("venv")
-    options = {**job.given, "venv": None}
+    options = {**job.options, "venv": None}
     words = [*job.arguments, *job.flags(options), "--submit"]
     return fill(
         template("local.sh"),

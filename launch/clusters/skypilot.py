@@ -28,6 +28,7 @@ def render(job: ClusterJob) -> str:
     job = with_run_dir(job)
     image = job.options.get("image")
     kind = NAMES[job.accelerator] if job.accelerator else None
+    codes = "; ".join(f"{code}, {exit_codes.reason(code)}" for code in exit_codes.RESTART)
     extra = "[gpu]" if job.platform == "cuda" else ""
     return fill(
         template("skypilot.yaml"),
@@ -38,7 +39,9 @@ def render(job: ClusterJob) -> str:
         nodes=str(job.nodes),
         accelerators=f"accelerators: {kind}:{job.devices_per_node}" if kind else "cpus: 4+",
         image=f"image_id: {scalar(f'docker:{image}')}" if image else "",
-        restart_reasons="; ".join(f"{code}, {exit_codes.reason(code)}" for code in exit_codes.RESTART),
+        recovery=comment(
+            f"A lost machine always leads to a recovery. These exit codes do too: {codes}. No other one does."
+        ),
         restart=scalar(list(exit_codes.RESTART)),
         mount=MOUNT,
         envs=_envs(job),

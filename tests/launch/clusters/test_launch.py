@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import stat
 
 import pytest
@@ -17,6 +18,13 @@ from tests.helpers.launch_jobs import CASES, GOLDEN, parsed, rendered
 def test_rendered_jobs_are_as_kept(name):
     """`python -m tests.helpers.launch_jobs` writes them again, after a change that was meant."""
     assert rendered(*CASES[name].split()) == (GOLDEN / name).read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_command_in_a_job_renders_it_again(name):
+    text = (GOLDEN / name).read_text()
+    command = text.partition("# Made by: ")[2].partition("\n#\n")[0].replace("\n#", "")
+    assert rendered(*shlex.split(command)[2:]) == text
 
 
 def test_no_job_listens_on_all_interfaces():
