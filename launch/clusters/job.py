@@ -136,6 +136,10 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
             raise InputError(f"{_flag(name)} {value!r}: expected the form {_FORMS[name]}")
     if "image" in given and "venv" in given:
         raise InputError("--image and --venv: give one; the image has its own packages")
+    if target == "local" and "max_restarts" in given and "restart" not in given:
+        raise InputError("--max-restarts: a job on this machine is started again only with --restart")
+    if target == "kubernetes" and "[" in given.get("exclude", ""):
+        raise InputError(f"--exclude {given['exclude']}: Kubernetes knows no ranges; give each node's name")
     overrides = (*args.overrides, *([in_directory(args.run_dir)] if args.run_dir else []))
     run = read_config(args.config, overrides)
     kind, slices, shape, count = _accelerator(given.get("accelerator") or run.run.hardware, args.target)

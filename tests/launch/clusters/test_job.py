@@ -46,6 +46,8 @@ def test_machines_follow_from_the_options_the_accelerator_and_the_mesh(words, ma
         ("slurm pretrain_tiny --queue q", "--queue is of kubernetes jobs only"),
         ("local pretrain_tiny --nodes 2", "--nodes is of slurm and kubernetes and skypilot jobs only"),
         ("gke pretrain_tiny --restart", "maverick launch gke: --restart is of local jobs only"),
+        ("local pretrain_tiny --max-restarts 3", "only with --restart"),
+        ("gke pretrain_tiny --exclude node[1-2]", "Kubernetes knows no ranges"),
         ("slurm pretrain_tiny --image a:1 --venv v", "give one"),
     ],
 )

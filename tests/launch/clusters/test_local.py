@@ -24,11 +24,11 @@ def venv(tmp_path):
 
 
 def test_the_script_starts_the_job(venv):
-    words = ["local", "pretrain_tiny", "--run-dir", "it's", "--processes", 2, "--max-restarts", 4, "--venv", venv]
+    words = ["local", "pretrain_tiny", "--run-dir", "it's", "--processes", 2, "--venv", venv]
     text = rendered(*words)
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=PATIENCE)
     asked = done.stdout.partition("|")[2].strip()
-    assert asked == "launch local pretrain_tiny run.dir=it's --processes 2 --max-restarts 4 --submit", done.stderr
+    assert asked == "launch local pretrain_tiny run.dir=it's --processes 2 --submit", done.stderr
 
 
 def test_processes_share_the_gpus_and_get_the_flags(venv, monkeypatch):
