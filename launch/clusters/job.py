@@ -164,7 +164,10 @@ def _accelerator(name: str | None, target: str) -> tuple[str | None, int, tuple[
     if name is None or name in GPUS:
         return name, 1, (), None
     if ":" in name:
-        slices, kind, shape = topologies.parse(name)
+        try:
+            slices, kind, shape = topologies.parse(name)
+        except InputError as error:
+            raise InputError(str(error).replace("--topology", "--accelerator", 1)) from None
         if kind in topologies.GPUS:
             return kind, 1, (), (slices * shape[0], shape[1])
         chips = math.prod(shape)

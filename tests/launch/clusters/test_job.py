@@ -38,7 +38,7 @@ def test_machines_follow_from_the_options_the_accelerator_and_the_mesh(words, ma
         ("slurm pretrain_tiny --accelerator h100:2x4 --nodes 3", "--nodes 3: --accelerator says 2 nodes"),
         ("slurm pretrain_tiny --accelerator h100:2x4 --devices-per-node 8", "--accelerator says 4"),
         ("slurm pretrain_tiny --accelerator h201", "did you mean h20"),
-        ("slurm pretrain_tiny --accelerator h201:8", "not a topology"),
+        ("slurm pretrain_tiny --accelerator h201:8", "--accelerator h201:8: not a topology"),
         ("slurm pretrain_tiny --accelerator h200 --processes 3", "does not divide the 8 devices"),
         ("slurm pretrain_tiny --accelerator v5p:2x2x2", "slices are launched with `maverick launch gke`"),
         ("skypilot pretrain_tiny --accelerator v5p:2x2x2", "slices are launched with `maverick launch gke`"),
