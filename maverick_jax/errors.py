@@ -65,7 +65,7 @@ class InputError(MaverickError):
 
 
 class NonFiniteBudgetSpent(MaverickError):
-    """Too many updates were skipped because the loss or the gradients were not finite."""
+    """Too many updates were skipped because the loss or the gradients were not finite or a spike."""
 
     exit_code = 79
 

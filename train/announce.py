@@ -88,7 +88,7 @@ def changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
         return {}
     here = public(config)
     found: dict[str, tuple[Any, Any]] = {}
-    for section in here.keys() - {"logging", "mesh", "checkpoint"}:
+    for section in (here.keys() & there.keys()) - {"logging", "mesh", "checkpoint"}:
         _compare(section, there.get(section), here[section], found)
     return {key: found[key] for key in sorted(found) if key not in ("run.dir", "run.hardware")}
 

@@ -15,6 +15,7 @@ from data.targets.format import layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.row_split import RowSplit
 from train.config import RunConfig
+from train.faults.rollback import NONE, Rollbacks
 from train.teachers.stored_targets import TargetsOf, open_targets
 
 
@@ -70,17 +71,24 @@ class Feed:
         return batch
 
     @contextlib.contextmanager
-    def batches(self, start: int, stop: int) -> Iterator[Iterator[dict[str, jax.Array]]]:
-        """The batches of steps [start, stop), each a dict of global arrays [A, B/A, ...], rows in the order of
-        `split`."""
+    def batches(self, start: int, stop: int, rollbacks: Rollbacks = NONE) -> Iterator[Iterator[dict[str, jax.Array]]]:
+        """The batches of the updates `start + 1` to `stop` after these roll-backs, each a dict of global arrays
+        [A, B/A, ...], rows in the order of `split`."""
         rows = placement.rows_of_process(self._sharding("tokens"), self.shape)
 
         def placed(local: Row) -> dict[str, jax.Array]:
             check_cells(local, self.split, self.config.model)
             return {name: self._place(name, x, rows) for name, x in chosen(local, self.fields).items()}
 
-        with self.train.batches(rows, self.config.data.batch_size, start, stop - start) as found:
-            yield (placed(local) for local in found)
+        with contextlib.ExitStack() as opened:
+
+            def found() -> Iterator[Row]:
+                for piece in rollbacks.pieces(start, stop):
+                    opened.close()
+                    batches = self.train.batches(rows, self.config.data.batch_size, piece.start, len(piece))
+                    yield from opened.enter_context(batches)
+
+            yield (placed(local) for local in found())
 
     def _place(self, name: str, local: np.ndarray, rows: list[int]) -> jax.Array:
         shape = self.shape[: 1 + len(FIELDS[name].axes)]

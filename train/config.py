@@ -16,6 +16,7 @@ from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.section import Section
 from maverick_jax.settings.strict_yaml import Location, Problem
 from maverick_jax.sharding import PIPELINE_AXIS, MeshConfig, ShardingRules, axes_tuple, size_of
+from train.faults.config import GuardConfig
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
 from train.optimizers import AdamW, OptimizerConfig
@@ -41,8 +42,8 @@ class RunSection(Section):
     eval_batches: Positive = 8
     """Batches per evaluation. Several held-out sources share them evenly; each has at least one."""
     skip_budget: Natural = 10
-    """Maximum number of updates skipped because the loss or gradient was not finite; one more ends the run (exit code
-    79)."""
+    """Maximum number of updates skipped because the loss or gradient was not finite or a spike; one more ends the run
+    (exit code 79)."""
     hardware: Hardware | None = None
     """The target device, such as `h200`, for which `maverick plan` plans. null: this machine's devices."""
 
@@ -89,6 +90,7 @@ class RunConfig(Section):
     objective: AnyObjective = Pretrain()
     trainable: TrainableConfig = TrainableConfig()
     optimizer: OptimizerConfig = AdamW()
+    guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
 

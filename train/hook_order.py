@@ -7,14 +7,15 @@ from typing import Any
 import jax
 
 from maverick_jax.accounting.devices import device_of
-from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.target import Target, traced_kind, traced_platform
 from train import announce, hooks
 from train.config import RunConfig
 from train.config_files import public
+from train.faults.bad_updates import REFUSED_SINCE, BadUpdates
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
+from train.faults.rollback import Rollbacks
 from train.faults.watchdog import Watchdog
 from train.goodput import timeline
 from train.goodput.energy import EnergyMeter
@@ -24,6 +25,7 @@ from train.goodput.prometheus import PrometheusFile
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
 from train.notices import Notices
+from train.restore import contents_of
 
 
 def hooks_of(
@@ -42,17 +44,21 @@ def hooks_of(
     preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
-    save = hooks.Checkpoint(store, lambda step, state: (names.flatten(state), metadata), last_step=run.steps)
     found, beside, prometheus = _of_wall_time(config, start)
     writer = MetricsWriter(
         run_dir, logging_config, step=start, require_held=store.require_held, public=public(config), beside=[prometheus]
     )
+    since = store.meta(start).get(REFUSED_SINCE) if start in store.steps() else None
+    rollbacks = Rollbacks.at(store, start)
+    bad = BadUpdates(writer, config.guard, batch_size=config.data.batch_size, rollbacks=rollbacks, since=since)
+    contents = lambda step, state: contents_of(state, metadata | bad.record())
+    save = hooks.Checkpoint(store, contents, last_step=run.steps)
     found += [_training_lines(config, writer, flops_per_token, beside), Notices(config.objective)]
     if logging_config.progress:
         found.append(
             hooks.ProgressBar(every=logging_config.every, start=start, stop=run.steps, tokens_per_step=_tokens(config))
         )
-    found.append(NonFiniteBudget(run.skip_budget))
+    found += [bad, NonFiniteBudget(run.skip_budget)]
     if logging_config.profile_start:
         first, steps = logging_config.profile_start, logging_config.profile_steps
         found.append(hooks.ProfilerTrace(run_dir / "profile", first=first, steps=steps))

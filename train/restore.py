@@ -18,6 +18,7 @@ from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.precision import for_platform
 from train.config import RunConfig
+from train.faults.spikes import SpikeGate, SpikesConfig
 from train.goodput import timeline
 from train.objectives.base import Head
 from train.optimizers.base import Optimizer
@@ -25,6 +26,9 @@ from train.state import TrainState, abstract_state, fresh_state, state_of
 from train.teachers.references import Found, heads_of
 
 log = logging.getLogger(__name__)
+
+SPIKES = "spikes"
+"""Key of the gate's values in the metadata of a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,8 @@ class StateParts:
 
     def state_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `state_with`."""
-        return {"optimizer": self.optimizer, "objective": self.config.objective, "heads": self.heads}
+        spikes = self.config.guard.spikes
+        return {"optimizer": self.optimizer, "objective": self.config.objective, "heads": self.heads, "spikes": spikes}
 
     def fresh(self) -> TrainState:
         return fresh_state(self.config.run.seed, **self.arguments())
@@ -58,10 +63,11 @@ def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> T
     """The newest checkpoint that passes verification, restored onto `mesh`, which may differ from the mesh that saved
     it; else a fresh state."""
     target = abstract_state(mesh, **parts.arguments())
+    bare = dataclasses.replace(target, gate=None)
     with timeline.phase("restore"):
-        found = store.restore(names.flatten(target))
+        found = store.restore(names.flatten(bare))
     if found is not None:
-        return names.unflatten(target, found[1])
+        return _with_gate(names.unflatten(bare, found[1]), target.gate, parts.config.guard.spikes, found[2])
     if (start := parts.config.model.start) is None:
         if frozen := parts.optimizer.selection.frozen(parts.config.model.network):
             log.warning(
@@ -72,6 +78,29 @@ def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> T
     seed = parts.config.run.seed
     state = state_of(initial_weights(target.model, start, seed), seed, **parts.state_arguments())
     return _with_first_adapters(parts, state)
+
+
+def contents_of(state: TrainState, metadata: dict[str, Any]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Arrays and metadata of a checkpoint, from which `restore_or_start` makes the state again."""
+    of_gate = {} if state.gate is None else {SPIKES: state.gate.record()}
+    return names.flatten(dataclasses.replace(state, gate=None)), metadata | of_gate
+
+
+def _with_gate(
+    state: TrainState, target: SpikeGate | None, config: SpikesConfig | None, meta: dict[str, Any]
+) -> TrainState:
+    """The state with the gate that `config` asks for, filled as far as the checkpoint's metadata tell."""
+    if target is None or config is None:
+        return state
+    recent, count = target.with_record(meta.get(SPIKES, {}))
+    threshold = np.asarray(config.threshold, np.float32)
+    gate = dataclasses.replace(
+        target,
+        recent=_placed(recent, target.recent),
+        count=_placed(count, target.count),
+        threshold=_placed(threshold, target.threshold),
+    )
+    return dataclasses.replace(state, gate=gate)
 
 
 def _with_first_adapters(parts: StateParts, state: TrainState) -> TrainState:
@@ -91,6 +120,6 @@ def _with_first_adapters(parts: StateParts, state: TrainState) -> TrainState:
     return dataclasses.replace(state, heads=names.unflatten(state.heads, heads | taken))
 
 
-def _placed(x: np.ndarray, like: jax.Array) -> jax.Array:
+def _placed(x: np.ndarray, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     """x with the dtype and sharding of `like`; each process places its own shards."""
     return jax.make_array_from_callback(like.shape, like.sharding, lambda index: x[index].astype(like.dtype))

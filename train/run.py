@@ -1,8 +1,9 @@
 """`maverick train`: opens a session for a config and trains from the newest checkpoint."""
 
 import contextlib
+import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,10 +17,10 @@ from train.config_files import read_config
 from train.faults.at_once import NOTHING_LOST, leaves_at_once
 from train.faults.offloaded import check_offload
 from train.faults.processes import exit_code_of, leave, said
+from train.faults.rollback import Rollbacks, with_rollbacks
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
 from train.loop import fit
-from train.objectives.base import Context
 from train.restore import StateParts, restore_or_start
 from train.rollouts.source import Setting, batch_source
 from train.run_folder import begins, describe
@@ -52,7 +53,7 @@ def train_to_end(config: RunConfig) -> dict[str, Any]:
     with claimed_run(config):
         session = _open(config, parts)
         with jax.set_mesh(session.mesh):
-            return _train(session)
+            return with_rollbacks(config.run.directory / CHECKPOINTS, functools.partial(_train, session))
 
 
 def _open(config: RunConfig, parts: Parts) -> Session:
@@ -78,6 +79,7 @@ def _train(session: Session) -> dict[str, Any]:
         state = restore_or_start(parts, store, session.mesh)
         start = int(state.step)
         announce.start(config, start, int(state.skipped))
+        rollbacks = Rollbacks.at(store, start)
         if start >= last:
             return {"run_dir": str(run_dir), "step": start}
         flops = sum(flops_of_run(config, {name: found.config for name, found in session.references.items()}).values())
@@ -88,13 +90,9 @@ def _train(session: Session) -> dict[str, Any]:
             step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
     setting = Setting(state, batch, used, config.run.seed, session.tokenizer.eos_id)
-    evaluate: Callable | None = None
-    if config.run.eval_every:
-        measure = session.held_out.measure(config.objective)
-        context = lambda state: Context(state.step, state.objective, references, state.heads)
-        evaluate = lambda state: measure(used(state), context(state))
+    evaluate = session.held_out.measure_states(config.objective, used, references) if config.run.eval_every else None
     hooks = hooks_of(config, store, session.metadata(), evaluate, start, flops)
-    with session.feed.batches(start, last) as found:
+    with session.feed.batches(start, last, rollbacks) as found:
         batches = batch_source(config.objective.batch_maker(), found, setting)
         state = fit(step, state, batches, start=start, stop=last, hooks=hooks)
     return {"run_dir": str(run_dir), "step": int(state.step)}

@@ -16,6 +16,7 @@ from maverick_jax.param import normal, param
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.target import traced_platform
 from train.compilation import return_freed_memory
+from train.faults.spikes import SpikeGate, SpikesConfig
 from train.objectives.base import Head, Objective
 from train.optimizers.base import Optimizer
 
@@ -34,6 +35,8 @@ class TrainState:
     """The objective's scalars, float32[]; none for pretraining."""
     heads: dict[str, nnx.Param]
     """Objective heads; none for pretraining."""
+    gate: SpikeGate | None = None
+    """What spikes are compared with; None: nothing is. Checkpoints have it in their metadata."""
 
 
 jax.tree_util.register_dataclass(TrainState)
@@ -50,13 +53,20 @@ def init_state(seed, *, config: ModelConfig, rules: ShardingRules, **parts) -> T
 
 
 def state_with(
-    model: Maverick, seed, *, optimizer: Optimizer, objective: Objective, heads: tuple[Head, ...] = ()
+    model: Maverick,
+    seed,
+    *,
+    optimizer: Optimizer,
+    objective: Objective,
+    heads: tuple[Head, ...] = (),
+    spikes: SpikesConfig | None = None,
 ) -> TrainState:
     """The state of `model` before the first step; `seed` determines the initial heads."""
     rngs = nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), _HEADS))
     made = {h.name: param(rngs, h.shape, h.axes, normal(h.std), model.rules, model.config.param_dtype) for h in heads}
     zero, tokens = jnp.zeros((), jnp.int32), jnp.zeros((2,), jnp.uint32)
-    return TrainState(zero, zero, tokens, model, optimizer.init(model, made), objective.init(), made)
+    gate = None if spikes is None else SpikeGate.empty(spikes)
+    return TrainState(zero, zero, tokens, model, optimizer.init(model, made), objective.init(), made, gate)
 
 
 def fresh_state(seed: int, config: ModelConfig, rules: ShardingRules, **parts) -> TrainState:

@@ -13,6 +13,7 @@ from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.rounding import stochastic_round
 from train.compilation import return_freed_memory
+from train.faults.spikes import judged
 from train.goodput import timeline
 from train.objectives.base import Context, Objective
 from train.optimizers.base import Optimizer, Rates
@@ -33,7 +34,8 @@ def train_step(
     """One update from a batch of arrays [A, b, ...] and the frozen models the objective asks for. Metrics are device
     values. `rates`: of this update; None: computed here, so that they become a part of the program.
 
-    A step whose loss or gradient norm is not finite leaves model and optimizer as they were and counts in `skipped`.
+    A step whose loss or gradient norm is not finite, or that the state's gate finds to be a spike, leaves model and
+    optimizer as they were and counts in `skipped`.
     """
     totals, context = objective.totals(batch), Context(state.step, state.objective, references)
     rates = optimizer.rates(state.step, state.skipped) if rates is None else rates
@@ -48,7 +50,7 @@ def train_step(
     sums, grads = accumulate(loss, trained, batch, totals)
     grad_norm = optax.tree.norm(grads)
     metrics = objective.metrics(state.model, sums, totals, context)
-    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+    good, gate, of_gate = judged(state.gate, metrics["loss"], grad_norm)
 
     updates, opt_state = optimizer.transform.update(grads, state.opt_state, trained, rates=rates)
     if_good = functools.partial(jax.tree.map, lambda new, old: jnp.where(good, new, old))
@@ -61,8 +63,8 @@ def train_step(
     skipped = state.skipped + (~good).astype(jnp.int32)
     tokens = add_tokens(state.tokens, totals["tokens"])
     learning_rates = {name: rate for name, rate in rates.items() if name.startswith(RATE)}
-    metrics |= {"grad_norm": grad_norm, **learning_rates, "skipped": skipped, "tokens": tokens}
-    return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried, heads), metrics
+    metrics |= {"grad_norm": grad_norm, **learning_rates, "skipped": skipped, "tokens": tokens, **of_gate}
+    return TrainState(state.step + 1, skipped, tokens, model, opt_state, carried, heads, gate), metrics
 
 
 def compile_step(

@@ -43,7 +43,7 @@ def notes(record: RunRecord) -> list[str]:
     _, refused = series(record.training, "skipped")
     if np.isfinite(refused).any() and np.nanmax(refused) > 0:
         found.append(
-            f"{np.nanmax(refused):,.0f} update(s) were skipped because the loss or the gradients were not finite"
+            f"{np.nanmax(refused):,.0f} update(s) were skipped because loss or gradients were not finite or a spike"
         )
     _, losses = series(record.training, "loss")
     if np.isnan(losses).any():

@@ -119,6 +119,13 @@ class CheckpointStore:
         self.require_held()
         self._delete_old()
 
+    def delete_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps, the newest first."""
+        self.wait()
+        self.require_held()
+        self._delete([later for later in reversed(self.agreed_steps()) if later > step])
+        _barrier(f"checkpoints after {step} are deleted")
+
     def close(self) -> None:
         """`wait`, then give back the lease on the directory. A closed store can be read; a save opens it again."""
         try:
@@ -141,6 +148,16 @@ class CheckpointStore:
         """Steps with a complete checkpoint, ascending. The checkpoints are not verified."""
         names = [p.name for p in self.directory.iterdir() if p.is_dir()] if self.directory.is_dir() else []
         return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)
+
+    def agreed_steps(self) -> list[int]:
+        """The `steps` that process 0 finds, on all processes; a shared file system may show a rename to some of them
+        later."""
+        steps = self.steps()
+        if jax.process_count() == 1:
+            return steps
+        count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+        mine = np.array((steps + [0] * count)[:count], np.int32)
+        return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
 
     def set_aside(self) -> list[str]:
         """Names of the directories of damaged checkpoints that were set aside."""
@@ -187,7 +204,7 @@ class CheckpointStore:
         self.wait()
         if step is not None:
             self._require_exists(step)
-        candidates = self._candidates() if step is None else [step]
+        candidates = self.agreed_steps() if step is None else [step]
         for candidate in reversed(candidates):
             try:
                 arrays, meta = self._load(candidate, target, subset)
@@ -265,22 +282,15 @@ class CheckpointStore:
             self._path(step).rename(aside)
         _barrier(f"checkpoint {step} is set aside")
 
-    def _candidates(self) -> list[int]:
-        """The steps that process 0 finds, on all processes; a shared file system may show a rename to some of them
-        later."""
-        steps = self.steps()
-        if jax.process_count() == 1:
-            return steps
-        count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
-        mine = np.array((steps + [0] * count)[:count], np.int32)
-        return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
-
     def _delete_old(self) -> None:
-        """Delete checkpoints beyond `keep`. Each is renamed first, so that an interrupted deletion does not leave part
-        of a checkpoint under its name."""
+        """Delete checkpoints beyond `keep`."""
         every, steps = self.config.keep_every, self.steps()
         old = [s for s in steps[: -self.config.keep] if not (every and s % every == 0)]
-        for step in old if jax.process_index() == 0 else []:
+        self._delete(old)
+
+    def _delete(self, steps: list[int]) -> None:
+        """Each is renamed first, so that an interrupted deletion does not leave part of a checkpoint under its name."""
+        for step in steps if jax.process_index() == 0 else []:
             doomed = self._path(step).rename(self.directory / f"{step}.deleting")
             shutil.rmtree(doomed)
             log.info("deleted checkpoint %s", self._path(step))

@@ -16,6 +16,7 @@ from maverick_jax.row_split import RowSplit
 from tests.helpers import tiny
 from train.batches import Feed, check_cells
 from train.config_files import read_config
+from train.faults.rollback import Rollback, Rollbacks
 from train.objectives.base import Context, Head, Objective
 from train.state import init_state
 from train.step import eval_step, train_step
@@ -166,3 +167,16 @@ def test_cells_are_checked_where_devices_divide_rows(starts, fine):
     refused = contextlib.nullcontext() if fine else pytest.raises(ValueError, match="both sides of place 8")
     with refused:
         check_cells(row, RowSplit(16, 2), tiny.model_config(attention_chunk_size=4))
+
+
+def test_batches_that_a_roll_back_leaves_out_are_not_read(feed_of, mesh_of):
+    feed, left_out = feed_of(), Rollbacks((Rollback(at=5, to=2, batches=(2, 4)), Rollback(at=4, to=3, batches=(6, 6))))
+    with mesh_of(data=1):
+
+        def tokens(start: int, stop: int, *rollbacks) -> list[np.ndarray]:
+            with feed.batches(start, stop, *rollbacks) as found:
+                return [np.asarray(batch["tokens"]) for batch in found]
+
+        plain, found = tokens(0, 9), tokens(1, 5, left_out)
+    for number, batch in zip([1, 5, 7, 8], found, strict=True):
+        np.testing.assert_array_equal(batch, plain[number])

@@ -586,6 +586,7 @@ def test_sections_are_the_contract():
         "objective",
         "trainable",
         "optimizer",
+        "guard",
         "checkpoint",
         "logging",
     ]

@@ -13,6 +13,7 @@ from train.batches import Feed
 from train.config import RunConfig
 from train.evaluation.decisions import decision_metrics
 from train.objectives.base import Context, Objective
+from train.state import TrainState
 from train.step import eval_step
 
 
@@ -57,6 +58,14 @@ class HeldOut:
             return self._reported(objective, *jax.device_get((totals, of_sources)))
 
         return measured
+
+    def measure_states(
+        self, objective: Objective, used: Callable[[TrainState], Maverick], references: dict[str, Maverick]
+    ) -> Callable[[TrainState], dict[str, Any]]:
+        """As `measure`, of the model that `used` takes from a train state."""
+        measured = self.measure(objective)
+        context = lambda state: Context(state.step, state.objective, references, state.heads)
+        return lambda state: measured(used(state), context(state))
 
     def _feeds(self) -> dict[str, Feed]:
         if len(self.batches_of) == 1:

@@ -16,7 +16,7 @@ class NonFiniteBudget(Hook):
         skipped = int(metrics.get("skipped", 0))
         if skipped > self.budget:
             raise NonFiniteBudgetSpent(
-                f"step {step}: {skipped} updates were refused because loss or gradients were not finite; at most "
-                f"{self.budget} are allowed. Parameters are unharmed; look at the data of these steps or lower "
+                f"step {step}: {skipped} updates were refused because loss or gradients were not finite or a spike; at "
+                f"most {self.budget} are allowed. Parameters are unharmed; look at the data of these steps or lower "
                 "optimizer.learning_rate before going on"
             )

@@ -1,0 +1,15 @@
+"""The section `guard` of a config: what a run does about bad updates."""
+
+from maverick_jax.settings.section import Section
+from train.faults.rollback import RollbackConfig
+from train.faults.spikes import SpikesConfig
+
+
+class GuardConfig(Section):
+    """What a run does about bad updates. Updates that are not finite are always refused; see `run.skip_budget`."""
+
+    spikes: SpikesConfig | None = None
+    """Refuses updates whose loss or gradient norm is far above those before; `{}` takes the defaults. null: none."""
+    rollback: RollbackConfig | None = None
+    """Goes back to the last good checkpoint after several refused updates in a row, and leaves out their data; `{}` takes
+    the defaults. null: never."""
