@@ -70,6 +70,12 @@ class NonFiniteBudgetSpent(MaverickError):
     exit_code = 79
 
 
+class SilentCorruption(MaverickError):
+    """Devices that should hold the same parameters do not; take the named host out before going on."""
+
+    exit_code = 80
+
+
 class NoRestorableCheckpoint(MaverickError):
     """Checkpoints exist, but none passes verification."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from maverick_jax.accounting.devices import device_of
+from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.target import Target, traced_kind, traced_platform
 from train import announce, hooks
@@ -15,6 +16,7 @@ from train.config_files import public
 from train.faults.bad_updates import REFUSED_SINCE, BadUpdates
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
+from train.faults.replicas import ReplicaCheck
 from train.faults.rollback import Rollbacks
 from train.faults.watchdog import Watchdog
 from train.goodput import timeline
@@ -26,6 +28,7 @@ from train.loop import Hook
 from train.metrics_writer import MetricsWriter
 from train.notices import Notices
 from train.restore import contents_of
+from train.state import TrainState
 
 
 def hooks_of(
@@ -34,14 +37,15 @@ def hooks_of(
     metadata: dict[str, Any],
     evaluate: Callable | None,
     start: int,
+    replay: Callable[[int, Sequence[Hook]], Any],
     flops_per_token: float | None = None,
 ) -> list[Hook]:
     """The hooks of a run. The pace of processes comes before the line that has it, saving after the metrics that a
     checkpoint covers, and preemption after saving, which it may request.
 
     metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step from which
-    the run resumes. flops_per_token: of a step, for `mfu`; None: unknown. A run outside the main thread has no
-    preemption hook, because signal handlers need the main thread.
+    the run resumes. replay: as of `ReplicaCheck`. flops_per_token: of a step, for `mfu`; None: unknown. A run outside
+    the main thread has no preemption hook, because signal handlers need the main thread.
     """
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     found, beside, prometheus = _of_wall_time(config, start)
@@ -62,14 +66,23 @@ def hooks_of(
     if logging_config.profile_start:
         first, steps = logging_config.profile_start, logging_config.profile_steps
         found.append(hooks.ProfilerTrace(run_dir / "profile", first=first, steps=steps))
+    watchdog: list[Hook] = []
     if logging_config.watchdog_seconds:
-        found.append(Watchdog(logging_config.watchdog_seconds, run_dir))
+        watchdog.append(Watchdog(logging_config.watchdog_seconds, run_dir))
+        found += watchdog
     if evaluate is not None:
         found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
+    if every := config.guard.compare_every:
+        found.append(ReplicaCheck(_parameters, writer, every=every, save=save, replay=replay, watched=watchdog))
     found.append(save)
     if threading.current_thread() is threading.main_thread():
         found.append(Preemption(save))
     return found
+
+
+def _parameters(state: TrainState) -> dict[str, jax.Array]:
+    """What replicas are compared by."""
+    return names.flatten({"model": state.model, "heads": state.heads})
 
 
 def _of_wall_time(

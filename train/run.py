@@ -20,12 +20,12 @@ from train.faults.processes import exit_code_of, leave, said
 from train.faults.rollback import Rollbacks, with_rollbacks
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
-from train.loop import fit
 from train.restore import StateParts, restore_or_start
-from train.rollouts.source import Setting, batch_source
+from train.rollouts.source import Setting
 from train.run_folder import begins, describe
 from train.session import Parts, Session, claimed_run
 from train.step import compile_step
+from train.updates import Updates
 
 
 def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -91,8 +91,7 @@ def _train(session: Session) -> dict[str, Any]:
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
     setting = Setting(state, batch, used, config.run.seed, session.tokenizer.eos_id)
     evaluate = session.held_out.measure_states(config.objective, used, references) if config.run.eval_every else None
-    hooks = hooks_of(config, store, session.metadata(), evaluate, start, flops)
-    with session.feed.batches(start, last, rollbacks) as found:
-        batches = batch_source(config.objective.batch_maker(), found, setting)
-        state = fit(step, state, batches, start=start, stop=last, hooks=hooks)
+    updates = Updates(step, session.feed, rollbacks, setting)
+    replay = lambda stop, hooks: updates(restore_or_start(parts, store, session.mesh), stop, hooks)
+    state = updates(state, last, hooks_of(config, store, session.metadata(), evaluate, start, replay, flops))
     return {"run_dir": str(run_dir), "step": int(state.step)}

@@ -41,6 +41,21 @@ def checksums(arrays: dict[str, jax.Array]) -> dict[str, str]:
     return {name: _hexadecimal(total) for name, total in zip(arrays, totals, strict=True)}
 
 
+def sums_by_device(arrays: dict[str, jax.Array]) -> dict[int, np.ndarray]:
+    """uint32[n, 2] of each device of the job, by its id: the sums of its own shards of the n arrays, which lie on one
+    mesh. Devices that hold the same shard have the same sums, unless a bit differs. Every process must call it."""
+    found: dict[int, list[np.ndarray]] = {}
+    shards = [_sums_of_parts(array).addressable_shards for array in arrays.values()]
+    for parts in jax.device_get([{shard.device.id: shard.data for shard in of_array} for of_array in shards]):
+        for device, part in parts.items():
+            found.setdefault(device, []).append(part[0])
+    mine = {device: np.stack(parts) for device, parts in found.items()}
+    if jax.process_count() == 1:
+        return mine
+    ids, sums = multihost_utils.process_allgather((np.array(list(mine), np.int32), np.stack(list(mine.values()))))
+    return dict(zip(ids.reshape(-1).tolist(), sums.reshape(-1, *sums.shape[2:]), strict=True))
+
+
 def checksum_of_blocks(blocks: Iterable[tuple[tuple[int, ...], np.ndarray]]) -> str:
     """The checksum from NumPy blocks that make up the array, each with the index of its first element in the array."""
     running = RunningChecksum()

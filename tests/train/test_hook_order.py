@@ -15,7 +15,13 @@ from tests.helpers.small_run import CONFIG
 from train.config_files import read_config
 from train.hook_order import hooks_of
 
-EVERYTHING = ["logging.progress=true", "logging.profile_start=2", "logging.watchdog_seconds=60"]
+REPLAY = lambda stop, hooks: None
+EVERYTHING = [
+    "logging.progress=true",
+    "logging.profile_start=2",
+    "logging.watchdog_seconds=60",
+    "guard.compare_every=5",
+]
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def names(tmp_path):
 
     def of(words, evaluate=None) -> list[str]:
         config = read_config(str(tmp_path / "small.yaml"), [f"run.dir={tmp_path / 'run'}", *words])
-        hooks = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, evaluate, 0)
+        hooks = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, evaluate, 0, REPLAY)
         for hook in reversed(hooks):
             hook.close()
         return [type(hook).__name__ for hook in hooks]
@@ -33,15 +39,15 @@ def names(tmp_path):
     return of
 
 
-def test_a_save_comes_after_lines_and_evaluation_and_before_preemption(names):
+def test_a_save_comes_after_lines_evaluation_and_comparison_and_before_preemption(names):
     assert names(EVERYTHING, evaluate=dict) == [
-        *("TrainingLines", "Notices", "ProgressBar", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
-        *("Evaluation", "Checkpoint", "Preemption"),
+        *("TrainingLines", "Notices", "ProgressBar", "BadUpdates", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
+        *("Evaluation", "ReplicaCheck", "Checkpoint", "Preemption"),
     ]
 
 
 def test_hooks_that_the_config_turns_off_are_absent(names):
-    assert names([]) == ["TrainingLines", "Notices", "NonFiniteBudget", "Checkpoint", "Preemption"]
+    assert names([]) == ["TrainingLines", "Notices", "BadUpdates", "NonFiniteBudget", "Checkpoint", "Preemption"]
 
 
 def test_outside_the_main_thread_there_are_no_signal_handlers(names):
@@ -49,7 +55,7 @@ def test_outside_the_main_thread_there_are_no_signal_handlers(names):
     thread = threading.Thread(target=lambda: found.extend(names([])))
     thread.start()
     thread.join()
-    assert found == ["TrainingLines", "Notices", "NonFiniteBudget", "Checkpoint"]
+    assert found == ["TrainingLines", "Notices", "BadUpdates", "NonFiniteBudget", "Checkpoint"]
 
 
 def test_mfu_is_of_the_given_flops(tmp_path, monkeypatch):
@@ -59,7 +65,9 @@ def test_mfu_is_of_the_given_flops(tmp_path, monkeypatch):
     (tmp_path / "small.yaml").write_text(CONFIG)
     config = read_config(str(tmp_path / "small.yaml"), [f"run.dir={tmp_path / 'run'}"])
     with jax.set_mesh(make_mesh()):
-        lines, *others = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, None, 0, flops_per_token=2.0)
+        lines, *others = hooks_of(
+            config, CheckpointStore(tmp_path / "checkpoints"), {}, None, 0, REPLAY, flops_per_token=2.0
+        )
     lines.on_metrics(24, {"loss": np.float32(1.0)}, 4.0)
     for hook in reversed([lines, *others]):
         hook.close()

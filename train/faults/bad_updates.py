@@ -9,7 +9,7 @@ import numpy as np
 
 from maverick_jax.errors import NonFiniteBudgetSpent
 from train.faults.config import GuardConfig
-from train.faults.rollback import ROLLBACKS, GoBack, Rollbacks
+from train.faults.rollback import NONE, ROLLBACKS, GoBack, Rollbacks
 from train.faults.spikes import SCORE
 from train.loop import Hook
 from train.metrics_writer import MetricsWriter
@@ -33,7 +33,7 @@ class BadUpdates(Hook):
         config: GuardConfig,
         *,
         batch_size: int,
-        rollbacks: Rollbacks = Rollbacks(),
+        rollbacks: Rollbacks = NONE,
         since: int | None = None,
     ):
         """since: the update from which on all were refused, up to the one from which the run resumes."""
@@ -49,9 +49,8 @@ class BadUpdates(Hook):
     def on_metrics(self, step: int, metrics: dict[str, Any], seconds: float) -> None:
         for one in self._rollbacks.done:
             if one.to + 1 == step:
-                self._writer.write(
-                    {"step": step, "rolled_back_from": one.at, "left_out_rows": self._rows(*one.batches)}
-                )
+                rows = self._rows(*one.batches)
+                self._writer.write({"step": step, "rolled_back_from": one.at, "left_out_rows": rows})
         if (reason := self._reason(metrics)) is None:
             self._since = None
             return
@@ -62,9 +61,9 @@ class BadUpdates(Hook):
         if (done := len(self._rollbacks.done)) < self._config.times:
             raise GoBack(self._since, step, self._rollbacks)
         raise NonFiniteBudgetSpent(
-            f"step {step}: the updates since step {self._since} were refused, and the run has gone back {done} time(s), as "
-            "often as guard.rollback.times allows. Parameters are unharmed; look at the data of these steps or lower "
-            "optimizer.learning_rate before going on"
+            f"step {step}: the updates since step {self._since} were refused, and the run has gone back {done} "
+            "time(s), as often as guard.rollback.times allows. Parameters are unharmed; look at the data of these "
+            "steps or lower optimizer.learning_rate before going on"
         )
 
     def _say(self, step: int, reason: Reason, metrics: dict[str, Any]) -> None:

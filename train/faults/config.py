@@ -1,5 +1,9 @@
 """The section `guard` of a config: what a run does about bad updates."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from maverick_jax.settings.section import Section
 from train.faults.rollback import RollbackConfig
 from train.faults.spikes import SpikesConfig
@@ -11,5 +15,8 @@ class GuardConfig(Section):
     spikes: SpikesConfig | None = None
     """Refuses updates whose loss or gradient norm is far above those before; `{}` takes the defaults. null: none."""
     rollback: RollbackConfig | None = None
-    """Goes back to the last good checkpoint after several refused updates in a row, and leaves out their data; `{}` takes
-    the defaults. null: never."""
+    """Goes back to the last good checkpoint after several refused updates in a row, and leaves out their data; `{}`
+    takes the defaults. null: never."""
+    compare_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two comparisons of the parameters of devices that should hold the same ones; before every save
+    there is one too. 0: none."""

@@ -1,10 +1,10 @@
 """Goes back to a good checkpoint after too many bad updates in a row, and leaves out the data that they were to learn
 from.
 
-The batches of a run have numbers, from 0; without roll-backs update `n` learns from batch `n - 1`. A roll-back leaves out the
-batches of the updates after the checkpoint up to the last bad one. So the batch of an update is a function of the config and
-of the roll-backs before it, which `rollbacks.json` in the run directory records and every checkpoint repeats: a run that
-is killed and resumed learns from the same batches.
+The batches of a run have numbers, from 0; without roll-backs update `n` learns from batch `n - 1`. A roll-back leaves
+out the batches of the updates after the checkpoint up to the last bad one. So the batch of an update is a function of
+the config and of the roll-backs before it, which `rollbacks.json` in the run directory records and every checkpoint
+repeats: a run that is killed and resumed learns from the same batches.
 """
 
 import dataclasses
@@ -61,8 +61,8 @@ class Rollbacks:
 
     @classmethod
     def at(cls, store: CheckpointStore, step: int) -> "Rollbacks":
-        """Those of the run whose checkpoints `store` holds, as far as it is known after update `step`. Raises InputError if
-        their record cannot be read, or is not that of the checkpoint of `step`."""
+        """Those of the run whose checkpoints `store` holds, as far as it is known after update `step`. Raises
+        InputError if their record cannot be read, or is not that of the checkpoint of `step`."""
         path, saved = store.directory.parent / FILE, ()
         if step in store.steps():
             saved = _parsed(store.meta(step).get(ROLLBACKS, []))
@@ -108,12 +108,15 @@ class Rollbacks:
             start += len(found)
 
     def after(self, first: int, last: int, steps: Sequence[int]) -> "Rollbacks":
-        """With one more, because the updates `first` to `last` were refused: to the newest of the checkpoints `steps` that
-        is older. If all are newer, to the oldest: refused updates have left its parameters as they were."""
+        """With one more, because the updates `first` to `last` were refused: to the newest of the checkpoints `steps`
+        that is older. If all are newer, to the oldest: refused updates have left its parameters as they were."""
         before = [step for step in steps if step < first]
         to = max(before) if before else min((step for step in steps if step < last), default=0)
         batches = self.batch_of(to + 1), self.batch_of(last)
         return Rollbacks((*self.done, Rollback(at=last, to=to, batches=batches)))
+
+
+NONE = Rollbacks()
 
 
 class GoBack(MaverickError):
@@ -142,7 +145,8 @@ def _carry_out(first: int, last: int, before: Rollbacks, checkpoints: pathlib.Pa
     one = found.done[-1]
     if jax.process_index() == 0:
         log.warning(
-            "rolling back from step %d to step %d: updates %d to %d were refused; batches %d to %d of the data are left out",
+            "rolling back from step %d to step %d: updates %d to %d were refused; batches %d to %d of the data are "
+            "left out",
             *(last, one.to, first, last, *one.batches),
         )
     store.delete_after(one.to)

@@ -73,13 +73,11 @@ class SpikeGate:
     def with_record(self, record: dict[str, list[float]]) -> tuple[np.ndarray, np.ndarray]:
         """`recent` and `count` of a gate of this shape that holds the newest values of a record."""
         rows, window = self.recent.shape
-        recent, kept = (
-            np.zeros((rows, window), np.float32),
-            min([window, *(len(record.get(n, [])) for n in self.watch)]),
-        )
-        for row, name in enumerate(self.watch):
-            recent[row, window - kept :] = record.get(name, [])[len(record.get(name, [])) - kept :]
-        return recent, np.int32(kept)
+        values = [record.get(name, []) for name in self.watch]
+        recent, kept = np.zeros((rows, window), np.float32), min([window, *map(len, values)])
+        for row, of_row in enumerate(values):
+            recent[row, window - kept :] = of_row[len(of_row) - kept :]
+        return recent, np.asarray(kept, np.int32)
 
 
 jax.tree_util.register_dataclass(SpikeGate, ["recent", "count", "threshold"], ["watch"])

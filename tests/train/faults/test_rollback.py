@@ -1,5 +1,6 @@
 """Roll-backs: which batches they leave out, their record, and runs that go back, are killed and resumed."""
 
+import itertools
 import json
 from typing import Literal
 
@@ -38,7 +39,7 @@ def test_left_out_batches_are_passed_over(found, expected):
     for start in range(6):
         pieces = list(found.pieces(start, 6))
         assert [number for piece in pieces for number in piece] == expected[start:]
-        assert all(one.stop < other.start for one, other in zip(pieces, pieces[1:], strict=False))
+        assert all(one.stop < other.start for one, other in itertools.pairwise(pieces))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_checkpoints_repeat_the_record(tmp_path):
 @pytest.mark.parametrize("record", ["[", '{"at": 1}', '[{"at": -1, "to": 0, "batches": [0, 1]}]', "[" * 10**5, "[1]"])
 def test_a_damaged_record_is_refused(tmp_path, record):
     (tmp_path / FILE).write_text(record)
-    with pytest.raises(InputError, match="rollbacks.json: cannot be read"):
+    with pytest.raises(InputError, match=r"rollbacks\.json: cannot be read"):
         Rollbacks.at(saved(tmp_path), 0)
 
 
@@ -116,7 +117,8 @@ class Poisoned(Pretrain):
         return super().totals(batch) | {"identity": jnp.sum(batch["tokens"])}
 
     def metrics(self, model, sums, totals, context):
-        found, among = super().metrics(model, sums, totals, context), lambda known: jnp.isin(totals["identity"], known)
+        found = super().metrics(model, sums, totals, context)
+        among = lambda known: jnp.isin(totals["identity"], known)
         high, nan = (among(jnp.array(known, jnp.int32)) for known in (self.high, self.nan))
         return found | {"loss": jnp.where(nan, jnp.nan, found["loss"] + 20 * high.astype(jnp.float32))}
 
@@ -154,7 +156,7 @@ def test_a_run_goes_back_twice_and_finishes(gone_back):
 
 @pytest.mark.parametrize(("step", "record"), [(8, True), (4, False)])
 def test_a_killed_run_that_went_back_resumes_to_the_same_bits(gone_back, runs, tmp_path, step, record):
-    """Without the record, it was killed before the roll-backs that the checkpoint does not know, and does them again."""
+    """Without the record, it was killed before the roll-backs that its checkpoint does not know: it does them again."""
     run_dir = cut_back(gone_back, tmp_path / "run", step)
     if not record:
         (run_dir / FILE).unlink()
