@@ -23,7 +23,7 @@ def warnings(config: RunConfig) -> list[str]:
         value, default = _at(config, key)
         if value != default and ignored(config):
             found.append(f"{key}: {value} has no effect with {decides}: {_at(config, decides)[0]}")
-    return found + _multipliers(config) + _beyond_the_end(config) + _schedule(config)
+    return found + _multipliers(config) + _beyond_the_end(config) + _schedule(config) + _rollback(config)
 
 
 def _multipliers(config: RunConfig) -> list[str]:
@@ -68,6 +68,16 @@ def _schedule(config: RunConfig) -> list[str]:
             f"({steps}): the learning rate decays in the {steps - warmup} steps after the warmup"
         ]
     return []
+
+
+def _rollback(config: RunConfig) -> list[str]:
+    rollback, budget = config.guard.rollback, config.run.skip_budget
+    if rollback is None or rollback.after <= budget + 1:
+        return []
+    return [
+        f"guard.rollback.after: {rollback.after} refused updates are more than run.skip_budget ({budget}) allows: the "
+        "run ends before it goes back"
+    ]
 
 
 def _at(config: RunConfig, key: str) -> tuple[Any, Any]:

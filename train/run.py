@@ -1,7 +1,6 @@
 """`maverick train`: opens a session for a config and trains from the newest checkpoint."""
 
 import contextlib
-import functools
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +16,7 @@ from train.config_files import read_config
 from train.faults.at_once import NOTHING_LOST, leaves_at_once
 from train.faults.offloaded import check_offload
 from train.faults.processes import exit_code_of, leave, said
-from train.faults.rollback import Rollbacks, with_rollbacks
+from train.faults.rollback import Rollbacks, goes_back
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
 from train.restore import StateParts, restore_or_start
@@ -53,7 +52,9 @@ def train_to_end(config: RunConfig) -> dict[str, Any]:
     with claimed_run(config):
         session = _open(config, parts)
         with jax.set_mesh(session.mesh):
-            return with_rollbacks(config.run.directory / CHECKPOINTS, functools.partial(_train, session))
+            while True:
+                with goes_back(config.run.directory / CHECKPOINTS):
+                    return _train(session)
 
 
 def _open(config: RunConfig, parts: Parts) -> Session:

@@ -164,6 +164,13 @@ PLOTS = (
         label="the slowest process",
         more=(Curve("step_seconds_median", "the median process", color=1),),
     ),
+    Plot(
+        "Spike score",
+        "spike_score",
+        "standard deviations",
+        "How far loss or gradient norm is above the updates before; above guard.spikes.threshold an update is refused.",
+        "training",
+    ),
     Plot("Updates skipped so far", "skipped", "updates", "", "training", only_if_positive=True),
     Plot(
         "Load of the busiest expert",

@@ -45,6 +45,10 @@ def told(*words: str) -> list[str]:
             "optimizer.decay_fraction: 2000 steps and optimizer.warmup_steps (100) are more than run.steps (2000): the "
             "learning rate decays in the 1900 steps after the warmup",
         ),
+        (
+            ["guard.rollback={after: 12}"],
+            "guard.rollback.after: 12 refused updates are more than run.skip_budget (10) allows",
+        ),
     ],
 )
 def test_each_setting_without_effect_is_named(words, said):
@@ -58,6 +62,7 @@ def test_each_setting_without_effect_is_named(words, said):
         [],
         ["optimizer.schedule=wsd", "optimizer.decay_fraction=0.3", "optimizer.min_ratio=0.2"],
         ["optimizer.schedule=constant"],
+        ["guard.rollback={after: 11}"],
         ["model.balance={kind: loss_free_bias, bias_rate: 0.3}"],
         ["logging.profile_start=2000", "logging.profile_steps=5"],
         ["run.steps=100", "run.eval_every=100"],

@@ -7,12 +7,13 @@ the config and of the roll-backs before it, which `rollbacks.json` in the run di
 repeats: a run that is killed and resumed learns from the same batches.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import jax
 import pydantic
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 FILE = "rollbacks.json"
 ROLLBACKS = "rollbacks"
 """Key of the roll-backs in the metadata of a checkpoint."""
-T = TypeVar("T")
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -127,15 +127,14 @@ class GoBack(MaverickError):
         self.first, self.last, self.before = first, last, before
 
 
-def with_rollbacks(checkpoints: pathlib.Path, train: Callable[[], T]) -> T:
-    """What `train` returns. Whenever it raises GoBack, newer checkpoints than the one to go back to are deleted, the
-    roll-back is recorded, and it is called again. All processes of a job call this."""
-    while True:
-        try:
-            return train()
-        except GoBack as error:
-            first, last, before = error.first, error.last, error.before  # the error itself keeps the state alive
-        _carry_out(first, last, before, checkpoints)
+@contextlib.contextmanager
+def goes_back(checkpoints: pathlib.Path) -> Iterator[None]:
+    """When GoBack leaves the block, newer checkpoints than the one to go back to are deleted, the roll-back is
+    recorded, and the caller goes on after the block, to train again. All processes of a job do this."""
+    try:
+        yield
+    except GoBack as error:
+        _carry_out(error.first, error.last, error.before, checkpoints)
 
 
 def _carry_out(first: int, last: int, before: Rollbacks, checkpoints: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from tests.helpers.small_run import assert_same_run, cut_back, lines, store
 from train.batches import Feed
 from train.config import RunConfig
 from train.config_files import read_config
-from train.faults.rollback import FILE, GoBack, Rollback, Rollbacks, with_rollbacks
+from train.faults.rollback import FILE, GoBack, Rollback, Rollbacks, goes_back
 from train.objectives import Pretrain
 from train.run import train_to_end
 
@@ -63,16 +63,14 @@ def saved(tmp_path, *steps: int, **meta) -> CheckpointStore:
 
 
 def test_it_deletes_newer_checkpoints_and_is_recorded(tmp_path):
-    there, calls = saved(tmp_path, 4, 8, 12), []
-
-    def train() -> str:
-        calls.append((there.steps(), Rollbacks.at(there, max(there.steps())).record()))
-        if len(calls) == 1:
-            raise GoBack(11, 12, Rollbacks())
-        return "done"
-
-    assert with_rollbacks(there.directory, train) == "done"
-    assert calls == [([4, 8, 12], []), ([4, 8], [{"at": 12, "to": 8, "batches": [8, 11]}])]
+    there = saved(tmp_path, 4, 8, 12)
+    with goes_back(there.directory):
+        raise GoBack(11, 12, Rollbacks())
+    assert there.steps() == [4, 8]
+    assert Rollbacks.at(there, 8).record() == [{"at": 12, "to": 8, "batches": [8, 11]}]
+    with pytest.raises(InputError), goes_back(there.directory):
+        raise InputError("another error")
+    assert there.steps() == [4, 8]
 
 
 def test_checkpoints_repeat_the_record(tmp_path):
