@@ -40,6 +40,7 @@ from train.batches import Feed
 from train.compilation import use_compilation_cache
 from train.config import RunConfig, check_against_mesh, check_vocabulary
 from train.evaluation.held_out import HeldOut
+from train.faults.hangs import watched
 from train.faults.processes import initialize_from_environment
 from train.goodput.timeline import timed
 from train.identity import metadata, refuse_other_run
@@ -156,9 +157,10 @@ class Session:
 def claimed_run(config: RunConfig) -> Iterator[None]:
     """No other job writes to the run directory inside the block, whose wall time is that of the run
     (`train.goodput.timeline`). Raises RunInUse, naming the other job, if one does."""
-    with timed():
+    run_dir = config.run.directory
+    with timed() as clock:
         initialize_from_environment()
-        with claimed(config.run.directory / CHECKPOINTS):
+        with claimed(run_dir / CHECKPOINTS), watched(config.guard.hangs, run_dir, clock):
             yield
 
 

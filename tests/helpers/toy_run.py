@@ -23,6 +23,8 @@ DEFAULTS = {
     "delay": 0.0,
     "hang": 0,  # the step at which process 0 sleeps for ever
     "watchdog": 0.0,
+    "budget": 0.0,  # of each phase, in seconds
+    "stuck": "",  # the phase that sleeps for ever, after update 6
     "peer_timeout": 60.0,
     "slow": -1,  # the process whose batches take 0.3 s more
     "nan": 0,  # from this step on, updates are not finite
@@ -84,6 +86,7 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
     from maverick_jax.checkpoint.checksum import checksums
     from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
     from maverick_jax.sharding import make_mesh
+    from train.faults.hangs import HangsConfig, watched
     from train.faults.non_finite import NonFiniteBudget
     from train.faults.preemption import Preemption
     from train.faults.watchdog import Watchdog
@@ -96,7 +99,9 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
 
     size, stop, config = options["size"], options["stop"], LoggingConfig(every=2)
     mesh = make_mesh({"data": jax.device_count()})
-    with jax.set_mesh(mesh), timeline.timed() as clock:
+    limits = dict.fromkeys(HangsConfig.model_fields, options["budget"]) | {"start": 0.0, "compile": 0.0}
+    hangs = HangsConfig(**limits) if options["budget"] else None
+    with jax.set_mesh(mesh), timeline.timed() as clock, watched(hangs, run_dir, clock):
         clock.record_to(run_dir)
         specs = {"exact": P("data"), "float": P(None, "data"), "step": P(), "skipped": P()}
         shape = {"exact": (size, size), "float": (size, size), "step": (), "skipped": ()}
@@ -106,8 +111,11 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
         found = store.restore(target)
         start, state, _ = found or (0, jax.jit(lambda: initial(target))(), {})
         writer = MetricsWriter(run_dir, config, step=start)
-        checkpoint = Checkpoint(store, lambda step, state: (state, {"data": "toy"}), last_step=stop)
-        evaluate = jax.jit(lambda state: {"eval_loss": jnp.sum(state["exact"] >> 3, dtype=jnp.uint32)})
+        stuck = lambda phase, step: time.sleep(3600 if (phase, step) == (options["stuck"], 6) else 0)
+        contents = lambda step, state: stuck("save", step) or (state, {"data": "toy"})
+        checkpoint = Checkpoint(store, contents, last_step=stop)
+        measure = jax.jit(lambda state: {"eval_loss": jnp.sum(state["exact"] >> 3, dtype=jnp.uint32)})
+        evaluate = lambda state: stuck("evaluation", int(state["step"])) or measure(state)
         pace = [Pace(clock, every=config.every)] if options["slow"] >= 0 else []
         beside = [hook.line for hook in pace]
         hooks = [

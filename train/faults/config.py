@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from maverick_jax.settings.section import Section
+from train.faults.hangs import HangsConfig
 from train.faults.rollback import RollbackConfig
 from train.faults.spikes import SpikesConfig
 
@@ -20,3 +21,5 @@ class GuardConfig(Section):
     compare_every: Annotated[int, Field(ge=0)] = 0
     """Steps between two comparisons of the parameters of devices that should hold the same ones; before every save
     there is one too. 0: none."""
+    hangs: HangsConfig | None = None
+    """Ends a process that stays in one phase for too long (exit code 77); `{}` takes the defaults. null: never."""

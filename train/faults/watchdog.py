@@ -1,7 +1,6 @@
 """Ends a process that hangs. JAX detects dead peers, but not peers that are alive and stuck."""
 
 import faulthandler
-import os
 import pathlib
 import threading
 import time
@@ -9,12 +8,10 @@ from typing import Any
 
 import jax
 
-from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.progress import duration
-from train.goodput import timeline
+from train.faults.hangs import end_hung
 from train.loop import Hook
 
-EXIT_CODE = 77
 _FIRST = 10  # the first update compiles
 _STDERR = 2
 
@@ -53,16 +50,8 @@ class Watchdog(Hook):
         first = self._last_step is None
         limit = duration(self._seconds * (_FIRST if first else 1))
         since = "before the first update" if first else f"after update {self._last_step}"
-        message = (
+        end_hung(
             f"watchdog: process {jax.process_index()} made no progress for {limit} {since} (logging.watchdog_seconds: "
-            f"{self._seconds:g}). It ends with exit code {EXIT_CODE}; where its threads were:\n"
+            f"{self._seconds:g})",
+            self._path,
         )
-        with self._path.open("w") as file:
-            file.write(message)
-            file.flush()
-            faulthandler.dump_traceback(file=file, all_threads=True)
-        os.write(_STDERR, message.encode())
-        faulthandler.dump_traceback(file=_STDERR, all_threads=True)
-        timeline.leaving("Watchdog")
-        release_all()
-        os._exit(EXIT_CODE)

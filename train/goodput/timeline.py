@@ -13,6 +13,7 @@ both. Times are seconds since 1970, of a clock that is not set back while the pr
 from the moment when the run is known to be this one; earlier seconds are kept until then.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -32,6 +33,8 @@ from maverick_jax.files import no_links
 RECORD, ALIVE = "goodput.jsonl", "goodput.alive"
 BEAT = 1.0
 """Seconds between two signs of life."""
+LAST_UPDATES = 50
+"""Updates whose seconds are kept."""
 Phase = Literal["init", "compile", "step", "save", "restore", "evaluation"]
 """What a process can be in; `train.goodput.ledger` makes the other classes from these."""
 
@@ -55,6 +58,7 @@ class Timeline:
         """When the process began to fetch a batch (`time.perf_counter`); None: it has the batch."""
         self.is_idle: Callable[[], bool] = lambda: False
         """Whether the devices have nothing to do."""
+        self._updated, self._updates = 0.0, collections.deque[float](maxlen=LAST_UPDATES)
         self._lock = threading.RLock()
         self._phase: Phase = "init"
         self._since, self._steps, self._data_wait = self.began, (0, 0), 0.0
@@ -79,11 +83,21 @@ class Timeline:
 
     def updated(self, step: int) -> None:
         """Update `step` is done."""
-        self._steps = (self._steps[0], step)
+        now = self.now()
+        self._updates.append(now - max(self._since, self._updated))
+        self._updated, self._steps = now, (self._steps[0], step)
 
     def waited(self, seconds: float) -> None:
         """The devices had nothing to do for so long, because there was no batch."""
         self._data_wait += seconds
+
+    def doing(self) -> tuple[str, float, int, list[float]]:
+        """The phase, or `data` where the devices wait for a batch; when it began, or the last update of this phase
+        ended; the last update; seconds of the last updates. Takes no lock, which a thread that hangs may hold."""
+        since, (_, step), updates = max(self._since, self._updated), self._steps, list(self._updates.copy())
+        if self._phase == "step" and (began := self.fetching) is not None and self.is_idle():
+            return "data", self.now() - (time.perf_counter() - began), step, updates
+        return self._phase, since, step, updates
 
     def _switch(self, name: Phase) -> None:
         with self._lock:
@@ -211,6 +225,11 @@ def _added(totals: dict[str, float], interval: dict[str, Any]) -> dict[str, floa
 
 
 _running: list[Timeline] = []
+
+
+def running() -> Timeline | None:
+    """The timeline of the run that this process trains; None outside a run."""
+    return _running[-1] if _running else None
 
 
 def current() -> Timeline:
