@@ -95,7 +95,7 @@ class ReplicaCheck(Hook):
         log.error("step %d: %s; doing the updates since the last checkpoint again", step, self._said(found, arrays))
         for array in jax.tree.leaves(state):
             array.delete()  # there may be no room for a second state
-        again = self._arrays_of(self._replay(step, [_Forward(self._watched)]))
+        again = self._arrays_of(self._replay(step, [_Relayed(self._watched)]))
         sums_again = sums_by_device(again)
         self._end(step, _narrowed(found, again, sums, sums_again), difference(again, sums_again), again)
 
@@ -157,7 +157,7 @@ def _hosts() -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(mine)]
 
 
-class _Forward(Hook):
+class _Relayed(Hook):
     """Gives others the metrics of updates, and does not close them."""
 
     def __init__(self, others: Sequence[Hook]):
