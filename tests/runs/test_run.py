@@ -151,8 +151,10 @@ def test_updates_that_are_not_finite_are_skipped_until_the_budget_is_spent(runs,
     said = runs.train(tmp_path / "run", *absurd, "run.eval_every=0", code=79)
     assert "Traceback" not in said
     assert "step 5: 4 updates were refused" in said and "optimizer.learning_rate" in said
-    records = lines(tmp_path / "run")
+    records = [line for line in lines(tmp_path / "run") if "loss" in line]
     assert [record["skipped"] for record in records] == [0, 1, 2, 3, 4]
+    refused = [(line["step"], line["rows"]) for line in lines(tmp_path / "run") if line.get("refused") == "non_finite"]
+    assert refused == [(step, [8 * step - 8, 8 * step - 1]) for step in (2, 3, 4, 5)]
     assert all(not math.isfinite(float(record["loss"])) or record["skipped"] == 0 for record in records)
     model = lambda step: {k: v for k, v in checksums(tmp_path / "run", step).items() if k.startswith(("model", "opt"))}
     saved = store(tmp_path / "run").steps()
