@@ -201,6 +201,10 @@ def report(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", nargs="?", default="runs", help="folder of runs (default: runs)")
+
+
 def launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", choices=["local", "slurm", "kubernetes", "gke", "skypilot"],
                         help="local, slurm, kubernetes, gke (Kubernetes with GKE's selectors) or skypilot")  # fmt: skip

@@ -229,6 +229,13 @@ def _report(args: argparse.Namespace) -> Any:
     return {"report": path} if args.json else path
 
 
+def _runs(args: argparse.Namespace) -> Any:
+    from launch.runs import table
+
+    found = table.runs(args.folder)
+    return table.as_json(found) if args.json else table.show(found, terminal=sys.stdout.isatty())
+
+
 VERBS = {
     "train": Verb("train a model; the same command again resumes the run", arguments.run, _train),
     "plan": Verb("estimate memory, FLOPs and traffic of a run, and whether it fits", arguments.plan, _plan),
@@ -248,6 +255,7 @@ VERBS = {
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
     "launch": Verb("render or start a job: on this machine, SLURM, Kubernetes, SkyPilot", arguments.launch, _launch),
     "report": Verb("write one HTML report about a run", arguments.report, _report),
+    "runs": Verb("list the runs of a folder with their state", arguments.runs, _runs),
 }
 
 

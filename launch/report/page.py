@@ -14,11 +14,9 @@ from launch.report.plots import Drawn, draw_all
 from launch.report.run_record import RunRecord, TextFile, read_run
 from launch.report.setup import machine, settings, starts
 from launch.report.style import PAGE
-from launch.report.summary import constant_rows, facts, headline, models, notes, verdict
+from launch.report.summary import config_values, constant_rows, facts, headline, models, notes, verdict
 from launch.report.wall_time import class_rows, energy, shares, start_rows, summary, timeline_svg
-from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
-from maverick_jax.settings import strict_yaml
 
 MAX_SAMPLE = 20_000
 """Most characters of the sample that are shown."""
@@ -38,7 +36,7 @@ def report(run_dir: str | pathlib.Path) -> pathlib.Path:
 
 def page(record: RunRecord) -> str:
     """The HTML of the report."""
-    config, environment = _config(record.config), _json(record.environment)
+    config, environment = config_values(record), _json(record.environment)
     experts = config.get("model.num_local_experts")
     drawn = draw_all(record, experts if type(experts) is int and experts > 1 else None)
     said = verdict(record)
@@ -148,18 +146,6 @@ def _file(text: TextFile, name: str) -> str:
 
 
 # ---- parsing ---------------------------------------------------------------------------------------------------------
-
-
-def _config(text: TextFile) -> dict[str, Any]:
-    """Dotted key -> value of the config; empty if it cannot be parsed (the page shows its text anyway)."""
-    try:
-        data = strict_yaml.parse(text.content or "", "config.yaml").data
-    except InputError:
-        return {}
-    sections = data.items() if isinstance(data, dict) else ()
-    return {
-        f"{name}.{key}": value for name, inner in sections if isinstance(inner, dict) for key, value in inner.items()
-    }
 
 
 def _json(text: TextFile) -> Any:

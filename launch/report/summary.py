@@ -11,6 +11,8 @@ import numpy as np
 from launch.report.metrics import SHARE
 from launch.report.plots import constants
 from launch.report.run_record import Line, RunRecord, number, series
+from maverick_jax.errors import InputError
+from maverick_jax.settings import strict_yaml
 
 ALMOST_NOTHING = 0.005
 """A weight below this is written as 0.00."""
@@ -33,6 +35,24 @@ def headline(record: RunRecord, config: dict[str, Any]) -> str:
     if np.isfinite(rates).any():
         parts.append(f"{np.nanmedian(rates):,.0f} tokens/s")
     return ", ".join(parts)
+
+
+def planned_steps(record: RunRecord) -> int | None:
+    """`run.steps` of the run's config; None if there is none that can be read."""
+    steps = config_values(record).get("run.steps")
+    return steps if type(steps) is int else None
+
+
+def config_values(record: RunRecord) -> dict[str, Any]:
+    """Dotted key -> value of the config, of the keys in its sections; empty if it cannot be parsed."""
+    try:
+        data = strict_yaml.parse(record.config.content or "", "config.yaml").data
+    except InputError:
+        return {}
+    sections = data.items() if isinstance(data, dict) else ()
+    return {
+        f"{name}.{key}": value for name, inner in sections if isinstance(inner, dict) for key, value in inner.items()
+    }
 
 
 def notes(record: RunRecord) -> list[str]:
