@@ -205,6 +205,11 @@ def runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", nargs="?", default="runs", help="folder of runs (default: runs)")
 
 
+def watch(parser: argparse.ArgumentParser) -> None:
+    run_dir(parser)
+    parser.add_argument("--once", action="store_true", help="print the view once and end")
+
+
 def launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="TARGET", choices=["local", "slurm", "kubernetes", "gke", "skypilot"],
                         help="local, slurm, kubernetes, gke (Kubernetes with GKE's selectors) or skypilot")  # fmt: skip

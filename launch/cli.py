@@ -236,6 +236,13 @@ def _runs(args: argparse.Namespace) -> Any:
     return table.as_json(found) if args.json else table.show(found, terminal=sys.stdout.isatty())
 
 
+def _watch(args: argparse.Namespace) -> Any:
+    from launch.runs.status import status
+    from launch.runs.watch import watch
+
+    return status(args.run_dir).as_json() if args.json else watch(args.run_dir, once=args.once)
+
+
 VERBS = {
     "train": Verb("train a model; the same command again resumes the run", arguments.run, _train),
     "plan": Verb("estimate memory, FLOPs and traffic of a run, and whether it fits", arguments.plan, _plan),
@@ -255,6 +262,7 @@ VERBS = {
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
     "launch": Verb("render or start a job: on this machine, SLURM, Kubernetes, SkyPilot", arguments.launch, _launch),
     "report": Verb("write one HTML report about a run", arguments.report, _report),
+    "watch": Verb("show a run live in the terminal", arguments.watch, _watch),
     "runs": Verb("list the runs of a folder with their state", arguments.runs, _runs),
 }
 
