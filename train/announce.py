@@ -3,6 +3,7 @@ config. Informational lines of a job come from process 0 alone: `train.faults.pr
 
 import json
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from jax.sharding import Mesh
@@ -80,15 +81,17 @@ def start(config: RunConfig, step: int, skipped: int) -> None:
         )
 
 
-def changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Old and new value of every key that is another than in the config that the run directory holds. Where it runs,
-    and what it shows and keeps, are left out."""
+def changes(
+    config: RunConfig, left_out: Collection[str] = ("logging", "mesh", "checkpoint")
+) -> dict[str, tuple[Any, Any]]:
+    """Old and new value of every key that is another than in the config that the run directory holds. left_out:
+    sections that are not compared; by default those of where it runs, and of what it shows and keeps."""
     there = _saved(config)
     if there is None:
         return {}
     here = public(config)
     found: dict[str, tuple[Any, Any]] = {}
-    for section in (here.keys() & there.keys()) - {"logging", "mesh", "checkpoint"}:
+    for section in (here.keys() & there.keys()) - set(left_out):
         _compare(section, there.get(section), here[section], found)
     return {key: found[key] for key in sorted(found) if key not in ("run.dir", "run.hardware")}
 

@@ -15,6 +15,7 @@ from maverick_jax.huggingface import carried
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.strict_yaml import dump
+from train import announce
 from train.config import RunConfig
 from train.config_files import public
 from train.faults.processes import resumes_from
@@ -41,6 +42,7 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
         return
     config, run_dir, feed = session.config, session.config.run.directory, session.feed
     run_dir.mkdir(parents=True, exist_ok=True)
+    changed = announce.changes(config, left_out=()) if step else {}
     write_atomically(run_dir / CONFIG, dump(public(config)).encode())
     path = run_dir / "environment.json"
     environment = {
@@ -62,7 +64,7 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
             for name, found in session.references.items()
         },
         "train_flops_per_token": flops_per_token,
-        "starts": kept_starts(recorded_starts(path) if step else [], start_record(step)),
+        "starts": kept_starts(recorded_starts(path) if step else [], start_record(step, changed)),
     }
     write_atomically(path, json.dumps(redacted(environment), indent=2).encode())
     feed.train.tokenizer.save(run_dir)

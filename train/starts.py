@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -22,11 +23,13 @@ def kept_starts(earlier: list[Any], new: dict[str, Any]) -> list[Any]:
     return [*earlier[:1], *earlier[1:][2 - MAX_STARTS :], new]
 
 
-def start_record(step: int) -> dict[str, Any]:
-    """When, where and how this process was started, for `environment.json`."""
+def start_record(step: int, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """When, where and how this process was started, for `environment.json`. changed: old and new value of each key of
+    the config that is another than at the start before."""
     name = pathlib.Path(sys.argv[0]).name
     return {
         "step": step,
+        "changed": {key: list(values) for key, values in changed.items()},
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "command": shlex.join(["maverick" if name == "cli.py" else name, *map(redact, sys.argv[1:])]),

@@ -15,8 +15,12 @@ def git(folder, *words):
 
 def test_a_start_has_time_host_command_and_code(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/launch/cli.py", "train", "x y.yaml", "run.steps=3"])
-    found = start_record(7)
-    assert found["command"] == "maverick train 'x y.yaml' run.steps=3" and found["step"] == 7
+    found = start_record(7, {"run.steps": (5, 9)})
+    assert (
+        found["command"] == "maverick train 'x y.yaml' run.steps=3"
+        and found["step"] == 7
+        and found["changed"] == {"run.steps": [5, 9]}
+    )
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["time"])
     assert found["host"] and found["version"] and set(found) >= {"commit"}
 
