@@ -192,7 +192,8 @@ def run_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def report(parser: argparse.ArgumentParser) -> None:
-    run_dir(parser)
+    what = "directory of a run (run.dir); several are compared"
+    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help=what)
     parser.add_argument(
         "--prompt", metavar="TEXT", help="let the newest checkpoint continue this text first, as the report's sample"
     )

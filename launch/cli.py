@@ -219,13 +219,21 @@ def _launch(args: argparse.Namespace) -> Any:
 
 
 def _report(args: argparse.Namespace) -> Any:
+    if len(args.run_dirs) > 1:
+        from launch.report.comparison import compare
+
+        if args.prompt is not None:
+            raise InputError("--prompt: a sample is of one run; expected one RUN_DIR")
+        path = str(compare(args.run_dirs))
+        return {"report": path} if args.json else path
     from launch.report.page import report
 
+    [run_dir] = args.run_dirs
     if args.prompt is not None:
         from launch.report.sample import write_sample
 
-        write_sample(args.run_dir, args.prompt, args.max_tokens)
-    path = str(report(args.run_dir))
+        write_sample(run_dir, args.prompt, args.max_tokens)
+    path = str(report(run_dir))
     return {"report": path} if args.json else path
 
 
@@ -261,7 +269,7 @@ VERBS = {
     "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
     "launch": Verb("render or start a job: on this machine, SLURM, Kubernetes, SkyPilot", arguments.launch, _launch),
-    "report": Verb("write one HTML report about a run", arguments.report, _report),
+    "report": Verb("write one HTML report about a run, or of several compared", arguments.report, _report),
     "watch": Verb("show a run live in the terminal", arguments.watch, _watch),
     "runs": Verb("list the runs of a folder with their state", arguments.runs, _runs),
 }

@@ -20,6 +20,8 @@ from launch.report.run_record import Line, RunRecord, layer_series, number, seri
 
 MAX_POINTS = 400
 """Most points of a curve; a longer one is plotted as means, with a band from minimum to maximum."""
+NARROW = 5.4
+"""Inches of a plot that is not wide; its text is readable on a phone."""
 MAX_LAYERS = 256
 LEGEND_LAYERS = 6
 MAX_OTHERS = 24
@@ -58,6 +60,8 @@ class Drawn:
     svg: str
     notes: tuple[str, ...]
     plot: Plot
+    narrow: str | None = None
+    """Of a wide plot: the same for a phone."""
 
     @property
     def group(self) -> Group:
@@ -110,14 +114,16 @@ def _draw(plot: Plot, record: RunRecord, prefix: str) -> Drawn | None:
     style: dict[Any, Any] = {"svg.hashsalt": prefix, "svg.fonttype": "path"}  # no installed fonts are needed
     with matplotlib.rc_context(style):
         found = figure_of(plot, record)
-        return found and Drawn(plot.title, svg(found[0], prefix), tuple(found[1]), plot)
+        narrow = figure_of(dataclasses.replace(plot, wide=False), record) if found and plot.wide else None
+        twin = narrow and svg(narrow[0], f"n{prefix}")
+        return found and Drawn(plot.title, svg(found[0], prefix), tuple(found[1]), plot, twin)
 
 
 def figure_of(plot: Plot, record: RunRecord) -> tuple[Figure, list[str]] | None:
     """The plot as a figure, and its notes; None if the run has no values for it."""
     style: dict[Any, Any] = STYLE
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(11.2, 3.4) if plot.wide else (5.4, 2.9), layout="constrained")
+        figure = Figure(figsize=(11.2, 3.4) if plot.wide else (NARROW, 2.9), layout="constrained")
         axes = figure.add_subplot(ylabel=_plain(plot.unit))
         if any(isinstance(line.get(plot.key), list) for line in record.training):
             drawn = _draw_layers(axes, plot, record.training)

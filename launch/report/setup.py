@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 Rows = list[tuple[str, str]]
-MAX_STARTS = 20
-"""Most starts that are listed."""
+MAX_STARTS, MAX_CHANGES = 20, 100
+"""Most starts, and most changes at restarts, that are listed."""
 
 
 def starts(environment: Any) -> Rows:
@@ -28,6 +28,19 @@ def starts(environment: Any) -> Rows:
         said = [f"{_time(start.get('time'))} from step {_text(start.get('step'))}" for start in more[-MAX_STARTS:]]
         rows.append(("Resumed", f"{len(more)} time{'s' * (len(more) > 1)}: " + "; ".join(said)))
     return rows
+
+
+def changed_at_restarts(environment: Any) -> list[tuple[str, ...]]:
+    """What each later start changed in the config: (time, step, key, before, after); the first row names the columns.
+    Empty if nothing was changed."""
+    found = environment.get("starts") if isinstance(environment, dict) else None
+    rows: list[tuple[str, ...]] = []
+    for start in found[1:] if isinstance(found, list) else []:
+        changed = start.get("changed") if isinstance(start, dict) else None
+        for key, values in changed.items() if isinstance(changed, dict) else ():
+            old, new = values if isinstance(values, list) and len(values) == 2 else (None, values)
+            rows.append((_time(start.get("time")), _text(start.get("step")), key, _text(old), _text(new)))
+    return [("Restart", "Step", "Changed in the config", "Before", "After"), *rows[-MAX_CHANGES:]] if rows else []
 
 
 def machine(environment: Any) -> Rows:

@@ -104,17 +104,19 @@ def energy(found: Goodput, config: dict[str, Any]) -> str:
     return f"The devices used {kwh:,.3g} kWh{f' (PUE {factors.pue:g} included)' if factors.pue > 1 else ''}{said}."
 
 
-def timeline_svg(found: Goodput) -> str:
-    """The classes over time, as parts of each of `MAX_BARS` equal lengths; empty for less than a second."""
+def timeline_svg(found: Goodput, width: float = 11.2) -> str:
+    """The classes over time, as parts of each of `MAX_BARS` equal lengths; empty for less than a second. width: in
+    inches."""
     if found.wall < 1:
         return ""
     edges = np.linspace(0, found.wall, min(MAX_BARS, max(20, len(found.spans) * 4)) + 1)
     parts = binned(found.spans, edges)
     unit, scale = next((u, s) for u, s in (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
                        if found.wall >= 2 * s or s == 1)  # fmt: skip
-    style: dict[Any, Any] = STYLE | {"svg.hashsalt": "time-", "svg.fonttype": "path"}
+    prefix = f"time{width:.0f}-"
+    style: dict[Any, Any] = STYLE | {"svg.hashsalt": prefix, "svg.fonttype": "path"}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(11.2, 2.2), layout="constrained")
+        figure = Figure(figsize=(width, 2.2), layout="constrained")
         axes = figure.add_subplot(xlabel=f"{unit} since the first start")
         below = np.zeros(len(edges) - 1)
         for name in CLASSES:
@@ -126,7 +128,7 @@ def timeline_svg(found: Goodput) -> str:
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.grid(visible=False)
-        return svg(figure, "time-", {color: f"--{name}" for name, color in COLORS.items()})
+        return svg(figure, prefix, {color: f"--{name}" for name, color in COLORS.items()})
 
 
 def binned(spans: Sequence[TimeSpan], edges: np.ndarray) -> dict[TimeClass, np.ndarray]:

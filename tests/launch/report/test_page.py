@@ -79,7 +79,7 @@ def test_report_is_one_file_without_scripts_and_links(run):
     assert path.name == "report.html"
     text = path.read_text()
     page = Page(text)
-    assert page.tags.count("svg") == 2  # loss and expert load; the others are constant
+    assert page.tags.count("svg") == 3  # loss, broad and narrow, and expert load; the others are constant
     assert "Constant during the run" in text and "tokens per second" in text
     assert not {"script", "img", "link", "iframe", "base"} & set(page.tags)
     assert page.addresses and all(address[1:] in page.ids for address in page.addresses)
