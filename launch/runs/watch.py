@@ -12,6 +12,7 @@ import tty
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -117,17 +118,22 @@ def _curve(name: str, values: np.ndarray, width: int) -> Text | None:
     return Text.assemble((f"{name:<10}", "bright_black"), (blocks, "cyan"), ends)
 
 
-def _time(run: RunStatus, width: int) -> Iterator[Text]:
+def _time(run: RunStatus, width: int) -> Iterator[Text | Columns]:
     """A bar of the classes of wall time, and its legend."""
     found = run.record.goodput
     if not found.wall:
         return
-    size, bar, legend, end = max(10, min(60, width)), Text(), Text(), 0.0
+    size, bar, legend, end = max(10, min(60, width)), Text(), [], 0.0
     for name, part in shares(found):
         begin, end = end, end + part
         bar.append("█" * (round(end * size) - round(begin * size)), style=TIME_COLORS[name])
-        legend.append("■ ", style=TIME_COLORS[name]).append(f"{WORDS[name][0]} {part:.0%}   ")
-    yield from (Text(), Text.assemble(("wall time ", "bright_black"), duration(found.wall)), bar, legend)
+        legend.append(Text.assemble(("■ ", TIME_COLORS[name]), f"{WORDS[name][0]} {part:.0%}"))
+    yield from (
+        Text(),
+        Text.assemble(("wall time ", "bright_black"), duration(found.wall)),
+        bar,
+        Columns(legend, padding=(0, 3)),
+    )
 
 
 def _events(run: RunStatus) -> Iterator[Text]:
