@@ -219,21 +219,9 @@ def _launch(args: argparse.Namespace) -> Any:
 
 
 def _report(args: argparse.Namespace) -> Any:
-    if len(args.run_dirs) > 1:
-        from launch.report.comparison import compare
+    from launch.report.write import write_report
 
-        if args.prompt is not None:
-            raise InputError("--prompt: a sample is of one run; expected one RUN_DIR")
-        path = str(compare(args.run_dirs))
-        return {"report": path} if args.json else path
-    from launch.report.page import report
-
-    [run_dir] = args.run_dirs
-    if args.prompt is not None:
-        from launch.report.sample import write_sample
-
-        write_sample(run_dir, args.prompt, args.max_tokens)
-    path = str(report(run_dir))
+    path = str(write_report(args.run_dirs, args.prompt, args.max_tokens))
     return {"report": path} if args.json else path
 
 
