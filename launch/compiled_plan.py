@@ -98,7 +98,7 @@ class Trips:
     def __init__(self, model: ModelConfig, layout: Layout):
         devices = layout.ways("experts")
         experts, rows = model.num_local_experts // devices, layout.tokens * model.num_experts_per_tok
-        room = layout.exchange(model.num_experts_per_tok)
+        room = layout.exchange(model)
         rounds, received = (room.rounds, room.rows * devices) if room else (1, rows)
         self._tiles = -(-rows // (rounds * tile_height(received, experts))) if experts else 1
         self._seen = functools.partial(seen_share, model, layout)

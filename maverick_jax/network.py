@@ -4,9 +4,10 @@ Keys have the names that the public `config.json` of Llama 4 gives them, where i
 """
 
 import enum
+import fractions
 import functools
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -39,7 +40,7 @@ class Purpose(enum.Enum):
     INITIALIZATION = "the values that parameters start from"
     STORAGE = "the dtype in which parameters are stored"
     COMPUTATION = "how the function is computed"
-    TRAINING = "losses and updates in addition to the objective's"
+    TRAINING = "what training does beside the objective: losses, updates, rows that it drops"
 
 
 class RopeScaling(Section):
@@ -197,6 +198,12 @@ class Network(Section):
     """Routed experts per MoE layer, E; 0 makes every layer dense."""
     num_experts_per_tok: Positive = 1
     """Routed experts per token, top-k."""
+    expert_capacity_factor: Annotated[
+        Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None, Purpose.TRAINING
+    ] = None
+    """An expert takes at most ceil(factor x T x top-k / E) tokens of each row of T tokens, the first ones; the others get
+    no output of it (GShard, arXiv 2006.16668). null: every expert takes all of its tokens. A model that is loaded for
+    generation, as a teacher or for export drops none."""
     interleave_moe_layer_step: Positive = 1
     """Layer i has experts iff (i+1) is a multiple of this. 1: all layers (Scout), 2: every other (Maverick)."""
     no_rope_layer_interval: Natural = 4
@@ -264,6 +271,18 @@ class Network(Section):
     def keys_of(cls, *purposes: Purpose) -> tuple[str, ...]:
         """The keys that have one of these purposes, in declaration order."""
         return tuple(key for key, field in Network.model_fields.items() if _purpose(field) in purposes)
+
+    @property
+    def dropless(self) -> Self:
+        """This config with experts that take all of their tokens."""
+        return self.model_copy(update={"expert_capacity_factor": None})
+
+    def expert_limit(self, length: int) -> int | None:
+        """The most tokens of a row of `length` tokens that one expert takes; None: all."""
+        if self.expert_capacity_factor is None:
+            return None
+        factor = fractions.Fraction(str(self.expert_capacity_factor))  # 1.1 x 10 in floats is more than 11
+        return min(length, math.ceil(factor * length * self.num_experts_per_tok / self.num_local_experts))
 
     # ---- the layer pattern -------------------------------------------------------------------------------------
 

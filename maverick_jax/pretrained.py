@@ -82,7 +82,7 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
     """Load the model at `path`: a run directory (its newest checkpoint), a checkpoint, or a Hugging Face folder.
 
     `mesh`: devices for the parameters, sharded by the default `ShardingRules`; None means one device.
-    `dtype`: float32 or bfloat16, for parameters and computation.
+    `dtype`: float32 or bfloat16, for parameters and computation. Experts of limited capacity take all of their tokens.
     Raises InputError if `path` is none of these, or if the files do not match the config of the model.
     """
     source = open_source(path)
@@ -97,7 +97,7 @@ def config_of(path: str | pathlib.Path, dtype: str = "float32") -> ModelConfig:
 
 def _computing_in(dtype: str, config: ModelConfig) -> ModelConfig:
     _require_dtype(dtype, DTYPES)
-    return config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
+    return config.dropless.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
 
 
 def load_into(abstract: Maverick, path: str | pathlib.Path) -> Maverick:

@@ -11,6 +11,7 @@ IGNORED = (
     ("optimizer.min_ratio", "optimizer.schedule", lambda c: c.optimizer.schedule == "constant"),
     ("model.balance.weight", "model.balance.kind", lambda c: c.model.balance.kind != "auxiliary_loss"),
     ("model.balance.bias_rate", "model.balance.kind", lambda c: c.model.balance.kind != "loss_free_bias"),
+    ("model.expert_capacity_factor", "model.num_local_experts", lambda c: not c.model.num_moe_layers),
     ("logging.profile_steps", "logging.profile_start", lambda c: not c.logging.profile_start),
 )
 """(key, the key that decides, whether it decides that the first one has no effect)."""

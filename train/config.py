@@ -179,6 +179,9 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
     found += _unshared_rows(config, size_of(sizes, rules.length))
+    if config.objective.batch_maker() is not None and (factor := config.model.expert_capacity_factor) is not None:
+        found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "
+                      f"{config.objective.kind} generates samples, which drops none; expected null"))  # fmt: skip
     if not config.data.has_trajectories and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
         found.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
                       "(kind: trajectories), and there is none"))  # fmt: skip

@@ -184,6 +184,14 @@ PLOTS = (
     Plot("Router entropy", "router_entropy", "nats", "How undecided the router is.", "experts", level_is="maximum"),
     Plot("Experts without a token", "router_idle", "part of the experts", "", "experts", "percent"),
     Plot(
+        "Tokens that experts dropped",
+        "router_dropped",
+        "per update",
+        "Tokens beyond model.expert_capacity_factor.",
+        "experts",
+        "engineering",
+    ),
+    Plot(
         "Balance of the experts",
         "router_balance",
         "auxiliary loss",

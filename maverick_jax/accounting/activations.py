@@ -89,5 +89,5 @@ def _of(names, config: ModelConfig, spec: LayerSpec, layout: Layout) -> list[int
 
 def _received(config: ModelConfig, layout: Layout) -> int:
     """Rows that a device has room for when others send it theirs; 0: it has all experts."""
-    room = layout.exchange(config.num_experts_per_tok)
+    room = layout.exchange(config)
     return room.total * layout.ways("experts") if room else 0

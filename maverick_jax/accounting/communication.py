@@ -12,7 +12,7 @@ from maverick_jax.accounting.stream import moves
 from maverick_jax.config import ModelConfig
 from maverick_jax.ops.collectives import STAGE, stages
 from maverick_jax.parameters import Parameter
-from maverick_jax.saved import ATTENTION, RECEIVED, RESIDUAL
+from maverick_jax.saved import ATTENTION, EVERYTHING, RECEIVED, RESIDUAL
 from maverick_jax.sharding import PIPELINE_AXIS, TENSOR_AXIS, Axes, axes_tuple, size_of
 
 TPU_TILE = 8, 128
@@ -144,7 +144,8 @@ def _embedding(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
 def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
     """Rows to the devices of their experts, as many as the first rounds have room for, and their results back; then
     gradients there and back. A layer that does not save the rows it received sends them again, but not their results.
-    Of several experts, devices also say how many rows are for which."""
+    Of several experts, devices also say how many rows are for which. Devices that share rows tell each other the chosen
+    experts of their tokens, to count them, if experts take a limited number."""
     stacked = config.layers[: config.stack.num_stacked]
     scanned = sum(spec.moe for spec in stacked)
     yield from _exchanges(config, layout.in_stage, scanned * layout.turns // layout.stages)
@@ -153,10 +154,16 @@ def _tokens(config: ModelConfig, layout: Layout) -> Iterator[Transfer]:
 
 def _exchanges(config: ModelConfig, layout: Layout, layers: int) -> Iterator[Transfer]:
     """Of so many layers of experts in one forward pass."""
-    if not layers or (room := layout.exchange(config.num_experts_per_tok)) is None:
-        return
-    devices, group = layout.ways("experts"), spans(_split(layout.rules.experts, layout), layout.sizes)
     layers *= layout.accumulation_steps
+    room, devices = layout.exchange(config), layout.ways("experts")
+    if layers and config.expert_capacity_factor is not None:
+        # the products of a device that has all experts need the choice again, whatever it received
+        n = layers + round(layers * repeats(config, RECEIVED if room else EVERYTHING, moe=True))
+        chosen = (layout.ways("length") - 1) * layout.tokens * config.num_experts_per_tok * BYTES["int32"]
+        yield Transfer("gather", spans(_split(layout.rules.length, layout), layout.sizes), n * chosen, n)
+    if not layers or room is None:
+        return
+    group = spans(_split(layout.rules.experts, layout), layout.sizes)
     again = round(layers * repeats(config, RECEIVED, moe=True))
     rows, n = 4 * layers + again, layers + again
     each = (devices - 1) * room.total * config.hidden_size * BYTES[config.compute_dtype]

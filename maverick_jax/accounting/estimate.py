@@ -74,7 +74,7 @@ def estimate(
         each = transfer.bytes / transfer.times
         seconds = device.seconds_to_send(each, count, near, PATTERNS.get(transfer.kind, "ring"))
         wire[transfer.kind] = wire.get(transfer.kind, 0.0) + transfer.times * seconds
-    room = layout.exchange(config.num_experts_per_tok)
+    room = layout.exchange(config)
     waiting = wire.get("all_to_all", 0.0) / (room.rounds if room else 1)
     hidden = sum(wire.values()) - wire.get("all_to_all", 0.0)
     if layout.platform == "tpu":  # whose compiler, unless asked, begins no other work before a collective has ended
@@ -114,7 +114,7 @@ def repeated_flops(config: ModelConfig, layout: Layout, trained: Iterable[Parame
 
 def _expert_flops(config: ModelConfig, layout: Layout, trained: Iterable[Parameter] | None) -> float:
     """FLOPs of a device in a step for routed experts, forward and backward, repeated and unused ones included."""
-    room, rows = layout.exchange(config.num_experts_per_tok), layout.tokens * config.num_experts_per_tok
+    room, rows = layout.exchange(config), layout.tokens * config.num_experts_per_tok
     several = config.num_local_experts > layout.ways("experts")
     in_tiles = several and not experts.are_grouped(config, layout)  # tiles hold real rows alone
     slots = room.total * layout.ways("experts") / rows if room and not in_tiles else 1.0

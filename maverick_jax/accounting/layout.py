@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from maverick_jax.ops.exchange import Capacity, capacity
+from maverick_jax.config import ModelConfig
+from maverick_jax.ops.exchange import Capacity, capacity, limited_capacity
 from maverick_jax.ops.pipeline import num_turns
 from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import PIPELINE_AXIS, ShardingRules, size_of
@@ -88,10 +89,15 @@ class Layout:
     def ways(self, logical: str) -> int:
         return size_of(self.sizes, getattr(self.rules, logical))
 
-    def exchange(self, experts_per_token: int) -> Capacity | None:
+    def exchange(self, config: ModelConfig) -> Capacity | None:
         """How many rows devices exchange with each other in a layer of experts; None: each has all experts."""
-        devices = self.ways("experts")
-        return capacity(self.tokens * experts_per_token, devices, self.platform) if devices > 1 else None
+        devices, k = self.ways("experts"), config.num_experts_per_tok
+        if devices == 1:
+            return None
+        if (limit := config.expert_limit(self.sequence_length)) is None:
+            return capacity(self.tokens * k, devices, self.platform)
+        length = self.sequence_length // self.ways("length")
+        return limited_capacity(self.tokens // length, length, k, config.num_local_experts // devices, limit)
 
     def parts(self, axes: Axes) -> int:
         """Number of shards in which a parameter of these logical axes is stored."""

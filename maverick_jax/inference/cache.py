@@ -111,6 +111,8 @@ def _through_layers(model: Maverick, x, real, step: AttentionStep, cache: Cache 
     new = {}
     if num_stages() > 1:
         raise InputError("mesh.pipeline: generation runs without a pipeline; expected 1")
+    if (factor := model.config.expert_capacity_factor) is not None:
+        raise InputError(f"model.expert_capacity_factor: {factor:g} drops tokens, generation does not; expected null")
     if model.config.num_periods:
         one_period = lambda x, part: _through_period(part[0], x, real, step, part[1])
         x, new[PERIODS] = jax.lax.scan(one_period, x, (model.periods, cache and cache[PERIODS]))

@@ -13,6 +13,7 @@ from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.ops.dispatch import routed_experts
+from maverick_jax.ops.expert_limit import within_limit
 from maverick_jax.ops.linear import linear
 from maverick_jax.ops.stream import gather_tokens, scatter_tokens, stream_spec
 from maverick_jax.param import build, stored
@@ -33,6 +34,8 @@ class RouterStats:
     """Sum of squared logsumexp of the logits, float32[]."""
     entropy: jax.Array
     """Sum of the entropy, in nats, of softmax(logits), float32[]."""
+    dropped: jax.Array | None = None
+    """Assignments that experts did not take (`ModelConfig.expert_capacity_factor`), float32[]; None: they take all."""
 
 
 jax.tree_util.register_dataclass(RouterStats)
@@ -47,7 +50,8 @@ class Routed(NamedTuple):
 
 
 class Moe(nnx.Module):
-    """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router.
+    """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router. Experts of limited
+    capacity leave their terms of the tokens that they do not take out.
 
     The score scales the expert's input. SwiGLU is not homogeneous, so scaling its output would give another result.
     """
@@ -78,9 +82,13 @@ class Moe(nnx.Module):
             experts = jnp.where(real[..., None], experts, self.config.num_local_experts)
         w_in, w_out = (stored(w, self.rules, x.dtype)[0] for w in (self.experts_in, self.experts_out))
         x, scores, experts = (gather_tokens(tokens, self.rules) for tokens in (x, scores, experts))
+        if (limit := self.config.expert_limit(x.shape[1])) is not None:
+            with jax.named_scope("dispatch"):
+                experts, dropped = within_limit(experts, limit, self.config.num_local_experts, self.rules)
+            stats = dataclasses.replace(stats, dropped=dropped)
         with jax.named_scope("shared"):
             shared = self.shared(x)
-        sums = shared + routed_experts(x, scores, experts, w_in, w_out, self.rules)
+        sums = shared + routed_experts(x, scores, experts, w_in, w_out, self.rules, limit)
         return scatter_tokens(sums, self.rules), Routed(stats, logits)
 
     def route(self, x: jax.Array) -> jax.Array:

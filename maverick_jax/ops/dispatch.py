@@ -6,6 +6,7 @@ M rows on this device, D model, E experts, e experts on this device.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ from maverick_jax.ops.collectives import gather_weight, use_sharded, vary
 from maverick_jax.ops.exchange import (
     Among,
     Capacity,
+    Places,
     capacity,
     expert_of_received,
+    limited_capacity,
     places,
     send,
     send_back,
@@ -36,12 +39,13 @@ FURTHER_ROUNDS = "further_rounds"
 """The scope of the loop over the rounds that run only if some device needs them."""
 
 
-def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax.Array:
+def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules, limit: int | None = None) -> jax.Array:
     """Sum over the chosen experts of Expert(score * x).
 
     x [B, T, D]; scores [B, T, k] in x's dtype; experts int32[B, T, k], where E means no expert; w_in [E, D, 2, F] and
     w_out [E, F, D] of any dtype, as stored: each device gathers its experts in x's dtype. Returns [B, T, D]; of tokens
-    that `ops.stream` gathered, partial sums.
+    that `ops.stream` gathered, partial sums. `limit`: the most tokens of a sequence that an expert has in `experts`, as
+    `ops.expert_limit` leaves them, None: any number; the exchange has room for no more.
     """
     expert_axes, tensor_axes = axes_tuple(rules.experts), axes_tuple(rules.expert_mlp)
     varying = rules.tokens + tensor_axes
@@ -51,7 +55,8 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
         w_in, w_out = (gather_weight(w, x.dtype, gathered, varying) for w, gathered in ((w_in, of_in), (w_out, of_out)))
         with jax.named_scope("dispatch"):
             rows = scaled(x[:, :, None, :], scores[..., None]).reshape(-1, x.shape[-1])
-        out = _to_experts(Among(expert_axes, varying), rows, w_in, w_out, experts.reshape(-1))
+        size = _room(experts.shape, lax.axis_size(expert_axes), w_in.shape[0], limit)
+        out = _to_experts(Among(expert_axes, varying), size, rows, w_in, w_out, experts.reshape(-1))
         with jax.named_scope("dispatch"):
             out = lax.psum(jnp.sum(out.reshape(*scores.shape, -1), axis=2), summed)
         return lax.pcast(out, partial, to="unreduced")
@@ -67,12 +72,19 @@ def routed_experts(x, scores, experts, w_in, w_out, rules: ShardingRules) -> jax
     return reshard(out, sums_spec(rules, x.shape[1]))
 
 
-def _to_experts(among: Among, rows, w_in, w_out, expert):
-    """Applies to each row [M, D] its expert int32[M], on whichever device that is. Must run inside `shard_map`."""
-    devices = lax.axis_size(among.axes)
+def _room(chosen: tuple[int, int, int], devices: int, num_local: int, limit: int | None) -> Capacity | None:
+    """Of the exchange of a device whose tokens chose experts [B, T, k]; None: it has all experts."""
     if devices == 1:
+        return None
+    if limit is None:
+        return capacity(math.prod(chosen), devices, traced_platform())
+    return limited_capacity(*chosen, num_local, limit)
+
+
+def _to_experts(among: Among, size: Capacity | None, rows, w_in, w_out, expert):
+    """Applies to each row [M, D] its expert int32[M], on whichever device that is. Must run inside `shard_map`."""
+    if size is None:
         return grouped_swiglu(rows, w_in, w_out, expert)
-    size = capacity(rows.shape[0], devices, traced_platform())
     return _exchange(among, size, rows, w_in, w_out, expert)
 
 
@@ -93,8 +105,7 @@ def _forward(among: Among, size: Capacity, rows, w_in, w_out, expert):
     for i, received in enumerate(saved):
         out = one_round(i, received, out)
     more = lambda i, out: one_round(i, send(among, where, size, rows, i), out)
-    with jax.named_scope(FURTHER_ROUNDS):
-        out = lax.fori_loop(size.rounds, where.rounds, more, out)
+    out = _further(size, where, more, out)
     return out, (rows, w_in, w_out, where, saved)
 
 
@@ -115,9 +126,14 @@ def _backward(among: Among, size: Capacity, saved, dout):
     for i, received in enumerate(first):
         carry = one_round(i, received, carry)
     more = lambda i, carry: one_round(i, send(among, where, size, rows, i), carry)
-    with jax.named_scope(FURTHER_ROUNDS):
-        drows, dw_in, dw_out = lax.fori_loop(size.rounds, where.rounds, more, carry)
+    drows, dw_in, dw_out = _further(size, where, more, carry)
     return drows, dw_in.astype(w_in.dtype), dw_out.astype(w_out.dtype), None
+
+
+@jax.named_scope(FURTHER_ROUNDS)
+def _further(size: Capacity, where: Places, one_round, carry):
+    """What `one_round(i, carry)` makes of `carry` in the rounds after the first ones."""
+    return carry if where.rounds is None else lax.fori_loop(size.rounds, where.rounds, one_round, carry)
 
 
 _exchange.defvjp(_forward, _backward)

@@ -2,7 +2,8 @@
 
 The first rounds always run, and for balanced routing no others are needed. They are no loop, so that the compiler
 moves other work beside their transfers: one round's rows are sent while another's are multiplied. Further rounds run
-only if some device needs them, so that even the most skewed routing drops no row.
+only if some device needs them, so that even the most skewed routing drops no row. Where experts take a limited number
+of rows (`ops.expert_limit`), one round has room for all.
 
 M rows on this device, D model, E experts, e experts on this device, R devices, C rows to each device in a round.
 """
@@ -35,6 +36,8 @@ class Capacity(NamedTuple):
     """Number of the first rounds."""
     rows: int
     """Rows that one device can send to another in a round, C."""
+    further: bool = True
+    """Whether a device can have more rows for another, which further rounds send."""
 
     @property
     def total(self) -> int:
@@ -48,6 +51,13 @@ def capacity(num_rows: int, devices: int, platform: str) -> Capacity:
     room = min(num_rows, math.ceil(share + DEVIATIONS * math.sqrt(share)))
     rounds = max(1, min(FIRST_ROUNDS[platform], room * devices // LEAST_ROWS))
     return Capacity(rounds, 8 * math.ceil(room / rounds / 8))
+
+
+def limited_capacity(sequences: int, length: int, experts_per_token: int, num_local: int, limit: int) -> Capacity:
+    """Of devices that have `length` tokens each of `sequences`, if an expert, of `num_local` on a device, takes at most
+    `limit` tokens of a sequence: one round, of all rows that a device can have for another."""
+    room = sequences * min(length * experts_per_token, num_local * min(length, limit))
+    return Capacity(1, 8 * math.ceil(room / 8), further=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Places(NamedTuple):
     start: jax.Array  # int32[R], where those for a device begin
     count: jax.Array  # int32[R], how many they are
     ends: jax.Array | None  # int32[R, e], where the rows from a device for an expert here end; None: one expert
-    rounds: jax.Array  # int32[], rounds that the device with the most rows for another needs
+    rounds: jax.Array | None  # int32[], rounds that the device with the most rows for another needs; None: the first
 
 
 @jax.named_scope("dispatch")
@@ -84,7 +94,7 @@ def places(among: Among, expert: jax.Array, num_local: int, size: Capacity) -> P
         count=count,
         ends=jnp.cumsum(_all_to_all(among, counts), axis=1) if num_local > 1 else None,
         # all devices must run the same number of rounds, or the all-to-alls would not match
-        rounds=lax.pmax(-(-jnp.max(count) // size.rows), among.varying),
+        rounds=lax.pmax(-(-jnp.max(count) // size.rows), among.varying) if size.further else None,
     )
     return jax.tree.map(lambda x: checkpoint_name(x, RECEIVED), found)
 

@@ -184,7 +184,7 @@ def test_memory_falls_with_devices_and_recomputation():
     assert by_remat["full"] == 4 * 32 * 512 * 128 * 2  # the input of each layer, in bfloat16
     alone, spread = memory(config, layout()), memory(config, layout(fsdp=2, expert=4))
     assert alone["activations"] == 8 * memory(config, layout(fsdp=8))["activations"]
-    room = layout(fsdp=2, expert=4).exchange(1)
+    room = layout(fsdp=2, expert=4).exchange(config)
     # 2 MoE layers keep the rows that came from 4 devices, in bfloat16
     assert room is not None and spread["activations"] == alone["activations"] // 8 + 2 * 4 * room.total * 128 * 2
     for part in ("weights", "optimizer", "gradients"):

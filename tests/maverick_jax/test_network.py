@@ -1,8 +1,13 @@
 """The purposes of the network's keys, and which purposes each check ignores."""
 
+import math
+
+import pytest
+
 from maverick_jax import pretrained
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import Network, Purpose
+from tests.helpers import tiny
 from train import identity
 
 
@@ -15,7 +20,24 @@ def test_what_may_differ_by_reader():
     of_first_weights = set(Network.model_fields) - set(ModelConfig.keys_of(Purpose.NETWORK))
     assert of_first_weights == {
         *("remat", "compute_dtype", "param_dtype", "balance"),
-        *("router_dtype", "initializer_range"),
+        *("router_dtype", "initializer_range", "expert_capacity_factor"),
     }
-    assert set(ModelConfig.keys_of(*pretrained._FREE)) == {"param_dtype", "compute_dtype", "remat", "balance"}
-    assert set(identity._FREE) == {"remat", "compute_dtype", "balance"}
+    of_training = {"remat", "compute_dtype", "balance", "expert_capacity_factor"}
+    assert set(identity._FREE) == of_training
+    assert set(ModelConfig.keys_of(*pretrained._FREE)) == {"param_dtype", *of_training}
+
+
+def test_an_expert_of_limited_capacity_takes_its_share_times_the_factor():
+    of = lambda factor, length, k=1: tiny.model_config(  # of 8 experts
+        expert_capacity_factor=factor, num_experts_per_tok=k
+    ).expert_limit(length)
+    assert of(None, 64) is None and of(1.0, 64) == 8 and of(1.25, 64) == 10
+    assert of(1.01, 64) == 9 and of(1.25, 64, 2) == 20
+    assert of(1.1, 80) == 11, "1.1 x 10 in floats is more"
+    assert of(1.0, 1) == 1 and of(100.0, 64) == 64, "at least one, and no more than there are"
+
+
+@pytest.mark.parametrize("factor", [0.99, 0.0, -1.0, math.inf, math.nan])
+def test_capacity_factors_below_one_are_refused(factor):
+    with pytest.raises(ValueError, match="expert_capacity_factor"):
+        tiny.model_config(expert_capacity_factor=factor)

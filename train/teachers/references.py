@@ -50,7 +50,7 @@ def find_references(config: RunConfig) -> dict[str, Found]:
         if reference.dtype != "keep":
             changes["param_dtype"] = reference.dtype
         mesh = config.mesh.model_copy(update={"rules": {**config.mesh.rules, **reference.rules}})
-        found[name] = Found(reference.path, there.model_copy(update=changes), mesh.sharding_rules())
+        found[name] = Found(reference.path, there.dropless.model_copy(update=changes), mesh.sharding_rules())
     configs = {name: model.config for name, model in found.items()}
     if problems := config.objective.check_references(config.model, configs):
         raise InputError("\n".join(f"{key}: {why}" for key, why in problems))

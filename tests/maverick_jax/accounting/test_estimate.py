@@ -43,7 +43,7 @@ def test_a_step_that_saves_its_products_repeats_scores_and_experts_alone():
 
 def test_unused_slots_of_frozen_experts_cost_two_passes_and_not_three():
     """None of a gradient of their weights."""
-    config, room = with_remat("attention"), CLUSTER.exchange(1)
+    config, room = with_remat("attention"), CLUSTER.exchange(MAVERICK)
     assert room is not None
     unused = room.total * 128 / CLUSTER.tokens - 1
     forward = flops_per_token(config, 8192, NOTHING)["routed_experts"] * CLUSTER.tokens

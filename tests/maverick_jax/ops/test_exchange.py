@@ -1,5 +1,7 @@
 """Rows of routed experts on other devices: exact for any routing, and sent no more often than is stated."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,10 @@ from maverick_jax.accounting.hlo import Program
 from maverick_jax.model.remat import remat
 from maverick_jax.ops import exchange
 from maverick_jax.ops.dispatch import routed_experts
-from maverick_jax.ops.exchange import Capacity, capacity
+from maverick_jax.ops.exchange import Capacity, capacity, limited_capacity
+from maverick_jax.ops.expert_limit import within_limit, within_limit_reference
 from maverick_jax.ops.grouped_matmul import grouped_swiglu_reference
+from maverick_jax.row_split import RowSplit
 from maverick_jax.saved import RECEIVED, saved
 from maverick_jax.sharding import MESH_AXES, ShardingRules
 
@@ -31,10 +35,10 @@ def arguments():
     return random(B, T, D), scores, w_in, random(E, F, D, seed=3, scale=0.3)
 
 
-def placed(chosen):
+def placed(chosen, rules=RULES):
     """The arguments and the experts int32[B, T, 1] on the mesh in use."""
-    tokens = RULES("batch", "length", None)
-    stored = RULES("experts", "expert_embed", None, "expert_mlp"), RULES("experts", "expert_mlp", "expert_embed")
+    tokens = rules("batch", "length", None)
+    stored = rules("experts", "expert_embed", None, "expert_mlp"), rules("experts", "expert_mlp", "expert_embed")
     specs = tokens, tokens, *stored
     arrays = [jax.device_put(a, spec) for a, spec in zip(arguments(), specs, strict=True)]
     return arrays, jax.device_put(chosen.astype(np.int32), tokens)
@@ -60,21 +64,71 @@ def test_any_routing_equals_every_expert_on_every_row(sizes, first, mesh_of, mon
     """In value and gradient. Most of these need further rounds."""
     monkeypatch.setattr(exchange, "FIRST_ROUNDS", {"cpu": first})
     monkeypatch.setattr(exchange, "LEAST_ROWS", 8)
-    mark = random(B, T, D, seed=5)
+    check_routings(ROUTINGS, mesh_of, sizes)
+
+
+def check_routings(routings, mesh_of, sizes, rules=RULES, limit=None):
+    """Values and gradients on that mesh equal those of every expert on every row that it takes."""
+    mark, order = random(B, T, D, seed=5), RowSplit(T, sizes.get("context", 1))
 
     def reference(x, scores, w_in, w_out, chosen):
         return grouped_swiglu_reference((x * scores).reshape(-1, D), w_in, w_out, chosen.reshape(-1)).reshape(B, T, D)
 
+    def exchanged(x, scores, w_in, w_out, chosen):
+        if limit is not None:
+            chosen = within_limit(chosen, limit, E, rules)[0]
+        return routed_experts(x, scores, chosen, w_in, w_out, rules, limit)
+
     with_gradients = lambda f: jax.jit(lambda *a: (f(*a), jax.grad(lambda *a: jnp.sum(mark * f(*a)), (0, 1, 2, 3))(*a)))
-    slow, fast = with_gradients(reference), with_gradients(lambda x, s, i, o, e: routed_experts(x, s, e, i, o, RULES))
-    for routing, chosen in ROUTINGS.items():
-        expected = slow(*arguments(), jnp.asarray(chosen, jnp.int32))
+    slow, fast = with_gradients(reference), with_gradients(exchanged)
+    for routing, chosen in routings.items():
+        taken = jnp.asarray(chosen, jnp.int32)
+        if limit is not None:
+            taken = order.split(within_limit_reference(order.whole(taken, 1), limit, E)[0], 1)
+        expected = slow(*arguments(), taken)
         with mesh_of(**sizes):
-            arrays, experts = placed(chosen)
+            arrays, experts = placed(chosen, rules)
             got = fast(*arrays, experts)
         # 2e-5: sums of up to 512 float32 terms in another order
         close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5, err_msg=routing)  # noqa: B023
         jax.tree.map(close, got, expected)
+
+
+@pytest.mark.parametrize(
+    ("axes", "sizes"),
+    [
+        (("expert", "fsdp"), {"fsdp": 2, "expert": 4}),  # an expert on each device
+        (("expert", "context"), {"context": 2, "expert": 2}),  # two
+    ],
+    ids=str,
+)
+def test_any_routing_over_two_mesh_axes_equals_every_expert_on_every_row(axes, sizes, mesh_of, monkeypatch):
+    """Among them all rows to one expert, and all to the experts of one device, which need further rounds."""
+    rules = dataclasses.replace(RULES, experts=axes, expert_embed=None)
+    of_device = {"all to two, of one device or neighbors": 2 + by_turns(2)}
+    check_routings(ROUTINGS | of_device, mesh_of, sizes, rules)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit"),
+    [
+        ({"context": 2, "expert": 4}, 10),
+        ({"fsdp": 2, "expert": 4}, T),
+        pytest.param({"fsdp": 2, "expert": 4}, 10, marks=pytest.mark.slow),
+        pytest.param({"context": 2, "expert": 4}, T, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_any_routing_within_a_limit_equals_every_expert_on_the_rows_it_takes(sizes, limit, mesh_of):
+    """In one round. A limit of all tokens drops none."""
+    check_routings(ROUTINGS, mesh_of, sizes, limit=limit)
+
+
+def test_one_round_has_room_for_all_that_a_limit_allows():
+    assert limited_capacity(4, 64, 1, 2, 10) == Capacity(1, 80, further=False)
+    assert limited_capacity(4, 64, 1, 2, 64).total == 4 * 64, "no device has more rows"
+    assert limited_capacity(4, 32, 2, 2, 40).total == 4 * 64, "devices that share rows have no more of their tokens"
+    assert limited_capacity(1, 64, 1, 1, 9).total == 16, "rows come in eights"
 
 
 @pytest.mark.parametrize("preset", [pytest.param("dots", marks=pytest.mark.slow), "none", "attention", "full"])
