@@ -198,9 +198,7 @@ class Network(Section):
     """Routed experts per MoE layer, E; 0 makes every layer dense."""
     num_experts_per_tok: Positive = 1
     """Routed experts per token, top-k."""
-    expert_capacity_factor: Annotated[
-        Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None, Purpose.TRAINING
-    ] = None
+    expert_capacity_factor: Annotated[Annotated[float, Field(ge=1.0)] | None, Purpose.TRAINING] = None
     """An expert takes at most ceil(factor x T x top-k / E) tokens of each row of T tokens, the first ones; the others get
     no output of it (GShard, arXiv 2006.16668). null: every expert takes all of its tokens. A model that is loaded for
     generation, as a teacher or for export drops none."""

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from jax import lax
 
+from maverick_jax.accounting.communication import communication
 from maverick_jax.accounting.compiled import collectives
 from maverick_jax.accounting.hlo import Program
+from maverick_jax.accounting.layout import Layout
 from maverick_jax.model.remat import remat
 from maverick_jax.ops import exchange
-from maverick_jax.ops.dispatch import routed_experts
+from maverick_jax.ops.dispatch import FURTHER_ROUNDS, routed_experts
 from maverick_jax.ops.exchange import Capacity, capacity, limited_capacity
 from maverick_jax.ops.expert_limit import within_limit, within_limit_reference
 from maverick_jax.ops.grouped_matmul import grouped_swiglu_reference
 from maverick_jax.row_split import RowSplit
 from maverick_jax.saved import RECEIVED, saved
 from maverick_jax.sharding import MESH_AXES, ShardingRules
+from tests.helpers import tiny
 
 RULES = ShardingRules()
 B, T, D, F, E = 8, 64, 8, 4, 8
@@ -122,6 +125,42 @@ def test_any_routing_over_two_mesh_axes_equals_every_expert_on_every_row(axes, s
 def test_any_routing_within_a_limit_equals_every_expert_on_the_rows_it_takes(sizes, limit, mesh_of):
     """In one round. A limit of all tokens drops none."""
     check_routings(ROUTINGS, mesh_of, sizes, limit=limit)
+
+
+@pytest.mark.parametrize(("preset", "again"), [("attention", 0), pytest.param("full", 1, marks=pytest.mark.slow)])
+def test_rows_within_a_limit_are_sent_in_one_round_as_the_plan_says(preset, again, mesh_of):
+    """Of two layers, each four times, or once more, as many as the closed form has room for; and the choice of tokens
+    once, or twice, to the devices that share rows. No loop waits for a device."""
+    sizes = {"context": 2, "expert": 4}
+    config = tiny.model_config(
+        hidden_size=D, num_hidden_layers=2, interleave_moe_layer_step=1, remat=preset, expert_capacity_factor=1.25
+    )
+    layout = Layout(RULES, dict.fromkeys(MESH_AXES, 1) | sizes, B, T)
+    room, limit = layout.exchange(config), config.expert_limit(T)
+    assert limit == 10 and room == Capacity(1, 2 * 2 * 10, further=False)  # of 2 rows, for 2 experts
+    with mesh_of(**sizes):
+        arrays, experts = placed(by_turns(E))
+
+        def loss(x, scores, w_in, w_out, experts):
+            def layer(x, experts):
+                chosen, _ = within_limit(experts, limit, E, RULES)
+                return routed_experts(x, scores, chosen, w_in, w_out, RULES, limit)
+
+            run = remat(layer, saved(preset, ["all_layers"]))
+            return jnp.sum(jnp.sin(lax.scan(lambda x, e: (run(x, e), None), x, experts)[0]))
+
+        text = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arrays, jnp.stack([experts] * 2)).compile().as_text()
+    assert FURTHER_ROUNDS not in text
+    found = collectives(Program.parse(text, lambda loop: 0), dict.fromkeys(MESH_AXES, 1) | sizes)
+    sent = lambda kind, *dtypes: sum(c.total for c in found if c.kind == kind and c.dtype in dtypes)
+    rows, counts = (4 + again) * room.total * D * 4, (1 + again) * E // 4 * 4
+    assert sent("all-to-all", "f32", "s32") == 2 * 3 * (rows + counts)
+    ids = 2 * (1 + again) * B * T // 8 * 4
+    assert sent("all-gather", "s32") == ids
+    planned, dropless = (communication(c, layout) for c in (config, config.dropless))
+    assert planned["gather"] - dropless["gather"] == ids
+    more = (4 + again) * (layout.exchange(config.dropless).total - room.total) * D * 4
+    assert dropless["all_to_all"] - planned["all_to_all"] == 2 * 3 * more
 
 
 def test_one_round_has_room_for_all_that_a_limit_allows():
