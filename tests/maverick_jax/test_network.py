@@ -2,11 +2,18 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from maverick_jax import pretrained
 from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
+from maverick_jax.inference.cache import prefill
+from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Network, Purpose
+from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
 from train import identity
 
@@ -35,6 +42,15 @@ def test_an_expert_of_limited_capacity_takes_its_share_times_the_factor():
     assert of(1.01, 64) == 9 and of(1.25, 64, 2) == 20
     assert of(1.1, 80) == 11, "1.1 x 10 in floats is more"
     assert of(1.0, 1) == 1 and of(100.0, 64) == 64, "at least one, and no more than there are"
+
+
+def test_a_loaded_model_drops_no_token_and_one_that_does_generates_none():
+    limited = tiny.model_config(expert_capacity_factor=1.5)
+    assert limited.dropless == pretrained._computing_in("float32", limited) == tiny.model_config(param_dtype="float32")
+    with jax.set_mesh(single_device_mesh()), pytest.raises(InputError, match="generation does not; expected null"):
+        model = nnx.eval_shape(lambda: Maverick(limited, tiny.RULES, rngs=nnx.Rngs(0)))
+        tokens = jnp.zeros((1, 4), jnp.int32)
+        jax.eval_shape(lambda model: prefill(model, tokens, jnp.ones(1, jnp.int32), 8), model)
 
 
 @pytest.mark.parametrize("factor", [0.99, 0.0, -1.0, math.inf, math.nan])

@@ -28,6 +28,7 @@ KINDS = {
     "scout": {"interleave_moe_layer_step": 1, "use_qk_norm": True},
     "dense": {"num_local_experts": 0},
     "stages": {"no_rope_layer_interval": 2},
+    "limited": {"expert_capacity_factor": 1.0, "no_rope_layer_interval": 2},
 }
 RUNS = [
     ("maverick", {"context": 8}),
@@ -37,6 +38,8 @@ RUNS = [
         pytest.param(kind, sizes, marks=pytest.mark.slow)
         for kind, sizes in (
             ("maverick", {"context": 2}),
+            ("limited", {"context": 2, "expert": 2, "tensor": 2}),
+            ("limited", {"context": 2, "fsdp": 2, "pipeline": 2}),
             ("scout", {"context": 4, "fsdp": 2}),
             ("maverick", {"context": 4, "data": 2}),
             ("maverick", {"context": 4, "expert": 2}),

@@ -26,6 +26,10 @@ def told(*words: str) -> list[str]:
             "optimizer.min_ratio: 0.2 has no effect with optimizer.schedule: constant",
         ),
         (
+            ["model.num_local_experts=0", "model.expert_capacity_factor=1.5"],
+            "model.expert_capacity_factor: 1.5 has no effect with model.num_local_experts: 0",
+        ),
+        (
             ["model.balance={kind: none, weight: 0.3}"],
             "model.balance.weight: 0.3 has no effect with model.balance.kind: none",
         ),

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from maverick_jax.checkpoint import names
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.network import Balance
+from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
 from train.objectives import Pretrain
 from train.optimizers import AdamW
@@ -210,6 +211,18 @@ def test_auxiliary_loss_is_one_when_balanced():
     stats = router_stats(logits, [jnp.argmax(logits, -1).astype(jnp.int32)], None)
     np.testing.assert_allclose(stats.balance_loss / 64, 1.0, rtol=1e-5)
     np.testing.assert_array_equal(stats.load, np.full(8, 8.0))
+
+
+@pytest.mark.slow
+def test_dropped_tokens_of_an_update_do_not_depend_on_accumulation():
+    """Nor do other metrics, but for rounding. A factor of 1 drops some of each layer."""
+    config = tiny.model_config(expert_capacity_factor=1.0)
+    init, step = tiny.jitted(config)
+    with jax.set_mesh(single_device_mesh()):
+        whole, halves = (step(init(0), tiny.placed(tiny.batch(config, microbatches=n)))[1] for n in (1, 2))
+    assert whole["router_dropped"].shape == (2,) and np.all(whole["router_dropped"] > 0)
+    np.testing.assert_array_equal(whole["router_dropped"], halves["router_dropped"])
+    np.testing.assert_allclose(whole["loss"], halves["loss"], rtol=1e-5)
 
 
 def test_tokens_are_counted_beyond_32_bits():

@@ -228,6 +228,12 @@ def test_invalid_settings_are_refused(config_of, words, said):
         read_config(path, [*overrides, *(f"objective.on_policy.{word}" for word in words)])
 
 
+def test_a_student_that_drops_tokens_is_refused(config_of):
+    path, overrides = config_of("refused")
+    with pytest.raises(InputError, match=r"model.expert_capacity_factor: 1.5 drops tokens, .* generates samples"):
+        read_config(path, [*overrides, "model.expert_capacity_factor=1.5"])
+
+
 def test_a_student_with_an_image_encoder_is_refused():
     objective = Distill(teacher="anywhere", on_policy=GREEDY)
     assert objective.check_model(STUDENT, 16) == []
