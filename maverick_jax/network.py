@@ -199,9 +199,9 @@ class Network(Section):
     num_experts_per_tok: Positive = 1
     """Routed experts per token, top-k."""
     expert_capacity_factor: Annotated[Annotated[float, Field(ge=1.0)] | None, Purpose.TRAINING] = None
-    """An expert takes at most ceil(factor x T x top-k / E) tokens of each row of T tokens, the first ones; the others get
-    no output of it (GShard, arXiv 2006.16668). null: every expert takes all of its tokens. A model that is loaded for
-    generation, as a teacher or for export drops none."""
+    """An expert takes at most ceil(factor x T x top-k / E) tokens of each row of T tokens, the first ones; the others
+    get no output of it (GShard, arXiv 2006.16668). null: every expert takes all of its tokens. A model that is loaded
+    for generation, for `eval` or as a teacher drops none."""
     interleave_moe_layer_step: Positive = 1
     """Layer i has experts iff (i+1) is a multiple of this. 1: all layers (Scout), 2: every other (Maverick)."""
     no_rope_layer_interval: Natural = 4

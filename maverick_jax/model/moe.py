@@ -50,8 +50,8 @@ class Routed(NamedTuple):
 
 
 class Moe(nnx.Module):
-    """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router. Experts of limited
-    capacity leave their terms of the tokens that they do not take out.
+    """y = shared(x) + sum over the top-k experts e of Expert_e(sigmoid(r_e) x), with r = x router. An expert
+    of limited capacity adds nothing to the tokens that it does not take (`ModelConfig.expert_capacity_factor`).
 
     The score scales the expert's input. SwiGLU is not homogeneous, so scaling its output would give another result.
     """

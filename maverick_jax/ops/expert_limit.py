@@ -16,9 +16,7 @@ from maverick_jax.ops.stages import shard_map
 from maverick_jax.sharding import ShardingRules, axes_tuple
 
 
-def within_limit(
-    experts: jax.Array, limit: int, num_experts: int, rules: ShardingRules
-) -> tuple[jax.Array, jax.Array]:
+def within_limit(experts: jax.Array, limit: int, num_experts: int, rules: ShardingRules) -> tuple[jax.Array, jax.Array]:
     """`experts` int32[B, T, k], those of each token, all different, E = `num_experts` for none, of tokens with the
     positions of `rules.length`, in the order of the devices that share rows. Returns them with E for those of tokens
     beyond the first `limit` of an expert in a row, and how many these are in the batch, float32[], exact up to 2^24."""
