@@ -100,8 +100,8 @@ def check_routings(routings, mesh_of, sizes, rules=RULES, limit=None):
 @pytest.mark.parametrize(
     ("axes", "sizes"),
     [
-        (("expert", "fsdp"), {"fsdp": 2, "expert": 4}),  # an expert on each device
-        (("expert", "context"), {"context": 2, "expert": 2}),  # two
+        (("expert", "context"), {"context": 2, "expert": 2}),  # two experts on each device
+        pytest.param(("expert", "fsdp"), {"fsdp": 2, "expert": 4}, marks=pytest.mark.slow),  # one
     ],
     ids=str,
 )
@@ -116,7 +116,7 @@ def test_any_routing_over_two_mesh_axes_equals_every_expert_on_every_row(axes, s
     ("sizes", "limit"),
     [
         ({"context": 2, "expert": 4}, 10),
-        ({"fsdp": 2, "expert": 4}, T),
+        pytest.param({"fsdp": 2, "expert": 4}, T, marks=pytest.mark.slow),
         pytest.param({"fsdp": 2, "expert": 4}, 10, marks=pytest.mark.slow),
         pytest.param({"context": 2, "expert": 4}, T, marks=pytest.mark.slow),
     ],
@@ -136,7 +136,8 @@ def test_rows_within_a_limit_are_sent_in_one_round_as_the_plan_says(preset, agai
         hidden_size=D, num_hidden_layers=2, interleave_moe_layer_step=1, remat=preset, expert_capacity_factor=1.25
     )
     layout = Layout(RULES, dict.fromkeys(MESH_AXES, 1) | sizes, B, T)
-    room, limit = layout.exchange(config), config.expert_limit(T)
+    room, whole, limit = layout.exchange(config), layout.exchange(config.dropless), config.expert_limit(T)
+    assert room and whole
     assert limit == 10 and room == Capacity(1, 2 * 2 * 10, further=False)  # of 2 rows, for 2 experts
     with mesh_of(**sizes):
         arrays, experts = placed(by_turns(E))
@@ -150,7 +151,7 @@ def test_rows_within_a_limit_are_sent_in_one_round_as_the_plan_says(preset, agai
             return jnp.sum(jnp.sin(lax.scan(lambda x, e: (run(x, e), None), x, experts)[0]))
 
         text = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arrays, jnp.stack([experts] * 2)).compile().as_text()
-    assert FURTHER_ROUNDS not in text
+    assert text and FURTHER_ROUNDS not in text
     found = collectives(Program.parse(text, lambda loop: 0), dict.fromkeys(MESH_AXES, 1) | sizes)
     sent = lambda kind, *dtypes: sum(c.total for c in found if c.kind == kind and c.dtype in dtypes)
     rows, counts = (4 + again) * room.total * D * 4, (1 + again) * E // 4 * 4
@@ -159,7 +160,7 @@ def test_rows_within_a_limit_are_sent_in_one_round_as_the_plan_says(preset, agai
     assert sent("all-gather", "s32") == ids
     planned, dropless = (communication(c, layout) for c in (config, config.dropless))
     assert planned["gather"] - dropless["gather"] == ids
-    more = (4 + again) * (layout.exchange(config.dropless).total - room.total) * D * 4
+    more = (4 + again) * (whole.total - room.total) * D * 4
     assert dropless["all_to_all"] - planned["all_to_all"] == 2 * 3 * more
 
 
