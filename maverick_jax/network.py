@@ -30,6 +30,7 @@ def _few(layers: int) -> int:
 
 Depth = Annotated[int, Field(ge=1), pydantic.AfterValidator(_few)]
 Dtype = Literal["float32", "bfloat16"]
+MatmulDtype = Literal["compute", "float8"]
 
 
 class Purpose(enum.Enum):
@@ -231,6 +232,10 @@ class Network(Section):
     compute_dtype: Annotated[Dtype, Purpose.COMPUTATION] = "bfloat16"
     """Dtype of activations and of the operands of matrix products. Softmax, norms, router and loss are computed in
     float32, and so is every sum over tokens, also of gradients."""
+    matmul_dtype: Annotated[MatmulDtype, Purpose.COMPUTATION] = "compute"
+    """Dtype of the operands of the products of attention (q, k, v, o), dense layers and shared experts, forward and
+    backward. `float8` rounds inputs and weights to e4m3 and cotangents to e5m2, each array with one scale that its
+    largest element decides; sums are float32. `compute`: `compute_dtype`, as in all other products."""
     router_dtype: Annotated[Literal["float32", "compute"], Purpose.ROUNDING] = "float32"
     """`compute` rounds router logits to `compute_dtype`, as the public implementation does."""
     remat: Annotated[RematChoice, Purpose.COMPUTATION] = "full"

@@ -101,7 +101,7 @@ class Attention(nnx.Module):
     def project(self, x: jax.Array, positions: Positions) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries [B, T, N, H], keys and values [B, T, K, H], after rotary embedding, norms and temperature."""
         config, dtype = self.config, x.dtype
-        q, k, v = (linear_of(x, w, self.rules) for w in (self.q, self.k, self.v))
+        q, k, v = (linear_of(x, w, self.rules, config.matmul_dtype) for w in (self.q, self.k, self.v))
         if self.use_rope:
             q, k = apply_rope(q, positions.rope), apply_rope(k, positions.rope)
         elif positions.temperature is not None:
@@ -114,7 +114,8 @@ class Attention(nnx.Module):
     def output(self, y: jax.Array) -> jax.Array:
         """Attended values [B, T, N, H] -> [B, T, D] of the residual stream."""
         out = sums_spec(self.rules, y.shape[1])
-        return scatter_tokens(linear_of(y, self.o, self.rules, inputs=2, out=out), self.rules)
+        sums = linear_of(y, self.o, self.rules, self.config.matmul_dtype, inputs=2, out=out)
+        return scatter_tokens(sums, self.rules)
 
 
 def attend(q, k, v, mask: MaskSpec, positions: Positions, rules: ShardingRules) -> jax.Array:

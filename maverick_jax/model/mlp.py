@@ -22,10 +22,12 @@ class Mlp(nnx.Module):
     down: nnx.Param
 
     def __init__(self, config: ModelConfig, table: Table, rules: ShardingRules, *, rngs: nnx.Rngs):
-        self.rules = rules
+        self.rules, self.matmul_dtype = rules, config.matmul_dtype
         build(self, table, config, rules, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, T, D], normalized, of whole positions -> [B, T, D], partial sums as `ops.stream` says."""
-        gate, up = (checkpoint_name(linear_of(x, w, self.rules), MLP) for w in (self.gate, self.up))
-        return gated_linear_of(gate, up, self.down, self.rules, out=sums_spec(self.rules, x.shape[1]))
+        product = lambda w: checkpoint_name(linear_of(x, w, self.rules, self.matmul_dtype), MLP)
+        gate, up = product(self.gate), product(self.up)
+        out = sums_spec(self.rules, x.shape[1])
+        return gated_linear_of(gate, up, self.down, self.rules, self.matmul_dtype, out=out)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.network import MatmulDtype
 from maverick_jax.ops.dot import dot
 from maverick_jax.ops.expert_rows import with_rows
 from maverick_jax.ops.linear import gated_linear, linear
@@ -133,19 +134,34 @@ jax.tree_util.register_dataclass(LowRank)
 
 
 def linear_of(
-    x: jax.Array, parameter: nnx.Param | Overlay, rules: ShardingRules, *, inputs: int = 1, out=None
+    x: jax.Array,
+    parameter: nnx.Param | Overlay,
+    rules: ShardingRules,
+    matmul_dtype: MatmulDtype,
+    *,
+    inputs: int = 1,
+    out=None,
 ) -> jax.Array:
-    """`linear` with a parameter or its overlay."""
+    """`linear` with a parameter or its overlay. Products with low-rank factors are in the compute dtype."""
     if isinstance(parameter, LowRank):
-        return linear_of(x, parameter.base, rules, inputs=inputs, out=out) + parameter.product(x, rules, out)
-    return linear(x, *stored(parameter, rules, x.dtype), inputs=inputs, out=out)
+        whole = linear_of(x, parameter.base, rules, matmul_dtype, inputs=inputs, out=out)
+        return whole + parameter.product(x, rules, out)
+    w = stored(parameter, rules, x.dtype)
+    return linear(x, *w, inputs=inputs, out=out, float8=matmul_dtype == "float8")
 
 
 def gated_linear_of(
-    gate: jax.Array, up: jax.Array, parameter: nnx.Param | Overlay, rules: ShardingRules, *, out=None
+    gate: jax.Array,
+    up: jax.Array,
+    parameter: nnx.Param | Overlay,
+    rules: ShardingRules,
+    matmul_dtype: MatmulDtype,
+    *,
+    out=None,
 ) -> jax.Array:
-    """`gated_linear` with a parameter or its overlay."""
+    """`gated_linear` with a parameter or its overlay, as `linear_of`."""
     if isinstance(parameter, LowRank):
-        whole = gated_linear_of(gate, up, parameter.base, rules, out=out)
+        whole = gated_linear_of(gate, up, parameter.base, rules, matmul_dtype, out=out)
         return whole + parameter.product(jax.nn.silu(gate) * up, rules, out)
-    return gated_linear(gate, up, *stored(parameter, rules, gate.dtype), out=out)
+    w = stored(parameter, rules, gate.dtype)
+    return gated_linear(gate, up, *w, out=out, float8=matmul_dtype == "float8")

@@ -10,10 +10,11 @@ from maverick_jax.target import multiplies_bfloat16, traced_platform
 def dot(x, y, x_axes, y_axes, batch=((), ()), out: PartitionSpec | None = None) -> jax.Array:
     """Contracts x and y over `x_axes` and `y_axes`; float32, axes ordered batch, rest of x, rest of y.
 
-    `out` is the result's spec if the contracted axes are split over devices. A CPU that does not multiply bfloat16
-    natively widens the operands first, which gives the same numbers up to the order of sums.
+    `out` is the result's spec if the contracted axes are split over devices. A CPU widens float8 operands first, and
+    bfloat16 ones unless it multiplies them natively, which gives the same numbers up to the order of sums.
     """
     if traced_platform() == "cpu":
+        x, y = (a.astype(jnp.bfloat16) if a.dtype.itemsize == 1 else a for a in (x, y))
         if x.dtype == y.dtype == jnp.bfloat16 and multiplies_bfloat16():
             return _rows_first(x, y, tuple(x_axes), y_axes, batch, out)
         x, y = x.astype(jnp.float32), y.astype(jnp.float32)
@@ -22,7 +23,9 @@ def dot(x, y, x_axes, y_axes, batch=((), ()), out: PartitionSpec | None = None) 
 
 def _dot(x, y, x_axes, y_axes, batch, out):
     dims = ((tuple(x_axes), tuple(y_axes)), batch)
-    return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32, out_sharding=out)
+    # by default cuBLAS adds up float8 products with fewer bits than float32 has
+    precision = jax.lax.Precision.HIGHEST if x.dtype.itemsize == 1 else None
+    return jax.lax.dot_general(x, y, dims, precision, preferred_element_type=jnp.float32, out_sharding=out)
 
 
 def _rows_first(x, y, x_axes, y_axes, batch, out):

@@ -37,8 +37,8 @@ def test_gradients_of_low_rank_factors_equal_those_of_the_sum_and_are_scattered(
     def found(x, a, b, c, d):
         first = LowRank(nnx.Param(jax.device_put(w, RULES(*up_axes)), axes=up_axes), a, b, factors, SCALE)
         second = LowRank(nnx.Param(jax.device_put(down, RULES(*down_axes)), axes=down_axes), c, d, factors, SCALE)
-        h = linear_of(x, first, RULES)
-        return gated_linear_of(h, h, second, RULES, out=out)
+        h = linear_of(x, first, RULES, "compute")
+        return gated_linear_of(h, h, second, RULES, "compute", out=out)
 
     with mesh_of(**sizes):
         specs = out, *(RULES(*axes) for names in (up_axes, down_axes) for axes in factors.axes(names))
