@@ -26,10 +26,10 @@ def test_every_field_has_one_purpose():
 def test_what_may_differ_by_reader():
     of_first_weights = set(Network.model_fields) - set(ModelConfig.keys_of(Purpose.NETWORK))
     assert of_first_weights == {
-        *("remat", "compute_dtype", "param_dtype", "balance"),
+        *("remat", "compute_dtype", "matmul_dtype", "param_dtype", "balance"),
         *("router_dtype", "initializer_range", "expert_capacity_factor"),
     }
-    of_training = {"remat", "compute_dtype", "balance", "expert_capacity_factor"}
+    of_training = {"remat", "compute_dtype", "matmul_dtype", "balance", "expert_capacity_factor"}
     assert set(identity._FREE) == of_training
     assert set(ModelConfig.keys_of(*pretrained._FREE)) == {"param_dtype", *of_training}
 

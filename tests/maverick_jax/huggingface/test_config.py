@@ -24,7 +24,7 @@ from tests.parity.oracle import MODELS, NO_TOKEN_IDS, SCOUT, case, config_json, 
 def function_of(config: ModelConfig) -> dict:
     """The settings that determine what the network computes, with its layers instead of the rules that define them."""
     left_out = {"interleave_moe_layer_step", "no_rope_layer_interval"}
-    left_out |= {"balance", "param_dtype", "compute_dtype", "router_dtype", "remat"}
+    left_out |= {"balance", "param_dtype", "compute_dtype", "matmul_dtype", "router_dtype", "remat"}
     if all(spec.moe for spec in config.layers):
         left_out.add("intermediate_size_mlp")
     return config.model_dump(exclude=left_out) | {"layers": [spec.model_dump() for spec in config.layers]}

@@ -6,13 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 
+from maverick_jax import Maverick
+from maverick_jax.accounting.topologies import topology
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.ops import dot as module
 from maverick_jax.ops.float8 import COTANGENT, OPERAND, linear_of_rounded, scaled_dot, scaled_to
 from maverick_jax.ops.linear import gated_linear, linear
-from maverick_jax.sharding import ShardingRules
+from maverick_jax.sharding import ShardingRules, make_mesh, single_device_mesh
+from tests.helpers import tiny
 from tests.maverick_jax.ops.test_linear import MESHES, B, D, F, T, check_close, random, tokens
 
 RULES = ShardingRules()
@@ -103,3 +108,53 @@ def test_all_three_products_have_float8_operands(platform, monkeypatch):
         ("f8E4M3FN", "f8E5M2", "f32"),
         ("f8E5M2", "f8E4M3FN", "f32"),
     ]
+
+
+@pytest.mark.compilers
+def test_an_h200_multiplies_float8():
+    """The compiler neither widens the operands nor writes a float32 result to memory before it is scaled."""
+    f = lambda x, w, dy: in_float8(linear, x, w, cotangent=dy, use=P())
+    mesh = make_mesh({"data": 1}, topology("h200:1").devices)
+    with jax.set_mesh(mesh):
+        where = jax.sharding.NamedSharding(mesh, P())
+        shapes = [(1, 4096, 2048), (2048, 8192), (1, 4096, 8192)]
+        args = (jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=where) for shape in shapes)
+        program = jax.jit(f).trace(*args).lower().compile().as_text()
+    products = re.findall(r"^%gemm_fusion_dot.* \((.*)\) -> (\w+)\[", program, re.MULTILINE)
+    assert [result for _, result in products] == ["bf16"] * 3
+    assert all(len(re.findall(r": f8e\w+\[", operands)) == 2 for operands, _ in products)
+
+
+FLOAT8 = {"matmul_dtype": "float8", "num_hidden_layers": 2, "no_rope_layer_interval": 2}
+
+
+def test_only_dense_projections_are_rounded(monkeypatch):
+    """Neither router, routed experts nor head: four products of attention in each of two layers, three of the dense
+    layer and three of the shared expert."""
+    monkeypatch.setattr(module, "traced_platform", lambda: "gpu")
+    for dtype, count in (("compute", 0), ("float8", 14)):
+        config = tiny.model_config(**FLOAT8 | {"matmul_dtype": dtype})
+        with jax.set_mesh(single_device_mesh()):
+            tokens = jax.device_put(tiny.batch(config)["tokens"][0], RULES("batch", "length"))
+            logits = lambda tokens, config=config: Maverick(config, RULES, rngs=nnx.Rngs(0)).logits(tokens)
+            program = jax.jit(logits).lower(tokens)
+        lines = [line for line in program.as_text().splitlines() if "dot_general" in line]
+        assert sum("f8E4M3FN" in line for line in lines) == count < len(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{"pipeline": 2, "fsdp": 2}, {"fsdp": 2, "tensor": 2}], ids=str)
+def test_a_model_computes_the_same_on_several_devices(sizes):
+    """Up to elements that sums of another order round to a neighbor, and to microbatches with scales of their own."""
+    config = tiny.model_config(**FLOAT8 | {"num_hidden_layers": 4})
+    tokens, found = tiny.batch(config)["tokens"][0], []
+    for mesh in (single_device_mesh(), make_mesh(sizes, jax.devices()[:4])):
+        rules = ShardingRules(microbatches=2)
+        model = Maverick.init(config, mesh=mesh, rules=rules)
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(tokens, rules("batch", "length"))
+            loss = lambda model, tokens: jnp.mean(jnp.square(model.hidden(Inputs(tokens))[0]) ** 2)
+            found.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(model, placed)))
+    for one, several in zip(*found, strict=True):
+        error = np.linalg.norm(np.asarray(several) - np.asarray(one))
+        assert error <= 0.1 * np.linalg.norm(one)
