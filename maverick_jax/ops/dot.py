@@ -23,7 +23,7 @@ def dot(x, y, x_axes, y_axes, batch=((), ()), out: PartitionSpec | None = None) 
 
 def _dot(x, y, x_axes, y_axes, batch, out):
     dims = ((tuple(x_axes), tuple(y_axes)), batch)
-    # by default cuBLAS adds up float8 products with fewer bits than float32 has
+    # by default, GPUs add up float8 products with fewer bits than float32 has
     precision = jax.lax.Precision.HIGHEST if x.dtype.itemsize == 1 else None
     return jax.lax.dot_general(x, y, dims, precision, preferred_element_type=jnp.float32, out_sharding=out)
 

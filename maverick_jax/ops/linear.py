@@ -8,8 +8,8 @@ The gradient of a weight contracts over tokens, for which one operand must be tr
 of `jnp.einsum` transposes the cotangent even where it is wide; the functions here transpose the narrower operand
 (measured on CPU: a third of a dense layer's time; elsewhere the compiler would choose the same).
 
-With `float8`, the operands of all three products are rounded (`ops.float8`). What is gathered, saved as input and added up
-over devices stays in the compute dtype.
+With `float8`, the operands of all three products are rounded (`ops.float8`). What is gathered, saved as input and added
+up over devices stays in the compute dtype.
 """
 
 import dataclasses
