@@ -36,7 +36,7 @@ h2 {{ font-size: 1.2rem; margin: 2.4rem 0 .8rem; padding-bottom: .3rem; border-b
 dt {{ color: var(--soft); font-size: .8rem; }}
 dd {{ margin: 0; font-size: 1.25rem; color: var(--strong); font-variant-numeric: tabular-nums; }}
 dd small {{ display: block; font-size: .75rem; color: var(--soft); }}
-.plots {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1.6rem 1.8rem; }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.6rem 1.8rem; }}
 figure {{ margin: 0; }} .hero {{ grid-column: 1 / -1; }} svg {{ width: 100%; height: auto; display: block; }}
 figcaption {{ font-weight: 600; color: var(--strong); margin-bottom: .3rem; }}
 figcaption small {{ display: block; font-weight: 400; color: var(--soft); font-size: .82rem; }}

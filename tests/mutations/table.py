@@ -58,7 +58,7 @@ TRAIN = [
     _mutation(
         "A2",
         "a gradient that is not finite is accepted",
-        "train/step.py",
+        "train/faults/spikes.py",
         " & jnp.isfinite(grad_norm)",
         "",
         f"{STEP}::test_a_bad_step_changes_nothing",
