@@ -77,7 +77,7 @@ def test_the_run_directory_describes_the_run(whole_run, runs):
     assert environment["packages"]["jax"] and environment["parameters"] == written.model.num_parameters()
     assert environment["train_flops_per_token"] == sum(flops_of_run(written, {}).values())
     (start,) = environment["starts"]
-    assert (start["step"], set(start)) == (0, {*"step time host command version commit changed".split()})
+    assert (start["step"], set(start)) == (0, {*["step", "time", "host", "command", "version", "commit", "changed"]})
     assert store(whole_run).steps() == list(range(3, STEPS + 1, 3))
     assert [p.name for p in whole_run.rglob("*tmp*")] == []
 
