@@ -102,7 +102,8 @@ class ReplicaCheck(Hook):
     def _end(self, step: int, found: Difference, second: Difference | None, arrays: Arrays) -> None:
         fault = "transient" if second is None else "persistent"
         hosts = _hosts()
-        of = {device.id: hosts[device.process_index] for device in jax.devices()}
+        devices = next(iter(arrays.values())).sharding.mesh.devices.flat
+        of = {device.id: hosts[device.process_index] for device in devices}
         self._writer.write(
             {
                 "step": step,
@@ -125,7 +126,7 @@ class ReplicaCheck(Hook):
         places = {device.id: place for place, device in np.ndenumerate(sharding.mesh.devices)}
         axes = sharding.mesh.axis_names
         said = []
-        for device in jax.devices():
+        for device in sharding.mesh.devices.flat:
             if device.id in found.suspects:
                 place = zip(axes, places[device.id], sharding.mesh.devices.shape, strict=True)
                 where = ", ".join(f"{axis} {at}" for axis, at, size in place if size > 1)

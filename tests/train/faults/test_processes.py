@@ -13,6 +13,7 @@ import time
 import jax
 import pytest
 
+from maverick_jax import progress
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from tests.helpers.small_run import PATIENCE, finish, wait_for
@@ -131,6 +132,7 @@ def test_lines_have_the_number_of_their_process(monkeypatch):
     root = logging.Logger("root")
     root.handlers = list(handlers)
     monkeypatch.setattr(processes.logging, "getLogger", lambda: root)
+    monkeypatch.setattr(progress, "_number", "")
     processes._number_lines(1)
     root.info("saved")
     root.warning("odd")
@@ -139,6 +141,7 @@ def test_lines_have_the_number_of_their_process(monkeypatch):
 
 
 def test_process_0_informs(monkeypatch):
+    monkeypatch.setattr(progress, "_number", "")
     root = logging.Logger("root")
     root.addHandler(handler := logging.handlers.BufferingHandler(99))
     monkeypatch.setattr(processes.logging, "getLogger", lambda: root)
