@@ -6,7 +6,7 @@ import pytest
 
 from launch.cli import main
 from tests.helpers.small_run import lines, store
-from train import run
+from train import updates
 
 STEPS = 4
 
@@ -14,14 +14,14 @@ STEPS = 4
 @pytest.fixture
 def guarded_fit(monkeypatch):
     """Runs the training loop with its steps, evaluations and saves under the guard. Returns the list of its calls."""
-    fit, calls = run.fit, []
+    fit, calls = updates.fit, []
 
     def guarded(*args, **kwargs):
         calls.append(kwargs)
         with jax.transfer_guard("disallow"):
             return fit(*args, **kwargs)
 
-    monkeypatch.setattr(run, "fit", guarded)
+    monkeypatch.setattr(updates, "fit", guarded)
     return calls
 
 
