@@ -10,6 +10,8 @@ from maverick_jax.settings.redaction import redact
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+HUNG = 77
+"""Exit code of a process that the watchdog ends."""
 MAX_MESSAGE = 16_000
 """Longest message that is shown in full, in characters."""
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -3,17 +3,19 @@
 from collections.abc import Iterable
 
 from maverick_jax.errors import (
+    HUNG,
     INTERRUPTED,
     InputError,
     NonFiniteBudgetSpent,
     NoRestorableCheckpoint,
     PeerFailed,
     Preempted,
+    SilentCorruption,
 )
 
 BUG = 1
-WATCHDOG, SUSPECTED_HARDWARE = 77, 80
-RESTART = (Preempted.exit_code, PeerFailed.exit_code, WATCHDOG)
+SUSPECTED_HARDWARE = SilentCorruption.exit_code
+RESTART = (Preempted.exit_code, PeerFailed.exit_code, HUNG)
 """The same job is started again, as often as its budget allows."""
 NEVER = {
     BUG: "a bug, or a check that failed",
@@ -26,7 +28,7 @@ NEVER = {
 REASONS = {
     Preempted.exit_code: "preempted, or the run is in use by another job",
     PeerFailed.exit_code: "a process failed",
-    WATCHDOG: "no progress for too long",
+    HUNG: "no progress for too long",
     SUSPECTED_HARDWARE: "suspected silent data corruption",
     **NEVER,
 }

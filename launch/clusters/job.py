@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import math
 import re
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from launch.clusters import rendering
 from maverick_jax.accounting import topologies
 from maverick_jax.accounting.devices import Hardware
 from maverick_jax.errors import InputError
 from maverick_jax.settings import shipped, strict_yaml
+from maverick_jax.settings.redaction import secret_keys
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.settings.strict_yaml import Location
 from train.config import RunConfig, check_against_mesh
@@ -37,15 +38,29 @@ ANY_GPU = "gpu"
 GPUS = (*(kind for kind in get_args(Hardware) if kind not in topologies.TPUS), ANY_GPU)
 CHIPS_PER_HOST = 4
 """Of a TPU slice of several hosts."""
+
+
+class _Form(NamedTuple):
+    """What the value of an option looks like."""
+
+    pattern: str
+    expected: str
+
+
 _FORMS = {
-    "partition": r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*",
-    "account": r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*",
-    "time": r"\d{1,6}|\d{1,6}:\d{2}|\d{1,4}:\d{2}:\d{2}|\d{1,3}-\d{1,2}(:\d{2}){0,2}",
-    "exclude": r"[A-Za-z0-9]([A-Za-z0-9_.,\[\]-]*[A-Za-z0-9\]])?",
-    "namespace": r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
-    "queue": r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?",
-    "claim": r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?",
-    "image": r"[A-Za-z0-9./][A-Za-z0-9._/:@#+-]{0,510}",
+    "partition": _Form(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*", "letters, digits and _ . , + -, such as gpu or a100,h100"),
+    "account": _Form(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*", "letters, digits and _ . @ + -, such as my_team"),
+    "time": _Form(
+        r"\d{1,6}|\d{1,6}:\d{2}|\d{1,4}:\d{2}:\d{2}|\d{1,3}-\d{1,2}(:\d{2}){0,2}",
+        "minutes, hours:minutes:seconds or days-hours, such as 90, 24:00:00 or 2-12",
+    ),
+    "exclude": _Form(
+        r"[A-Za-z0-9]([A-Za-z0-9_.,\[\]-]*[A-Za-z0-9\]])?", "names of nodes, such as node7,node9 or node[1-4]"
+    ),
+    "namespace": _Form(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "lower-case letters, digits and -, such as my-team"),
+    "queue": _Form(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", "lower-case letters, digits, . and -, such as my-queue"),
+    "claim": _Form(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "lower-case letters, digits, . and -, such as maverick"),
+    "image": _Form(r"[A-Za-z0-9./][A-Za-z0-9._/:@#+-]{0,510}", "an image's name, such as registry.example/maverick:1"),
 }
 """What the cluster's own programs accept, less what a shell or YAML could read otherwise."""
 
@@ -132,8 +147,8 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
         takers = OPTIONS.get(name, (target,))
         if target not in takers:
             raise InputError(f"maverick launch {args.target}: {_flag(name)} is of {' and '.join(takers)} jobs only")
-        if name in _FORMS and not re.fullmatch(_FORMS[name], str(value)):
-            raise InputError(f"{_flag(name)} {value!r}: expected the form {_FORMS[name]}")
+        if name in _FORMS and not re.fullmatch(_FORMS[name].pattern, str(value)):
+            raise InputError(f"{_flag(name)} {value!r}: expected {_FORMS[name].expected}")
     if "image" in given and "venv" in given:
         raise InputError("--image and --venv: give one; the image has its own packages")
     if target == "local" and "max_restarts" in given and "restart" not in given:
@@ -142,6 +157,9 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
         raise InputError(f"--exclude {given['exclude']}: Kubernetes knows no ranges; give each node's name")
     overrides = (*args.overrides, *([in_directory(args.run_dir)] if args.run_dir else []))
     run = read_config(args.config, overrides)
+    if found := secret_keys(resolved(run)):
+        raise InputError(f"{', '.join(found)}: looks like a secret, and a job's file would hold it; expected a value "
+                         "without one. Give the machines the secret in their environment")  # fmt: skip
     kind, slices, shape, count = _accelerator(given.get("accelerator") or run.run.hardware, args.target)
     job = ClusterJob(
         target=target, config=args.config, overrides=overrides, run=run, accelerator=kind, slices=slices, shape=shape,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from launch.report.html_parts import escape, json_of, pages_bytes, section, table, time_bar
 from launch.report.metrics import PLOTS, Plot
-from launch.report.plots import MAX_POINTS, STYLE, svg
+from launch.report.plots import MAX_POINTS, NARROW, STYLE, format_values, svg
 from launch.report.run_record import Line, RunRecord, number, read_run, series
 from launch.report.setup import changed_at_restarts, machine
 from launch.report.style import PAGE
@@ -100,7 +100,7 @@ def _last(lines: list[Line], key: str) -> str:
 
 
 def config_rows(records: Sequence[RunRecord], names: Sequence[str]) -> Rows:
-    """The keys whose values differ between the runs, but for name and directory; the first row names the columns."""
+    """The keys whose values differ between the runs, except name and directory. The first row names the columns."""
     found = [_flat(config_values(record)) for record in records]
     return _differing(found, names, left_out=("run.name", "run.dir"))
 
@@ -167,12 +167,13 @@ def _plot(records: Sequence[RunRecord], index: int, plot: Plot) -> str:
         return ""
     style: dict[Any, Any] = STYLE | {"svg.hashsalt": f"c{index}-", "svg.fonttype": "path"}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.4, 2.9), layout="constrained")
+        figure = Figure(figsize=(NARROW, 2.9), layout="constrained")
         axes = figure.add_subplot(ylabel=plot.unit, xlabel="step")
         for run, steps, values, line in curves:
             marker = "o" if line == "--" or len(steps) == 1 else None
             axes.plot(steps, values, line, color=COLORS[run], marker=marker, markersize=3)
-        _format(axes, plot)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+        format_values(axes, plot)
         drawn = svg(figure, f"c{index}-", {color: f"--run{i}" for i, color in enumerate(COLORS)})
     about = " ".join(filter(None, [plot.about, "Dashed: held out." if plot.key == "loss" else ""]))
     several = " Mean of the layers." if any(_is_list(record, plot.key) for record in records) else ""
@@ -194,11 +195,3 @@ def _points(lines: list[Line], key: str) -> tuple[np.ndarray, np.ndarray]:
     parts = [slice(i, i + width) for i in range(0, len(steps), width)]
     mean = lambda found: float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else np.nan
     return np.array([steps[part].mean() for part in parts]), np.array([mean(values[part]) for part in parts])
-
-
-def _format(axes, plot: Plot) -> None:
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    if plot.scale == "percent":
-        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-    elif plot.scale == "engineering":
-        axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))

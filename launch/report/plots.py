@@ -136,7 +136,7 @@ def figure_of(plot: Plot, record: RunRecord) -> tuple[Figure, list[str]] | None:
         if plot.level is not None:
             axes.axhline(plot.level, color=GRAY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
             drawn.append(f"dashed: {plot.level_is}")
-        _format(axes, plot)
+        format_values(axes, plot)
         _steps_and_tokens(axes, record)
         return figure, drawn
 
@@ -255,7 +255,8 @@ def _bins(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
     return (*map(np.array, reduced), np.array([steps[i : i + width].mean() for i in cut]))
 
 
-def _format(axes: Axes, plot: Plot) -> None:
+def format_values(axes: Axes, plot: Plot) -> None:
+    """Numbers and limits of the vertical axis, as the plot's metric needs them."""
     if plot.only_if_positive:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if plot.scale == "engineering":

@@ -38,8 +38,7 @@ def policy(saved: Saved) -> Callable[..., Any]:
 
     `everything` saves computed values, but no views of them. In particular, it does not save cast or gathered weights,
     which would otherwise stay in memory for every layer until the backward pass, and no value a second time because it
-    has a name. Integers that have an offloaded name,
-    such as the places of rows, stay on the device: they are small.
+    has a name. Integers that have an offloaded name, such as the places of rows, stay on the device: they are small.
     """
     policies = jax.checkpoint_policies
     kept = policies.save_only_these_names(*saved.keep, *saved.offload)

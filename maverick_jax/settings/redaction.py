@@ -14,46 +14,21 @@ from typing import Any
 HIDDEN = "[redacted]"
 """What stands in the place of a secret."""
 
-_NOUNS = {
-    *("password", "passwd", "passphrase", "passcode", "secret", "secrets", "credential", "credentials"),
-    *("token", "apikey", "accesskey", "secretkey", "privatekey", "authtoken", "accesstoken", "bearer"),
-}
+_NOUNS = frozenset([
+    "password", "passwd", "passphrase", "passcode", "secret", "secrets", "credential", "credentials", "token",
+    "apikey", "accesskey", "secretkey", "privatekey", "authtoken", "accesstoken", "bearer",
+])  # fmt: skip
 """Last words of names of secrets."""
-_KEYS = {
-    "api",
-    "access",
-    "private",
-    "secret",
-    "auth",
-    "encryption",
-    "signing",
-    "account",
-    "storage",
-    "license",
-    "master",
-}
+_KEYS = frozenset([
+    "api", "access", "private", "secret", "auth", "encryption", "signing", "account", "storage", "license", "master",
+])  # fmt: skip
 """Words that make `key` a secret."""
 _ENDINGS = ("_PWD", "_PASS", "_KEY", "_KEY_ID")
 """More endings of names of secrets, in the environment."""
-_NO_TOKENS = {
-    *(
-        "bos",
-        "eos",
-        "pad",
-        "unk",
-        "cls",
-        "sep",
-        "mask",
-        "special",
-        "control",
-        "image",
-        "patch",
-        "end",
-        "begin",
-        "start",
-    ),
-    *("stop", "per", "next", "first", "last", "each", "new", "every", "active", "added"),
-}
+_NO_TOKENS = frozenset([
+    "bos", "eos", "pad", "unk", "cls", "sep", "mask", "special", "control", "image", "patch", "end", "begin", "start",
+    "stop", "per", "next", "first", "last", "each", "new", "every", "active", "added",
+])  # fmt: skip
 """Words that make `token` a piece of text."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _LEAST = 6
@@ -109,6 +84,21 @@ def redact_value(text: str) -> str:
 def redacted(value: Any) -> Any:
     """A JSON value without secrets: texts under the names of secrets, and secrets inside of other texts."""
     return _redacted(value, secret_values())
+
+
+def secret_keys(value: Any, key: str = "") -> list[str]:
+    """The dotted keys of a JSON value at which `redacted` hides something."""
+    if redacted(value) == value:
+        return []
+    if isinstance(value, dict):
+        return [at for k, inner in value.items() for at in _secret_keys_at(k, inner, f"{key}.{k}" if key else str(k))]
+    return [key]
+
+
+def _secret_keys_at(key: Any, value: Any, dotted: str) -> list[str]:
+    if isinstance(value, dict):
+        return secret_keys(value, dotted)
+    return [] if redacted({key: value}) == {key: value} else [dotted]
 
 
 def _without(text: str, values: tuple[str, ...]) -> str:

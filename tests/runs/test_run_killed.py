@@ -52,7 +52,7 @@ def check_survives(runs: Place, whole: pathlib.Path, run_dir: pathlib.Path, mome
 
 
 def check_wall_time(run_dir: pathlib.Path, killed: int) -> None:
-    """Every second is in a class, and each killed process is told. One that is killed at its start leaves no line."""
+    """Every second is in a class, and the record has each killed process that had begun to train."""
     found = read_goodput(run_dir)
     record = [json.loads(line) for line in (run_dir / "goodput.jsonl").read_text().splitlines()]
     times = [time for line in record for time in (line.get("time"), line.get("from"), line.get("to")) if time]

@@ -215,7 +215,7 @@ def test_auxiliary_loss_is_one_when_balanced():
 
 @pytest.mark.slow
 def test_dropped_tokens_of_an_update_do_not_depend_on_accumulation():
-    """Nor do other metrics, but for rounding. A factor of 1 drops some of each layer."""
+    """Other metrics agree up to rounding. A factor of 1 drops tokens in each layer."""
     config = tiny.model_config(expert_capacity_factor=1.0)
     init, step = tiny.jitted(config)
     with jax.set_mesh(single_device_mesh()):

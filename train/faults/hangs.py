@@ -12,12 +12,12 @@ import jax
 from pydantic import Field
 
 from maverick_jax.checkpoint.lease import release_all
+from maverick_jax.errors import HUNG
 from maverick_jax.progress import duration
 from maverick_jax.settings.section import Section
 from train.goodput import timeline
 from train.goodput.timeline import Timeline
 
-EXIT_CODE = 77
 STEP_TIMES, STEP_LEAST, STEP_KNOWN = 10, 60.0, 3
 """An update may take so many times as long as the longest of the last ones, and at least so many seconds; it is known
 after so many updates of a process."""
@@ -102,7 +102,7 @@ class _Watch:
 
 def end_hung(message: str, path: pathlib.Path) -> NoReturn:
     """Writes the message and the stacks of all threads to `path` and stderr, and ends the process with code 77."""
-    message += f". It ends with exit code {EXIT_CODE}; where its threads were:\n"
+    message += f". It ends with exit code {HUNG}; where its threads were:\n"
     with contextlib.suppress(OSError), path.open("w") as file:  # a full disk, or no run directory yet
         file.write(message)
         file.flush()
@@ -111,4 +111,4 @@ def end_hung(message: str, path: pathlib.Path) -> NoReturn:
     faulthandler.dump_traceback(file=_STDERR, all_threads=True)
     timeline.leaving("Watchdog")
     release_all()
-    os._exit(EXIT_CODE)
+    os._exit(HUNG)

@@ -5,8 +5,8 @@ process takes by itself: the wall time of an update without the time in which it
 processes. It is its input pipeline, its placing of batches, and a host that is slow. (A device that computes slowly
 holds up every process alike, and is not seen here.)
 
-Every process leaves its time with the coordinator of the job at each training line, and process 0 reads what is there:
-no process waits for another, and no device is asked.
+Every process sends its time to the job's coordinator at each training line, and process 0 reads the times that have
+arrived. No process waits for another, and no device is used.
 """
 
 import logging

@@ -1,5 +1,6 @@
 """Sinks: copies of a run's metrics in other programs. `metrics.jsonl` stays the record."""
 
+import abc
 import dataclasses
 import importlib.util
 import pathlib
@@ -39,7 +40,7 @@ class OpenSink(Protocol):
         ...
 
 
-class SinkConfig(Section):
+class SinkConfig(Section, abc.ABC):
     """A copy of a run's metrics. Subclasses have a `kind`, and are registered in `train.sinks.SINKS`."""
 
     package: ClassVar[str] = ""
@@ -55,6 +56,6 @@ class SinkConfig(Section):
                 f"{key} is set, but the package {self.package} is not installed: pip install {wanted}, or remove {key}"
             )
 
+    @abc.abstractmethod
     def open(self, about: About) -> OpenSink:
         """Begins to take metrics, on process 0 alone. A resumed run opens its sinks again."""
-        raise NotImplementedError

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from launch.clusters.job import OPTIONS
+from launch.clusters.job import _FORMS, OPTIONS
 from maverick_jax.errors import InputError
 from tests.helpers.launch_jobs import job, parsed, rendered
 
@@ -63,7 +63,7 @@ HOSTILE = ["a b", "x;reboot", "$(id)", "`id`", 'a"b', "a'b", "a\nb", "a: b", "-x
 def test_options_of_clusters_have_the_forms_that_clusters_accept(option):
     target = OPTIONS[option][-1] if option != "image" else "slurm"
     for value in HOSTILE:
-        with pytest.raises(InputError, match=re.escape(f"--{option} {value!r}: expected the form")):
+        with pytest.raises(InputError, match=re.escape(f"--{option} {value!r}: expected {_FORMS[option].expected}")):
             rendered(target, "pretrain_tiny", f"--{option}={value}")
 
 
@@ -84,3 +84,11 @@ def test_a_run_directory_replaces_the_configs():
 
 def test_names_have_the_letters_that_every_scheduler_takes():
     assert job("slurm", "pretrain_tiny", "run.name=My_Run.v2--x" + "y" * 60).name == "my-run-v2-x" + "y" * 29
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "gke", "skypilot"])
+def test_a_job_whose_file_would_hold_a_secret_is_refused(target):
+    token = "hf_" + "a1" * 15
+    with pytest.raises(InputError, match=r"^run\.dir: looks like a secret") as error:
+        rendered(target, "pretrain_tiny", f"run.dir=runs/{token}")
+    assert token not in str(error.value)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from maverick_jax.settings.redaction import HIDDEN, is_secret_name, redact, redacted, secret_values
+from maverick_jax.settings.redaction import HIDDEN, is_secret_name, redact, redacted, secret_keys, secret_values
 
 CANARY = "c4n4ry-Secret-Value"
 
@@ -111,3 +111,10 @@ def test_a_hidden_json_text_is_still_json():
     text = json.dumps({"api_key": CANARY, "token": 5, "n": [1, 2], "url": f"https://u:{CANARY}@h"})
     found = json.loads(redact(text))
     assert found == {"api_key": HIDDEN, "token": 5, "n": [1, 2], "url": f"https://{HIDDEN}@h"}
+
+
+def test_keys_of_secrets_are_named():
+    found = {"run": {"name": "a", "dir": f"https://u:{CANARY}@h"}, "sinks": [{"api_key": "abcdef"}], "max_tokens": "7"}
+    assert secret_keys(found) == ["run.dir", "sinks"]
+    assert secret_keys({"nested": {"password": "abcdef"}}) == ["nested.password"]
+    assert secret_keys({"a": 1, "b": ["c"]}) == []

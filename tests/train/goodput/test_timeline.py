@@ -174,6 +174,9 @@ def test_a_loader_that_hangs_is_waited_for_while_it_hangs(clock):
 def test_a_full_disk_does_not_end_the_run(clock, tmp_path, monkeypatch):
     line = whole_run(clock, tmp_path)
     monkeypatch.setattr(line, "_folder", tmp_path / "gone")
+    before, recorded = line.seconds(), (tmp_path / RECORD).read_bytes()
     spend(clock, line, "save", 3)
     line._beat()
     line.end("done")
+    assert line._over.is_set() and line.seconds()["save"] == before.get("save", 0.0) + 3
+    assert (tmp_path / RECORD).read_bytes() == recorded and not (tmp_path / "gone").exists()
