@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.2
 _MAX_LINE = 1 << 16
-_NUMBERED = re.compile(rb"^[A-Z] \[\d+\] ")
+_NUMBERED = re.compile(rb"^(?:[A-Z] )?\[\d+\] ")
 # A process that outlived its supervisor would hold the run and go on: on Linux the kernel ends it (PR_SET_PDEATHSIG).
 _TIED = (
     "import ctypes, os, signal, sys\n"
@@ -178,7 +178,7 @@ class LocalJob:
             one.rest = b""
 
     def _write(self, one: LocalProcess, lines: list[bytes]) -> None:
-        """Lines get the number of their process, except log lines, which have it."""
+        """Lines get the number of their process, except those of logs and progress, which have it."""
         for line in lines:
             prefix = b"" if len(self.processes) == 1 or _NUMBERED.match(line) else b"[%d] " % one.number
             self._out.write((prefix + line).decode("utf-8", "replace") + "\n")
