@@ -66,6 +66,12 @@ class InputError(MaverickError):
     exit_code = 78
 
 
+class QueueFull(MaverickError):
+    """An engine has as many waiting requests as it takes. Ask again later."""
+
+    exit_code = 75
+
+
 class NonFiniteBudgetSpent(MaverickError):
     """Too many updates were skipped because the loss or the gradients were not finite or a spike."""
 

@@ -13,7 +13,8 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.reader import is_folder
 from maverick_jax.inference.answers import answers
-from maverick_jax.inference.sampler import Sampling, stop_ids
+from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import CHECKPOINTS, config_of, load_pretrained
 from maverick_jax.progress import ProgressDisplay

@@ -3,7 +3,6 @@ chunk."""
 
 from maverick_jax.inference.sampler import (
     Request,
-    Sampling,
     generate,
     prompt_ids_of,
     sample_tokens,
@@ -12,6 +11,7 @@ from maverick_jax.inference.sampler import (
     stream_ids,
     text_of,
 )
+from maverick_jax.inference.sampling import Sampling
 from maverick_jax.inference.session import ChatSession
 
 __all__ = [

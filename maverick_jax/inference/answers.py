@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from maverick_jax.inference.sampler import Sampling, sample_tokens, stop_ids
+from maverick_jax.inference.sampler import sample_tokens, stop_ids
+from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.text import Tokenizer
 

@@ -12,6 +12,7 @@ from PIL import Image
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
 from maverick_jax.inference.cache import decode, prefill
+from maverick_jax.inference.sampling import PLAIN, Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model.vision import encoder_of, fitting_tiles
 from maverick_jax.sharding import axes_tuple
@@ -24,26 +25,6 @@ SMALLEST_BUCKET = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn from softmax(logits / temperature)."""
-
-    temperature: float = 1.0
-    """0 always takes the most likely token."""
-    top_k: int = 0
-    """Samples from the k most likely tokens; 0 samples from all."""
-    top_p: float = 1.0
-    """Samples from the most likely tokens whose total probability first reaches this value."""
-
-    def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature: {self.temperature}; expected 0 (the most likely token) or more")
-        if self.top_k < 0:
-            raise InputError(f"top_k: {self.top_k}; expected 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: {self.top_p}; expected more than 0 and at most 1 (all tokens)")
-
-
-@dataclasses.dataclass(frozen=True)
 class Request:
     """A prompt to continue, and its settings."""
 
@@ -51,7 +32,7 @@ class Request:
     """Token ids, at least one."""
     max_tokens: int
     """Maximum number of tokens to generate."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = PLAIN
     seed: int = 0
     pixel_values: np.ndarray | None = None
     """float[N, C, S, S]: tiles of the images whose `<|patch|>` tokens are in the prompt, in order."""
@@ -155,6 +136,8 @@ def sample_tokens(
     """
     if max_tokens < 0 or not prompts or not all(prompts):
         raise InputError("expected max_tokens of 0 or more, and prompts of one token or more")
+    if extras := sampling.extras():
+        raise InputError(f"{extras[0]}: only an engine applies it; expected its default here")
     if any(not 0 <= token < model.config.vocab_size for prompt in prompts for token in prompt):
         raise InputError(f"a prompt has token ids outside 0..{model.config.vocab_size - 1}, the model's vocabulary")
     mesh = model.embed[...].sharding.mesh

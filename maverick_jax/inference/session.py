@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from maverick_jax.inference.sampler import Request, Sampling, stop_ids, stream_ids
+from maverick_jax.inference.sampler import Request, stop_ids, stream_ids
+from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, find_dialect, render

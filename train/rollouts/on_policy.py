@@ -20,7 +20,8 @@ from data.rows.fields import FIELDS
 from maverick_jax.accounting.flops import NOTHING, flops_per_token
 from maverick_jax.config import ModelConfig
 from maverick_jax.inference.cache import decode, prefill
-from maverick_jax.inference.sampler import Sampling, choose
+from maverick_jax.inference.sampler import choose
+from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.settings.section import Section
 from train.rollouts.source import Batch, BatchSource, Setting
