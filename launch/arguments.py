@@ -112,6 +112,20 @@ def import_(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="FOLDER", help="PEFT adapter to merge into the model")
 
 
+def merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"two or more; each a {CHECKPOINT_HELP}")
+    parser.add_argument("out", metavar="OUT", help="run directory to create")
+    what = "one per model, separated by commas; they are divided by their sum (default: equal)"
+    parser.add_argument("--weights", type=_numbers, metavar="W,...", help=what)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers separated by commas, such as 0.7,0.3") from None
+
+
 def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     parser.add_argument("out", metavar="OUT", help="folder to create")

@@ -168,12 +168,19 @@ def _export(args: argparse.Namespace) -> Any:
     return {"folder": args.out} if args.json else args.out
 
 
+def _merge(args: argparse.Namespace) -> Any:
+    from maverick_jax.merge import merge
+
+    merge(args.models, args.out, args.weights)
+    return {"run_dir": args.out} if args.json else args.out
+
+
 def _generate(args: argparse.Namespace) -> Any:
-    from launch.generate import Generation, generate
+    from launch.generate import Wanted, generate
     from maverick_jax.inference import Sampling
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    wanted = Generation(args.prompt, args.prompts, args.image, args.samples, args.max_tokens, sampling, args.seed)
+    wanted = Wanted(args.prompt, args.prompts, args.image, args.samples, args.max_tokens, sampling, args.seed)
     found = generate(args.checkpoint, wanted, None if args.json else sys.stdout)
     return found if args.json else None
 
@@ -252,6 +259,7 @@ VERBS = {
     "data experts": Verb("choose the experts that a run's data uses most", arguments.experts, _experts),
     "import": Verb("convert a Hugging Face folder to a checkpoint", arguments.import_, _import),
     "export": Verb("convert a checkpoint to a Hugging Face folder", arguments.export, _export),
+    "merge": Verb("average models of one shape, with weights", arguments.merge, _merge),
     "generate": Verb("generate text from a prompt", arguments.generate, _generate),
     "chat": Verb("chat with a model in the terminal", arguments.chat, _chat),
     "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),

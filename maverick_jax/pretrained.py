@@ -200,10 +200,13 @@ def _open_huggingface(path: pathlib.Path) -> ModelSource:
     return ModelSource(folder.config, load, readers, folder.identity, lambda: None, fingerprint)
 
 
+def network_of(config: ModelConfig) -> dict[str, Any]:
+    """The config keys that define the network, without those of `_FREE`, as JSON has them."""
+    return config.model_dump(mode="json", exclude=set(config.keys_of(*_FREE)))
+
+
 def _network_digest(config: ModelConfig):
-    """SHA-256 of the config keys that define the network, without those of `_FREE`."""
-    network = config.model_dump(mode="json", exclude=set(config.keys_of(*_FREE)))
-    return hashlib.sha256(json.dumps(network, sort_keys=True).encode())
+    return hashlib.sha256(json.dumps(network_of(config), sort_keys=True).encode())
 
 
 def _open_checkpoint(directory: pathlib.Path, step: int | None) -> ModelSource:
@@ -329,23 +332,38 @@ def import_checkpoint(
     Raises InputError if `out` exists or its disk is too full, and for a malformed or damaged source.
     """
     _require_dtype(dtype, (KEEP, *DTYPES))
-    opened, out = open_source(source), pathlib.Path(out)
+    opened = open_source(source)
     config = opened.config
     if dtype != KEEP:
         config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
-    readers, leaves = opened.readers(), names.flatten(abstract_model(config, _host_mesh()))
-    identity = opened.identity()
+    readers, identity = opened.readers(), opened.identity()
     if adapter is not None:
         added = PeftAdapter.at(adapter)
         readers, identity = added.merged(config, readers), identity + added.identity()
-    dtypes = _stored_dtypes(config)
-    tokenizer = tokenizer_of(source)
-    carried.require_readable(source)
+    if opened.meta.get(RECORD):
+        opened.require_undamaged()  # readers that merge adapters check nothing
+    write_run(readers, config, out, identity=identity, like=source)
+
+
+def write_run(
+    readers: Mapping[str, Reader],
+    config: ModelConfig,
+    out: str | pathlib.Path,
+    *,
+    identity: str,
+    like: str | pathlib.Path,
+) -> None:
+    """Write parameters to a new run directory `out`, as checkpoint 0. `identity`: text that identifies the values; an
+    interrupted call is resumed by an equal one. `like`: the model whose tokenizer and public settings `out` gets.
+    Raises InputError as `import_checkpoint` does."""
+    leaves, dtypes = names.flatten(abstract_model(config, _host_mesh())), _stored_dtypes(config)
+    tokenizer = tokenizer_of(like)
+    carried.require_readable(like)
 
     def add_files(folder: pathlib.Path) -> None:
         if tokenizer is not None:
             tokenizer.save(folder)
-        carried.keep(source, folder)
+        carried.keep(like, folder)
 
     importing.import_arrays(
         {
@@ -353,7 +371,7 @@ def import_checkpoint(
             for name, leaf in leaves.items()
         },
         {"model": config.model_dump(mode="json")},
-        out,
+        pathlib.Path(out),
         identity=identity,
         checkpoint=CHECKPOINTS,
         add_files=add_files,

@@ -27,6 +27,7 @@ FLOORS = {
     "maverick_jax.inference": 4,
     "maverick_jax.pretrained": 5,
     "maverick_jax.adapter_folder": 6,
+    "maverick_jax.merge": 6,
     "maverick_jax.initialization": 6,
     "data": 7,
     "train": 8,
