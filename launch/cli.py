@@ -176,11 +176,11 @@ def _merge(args: argparse.Namespace) -> Any:
 
 
 def _generate(args: argparse.Namespace) -> Any:
-    from launch.generate import Wanted, generate
+    from launch.generate import GenerateOptions, generate
     from maverick_jax.inference import Sampling
 
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    wanted = Wanted(args.prompt, args.prompts, args.image, args.samples, args.max_tokens, sampling, args.seed)
+    wanted = GenerateOptions(args.prompt, args.prompts, args.image, args.samples, args.max_tokens, sampling, args.seed)
     found = generate(args.checkpoint, wanted, None if args.json else sys.stdout)
     return found if args.json else None
 

@@ -18,7 +18,7 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class GenerateOptions:
     """What to generate. Exactly one of `prompt` and `prompts` (a file) is given."""
 
     prompt: str | None
@@ -32,7 +32,7 @@ class Wanted:
     seed: int = 0
 
 
-def generate(checkpoint: str, wanted: Wanted, out: IO[str] | None) -> dict[str, Any]:
+def generate(checkpoint: str, wanted: GenerateOptions, out: IO[str] | None) -> dict[str, Any]:
     """The continuations, also written to `out`: one alone as it is generated, several each under a heading.
 
     Returns `prompt` and `text` of one continuation; of several, `samples`, a list of `prompt`, `sample` and `text`.
@@ -61,7 +61,7 @@ def generate(checkpoint: str, wanted: Wanted, out: IO[str] | None) -> dict[str, 
     return {"samples": found}
 
 
-def _prompts(wanted: Wanted) -> list[str]:
+def _prompts(wanted: GenerateOptions) -> list[str]:
     if (wanted.prompt is None) == (wanted.prompts is None):
         raise InputError("maverick generate: give either --prompt TEXT or --prompts FILE")
     if wanted.prompts is None:
@@ -94,7 +94,7 @@ def _streamed(
     prompt: str,
     ids: list[int],
     pixel_values: np.ndarray | None,
-    wanted: Wanted,
+    wanted: GenerateOptions,
     out: IO[str] | None,
 ) -> str:
     """Write the prompt and then each piece of its continuation to `out` as it is generated; return the continuation."""
