@@ -91,6 +91,18 @@ def _shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="config file, or the name of a shipped config")
+    parser.add_argument("out", metavar="OUT", help="folder to create")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="change one config value")
+    what = "entries: 256 bytes, what is learned, and control tokens (default: 32,000)"
+    parser.add_argument("--vocab-size", type=int, default=32_000, metavar="N", help=what)
+    what = "read only this source; may be given several times"
+    parser.add_argument("--source", action="append", default=[], metavar="NAME", help=what)
+    what = "maximum text to read of each source, in GB (default: 1)"
+    parser.add_argument("--most-gb", type=float, default=1.0, metavar="GB", help=what)
+
+
 def experts(parser: argparse.ArgumentParser) -> None:
     run(parser)
     parser.add_argument("--checkpoint", metavar="PATH", help="model to score (default: model.init_from)")

@@ -8,32 +8,18 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from launch import arguments
-from launch.terminal import Lines, show_bug
+from launch.parser import Parser, instead, usage
+from launch.terminal import Lines, discard_closed_outputs, quiet_runtime, show_bug
 from maverick_jax.errors import INTERRUPTED, CheckFailed, InputError, MaverickError
 from maverick_jax.settings.redaction import redact_value, redacted
 from maverick_jax.settings.section import did_you_mean
 
 OUTPUT_CLOSED = 141
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises InputError for bad arguments, with the nearest valid option."""
-
-    def error(self, message: str) -> NoReturn:
-        message = message.replace(", key=value", "")  # argparse lists it as required, but it is optional
-        near = ""
-        if unknown := re.search(r"unrecognized arguments: (-\S+)", message):
-            near = did_you_mean(unknown[1], [o for action in self._actions for o in action.option_strings])
-        elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            near = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
-        raise InputError(f"{self.prog}: {message}{near} (see {self.prog} --help)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +108,16 @@ def _filter(args: argparse.Namespace) -> Any:
     config = commands.read_config(args.config, args.overrides)
     found = commands.filter_trajectories(args.source, args.out, config, **options)
     return found if args.json else commands.show(found)
+
+
+def _tokenizer(args: argparse.Namespace) -> Any:
+    from data.tokenizer_training import show, train_tokenizer
+    from train.config_files import read_config
+
+    config = read_config(args.config, args.overrides)
+    most_bytes = int(args.most_gb * 1e9)
+    found = train_tokenizer(config.data, args.out, args.vocab_size, args.source, most_bytes)
+    return found if args.json else show(found)
 
 
 def _targets(args: argparse.Namespace) -> Any:
@@ -256,6 +252,7 @@ VERBS = {
     "data convert": Verb("convert trajectories of any known format to ours", arguments.convert, _convert),
     "data filter": Verb("filter trajectories and report why each was dropped", arguments.filter, _filter),
     "data targets": Verb("compute and store teacher targets for a run's data", arguments.targets, _targets),
+    "data tokenizer": Verb("train a tokenizer on a run's sources", arguments.tokenizer, _tokenizer),
     "data experts": Verb("choose the experts that a run's data uses most", arguments.experts, _experts),
     "import": Verb("convert a Hugging Face folder to a checkpoint", arguments.import_, _import),
     "export": Verb("convert a checkpoint to a Hugging Face folder", arguments.export, _export),
@@ -271,22 +268,13 @@ VERBS = {
 }
 
 
-def _instead(name: str) -> str:
-    """What to use in place of `name`, which others have as a verb; an empty string for any other name."""
-    if name == "serve":
-        return (
-            "export the model with `maverick export RUN OUT --dialect meta_pythonic`, then serve it: `vllm serve OUT`"
-        )
-    return ""
-
-
 # ---- main ------------------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv[1:]) and return the exit code. Without `argv`, Ctrl-C ends the
     process here."""
-    _quiet_runtime()
+    quiet_runtime()
     if argv is None:
         sys.excepthook = show_bug
     logging.basicConfig(level=logging.INFO, handlers=[Lines()], format="%(levelname).1s %(name)s: %(message)s")
@@ -298,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # rich turns a broken pipe into SystemExit(1)
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        _discard_closed_outputs()
+        discard_closed_outputs()
         return OUTPUT_CLOSED
 
 
@@ -310,7 +298,7 @@ def _exit_code(argv: Sequence[str] | None) -> int:
     except MaverickError as error:
         with contextlib.suppress(BrokenPipeError):  # the code counts, even if nobody reads the message
             print(error, file=sys.stderr)
-        _discard_closed_outputs()
+        discard_closed_outputs()
         return error.exit_code
     except KeyboardInterrupt:
         if argv is None:  # a process of its own: to free a half-compiled program could crash
@@ -321,27 +309,9 @@ def _exit_code(argv: Sequence[str] | None) -> int:
         return INTERRUPTED
 
 
-def _discard_closed_outputs() -> None:
-    """Flushes the outputs and points closed ones to nowhere, so that flushing them at the end is no error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(nowhere, stream.fileno())
-
-
-def _quiet_runtime() -> None:
-    """XLA reports a compilation of more than two minutes as an error, and asks for a bug report. Ours says how long it
-    takes, so that such lines are left out, if `TF_CPP_MIN_LOG_LEVEL` does not say otherwise. In a job of several
-    processes they stay, because there some name the cause of a failure."""
-    if "MAVERICK_COORDINATOR" not in os.environ:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 def _dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_usage())
+        print(usage({name: verb.help for name, verb in VERBS.items()}))
     elif argv[0] == "--version":
         from importlib.metadata import version
 
@@ -349,8 +319,8 @@ def _dispatch(argv: list[str]) -> None:
     elif " ".join(argv[:2]) in VERBS:
         _run_verb(" ".join(argv[:2]), argv[2:])
     elif argv[0] not in VERBS:
-        if instead := _instead(argv[0]):
-            raise InputError(f"maverick: {argv[0]} is not a verb yet; {instead}")
+        if advice := instead(argv[0]):
+            raise InputError(f"maverick: {argv[0]} is not a verb yet; {advice}")
         near = did_you_mean(argv[0], VERBS)
         raise InputError(f"maverick: no verb {argv[0]!r}{near} (verbs: {', '.join(VERBS)})")
     else:
@@ -359,7 +329,7 @@ def _dispatch(argv: list[str]) -> None:
 
 def _run_verb(name: str, argv: list[str]) -> None:
     verb = VERBS[name]
-    parser = _Parser(prog=f"maverick {name}", description=verb.help, allow_abbrev=False)
+    parser = Parser(prog=f"maverick {name}", description=verb.help, allow_abbrev=False)
     verb.arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     try:
@@ -373,26 +343,6 @@ def _run_verb(name: str, argv: list[str]) -> None:
 
 def _print(result: Any, as_json: bool) -> None:
     print(json.dumps(redacted(result)) if as_json or not isinstance(result, str) else redact_value(result))
-
-
-def _usage() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: maverick VERB ...",
-            "",
-            "Pretrain, distill and fine-tune Llama-4-Maverick-class models.",
-            "",
-            *lines,
-            "",
-            "Run `maverick VERB --help` for the arguments of a verb.",
-            "",
-            "exit codes: 0 success; 1 check failed; 75, 76 restart; 77 restart on another machine; 78 bad config or",
-            "input; 79 too many non-finite updates; 80 suspected data corruption; 81 no restorable checkpoint;",
-            "130 interrupted",
-        ]
-    )
 
 
 if __name__ == "__main__":

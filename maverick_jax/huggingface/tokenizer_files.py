@@ -5,13 +5,14 @@ import itertools
 import pathlib
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import models
 
 from maverick_jax.text.chat import find_dialect
 from maverick_jax.text.tokenizers.base import JSON_FILE, Tokenizer
 from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
+from maverick_jax.text.tokenizers.byte_pairs import add_controls, begin_with, byte_level, with_split
 from maverick_jax.text.tokenizers.hugging_face import HuggingFaceTokenizer, write_config
-from maverick_jax.text.tokenizers.llama4 import SPLIT_PATTERN, Llama4Tokenizer
+from maverick_jax.text.tokenizers.llama4 import Llama4Tokenizer
 
 INSTRUCT_END = "<|eot|>"
 
@@ -39,18 +40,10 @@ def write_hugging_face(tokenizer: Tokenizer, directory: str | pathlib.Path, dial
         return
     made = _as_tokenizers(tokenizer)
     controls = dict(sorted(tokenizer.controls.items(), key=lambda item: item[1]))
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in controls])
-    made.post_processor = _begin_with(roles["bos_token"], controls[roles["bos_token"]])
+    add_controls(made, controls)
+    made.post_processor = begin_with(roles["bos_token"], controls[roles["bos_token"]])
     made.save(str(folder / JSON_FILE))
     write_config(folder, roles, controls, dialect)
-
-
-def _begin_with(text: str, token: int) -> processors.PostProcessor:
-    """A post-processor that begins each text, also each of a pair, with this control token."""
-    template = processors.TemplateProcessing(
-        single=f"{text} $A", pair=f"{text}:0 $A:0 {text}:1 $B:1", special_tokens=[(text, token)]
-    )
-    return processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
 
 
 @functools.singledispatch
@@ -61,7 +54,7 @@ def _as_tokenizers(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
 
 @_as_tokenizers.register
 def _(tokenizer: ByteTokenizer) -> tokenizers.Tokenizer:
-    return _byte_level(models.BPE({_printable(bytes([byte])): byte for byte in range(256)}, []))
+    return byte_level(models.BPE({_printable(bytes([byte])): byte for byte in range(256)}, []))
 
 
 @_as_tokenizers.register
@@ -71,17 +64,7 @@ def _(tokenizer: Llama4Tokenizer) -> tokenizers.Tokenizer:
     pairs = filter(None, (last_merge(token, ranks) for token in ranks))
     merges = [(_printable(left), _printable(right)) for left, right in pairs]
     # tiktoken encodes a piece that is a token as that token, even if no sequence of merges produces it.
-    made = _byte_level(models.BPE(vocab, merges, ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, made.pre_tokenizer])
-    return made
-
-
-def _byte_level(model: models.Model) -> tokenizers.Tokenizer:
-    made = tokenizers.Tokenizer(model)
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    return made
+    return with_split(byte_level(models.BPE(vocab, merges, ignore_merges=True)))
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:

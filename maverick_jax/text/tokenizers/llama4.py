@@ -47,7 +47,7 @@ def _reserved(family: str, first: int, last: int) -> list[str]:
     return [f"<|{prefix}reserved_special_token_{i}|>" for i in range(first, last + 1)]
 
 
-def _control_texts() -> list[str]:
+def control_texts() -> list[str]:
     """Written forms of the control tokens in the order of their ids, from 200000."""
 
     def named(*names: str) -> list[str]:
@@ -86,7 +86,7 @@ class Llama4Tokenizer(Tokenizer):
         self.ranks = _parse_ranks(self._content, pathlib.Path(path))
         self.name = str(path)
         self.fingerprint = digest(b"llama4", self._content)
-        self._set_controls({text: NUM_RANKS + i for i, text in enumerate(_control_texts())})
+        self._set_controls({text: NUM_RANKS + i for i, text in enumerate(control_texts())})
         self.bos_id = self.controls["<|begin_of_text|>"]
         self.eos_id = self.controls["<|end_of_text|>"]
         self.pad_id = self.controls["<|finetune_right_pad|>"]

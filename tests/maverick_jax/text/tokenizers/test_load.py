@@ -191,7 +191,7 @@ def test_bad_rank_files(ranks, tmp_path, edit, message):
 
 
 def test_control_names_are_unique():
-    assert len(set(llama4_module._control_texts())) == llama4_module.NUM_CONTROLS
+    assert len(set(llama4_module.control_texts())) == llama4_module.NUM_CONTROLS
 
 
 # ---- tokenizer.json ------------------------------------------------------------------------------------------------
