@@ -19,7 +19,7 @@ from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Period
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.attention import MaskSpec, Segments, attention_over
+from maverick_jax.ops.attention import MaskSpec, Segments, attention_over, held_positions
 from maverick_jax.ops.row_split import row_split
 from maverick_jax.ops.stages import num_stages
 from maverick_jax.sharding import ShardingRules
@@ -48,12 +48,6 @@ jax.tree_util.register_dataclass(LayerCache)
 
 Cache = dict[str, tuple[LayerCache, ...]]
 """`periods` (leaves with a leading period axis) and `tail`, as in the model; one `LayerCache` per layer."""
-
-
-def held_positions(last: jax.Array, slots: int) -> jax.Array:
-    """int32[B, S]: the position in each of `slots` ring slots if `last` int32[B] is the newest position; negative for
-    an empty slot."""
-    return last[:, None] - (last[:, None] - jnp.arange(slots, dtype=jnp.int32)[None, :]) % slots
 
 
 @functools.partial(jax.jit, static_argnames="capacity")

@@ -98,7 +98,7 @@ def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> TopTokens:
     logits = logits * (1 / temperature)
     normalizer = log_sum_exp(axes, logits)
     log_probs = logits - normalizer[:, None]
-    top, ids = _top(axes, k, log_probs)
+    top, ids = largest(axes, k, log_probs)
     rest = places(axes, log_probs, ids).set(-jnp.inf, mode="drop")
     tail = log_sum_exp(axes, rest)
     samples = _samples(axes, jnp.exp(rest - jnp.where(jnp.isfinite(tail), tail, 0)[:, None]), uniforms)
@@ -106,7 +106,7 @@ def _chunk(axes, k, temperature, head, hidden, labels, uniforms) -> TopTokens:
     return TopTokens(ids, top, tail, normalizer, label_log_prob, entropy, samples, sampled)
 
 
-def _top(axes, k, log_probs):
+def largest(axes, k, log_probs):
     """The k largest of the whole vocabulary: (values, ids), each [c, k]."""
     c, v = log_probs.shape
     values, ids = lax.top_k(log_probs, min(k, v))

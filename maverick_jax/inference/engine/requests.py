@@ -10,6 +10,11 @@ import numpy as np
 
 from maverick_jax.inference.sampling import PLAIN, Sampling
 
+MAX_TOP = 20
+"""Most of the likeliest tokens that are reported in one place."""
+MAX_STOPS = 16
+"""Most stop ids of a request."""
+
 
 class Finish(enum.StrEnum):
     """Why a generation ended."""
@@ -87,24 +92,28 @@ class Generation:
         self.request = request
         self._updates: queue.SimpleQueue[Update | BaseException] = queue.SimpleQueue()
         self._cancelled = False
+        self._seen: list[Update] = []
 
     def put(self, update: Update | BaseException) -> None:
         """For engines: the next update, or the error that ended the generation."""
         self._updates.put(update)
 
     def __iter__(self) -> Iterator[Update]:
-        """Yields updates as they come; the last one has a `finish`. Raises what ended the generation, if it failed."""
-        while True:
+        """Yields updates as they come; the last one has a `finish`. Each is yielded once. Raises what ended the
+        generation, if it failed."""
+        while not (self._seen and self._seen[-1].finish):
             update = self._updates.get()
             if isinstance(update, BaseException):
+                self._updates.put(update)
                 raise update
+            self._seen.append(update)
             yield update
-            if update.finish is not None:
-                return
 
     def result(self) -> Update:
-        """Waits for the end: all updates as one."""
-        updates = list(self)
+        """Waits for the end: all updates as one, also those that were yielded before."""
+        for _ in self:
+            pass
+        updates = self._seen
         tokens = tuple(token for update in updates for token in update.tokens)
         scores = tuple(score for update in updates for score in update.scores)
         return Update(tokens, scores, updates[-1].finish, updates[0].cached_tokens)

@@ -4,6 +4,7 @@ import jax
 
 from maverick_jax.ops.attention.blocked import BLOCKED, attention_over
 from maverick_jax.ops.attention.cudnn import CUDNN
+from maverick_jax.ops.attention.kept import attention_to_kept, attention_to_kept_reference, held_positions
 from maverick_jax.ops.attention.reference import attention_reference
 from maverick_jax.ops.attention.spec import AttentionCase, MaskSpec, Segments
 from maverick_jax.ops.attention.splash import SPLASH
@@ -11,7 +12,7 @@ from maverick_jax.ops.attention.unmasked import attention_unmasked
 from maverick_jax.ops.kernels import choose
 
 __all__ = ["KERNELS", "MaskSpec", "Segments", "attention", "attention_over", "attention_reference",
-           "attention_unmasked"]  # fmt: skip
+           "attention_to_kept", "attention_to_kept_reference", "attention_unmasked", "held_positions"]  # fmt: skip
 KERNELS = (CUDNN, SPLASH, BLOCKED)
 """In the order in which they are preferred."""
 

@@ -1,0 +1,192 @@
+"""What an engine has on its devices: model, slots and the compiled programs, behind methods that take NumPy arrays."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from maverick_jax.errors import InputError
+from maverick_jax.inference.engine import programs
+from maverick_jax.inference.engine.forward import Piece, Unrolled, empty_cache
+from maverick_jax.inference.engine.programs import Beginning, Snapshot, Steps
+from maverick_jax.inference.engine.requests import MAX_STOPS, GenerationRequest
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.draw import DrawRules, Written
+from maverick_jax.ops.token_scores import ScoredTokens
+from maverick_jax.sharding import axes_tuple
+
+SMALLEST_BUCKET = 32
+"""Lengths of pieces are rounded up to powers of two, at least this one, so that few programs are compiled."""
+
+
+class Work(NamedTuple):
+    """Tokens of one slot's text to compute."""
+
+    slot: int
+    start: int
+    """Position of the first token."""
+    tokens: np.ndarray
+    """int32[n]"""
+    labels: np.ndarray | None = None
+    """int32[n]: the token after each, whose log-probability is wanted."""
+
+
+class Device:
+    """The device side of an engine. One thread may use it at a time, under the model's mesh (`entered`)."""
+
+    def __init__(self, model: Maverick, slots: int, context: int, piece: int, steps: int):
+        """Compiles all programs. Raises InputError for a mesh that an engine does not run on."""
+        self.mesh, self.config, self.rules = model.embed[...].sharding.mesh, model.config, model.rules
+        self.groups = math.prod(self.mesh.shape[axis] for axis in axes_tuple(self.rules.batch))
+        if slots % self.groups:
+            raise InputError(
+                f"slots: {slots}; expected a multiple of {self.groups}, the groups of devices that divide sequences"
+            )
+        self.slots, self.context, self.steps = slots, context, steps
+        self.pieces, self.kept_lengths = buckets(min(SMALLEST_BUCKET, piece), piece), buckets(256, context)
+        with self.entered():
+            unrolled = Unrolled.of(model)
+            self._weights, self._tree = jax.tree.flatten(unrolled)
+            self._cache = jax.jit(lambda: empty_cache(unrolled, slots, context))()
+            self._slots = jax.jit(lambda: programs.empty_slots(slots, self.config.vocab_size, self.rules))()
+            self._compile()
+
+    def entered(self):
+        """The context in which arrays are made and programs run."""
+        return jax.set_mesh(self.mesh)
+
+    # ---- compilation -----------------------------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        state, number = (self._cache, self._slots), np.int32(0)
+        piece = lambda length: self._piece([], length)[0]
+        labels = lambda length: np.zeros((self.groups, length), np.int32)
+        of_model = functools.partial(self._compiled, state=state)
+        self._prefill = {n: of_model(programs.prefill, piece(n)) for n in self.pieces}
+        self._score = {n: self._compiled(programs.score, piece(n), labels(n), state=state[:1]) for n in self.pieces}
+        self._decode = {k: of_model(functools.partial(programs.decode, count=k)) for k in sorted({1, self.steps})}
+        plain = functools.partial(self._without_model, state=self._slots)
+        self._begin = plain(programs.begin, number, self._beginning(GenerationRequest([0], 1), 0))
+        self._stop = plain(programs.stop, np.zeros(self.slots, bool))
+        self._restrict = plain(programs.restrict, number, np.zeros(self.config.vocab_size, np.float32))
+        self._snapshot, self._restore = {}, {}
+        for n in self.kept_lengths:
+            take = functools.partial(programs.snapshot, length=n, rules=self.rules)
+            self._snapshot[n] = jax.jit(take).lower(*state, number).compile()
+            shape = jax.eval_shape(take, *state, number)
+            put = functools.partial(programs.restore, rules=self.rules)
+            self._restore[n] = jax.jit(put, donate_argnums=(0, 1)).lower(*state, number, shape, number).compile()
+
+    def _compiled(self, program: Callable, *inputs: Any, state: tuple) -> Callable:
+        """`program(model, *state, *inputs)` as a function of the weights' leaves; the state is given away."""
+        with_leaves = lambda weights, *rest: program(self._tree.unflatten(weights), *rest)
+        donated = tuple(range(1, 1 + len(state)))
+        return jax.jit(with_leaves, donate_argnums=donated).lower(self._weights, *state, *inputs).compile()
+
+    def _without_model(self, program: Callable, *inputs: Any, state: Any) -> Callable:
+        bound = functools.partial(program, rules=self.rules)
+        return jax.jit(bound, donate_argnums=0).lower(state, *inputs).compile()
+
+    # ---- what the engine's thread calls ----------------------------------------------------------------------------
+
+    def prefill(self, work: Sequence[Work]) -> None:
+        """Computes pieces of prompts, at most one per group of devices."""
+        piece, _ = self._piece(work)
+        self._cache, self._slots = self._prefill[piece.tokens.shape[1]](self._weights, self._cache, self._slots, piece)
+
+    def score(self, work: Sequence[Work]) -> list[ScoredTokens]:
+        """As `prefill`, for texts of which log-probabilities are wanted: [n] of each piece."""
+        piece, labels = self._piece(work)
+        self._cache, found = self._score[labels.shape[1]](self._weights, self._cache, piece, labels)
+        found = jax.device_get(found)
+        cut = lambda w: jax.tree.map(lambda x: x[self.group_of(w.slot), : len(w.tokens)], found)
+        return [cut(w) for w in work]
+
+    def decode(self, count: int, scored: bool) -> Steps:
+        """`count` steps (1 or `steps`) of all slots, as NumPy arrays; the scores only if they are wanted."""
+        self._cache, self._slots, found = self._decode[count](self._weights, self._cache, self._slots)
+        return jax.device_get(found if scored else found._replace(scores=None))
+
+    def begin(self, slot: int, request: GenerationRequest, seed: int) -> None:
+        """The answer of `slot` begins with the next step."""
+        self._slots = self._begin(self._slots, np.int32(slot), self._beginning(request, seed))
+
+    def stop(self, slots: Sequence[int]) -> None:
+        ended = np.zeros(self.slots, bool)
+        ended[list(slots)] = True
+        self._slots = self._stop(self._slots, ended)
+
+    def restrict(self, slot: int, logit_bias: Mapping[int, float], allowed: np.ndarray | None) -> None:
+        """The next token of `slot` is one of `allowed` bool[V]; None: any."""
+        bias = self._bias(logit_bias)
+        if allowed is not None:
+            bias[~allowed] = -np.inf
+        self._slots = self._restrict(self._slots, np.int32(slot), bias)
+
+    def snapshot(self, slot: int, length: int) -> Snapshot:
+        """A copy of the text of `slot`, which has `length` tokens."""
+        bucket = next(n for n in self.kept_lengths if n >= length)
+        return self._snapshot[bucket](self._cache, self._slots, np.int32(slot))
+
+    def restore(self, slot: int, kept: Snapshot, length: int, bucket_of: int) -> None:
+        """`slot` with the first `length` tokens of a snapshot that was taken of `bucket_of` tokens."""
+        bucket = next(n for n in self.kept_lengths if n >= bucket_of)
+        program = self._restore[bucket]
+        self._cache, self._slots = program(self._cache, self._slots, np.int32(slot), kept, np.int32(length))
+
+    def group_of(self, slot: int) -> int:
+        """The group of devices along the batch axes that holds `slot`."""
+        return slot // (self.slots // self.groups)
+
+    # ---- inputs ----------------------------------------------------------------------------------------------------
+
+    def _piece(self, work: Sequence[Work], length: int | None = None) -> tuple[Piece, np.ndarray]:
+        T = length or next(n for n in self.pieces if n >= max(len(w.tokens) for w in work))
+        of_group = self.slots // self.groups
+        tokens, labels = (np.zeros((self.groups, T), np.int32) for _ in range(2))
+        start, count = (np.zeros(self.groups, np.int32) for _ in range(2))
+        slot = np.full(self.groups, of_group, np.int32)
+        for w in work:
+            g, n = self.group_of(w.slot), len(w.tokens)
+            tokens[g, :n], start[g], count[g], slot[g] = w.tokens, w.start, n, w.slot % of_group
+            if w.labels is not None:
+                labels[g, :n] = w.labels
+        return Piece(tokens, start, count, slot), labels
+
+    def _bias(self, logit_bias: Mapping[int, float]) -> np.ndarray:
+        bias = np.zeros(self.config.vocab_size, np.float32)
+        for token, value in logit_bias.items():
+            bias[token] = value
+        return bias
+
+    def _beginning(self, request: GenerationRequest, seed: int) -> Beginning:
+        s, V = request.sampling, self.config.vocab_size
+        stops = np.full(MAX_STOPS, -1, np.int32)
+        stops[: len(request.stop_ids)] = sorted(request.stop_ids)
+        prompt = np.zeros(V, bool)
+        prompt[np.asarray(request.prompt)] = True
+        rules = DrawRules(
+            np.float32(s.temperature),
+            np.int32(min(s.top_k, V)),
+            np.float32(s.top_p),
+            np.float32(s.min_p),
+            np.float32(s.repetition_penalty),
+            np.float32(s.presence_penalty),
+            np.float32(s.frequency_penalty),
+            np.uint32(seed % 2**32),
+            self._bias(s.logit_bias),
+        )
+        written = Written(prompt, np.zeros(V, np.int32), np.int32(0))
+        scored = np.asarray(request.log_probs is not None)
+        return Beginning(np.int32(request.max_tokens), scored, stops, rules, written)
+
+
+def buckets(least: int, most: int) -> list[int]:
+    """Lengths that sizes are rounded up to: powers of two from `least` on, and `most`."""
+    found = [least]
+    while found[-1] * 2 < most:
+        found.append(found[-1] * 2)
+    return [n for n in found if n < most] + [most]

@@ -1,0 +1,201 @@
+"""The forward pass over the slots of an engine: a piece of one prompt per device group, or the next token of all slots.
+
+Keys and values are written where they stay, so that no program copies a slot. A layer with local attention keeps a ring
+of `attention_chunk_size` positions, the others every position.
+
+B slots, P groups of devices along the batch axes, T tokens of a piece, S kept positions.
+"""
+
+import copy
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec, reshard
+
+from maverick_jax.errors import InputError
+from maverick_jax.model.attention import Attention, Positions
+from maverick_jax.model.inputs import Inputs
+from maverick_jax.model.layers import Layer
+from maverick_jax.model.norm import rms_norm
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.ops.attention import MaskSpec, Segments, attention_over, attention_to_kept, held_positions
+from maverick_jax.ops.dot import dot
+from maverick_jax.sharding import ShardingRules
+from maverick_jax.stack import PERIODS, TAIL
+
+
+class Unrolled(NamedTuple):
+    """A model whose layers are arrays of their own: a scan over stacked layers would copy each before it is used."""
+
+    rest: Maverick
+    """The model without its layers."""
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, model: Maverick) -> "Unrolled":
+        """Copies the layers. Raises InputError for a model that an engine does not run."""
+        if (factor := model.config.expert_capacity_factor) is not None:
+            raise InputError(
+                f"model.expert_capacity_factor: {factor:g} drops tokens, generation does not; expected null"
+            )
+        rest, layers = copy.copy(model), []
+        if model.config.num_periods:
+            for i in range(model.config.num_periods):
+                layers += jax.tree.map(lambda leaf, i=i: leaf[i], model.periods).layers
+            delattr(rest, PERIODS)
+        if model.config.tail:
+            layers += model.tail.layers
+            delattr(rest, TAIL)
+        return cls(rest, tuple(layers))
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotKeys:
+    """Keys and values of one layer in all slots, [B, K, S, H]. Place p mod S contains position p."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+jax.tree_util.register_dataclass(SlotKeys)
+
+SlotCache = tuple[SlotKeys, ...]
+"""One per layer."""
+
+
+def cache_spec(rules: ShardingRules) -> PartitionSpec:
+    return rules("batch", "kv_heads", None, None)
+
+
+def empty_cache(model: Unrolled, slots: int, context: int) -> SlotCache:
+    """A cache of zeros for texts of up to `context` tokens, split over the mesh in use."""
+    config, spec = model.rest.config, cache_spec(model.rest.rules)
+
+    def zeros(layer: Layer) -> jax.Array:
+        kept = min(layer.attention.mask.size or context, context)
+        shape = (slots, config.num_key_value_heads, kept, config.head_dim)
+        return jnp.zeros(shape, config.compute_dtype, out_sharding=spec)
+
+    return tuple(SlotKeys(zeros(layer), zeros(layer)) for layer in model.layers)
+
+
+class Piece(NamedTuple):
+    """Consecutive tokens of one text per group of devices. They must lie in one chunk of local attention."""
+
+    tokens: jax.Array
+    """int32[P, T], padded."""
+    start: jax.Array
+    """int32[P]: position of the first token."""
+    count: jax.Array
+    """int32[P]: number of tokens."""
+    slot: jax.Array
+    """int32[P]: slot among those of the group; B/P for no text."""
+
+
+def through_piece(model: Unrolled, cache: SlotCache, piece: Piece) -> tuple[jax.Array, SlotCache]:
+    """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the piece's keys."""
+    rules = model.rest.rules
+    tokens = reshard(piece.tokens, rules("batch", "length"))
+    start, count, slot = (reshard(x, rules("batch")) for x in (piece.start, piece.count, piece.slot))
+    index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    real = index < count[:, None]
+    positions = jnp.where(real, start[:, None] + index, 0)
+    inputs = Inputs(tokens, positions, real.astype(jnp.int32))
+    placed = Positions.of(model.rest.config, inputs, rules)
+    last = start + count - 1
+
+    def attend(attention: Attention, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
+        q, k, v = attention.project(x, placed)
+        y, kept = _attend_piece(q, k, v, attention.mask, placed.segments, (start, last, slot), kept, rules)
+        return attention.output(y), kept
+
+    return _through(model, model.rest.embed_inputs(inputs), real, cache, attend)
+
+
+def through_token(model: Unrolled, cache: SlotCache, tokens, positions, active) -> tuple[jax.Array, SlotCache]:
+    """Hidden states [B, 1, D], before the last norm, of one more token of each slot that is `active` bool[B], and the
+    cache with its keys. `tokens` and `positions` are int32[B], split over the batch axes."""
+    rules = model.rest.rules
+    inputs = Inputs(tokens[:, None], positions[:, None], active.astype(jnp.int32)[:, None])
+    placed = Positions.of(model.rest.config, inputs, rules)
+
+    def attend(attention: Attention, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
+        q, k, v = attention.project(x, placed)
+        y, kept = _attend_token(q, k, v, attention.mask, placed.segments, kept, rules)
+        return attention.output(y), kept
+
+    return _through(model, model.rest.embed_inputs(inputs), active[:, None], cache, attend)
+
+
+def _through(model: Unrolled, x, real, cache: SlotCache, attend) -> tuple[jax.Array, SlotCache]:
+    new = []
+    for i, (layer, kept) in enumerate(zip(model.layers, cache, strict=True)):
+        with jax.named_scope(f"layer_{i}"):
+            y, kept = attend(layer.attention, layer.attention_input(x), kept)
+            x, _ = layer.feed_forward(x + y, real)
+        new.append(kept)
+    return x, tuple(new)
+
+
+def logits_of(model: Unrolled, x: jax.Array) -> jax.Array:
+    """Logits float32[B, V] of hidden states [B, D] before the last norm; each row is whole on its device."""
+    x = rms_norm(x[:, None], model.rest.norm[...], model.rest.config.rms_norm_eps)
+    logits = dot(x, model.rest.output_weight(), (2,), (0,))
+    return reshard(logits[:, 0], model.rest.rules("batch", None))
+
+
+# ---- on each device's own slots and heads --------------------------------------------------------------------------
+
+
+def _attend_piece(q, k, v, mask: MaskSpec, at: Segments, where, kept: SlotKeys, rules: ShardingRules):
+    """Attention of a piece to the kept keys and to itself, [P, T, N, H], and the keys with those of the piece. `where`
+    is its first position, its last position and its slot, int32[P] each."""
+
+    def local(q, k, v, at, first, last, slot, kept):
+        S = kept.keys.shape[2]
+        place = jnp.where(at.segment_ids[0] > 0, at.positions[0] % S, S)
+        put = lambda x, new: x.at[slot[0], :, place].set(new[0], mode="drop")
+        own = lambda x: jax.lax.dynamic_slice_in_dim(x, slot[0], 1, axis=0)
+        if mask.window is None:  # what the piece overwrites lies in an earlier chunk
+            kept = SlotKeys(put(kept.keys, k), put(kept.values, v))
+            return attention_to_kept(q, own(kept.keys), own(kept.values), mask, at, last), kept
+        held = held_positions(first - 1, S)
+        joined = lambda old, new: jnp.concatenate([own(old).transpose(0, 2, 1, 3), new], axis=1)
+        keys, values = joined(kept.keys, k), joined(kept.values, v)
+        places = Segments(
+            jnp.concatenate([held, at.positions], axis=1),
+            jnp.concatenate([(held >= 0).astype(jnp.int32), at.segment_ids], axis=1),
+        )
+        y = attention_over(q, keys, values, mask, at, places)
+        newest = jnp.where(at.positions[0] > last[0] - S, place, S)
+        put = lambda x, new: x.at[slot[0], :, newest].set(new[0], mode="drop")
+        return y, SlotKeys(put(kept.keys, k), put(kept.values, v))
+
+    return _mapped(local, q, k, v, at, where, kept, rules)
+
+
+def _attend_token(q, k, v, mask: MaskSpec, at: Segments, kept: SlotKeys, rules: ShardingRules):
+    """Attention of one token of each slot to the kept keys and to itself, [B, 1, N, H], and the keys with its own."""
+
+    def local(q, k, v, at, kept):
+        b, _, S, _ = kept.keys.shape
+        active, position = at.segment_ids[:, 0] > 0, at.positions[:, 0]
+        place = jnp.where(active, position % S, S)
+        put = lambda x, new: x.at[jnp.arange(b), :, place].set(new[:, 0], mode="drop")
+        kept = SlotKeys(put(kept.keys, k), put(kept.values, v))
+        last = jnp.where(active, position, -1)
+        return attention_to_kept(q, kept.keys, kept.values, mask, at, last), kept
+
+    return _mapped(local, q, k, v, at, (), kept, rules)
+
+
+def _mapped(local, q, k, v, at: Segments, per_row: tuple, kept: SlotKeys, rules: ShardingRules):
+    heads, kv_heads = rules("batch", None, "heads", None), rules("batch", None, "kv_heads", None)
+    token, slots = rules("batch", None), SlotKeys(cache_spec(rules), cache_spec(rules))
+    q, k, v = reshard(q, heads), reshard(k, kv_heads), reshard(v, kv_heads)
+    at = jax.tree.map(lambda x: reshard(x, token), at)
+    rows = tuple(rules("batch") for _ in per_row)
+    specs = (heads, kv_heads, kv_heads, Segments(token, token), *rows, slots)
+    return jax.shard_map(local, in_specs=specs, out_specs=(heads, slots))(q, k, v, at, *per_row, kept)

@@ -1,0 +1,299 @@
+"""The engine: one thread owns the devices and computes prompts in pieces, and steps of all slots in between."""
+
+import collections
+import dataclasses
+import logging
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from maverick_jax.errors import InputError, QueueFull
+from maverick_jax.inference.engine import checks
+from maverick_jax.inference.engine.compilations import compilations_here
+from maverick_jax.inference.engine.device import Device, Work
+from maverick_jax.inference.engine.jobs import Answer, Job, Scoring
+from maverick_jax.inference.engine.requests import (
+    Engine,
+    EngineStatus,
+    Finish,
+    Generation,
+    GenerationRequest,
+    TokenScore,
+)
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.text import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """Sizes of an engine. All memory is taken when it starts."""
+
+    slots: int = 8
+    """Texts that are continued at the same time."""
+    context: int = 2048
+    """Most tokens of prompt and answer together."""
+    piece: int | None = None
+    """Tokens of a prompt that are computed between two steps; null: a chunk of local attention, and at most 2,048."""
+    steps: int = 4
+    """Steps that are computed before tokens are reported, while no request waits and none has a filter."""
+    queue: int = 64
+    """Generations that wait for a slot; more are refused."""
+
+    def __post_init__(self):
+        for name in ("slots", "context", "piece", "steps", "queue"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: {value}; expected 1 or more")
+
+    def piece_of(self, chunk: int | None) -> int:
+        """Tokens of a piece for a model with this attention chunk."""
+        return min(self.piece or 2048, chunk or self.context, self.context)
+
+
+class SlotEngine(Engine):
+    """An engine with a fixed number of slots. A request waits for a slot; its prompt is computed piece by piece, and
+    between two pieces all slots advance by a token. Nothing is compiled after the constructor."""
+
+    def __init__(self, model: Maverick, tokenizer: Tokenizer | None = None, settings: EngineSettings | None = None):
+        """Compiles all programs and starts the thread. Raises InputError for a model or mesh that an engine does not
+        run, and for a tokenizer with more ids than the model."""
+        self.settings = settings = settings or EngineSettings()
+        if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+            sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
+            raise InputError(f"the tokenizer has {sizes}; expected the tokenizer of this model")
+        self.vocab_size, self.context, self.tokenizer = model.config.vocab_size, settings.context, tokenizer
+        self._chunk = model.config.attention_chunk_size
+        self._piece = settings.piece_of(self._chunk)
+        self._device = Device(model, settings.slots, settings.context, self._piece, settings.steps)
+        self._lock = threading.Condition()
+        self._waiting: collections.deque[Answer] = collections.deque()
+        self._to_score: collections.deque[Scoring] = collections.deque()
+        self._closed, self._failure = False, None
+        self._jobs: dict[int, Job] = {}
+        self._oldest_first = False
+        self._counts = collections.Counter()
+        self._finished = dict.fromkeys(Finish, 0)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # ---- called from any thread ------------------------------------------------------------------------------------
+
+    def submit(self, request: GenerationRequest, n: int = 1) -> list[Generation]:
+        checks.require_request(request, self.vocab_size, self.context, self.tokenizer is not None)
+        if n < 1:
+            raise InputError(f"n: {n}; expected 1 or more")
+        requests = [dataclasses.replace(request, seed=request.seed + i) for i in range(n)]
+        answers = [Answer(Generation(r), self.tokenizer) for r in requests]
+        with self._lock:
+            self._require_open()
+            if len(self._waiting) + n > self.settings.queue:
+                raise QueueFull(f"{len(self._waiting)} generations wait, and the queue holds {self.settings.queue}")
+            self._waiting.extend(answers)
+            self._lock.notify_all()
+        return [answer.generation for answer in answers]
+
+    def score(self, sequences: Sequence[Sequence[int]], top: int = 0) -> list[list[TokenScore]]:
+        checks.require_top(top, "top")
+        for i, sequence in enumerate(sequences):
+            checks.require_tokens(sequence, self.vocab_size, f"sequence {i}")
+            if len(sequence) > self.context:
+                raise InputError(
+                    f"sequence {i}: {len(sequence):,} tokens; expected at most {self.context:,}, the context"
+                )
+        jobs = [Scoring(np.asarray(sequence, np.int32), top) for sequence in sequences]
+        with self._lock:
+            self._require_open()
+            self._to_score.extend(job for job in jobs if not job.done.done())
+            self._lock.notify_all()
+        return [job.done.result() for job in jobs]
+
+    def status(self) -> EngineStatus:
+        with self._lock:
+            return EngineStatus(
+                slots=self.settings.slots,
+                active=len(self._jobs),
+                queued=len(self._waiting),
+                prompt_tokens=self._counts["prompt"],
+                cached_tokens=self._counts["cached"],
+                generated_tokens=self._counts["generated"],
+                finished=dict(self._finished),
+                compilations=self._counts["compilations"],
+                cache_bytes=0,
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        self._thread.join()
+        self.__dict__.pop("_device", None)
+
+    def _require_open(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("the engine's thread has failed") from self._failure
+        if self._closed:
+            raise InputError("the engine is closed")
+
+    # ---- the engine's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with self._device.entered():
+                while self._wait():
+                    self._turn()
+        except BaseException as error:  # whoever waits must learn of it
+            log.exception("the engine's thread failed")
+            with self._lock:
+                self._failure = error
+            self._end_all(error)
+        else:
+            self._end_all(None)
+
+    def _wait(self) -> bool:
+        """Waits until there is work; False at the end."""
+        with self._lock:
+            while not (self._closed or self._waiting or self._to_score or self._jobs):
+                self._lock.wait()
+            return not self._closed
+
+    def _end_all(self, error: BaseException | None) -> None:
+        with self._lock:
+            jobs = [*self._jobs.values(), *self._waiting, *self._to_score]
+            self._jobs, self._closed = {}, True
+            self._waiting.clear()
+            self._to_score.clear()
+        for job in jobs:
+            job.abort(error)
+
+    def _turn(self) -> None:
+        """One piece of a prompt per group of devices, and one dispatch of steps."""
+        self._drop_cancelled()
+        self._admit()
+        self._compute_piece()
+        self._step()
+        with self._lock:
+            self._counts["compilations"] = compilations_here()
+
+    def _drop_cancelled(self) -> None:
+        ended = [job for job in self._jobs.values() if isinstance(job, Answer) and job.generation.cancelled]
+        if running := [job.slot for job in ended if job.begun]:
+            self._device.stop(running)
+        for job in ended:
+            self._finish(job, Finish.CANCELLED)
+        with self._lock:
+            dropped = [job for job in self._waiting if job.generation.cancelled]
+            for job in dropped:
+                self._waiting.remove(job)
+        for job in dropped:
+            self._finish(job, Finish.CANCELLED)
+
+    def _admit(self) -> None:
+        """Gives free slots to those who wait. Scores fill the slots that no generation wants, and one at a time go on
+        if all are wanted."""
+        with self._lock:
+            free = [slot for slot in range(self.settings.slots) if slot not in self._jobs]
+            while free and (self._waiting or self._to_score):
+                scoring = any(isinstance(job, Scoring) for job in self._jobs.values())
+                queue = self._to_score if self._to_score and not (self._waiting and scoring) else self._waiting
+                job = queue.popleft()
+                job.slot = self._emptiest(free)
+                free.remove(job.slot)
+                self._jobs[job.slot] = job
+
+    def _emptiest(self, free: list[int]) -> int:
+        """A free slot of the group that has the most of them."""
+        groups = collections.Counter(map(self._device.group_of, free))
+        return max(free, key=lambda slot: (groups[self._device.group_of(slot)], -slot))
+
+    def _compute_piece(self) -> None:
+        """The next piece of a text per group. The text that waits longest and the one with the fewest tokens left take
+        turns, so that neither a long prompt nor a newcomer waits for all pieces of the other."""
+        left = [job for job in self._jobs.values() if not job.computed]
+        if not left:
+            return
+        self._oldest_first = not self._oldest_first
+        order = (lambda job: job.number) if self._oldest_first else (lambda job: (job.left, job.number))
+        left.sort(key=order)
+        kind, chosen = type(left[0]), {}
+        for job in left:
+            if type(job) is kind:
+                chosen.setdefault(self._device.group_of(job.slot), job)
+        jobs = list(chosen.values())
+        work = [self._work_of(job) for job in jobs]
+        if kind is Scoring:
+            for job, scores in zip(jobs, self._device.score(work), strict=True):
+                job.add(scores)
+        else:
+            self._device.prefill(work)
+        for job, piece in zip(jobs, work, strict=True):
+            job.position += len(piece.tokens)
+            self._counts["prompt"] += len(piece.tokens)
+            if job.computed:
+                self._when_computed(job)
+
+    def _work_of(self, job: Job) -> Work:
+        """The longest piece that ends in the chunk of local attention in which it begins."""
+        start, most = job.position, self._piece
+        if self._chunk is not None:
+            most = min(most, self._chunk - start % self._chunk)
+        stop = min(start + most, job.total)
+        labels = job.tokens[start + 1 : stop + 1] if isinstance(job, Scoring) else None
+        return Work(job.slot, start, job.tokens[start:stop], labels)
+
+    def _when_computed(self, job: Job) -> None:
+        if isinstance(job, Scoring):
+            self._release(job)
+            job.finish()
+        elif job.generation.request.max_tokens == 0:
+            self._finish(job, Finish.LENGTH)
+        else:
+            self._device.begin(job.slot, job.generation.request, job.generation.request.seed)
+            job.begun = True
+
+    def _step(self) -> None:
+        running = [job for job in self._jobs.values() if isinstance(job, Answer) and job.begun]
+        running = [job for job in running if self._restrict(job)]
+        if not running:
+            return
+        busy = len(running) < len(self._jobs) or bool(self._waiting) or any(job.filtered for job in running)
+        count = 1 if busy else self.settings.steps
+        steps = self._device.decode(count, scored=any(job.scored for job in running))
+        ended = []
+        for job in running:
+            finish = job.add(steps)
+            self._counts["generated"] += job.new
+            if finish is not None:
+                ended.append((job, finish))
+        if early := [job.slot for job, _ in ended if job.goes_on]:
+            self._device.stop(early)
+        for job, finish in ended:
+            self._finish(job, finish)
+
+    def _restrict(self, job: Answer) -> bool:
+        """Sets which tokens may come next; False if that failed, which ends the generation."""
+        if not job.filtered:
+            return True
+        try:
+            allowed = job.allowed_next(self.vocab_size)
+        except Exception as error:  # of the filter, which is the request's; other requests go on
+            self._device.stop([job.slot])
+            self._release(job)
+            job.abort(error)
+            return False
+        if allowed is not None or job.restricted:
+            self._device.restrict(job.slot, job.generation.request.sampling.logit_bias, allowed)
+            job.restricted = allowed is not None
+        return True
+
+    def _release(self, job: Job) -> None:
+        with self._lock:
+            self._jobs.pop(job.slot, None)
+
+    def _finish(self, job: Answer, finish: Finish) -> None:
+        if job.slot is not None:
+            self._release(job)
+        with self._lock:
+            self._finished[finish] += 1
+        job.generation.put(job.update(finish))
