@@ -81,7 +81,7 @@ def empty_cache(model: Unrolled, slots: int, context: int) -> SlotCache:
     return tuple(SlotKeys(zeros(layer), zeros(layer)) for layer in model.layers)
 
 
-class Piece(NamedTuple):
+class PromptPieces(NamedTuple):
     """Consecutive tokens of one text per group of devices. They must lie in one chunk of local attention."""
 
     tokens: jax.Array
@@ -94,7 +94,7 @@ class Piece(NamedTuple):
     """int32[P]: slot among those of the group; B/P for no text."""
 
 
-def through_piece(model: Unrolled, cache: SlotCache, piece: Piece) -> tuple[jax.Array, SlotCache]:
+def through_piece(model: Unrolled, cache: SlotCache, piece: PromptPieces) -> tuple[jax.Array, SlotCache]:
     """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the piece's keys."""
     rules = model.rest.rules
     tokens = reshard(piece.tokens, rules("batch", "length"))

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import reshard
 
 from maverick_jax.inference.engine.forward import (
-    Piece,
+    PromptPieces,
     SlotCache,
     SlotKeys,
     Unrolled,
@@ -103,7 +103,7 @@ def empty_slots(slots: int, vocab_size: int, rules: ShardingRules) -> Slots:
     )
 
 
-def prefill(model: Unrolled, cache: SlotCache, slots: Slots, piece: Piece) -> tuple[SlotCache, Slots]:
+def prefill(model: Unrolled, cache: SlotCache, slots: Slots, piece: PromptPieces) -> tuple[SlotCache, Slots]:
     """Adds a piece of each group's text; `logits` and `length` of its slot are those after the piece."""
     rules = model.rest.rules
     x, cache = through_piece(model, cache, piece)
@@ -124,7 +124,7 @@ def _put_rows(x: jax.Array, new: jax.Array, *, slot: jax.Array, rules: ShardingR
     return jax.shard_map(local, in_specs=(spec, spec, rules("batch")), out_specs=spec)(x, new, slot)
 
 
-def score(model: Unrolled, cache: SlotCache, piece: Piece, labels: jax.Array) -> tuple[SlotCache, ScoredTokens]:
+def score(model: Unrolled, cache: SlotCache, piece: PromptPieces, labels: jax.Array) -> tuple[SlotCache, ScoredTokens]:
     """Adds a piece of each group's text; scores `labels` int32[P, T], the token after each of the piece."""
     rules = model.rest.rules
     x, cache = through_piece(model, cache, piece)

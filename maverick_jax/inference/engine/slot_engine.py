@@ -11,7 +11,7 @@ import numpy as np
 from maverick_jax.errors import InputError, QueueFull
 from maverick_jax.inference.engine import checks
 from maverick_jax.inference.engine.compilations import compilations_here
-from maverick_jax.inference.engine.device import Device, Work
+from maverick_jax.inference.engine.devices import EngineDevices, Work
 from maverick_jax.inference.engine.jobs import Answer, Job, Scoring
 from maverick_jax.inference.engine.requests import (
     Engine,
@@ -66,7 +66,7 @@ class SlotEngine(Engine):
         self.vocab_size, self.context, self.tokenizer = model.config.vocab_size, settings.context, tokenizer
         self._chunk = model.config.attention_chunk_size
         self._piece = settings.piece_of(self._chunk)
-        self._device = Device(model, settings.slots, settings.context, self._piece, settings.steps)
+        self._device = EngineDevices(model, settings.slots, settings.context, self._piece, settings.steps)
         self._lock = threading.Condition()
         self._waiting: collections.deque[Answer] = collections.deque()
         self._to_score: collections.deque[Scoring] = collections.deque()

@@ -10,7 +10,7 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import programs
-from maverick_jax.inference.engine.forward import Piece, Unrolled, empty_cache
+from maverick_jax.inference.engine.forward import PromptPieces, Unrolled, empty_cache
 from maverick_jax.inference.engine.programs import Beginning, Snapshot, Steps
 from maverick_jax.inference.engine.requests import MAX_STOPS, GenerationRequest
 from maverick_jax.model.transformer import Maverick
@@ -34,7 +34,7 @@ class Work(NamedTuple):
     """int32[n]: the token after each, whose log-probability is wanted."""
 
 
-class Device:
+class EngineDevices:
     """The device side of an engine. One thread may use it at a time, under the model's mesh (`entered`)."""
 
     def __init__(self, model: Maverick, slots: int, context: int, piece: int, steps: int):
@@ -143,7 +143,7 @@ class Device:
 
     # ---- inputs ----------------------------------------------------------------------------------------------------
 
-    def _piece(self, work: Sequence[Work], length: int | None = None) -> tuple[Piece, np.ndarray]:
+    def _piece(self, work: Sequence[Work], length: int | None = None) -> tuple[PromptPieces, np.ndarray]:
         T = length or next(n for n in self.pieces if n >= max(len(w.tokens) for w in work))
         of_group = self.slots // self.groups
         tokens, labels = (np.zeros((self.groups, T), np.int32) for _ in range(2))
@@ -154,7 +154,7 @@ class Device:
             tokens[g, :n], start[g], count[g], slot[g] = w.tokens, w.start, n, w.slot % of_group
             if w.labels is not None:
                 labels[g, :n] = w.labels
-        return Piece(tokens, start, count, slot), labels
+        return PromptPieces(tokens, start, count, slot), labels
 
     def _bias(self, logit_bias: Mapping[int, float]) -> np.ndarray:
         bias = np.zeros(self.config.vocab_size, np.float32)
