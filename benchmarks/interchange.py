@@ -48,7 +48,7 @@ def write_folder(folder: pathlib.Path, experts: int, shard_bytes: int = GB) -> i
     """Write a folder with random bfloat16 weights of that model; returns its bytes. It needs little memory."""
     from maverick_jax.huggingface.config import write_config
     from maverick_jax.huggingface.names import table
-    from maverick_jax.pretrained import shapes_of
+    from maverick_jax.model_source import shapes_of
 
     config = model_config(experts)
     folder.mkdir(parents=True)

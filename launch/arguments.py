@@ -122,6 +122,8 @@ def import_(parser: argparse.ArgumentParser) -> None:
     choices = ["keep", "float32", "bfloat16"]
     parser.add_argument("--dtype", choices=choices, default="keep", help="dtype of the parameters (default: as stored)")
     parser.add_argument("--adapter", metavar="FOLDER", help="PEFT adapter to merge into the model")
+    what = "with the averages that the run kept (optimizer.average) in the place of what it trained"
+    parser.add_argument("--average", action="store_true", help=what)
 
 
 def merge(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +147,8 @@ def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-shard-gb", type=float, default=5.0, metavar="GB", help="maximum file size in GB (default: 5)"
     )
+    what = "with the averages that the run kept (optimizer.average) in the place of what it trained"
+    parser.add_argument("--average", action="store_true", help=what)
     parser.add_argument("--text-only", action="store_true", help="omit the image encoder")
     parser.add_argument(
         "--quantize", choices=["int8", "int4"], help="quantize feed-forward weights (compressed-tensors)"

@@ -138,7 +138,7 @@ def _experts(args: argparse.Namespace) -> Any:
 def _import(args: argparse.Namespace) -> Any:
     from maverick_jax.pretrained import import_checkpoint
 
-    import_checkpoint(args.source, args.out, args.dtype, adapter=args.adapter)
+    import_checkpoint(args.source, args.out, args.dtype, adapter=args.adapter, averaged=args.average)
     return {"run_dir": args.out} if args.json else args.out
 
 
@@ -149,7 +149,7 @@ def _export(args: argparse.Namespace) -> Any:
     if args.adapter:
         if args.text_only or args.quantize:
             raise InputError("--adapter: exports no model; expected no --text-only and no --quantize")
-        export_adapter(args.checkpoint, args.out, dialect=args.dialect)
+        export_adapter(args.checkpoint, args.out, dialect=args.dialect, averaged=args.average)
         return {"folder": args.out} if args.json else args.out
     export(
         args.checkpoint,
@@ -160,6 +160,7 @@ def _export(args: argparse.Namespace) -> Any:
         quantize=args.quantize,
         group_size=args.group_size,
         dialect=args.dialect,
+        averaged=args.average,
     )
     return {"folder": args.out} if args.json else args.out
 

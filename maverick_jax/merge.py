@@ -14,7 +14,8 @@ from maverick_jax.checkpoint.placement import order_of
 from maverick_jax.checkpoint.readers import Reader
 from maverick_jax.errors import InputError
 from maverick_jax.files import require_new
-from maverick_jax.pretrained import ModelSource, network_of, open_source, write_run
+from maverick_jax.model_source import ModelSource, network_of, open_source
+from maverick_jax.pretrained import write_run
 from maverick_jax.text import find_tokenizer, load_tokenizer, same_tokens
 
 

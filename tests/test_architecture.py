@@ -25,6 +25,7 @@ FLOORS = {
     "maverick_jax.checkpoint": 3,
     "maverick_jax.huggingface": 4,
     "maverick_jax.inference": 4,
+    "maverick_jax.model_source": 5,
     "maverick_jax.pretrained": 5,
     "maverick_jax.adapter_folder": 6,
     "maverick_jax.merge": 6,

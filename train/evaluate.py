@@ -16,7 +16,8 @@ from maverick_jax.inference.answers import answers
 from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import CHECKPOINTS, config_of, load_pretrained
+from maverick_jax.model_source import CHECKPOINTS
+from maverick_jax.pretrained import config_of, load_pretrained
 from maverick_jax.progress import ProgressDisplay
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config

@@ -14,8 +14,9 @@ from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.initialization.layer_map import Start, findings
+from maverick_jax.model_source import open_source
 from maverick_jax.precision import for_platform
-from maverick_jax.pretrained import abstract_model, open_source
+from maverick_jax.pretrained import abstract_model
 from maverick_jax.settings import strict_yaml
 from train.config import RunConfig
 from train.config_files import read_config

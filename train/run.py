@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from maverick_jax.checkpoint.store import CheckpointStore
-from maverick_jax.pretrained import CHECKPOINTS
+from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.progress import Working
 from train import announce
 from train.config import RunConfig

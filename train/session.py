@@ -31,7 +31,7 @@ from maverick_jax.checkpoint.lease import claimed
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import CHECKPOINTS, open_source
+from maverick_jax.model_source import CHECKPOINTS, open_source
 from maverick_jax.sharding import MeshConfig, make_mesh
 from maverick_jax.target import Target
 from maverick_jax.text import Tokenizer, load_tokenizer

@@ -16,7 +16,7 @@ from launch.report.wall_time import ENDS
 from maverick_jax.checkpoint.lease import STALE, Holder, holder_of
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError, harmless
-from maverick_jax.pretrained import CHECKPOINTS
+from maverick_jax.model_source import CHECKPOINTS
 from train.goodput.ledger import Attempt
 
 State = Literal["running", "finished", "preempted", "failed", "stopped"]

@@ -18,6 +18,8 @@ HEADS = "heads/"
 """Prefix of the parameters that are trained beside the model."""
 ADAPTERS = HEADS + "lora/"
 """Prefix of the factors of low-rank adapters: then the parameter's name, `/a` or `/b`."""
+OPTIMIZER = "opt_state/"
+"""Prefix of the optimizer's state."""
 
 _VARIABLE_VALUE = GetAttrKey("value")
 

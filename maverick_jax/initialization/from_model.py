@@ -31,8 +31,8 @@ from maverick_jax.errors import InputError
 from maverick_jax.initialization.derived_readers import LayerSlice, Padded, SameForEach, Stacked, Zeros
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.model_source import open_source
 from maverick_jax.parameters import ROUTER_BIAS, by_name
-from maverick_jax.pretrained import open_source
 from maverick_jax.stack import Stack
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from maverick_jax.files import read_json
 from maverick_jax.huggingface import carried
 from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import generation_config as generation
-from maverick_jax.pretrained import CHECKPOINTS, import_checkpoint, load_pretrained, open_source, save_pretrained
+from maverick_jax.model_source import CHECKPOINTS, open_source
+from maverick_jax.pretrained import import_checkpoint, load_pretrained, save_pretrained
 from maverick_jax.text import load_tokenizer
 from tests.fuzzing.harness import Target
 from tests.fuzzing.mutations import changed, damaged, dumps, json_files

@@ -10,7 +10,8 @@ from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.merge import merge
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, open_source, save_pretrained
+from maverick_jax.model_source import open_source
+from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 from tests.helpers import tiny

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from maverick_jax import pretrained
+from maverick_jax import model_source, pretrained
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.inference.cache import prefill
@@ -31,7 +31,7 @@ def test_what_may_differ_by_reader():
     }
     of_training = {"remat", "compute_dtype", "matmul_dtype", "balance", "expert_capacity_factor"}
     assert set(identity._FREE) == of_training
-    assert set(ModelConfig.keys_of(*pretrained._FREE)) == {"param_dtype", *of_training}
+    assert set(ModelConfig.keys_of(*model_source._FREE)) == {"param_dtype", *of_training}
 
 
 def test_an_expert_of_limited_capacity_takes_its_share_times_the_factor():

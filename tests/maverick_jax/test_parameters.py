@@ -20,9 +20,10 @@ from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface import names as huggingface_names
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.model_source import open_source, shapes_of
 from maverick_jax.param import build
 from maverick_jax.parameters import Parameter
-from maverick_jax.pretrained import abstract_model, open_source, shapes_of
+from maverick_jax.pretrained import abstract_model
 from maverick_jax.sharding import MESH_AXES, ShardingRules, single_device_mesh
 from tests.helpers import parameter_table, tiny
 from tests.helpers.folders import store_run

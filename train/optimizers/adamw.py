@@ -28,7 +28,7 @@ class AdamFields(OptimizerBase):
     def adam(self) -> optax.GradientTransformation:
         return scale_by_adam(self.b1, self.b2, self.eps, self.mu_dtype, self.nu_dtype)
 
-    def state_bytes(self, parameter: Parameter | None) -> int:
+    def moment_bytes(self, parameter: Parameter | None) -> int:
         return BYTES[self.mu_dtype] + BYTES[self.nu_dtype]
 
 

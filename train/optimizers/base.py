@@ -14,9 +14,11 @@ from maverick_jax import parameters
 from maverick_jax.accounting.communication import Transfer
 from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
 from maverick_jax.parameters import Parameter, Role
 from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
+from train.optimizers.average import BYTES_PER_ELEMENT, AverageConfig, average_weights
 from train.optimizers.decay import decay_weights
 from train.optimizers.multipliers import Multipliers, roles_by_name
 from train.optimizers.schedule import RATE, learning_rate, rate_of, scale_by_learning_rate
@@ -78,6 +80,8 @@ class OptimizerBase(Section, abc.ABC):
     """Number of microbatches per update; the result is the same as with the whole batch at once."""
     multipliers: Multipliers = Multipliers()
     """Factors of the learning rate, by parameter role, such as `{router: 0.5, embed: 2}`; 1 for roles without one."""
+    average: AverageConfig | None = None
+    """An exponential average of the trained parameters, 4 bytes each; null: none."""
 
     @abc.abstractmethod
     def direction(self, declared: Mapping[str, Parameter]) -> optax.GradientTransformation:
@@ -86,8 +90,13 @@ class OptimizerBase(Section, abc.ABC):
         `heads/`."""
 
     @abc.abstractmethod
+    def moment_bytes(self, parameter: Parameter | None) -> int:
+        """Bytes of the direction's state per element of a parameter of the model, or of a head if `parameter` is
+        None."""
+
     def state_bytes(self, parameter: Parameter | None) -> int:
-        """Bytes of optimizer state per element of a parameter of the model, or of a head if `parameter` is None."""
+        """Bytes of optimizer state per element, the average included."""
+        return self.moment_bytes(parameter) + (0 if self.average is None else BYTES_PER_ELEMENT)
 
     def update_flops(self, parameter: Parameter, layout: Layout) -> float:
         """FLOPs of matrix products on one device in the update of a parameter; 0 unless a kind says otherwise."""
@@ -105,11 +114,16 @@ class OptimizerBase(Section, abc.ABC):
 
     def build(self, total_steps: int, model: ModelConfig, selection: Selection = TEXT_MODEL) -> Optimizer:
         """The optimizer of the selected parameters of a model, for a run of `total_steps`: clipping, direction,
-        decoupled decay (arXiv 1711.05101), learning rate."""
+        decoupled decay (arXiv 1711.05101), learning rate, average. Raises InputError if single experts are trained and
+        averaged."""
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         schedule = self.schedule_of(total_steps)
         direction = self.direction(parameters.by_name(model))
-        transform = optax.chain(*clip, direction, decay_weights(), scale_by_learning_rate(roles_by_name(model)))
+        average = [] if self.average is None else [average_weights(self.average.decay)]
+        if average and selection.experts is not None:
+            raise InputError("optimizer.average: averages whole arrays; expected null, or no trainable.experts")
+        scale = scale_by_learning_rate(roles_by_name(model))
+        transform = optax.chain(*clip, direction, decay_weights(), scale, *average)
         return Optimizer(transform, schedule, self.weight_decay, selection, self.multipliers.named())
 
 

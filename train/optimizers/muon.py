@@ -64,9 +64,9 @@ class Muon(AdamFields):
         labels = lambda trained: {name: "muon" if name in hidden else "adam" for name in trained}
         return optax.partition({"muon": muon, "adam": self.adam()}, labels)
 
-    def state_bytes(self, parameter: Parameter | None) -> int:
+    def moment_bytes(self, parameter: Parameter | None) -> int:
         if parameter is None or matrix_of(parameter) is None:
-            return super().state_bytes(parameter)
+            return super().moment_bytes(parameter)
         return BYTES[self.mu_dtype]
 
     def update_flops(self, parameter: Parameter, layout: Layout) -> float:

@@ -13,8 +13,9 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.model_source import CHECKPOINTS, open_source
 from maverick_jax.precision import for_platform
-from maverick_jax.pretrained import CHECKPOINTS, abstract_model, load_into, open_source
+from maverick_jax.pretrained import abstract_model, load_into
 from maverick_jax.settings import strict_yaml
 from maverick_jax.sharding import ShardingRules, size_of
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer, same_tokens

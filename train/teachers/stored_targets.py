@@ -10,7 +10,7 @@ from data.rows.dataset import Dataset
 from data.rows.fields import TARGET, Row
 from data.targets.format import Targets, how_to_go_on
 from maverick_jax.errors import InputError
-from maverick_jax.pretrained import open_source
+from maverick_jax.model_source import open_source
 from train.config import RunConfig
 from train.objectives.base import StoredFields
 

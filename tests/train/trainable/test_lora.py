@@ -13,7 +13,8 @@ from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
-from maverick_jax.pretrained import export, load_pretrained, open_source
+from maverick_jax.model_source import open_source
+from maverick_jax.pretrained import export, load_pretrained
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from tests.helpers import tiny
 from train.config_files import read_config

@@ -11,9 +11,10 @@ from maverick_jax import parameters
 from maverick_jax.checkpoint import names
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
+from maverick_jax.model_source import open_source
 from maverick_jax.network import Balance, VisionConfig
 from maverick_jax.parameters import ROLES, TEXT_ROLES
-from maverick_jax.pretrained import abstract_model, export, open_source
+from maverick_jax.pretrained import abstract_model, export
 from maverick_jax.sharding import single_device_mesh
 from maverick_jax.stack import name_in_layer
 from tests.helpers import small_run, tiny

@@ -10,7 +10,8 @@ from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import open_source, save_pretrained
+from maverick_jax.model_source import open_source
+from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import make_mesh, single_device_mesh
 from maverick_jax.text import load_tokenizer
 from tests.helpers import small_run, tiny

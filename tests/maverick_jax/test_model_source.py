@@ -10,7 +10,8 @@ from flax import nnx
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.safetensors_reader import read_folder
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import open_source, save_pretrained
+from maverick_jax.model_source import open_source
+from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from tests.helpers import tiny
 
