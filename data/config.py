@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from data.sources import AnySource, TrajectoriesSource
+from data.pictures.config import TilesConfig
+from data.sources import AnySource, PictureSource, TrajectoriesSource
 from data.sources.base import Positive
 from data.trajectories.weights import KindWeights
 from maverick_jax.settings.section import Section
@@ -36,6 +37,8 @@ class DataConfig(Section):
     one cell or begins where a cell begins, so that devices can share rows: `mesh.context` needs cells that are a
     multiple of `model.attention_chunk_size`. `concatenate` cuts documents that begin inside a cell at the cell's end;
     `best_fit` and trajectories leave padding there. null: documents begin anywhere."""
+    tiles: TilesConfig = TilesConfig()
+    """How pictures are cut into tiles, and how many tiles rows have."""
     kind_weights: KindWeights = KindWeights()
     """Loss weights of trajectory tokens, by token kind."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -70,9 +73,15 @@ class DataConfig(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _has_no_cells_with_pictures(self):
+        if self.cell is not None and self.has_pictures:
+            raise ValueError("cell: rows with pictures are not divided into cells yet; expected null")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _weighs_something(self):
-        if self.kind_weights != KindWeights() and not self.has_trajectories:
-            raise ValueError("kind_weights: requires a source with kind: trajectories, and there is none")
+        if self.kind_weights != KindWeights() and not self.has_kinds:
+            raise ValueError("kind_weights: requires a source with kind: trajectories or pictures, and there is none")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -95,6 +104,16 @@ class DataConfig(Section):
     def has_trajectories(self) -> bool:
         """Whether any source contains trajectories."""
         return any(isinstance(source, TrajectoriesSource) for source in self.sources.values())
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether any source contains pictures."""
+        return any(isinstance(source, PictureSource) for source in self.sources.values())
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether rows have token kinds: any source contains trajectories or pictures."""
+        return self.has_trajectories or self.has_pictures
 
     @property
     def cache(self) -> pathlib.Path:

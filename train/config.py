@@ -182,9 +182,9 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     if config.objective.batch_maker() is not None and (factor := config.model.expert_capacity_factor) is not None:
         found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "
                       f"{config.objective.kind} generates samples, which drops none; expected null"))  # fmt: skip
-    if not config.data.has_trajectories and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
+    if not config.data.has_kinds and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
         found.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
-                      "(kind: trajectories), and there is none"))  # fmt: skip
+                      "(kind: trajectories) or pictures (kind: pictures), and there is none"))  # fmt: skip
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)

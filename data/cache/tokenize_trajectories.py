@@ -4,31 +4,25 @@ Only weights stored in the data are cached; config weights are applied when rows
 re-tokenize.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import pathlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-
-from data.array_folder import ArrayFolder, array_file, build_once, seal
+from data.array_folder import ArrayFolder, build_once, seal
+from data.cache.columns import RunColumns
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
 from data.sources import TrajectoriesSource
-from data.trajectories.decisions import choices, count
 from data.trajectories.filters import CurationConfig, Report, apply
-from data.trajectories.kinds import token_kinds
 from data.trajectories.reading import RecordProblem, Tally, read_tools, read_trajectories
-from data.trajectories.trajectory import Outcome, Trajectory
-from data.trajectories.weights import own_weights
+from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError, harmless
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import Kind, Rendered, Role, Tool, find_dialect, render
+from maverick_jax.text.chat import Rendered, Tool, find_dialect, render
 from maverick_jax.text.chat.dialects import DEFAULT
-from maverick_jax.text.chat.render import HEADER_START
 
 LAYOUT = 3
 """Version of the cached arrays. It changes whenever the same trajectories give other arrays."""
@@ -65,7 +59,7 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files of trajectories) into %s", name, len(paths), path)
         rendering = _Rendering(source, tokenizer, dialect, tools)
-        with _Columns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
+        with RunColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
             for trajectory, rendered in rendering.trajectories(paths, progress):
                 columns.add(trajectory, rendered)
                 progress.update(columns.tokens, columns.trajectories)
@@ -138,69 +132,3 @@ class _Rendering:
         found["trajectories"] -= self.unrenderable
         chosen = {"chosen": self.report.as_dict(DROPPED_KEPT)} if self.options.filter or self.options.scrub else {}
         return found | {"problems": found["problems"][:PROBLEMS_KEPT]} | chosen
-
-
-class _Columns:
-    """Writes the array files from their beginning."""
-
-    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
-        self.folder, self.tokenizer = folder, tokenizer
-        token = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-        whole = np.dtype("<i8")
-        self.dtypes: dict[str, np.dtype] = {
-            "tokens": token,
-            "offsets": whole,
-            "kinds": np.dtype("u1"),
-            "choices": np.dtype("u1"),
-            "own": np.dtype("<f4"),
-            "turns": whole,
-            "context": whole,
-            "success": np.dtype("i1"),
-            "reward": np.dtype("<f8"),
-            "tools": whole,
-            "decisions": whole,
-        }
-        self.tokens = self.trajectories = 0
-
-    def __enter__(self) -> "_Columns":
-        self._open = contextlib.ExitStack()
-        opened = lambda name: self._open.enter_context(array_file(self.folder, name).open("wb"))
-        self._files: dict[str, BinaryIO] = {name: opened(name) for name in self.dtypes}
-        self._write(offsets=[0])
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._open.close()
-
-    def add(self, trajectory: Trajectory, rendered: Rendered) -> None:
-        kinds = token_kinds(trajectory, rendered)
-        begin, outcome = self.tokens, trajectory.outcome
-        self.tokens += rendered.ids.size
-        self.trajectories += 1
-        turns = [span.begin for span in rendered.spans if span.kind is Kind.CONTROL and span.text == HEADER_START.name]
-        own = own_weights(trajectory, rendered, kinds)
-        self._write(tokens=rendered.ids, offsets=[self.tokens], kinds=kinds, own=own, turns=[begin + t for t in turns])
-        decided = choices(trajectory, rendered, self.tokenizer)
-        self._write(choices=decided, decisions=count(decided), tools=[len(trajectory.tools)])
-        self._write(context=[_context(rendered, turns)], success=[_success(outcome)], reward=[_reward(outcome)])
-
-    def _write(self, **columns) -> None:
-        for name, values in columns.items():
-            self._files[name].write(np.asarray(values, self.dtypes[name]).data)
-
-
-def _context(rendered: Rendered, turns: list[int]) -> int:
-    """Number of tokens up to the end of the last turn that is a system message or declares tools; 0 if none does."""
-    is_context = (rendered.roles == Role.SYSTEM) | (rendered.kinds == Kind.TOOLS)
-    if not is_context.any():
-        return 0
-    last = int(np.flatnonzero(is_context)[-1])
-    return next((turn for turn in turns if turn > last), 0)  # a context without a turn after it does not count
-
-
-def _success(outcome: Outcome) -> int:
-    return -1 if outcome.success is None else int(outcome.success)
-
-
-def _reward(outcome: Outcome) -> float:
-    return np.nan if outcome.reward is None else outcome.reward

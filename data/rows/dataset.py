@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -11,20 +13,25 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.array_folder import ArrayFolder, build_once, seal, write_array
+from data.cache.tokenize_pictures import tokenize_pictures
 from data.cache.tokenize_text import tokenize_text
 from data.cache.tokenize_trajectories import tokenize_trajectories
 from data.config import DataConfig
-from data.order import MAX_ROWS, derive, permuted
-from data.rows import packing, windows
-from data.rows.fields import FIELDS, Row
+from data.order import MAX_ROWS, derive
+from data.rows import packing, two_budgets, windows
+from data.rows.fields import FIELDS, TILES, Row
 from data.rows.mixture import Mixture, Sequential, Weighted
 from data.rows.packing import Documents, Plan
 from data.rows.pipeline import BatchIterator
-from data.rows.weighing import OfRuns, OfTexts, Weighing
+from data.rows.source_rows import SourceRows
+from data.rows.tiles import SourceTiles, TileBudgets, blocks_of, stacked
+from data.rows.weighing import OfRuns, OfTexts
 from data.rows.windows import Windowed
-from data.sources import TrajectoriesSource
+from data.sources import PictureSource, TrajectoriesSource
 from data.trajectories.decisions import Decision, balance
+from data.trajectories.weights import OutcomeWeights
 from maverick_jax.errors import InputError
+from maverick_jax.images import decoder_version
 from maverick_jax.text import Tokenizer, load_tokenizer
 
 Split = Literal["train", "eval"]
@@ -34,35 +41,6 @@ ORDER = 1
 """Changes when the same config would give other rows."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceRows:
-    """One source's endless rows in one split."""
-
-    name: str
-    store: ArrayFolder
-    plan: Plan
-    documents: range
-    """Which of the store's documents it has; one that is split belongs to both splits."""
-    length: int
-    seed: int | None
-    """Seed of the order of the rows; None: the order of packing."""
-    weighing: Weighing | None = None
-    """Loss weights of labels by their kind; None: all weights are 1."""
-    cell: int | None = None
-    """Tokens per cell; None: rows have no cells."""
-
-    def row(self, index: int) -> Row:
-        places = packing.places_of(self.pieces(index), self.cell)
-        row = packing.row_of(self.store["tokens"], places, self.length)
-        return row if self.weighing is None else row | self.weighing.fields(self.store, places, self.length)
-
-    def pieces(self, index: int) -> packing.Spans:
-        epoch, at = divmod(index, self.plan.num_rows)
-        if self.seed is not None:
-            at = permuted(at, self.plan.num_rows, derive(self.seed, "rows", epoch))
-        return self.plan.pieces(epoch, at)
 
 
 class Dataset:
@@ -75,6 +53,7 @@ class Dataset:
         self._mixture = mixture
         self._beside: Beside | None = None
         self._end: int | None = None
+        self._budgets: dict[int, TileBudgets] = {}
 
     def num_rows(self, epoch: int = 0) -> int:
         """The sum of the sources' rows in one epoch. (With unequal weights, a stream of that many rows repeats some
@@ -94,7 +73,7 @@ class Dataset:
         return self.sources[source], at
 
     def row(self, index: int) -> Row:
-        """The fields of stream row `index` (see `data.rows.fields`). Pure."""
+        """The fields of stream row `index` (see `data.rows.fields`), but no tiles. Pure."""
         self.locate(index)
         return _RowReader(self)(index)
 
@@ -113,10 +92,23 @@ class Dataset:
 
     def batches(self, rows: Sequence[int], batch_size: int, start_step: int = 0, num_steps: int | None = None
                 ) -> BatchIterator:  # fmt: skip
-        """The rows `rows` of the batches from `start_step` on, each field [len(rows), ...]: row g of step s is
-        stream row s * batch_size + g. Endless without `num_steps`. Close it, or use it in a `with`."""
-        return BatchIterator(_RowReader(self), rows, batch_size, start_step, num_steps,
-                             workers=self.config.workers, prefetch=self.config.prefetch)  # fmt: skip
+        """The rows `rows` of the batches from `start_step` on, each field [len(rows), ...]: row g of step s is stream
+        row s * batch_size + g. Batches of steps with pictures also have `tiles`, of as many as the step's budget.
+        Endless without `num_steps`. Close it, or use it in a `with`."""
+        config = self.config
+        bytes_of_batch = len(rows) * self.tile_budgets(batch_size).values[-1] * math.prod(config.tiles.tile_shape)
+        room = config.tiles.prefetch_bytes // max(config.workers, 1) // max(bytes_of_batch, 1)
+        threads = max(1, available_cpus() // max(config.workers, 1))
+        return BatchIterator(_BatchReader(self, rows, batch_size, threads), rows, batch_size, start_step, num_steps,
+                             workers=config.workers, prefetch=max(1, min(config.prefetch, room)))  # fmt: skip
+
+    def tile_budgets(self, batch_size: int) -> TileBudgets:
+        """The tile budget of every step of batches of `batch_size` rows; 0: the step has no pictures."""
+        if batch_size not in self._budgets:
+            most = max(source.most_tiles for source in self.sources)
+            budgets = TileBudgets(_RowReader(self).num_tiles, batch_size, most, self.config.tiles.budgets)
+            self._budgets[batch_size] = budgets
+        return self._budgets[batch_size]
 
 
 class _RowReader:
@@ -127,11 +119,48 @@ class _RowReader:
         self._end = dataset._end
 
     def __call__(self, index: int) -> Row:
-        if self._end is not None and index >= self._end:
+        if self._is_empty(index):
             return {name: np.full_like(field, FIELDS[name].fill) for name, field in self(0).items()}
         source, at = self._mixture.locate(index)
         row = self._sources[source].row(at)
         return row if self._beside is None else row | self._beside(index, row)
+
+    def num_tiles(self, index: int) -> int:
+        if self._is_empty(index):
+            return 0
+        source, at = self._mixture.locate(index)
+        return self._sources[source].num_tiles(at)
+
+    def tiles(self, index: int) -> tuple[SourceTiles | None, packing.Spans]:
+        """What `stacked` needs of a row."""
+        source, at = self._mixture.locate(index)
+        found = self._sources[source]
+        return None if self._is_empty(index) else found.tiles, found.pieces(at)
+
+    def _is_empty(self, index: int) -> bool:
+        return self._end is not None and index >= self._end
+
+
+class _BatchReader:
+    """The wanted rows of the batch of a step."""
+
+    def __init__(self, dataset: Dataset, rows: Sequence[int], batch_size: int, threads: int):
+        self._read, self._rows, self._batch_size = _RowReader(dataset), tuple(rows), batch_size
+        self._budgets, self._shape = dataset.tile_budgets(batch_size), dataset.config.tiles.tile_shape
+        self._threads = threads
+
+    def __call__(self, step: int) -> Row:
+        indices = [step * self._batch_size + row for row in self._rows]
+        rows = [self._read(index) for index in indices]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        if budget := self._budgets(step):
+            batch[TILES] = stacked([self._read.tiles(index) for index in indices], budget, self._shape, self._threads)
+        return batch
+
+
+def available_cpus() -> int:
+    """The number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
@@ -156,12 +185,15 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
 
 def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
     source, fraction = config.sources[name], config.held_out_of(name)
-    has_trajectories = isinstance(source, TrajectoriesSource)
-    store = (tokenize_trajectories if has_trajectories else tokenize_text)(name, config, tokenizer)
-    if has_trajectories and 0 < fraction < 1 and store["offsets"].size == 2:
-        raise InputError(
-            f"data.sources.{name}: holds one trajectory, which is not split; set held_out_fraction: 0, or 1"
-        )
+    in_runs, tiles = isinstance(source, TrajectoriesSource | PictureSource), None
+    if isinstance(source, PictureSource):
+        store, pictures = tokenize_pictures(name, config, tokenizer)
+        tiles = SourceTiles(store, pictures, config.tiles)
+    else:
+        store = (tokenize_trajectories if in_runs else tokenize_text)(name, config, tokenizer)
+    if in_runs and 0 < fraction < 1 and store["offsets"].size == 2:
+        what = "sample" if tiles else "trajectory"
+        raise InputError(f"data.sources.{name}: holds one {what}, which is not split; set held_out_fraction: 0, or 1")
     train, held_out = split_documents(store["offsets"], fraction, name)
     documents = train if split == "train" else held_out
     part = _Part(store.digest, split, fraction, seed)
@@ -169,14 +201,17 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
         plan = _window_plan(part, store, documents, config, source.trajectories.overlap)
         decisions = _balance(store, train, source.trajectories.balance_decisions)
         weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
+    elif isinstance(source, PictureSource):
+        plan = _picture_plan(part, store, documents, config, source.overlap)
+        weighing = OfRuns(config.kind_weights, OutcomeWeights(), _balance(store, train, None))
     else:
         plan = _plan(part, documents, config)
-        weighing = OfTexts(config.kind_weights) if config.has_trajectories else None
+        weighing = OfTexts(config.kind_weights) if config.has_kinds else None
     if plan.num_rows > MAX_ROWS:
         raise InputError(f"data.sources.{name}: {plan.num_rows} rows; a source may have {MAX_ROWS}: split it in two")
     first = int(np.searchsorted(store["offsets"], documents.begin[0], "right")) - 1
     numbers = range(first, first + documents.begin.size)
-    return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing, config.cell)
+    return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing, config.cell, tiles)
 
 
 def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.ndarray:
@@ -203,6 +238,21 @@ def _window_plan(part: _Part, store: ArrayFolder, documents: Documents, config: 
         arrays, cuts = windows.window_arrays(
             packing.document_order(documents, part.seed), store, T, overlap, config.cell
         )
+        return arrays, {"cuts": dataclasses.asdict(cuts)}
+
+    return Windowed(_arranged_once(config, identity, arrange))
+
+
+def _picture_plan(
+    part: _Part, store: ArrayFolder, documents: Documents, config: DataConfig, overlap: float
+) -> Windowed:
+    T, even = config.sequence_length, config.tiles.per_row is None
+    most = config.tiles.most_in_row(T)
+    identity = ["pictures", windows.LAYOUT, two_budgets.LAYOUT, *part, T, overlap, most, even]
+
+    def arrange() -> tuple[dict[str, np.ndarray], dict]:
+        ordered = packing.document_order(documents, part.seed)
+        arrays, cuts = windows.windows_in_two(ordered, store, T, overlap, blocks_of(store), most, even)
         return arrays, {"cuts": dataclasses.asdict(cuts)}
 
     return Windowed(_arranged_once(config, identity, arrange))
@@ -284,7 +334,14 @@ def _fingerprint(
     here = {source.name: config.sources[source.name] for source in sources}
     if own := {name: source.held_out_fraction for name, source in here.items() if source.held_out_fraction is not None}:
         decides["held_out"] = own
-    if config.has_trajectories:
+    if with_tiles := [source for source in sources if source.tiles is not None]:
+        decides["pictures"] = {source.name: source.tiles.pictures.digest for source in with_tiles if source.tiles}
+        decides["decoder"] = decoder_version()
+        decides["tiles"] = config.tiles.model_dump(exclude={"budgets", "prefetch_bytes"})
+        decides["windows"] = {
+            name: source.overlap for name, source in here.items() if isinstance(source, PictureSource)
+        }
+    if config.has_kinds:
         options = {n: source.trajectories for n, source in here.items() if isinstance(source, TrajectoriesSource)}
         decides["overlap"] = {name: option.overlap for name, option in options.items()}
         decides["balance_decisions"] = {name: option.balance_decisions for name, option in options.items()}

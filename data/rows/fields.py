@@ -11,12 +11,11 @@ from typing import Literal
 import numpy as np
 
 from data.trajectories.kinds import TokenKind
-from maverick_jax.errors import InputError
 
 Row = dict[str, np.ndarray]
 """The fields of one row, by name; `BatchField` declares their shapes."""
-Shape = Literal["per token", "per row", "ragged"]
-Source = Literal["every row", "trajectories", "stored", "images"]
+Shape = Literal["per token", "per row"]
+Source = Literal["every row", "trajectories", "stored", "pictures"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +27,14 @@ class BatchField:
     """Allowed dtypes; most fields have one."""
     meaning: str
     shape: Shape = "per token"
-    """Shape in one row. `per token`: [T]; `per row`: []; `ragged`: the length differs between rows, such as one element
-    per image."""
+    """Shape in one row, before further axes. `per token`: [T]; `per row`: []."""
     fill: int = 0
     """Value at places without a token."""
     trailing: tuple[str, ...] = ()
     """Names of the sizes of further axes."""
     source: Source = "every row"
-    """Rows that have the field: every row, rows of data with trajectories, rows joined with stored fields, or rows with
-    images."""
+    """Rows that have the field: every row, rows of data with trajectories or pictures, rows joined with stored fields,
+    or rows of steps with pictures."""
     values: tuple[str, ...] = ()
     """Names of the values 0, 1, ...; empty if the values are not names."""
 
@@ -47,14 +45,11 @@ class BatchField:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Logical axes of the field in a batch, [B, T] or [B]. Trailing axes are not sharded. Raises InputError for a
-        ragged field."""
-        if self.shape == "ragged":
-            raise InputError(f"{self.name}: ragged fields cannot be read from data yet")
+        """Logical axes of the field in a batch, [B, T] or [B]. Trailing axes are not sharded."""
         return ("batch", "length") if self.shape == "per token" else ("batch",)
 
     def filled(self, length: int) -> np.ndarray:
-        """The field of a row of `length` places without tokens; not for ragged fields."""
+        """The field of a row of `length` places without tokens, without trailing axes."""
         return np.full((length,)[: len(self.axes) - 1], self.fill, self.dtype)
 
 
@@ -62,6 +57,8 @@ def _field(name: str, dtypes: str, meaning: str, **more) -> BatchField:
     return BatchField(name, tuple(np.dtype(dtype) for dtype in dtypes.split()), meaning, **more)
 
 
+TILES = "tiles"
+"""Name of the field with pictures."""
 TARGET = "target_"
 """Prefix of the names of a teacher's stored targets."""
 
@@ -142,11 +139,12 @@ TABLE = (
         source="stored",
     ),
     _field(
-        "pixel_values",
-        "float32",
-        "tiles of the batch's images [N, C, S, S], in reading order",
-        shape="ragged",
-        source="images",
+        TILES,
+        "uint8",
+        "pixels of the row's tiles in reading order, then zeros; M is the step's tile budget, and 0 means no field",
+        shape="per row",
+        trailing=("M", "C", "S", "S"),
+        source="pictures",
     ),
 )
 FIELDS: dict[str, BatchField] = {field.name: field for field in TABLE}

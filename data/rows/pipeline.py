@@ -21,15 +21,14 @@ class BatchIterator(Iterator[Row]):
 
     def __init__(self, read: Callable[[int], Row], rows: Sequence[int], batch_size: int, start_step: int,
                  num_steps: int | None, *, workers: int, prefetch: int):  # fmt: skip
-        """`read` returns a stream row, given its number. `rows`: the rows of each batch to read, from 0. Raises
-        ValueError for rows outside a batch and for a negative `start_step`."""
+        """`read` returns the rows `rows` of a batch, given its step; rows count from 0. Raises ValueError for rows
+        outside a batch and for a negative `start_step`."""
         if not rows or min(rows) < 0 or max(rows) >= batch_size:
             raise ValueError(f"rows must be numbers from 0 to {batch_size - 1}, got {list(rows)[:8]}")
         if start_step < 0:
             raise ValueError(f"start_step must not be negative, got {start_step}")
         stop = start_step + (ENDLESS if num_steps is None else num_steps)
-        wanted = _Wanted(read, tuple(rows), batch_size)
-        elements = grain.MapDataset.range(start_step * len(rows), stop * len(rows)).map(wanted).batch(len(rows))
+        elements = grain.MapDataset.range(start_step, stop).map(_OfStep(read))
         threads = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
         batches = elements.to_iter_dataset(threads)
         if workers:
@@ -37,13 +36,15 @@ class BatchIterator(Iterator[Row]):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch))
+        self._are_shared = workers > 0
         self._batches: grain.DatasetIterator[Row] | None = iter(batches)
 
     def __next__(self) -> Row:
         if self._batches is None:
             raise ValueError("the iterator is closed")
+        batch = next(self._batches)
         # Workers return views of shared memory, which must not outlive the iterator, so they are copied.
-        return {name: np.array(field) for name, field in next(self._batches).items()}
+        return {name: np.array(field) for name, field in batch.items()} if self._are_shared else dict(batch)
 
     def close(self) -> None:
         """Stops threads and workers."""
@@ -59,12 +60,11 @@ class BatchIterator(Iterator[Row]):
         self.close()
 
 
-class _Wanted:
-    """Maps a count over the rows to read, in all steps, to the row."""
+class _OfStep:
+    """`read` for a step that Grain counts."""
 
-    def __init__(self, read: Callable[[int], Row], rows: tuple[int, ...], batch_size: int):
-        self._read, self._rows, self._batch_size = read, rows, batch_size
+    def __init__(self, read: Callable[[int], Row]):
+        self._read = read
 
-    def __call__(self, count: int) -> Row:
-        step, at = divmod(int(count), len(self._rows))
-        return self._read(step * self._batch_size + self._rows[at])
+    def __call__(self, step: int) -> Row:
+        return self._read(int(step))

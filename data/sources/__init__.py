@@ -10,6 +10,7 @@ from data.sources.base import DocumentSource, SourceConfig, SourceDocument, Sour
 from data.sources.by_suffix import FilesSource
 from data.sources.jsonl import JsonlSource
 from data.sources.parquet import ParquetSource
+from data.sources.pictures import PictureSource, PicturesSource
 from data.sources.synthetic import SyntheticSource
 from data.sources.text import TextSource
 from data.sources.trajectories import TrajectoriesConfig, TrajectoriesSource
@@ -20,6 +21,8 @@ __all__ = [
     "SOURCES",
     "AnySource",
     "DocumentSource",
+    "PictureSource",
+    "PicturesSource",
     "SourceConfig",
     "SourceDocument",
     "SourcePart",
@@ -29,7 +32,7 @@ __all__ = [
 
 SOURCES = Kinds("data source", SourceConfig, default="files")
 for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSource, TrajectoriesSource,
-              SyntheticSource):  # fmt: skip
+              PicturesSource, SyntheticSource):  # fmt: skip
     SOURCES.register(_kind)
 
 
@@ -38,6 +41,8 @@ def _with_kind(section: Any) -> Any:
     if not isinstance(section, dict):
         return section
     section = {"kind": SOURCES.default, **section}
+    if section["kind"] == PicturesSource.model_fields["kind"].default:
+        return section  # its `format` is that of its records
     for key in ("kind", "format"):
         _refuse_trajectory_format(key, section.get(key))
     if section.get("format", "") is None:

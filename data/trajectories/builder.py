@@ -1,7 +1,7 @@
 """Build the steps of a trajectory: match results to their calls, and refuse messages that are out of place."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.trajectories import tagged
@@ -26,7 +26,9 @@ class StepBuilder:
     are sorted by the order of the calls, since no chat format writes which call a result answers. Calls that an
     assistant message has as tagged text become calls (`data.trajectories.tagged`)."""
 
-    def __init__(self, tools: Sequence[Tool] = ()):
+    def __init__(self, tools: Sequence[Tool] = (), images: Iterator[Image] | None = None):
+        """`images` take the places of image parts, in order; None: trajectories without pictures."""
+        self.images = images
         self.tools = {tool.name: tool for tool in tools}
         """Declared tools, for formats that need them to read calls."""
         self.steps: list[Step] = []
@@ -39,6 +41,8 @@ class StepBuilder:
     def add(self, where: str, message: Message, *, called: str | None = None, **notes: Any) -> None:
         """Append a message. `notes`: fields of `Step`; `called`: name of the tool in a result, if given. Raises
         InputError beginning with `where` for a message that is out of place."""
+        if message.role is Role.USER and self.images is None:
+            at(where, lambda: refuse_placeholder(message.text))
         message = at(where, lambda: _without_tags(message, notes.get("weight")))
         step = at(where, lambda: Step(message, **notes))
         if message.role is Role.TOOL:
@@ -119,9 +123,7 @@ def tool_call(name: Any, arguments: Any, call_id: str | None = None) -> ToolCall
 
 def _without_tags(message: Message, weight: float | None) -> Message:
     """`message` with calls in place of tagged text. What cannot be read stays text in a message that is not learned
-    (`weight` 0), and is an error elsewhere. Raises InputError for a user's message with the place of a picture."""
-    if message.role is Role.USER:
-        refuse_placeholder(message.text)
+    (`weight` 0), and is an error elsewhere."""
     if message.role is not Role.ASSISTANT or not all(isinstance(part, str) for part in message.parts):
         return message
     try:

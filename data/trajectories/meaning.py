@@ -62,15 +62,18 @@ def _refuse_preference(name: str, value: Any, path: str) -> None:
 
 def _refuse_media(name: str, value: Any, path: str) -> None:
     if name in MEDIA and not is_empty(value):
-        raise InputError(f"{path}: a picture, video or sound, which trajectories cannot have yet. Leave the record "
-                         "out, or the field, if it means something else")  # fmt: skip
+        raise InputError(f"{path}: a picture, video or sound, which trajectories cannot have; chats with pictures "
+                         "are read by `kind: pictures`. Leave the field out if it means something else")  # fmt: skip
 
 
 def refuse_placeholder(text: str) -> None:
     """Raises InputError if `text`, of a user, holds the place of a picture, video or sound."""
     if found := _PLACE.search(text):
         tag = next(filter(None, found.groups()))
-        raise InputError(f"{tag}: the place of a picture, video or sound, which trajectories cannot have yet")
+        raise InputError(
+            f"{tag}: the place of a picture, video or sound, which is not there: chats with pictures are "
+            "read by `kind: pictures`"
+        )
 
 
 def is_given(value: Any) -> bool:

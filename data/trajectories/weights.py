@@ -26,8 +26,6 @@ class KindWeights(Section):
     """The declaration of the tools."""
     user: Weight = 0.0
     """User messages."""
-    image: Weight = 0.0
-    """Images."""
     observation: Weight = 0.0
     """Results of successful calls."""
     observation_error: Weight = 0.0
@@ -56,8 +54,9 @@ class KindWeights(Section):
     """Texts that are not trajectories, in data with both."""
 
     def table(self) -> np.ndarray:
-        """float32[kinds]: the weight of each TokenKind, indexed by its number."""
-        return np.array([getattr(self, kind.name.lower()) for kind in TokenKind], np.float32)
+        """float32[kinds]: the weight of each TokenKind, indexed by its number. Pictures are never learned."""
+        learned = [kind is not TokenKind.IMAGE and getattr(self, kind.name.lower()) for kind in TokenKind]
+        return np.array(learned, np.float32)
 
 
 class OutcomeWeights(Section):
@@ -91,9 +90,9 @@ def loss_weights(
 ) -> np.ndarray:
     """float32[T]: the loss weight of token t as a label.
 
-    It is the weight of the token's kind, or of its message (`Step.weight`, which does not apply to headers and the
-    declaration of tools), times `trajectory_weight`. If all weights are 1, all results are 1. Raises InputError for a
-    negative or infinite `trajectory_weight`.
+    It is the weight of the token's kind, or of its message (`Step.weight`, which does not apply to headers, the
+    declaration of tools and pictures), times `trajectory_weight`. If all weights are 1, all results are 1. Raises
+    InputError for a negative or infinite `trajectory_weight`.
     """
     if not (math.isfinite(trajectory_weight) and trajectory_weight >= 0):
         raise InputError(f"trajectory_weight: {trajectory_weight}; expected a finite number of 0 or more")
@@ -106,7 +105,7 @@ def own_weights(trajectory: Trajectory, rendered: Rendered, kinds: np.ndarray) -
     """float32[T]: the weight of each token's message (`Step.weight`) if it has one and it applies to the token, else
     NaN."""
     own = np.full(kinds.size, np.nan, np.float32)
-    applies = (kinds != TokenKind.HEADER) & (kinds != TokenKind.TOOLS)
+    applies = ~np.isin(kinds, (TokenKind.HEADER, TokenKind.TOOLS, TokenKind.IMAGE))
     for i, step in enumerate(trajectory.steps):
         if step.weight is not None:
             own[applies & (rendered.messages == i)] = step.weight

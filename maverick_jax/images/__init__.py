@@ -1,8 +1,9 @@
 """Images: decode files, cut pictures into the tiles the model reads, and make the tokens that represent them."""
 
+from maverick_jax.images.canvas import choose_grid
 from maverick_jax.images.config import ImageConfig
-from maverick_jax.images.decode import open_image
-from maverick_jax.images.preprocess import ImageTiles, batch_tiles, bucket_of, preprocess
+from maverick_jax.images.decode import decoder_version, open_image
+from maverick_jax.images.preprocess import ImageTiles, batch_tiles, bucket_of, cut_tiles, preprocess
 from maverick_jax.images.tokens import ImageTokenIds, image_tokens, num_image_tokens
 
 __all__ = [
@@ -11,6 +12,9 @@ __all__ = [
     "ImageTokenIds",
     "batch_tiles",
     "bucket_of",
+    "choose_grid",
+    "cut_tiles",
+    "decoder_version",
     "image_tokens",
     "num_image_tokens",
     "open_image",

@@ -4,7 +4,8 @@ import os
 import pathlib
 from io import BytesIO
 
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+import PIL
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
 from maverick_jax.errors import InputError
 
@@ -49,6 +50,12 @@ def open_image(source: str | os.PathLike | bytes, *, name: str | None = None) ->
         return _decode(data)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def decoder_version() -> str:
+    """Names and versions of the libraries that decode pictures. Another version may give other pixels."""
+    libraries = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "zlib")}
+    return " ".join([f"Pillow {PIL.__version__}", *(f"{name} {version}" for name, version in libraries.items())])
 
 
 def _read(path: pathlib.Path) -> bytes:

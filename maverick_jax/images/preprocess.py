@@ -30,6 +30,12 @@ def preprocess(image: Image.Image, config: ImageConfig) -> ImageTiles:
     """Cut a picture of any mode into tiles: it is placed at the top left of its grid (`canvas.choose_grid`), and the
     rest is black. With `normalization="bfloat16"` the values are bfloat16 numbers that equal those of transformers'
     `Llama4ImageProcessor`. Raises InputError for 16-bit grayscale."""
+    pixels, grid = cut_tiles(image, config)
+    return ImageTiles(_normalized(config.normalization).take(pixels), grid)
+
+
+def cut_tiles(image: Image.Image, config: ImageConfig) -> tuple[np.ndarray, Size]:
+    """The tiles of `preprocess` before normalization, uint8[n, 3, S, S], and their grid."""
     rgb = to_rgb(image)
     size = rgb.height, rgb.width
     grid, side = choose_grid(size, config), config.tile_size
@@ -40,7 +46,7 @@ def preprocess(image: Image.Image, config: ImageConfig) -> ImageTiles:
     pixels = canvas.reshape(3, grid[0], side, grid[1], side).transpose(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
     if len(pixels) > 1:
         pixels = np.concatenate([pixels, resized((side, side))[None]])
-    return ImageTiles(_normalized(config.normalization).take(pixels), grid)
+    return pixels, grid
 
 
 def _resizer(rgb: Image.Image, config: ImageConfig) -> Callable[[Size], np.ndarray]:

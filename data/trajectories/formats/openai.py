@@ -1,6 +1,7 @@
 """Reader of OpenAI chat messages with `tool_calls`, one conversation per record; other formats use parts of it."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from data.trajectories import failures, tagged
@@ -9,7 +10,7 @@ from data.trajectories.fields import Fields
 from data.trajectories.learned import take_weight
 from data.trajectories.trajectory import Outcome, Provenance, Trajectory
 from maverick_jax.errors import InputError
-from maverick_jax.text.chat import Message, Role, Tool, values
+from maverick_jax.text.chat import Image, Message, Role, Tool, values
 from maverick_jax.text.chat.openai import FIELDS, IMAGE_PARTS, ROLES, message_from_openai, tools_from_openai
 
 NEEDS = "`messages`, a list of objects with `role`"
@@ -22,10 +23,11 @@ def matches(record: dict[str, Any]) -> bool:
     return isinstance(messages, list) and (not messages or (isinstance(messages[0], dict) and "role" in messages[0]))
 
 
-def read(record: Fields) -> Trajectory:
-    """Read a record with `messages` and optional `tools` (or `functions`), `reward`, `success`, `id`, `task_id`."""
+def read(record: Fields, images: Iterable[Image] | None = None) -> Trajectory:
+    """Read a record with `messages` and optional `tools` (or `functions`), `reward`, `success`, `id`, `task_id`.
+    `images` take the places of image parts, in order; None: there must be none."""
     tools = take_tools(record)
-    builder = StepBuilder(tools)
+    builder = StepBuilder(tools, None if images is None else iter(images))
     for message in record.objects("messages"):
         add(builder, message, failures.generic)
     record.keep("parallel_tool_calls", "tool_choice", "function_call")
@@ -75,13 +77,14 @@ def add(builder: StepBuilder, fields: Fields, rule: failures.TextRule, **notes: 
         _take_reasoning(fields, message)
         calls = _take_function_call(builder, fields, message) or calls
     if isinstance(parts := message.get("content"), list):
-        message["content"] = [_part(fields, f"content[{i}]", part) for i, part in enumerate(parts)]
+        keep = builder.images is not None
+        message["content"] = [_part(fields, f"content[{i}]", part, keep) for i, part in enumerate(parts)]
     if not message.get("content") and not calls and ROLES[role] is not Role.TOOL:
         message["content"] = ""  # an empty turn, for which the builder has a better message
     if ROLES[role] is Role.TOOL:
         message.setdefault("content", "")
         message["content"] = "" if message["content"] is None else message["content"]
-    read = at(fields.where, lambda: message_from_openai(message))
+    read = at(fields.where, lambda: message_from_openai(message, builder.images))
     given = take_weight(fields)
     notes["weight"] = notes.get("weight") if given is None else given
     is_result = read.role is Role.TOOL or (
@@ -96,10 +99,13 @@ def add(builder: StepBuilder, fields: Fields, rule: failures.TextRule, **notes: 
 def add_results(builder: StepBuilder, fields: Fields, result: Message, rule: failures.TextRule, **notes: Any) -> None:
     """Add a message with a result, or with several between `<tool_response>` tags."""
     texts = at(fields.where, lambda: tagged.results(result.text, builder.waiting()))
+    shown = [part for part in result.parts if not isinstance(part, str)]
     if len(texts) > 1:  # in the order of the calls
+        if shown:
+            raise InputError(f"{fields.where}: {len(texts)} results in one message with pictures; expected one")
         result, notes = dataclasses.replace(result, call_id=None), notes | {"called": None}
     for i, text in enumerate(texts):
-        parts = result.parts if text == result.text else text
+        parts = result.parts if text == result.text else [*shown, text]
         read = dataclasses.replace(result, role=Role.TOOL, parts=parts)
         error = failures.is_error(fields, text, rule)
         builder.add(fields.where, read, error=error, extra={} if i else fields.rest(), **notes)
@@ -162,9 +168,11 @@ def _function(builder: StepBuilder, fields: Fields, name: str, function: Any) ->
     return function
 
 
-def _part(fields: Fields, name: str, part: Any) -> Any:
+def _part(fields: Fields, name: str, part: Any, images: bool) -> Any:
     if isinstance(part, dict) and part.get("type") in IMAGE_PARTS:
-        raise InputError(f"{fields.where}.{name}: an image; trajectories with images are not supported")
+        if images:
+            return part
+        raise InputError(f"{fields.where}.{name}: an image; chats with pictures are read by `kind: pictures`")
     return _known(fields, name, part, PART_FIELDS)
 
 

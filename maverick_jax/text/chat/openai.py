@@ -54,9 +54,10 @@ def from_openai(
     return Conversation(read, reader.tools(tools))
 
 
-def message_from_openai(message: Mapping[str, Any]) -> Message:
-    """One message, read as in `from_openai`; its references to other messages are not checked."""
-    return _MessageReader(iter(()), frozenset()).message(message)
+def message_from_openai(message: Mapping[str, Any], images: Iterator[Image] | None = None) -> Message:
+    """One message, read as in `from_openai`; its references to other messages are not checked. Its image parts take the
+    next of `images`."""
+    return _MessageReader(iter(()) if images is None else images, frozenset()).message(message)
 
 
 def arguments_of(value: Any, where: str) -> dict[str, Any]:

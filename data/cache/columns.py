@@ -1,0 +1,96 @@
+"""The arrays of tokenized trajectories, written one trajectory after the other."""
+
+import contextlib
+import pathlib
+from typing import BinaryIO
+
+import numpy as np
+
+from data.array_folder import array_file
+from data.trajectories.decisions import Decision, choices, count
+from data.trajectories.kinds import token_kinds
+from data.trajectories.trajectory import Outcome, Trajectory
+from data.trajectories.weights import own_weights
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import Kind, Rendered, Role
+from maverick_jax.text.chat.render import HEADER_START
+
+
+class RunColumns:
+    """Writes the arrays of `tokenize_trajectories`, from their beginning: `with RunColumns(folder, tokenizer) as
+    columns`."""
+
+    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, more: dict[str, np.dtype] | None = None):
+        """`more`: further arrays and their dtypes."""
+        self.folder, self.tokenizer = folder, tokenizer
+        token = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        whole = np.dtype("<i8")
+        self.dtypes: dict[str, np.dtype] = {
+            "tokens": token,
+            "offsets": whole,
+            "kinds": np.dtype("u1"),
+            "choices": np.dtype("u1"),
+            "own": np.dtype("<f4"),
+            "turns": whole,
+            "context": whole,
+            "success": np.dtype("i1"),
+            "reward": np.dtype("<f8"),
+            "tools": whole,
+            "decisions": whole,
+            **(more or {}),
+        }
+        self.tokens = self.trajectories = 0
+
+    def __enter__(self) -> "RunColumns":
+        self._open = contextlib.ExitStack()
+        opened = lambda name: self._open.enter_context(array_file(self.folder, name).open("wb"))
+        self._files: dict[str, BinaryIO] = {name: opened(name) for name in self.dtypes}
+        self.write(offsets=[0])
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._open.close()
+
+    def add(self, trajectory: Trajectory, rendered: Rendered) -> None:
+        """Appends a trajectory."""
+        kinds = token_kinds(trajectory, rendered)
+        begin, outcome = self.tokens, trajectory.outcome
+        self.tokens += rendered.ids.size
+        self.trajectories += 1
+        turns = [span.begin for span in rendered.spans if span.kind is Kind.CONTROL and span.text == HEADER_START.name]
+        own = own_weights(trajectory, rendered, kinds)
+        self.write(tokens=rendered.ids, offsets=[self.tokens], kinds=kinds, own=own, turns=[begin + t for t in turns])
+        decided = choices(trajectory, rendered, self.tokenizer)
+        self.write(choices=decided, decisions=count(decided), tools=[len(trajectory.tools)])
+        self.write(context=[_context(rendered, turns)], success=[_success(outcome)], reward=[_reward(outcome)])
+
+    def add_document(self, ids: np.ndarray, kinds: np.ndarray, turns: list[int]) -> None:
+        """Appends a text with kinds of its own, and with places where it may be cut."""
+        begin = self.tokens
+        self.tokens += ids.size
+        self.trajectories += 1
+        self.write(tokens=ids, offsets=[self.tokens], kinds=kinds, own=np.full(ids.size, np.nan), context=[0])
+        self.write(choices=np.zeros(ids.size), turns=[begin + turn for turn in turns], decisions=[0] * len(Decision))
+        self.write(tools=[0], success=[-1], reward=[np.nan])
+
+    def write(self, **columns) -> None:
+        """Appends to arrays by name."""
+        for name, values in columns.items():
+            self._files[name].write(np.asarray(values, self.dtypes[name]).data)
+
+
+def _context(rendered: Rendered, turns: list[int]) -> int:
+    """Number of tokens up to the end of the last turn that is a system message or declares tools; 0 if none does."""
+    is_context = (rendered.roles == Role.SYSTEM) | (rendered.kinds == Kind.TOOLS)
+    if not is_context.any():
+        return 0
+    last = int(np.flatnonzero(is_context)[-1])
+    return next((turn for turn in turns if turn > last), 0)  # a context without a turn after it does not count
+
+
+def _success(outcome: Outcome) -> int:
+    return -1 if outcome.success is None else int(outcome.success)
+
+
+def _reward(outcome: Outcome) -> float:
+    return np.nan if outcome.reward is None else outcome.reward
