@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class RunColumns:
         }
         self.tokens = self.trajectories = 0
 
-    def __enter__(self) -> "RunColumns":
+    def __enter__(self) -> Self:
         self._open = contextlib.ExitStack()
         opened = lambda name: self._open.enter_context(array_file(self.folder, name).open("wb"))
         self._files: dict[str, BinaryIO] = {name: opened(name) for name in self.dtypes}

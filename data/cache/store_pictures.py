@@ -29,7 +29,7 @@ PROBLEMS_KEPT = 20
 """Most problems that are listed; all are counted."""
 AHEAD, AHEAD_BYTES = 64, 1 << 28
 """Most samples, and about the most bytes of pictures, that wait for their decoding."""
-THREADS = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+THREADS = max(1, min(4, os.cpu_count() or 1))
 """Pictures that are decoded at a time; the largest takes a gigabyte."""
 DTYPES = {
     "blob": np.dtype("u1"),
@@ -152,7 +152,7 @@ class _Writer:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._numbers: dict[bytes, int] = {}
-        self._ends = dict.fromkeys(("offsets", "body_offsets", "shown_offsets"), 0)
+        self._ends: dict[str, int] = dict.fromkeys(("offsets", "body_offsets", "shown_offsets"), 0)
 
     @property
     def pictures(self) -> int:

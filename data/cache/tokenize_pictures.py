@@ -49,7 +49,7 @@ def tokenize_pictures(name: str, config: DataConfig, tokenizer: Tokenizer) -> tu
     dialect = source.dialect or tokenizer.dialect or DEFAULT
     find_dialect(dialect)
     length = config.sequence_length
-    limits = Limits(config.tiles, length, config.tiles.most_in_row(length), source.too_long)
+    limits = Limits(config.tiles, length, config.tiles.most_in_row(length), source.too_long, source.fewest_tiles)
     settings = [dialect, source.malformed, *limits.identity()]
     identity = ["samples", LAYOUT, tokenizer.fingerprint, pictures.digest, settings]
     path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]

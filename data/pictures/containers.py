@@ -24,8 +24,8 @@ TABLE_BUFFER = 1 << 20
 """Bytes of a column that are read at a time."""
 MAX_TEXT = 1 << 24
 """Largest member of an archive with a record, in bytes."""
-MAX_MEMBERS = 1 << 24
-"""Most members of one archive."""
+MAX_MEMBERS = 1 << 22
+"""Most members of one archive, whose headers are held in memory."""
 PICTURES = ("jpg", "jpeg", "png", "webp")
 """Last endings of an archive's members that are pictures."""
 TEXTS = {"json": "record", "txt": "caption", "caption": "caption"}
@@ -128,7 +128,7 @@ class _Header(tarfile.TarInfo):
 
     def _block(self, count: int) -> int:
         if count < 0:
-            raise tarfile.InvalidHeaderError("negative size")
+            raise tarfile.ReadError("negative size")
         return super()._block(count)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -150,10 +150,10 @@ def index_archive(path: pathlib.Path) -> Iterator[Member]:
     require_plain(path, "tar")
     try:
         with tarfile.open(path, "r:", tarinfo=_Header, errorlevel=1) as archive:
-            for count, member in enumerate(archive):
-                if count >= MAX_MEMBERS:
+            count = 0
+            while (member := archive.next()) is not None:
+                if (count := count + 1) > MAX_MEMBERS:
                     raise InputError(f"{path}: more than {MAX_MEMBERS:,} members")
-                archive.members = []  # the library would keep all headers
                 if not member.isdir():
                     yield _member(member)
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
@@ -201,8 +201,7 @@ def _sample(path: pathlib.Path, number: int, group: list[Member], keys: set[str]
             if member.problem:
                 raise SampleProblem("member", member.problem)
         if again:
-            raise SampleProblem("member", f"{key:.200}: a second sample of this name; the members of a sample follow each "
-                                          "other")  # fmt: skip
+            raise SampleProblem("member", f"{key:.200}: a second sample of this name; expected its members together")
         if len({member.ending for member in group}) < len(group):
             raise SampleProblem("member", f"{key:.200}: two members of the same name")
         chosen = sorted(texts, key=lambda found: found[1] != "record")[:1]

@@ -1,6 +1,7 @@
 """Renders samples to tokens, with fewer tiles where a sample would not fit into a row."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -28,12 +29,14 @@ class Limits:
     """Tokens."""
     tiles: int
     too_long: TooLong
+    fewest: int
+    """The smallest `max_tiles` that is tried so that a sample fits whole."""
 
     def identity(self) -> list:
         """Values that change whenever samples would be fitted otherwise."""
         config = self.config
-        return [config.tile_size, config.patch_size, config.pixel_shuffle_ratio, config.max_tiles, self.length, self.tiles,
-                self.too_long]  # fmt: skip
+        sizes = [config.tile_size, config.patch_size, config.pixel_shuffle_ratio, config.max_tiles]
+        return [*sizes, self.length, self.tiles, self.too_long, self.fewest]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,7 @@ class SampleRenderer:
         self._tokenizer, self._dialect, self._limits = tokenizer, dialect, limits
         self._ids = ImageTokenIds.of(tokenizer)
         self._patches = limits.config.images.patches_per_tile
+        self._cut = functools.cache(limits.config.cut)
 
     def render(self, body: dict[str, Any], shown: Sequence[Shown]) -> RenderedSample:
         """Raises SampleProblem for a body that cannot be rendered, and for a sample that does not fit."""
@@ -97,14 +101,15 @@ class SampleRenderer:
         if self._fits(text, shown, most):
             return first
         if limits.too_long != "refuse":
-            for fewer in range(most - 1, 0, -1):
+            for fewer in range(most - 1, min(limits.fewest, most) - 1, -1):
                 if self._fits(text, shown, fewer):
                     return dataclasses.replace(self._rendered(body, shown, fewer), fewer_tiles=True)
         if limits.too_long == "windows":
             found = self._rendered(body, shown, self._largest(shown))
             return dataclasses.replace(found, longer=True, fewer_tiles=self._differ(first, found))
-        raise SampleProblem("too_long", f"{first.ids.size:,} tokens and {sum(b.tiles for b in first.blocks):,} tiles; a row "
-                                        f"has {limits.length:,} and {limits.tiles:,} (too_long: {limits.too_long})")  # fmt: skip
+        tiles = sum(block.tiles for block in first.blocks)
+        raise SampleProblem("too_long", f"{first.ids.size:,} tokens, {tiles:,} tiles; a row has room for {limits.length:,} "
+                                        f"and {limits.tiles:,} (too_long: {limits.too_long})")  # fmt: skip
 
     def _fits(self, text: int, shown: Sequence[Shown], max_tiles: int) -> bool:
         """Whether a sample with `text` tokens besides those of its pictures fits into a row."""
@@ -122,11 +127,11 @@ class SampleRenderer:
                 if all(num_image_tokens(grid, self._patches) <= limits.length // share - (share == 1)
                        and num_tiles(grid) <= limits.tiles // share for grid in grids):  # fmt: skip
                     return max_tiles
-        raise SampleProblem("too_long", f"a row of {limits.length:,} tokens and {limits.tiles:,} tiles has no room for a "
-                                        f"picture of one tile, {self._patches + 3} tokens")  # fmt: skip
+        raise SampleProblem("too_long", f"rows of {limits.length:,} tokens, {limits.tiles:,} tiles have no room for "
+                                        f"a picture of one tile, {self._patches + 3} tokens")  # fmt: skip
 
     def _grid(self, picture: Shown, max_tiles: int) -> tuple[int, int]:
-        return choose_grid(picture.size, self._limits.config.cut(max_tiles))
+        return choose_grid(picture.size, self._cut(max_tiles))
 
     @staticmethod
     def _differ(one: RenderedSample, other: RenderedSample) -> bool:

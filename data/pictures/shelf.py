@@ -62,18 +62,19 @@ class Shelf:
 
     def _in_folder(self, name: str, where: str) -> Picture:
         if _SCHEME.match(name):
-            raise SampleProblem("remote", f"{where}: {name:.200}: an address; pictures are not fetched: download it, and "
-                                          "name it by a path")  # fmt: skip
+            raise SampleProblem("remote", f"{where}: {name:.200}: an address; pictures are not fetched: download it, "
+                                          "and name it by a path")  # fmt: skip
         if len(name) > MAX_NAME or "\0" in name:
             raise SampleProblem("record", f"{where}: {name[:80]!r}: not a path")
         try:
             path = (self.folder / name).resolve()
             inside, there = path.is_relative_to(self.folder), path.is_file()
         except (OSError, ValueError, RuntimeError) as error:
-            raise SampleProblem("missing", f"{where}: {name[:200]!r}: {error}") from None
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise SampleProblem("missing", f"{where}: {name[:200]!r}: {why}") from None
         if not inside:
-            raise SampleProblem("outside", f"{where}: {name[:200]!r} leads out of {self.folder}; expected a path inside it "
-                                           "(`folder` sets another one)")  # fmt: skip
+            raise SampleProblem("outside", f"{where}: {name[:200]!r} leads out of {self.folder}; expected a path inside "
+                                           "it (`folder` sets another one)")  # fmt: skip
         if not there:
             raise SampleProblem("missing", f"{where}: {name[:200]!r}: no such file in {self.folder}")
         return _at(path, f"{where}: {name:.200}")

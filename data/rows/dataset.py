@@ -346,5 +346,6 @@ def _fingerprint(
         decides["overlap"] = {name: option.overlap for name, option in options.items()}
         decides["balance_decisions"] = {name: option.balance_decisions for name, option in options.items()}
         decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}
-        decides["kind_weights"] = config.kind_weights.model_dump()
+        # earlier versions had a weight of pictures, 0; existing runs have it in their fingerprints
+        decides["kind_weights"] = config.kind_weights.model_dump() | {"image": 0.0}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

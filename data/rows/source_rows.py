@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from data.array_folder import ArrayFolder
 from data.order import derive, permuted
 from data.rows import packing
@@ -43,16 +45,19 @@ class SourceRows:
 
     def num_tiles(self, index: int) -> int:
         """The number of tiles of a row, from the plan alone."""
-        if not isinstance(self.plan, Windowed) or self.plan.row_tiles is None:
+        if (tiles := self._row_tiles) is None:
             return 0
         epoch, at = divmod(index, self.plan.num_rows)
-        return int(self.plan.row_tiles[self._place(epoch, at)])
+        return int(tiles[self._place(epoch, at)])
 
     @property
     def most_tiles(self) -> int:
         """The largest number of tiles of a row."""
-        there = isinstance(self.plan, Windowed) and self.plan.row_tiles is not None
-        return int(self.plan.row_tiles.max()) if there else 0
+        return 0 if (tiles := self._row_tiles) is None else int(tiles.max())
+
+    @property
+    def _row_tiles(self) -> np.ndarray | None:
+        return self.plan.row_tiles if isinstance(self.plan, Windowed) else None
 
     def _place(self, epoch: int, at: int) -> int:
         """The number in the plan of row `at` of an epoch."""

@@ -144,8 +144,10 @@ def stacked(
     pool = _threads(threads, os.getpid())
     waiting = []
     for row, (source, pieces) in enumerate(rows):
+        if source is None:
+            continue
         at = 0
-        for picture in [] if source is None else source.shown(pieces):
+        for picture in source.shown(pieces):
             waiting.append(pool.submit(put, source, picture, row, at))
             at += picture.tiles
     for future in waiting:

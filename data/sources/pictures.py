@@ -29,6 +29,8 @@ class PictureSource(SourceConfig, abc.ABC):
     """What happens with a sample that is longer than a row. `fewer_tiles`: its pictures get the greatest `max_tiles`
     with which it fits, and if none does, it is refused; `windows`: if none does, it is cut between turns, and never
     inside a picture; `refuse`: it is refused, as a malformed sample."""
+    fewest_tiles: Annotated[int, Field(ge=1, le=256)] = 4
+    """The smallest `max_tiles` that the pictures of a sample get so that it fits into a row whole."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     """For samples that are cut: the fraction of a window, not counting system message and tools, that may repeat turns
     before the cut. Repeated turns have no loss weight."""

@@ -110,7 +110,8 @@ def document(parts: list[str | Picture], options: Options) -> Sample:
 def one_of(answers: Any, name: str, of: str) -> str:
     """The answer to learn, a text or one of several. Which one depends only on the question, `of`."""
     given = answers if isinstance(answers, list) else [answers]
-    texts = [str(a) if isinstance(a, int | float) and not isinstance(a, bool) else a for a in given]
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+    is_number = lambda a: isinstance(a, int | float) and not isinstance(a, bool)
+    texts = [str(a) for a in given if is_number(a) or (isinstance(a, str) and a.strip())]
+    if not texts or len(texts) < len(given):
         raise SampleProblem("record", f"{name}: expected a text, or several in a list")
     return texts[derive(0, "answer", of) % len(texts)]

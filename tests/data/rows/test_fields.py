@@ -8,7 +8,6 @@ import pytest
 from data.rows.dataset import open_dataset
 from data.rows.fields import FIELDS, PACKED, TABLE, TARGET, BatchField, chosen, filled
 from data.trajectories.kinds import TokenKind
-from maverick_jax.errors import InputError
 from maverick_jax.ops.sparse_targets import TopKTargets
 from tests.helpers.stub_targets import HEADER
 from tests.helpers.trajectory_rows import data_config
@@ -18,7 +17,7 @@ DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "architecture.
 
 def documented(field: BatchField) -> str:
     """The field's line in the documentation."""
-    shape = "ragged" if field.shape == "ragged" else str(["T"] * (field.shape == "per token") + [*field.trailing])
+    shape = str(["T"] * (field.shape == "per token") + [*field.trailing])
     dtypes = " or ".join(map(str, field.dtypes))
     return f"| `{field.name}` | {dtypes} | {shape.replace(chr(39), '')} | {field.source} | {field.meaning} |"
 
@@ -77,7 +76,5 @@ def test_a_missing_field_or_another_dtype_is_an_error():
         chosen(row | {"tokens": np.zeros(4, np.int64)}, PACKED)
 
 
-def test_ragged_fields_are_refused():
-    assert FIELDS["tokens"].axes == ("batch", "length")
-    with pytest.raises(InputError, match="pixel_values: ragged fields cannot be read from data yet"):
-        _ = FIELDS["pixel_values"].axes
+def test_axes_of_fields():
+    assert FIELDS["tokens"].axes == ("batch", "length") and FIELDS["tiles"].axes == ("batch",)
