@@ -4,7 +4,7 @@ Each verb returns its result as one JSON-serializable dict, which `show` prints 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from data.config import DataConfig
 from data.finding import listed
 from data.rows.dataset import Dataset, SourceRows, open_dataset
 from data.rows.fields import Row
+from data.rows.shown import budget_counts, in_words, picture_counts, pictures_of_row
 from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Windowed
 from data.sources.files import PathSource
@@ -60,7 +61,8 @@ def prepare(config: DataConfig, seed: int) -> dict[str, Any]:
 def stats(config: DataConfig, seed: int) -> dict[str, Any]:
     """Counts by split and source: documents, tokens, rows of one epoch, the fraction of rows that is not padding, and
     the share of the stream; for trajectories also read records, cuts, decisions, and tokens and loss weights by token
-    kind (which requires reading every row)."""
+    kind (which requires reading every row); for pictures also their number, bytes and tiles, and the fill of the rows'
+    tiles and of the steps' tile budgets."""
     datasets = {"train": open_dataset(config, "train", seed=seed)}
     if config.holds_out:
         datasets["eval"] = open_dataset(config, "eval", seed=seed)
@@ -94,7 +96,17 @@ def _split_stats(dataset: Dataset) -> dict[str, Any]:
         "fill": sum(s["fill"] * s["rows"] for s in sources.values()) / rows,
         "steps_per_epoch": rows / dataset.config.batch_size,
         "sources": sources,
+        **({"tile_budgets": _budgets(dataset)} if any("pictures" in s for s in sources.values()) else {}),
     }
+
+
+def _budgets(dataset: Dataset) -> dict[str, Any]:
+    def num_tiles(index: int) -> int:
+        source, at = dataset.locate(index)
+        return source.num_tiles(at)
+
+    size = dataset.config.batch_size
+    return budget_counts(dataset.tile_budgets(size), num_tiles, size, dataset.num_rows())
 
 
 def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
@@ -110,8 +122,10 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
     }
     if not cuts:
         return counts
-    found = {"read": source.store.meta["runs"], "cut": cuts, "kinds": _kinds(source), "decisions": _decisions(source)}
-    return counts | found
+    read = source.store.meta["runs" if source.tiles is None else "samples"]
+    found = {"read": read, "cut": cuts, "kinds": _kinds(source), "decisions": _decisions(source)}
+    shown = picture_counts(source)
+    return counts | found | ({} if shown is None else {"pictures": shown})
 
 
 def _decisions(source: SourceRows) -> dict[str, int]:
@@ -135,46 +149,61 @@ def _kinds(source: SourceRows) -> dict[str, dict[str, float]]:
     return {kind.name.lower(): {"tokens": count, "weight": weight} for kind, count, weight in found if count}
 
 
-def inspect(config: DataConfig, seed: int, *, first: int = 0, count: int = 2) -> dict[str, Any]:
-    """Rows `first` to `first + count - 1` of the training stream, as spans of tokens of one segment and loss weight."""
+def inspect(
+    config: DataConfig, seed: int, *, first: int = 0, count: int = 2, thumbnails: bool = False
+) -> dict[str, Any]:
+    """Rows `first` to `first + count - 1` of the training stream, as spans of tokens of one segment and loss weight,
+    and their pictures. `thumbnails`: also small copies of these."""
     dataset = open_dataset(config, "train", seed=seed)
-    return {"rows": [_row_found(dataset, index) for index in range(first, first + count)]}
+    return {"rows": [_row_found(dataset, index, thumbnails) for index in range(first, first + count)]}
 
 
-def _row_found(dataset: Dataset, index: int) -> dict[str, Any]:
+def _row_found(dataset: Dataset, index: int, thumbnails: bool) -> dict[str, Any]:
     source, at = dataset.locate(index)
-    row = dataset.row(index)
-    return {
+    row, pictures = dataset.row(index), pictures_of_row(source, at, thumbnails=thumbnails)
+    found = {
         "row": index,
         "source": source.name,
         "epoch": at // source.plan.num_rows,
         "tokens": int((row["segment_ids"] > 0).sum()),
         "length": source.length,
         "trained": float(row["loss_weights"].sum()),
-        "runs": list(_spans(row, dataset.tokenizer)),
+        "runs": list(_spans(row, dataset.tokenizer, pictures)),
     }
+    return found | ({} if source.tiles is None else {"pictures": pictures})
 
 
-def _spans(row: Row, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+def _spans(row: Row, tokenizer: Tokenizer, pictures: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Spans of consecutive tokens with equal segment, loss weight, role (text or control) and, for trajectories, token
-    kind, without padding."""
+    kind, without padding. Each picture is a span, with its number in the row and a description as its text."""
     controls = set(tokenizer.controls.values())
     columns = [row[key].tolist() for key in ("segment_ids", "loss_weights", "tokens")]
     columns.append(_own_kinds(row) if KINDS in row else [None] * len(columns[0]))
     if KINDS in row:  # shown at the token itself, as kinds are, and not at the position that predicts it
         columns[1] = [0.0, *columns[1][:-1]]
-    places = ((segment, weight, token in controls, kind, token) for segment, weight, token, kind
+    columns.append(_of_pictures(len(columns[0]), pictures))
+    places = ((segment, weight, token in controls, kind, picture, token) for segment, weight, token, kind, picture
               in zip(*columns, strict=True) if segment)  # fmt: skip
-    for (segment, weight, control, kind), run in itertools.groupby(places, key=lambda k: k[:4]):
+    for (segment, weight, control, kind, picture), run in itertools.groupby(places, key=lambda k: k[:5]):
         ids = [token for *_, token in run]
         found = {
             "segment": segment,
             "loss_weight": weight,
             "role": "control" if control else "text",
             "tokens": len(ids),
-            "text": tokenizer.decode(ids, controls=True),
+            "text": tokenizer.decode(ids, controls=True) if picture is None else in_words(pictures[picture]),
         }
-        yield found | ({"kind": kind} if KINDS in row else {})
+        found |= {"kind": kind} if KINDS in row else {}
+        yield found | ({} if picture is None else {"picture": picture})
+
+
+def _of_pictures(length: int, pictures: Sequence[dict[str, Any]]) -> list[int | None]:
+    """For each place the number of its picture, if it has one."""
+    found: list[int | None] = [None] * length
+    for number, picture in enumerate(pictures):
+        begin, end = picture["place"], picture["place"] + picture["tokens"]
+        found[begin:end] = [number] * (end - begin)
+    return found
 
 
 def _own_kinds(row: Row) -> list[str | None]:
@@ -203,6 +232,10 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         for name, source in counts["sources"].items():
             if "kinds" in source:
                 _show_kinds(f"{name}, {split}", source, console)
+        if budgets := counts.get("tile_budgets"):
+            steps = ", ".join(f"{budget} in {n:,} steps" for budget, n in budgets["steps"].items())
+            console.print(f"tile budgets of {split}: {steps}; padding of the median step: "
+                          f"{budgets['median_padding']:.1%}", markup=False, highlight=False)  # fmt: skip
 
 
 def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
@@ -216,6 +249,13 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
     for name in ("read", "cut", "decisions"):
         counts = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[name].items() if isinstance(n, int))
         console.print(f"{name}: {counts}", markup=False, highlight=False)
+    if shown := source.get("pictures"):
+        console.print(f"pictures: {shown['shown']:,} shown, {shown['different']:,} different of {shown['bytes']:,} "
+                      f"bytes, {shown['tiles']:,} tiles; rows have up to {shown['most_in_row']:,} tiles, "
+                      f"{shown['fill']:.1%} of that in the mean", markup=False, highlight=False)  # fmt: skip
+    if refused := source["read"].get("refused"):
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in refused.items())
+        console.print(f"samples refused: {reasons}", markup=False, highlight=False)
     if chosen := source["read"].get("chosen"):
         rules = ", ".join(f"{rule} {n['dropped']:,}" for rule, n in chosen["rules"].items() if n["dropped"])
         console.print(

@@ -38,6 +38,7 @@ def data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=int, default=2, metavar="N", help="inspect: number of rows to show (default: 2)"
     )
+    parser.add_argument("--html", metavar="FILE", help="inspect: write the rows to FILE, with thumbnails of pictures")
 
 
 def convert(parser: argparse.ArgumentParser) -> None:

@@ -85,7 +85,12 @@ def _data(args: argparse.Namespace) -> Any:
 
     config = read_config(args.config, args.overrides)
     if args.action == "inspect":
-        found = commands.inspect(config.data, config.run.seed, first=args.first, count=args.count)
+        rows = {"first": args.first, "count": args.count, "thumbnails": args.html is not None}
+        found = commands.inspect(config.data, config.run.seed, **rows)
+        if args.html is not None:
+            from launch.report.rows import write_rows
+
+            return str(write_rows(found, args.html))
     else:
         verb = {"prepare": commands.prepare, "stats": commands.stats}[args.action]
         found = verb(config.data, config.run.seed)

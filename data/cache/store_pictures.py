@@ -69,7 +69,7 @@ def store_pictures(name: str, config: DataConfig) -> ArrayFolder:
     def build(folder: pathlib.Path) -> None:
         _log.info("reading the pictures of source %s into %s", name, path)
         tally = SampleTally(source.malformed)
-        with _Writer(folder) as writer, TokenizationProgress(name) as progress:
+        with _StoreWriter(folder) as writer, TokenizationProgress(name) as progress:
             for where, sample, found in _decoded(source.samples(name, tally), tally):
                 try:
                     writer.add(sample, found)
@@ -91,7 +91,7 @@ def store_pictures(name: str, config: DataConfig) -> ArrayFolder:
     return build_once(path, build)
 
 
-class Found(NamedTuple):
+class DecodedPicture(NamedTuple):
     """A picture of a sample that has been decoded."""
 
     digest: bytes
@@ -101,19 +101,19 @@ class Found(NamedTuple):
 
 def _decoded(
     samples: Iterator[tuple[Where, Sample]], tally: SampleTally
-) -> Iterator[tuple[Where, Sample, list[Found]]]:
+) -> Iterator[tuple[Where, Sample, list[DecodedPicture]]]:
     """The samples whose pictures can all be decoded, in order; the others are refused. Threads decode ahead."""
     waiting: collections.deque[tuple[Where, Sample, list[tuple[bytes, bytes]]]] = collections.deque()
     sizes: dict[bytes, concurrent.futures.Future[Size]] = {}
     held = 0
 
-    def first() -> Iterator[tuple[Where, Sample, list[Found]]]:
+    def first() -> Iterator[tuple[Where, Sample, list[DecodedPicture]]]:
         nonlocal held
         where, sample, read = waiting.popleft()
         held -= sum(len(data) for _, data in read)
         try:
             with as_problems("picture"):
-                found = [Found(digest, data, sizes[digest].result()) for digest, data in read]
+                found = [DecodedPicture(digest, data, sizes[digest].result()) for digest, data in read]
         except SampleProblem as problem:
             tally.refuse(where, problem)
             return
@@ -146,7 +146,7 @@ def _size(data: bytes, name: str) -> Size:
         return Size(image.height, image.width)
 
 
-class _Writer:
+class _StoreWriter:
     """Writes the array files from their beginning."""
 
     def __init__(self, folder: pathlib.Path):
@@ -159,7 +159,7 @@ class _Writer:
         """Number of different pictures."""
         return len(self._numbers)
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "_StoreWriter":
         self._open = contextlib.ExitStack()
         opened = lambda name: self._open.enter_context(array_file(self._folder, name).open("wb"))
         self._files: dict[str, BinaryIO] = {name: opened(name) for name in DTYPES}
@@ -170,7 +170,7 @@ class _Writer:
     def __exit__(self, *error) -> None:
         self._open.close()
 
-    def add(self, sample: Sample, found: list[Found]) -> None:
+    def add(self, sample: Sample, found: list[DecodedPicture]) -> None:
         """Raises SampleProblem, before anything is written, for a body that JSON cannot hold."""
         body = as_json(sample.body)
         for digest, data, size in found:

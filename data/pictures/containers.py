@@ -33,7 +33,7 @@ TEXTS = {"json": "record", "txt": "caption", "caption": "caption"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class RecordEntry:
     """One record of a file, not yet parsed."""
 
     number: int
@@ -46,7 +46,7 @@ class Entry:
     """Endings of members of the sample that are not read."""
 
 
-def read_entries(path: pathlib.Path) -> Iterator[Entry]:
+def read_entries(path: pathlib.Path) -> Iterator[RecordEntry]:
     """The records of a file. Raises InputError for a file that cannot be read to its end."""
     try:
         if path.stat().st_size == 0:
@@ -62,13 +62,13 @@ def read_entries(path: pathlib.Path) -> Iterator[Entry]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _json(path: pathlib.Path) -> Iterator[Entry]:
+def _json(path: pathlib.Path) -> Iterator[RecordEntry]:
     """The elements of a list or the lines; of one object, the elements of its list `data`, as DocVQA has them."""
     number = 0
     for record in read_records(path):
         whole = _of_document(record)
         for load in [record.load] if whole is None else [lambda v=value: v for value in whole]:
-            yield Entry(number, record.line, functools.partial(_object, load))
+            yield RecordEntry(number, record.line, functools.partial(_object, load))
             number += 1
 
 
@@ -92,7 +92,7 @@ def _object(load: Callable[[], Any]) -> dict[str, Any]:
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def _rows(path: pathlib.Path) -> Iterator[Entry]:
+def _rows(path: pathlib.Path) -> Iterator[RecordEntry]:
     """The rows of a table. Columns are read in pieces, since groups of rows with pictures are large."""
     import pyarrow
     import pyarrow.parquet
@@ -103,7 +103,7 @@ def _rows(path: pathlib.Path) -> Iterator[Entry]:
         with pyarrow.parquet.ParquetFile(path, buffer_size=TABLE_BUFFER, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=TABLE_ROWS, use_threads=False):
                 for row in batch.to_pylist():
-                    yield Entry(number, None, functools.partial(without_nulls, row))
+                    yield RecordEntry(number, None, functools.partial(without_nulls, row))
                     number += 1
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise InputError(
@@ -123,7 +123,7 @@ def without_nulls(value: Any) -> Any:
 # ---- archives --------------------------------------------------------------------------------------------------------
 
 
-class _Header(tarfile.TarInfo):
+class _CheckedHeader(tarfile.TarInfo):
     """A header of a member. Python before 3.12.12 does not end on a negative size (CVE-2025-8194)."""
 
     def _block(self, count: int) -> int:
@@ -149,7 +149,7 @@ def index_archive(path: pathlib.Path) -> Iterator[Member]:
     """The members of an archive, in order; no contents are read. Raises InputError for a damaged archive."""
     require_plain(path, "tar")
     try:
-        with tarfile.open(path, "r:", tarinfo=_Header, errorlevel=1) as archive:
+        with tarfile.open(path, "r:", tarinfo=_CheckedHeader, errorlevel=1) as archive:
             count = 0
             while (member := archive.next()) is not None:
                 if (count := count + 1) > MAX_MEMBERS:
@@ -171,7 +171,7 @@ def _member(found: tarfile.TarInfo) -> Member:
     return Member(f"{folder}{slash}{stem}", ending.lower(), found.offset_data, found.size, problem)
 
 
-def _samples(path: pathlib.Path) -> Iterator[Entry]:
+def _samples(path: pathlib.Path) -> Iterator[RecordEntry]:
     """The samples of an archive: members that follow each other and have the same key."""
     keys: set[str] = set()
     group: list[Member] = []
@@ -186,7 +186,7 @@ def _samples(path: pathlib.Path) -> Iterator[Entry]:
     yield _sample(path, number, group, keys)
 
 
-def _sample(path: pathlib.Path, number: int, group: list[Member], keys: set[str]) -> Entry:
+def _sample(path: pathlib.Path, number: int, group: list[Member], keys: set[str]) -> RecordEntry:
     key = group[0].key
     again = key in keys
     keys.add(key)
@@ -220,7 +220,7 @@ def _sample(path: pathlib.Path, number: int, group: list[Member], keys: set[str]
         with as_problems():
             return {"caption": _text(data)}
 
-    return Entry(number, None, load, pictures, left_out)
+    return RecordEntry(number, None, load, pictures, left_out)
 
 
 def _text(data: bytes) -> str:

@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from data.pictures.containers import Entry, read_entries
-from data.pictures.formats import FORMATS, Context, Format, detect
+from data.pictures.containers import RecordEntry, read_entries
+from data.pictures.formats import FORMATS, PictureFormat, RecordContext, detect
 from data.pictures.formats.base import Options, Record
 from data.pictures.sample import Sample, SampleProblem, Where, as_problems
 from data.pictures.shelf import Shelf
@@ -96,17 +96,17 @@ def read_samples(
             yield where, sample
 
 
-def _read(form: Format, record: Record, entry: Entry, folder: pathlib.Path, options: Options) -> Sample:
+def _read(form: PictureFormat, record: Record, entry: RecordEntry, folder: pathlib.Path, options: Options) -> Sample:
     if not form.matches(record):
         raise SampleProblem(
             "record", f"is not of format {form.name}, as which this file is read: expected {form.needs}"
         )
     refuse_record({name: value for name, value in record.items() if name not in form.fields})
-    context = Context(Shelf(folder, entry.members), options, tuple(entry.members.values()))
+    context = RecordContext(Shelf(folder, entry.members), options, tuple(entry.members.values()))
     return form.read(record, context)
 
 
-def _is_repeated(form: Format, record: Record, addresses: set[str]) -> bool:
+def _is_repeated(form: PictureFormat, record: Record, addresses: set[str]) -> bool:
     """Whether a document of MMC4 says that it may be there twice, and is."""
     address = record.get("url")
     if form.name != "mmc4" or not record.get("could_have_url_duplicate") or not isinstance(address, str):

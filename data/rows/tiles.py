@@ -29,11 +29,13 @@ WORTH = 0.03
 class ShownPicture:
     """A picture in a row."""
 
+    place: int
+    """Place of its first token in the row."""
+    tokens: int
     number: int
     """Its number in the store of pictures."""
-    token: int
-    """Index of its first token in the source."""
     max_tiles: int
+    """The setting with which it is cut into tiles."""
     tiles: int
 
 
@@ -49,14 +51,19 @@ class SourceTiles:
 
     def shown(self, pieces: Spans) -> list[ShownPicture]:
         """The pictures of a row, in reading order."""
-        begins = self.store["picture_begin"]
-        found: list[ShownPicture] = []
+        store, found, place = self.store, list[ShownPicture](), 0
         for begin, length in zip(pieces.begin.tolist(), pieces.length.tolist(), strict=True):
-            low, high = np.searchsorted(begins, (begin, begin + length)).tolist()
-            columns = (self.store[name][low:high].tolist() for name in
-                       ("picture_number", "picture_begin", "picture_max_tiles", "picture_tiles"))  # fmt: skip
+            low, high = np.searchsorted(store["picture_begin"], (begin, begin + length)).tolist()
+            first, end = store["picture_begin"][low:high], store["picture_end"][low:high]
+            others = (store[name][low:high] for name in ("picture_number", "picture_max_tiles", "picture_tiles"))
+            columns = (column.tolist() for column in (first + (place - begin), end - first, *others))
             found += [ShownPicture(*values) for values in zip(*columns, strict=True)]
+            place += length
         return found
+
+    def size(self, number: int) -> tuple[int, int]:
+        """(height, width) of a picture, upright."""
+        return int(self.pictures["height"][number]), int(self.pictures["width"][number])
 
     def encoded(self, number: int) -> bytes:
         """A picture as it was encoded."""

@@ -8,6 +8,7 @@ from pydantic_core import InitErrorDetails
 from data.sources.array_record import ArrayRecordSource
 from data.sources.base import DocumentSource, SourceConfig, SourceDocument, SourcePart
 from data.sources.by_suffix import FilesSource
+from data.sources.drawn_pictures import DrawnPicturesSource
 from data.sources.jsonl import JsonlSource
 from data.sources.parquet import ParquetSource
 from data.sources.pictures import PictureSource, PicturesSource
@@ -32,7 +33,7 @@ __all__ = [
 
 SOURCES = Kinds("data source", SourceConfig, default="files")
 for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSource, TrajectoriesSource,
-              PicturesSource, SyntheticSource):  # fmt: skip
+              PicturesSource, DrawnPicturesSource, SyntheticSource):  # fmt: skip
     SOURCES.register(_kind)
 
 

@@ -33,7 +33,7 @@ class Options(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class RecordContext:
     """What a reader gets besides the record."""
 
     shelf: Shelf
@@ -54,14 +54,14 @@ class Context:
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class PictureFormat:
     """A format of records."""
 
     name: str
     needs: str
     """The fields by which a record is recognized, for messages."""
     matches: Callable[[Record], bool]
-    read: Callable[[Record, Context], Sample]
+    read: Callable[[Record, RecordContext], Sample]
     """Raises SampleProblem."""
     fields: frozenset[str]
     """Fields of a record that have an effect, or only name it."""

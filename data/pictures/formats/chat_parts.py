@@ -3,7 +3,7 @@ whose tool results show pictures."""
 
 from typing import Any
 
-from data.pictures.formats.base import IMAGE_KEYS, Context, Record, list_of
+from data.pictures.formats.base import IMAGE_KEYS, Record, RecordContext, list_of
 from data.pictures.sample import PLACE, Picture, Sample, SampleProblem
 from data.pictures.shelf import from_base64, in_memory
 
@@ -19,7 +19,7 @@ def matches(record: Record) -> bool:
     return isinstance(messages, list) and (not messages or (isinstance(messages[0], dict) and "role" in messages[0]))
 
 
-def read(record: Record, context: Context) -> Sample:
+def read(record: Record, context: RecordContext) -> Sample:
     """Parts without a picture of their own take those of `images` in order; all of these must be taken."""
     given = context.pictures(record)
     waiting = iter(given)
@@ -33,7 +33,7 @@ def read(record: Record, context: Context) -> Sample:
     return Sample(body, tuple(found))
 
 
-def _message(message: Any, where: str, context: Context, waiting: Any, found: list[Picture]) -> Any:
+def _message(message: Any, where: str, context: RecordContext, waiting: Any, found: list[Picture]) -> Any:
     if not isinstance(message, dict):
         raise SampleProblem("record", f"{where}: expected an object, got {type(message).__name__}")
     message = {key: value for key, value in message.items() if value is not None}
@@ -43,7 +43,7 @@ def _message(message: Any, where: str, context: Context, waiting: Any, found: li
     return message
 
 
-def _part(part: Any, where: str, context: Context, waiting: Any, found: list[Picture]) -> Any:
+def _part(part: Any, where: str, context: RecordContext, waiting: Any, found: list[Picture]) -> Any:
     if not isinstance(part, dict):
         raise SampleProblem("record", f"{where}: expected an object, got {type(part).__name__}")
     part = {key: value for key, value in part.items() if value is not None}
@@ -65,7 +65,7 @@ def _part(part: Any, where: str, context: Context, waiting: Any, found: list[Pic
     return PLACE
 
 
-def _picture(part: dict[str, Any], where: str, context: Context) -> Picture:
+def _picture(part: dict[str, Any], where: str, context: RecordContext) -> Picture:
     ((name, value),) = part.items()
     where = f"{where}.{name}"
     if name == "base64":

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data.order import derive
-from data.pictures.formats.base import Context, Record, document, list_of, text_of
+from data.pictures.formats.base import Record, RecordContext, document, list_of, text_of
 from data.pictures.sample import Picture, Sample, SampleProblem
 
 OBELICS_NEEDS = "`texts` and `images`, two lists of which exactly one has a value at each place"
@@ -20,7 +20,7 @@ def is_obelics(record: Record) -> bool:
     return isinstance(record.get("texts"), list) and isinstance(record.get("images"), list)
 
 
-def read_obelics(record: Record, context: Context) -> Sample:
+def read_obelics(record: Record, context: RecordContext) -> Sample:
     """The pictures are local copies, named after their addresses (`Shelf.at_address`)."""
     texts, images = list_of(record, "texts"), list_of(record, "images")
     if len(texts) != len(images):
@@ -44,7 +44,7 @@ def is_mmc4(record: Record) -> bool:
     return isinstance(record.get("text_list"), list) and isinstance(record.get("image_info"), list)
 
 
-def read_mmc4(record: Record, context: Context) -> Sample:
+def read_mmc4(record: Record, context: RecordContext) -> Sample:
     """Pictures stand beside the sentence that they match. Pictures of one sentence stay in their order."""
     sentences = list_of(record, "text_list")
     if not all(isinstance(sentence, str) for sentence in sentences):
@@ -65,7 +65,7 @@ def read_mmc4(record: Record, context: Context) -> Sample:
     return document(parts, context.options)
 
 
-def _matched(info: Any, where: str, count: int, context: Context) -> tuple[int, Picture] | None:
+def _matched(info: Any, where: str, count: int, context: RecordContext) -> tuple[int, Picture] | None:
     if not isinstance(info, dict):
         raise SampleProblem("record", f"{where}: expected an object, got {type(info).__name__}")
     at, similarity = info.get("matched_text_index"), info.get("matched_sim", 1.0)
@@ -82,7 +82,7 @@ def is_caption(record: Record) -> bool:
     return isinstance(record.get("caption"), str)
 
 
-def read_caption(record: Record, context: Context) -> Sample:
+def read_caption(record: Record, context: RecordContext) -> Sample:
     """The pictures beside a text in an archive, and then the text."""
     if not context.beside:
         raise SampleProblem("missing", "caption: no picture beside it")

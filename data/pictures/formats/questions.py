@@ -1,7 +1,7 @@
 """Readers of questions about pictures: ChartQA's and DocVQA's formats. A question becomes a conversation of two turns,
 with the picture before the question."""
 
-from data.pictures.formats.base import Context, Record, one_of, question, text_of
+from data.pictures.formats.base import Record, RecordContext, one_of, question, text_of
 from data.pictures.sample import Picture, Sample, SampleProblem
 
 CHARTQA_NEEDS = "`query` and `label`, with `imgname` or `image`"
@@ -17,7 +17,7 @@ def is_chartqa(record: Record) -> bool:
     return "query" in record and "label" in record
 
 
-def read_chartqa(record: Record, context: Context) -> Sample:
+def read_chartqa(record: Record, context: RecordContext) -> Sample:
     """`label` is a text, or a list of which one is learned."""
     asked = text_of(record, "query")
     return question([_picture(record, "imgname", context)], asked, one_of(record["label"], "label", asked))
@@ -27,13 +27,13 @@ def is_docvqa(record: Record) -> bool:
     return "question" in record and "answers" in record
 
 
-def read_docvqa(record: Record, context: Context) -> Sample:
+def read_docvqa(record: Record, context: RecordContext) -> Sample:
     """One of several right answers is learned."""
     asked = text_of(record, "question")
     return question([_picture(record, "image", context)], asked, one_of(record["answers"], "answers", asked))
 
 
-def _picture(record: Record, name: str, context: Context) -> Picture:
+def _picture(record: Record, name: str, context: RecordContext) -> Picture:
     name = name if record.get(name) is not None else "image"
     if record.get(name) is not None:
         return context.shelf.find(record[name], name)

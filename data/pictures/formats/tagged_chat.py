@@ -6,7 +6,7 @@ text.
 
 from typing import Any
 
-from data.pictures.formats.base import IMAGE_KEYS, Context, Record, list_of
+from data.pictures.formats.base import IMAGE_KEYS, Record, RecordContext, list_of
 from data.pictures.sample import PLACE, Sample, SampleProblem, as_problems
 from data.trajectories.meaning import refuse_placeholder
 from maverick_jax.settings.section import did_you_mean
@@ -29,7 +29,7 @@ def matches(record: Record) -> bool:
     return texts and has_pictures
 
 
-def read(record: Record, context: Context) -> Sample:
+def read(record: Record, context: RecordContext) -> Sample:
     """Raises SampleProblem if there are not as many `<image>` in all turns together as pictures. A record without
     pictures may speak of `<image>` inside a line."""
     pictures = context.pictures(record)
