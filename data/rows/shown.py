@@ -59,8 +59,12 @@ def picture_counts(source: SourceRows) -> dict[str, Any] | None:
     different = np.unique(np.array(numbers, np.int64))
     sizes = np.diff(source.tiles.pictures["offsets"])[different]
     most = max(source.most_tiles, 1)
-    return {"shown": len(numbers), "different": int(different.size), "bytes": int(sizes.sum()),
-            "tiles": int(tiles.sum()), "most_in_row": source.most_tiles, "fill": float(tiles.mean() / most)}  # fmt: skip
+    counts = {"shown": len(numbers), "different": int(different.size), "bytes": int(sizes.sum())}
+    return counts | {
+        "tiles": int(tiles.sum()),
+        "most_in_row": source.most_tiles,
+        "fill": float(tiles.mean() / most),
+    }
 
 
 def budget_counts(budgets: TileBudgets, num_tiles, batch_size: int, num_rows: int) -> dict[str, Any]:

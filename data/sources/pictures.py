@@ -62,7 +62,7 @@ class PicturesSource(PathSource, PictureSource):
     """How documents (OBELICS, MMC4, captions) are learned. `whole`: begin of text, texts and pictures, end of text,
     with loss on all of the text; `last_text`: as a conversation in which the last text answers everything before it."""
     mmc4: Mmc4Config = Mmc4Config()
-    """How pictures are placed in documents of MMC4's format."""
+    """Where pictures stand in documents of MMC4's format, and which are left out."""
 
     def identity(self, name: str) -> list:
         settings = [self.format, self.folder and str(self._folder(name)), self.documents, self.mmc4.model_dump()]
