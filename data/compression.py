@@ -76,6 +76,11 @@ def require_plain(path: pathlib.Path, format: str) -> None:
         raise InputError(f"{path}: compressed with {found}; {format} is read uncompressed: decompress the file first")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class _Bounded(io.RawIOBase):
     """The decompressed bytes of a file."""
 
@@ -93,9 +98,8 @@ class _Bounded(io.RawIOBase):
         try:
             found = self._source.read(len(room)) or b""
         except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
-            why = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"{self._path}: compressed with {self._compression}: damaged or truncated: {why}"
+                f"{self._path}: compressed with {self._compression}: damaged or truncated: {first_line(error)}"
             ) from None
         self._count += len(found)
         if self._count > self._most:

@@ -10,9 +10,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from data.compression import require_plain
+from data.compression import first_line, require_plain
 from data.pictures.sample import Picture, SampleProblem, as_problems
-from data.sources.files import first_line
 from data.trajectories import files as trajectory_files
 from data.trajectories.files import parse, read_records
 from maverick_jax.errors import InputError

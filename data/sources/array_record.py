@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data.compression import require_plain
+from data.compression import first_line, require_plain
 from data.sources.base import SourceDocument
-from data.sources.files import DocumentFiles, FilePart, first_line, text_of_json
+from data.sources.files import DocumentFiles, FilePart, text_of_json
 from maverick_jax.errors import InputError
 
 _BATCH = 1024

@@ -156,10 +156,6 @@ def text_of_json(record: bytes, where: str, field: str | None, hint: str = "") -
     return value[field]
 
 
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def listed(names: Iterable[object]) -> str:
     """The first names, shortened, for a message."""
     return ", ".join(str(n)[:40] for n in list(names)[:12]) or "none"

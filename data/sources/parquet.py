@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data.compression import require_plain
+from data.compression import first_line, require_plain
 from data.sources.base import SourceDocument
-from data.sources.files import DocumentFiles, FilePart, Named, first_line, listed
+from data.sources.files import DocumentFiles, FilePart, Named, listed
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 

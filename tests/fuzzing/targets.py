@@ -3,7 +3,7 @@
 import pathlib
 import tempfile
 
-from tests.fuzzing import folders, runs, texts
+from tests.fuzzing import folders, pictures, runs, texts
 from tests.fuzzing.harness import Target
 
 MAKERS = {
@@ -18,9 +18,10 @@ MAKERS = {
     "calls": lambda scratch: texts.calls_target(),
     "yaml": texts.yaml_target,
     "runs": runs.runs_target,
+    "pictures": pictures.pictures_target,
 }
 
-WEIGHTS = dict(zip(MAKERS, (4, 2, 1, 4, 2, 1, 2, 3, 2, 3, 3), strict=True))
+WEIGHTS = dict(zip(MAKERS, (4, 2, 1, 4, 2, 1, 2, 3, 2, 3, 3, 3), strict=True))
 """Shares of the time."""
 
 

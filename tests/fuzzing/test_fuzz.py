@@ -11,7 +11,7 @@ from maverick_jax.errors import InputError, MaverickError
 from tests.fuzzing.harness import ROOT, Target, fuzz
 from tests.fuzzing.targets import MAKERS, WEIGHTS, make
 
-QUICK = ("config", "generation", "image", "chat", "calls", "tokenizer", "runs")
+QUICK = ("config", "generation", "image", "chat", "calls", "tokenizer", "runs", "pictures")
 
 
 @pytest.mark.parametrize("name", QUICK)
