@@ -69,6 +69,17 @@ IMAGES: dict[str, Column] = {
     "**time ratio**": lambda r: _pictures(r, lambda p: f"**{p['ratio']:.2f}**"),
     "load": lambda r: f"{r['load_average']:.1f}",
 }
+PICTURE_PIPELINE: dict[str, Column] = {
+    "photographs, tiles": lambda r: f"{r['pictures']}, {r['tiles']}",
+    "per second": lambda r: f"{r['per_second']:.1f}",
+    "per CPU second": lambda r: f"{r['per_cpu_second']:.1f}",
+    "against": lambda r: f"transformers {r['versions']['transformers']} in a loop",
+    "its per second": lambda r: f"{r['peer_per_second']:.1f}",
+    "its per CPU second": lambda r: f"{r['peer_per_cpu_second']:.1f}",
+    "**rate ratio**": lambda r: f"**{r['ratio']:.2f}**",
+    "**memory per byte of pixels**": lambda r: f"**{r['memory_ratio']:.2f}**",
+    "load": lambda r: f"{r['load_average']:.1f}",
+}
 TOKENIZATION: dict[str, Column] = {
     "characters per document": lambda r: _sizes(r, lambda s: f"{s['characters']:,}", " / "),
     "million per second": lambda r: _sizes(r, lambda s: f"{s['ours'] / 1e6:.1f}"),
@@ -107,6 +118,7 @@ TABLES = {
     "host_overhead": ("Host overhead", HOST_OVERHEAD),
     "grouped_product": ("Grouped product", GROUPED_PRODUCT),
     "images": ("Images", IMAGES),
+    "picture_pipeline": ("Pictures to rows", PICTURE_PIPELINE),
     "tokenization": ("Tokenization", TOKENIZATION),
     "interchange": ("Import and export", INTERCHANGE),
     "distillation": ("Distillation", DISTILLATION),

@@ -37,6 +37,7 @@ RUNS = {
     "host_overhead": ["host_overhead.py"],
     "grouped_product": ["grouped_product.py"],
     "images": ["images.py"],
+    "picture_pipeline": ["picture_pipeline.py"],
     "tokenization": ["tokenization.py"],
     "import": ["interchange.py", "import"],
     "export": ["interchange.py", "export"],
