@@ -23,7 +23,7 @@ class DrawnPicturesSource(PictureSource):
     """Conversations about drawn pictures."""
     format: Annotated[Literal["drawn_pictures"], Field(exclude=True)] = "drawn_pictures"
     """The same as `kind: drawn_pictures`."""
-    subjects: Annotated[tuple[Subject, ...], Field(min_length=1)] = ("charts", "scenes")
+    subjects: Annotated[tuple[Subject, ...], Field(min_length=1, strict=False)] = ("charts", "scenes")
     """What the pictures show, in turn. `charts`: bars whose heights are asked for; `scenes`: things whose colors and
     places are asked for."""
     pictures: Positive = 1000

@@ -52,7 +52,7 @@ def cut_tiles(image: Image.Image, config: ImageConfig) -> tuple[np.ndarray, Size
 def _resizer(rgb: Image.Image, config: ImageConfig) -> Callable[[Size], np.ndarray]:
     """A function from (height, width) to the picture at that size, uint8[3, height, width]."""
     if config.normalization == "bfloat16":
-        planes = [np.asarray(rgb.getchannel(channel)) for channel in range(3)]
+        planes = [np.asarray(channel) for channel in rgb.split()]
         return lambda size: np.stack([resize(plane, size) for plane in planes])
     bilinear = Image.Resampling.BILINEAR
     return lambda size: np.asarray(rgb.resize((size[1], size[0]), bilinear)).transpose(2, 0, 1)

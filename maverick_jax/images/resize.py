@@ -16,7 +16,7 @@ import numpy as np
 WEIGHT_BITS, MAX_POINT = 15, 22
 BLOCK_SPAN = 48
 """Target number of inputs per block of outputs: fewer waste less arithmetic, more make matrix products efficient."""
-MOST_BYTES = 4 << 20
+MOST_BYTES = 1 << 20
 """Maximum size, in bytes, of the floats that a plane is converted to at a time."""
 MOST_PRODUCTS = 1 << 18
 """Maximum number of multiplications in one matrix product. OpenBLAS splits larger ones over threads, which is slower as
@@ -62,25 +62,29 @@ def filter_weights(before: int, after: int) -> FilterWeights:
 
 def _across(plane: np.ndarray, width: int) -> np.ndarray:
     """Resizes every row: uint8[H, W] -> uint8[H, width]."""
-    plan = _BlockedFilter(plane.shape[1], width)
+    plan = _blocked_filter(plane.shape[1], width)
     out = np.empty((plane.shape[0], width), np.uint8)
     for begin in range(0, plane.shape[0], plan.step):
         some = slice(begin, begin + plan.step)
         chunk = plane[some].astype(plan.dtype)
+        sums = np.empty((len(chunk), width), plan.dtype)
         for outputs, inputs, matrix in plan.blocks:
-            out[some, outputs] = plan.rounded(chunk[:, inputs] @ matrix.T)
+            np.matmul(chunk[:, inputs], matrix.T, out=sums[:, outputs])
+        out[some] = plan.rounded(sums)
     return out
 
 
 def _down(plane: np.ndarray, height: int) -> np.ndarray:
     """Resizes every column: uint8[H, W] -> uint8[height, W]."""
-    plan = _BlockedFilter(plane.shape[0], height)
+    plan = _blocked_filter(plane.shape[0], height)
     out = np.empty((height, plane.shape[1]), np.uint8)
     for begin in range(0, plane.shape[1], plan.step):
         some = slice(begin, begin + plan.step)
         chunk = plane[:, some].astype(plan.dtype)
+        sums = np.empty((height, chunk.shape[1]), plan.dtype)
         for outputs, inputs, matrix in plan.blocks:
-            out[outputs, some] = plan.rounded(matrix @ chunk[inputs])
+            np.matmul(matrix, chunk[inputs], out=sums[outputs])
+        out[:, some] = plan.rounded(sums)
     return out
 
 
@@ -113,3 +117,9 @@ class _BlockedFilter:
         sums += self.half
         sums *= self.unit
         return sums
+
+
+@functools.lru_cache(maxsize=64)
+def _blocked_filter(before: int, after: int) -> _BlockedFilter:
+    """The same for all channels of a picture, and for pictures of the same size."""
+    return _BlockedFilter(before, after)

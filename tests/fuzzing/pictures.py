@@ -3,16 +3,15 @@ for each of its patches, and every other sample must be counted by its reason.""
 
 import json
 import pathlib
-import types
 
 from hypothesis import strategies as st
 
 from data.pictures.config import TilesConfig
 from data.pictures.containers import as_json
-from data.pictures.formats import Mmc4Config
 from data.pictures.reading import SampleTally, read_samples
 from data.pictures.rendering import Limits, RenderedSample, SampleRenderer, Shown
 from data.pictures.sample import REASONS, Sample, SampleProblem, as_problems
+from data.sources import PicturesSource
 from maverick_jax.images import open_image
 from tests.fuzzing.harness import Target
 from tests.fuzzing.mutations import damaged, json_files
@@ -44,7 +43,7 @@ def _read(name: str, content: bytes) -> bool:
     before = path.read_bytes()
     try:
         path.write_bytes(content)
-        options = types.SimpleNamespace(documents="last_text" if len(content) % 2 else "whole", mmc4=Mmc4Config())
+        options = PicturesSource(path=name, documents="last_text" if len(content) % 2 else "whole")
         tally = SampleTally("skip")
         found = list(read_samples([path], None, None, options, tally))
         assert tally.records == len(found) + tally.repeated + tally.refused.total()

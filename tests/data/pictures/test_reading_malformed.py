@@ -313,5 +313,7 @@ def test_rows_that_are_too_short_for_any_picture_are_refused(folder):
     (folder / "a.jsonl").write_text(json.dumps(talk()) + "\n")
     source = {"path": str(folder / "a.jsonl")}
     config = data_config(folder, source, tiles={"tile_size": 336}, sequence_length=128)
-    with pytest.raises(InputError, match="rows of 128 tokens, 0 tiles have no room for a picture of one tile, 147 tokens"):
+    with pytest.raises(
+        InputError, match="rows of 128 tokens, 0 tiles have no room for a picture of one tile, 147 tokens"
+    ):
         tokenize_pictures("shown", config, load_tokenizer("bytes"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.rows.two_budgets import best_fit_in_two, even_tiles, placed_in_two
+from tests.helpers.picture_mixture import measured
 
 T, M = 8192, 56
 
@@ -70,3 +71,9 @@ def test_text_alone_needs_no_tiles():
     assert even_tiles(lengths, np.zeros(3, np.int64), 10, 0, 0) == 1
     rows, _ = placed_in_two(lengths, np.zeros(3, np.int64), 10, 0, True)
     assert rows.tolist() == [1, 1, 0]
+
+
+def test_a_realistic_mixture_leaves_little_padding():
+    """That of docs/guides/pictures.md, with fewer samples."""
+    found = measured(count=4000)
+    assert found["median_padding"] < 0.15 and found["fill"] > 0.95 and found["budgets"] <= 4
