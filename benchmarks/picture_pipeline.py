@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Time the data pipeline from JPEG files to rows with tiles, against decoding and transformers' image processor in a loop.
+"""Time the data pipeline from JPEG files to rows with tiles, against decoding and transformers' image processor in a
+loop.
 
     python benchmarks/picture_pipeline.py [--pictures N] [--repeats N] [--threads 2]
 
-Both read the same made-up photographs of 640 x 480 to 4000 x 3000 pixels, on the same processors. The tiles are equal to
-the bit once ours are looked up in the table of normalized values, as the model does on its device. Also measures the
+Both read the same made-up photographs of 640 x 480 to 4000 x 3000 pixels, on the same processors. The tiles are equal
+to the bit once ours are looked up in the table of normalized values, as the model does on its device. Also measures the
 memory of 64 prefetched rows of 32 tiles. The last line of output is one JSON object. It needs torchvision: see
 torchvision_import.py.
 """
@@ -76,8 +77,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     if not args.json:
-        print(f"{result['per_second']:.1f} pictures per second, transformers {result['peer_per_second']:.1f}: "
-              f"{result['ratio']:.2f} times as many; {result['memory_ratio']:.2f} bytes per byte of pixels")  # fmt: skip
+        print(
+            f"{result['per_second']:.1f} pictures per second, transformers {result['peer_per_second']:.1f}: "
+            f"{result['ratio']:.2f} times as many; {result['memory_ratio']:.2f} bytes per byte of pixels"
+        )
     print(json.dumps(result))
     return 0
 

@@ -1,4 +1,5 @@
-"""Pictures from JPEG files to tiles, by our data pipeline or in a loop with transformers' image processor, as a worker."""
+"""Pictures from JPEG files to tiles, by our data pipeline or in a loop with transformers' image processor, as a
+worker."""
 
 import argparse
 import json
@@ -107,7 +108,7 @@ def memory(path: pathlib.Path) -> dict[str, float]:
     rows = 64
     data = dataset(path, prefetch=rows, tiles={"per_row": 32, "prefetch_bytes": 1 << 31})
     with data.batches([0], 1, 0, 2) as batches:
-        shape = [batch["tiles"].shape for batch in batches][0]
+        shape = next(batches)["tiles"].shape
     before = resident()
     with data.batches([0], 1, 0, data.num_rows()) as batches:
         held = next(batches)

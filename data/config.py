@@ -73,12 +73,6 @@ class DataConfig(Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _has_no_cells_with_pictures(self):
-        if self.cell is not None and self.has_pictures:
-            raise ValueError("cell: rows with pictures are not divided into cells yet; expected null")
-        return self
-
-    @pydantic.model_validator(mode="after")
     def _weighs_something(self):
         if self.kind_weights != KindWeights() and not self.has_kinds:
             raise ValueError("kind_weights: requires a source with kind: trajectories or pictures, and there is none")

@@ -108,8 +108,8 @@ class SampleRenderer:
             found = self._rendered(body, shown, self._largest(shown))
             return dataclasses.replace(found, longer=True, fewer_tiles=self._differ(first, found))
         tiles = sum(block.tiles for block in first.blocks)
-        raise SampleProblem("too_long", f"{first.ids.size:,} tokens, {tiles:,} tiles; a row has room for {limits.length:,} "
-                                        f"and {limits.tiles:,} (too_long: {limits.too_long})")  # fmt: skip
+        room = f"a row has room for {limits.length:,} and {limits.tiles:,} (too_long: {limits.too_long})"
+        raise SampleProblem("too_long", f"{first.ids.size:,} tokens, {tiles:,} tiles; {room}")
 
     def _fits(self, text: int, shown: Sequence[Shown], max_tiles: int) -> bool:
         """Whether a sample with `text` tokens besides those of its pictures fits into a row."""

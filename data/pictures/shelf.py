@@ -73,8 +73,8 @@ class Shelf:
             why = getattr(error, "strerror", None) or type(error).__name__
             raise SampleProblem("missing", f"{where}: {name[:200]!r}: {why}") from None
         if not inside:
-            raise SampleProblem("outside", f"{where}: {name[:200]!r} leads out of {self.folder}; expected a path inside "
-                                           "it (`folder` sets another one)")  # fmt: skip
+            said = f"{name[:200]!r} leads out of {self.folder}; expected a path inside it (`folder` sets another one)"
+            raise SampleProblem("outside", f"{where}: {said}")
         if not there:
             raise SampleProblem("missing", f"{where}: {name[:200]!r}: no such file in {self.folder}")
         return _at(path, f"{where}: {name:.200}")

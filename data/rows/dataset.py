@@ -248,11 +248,11 @@ def _picture_plan(
 ) -> Windowed:
     T, even = config.sequence_length, config.tiles.per_row is None
     most = config.tiles.most_in_row(T)
-    identity = ["pictures", windows.LAYOUT, two_budgets.LAYOUT, *part, T, overlap, most, even]
+    identity = ["pictures", windows.LAYOUT, two_budgets.LAYOUT, *part, T, overlap, most, even, *_cells(config)]
 
     def arrange() -> tuple[dict[str, np.ndarray], dict]:
         ordered = packing.document_order(documents, part.seed)
-        arrays, cuts = windows.windows_in_two(ordered, store, T, overlap, blocks_of(store), most, even)
+        arrays, cuts = windows.windows_in_two(ordered, store, T, overlap, blocks_of(store), most, even, config.cell)
         return arrays, {"cuts": dataclasses.asdict(cuts)}
 
     return Windowed(_arranged_once(config, identity, arrange))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data.rows.packing import places_of
 from data.rows.source_rows import SourceRows
 from data.rows.tiles import SourceTiles, TileBudgets
 from maverick_jax.images import choose_grid, open_image
@@ -24,12 +25,22 @@ def pictures_of_row(source: SourceRows, index: int, *, thumbnails: bool) -> list
 
 
 def _pictures(tiles: SourceTiles, source: SourceRows, index: int, thumbnails: bool) -> Iterator[dict[str, Any]]:
-    for picture in tiles.shown(source.pieces(index)):
+    pieces = source.pieces(index)
+    place = places_of(pieces, source.cell).place
+    for picture in tiles.shown(pieces):
         height, width = tiles.size(picture.number)
         down, across = choose_grid((height, width), tiles.config.cut(picture.max_tiles))
         digest = tiles.pictures["digests"][32 * picture.number :][:8].tobytes().hex()
-        found = {"place": picture.place, "tokens": picture.tokens, "width": width, "height": height, "down": down,
-                 "across": across, "tiles": picture.tiles, "sha256": digest}  # fmt: skip
+        found = {
+            "place": int(place[picture.first]),
+            "tokens": picture.tokens,
+            "width": width,
+            "height": height,
+            "down": down,
+            "across": across,
+            "tiles": picture.tiles,
+            "sha256": digest,
+        }
         yield found | ({"thumbnail": thumbnail(tiles.encoded(picture.number))} if thumbnails else {})
 
 

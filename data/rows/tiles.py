@@ -29,8 +29,8 @@ WORTH = 0.03
 class ShownPicture:
     """A picture in a row."""
 
-    place: int
-    """Place of its first token in the row."""
+    first: int
+    """Its first token: the number of tokens of the row before it."""
     tokens: int
     number: int
     """Its number in the store of pictures."""
@@ -51,14 +51,14 @@ class SourceTiles:
 
     def shown(self, pieces: Spans) -> list[ShownPicture]:
         """The pictures of a row, in reading order."""
-        store, found, place = self.store, list[ShownPicture](), 0
+        store, found, before = self.store, list[ShownPicture](), 0
         for begin, length in zip(pieces.begin.tolist(), pieces.length.tolist(), strict=True):
             low, high = np.searchsorted(store["picture_begin"], (begin, begin + length)).tolist()
             first, end = store["picture_begin"][low:high], store["picture_end"][low:high]
             others = (store[name][low:high] for name in ("picture_number", "picture_max_tiles", "picture_tiles"))
-            columns = (column.tolist() for column in (first + (place - begin), end - first, *others))
+            columns = (column.tolist() for column in (first + (before - begin), end - first, *others))
             found += [ShownPicture(*values) for values in zip(*columns, strict=True)]
-            place += length
+            before += length
         return found
 
     def size(self, number: int) -> tuple[int, int]:

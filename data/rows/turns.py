@@ -38,8 +38,8 @@ class Turn(NamedTuple):
 
 
 def turns_of(data: Dataset) -> Iterator[Turn]:
-    """Every assistant turn of the trajectories in this split, in file order. Samples with pictures are left out, because
-    their prompts are more than token ids."""
+    """Every assistant turn of the trajectories in this split, in file order. Samples with pictures are left out,
+    because their prompts are more than token ids."""
     for source in data.sources:
         if "choices" in source.store.arrays and source.tiles is None:
             yield from _turns(source)

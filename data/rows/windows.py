@@ -120,12 +120,19 @@ def window_arrays(
 
 
 def windows_in_two(
-    documents: Documents, store: ArrayFolder, length: int, share: float, blocks: Blocks, tiles: int, even: bool
+    documents: Documents,
+    store: ArrayFolder,
+    length: int,
+    share: float,
+    blocks: Blocks,
+    tiles: int,
+    even: bool,
+    cell: int | None = None,
 ) -> tuple[dict, Cuts]:
     """The arrays of `Windowed`, as `window_arrays`, for rows of at most `tiles` tiles; also `row_tiles` int64[rows],
     the tiles of each row. `even`: rows may have less room, so that they have about equally many."""
     windows, cuts = _all_windows(documents, store, length, share, blocks, tiles)
-    rows, order = placed_in_two(windows.sizes, windows.tiles, length, tiles, even)
+    rows, order = placed_in_two(windows.sizes, windows.tiles, length, tiles, even, cell)
     row_tiles = np.bincount(rows, windows.tiles).astype(np.int64)
     return _arranged(windows.pieces, windows.counts, rows, order) | {"row_tiles": row_tiles}, cuts
 

@@ -11,8 +11,8 @@ LENGTH, BATCH = 8192, 32
 
 
 def samples(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64[count] twice: tokens and tiles of each sample. 6% are text alone; the others have one photograph of 480 x 640
-    to 1080 x 1920 pixels. 3 turns of 20 to 120 tokens."""
+    """int64[count] twice: tokens and tiles of each sample. 6% are text alone; the others have one photograph of 480 x
+    640 to 1080 x 1920 pixels. 3 turns of 20 to 120 tokens."""
     random, config = np.random.RandomState(seed), ImageConfig()
     lengths, tiles = [], []
     for _ in range(count):
@@ -36,8 +36,13 @@ def measured(seed: int = 0, count: int = 20_000) -> dict[str, float]:
     budgets = TileBudgets(lambda row: int(of_rows[order[row % of_rows.size]]), BATCH, int(of_rows.max()), 4)
     padding = [1 - np.mean([of_rows[order[(step * BATCH + g) % of_rows.size]] for g in range(BATCH)]) / budgets(step)
                for step in range(of_rows.size // BATCH)]  # fmt: skip
-    return {"fill": lengths.sum() / (of_rows.size * LENGTH), "median_padding": float(np.median(padding)),
-            "rows": float(of_rows.size), "budgets": float(len(budgets.values)), "most": float(of_rows.max())}  # fmt: skip
+    return {
+        "fill": lengths.sum() / (of_rows.size * LENGTH),
+        "median_padding": float(np.median(padding)),
+        "rows": float(of_rows.size),
+        "budgets": float(len(budgets.values)),
+        "most": float(of_rows.max()),
+    }
 
 
 if __name__ == "__main__":

@@ -138,6 +138,6 @@ def test_weights_of_messages_never_reach_pictures(tmp_path):
 
 def test_an_unknown_format_lists_those_that_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"picture": "a.png"}))
-    with pytest.raises(InputError, match="unknown format: it has 'picture'. Tried llava: ") as found:
+    with pytest.raises(InputError, match=r"unknown format: it has 'picture'\. Tried llava: ") as found:
         open_dataset(data_config(tmp_path, {"path": str(tmp_path / "a.jsonl")}), "train", seed=0)
     assert all(f"{name}: " in str(found.value) for name in FORMATS if name != "sharegpt")

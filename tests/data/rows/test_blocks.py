@@ -11,8 +11,8 @@ BLOCKS = Blocks(np.array([3, 7, 10]), np.array([6, 10, 12]), np.array([2, 1, 4])
 def plain_limit(begin: int, limit: int, tiles: int) -> int:
     """`Blocks.limit` by trying every place."""
     whole = [(b, e, t) for b, e, t in zip(BLOCKS.begin, BLOCKS.end, BLOCKS.tiles, strict=True) if b >= begin]
-    return max(at for at in range(begin, limit + 1)
-               if not any(b < at < e for b, e, _ in whole) and sum(t for _, e, t in whole if e <= at) <= tiles)  # fmt: skip
+    free = [at for at in range(begin, limit + 1) if not any(b < at < e for b, e, _ in whole)]
+    return max(at for at in free if sum(t for _, e, t in whole if e <= at) <= tiles)
 
 
 @pytest.mark.parametrize("begin", [0, 3, 6, 7, 10, 12])

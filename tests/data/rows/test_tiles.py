@@ -217,3 +217,14 @@ def test_pictures_are_stored_once_by_content(tmp_path):
     tiles = open_dataset(config_of(tmp_path), "train", seed=0).sources[0].tiles
     assert tiles.pictures["offsets"].size == 2 and tiles.pictures["shown"].tolist() == [0] * 6
     assert tiles.encoded(0) == (tmp_path / "0_0.png").read_bytes()
+
+
+def test_rows_with_cells_have_their_own_tiles(folder):
+    """Tiles and patches agree, and a segment lies in one cell or begins one."""
+    data = open_dataset(config_of(folder, sequence_length=512, cell=128), "train", seed=0)
+    for at in range(data.sources[0].plan.num_rows):
+        row, tiles = data.sources[0].row(at), data.sources[0].num_tiles(at)
+        assert (row["tokens"] == PATCH).sum() == tiles
+        for segment in range(1, row["segment_ids"].max() + 1):
+            places = np.flatnonzero(row["segment_ids"] == segment)
+            assert places[0] % 128 == 0 or places[0] // 128 == places[-1] // 128

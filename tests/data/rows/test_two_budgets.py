@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.rows.two_budgets import best_fit_in_two, even_tiles, placed_in_two
+from data.rows.packing import best_fit_in_cells
+from data.rows.two_budgets import best_fit_in_cells_and_tiles, best_fit_in_two, even_tiles, placed_in_two
 from tests.helpers.picture_mixture import measured
 
 T, M = 8192, 56
@@ -15,8 +16,8 @@ def plain_best_fit(lengths, tiles, capacity: int, most: int) -> list[int]:
     rows, found = [], [0] * len(lengths)
     for i in order:
         fitting = [r for r, (n, m) in enumerate(rows) if n + lengths[i] <= capacity and m + tiles[i] <= most]
-        room = lambda r: (capacity - rows[r][0]) * most + (most - rows[r][1]) * capacity
-        row = min(fitting, key=room) if fitting else len(rows)
+        room = {r: (capacity - rows[r][0]) * most + (most - rows[r][1]) * capacity for r in fitting}
+        row = min(fitting, key=room.__getitem__) if fitting else len(rows)
         rows += [] if fitting else [(0, 0)]
         rows[row] = rows[row][0] + lengths[i], rows[row][1] + tiles[i]
         found[i] = row
@@ -77,3 +78,23 @@ def test_a_realistic_mixture_leaves_little_padding():
     """That of docs/guides/pictures.md, with fewer samples."""
     found = measured(count=4000)
     assert found["median_padding"] < 0.15 and found["fill"] > 0.95 and found["budgets"] <= 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_items_in_cells_keep_both_budgets_and_lie_in_one_cell_or_begin_one(seed):
+    lengths, tiles = samples(seed, 150)
+    cell = 2048
+    rows, begins = best_fit_in_cells_and_tiles(lengths, tiles, T, cell, 50)
+    assert np.bincount(rows, tiles).max() <= 50
+    taken = np.zeros((rows.max() + 1, T), np.int64)
+    for row, begin, length in zip(rows, begins, lengths, strict=True):
+        taken[row, begin : begin + length] += 1
+        assert begin % cell == 0 or begin // cell == (begin + length - 1) // cell
+    assert taken.max() == 1 and taken.sum() == lengths.sum()
+
+
+def test_cells_without_a_limit_of_tiles_are_as_full_as_those_of_texts():
+    lengths, tiles = samples(3, 150)
+    ours, _ = best_fit_in_cells_and_tiles(lengths, 0 * tiles, T, 2048, 1)
+    texts, _ = best_fit_in_cells(lengths, T, 2048)
+    assert ours.max() == texts.max()
