@@ -3,7 +3,7 @@
 from maverick_jax.images.canvas import choose_grid
 from maverick_jax.images.config import ImageConfig
 from maverick_jax.images.decode import decoder_version, open_image
-from maverick_jax.images.preprocess import ImageTiles, batch_tiles, bucket_of, cut_tiles, preprocess
+from maverick_jax.images.preprocess import ImageTiles, batch_tiles, bucket_of, cut_tiles, pixel_table, preprocess
 from maverick_jax.images.tokens import ImageTokenIds, image_tokens, num_image_tokens
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "image_tokens",
     "num_image_tokens",
     "open_image",
+    "pixel_table",
     "preprocess",
 ]

@@ -31,7 +31,7 @@ def preprocess(image: Image.Image, config: ImageConfig) -> ImageTiles:
     rest is black. With `normalization="bfloat16"` the values are bfloat16 numbers that equal those of transformers'
     `Llama4ImageProcessor`. Raises InputError for 16-bit grayscale."""
     pixels, grid = cut_tiles(image, config)
-    return ImageTiles(_normalized(config.normalization).take(pixels), grid)
+    return ImageTiles(pixel_table(config.normalization).take(pixels), grid)
 
 
 def cut_tiles(image: Image.Image, config: ImageConfig) -> tuple[np.ndarray, Size]:
@@ -59,7 +59,7 @@ def _resizer(rgb: Image.Image, config: ImageConfig) -> Callable[[Size], np.ndarr
 
 
 @functools.cache
-def _normalized(normalization: str) -> np.ndarray:
+def pixel_table(normalization: str) -> np.ndarray:
     """float32[256]: the normalized value of each pixel value, `(x / 255 - 0.5) / 0.5` with the chosen rounding."""
     x, half = np.arange(256, dtype=np.float32), np.float32(0.5)
     if normalization == "float32":

@@ -52,12 +52,12 @@ Cache = dict[str, tuple[LayerCache, ...]]
 
 @functools.partial(jax.jit, static_argnames="capacity")
 def prefill(
-    model: Maverick, tokens: jax.Array, lengths: jax.Array, capacity: int, pixel_values: jax.Array | None = None
+    model: Maverick, tokens: jax.Array, lengths: jax.Array, capacity: int, tiles: jax.Array | None = None
 ) -> tuple[jax.Array, Cache]:
     """Logits float32[B, V] after each prompt, and the cache.
 
     tokens: int32[B, T], each row a prompt followed by padding; lengths: int32[B], prompt lengths; capacity: maximum
-    number of positions of prompt and answer together; pixel_values: as in `Inputs`. Raises InputError on a mesh whose
+    number of positions of prompt and answer together; tiles: as in `Inputs`. Raises InputError on a mesh whose
     devices share rows.
     """
     if (ways := row_split(tokens.shape[1], model.rules).ways) > 1:
@@ -66,7 +66,7 @@ def prefill(
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     real = index < lengths[:, None]
     positions = jnp.where(real, index, 0)
-    inputs = Inputs(tokens, positions, real.astype(jnp.int32), pixel_values)
+    inputs = Inputs(tokens, positions, real.astype(jnp.int32), tiles)
     placed = Positions.of(model.config, inputs, model.rules)
 
     def prefill_attention(attention: Attention, x: jax.Array, _: None) -> tuple[jax.Array, LayerCache]:

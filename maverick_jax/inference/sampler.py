@@ -14,7 +14,7 @@ from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_t
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.inference.sampling import PLAIN, Sampling
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.model.vision import encoder_of, fitting_tiles
+from maverick_jax.model.tiles import encoder_of, tiles_by_row
 from maverick_jax.sharding import axes_tuple
 from maverick_jax.text import Tokenizer
 
@@ -141,10 +141,11 @@ def sample_tokens(
     if any(not 0 <= token < model.config.vocab_size for prompt in prompts for token in prompt):
         raise InputError(f"a prompt has token ids outside 0..{model.config.vocab_size - 1}, the model's vocabulary")
     mesh = model.embed[...].sharding.mesh
-    images = fitting_tiles(model.config, model.rules, mesh, np.concatenate([*map(np.asarray, prompts)]), pixel_values)
+    own = tiles_by_row(model.config, [*map(np.asarray, prompts)], pixel_values)
     with jax.set_mesh(mesh):
         tokens, lengths = _padded(model, prompts)
-        logits, cache = prefill(model, tokens, lengths, bucket(max(map(len, prompts)) + max_tokens), images)
+        tiles = None if own is None else _placed(model, own[np.arange(len(tokens)) % len(prompts)])
+        logits, cache = prefill(model, tokens, lengths, bucket(max(map(len, prompts)) + max_tokens), tiles)
         positions = lengths
         for step in range(max_tokens):
             chosen = choose(logits, sampling, seed, step, first)
@@ -199,3 +200,8 @@ def _padded(model: Maverick, prompts: Sequence[Sequence[int]]) -> tuple[jax.Arra
         row[: len(prompt)] = prompt
     everywhere = jax.NamedSharding(mesh, jax.P())
     return jax.device_put((tokens, np.array([len(row) for row in rows], np.int32)), everywhere)
+
+
+def _placed(model: Maverick, tiles: np.ndarray) -> jax.Array:
+    """Tiles [B, M, C, S, S] on the devices of their rows."""
+    return jax.device_put(tiles, model.rules("batch", None, None, None, None))

@@ -19,22 +19,23 @@ class Inputs:
     """int32[B, T]; None: each document's own count."""
     segment_ids: jax.Array | None = None
     """int32[B, T]; None: one document a row."""
-    pixel_values: jax.Array | None = None
-    """float[N, C, S, S], N a multiple of the devices along the batch axes; None: no images."""
+    tiles: jax.Array | None = None
+    """[B, M, C, S, S]: tiles of each sequence's images in reading order, then padding; uint8, or normalized and float.
+    None: no images. See `maverick_jax.model.tiles`."""
     in_cells: bool = dataclasses.field(default=False, metadata={"static": True})
     """Whether no attention chunk of a document lies in two blocks of `RowSplit`, so that layers with local attention
     need no keys of other devices. It is promised, not checked; `train.batches` checks it."""
 
     @classmethod
     def of(cls, batch: Mapping[str, jax.Array]) -> "Inputs":
-        """The inputs among the fields of a batch, as `train.batches` makes it: `pixel_values` only where it holds
+        """The inputs among the fields of a batch, as `train.batches` makes it: `tiles` only where it holds
         images."""
-        return cls(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("pixel_values"), in_cells=True)
+        return cls(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("tiles"), in_cells=True)
 
     def split(self, rules: ShardingRules) -> "Inputs":
         """These inputs, given in the order of rows, in that of devices (`RowSplit`), in which the model reads them."""
         rows = (None if x is None else split_rows(x, rules) for x in (self.tokens, self.positions, self.segment_ids))
-        return Inputs(*rows, pixel_values=self.pixel_values, in_cells=self.in_cells)
+        return Inputs(*rows, tiles=self.tiles, in_cells=self.in_cells)
 
 
 jax.tree_util.register_dataclass(Inputs)

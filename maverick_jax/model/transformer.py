@@ -16,7 +16,8 @@ from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.periods import by_stages, through_stages
-from maverick_jax.model.vision import VisionTower, encoder_of, fitting_tiles, fuse
+from maverick_jax.model.tiles import encoder_of, flattened, fuse, tiles_by_row, traced_tiles_by_row
+from maverick_jax.model.vision import VisionTower
 from maverick_jax.ops.lookup import lookup
 from maverick_jax.ops.row_split import row_split, whole_rows
 from maverick_jax.ops.stages import num_stages
@@ -120,21 +121,23 @@ class Maverick(nnx.Module):
         segment_ids int32[B, T]: 0 is padding, segments count from 1, and attention never crosses segments. positions
         int32[B, T] restart in each segment; rotary angles, chunks and temperature follow from them. The default of both
         is one segment per row. pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th
-        `<|patch|>` token of the batch, read row by row, gets the k-th row of their features.
+        `<|patch|>` token of the batch, read row by row, gets the k-th row of their features. Inside traced code each
+        sequence encodes all N tiles, because nobody knows which are its own.
 
         Outside of traced code, raises InputError if shapes do not match, if tokens are not integers, if there are none,
         if a token is not in the vocabulary, if the mesh's batch axes do not divide B or its length axes T, and if
         tokens and tiles do not match.
         """
         if isinstance(self.embed[...], jax.core.Tracer):
-            return _logits(self, Inputs(tokens, positions, segment_ids, pixel_values))
+            tiles = traced_tiles_by_row(self.config, tokens, pixel_values)
+            return _logits(self, Inputs(tokens, positions, segment_ids, tiles))
         mesh = self.embed[...].sharding.mesh
-        pixel_values = fitting_tiles(self.config, self.rules, mesh, tokens, pixel_values)
+        tiles = tiles_by_row(self.config, tokens, pixel_values)
         places = [None if x is None else _whole(x) for x in (tokens, positions, segment_ids)]
         self._require_batch(*places)
         with jax.set_mesh(mesh):
-            placed = Inputs(*map(self._place, places), pixel_values=pixel_values)
-            return _jitted_logits(self, placed)
+            tiles = None if tiles is None else jax.device_put(tiles, self.rules("batch", None, None, None, None))
+            return _jitted_logits(self, Inputs(*map(self._place, places), tiles))
 
     def layer(self, index: int) -> Layer:
         """One layer by itself; `index` counts from 0 over the whole depth."""
@@ -175,12 +178,12 @@ class Maverick(nnx.Module):
     def embed_inputs(self, inputs: Inputs) -> jax.Array:
         """What the first layer reads, [B, T, D]: rows of the table, and of images where `<|patch|>` stands."""
         x = self.embed_tokens(inputs.tokens)
-        if inputs.pixel_values is None:
+        if inputs.tiles is None:
             return x
         is_image = reshard(inputs.tokens == encoder_of(self.config).image_token_index, self.rules("batch", "length"))
         with jax.named_scope("vision"):
-            rows = self.vision(inputs.pixel_values)
-        return fuse(x, is_image, rows, self.rules)
+            features = self.vision(flattened(inputs.tiles, self.rules))
+        return fuse(x, is_image, features, self.rules)
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D] of the residual stream. The embedding table is sharded by columns: each device

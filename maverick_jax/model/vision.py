@@ -2,47 +2,35 @@
 
 A tile is cut into patches, which go through a bidirectional transformer; each 2 x 2 patches then become one token
 (pixel shuffle), and adapter and projector bring it to the text model's width. Early fusion: the rows replace the
-embeddings of `<|patch|>` tokens (`fuse`). Tiles are encoded independently of each other.
+embeddings of `<|patch|>` tokens (`maverick_jax.model.tiles`). Tiles are encoded independently of each other.
 
 N tiles, S side of a tile in pixels, P image tokens per tile, Q patches and the class token, W width of the encoder,
 A width of the adapter.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, reshard
+from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.errors import InputError
-from maverick_jax.images import bucket_of
 from maverick_jax.model.norm import layer_norm
 from maverick_jax.model.remat import remat
 from maverick_jax.model.rope import apply_rope
+from maverick_jax.model.tiles import encoder_of, normalized
 from maverick_jax.network import VisionConfig
 from maverick_jax.ops.affine import shifted
 from maverick_jax.ops.attention import attention_unmasked
 from maverick_jax.ops.linear import linear
-from maverick_jax.ops.row_split import split_rows, whole_rows
-from maverick_jax.ops.stream import stream_spec
 from maverick_jax.param import build, stored
 from maverick_jax.saved import ATTENTION, INPUT, MLP, QKV, RESIDUAL
-from maverick_jax.sharding import ShardingRules, axes_tuple
+from maverick_jax.sharding import ShardingRules
 
 NORM_EPS = 1e-5
 """Epsilon of the layer norms. It is a constant in the public implementation too."""
-
-
-def encoder_of(config: ModelConfig) -> VisionConfig:
-    """The config of the image encoder. Raises InputError for a text model."""
-    if config.vision is None:
-        raise InputError("pixel_values: this model has no image encoder (model.vision is null); expected no images")
-    return config.vision
 
 
 class VisionTower(nnx.Module):
@@ -64,15 +52,15 @@ class VisionTower(nnx.Module):
         self.layers = jax.vmap(lambda key: VisionLayer(config, rules, rngs=nnx.Rngs(params=key)))(keys)
         build(self, parameters.vision_output(vision, config.hidden_size), config, rules, rngs)
 
-    def __call__(self, pixel_values: jax.Array) -> jax.Array:
-        """pixel_values [N, C, S, S], normalized -> [N, P, D] in the compute dtype."""
-        x = self.features(pixel_values)
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """pixels [N, C, S, S], uint8 or normalized -> [N, P, D] in the compute dtype."""
+        x = self.features(pixels)
         return linear(x, *stored(self.projector, self.rules, x.dtype))
 
-    def features(self, pixel_values: jax.Array) -> jax.Array:
-        """pixel_values [N, C, S, S] -> the adapter's output [N, P, A]."""
+    def features(self, pixels: jax.Array) -> jax.Array:
+        """pixels [N, C, S, S] -> the adapter's output [N, P, A]."""
         vision, dtype = encoder_of(self.config), jnp.dtype(self.config.compute_dtype)
-        tiles = reshard(pixel_values.astype(dtype), self.rules("batch", None, None, None))
+        tiles = normalized(reshard(pixels, self.rules("batch", None, None, None)), dtype)
         x = linear(cut_patches(tiles, vision.patch_size), *stored(self.patch, self.rules, dtype))
         x = shifted(self._with_class(x), self.positions[...][None])
         tables = patch_rope_tables(vision)
@@ -190,54 +178,3 @@ def patch_rope_tables(vision: VisionConfig) -> tuple[jax.Array, jax.Array]:
     angles = np.concatenate([np.outer(column + 1, frequency), np.outer(row + 1, frequency)], axis=1)
     angles = np.concatenate([angles, np.zeros((1, 2 * quarter))]).astype(np.float32)[None, :, None, :]
     return jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles))
-
-
-def fuse(embeddings: jax.Array, is_image: jax.Array, rows: jax.Array, rules: ShardingRules) -> jax.Array:
-    """`embeddings` [B, T, D] with those at `is_image` bool[B, T] replaced by image `rows` [N, P, D], in order: sequence
-    by sequence, position by position. Surplus rows (of padding tiles) are unused."""
-    whole = whole_rows(is_image, rules)
-    count = reshard(jnp.sum(whole, axis=1, dtype=jnp.int32), PartitionSpec(None))
-    before = reshard(jnp.cumsum(count) - count, PartitionSpec(rules.batch))
-    row = split_rows(before[:, None] + jnp.cumsum(whole, axis=1, dtype=jnp.int32) - 1, rules)
-    rows = reshard(rows, PartitionSpec(None, None, rules.residual))  # any sequence may hold any image
-    rows = rows.reshape(-1, rows.shape[-1])
-
-    def local(embeddings, is_image, row, rows):
-        found = jnp.take(rows, jnp.where(is_image, row, 0), axis=0, mode="clip")
-        return jnp.where(is_image[..., None], found.astype(embeddings.dtype), embeddings)
-
-    x, tokens = jax.typeof(embeddings).sharding.spec, stream_spec(rules, is_image.shape[1])
-    in_specs = (x, tokens, tokens, PartitionSpec(None, rules.residual))
-    is_image, row = reshard(is_image, tokens), reshard(row, tokens)
-    return jax.shard_map(local, in_specs=in_specs, out_specs=x)(embeddings, is_image, row, rows)
-
-
-# ---- before anything is compiled -----------------------------------------------------------------------------------
-
-
-def fitting_tiles(config: ModelConfig, rules: ShardingRules, mesh: Mesh, tokens, pixel_values) -> jax.Array | None:
-    """`pixel_values` [n, C, S, S] on the devices of `mesh`, padded with tiles of zeros. The padded number is a multiple
-    of the batch axes and takes few different values, so that few programs are compiled. None stays None.
-
-    Raises InputError unless `tokens` int[B, T] contains one `<|patch|>` for each row of image features.
-    """
-    if pixel_values is None:
-        return None
-    vision = encoder_of(config)
-    shape = (vision.num_channels, vision.image_size, vision.image_size)
-    if np.ndim(pixel_values) != 4 or pixel_values.shape[1:] != shape:
-        raise InputError(
-            f"pixel_values: shape {np.shape(pixel_values)}; expected (tiles, {', '.join(map(str, shape))})"
-        )
-    tiles, wanted = len(pixel_values), int(np.count_nonzero(np.asarray(tokens) == vision.image_token_index))
-    if wanted != tiles * vision.tokens_per_tile:
-        raise InputError(
-            f"pixel_values: {tiles} tiles give {tiles * vision.tokens_per_tile} rows of features; tokens contain "
-            f"{wanted} ids {vision.image_token_index} (<|patch|>); expected {vision.tokens_per_tile} for each tile"
-        )
-    if not tiles:
-        return None
-    groups = math.prod(mesh.shape[axis] for axis in axes_tuple(rules.batch))
-    padding = -(-bucket_of(tiles) // groups) * groups - tiles
-    padded = np.pad(np.asarray(pixel_values), ((0, padding), (0, 0), (0, 0), (0, 0)))
-    return jax.device_put(padded, NamedSharding(mesh, rules("batch", None, None, None)))
