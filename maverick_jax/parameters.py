@@ -17,12 +17,17 @@ from typing import Literal, get_args
 
 from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
 
-Role = Literal["router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision"]
+Role = Literal[
+    "router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision", "adapter", "projector"
+]
 """The purpose of a parameter. `experts` are the routed experts, `shared` the shared experts, `mlp` the feed-forward
-networks of dense layers, `head` the output matrix, `vision` the image encoder with its adapter and projector."""
+networks of dense layers, `head` the output matrix, `vision` the image encoder; `adapter` and `projector` bring its
+features to the width of the text model."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
-TEXT_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role != "vision")
+VISION_ROLES: tuple[Role, ...] = ("vision", "adapter", "projector")
+"""Of the parameters that only pictures pass through."""
+TEXT_ROLES: tuple[Role, ...] = tuple(role for role in ROLES if role not in VISION_ROLES)
 
 Axes = tuple[str | None, ...]
 """Logical axis per dimension; see `maverick_jax.sharding.ShardingRules`."""
@@ -165,9 +170,9 @@ def vision_output(vision: VisionConfig, text_width: int) -> Table:
     """The adapter, and the projector to the text model's width."""
     F, A = vision.intermediate_size, vision.vision_output_dim
     return [
-        _vision("adapter_in", (F, A), ("vision_embed", "mlp")),
-        _vision("adapter_out", (A, A), ("mlp", "vision_embed")),
-        _vision("projector", (A, text_width), (None, "vision_embed")),
+        Parameter("adapter_in", (F, A), ("vision_embed", "mlp"), "adapter"),
+        Parameter("adapter_out", (A, A), ("mlp", "vision_embed"), "adapter"),
+        Parameter("projector", (A, text_width), (None, "vision_embed"), "projector"),
     ]
 
 
@@ -192,7 +197,7 @@ def layer_norm(vision: VisionConfig) -> Table:
 
 
 def of_vision(config: Network) -> Table:
-    """All arrays of the image encoder, named by their paths in it; empty for a text model."""
+    """All arrays of the image encoder, adapter and projector, named by their paths; empty for a text model."""
     if (vision := config.vision) is None:
         return []
     norm = lambda name: _under(name, layer_norm(vision))
@@ -231,7 +236,7 @@ def roles_of(config: Network) -> set[Role]:
 
 def active(parameter: Parameter, config: Network) -> int:
     """Number of elements that one text token passes through: only its own routed experts count."""
-    if parameter.role == "vision":
+    if parameter.role in VISION_ROLES:
         return 0
     if parameter.role == "experts":
         return parameter.size // config.num_local_experts * config.num_experts_per_tok

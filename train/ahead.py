@@ -53,6 +53,6 @@ def lower_ahead(config: RunConfig, target: Target) -> Ahead:
         frozen = {
             name: abstract_model(for_platform(found.config), mesh, found.rules) for name, found in references.items()
         }
-        batch = abstract_batch(config, mesh, config.objective.fields())
+        batch = abstract_batch(config, mesh, config.objective.fields(), config.data.tiles_per_row)
         _, lowered = lower_step(state, batch, config.objective, parts.optimizer, frozen)
     return Ahead(lowered, mesh, time.monotonic() - begun)

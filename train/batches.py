@@ -10,9 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.rows import placement
 from data.rows.dataset import Dataset, Split, open_dataset
-from data.rows.fields import FIELDS, TARGET, Row, chosen
+from data.rows.fields import FIELDS, TARGET, TILES, Row, chosen
 from data.targets.format import layout
 from maverick_jax.config import ModelConfig
+from maverick_jax.model.tiles import encoder_of, num_patches
 from maverick_jax.row_split import RowSplit
 from train.config import RunConfig
 from train.faults.rollback import NONE, Rollbacks
@@ -61,8 +62,8 @@ class Feed:
         return A, self.config.data.batch_size // A, self.config.data.sequence_length
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and shardings of a batch under the current mesh. Raises ValueError if a row of the data lacks
-        a field or has it in another shape or dtype."""
+        """Shapes, dtypes and shardings of a batch without pictures under the current mesh. Raises ValueError if a row
+        of the data lacks a field or has it in another shape or dtype."""
         batch, row = abstract_batch(self.config, jax.sharding.get_mesh(), self.fields), self.train.row(0)
         for name, x in chosen(row, self.fields).items():
             if (x.shape, x.dtype) != (batch[name].shape[2:], batch[name].dtype):
@@ -78,7 +79,9 @@ class Feed:
 
         def placed(local: Row) -> dict[str, jax.Array]:
             check_cells(local, self.split, self.config.model)
-            return {name: self._place(name, x, rows) for name, x in chosen(local, self.fields).items()}
+            check_tiles(local, self.config.model)
+            names = (*self.fields, TILES) if TILES in local else self.fields
+            return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
 
         with contextlib.ExitStack() as opened:
 
@@ -117,8 +120,33 @@ def check_cells(rows: Row, split: RowSplit, model: ModelConfig) -> None:
         )
 
 
-def abstract_batch(config: RunConfig, mesh: Mesh, fields: Iterable[str]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of a batch of `fields` on `mesh`, from the config alone."""
+def check_tiles(rows: Row, model: ModelConfig) -> None:
+    """Raises ValueError unless `rows` [n, T] have as many features of whole tiles as `<|patch|>` tokens. A row may have
+    fewer pictures than there is room for."""
+    if model.vision is None and TILES not in rows:
+        return
+    vision = encoder_of(model)
+    wanted, room = num_patches(vision, rows["tokens"]), 0
+    if TILES in rows:
+        room, *shape = rows[TILES].shape[1:]
+        expected = [vision.num_channels, vision.image_size, vision.image_size]
+        if shape != expected:
+            raise ValueError(f"tiles of a batch are {shape}; expected {expected}, which the image encoder reads")
+    P = vision.tokens_per_tile
+    bad = (wanted > room * P) | (wanted % P > 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"row {row} of a batch has {wanted[row]} <|patch|> tokens and {room} tiles; expected {P} tokens for each of "
+            "its tiles"
+        )
+
+
+def abstract_batch(
+    config: RunConfig, mesh: Mesh, fields: Iterable[str], tiles: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes and shardings of a batch of `fields` on `mesh`, from the config alone. `tiles`: of each row's
+    pictures."""
     A, T, stored = config.optimizer.accumulation_steps, config.data.sequence_length, config.objective.stored_fields()
     of_targets = {}
     if stored is not None:
@@ -132,6 +160,11 @@ def abstract_batch(config: RunConfig, mesh: Mesh, fields: Iterable[str]) -> dict
         sharding = _sharding(config, name, mesh)
         full = (A, config.data.batch_size // A, *shape)
         found[name] = jax.ShapeDtypeStruct(full, np.dtype(dtype.newbyteorder("=")), sharding=sharding)
+    if tiles:
+        vision = encoder_of(config.model)
+        shape = (tiles, vision.num_channels, vision.image_size, vision.image_size)
+        full = (A, config.data.batch_size // A, *shape)
+        found[TILES] = jax.ShapeDtypeStruct(full, FIELDS[TILES].dtype, sharding=_sharding(config, TILES, mesh))
     return found
 
 

@@ -176,6 +176,12 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return found
     if found := config.optimizer.multipliers.misfits(config.model.network):
         return found
+    if not config.data.tiles_per_row and (of_pictures := config.trainable.of_pictures()):
+        key, role = of_pictures[0]
+        return [(key, f"{role} is part of the image encoder, and no source of `data` holds pictures to train it with; "
+                 f"expected a list without {role}")]  # fmt: skip
+    if config.data.tiles_per_row and config.model.vision is None:
+        return [("data.tiles_per_row", "the model has no image encoder (model.vision); expected 0")]
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
     found += _unshared_rows(config, size_of(sizes, rules.length))

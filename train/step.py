@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from data.rows.fields import TILES
 from maverick_jax.model.balance import move_router_bias
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.rounding import stochastic_round
@@ -71,15 +72,25 @@ def compile_step(
     state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer, references: dict[str, Maverick]
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`train_step` compiled ahead of time for states and batches like these (arrays, or their shapes), with the frozen
-    models `references`. It donates its state. A batch of another shape is an error, never a second compilation.
+    models `references`. It donates its state. A batch with another number of tiles a row gets a program of its own when it
+    first comes; a batch of another shape is an error, never one more compilation.
 
     The rates are arguments, computed by a small program of their own: runs that differ only in their learning rates,
     schedule, length or weight decay share one large program."""
-    with timeline.phase("compile"):
-        rates, lowered = lower_step(state, batch, objective, optimizer, references)
-        program = lowered.compile()
-        return_freed_memory()
-    return lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
+    programs: dict[int, Callable] = {}
+
+    def program_of(state, batch) -> Callable:
+        tiles = batch[TILES].shape[2] if TILES in batch else 0
+        if tiles not in programs:
+            with timeline.phase("compile"):
+                rates, lowered = lower_step(state, batch, objective, optimizer, references)
+                program = lowered.compile()
+                return_freed_memory()
+            programs[tiles] = lambda state, batch: program(state, batch, references, rates(state.step, state.skipped))
+        return programs[tiles]
+
+    program_of(state, batch)
+    return lambda state, batch: program_of(state, batch)(state, batch)
 
 
 def lower_step(

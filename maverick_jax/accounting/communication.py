@@ -11,7 +11,7 @@ from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.stream import moves
 from maverick_jax.config import ModelConfig
 from maverick_jax.ops.collectives import STAGE, stages
-from maverick_jax.parameters import Parameter
+from maverick_jax.parameters import VISION_ROLES, Parameter
 from maverick_jax.saved import ATTENTION, EVERYTHING, RECEIVED, RESIDUAL
 from maverick_jax.sharding import PIPELINE_AXIS, TENSOR_AXIS, Axes, axes_tuple, size_of
 

@@ -83,7 +83,8 @@ def placed(arrays: dict) -> dict:
     """The arrays [A, b, T] on the mesh in use, as the batches of a run are."""
     spec = lambda name: PartitionSpec(None, *RULES(*FIELDS[name].axes))
     split = RowSplit.of(arrays["tokens"].shape[2], RULES, jax.sharding.get_mesh().shape)
-    return {name: jax.device_put(split.split(x, 2), spec(name)) for name, x in arrays.items()}
+    ordered = lambda name, x: split.split(x, 2) if "length" in FIELDS[name].axes else x
+    return {name: jax.device_put(ordered(name, x), spec(name)) for name, x in arrays.items()}
 
 
 def jitted(

@@ -47,6 +47,8 @@ def find_references(config: RunConfig) -> dict[str, Found]:
                 f"objective.{name}: {reference.path} has a vocabulary of {there.vocab_size}; model.vocab_size is "
                 f"{config.model.vocab_size}; both models must use the same tokenizer"
             )
+        if problem := _unlike_pictures(config, there):
+            raise InputError(f"objective.{name}: {reference.path} {problem}")
         changes = {"compute_dtype": config.model.compute_dtype}
         if reference.dtype != "keep":
             changes["param_dtype"] = reference.dtype
@@ -56,6 +58,19 @@ def find_references(config: RunConfig) -> dict[str, Found]:
     if problems := config.objective.check_references(config.model, configs):
         raise InputError("\n".join(f"{key}: {why}" for key, why in problems))
     return found
+
+
+def _unlike_pictures(config: RunConfig, there: ModelConfig) -> str | None:
+    """Why a reference cannot see the pictures of the data as the trained model does; None: it can, or there are none."""
+    own, theirs = config.model.vision, there.vision
+    if not config.data.tiles_per_row or own is None:
+        return None
+    if theirs is None:
+        return "has no image encoder, and rows of data hold pictures; expected one"
+    for key in ("image_size", "num_channels", "tokens_per_tile", "image_token_index"):
+        if (a := getattr(theirs, key)) != (b := getattr(own, key)):
+            return f"reads pictures otherwise: its vision.{key} is {a}; expected {b}, as of model.vision"
+    return None
 
 
 def _network(reference: Reference) -> ModelConfig:

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from maverick_jax import parameters
 from maverick_jax.config import ModelConfig
-from maverick_jax.parameters import ROLES, TEXT_ROLES, Role
+from maverick_jax.parameters import ROLES, TEXT_ROLES, VISION_ROLES, Role
 from maverick_jax.settings.section import Section
 from train.objectives.base import Head
-from train.trainable.lora import LoraConfig
+from train.trainable.lora import MERGED, LoraConfig
 from train.trainable.selection import AdapterUse, Selection
 
 
@@ -29,8 +29,8 @@ class TrainableConfig(Section):
     """Which parameters are trained. All others keep their values to the bit and have no optimizer state."""
 
     parameters: tuple[Role, ...] | None = None
-    """The parts of the model that are trained, by role. null: all but `vision`, the image encoder; with `lora`, none.
-    """
+    """The parts of the model that are trained, by role. null: all but those of pictures (`vision`, the image encoder,
+    `adapter` and `projector`); with `lora`, none."""
     experts: Annotated[dict[LayerNumber, Experts], Field(min_length=1)] | None = None
     """The routed experts that are trained: a list per layer, by the layer's number, from 0; or a file that
     `maverick data experts` made. null: all, if `parameters` includes `experts`."""
@@ -52,6 +52,12 @@ class TrainableConfig(Section):
         """Whether a step computes the routed experts' weights from several stored arrays: see `model.overlays`."""
         return self.experts is not None or (self.lora is not None and "experts" in self.lora.roles)
 
+    def of_pictures(self) -> list[tuple[str, Role]]:
+        """(key, role) of everything that is trained and that only pictures pass through."""
+        listed = [("trainable.parameters", role) for role in self.parameters or ()]
+        adapted = [("trainable.lora.targets", role) for role in (() if self.lora is None else self.lora.roles)]
+        return [(key, role) for key, role in listed + adapted if role in VISION_ROLES]
+
     def pinned(self, model: ModelConfig) -> dict[str, Any]:
         """The values, by key, that a run keeps from its first step to its last, apart from `lora`."""
         chosen = self.selection().experts
@@ -72,9 +78,6 @@ class TrainableConfig(Section):
             return found
         if self.lora is None and not chosen.parameters(model):
             return [("trainable.parameters", f"nothing is trained; expected some of {', '.join(ROLES)}")]
-        if "vision" in chosen.roles:
-            why = "no source of `data` holds images to train the image encoder with; expected a list without vision"
-            return [("trainable.parameters", why)]
         return self._misfits_of_experts(chosen, model)
 
     def _misfits_of_experts(self, chosen: Selection, model: ModelConfig) -> list[tuple[str, str]]:
@@ -97,8 +100,8 @@ class TrainableConfig(Section):
     def _misfits_of_adapters(self, lora: LoraConfig, model: ModelConfig) -> list[tuple[str, str]]:
         if missing := lora.unmatched(model):
             return [("trainable.lora.targets", f"the model has no parameters of {missing[0]}")]
-        if lora.dropout and "experts" in lora.roles:
-            why = "adapters of routed experts are added to their weights, so they have no inputs to drop; expected 0"
+        if lora.dropout and (merged := [role for role in lora.roles if role in MERGED]):
+            why = f"adapters of {merged[0]} are added to the weights, so they have no inputs to drop; expected 0"
             return [("trainable.lora.dropout", why)]
         if both := [role for role in self.selection().roles if role in lora.roles]:
             return [("trainable.parameters", f"{both[0]} has adapters instead (trainable.lora.targets)")]

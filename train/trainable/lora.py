@@ -18,6 +18,9 @@ Target = Literal[
     "experts",
     "shared",
     "mlp",
+    "vision",
+    "adapter",
+    "projector",
     "q_proj",
     "k_proj",
     "v_proj",
@@ -28,8 +31,10 @@ Target = Literal[
     "experts_in",
     "experts_out",
 ]
-ROLES: tuple[Role, ...] = ("attention", "experts", "shared", "mlp")
+ROLES: tuple[Role, ...] = ("attention", "experts", "shared", "mlp", "vision", "adapter", "projector")
 """Targets that are roles; the others are names of matrices."""
+MERGED: tuple[Role, ...] = ("experts", "vision", "adapter", "projector")
+"""Roles whose adapters are added to the weights before their product."""
 MATRICES: dict[str, tuple[str, tuple[Role, ...]]] = {
     **{f"{name}_proj": (name, ("attention",)) for name in "qkvo"},
     **{f"{name}_proj": (name, ("mlp", "shared")) for name in ("gate", "up", "down")},
@@ -44,7 +49,8 @@ class LoraConfig(AdapterSettings):
     targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("attention",)
     """What gets adapters: the parts of the model with these roles, or matrices by name, in every layer that has them.
     `gate_proj`, `up_proj` and `down_proj` are those of dense layers and of shared experts; `experts_in` (gate and up,
-    which share their A) and `experts_out` are those of the routed experts."""
+    which share their A) and `experts_out` are those of the routed experts. `vision` are all matrices of
+    the image encoder's layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of an adapter's inputs that each training step sets to zero. Which ones depends on `run.seed` and the step.
     Routed experts' adapters have none."""
@@ -101,7 +107,13 @@ def _roles_of(target: Target) -> tuple[Role, ...]:
     return MATRICES[target][1] if target in MATRICES else tuple(role for role in ROLES if role == target)
 
 
+def is_matrix(parameter: Parameter) -> bool:
+    """Whether it is a matrix of a product. Biases of heads and tables of positions have two axes too, and the image
+    encoder's first matrix belongs to no layer."""
+    name = parameter.name.rpartition("/")[2]
+    return len(parameter.shape) > 1 and not name.endswith("_bias") and name not in ("patch", "positions")
+
+
 def _matches(target: Target, parameter: Parameter) -> bool:
     name = MATRICES[target][0] if target in MATRICES else parameter.name.rpartition("/")[2]
-    weight = len(parameter.shape) > 1 and parameter.role in _roles_of(target)
-    return weight and parameter.name.rpartition("/")[2] == name
+    return is_matrix(parameter) and parameter.role in _roles_of(target) and parameter.name.rpartition("/")[2] == name

@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from maverick_jax import parameters
 from maverick_jax.checkpoint import names
@@ -13,7 +12,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model_source import open_source
 from maverick_jax.network import Balance, VisionConfig
-from maverick_jax.parameters import ROLES, TEXT_ROLES
+from maverick_jax.parameters import ROLES, TEXT_ROLES, VISION_ROLES
 from maverick_jax.pretrained import abstract_model, export
 from maverick_jax.sharding import single_device_mesh
 from maverick_jax.stack import name_in_layer
@@ -43,8 +42,8 @@ def batch_with_images(step: int) -> dict[str, np.ndarray]:
     fields = tiny.batch(CONFIG, step, rows=2)
     fields["tokens"][fields["tokens"] == VISION.image_token_index] = 1
     fields["tokens"][0, 0, 1 : 1 + VISION.tokens_per_tile] = VISION.image_token_index
-    tiles = np.random.default_rng(step).uniform(-1, 1, (1, 2, 3, 16, 16)).astype(np.float32)
-    return fields | {"pixel_values": tiles}  # the second tile is padding
+    tiles = np.random.default_rng(step).integers(0, 256, (1, 2, 2, 3, 16, 16)).astype(np.uint8)
+    return fields | {"tiles": tiles}  # all but the first tile of the first row are padding
 
 
 @functools.cache
@@ -56,9 +55,7 @@ def trained(*roles: str) -> list[dict[str, np.ndarray]]:
         state = init(0)
         states = [arrays(state)]
         for i in range(3):
-            fields = batch_with_images(i)
-            images = jax.device_put(fields.pop("pixel_values"), PartitionSpec())
-            state, metrics = step(state, tiny.placed(fields) | {"pixel_values": images})
+            state, metrics = step(state, tiny.placed(batch_with_images(i)))
             assert np.isfinite(metrics["loss"]) and int(metrics["skipped"]) == 0
             states.append(arrays(state))
     return states
@@ -80,6 +77,15 @@ def test_an_encoder_that_is_not_frozen_is_trained():
     assert [name for name in vision if np.array_equal(after[name], before[name])] == []
 
 
+@pytest.mark.parametrize("role", VISION_ROLES)
+def test_encoder_adapter_and_projector_are_trained_apart(role):
+    before, *_, after = trained(role)
+    of = {name: p.role for name, p in parameters.by_name(CONFIG).items()}
+    changed = {of[name.removeprefix("model/")] for name in before if name.startswith("model/")
+               and not np.array_equal(after[name], before[name])}  # fmt: skip
+    assert changed == {role}
+
+
 def test_freezing_does_not_change_the_first_update_of_the_rest():
     frozen, free = trained(*TEXT_ROLES)[1], trained(*ROLES)[1]
     for name in [n for n in frozen if n.startswith("model/") and not n.startswith("model/vision/")]:
@@ -88,9 +94,12 @@ def test_freezing_does_not_change_the_first_update_of_the_rest():
 
 
 def test_training_the_encoder_without_images_is_refused():
-    with pytest.raises(InputError, match=r"trainable.parameters: no source of `data` holds images"):
-        read_config("pretrain_tiny", ["model=tiny_vision", "trainable.parameters=[vision]"])
-    assert "vision" not in read_config("pretrain_tiny", ["model=tiny_vision"]).trainable.selection().roles
+    for role in VISION_ROLES:
+        with pytest.raises(InputError, match=rf"trainable.parameters: {role} is .* no source of `data` holds pictures"):
+            read_config("pretrain_tiny", ["model=tiny_vision", f"trainable.parameters=[{role}]"])
+        with pytest.raises(InputError, match=rf"trainable.lora.targets: {role} is .* no source of `data` holds pict"):
+            read_config("pretrain_tiny", ["model=tiny_vision", f"trainable.lora.targets=[{role}]"])
+    assert not {*VISION_ROLES} & {*read_config("pretrain_tiny", ["model=tiny_vision"]).trainable.selection().roles}
 
 
 # ---- a whole run -----------------------------------------------------------------------------------------------------
@@ -152,6 +161,8 @@ def test_evaluation_and_export_use_the_trained_parameters(run, tmp_path):
 
 
 BEGINNINGS = {
+    "vision/adapter": "adapter",
+    "vision/projector": "projector",
     "vision/": "vision",
     "moe/router": "router",
     "moe/shared/": "shared",
