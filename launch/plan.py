@@ -82,6 +82,7 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "flops_per_step": sum(flops.values()) * tokens,
         "steps": run.steps,
         "tokens_per_step": tokens,
+        "tiles_per_row": layout.tiles,
         "tokens": tokens * run.steps,
         "seconds": time,
         "days": (days := seconds and seconds * run.steps / 86400),
@@ -138,6 +139,7 @@ def _layout(config: RunConfig, sizes: dict[str, int], platform: str) -> Layout:
         accumulation_steps=config.optimizer.accumulation_steps,
         platform=platform,
         loss_chunk=config.objective.loss_chunk,
+        tiles=config.data.tiles_per_row,
     )
 
 
@@ -223,6 +225,7 @@ def render(found: dict[str, Any]) -> str:
         ("devices", f"{found['devices']:,} x {hardware['name']} ({mesh})"),
         *_schedule_rows(found["schedule"]),
         ("tokens", f"{found['tokens']:,} = {found['steps']:,} steps x {found['tokens_per_step']:,}"),
+        *_tile_rows(found),
         ("FLOPs per token", f"{found['flops_per_token']['total'] / 1e9:,.4g} GFLOP ({_shares(found)})"),
         ("FLOPs per step", f"{found['flops_per_step'] / 1e12:,.4g} TFLOP"),
     ]
@@ -243,6 +246,15 @@ def render(found: dict[str, Any]) -> str:
         *([] if found["fits"] else [("would fit", _would_fit(found))]),
     ]
     return "\n".join(f"{name:<18} {text}" for name, text in rows)
+
+
+def _tile_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """About pictures, if rows hold some."""
+    if not (tiles := found["tiles_per_row"]):
+        return []
+    flops = found["flops_per_token"]
+    share = sum(n for part, n in flops.items() if part.startswith("vision")) / flops["total"]
+    return [("pictures", f"room for {tiles} tiles in a row; the image encoder takes {share:.1%} of the FLOPs")]
 
 
 def _schedule_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:

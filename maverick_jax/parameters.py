@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
+from maverick_jax.stack import PERIODS
 
 Role = Literal[
     "router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision", "adapter", "projector"
@@ -67,6 +68,11 @@ class Parameter:
     def lead(self) -> tuple[int, ...]:
         """Shape of the axes before the axes of one layer."""
         return () if self.stacked is None else (self.stacked,)
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether stages of a pipeline divide its layers."""
+        return self.name.startswith(f"{PERIODS}/")
 
     @property
     def full_shape(self) -> tuple[int, ...]:

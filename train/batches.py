@@ -137,8 +137,8 @@ def check_tiles(rows: Row, model: ModelConfig) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"row {row} of a batch has {wanted[row]} <|patch|> tokens and {room} tiles; expected {P} tokens for each of "
-            "its tiles"
+            f"row {row} of a batch has {wanted[row]} <|patch|> tokens and {room} tiles; expected {P} tokens for each "
+            "of its tiles"
         )
 
 

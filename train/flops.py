@@ -14,10 +14,11 @@ def flops_of_run(config: RunConfig, references: Mapping[str, ModelConfig]) -> di
     objective's heads, the forward passes of the `references`, and the sampling of batches."""
     model, length = config.model.network, config.data.sequence_length
     microbatch = config.data.batch_size * length // config.optimizer.accumulation_steps
-    found = flops_per_token(model, length, trained(config.trainable), microbatch)
+    tiles = config.data.tiles_per_row
+    found = flops_per_token(model, length, trained(config.trainable), microbatch, tiles)
     # a matrix beside the model: its product, and the gradients of both of its factors
     found["heads"] = 6.0 * sum(math.prod(head.shape) for head in config.objective.heads(model, dict(references)))
-    found["references"] = sum((forward_flops_per_token(other, length) for other in references.values()), 0.0)
+    found["references"] = sum((forward_flops_per_token(other, length, tiles) for other in references.values()), 0.0)
     maker = config.objective.batch_maker()
     found["sampling"] = maker.flops_per_token(model, length) if maker else 0.0
     return found

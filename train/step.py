@@ -72,8 +72,8 @@ def compile_step(
     state: TrainState, batch: dict, objective: Objective, optimizer: Optimizer, references: dict[str, Maverick]
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """`train_step` compiled ahead of time for states and batches like these (arrays, or their shapes), with the frozen
-    models `references`. It donates its state. A batch with another number of tiles a row gets a program of its own when it
-    first comes; a batch of another shape is an error, never one more compilation.
+    models `references`. It donates its state. A batch with another number of tiles a row gets a program of its own when
+    it first comes; a batch of another shape is an error, never one more compilation.
 
     The rates are arguments, computed by a small program of their own: runs that differ only in their learning rates,
     schedule, length or weight decay share one large program."""

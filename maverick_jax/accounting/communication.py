@@ -11,7 +11,7 @@ from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.stream import moves
 from maverick_jax.config import ModelConfig
 from maverick_jax.ops.collectives import STAGE, stages
-from maverick_jax.parameters import VISION_ROLES, Parameter
+from maverick_jax.parameters import VISION_ROLES, Parameter, Role
 from maverick_jax.saved import ATTENTION, EVERYTHING, RECEIVED, RESIDUAL
 from maverick_jax.sharding import PIPELINE_AXIS, TENSOR_AXIS, Axes, axes_tuple, size_of
 
@@ -60,18 +60,24 @@ def transfers(
     the forward and backward passes; `permute`: keys and values around the devices that share their rows, and what a
     stage of a pipeline hands to the next one, and the gradients of both.
     """
-    used = [p for p in parameters.of_model(config) if p.role != "vision"]  # a batch of text does not use those
-    trained = [p for p in (used if trained is None else trained) if p.role != "vision"]
+    with_pictures = lambda p: layout.tiles or p.role not in VISION_ROLES  # a batch of text does not use those
+    used = [*filter(with_pictures, parameters.of_model(config))]
+    trained = [*filter(with_pictures, used if trained is None else trained)]
     beside = [*beside]
-    found = [*_weights(config, layout, used + beside), *_gradients(config, layout, trained + beside)]
+    found = [*_weights(config, layout, used + beside, trained), *_gradients(config, layout, trained + beside)]
     found += [*_embedding(config, layout, trained), *_tokens(config, layout), *_rings(config, layout)]
-    found += [*_partial_sums(config, layout), *_stages_of_pipeline(config, layout)]
+    found += [*_partial_sums(config, layout), *_stages_of_pipeline(config, layout), *_features(config, layout, trained)]
     return [transfer for transfer in found if transfer.bytes]
 
 
-def _weights(config: ModelConfig, layout: Layout, used: list[Parameter]) -> Iterator[Transfer]:
+def _weights(
+    config: ModelConfig, layout: Layout, used: list[Parameter], trained: list[Parameter]
+) -> Iterator[Transfer]:
+    again = any(p.role == "vision" for p in trained)  # its layers; adapter and projector keep what they gathered
     for p in used:
-        uses = 1 if p.role == "head" else 2  # the loss computes the gradient of its logits in its forward pass
+        # the loss computes the gradient of its logits in its forward pass
+        once = p.role == "head" or (p.role in VISION_ROLES and not (again and p.stacked))
+        uses = 1 if once else 2
         times = uses * _runs(p, layout)
         sent = (layout.gathered(p.axes) - 1) * layout.held(p) * BYTES[config.compute_dtype]
         yield Transfer("gather", spans(_gathered_axes(p, layout), layout.sizes), times * sent, times * _own(p, layout))
@@ -92,6 +98,23 @@ def _gradients(config: ModelConfig, layout: Layout, trained: list[Parameter]) ->
         copies = size_of(layout.sizes, replicas)
         summed = int(2 * times * (copies - 1) / copies * held * BYTES["float32"])
         yield Transfer("all_reduce", spans(replicas, layout.sizes), summed, n)
+
+
+def _below(trained: list[Parameter]) -> set[Role]:
+    """The roles of the image encoder through which no gradient passes, because nothing before them is trained."""
+    roles = {p.role for p in trained}
+    first = next((i for i, role in enumerate(VISION_ROLES) if role in roles), len(VISION_ROLES))
+    return {*VISION_ROLES[:first]}
+
+
+def _features(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> Iterator[Transfer]:
+    """Devices that share rows put the features of all tiles into their own places; the gradients are added up."""
+    if not layout.tiles or config.vision is None or _below(trained) == {*VISION_ROLES}:
+        return
+    axes, n = (*_split(layout.rules.length, layout), *layout.stream_axes), layout.accumulation_steps
+    count = size_of(layout.sizes, axes)
+    features = layout.own_tiles * config.vision.tokens_per_tile * config.hidden_size * BYTES[config.compute_dtype]
+    yield Transfer("all_reduce", spans(axes, layout.sizes), 2 * n * features * (count - 1) // count, n)
 
 
 def _is_summed_whole(config: ModelConfig, p: Parameter, layout: Layout) -> bool:
@@ -218,12 +241,12 @@ def _stages_of_pipeline(config: ModelConfig, layout: Layout) -> Iterator[Transfe
 
 def _runs(p: Parameter, layout: Layout) -> int:
     """How often a step uses a parameter forward."""
-    return layout.accumulation_steps * (layout.turns if p.stacked else 1)
+    return layout.accumulation_steps * (layout.turns if p.in_stages else 1)
 
 
 def _own(p: Parameter, layout: Layout) -> int:
     """The layers of a device that have such a parameter."""
-    return p.stacked // layout.stages if p.stacked else 1
+    return (p.stacked or 1) // (layout.stages if p.in_stages else 1)
 
 
 def _activation(config: ModelConfig, layout: Layout) -> int:

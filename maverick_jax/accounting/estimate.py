@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
-from maverick_jax.accounting import attention, experts
+from maverick_jax.accounting import attention, experts, pictures
 from maverick_jax.accounting.activations import host_bytes, repeats
 from maverick_jax.accounting.communication import Transfer
 from maverick_jax.accounting.devices import Device, Pattern
@@ -62,7 +62,7 @@ def estimate(
     the rest as for `memory`."""
     busy = layout.turns / layout.microbatches
     done = (flops + repeated_flops(config, layout, trained) / layout.stages) * busy + _every_stage(config, layout)
-    done += update_flops
+    done += update_flops + pictures.repeated_flops(config, layout, trained)
     slow = (attention.pace(config, layout) - 1) * _score_flops(config, layout)
     slow += (experts.pace(config, layout) - 1) * _expert_flops(config, layout, trained)
     slow *= layout.share

@@ -4,7 +4,7 @@ A matrix product with n active weights takes 2n FLOPs forward; backward 2n for t
 below it is trained, and 2n for the gradient of its weights, if they are trained. So a model that is trained as a whole
 takes 6 per active weight, as in published Llama 4 figures, and frozen weights take 4, or 2 below all that is trained.
 Attention scores count for the keys that the mask allows. Lookups in the embedding table, norms and activations are not
-counted, nor is recomputation in the backward pass.
+counted, nor is recomputation in the backward pass. Tiles count as many as rows have room for, padding included.
 """
 
 import collections
@@ -12,9 +12,10 @@ import dataclasses
 from collections.abc import Collection
 
 from maverick_jax import parameters
+from maverick_jax.accounting import pictures
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import LayerSpec
-from maverick_jax.parameters import TEXT_ROLES, Parameter, Role
+from maverick_jax.parameters import TEXT_ROLES, VISION_ROLES, Parameter, Role
 from maverick_jax.stack import PERIODS, Slot
 
 PARTS: dict[Role, str] = {
@@ -69,15 +70,20 @@ def attended_keys(config: ModelConfig, spec: LayerSpec, sequence_length: int) ->
 
 
 def flops_per_token(
-    config: ModelConfig, sequence_length: int, trained: Trained = EVERYTHING, microbatch_tokens: int | None = None
+    config: ModelConfig,
+    sequence_length: int,
+    trained: Trained = EVERYTHING,
+    microbatch_tokens: int | None = None,
+    tiles: int = 0,
 ) -> dict[str, float]:
     """FLOPs of a step per token, by part of the model, in rows of `sequence_length` tokens.
 
     microbatch_tokens: tokens, in the whole job, for which the adapters of routed experts are merged into their weights
-    once; needed only if there are such adapters.
+    once; needed only if there are such adapters. tiles: of pictures, in each row.
     """
     count = _Count(config, sequence_length, trained, microbatch_tokens)
-    flows = trained.any_of("embed")
+    of_pictures = [role for role in VISION_ROLES if tiles and trained.any_of(role)]
+    flows = trained.any_of("embed") or bool(of_pictures)
     # the body of a scan is one program for all periods: a gradient passes through each, or through none; XLA runs a
     # single period without a loop
     scanned = [slot for slot in config.stack.slots if slot.run == PERIODS and config.num_periods > 1]
@@ -86,7 +92,11 @@ def flops_per_token(
         flows = count.layer(slot, flows)
     head = next(p for p in parameters.output(config) if p.role == "head")
     count.product(head, None, flows or trained.any_of("norms"))
-    return {part: float(count.found[part]) for part in (*PARTS.values(), "attention_scores", "adapters")}
+    found = {part: float(count.found[part]) for part in (*PARTS.values(), "attention_scores", "adapters")}
+    if tiles:
+        each = pictures.flops_per_tile(config, of_pictures)
+        found |= {part: flops * tiles / sequence_length for part, flops in each.items()}
+    return found
 
 
 def train_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
@@ -94,9 +104,9 @@ def train_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     return sum(flops_per_token(config, sequence_length).values())
 
 
-def forward_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
-    """FLOPs of one token's forward pass, logits included."""
-    return sum(flops_per_token(config, sequence_length, NOTHING).values())
+def forward_flops_per_token(config: ModelConfig, sequence_length: int, tiles: int = 0) -> float:
+    """FLOPs of one token's forward pass, logits and its share of a row's `tiles` included."""
+    return sum(flops_per_token(config, sequence_length, NOTHING, tiles=tiles).values())
 
 
 def _roles(config: ModelConfig, slot: Slot) -> set[Role]:

@@ -30,6 +30,8 @@ class Layout:
     """`cpu`, `gpu` or `tpu`."""
     loss_chunk: int | None = None
     """Tokens per device whose logits exist at one time; None: the default of the loss."""
+    tiles: int = 0
+    """Tiles of pictures for which each row has room."""
 
     @property
     def num_devices(self) -> int:
@@ -40,6 +42,12 @@ class Layout:
         """Tokens on one device in one forward pass."""
         split = size_of(self.sizes, self.rules.batch) * size_of(self.sizes, self.rules.length)
         return math.ceil(self.batch_size * self.sequence_length / (self.accumulation_steps * split))
+
+    @property
+    def own_tiles(self) -> int:
+        """Tiles that one device encodes in one forward pass: those of its rows, also where it shares them."""
+        split = size_of(self.sizes, self.rules.batch)
+        return self.tiles * math.ceil(self.batch_size / (self.accumulation_steps * split))
 
     @property
     def stages(self) -> int:
@@ -109,7 +117,7 @@ class Layout:
 
     def held(self, p: Parameter) -> int:
         """Elements of a parameter that one device stores, in all layers."""
-        return p.size // (self.parts(p.axes) * (self.stages if p.stacked else 1))
+        return p.size // (self.parts(p.axes) * (self.stages if p.in_stages else 1))
 
     def stored(self, parameters: Iterable[Parameter]) -> int:
         """Elements of these parameters that one device stores."""

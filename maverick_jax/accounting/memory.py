@@ -8,7 +8,7 @@ for H200 clusters (docs/scaling.md compares).
 from collections.abc import Callable, Iterable
 
 from maverick_jax import parameters
-from maverick_jax.accounting import activations, period
+from maverick_jax.accounting import activations, period, pictures
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.ops.cross_entropy import default_rows
@@ -30,20 +30,22 @@ def memory(
     parameter; two float32 moments unless given.
 
     `activations` are what layers keep by `config.remat`; `recomputed`, what the backward pass of a layer computes
-    again; `attention`, the working set of attention; `gathered`, the weights of a layer as they are used, with the
-    gradients of a period as they leave the products; `operands` and `copies`, what TPU programs hold besides
-    (`accounting.period`); `loss`, chunks of logits, the output matrix and its gradient.
+    again; `tiles`, the pictures of a batch; `attention`, the working set of attention; `gathered`, the weights of a
+    layer as they are used, with the gradients of a period as they leave the products; `operands` and `copies`, what TPU
+    programs hold besides (`accounting.period`); `loss`, chunks of logits, the output matrix and its gradient.
     """
     trained = list(parameters.of_model(config) if trained is None else trained)
     moments = [
         _at_loss(config, layout, trained),
         _in_backward(config, layout, trained),
         _at_update(config, layout, trained),
+        *_in_encoder(config, layout, trained),
     ]
     held = max(moments, key=lambda moment: sum(moment.values()))
     return {
         "weights": weight_bytes(config, layout),
         "optimizer": sum(layout.stored([p]) * state_bytes(p) for p in trained),
+        **({"tiles": pictures.tile_bytes(config, layout)} if layout.tiles else {}),
         **held,
         "fragmentation": int(FRAGMENTATION * sum(held.values())),
     }
@@ -66,7 +68,7 @@ def _at_loss(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> d
     matrix = element + wide * any(p.role == "head" for p in trained)
     whole = (2 * layout.tokens * element + vocabulary * matrix) * config.hidden_size
     return {
-        "activations": _kept(config, layout),
+        "activations": _kept(config, layout) + pictures.kept_bytes(config, layout, trained),
         "gradients": _summed_gradients(config, layout, trained),
         "loss": 2 * wide * rows * vocabulary + whole,
     }
@@ -83,7 +85,9 @@ def _in_backward(config: ModelConfig, layout: Layout, trained: list[Parameter]) 
     # TPU programs cast the sum over chunks when they reduce it, GPU programs when it is done
     element = BYTES["float32" if layout.platform == "tpu" else config.compute_dtype]
     return {
-        "activations": _kept(config, layout) + activations.in_flight_bytes(config, layout),
+        "activations": _kept(config, layout)
+        + activations.in_flight_bytes(config, layout)
+        + pictures.kept_bytes(config, layout, trained),
         "gradients": _gradient_bytes(config, layout, trained),
         **period.worst(config, layout, trained),
         "loss": layout.used(head) * element,
@@ -98,7 +102,9 @@ def _at_layer(config: ModelConfig, layout: Layout, trained: list[Parameter], i: 
     narrow = min(BYTES[config.param_dtype], BYTES[config.compute_dtype])
     kept = sum(activations.kept_bytes(config, before, layout) for before in config.layers[: i + 1])
     return {
-        "activations": kept + activations.in_flight_bytes(config, layout),
+        "activations": kept
+        + activations.in_flight_bytes(config, layout)
+        + pictures.kept_bytes(config, layout, trained),
         "gradients": layout.stored(done) * narrow + _summed_gradients(config, layout, trained),
         **period.layer_bytes(config, spec, layout),
     }
@@ -106,6 +112,18 @@ def _at_layer(config: ModelConfig, layout: Layout, trained: list[Parameter], i: 
 
 def _at_update(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> dict[str, int]:
     return {"gradients": _gradient_bytes(config, layout, trained)}
+
+
+def _in_encoder(config: ModelConfig, layout: Layout, trained: list[Parameter]) -> list[dict[str, int]]:
+    """The image encoder's layers: in the forward pass, before the text model has kept anything, and in the backward
+    pass, when all other gradients are there."""
+    if not layout.tiles:
+        return []
+    kept, work = pictures.kept_bytes(config, layout, trained), pictures.working_bytes(config, layout, trained)
+    moments = [{"activations": kept, "gradients": _summed_gradients(config, layout, trained), "recomputed": work}]
+    if any(p.role == "vision" for p in trained):
+        moments.append({**moments[0], "gradients": _gradient_bytes(config, layout, trained)})
+    return moments
 
 
 # ---- what they are made of -------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
 from maverick_jax.inference.cache import decode, prefill
 from maverick_jax.inference.sampling import PLAIN, Sampling
-from maverick_jax.model.transformer import Maverick
 from maverick_jax.model.tiles import encoder_of, tiles_by_row
+from maverick_jax.model.transformer import Maverick
 from maverick_jax.sharding import axes_tuple
 from maverick_jax.text import Tokenizer
 

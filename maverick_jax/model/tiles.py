@@ -1,8 +1,8 @@
 """The tiles of a batch's pictures: rows own theirs.
 
-`tiles` is [B, M, C, S, S]: the tiles of each row in reading order, the rest padding. M is the same for all rows and known
-before compilation. Rows are divided among devices, so each device encodes the tiles of its own rows and puts the features
-into its own places: no feature goes to a device that has other rows.
+`tiles` is [B, M, C, S, S]: the tiles of each row in reading order, the rest padding. M is the same for all rows and
+known before compilation. Rows are divided among devices, so each device encodes the tiles of its own rows and puts the
+features into its own places: no feature goes to a device that has other rows.
 
 P image tokens per tile; the k-th `<|patch|>` token of a row takes the k-th feature of that row's tiles.
 """
@@ -67,9 +67,9 @@ def fuse(embeddings: jax.Array, is_image: jax.Array, features: jax.Array, rules:
 
 
 def tiles_by_row(config: Network, rows: Sequence[np.ndarray], pixel_values) -> np.ndarray | None:
-    """The tiles of each of `rows` (int[T] token ids, of any lengths), [len(rows), M, C, S, S], from those of all rows in
-    reading order, `pixel_values` [N, C, S, S]. M takes few different values, so that few programs are compiled. None if
-    there are none.
+    """The tiles of each of `rows` (int[T] token ids, of any lengths), [len(rows), M, C, S, S], from those of all rows
+    in reading order, `pixel_values` [N, C, S, S]. M takes few different values, so that few programs are compiled. None
+    if there are none.
 
     Raises InputError unless each row contains one `<|patch|>` for each feature of whole tiles, and all rows N tiles'.
     """
@@ -90,8 +90,8 @@ def tiles_by_row(config: Network, rows: Sequence[np.ndarray], pixel_values) -> n
         )
     if (cut := np.flatnonzero(wanted % P)).size:
         raise InputError(
-            f"tokens: row {cut[0]} contains {wanted[cut[0]]} ids {vision.image_token_index} (<|patch|>); expected whole "
-            f"tiles, of {P} each"
+            f"tokens: row {cut[0]} contains {wanted[cut[0]]} ids {vision.image_token_index} (<|patch|>); expected "
+            f"whole tiles, of {P} each"
         )
     if not N:
         return None

@@ -1,5 +1,5 @@
-"""Compares the loss and the gradients of samples with pictures with the public model, and shows that mistakes in a batch
-change them; a packed row gives what its samples give alone."""
+"""Compares the loss and the gradients of samples with pictures with the public model, and shows that mistakes in a
+batch change them; a packed row gives what its samples give alone."""
 
 import functools
 

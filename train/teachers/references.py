@@ -61,7 +61,7 @@ def find_references(config: RunConfig) -> dict[str, Found]:
 
 
 def _unlike_pictures(config: RunConfig, there: ModelConfig) -> str | None:
-    """Why a reference cannot see the pictures of the data as the trained model does; None: it can, or there are none."""
+    """Why a reference cannot see the data's pictures as the trained model does; None: it can, or there are none."""
     own, theirs = config.model.vision, there.vision
     if not config.data.tiles_per_row or own is None:
         return None

@@ -188,7 +188,7 @@ def test_tiles_of_a_batch_go_to_their_rows():
 def test_a_picture_on_two_rows_is_refused():
     whole = sample(VISION, [(1, 1)]).tokens
     with pytest.raises(InputError, match=r"row 0 contains 2 ids 63 \(<\|patch\|>\); expected whole tiles, of 4 each"):
-        tiles_by_row(CONFIG, np.split(whole[:8], [8]) + [whole[8:]], np.zeros((1, 3, 16, 16)))
+        tiles_by_row(CONFIG, [whole[:8], whole[8:]], np.zeros((1, 3, 16, 16)))
 
 
 def test_logits_of_traced_code_are_the_same():
