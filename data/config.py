@@ -105,6 +105,11 @@ class DataConfig(Section):
         return any(isinstance(source, PictureSource) for source in self.sources.values())
 
     @property
+    def tiles_per_row(self) -> int:
+        """The most tiles that a row can have; 0: there are no pictures."""
+        return self.tiles.most_in_row(self.sequence_length) if self.has_pictures else 0
+
+    @property
     def has_kinds(self) -> bool:
         """Whether rows have token kinds: any source contains trajectories or pictures."""
         return self.has_trajectories or self.has_pictures

@@ -61,10 +61,13 @@ class Feed:
         A = self.config.optimizer.accumulation_steps
         return A, self.config.data.batch_size // A, self.config.data.sequence_length
 
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and shardings of a batch without pictures under the current mesh. Raises ValueError if a row
-        of the data lacks a field or has it in another shape or dtype."""
-        batch, row = abstract_batch(self.config, jax.sharding.get_mesh(), self.fields), self.train.row(0)
+    def abstract_batch(self, step: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of the batch of `step` under the current mesh; those of other steps may have
+        room for other numbers of tiles. Raises ValueError if a row of the data lacks a field or has it in another shape
+        or dtype."""
+        tiles = self.train.tile_budgets(self.config.data.batch_size)(step)
+        batch = abstract_batch(self.config, jax.sharding.get_mesh(), self.fields, tiles)
+        row = self.train.row(0)
         for name, x in chosen(row, self.fields).items():
             if (x.shape, x.dtype) != (batch[name].shape[2:], batch[name].dtype):
                 expected = f"{batch[name].dtype}{list(batch[name].shape[2:])}"

@@ -11,11 +11,13 @@ from maverick_jax.accounting.devices import Hardware
 from maverick_jax.checkpoint.store import CheckpointConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
+from maverick_jax.images import ImageTokenIds
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.section import Section
 from maverick_jax.settings.strict_yaml import Location, Problem
 from maverick_jax.sharding import PIPELINE_AXIS, MeshConfig, ShardingRules, axes_tuple, size_of
+from maverick_jax.text import Tokenizer
 from train.faults.config import GuardConfig
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
@@ -126,6 +128,17 @@ def check_vocabulary(config: RunConfig, tokenizer_size: int) -> None:
         )
 
 
+def check_picture_tokens(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raises InputError if the data holds pictures and their tokens are others than the model takes them for."""
+    if not config.data.has_pictures or config.model.vision is None:
+        return
+    if (found := ImageTokenIds.of(tokenizer).patch) != (expected := config.model.vision.image_token_index):
+        raise InputError(
+            f"model.vision.image_token_index: {expected}; expected {found}, the id of <|patch|> in data.tokenizer "
+            f"({config.data.tokenizer})"
+        )
+
+
 def _split(config: RunConfig) -> list[tuple[str, int, str]]:
     """The sizes that the mesh divides: (key, size, logical axis)."""
     data = config.data
@@ -176,12 +189,8 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return found
     if found := config.optimizer.multipliers.misfits(config.model.network):
         return found
-    if not config.data.tiles_per_row and (of_pictures := config.trainable.of_pictures()):
-        key, role = of_pictures[0]
-        return [(key, f"{role} is part of the image encoder, and no source of `data` holds pictures to train it with; "
-                 f"expected a list without {role}")]  # fmt: skip
-    if config.data.tiles_per_row and config.model.vision is None:
-        return [("data.tiles_per_row", "the model has no image encoder (model.vision); expected 0")]
+    if found := _picture_misfits(config):
+        return found
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
     found += _unshared_rows(config, size_of(sizes, rules.length))
@@ -200,6 +209,24 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
             said = said if key == "data.batch_size" else str(number)
             found.append((key, f"{said} is not a multiple of {ways}, over which {over} split it ({axis})"))
     return found or _pipeline_misfits(config, sizes)
+
+
+def _picture_misfits(config: RunConfig) -> list[tuple[str, str]]:
+    """(key, error) where the image encoder and the pictures of the data do not belong together."""
+    if not config.data.has_pictures:
+        return [
+            (key, f"{role} is a part of the image encoder, and no source of `data` holds pictures to train it with; "
+             f"expected a list without {role}")
+            for key, role in config.trainable.of_pictures()[:1]
+        ]  # fmt: skip
+    if (vision := config.model.vision) is None:
+        return [("data.sources", "hold pictures, and the model has no image encoder (model.vision is null)")]
+    pairs = {"tile_size": "image_size", "patch_size": "patch_size", "pixel_shuffle_ratio": "pixel_shuffle_ratio"}
+    return [
+        (f"data.tiles.{key}", f"{here}; expected {there}, as model.vision.{name}")
+        for key, name in pairs.items()
+        if (here := getattr(config.data.tiles, key)) != (there := getattr(vision, name))
+    ]
 
 
 def _pipeline_misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:

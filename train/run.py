@@ -86,7 +86,7 @@ def _train(session: Session) -> dict[str, Any]:
         flops = sum(flops_of_run(config, {name: found.config for name, found in session.references.items()}).values())
         describe(session, start, flops)
         references = session.load_references()
-        batch = session.feed.abstract_batch()
+        batch = session.feed.abstract_batch(start)
         with Working("compiling the step", done="compiled", shown=config.logging.progress and jax.process_index() == 0):
             step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)

@@ -6,7 +6,7 @@
 2. mesh: find the size of each axis, and check that everything that is split is split evenly; a run then says what it
    is;
 3. logging: check that the packages of its sinks are installed;
-4. tokenizer: check that the model has a row for each of its ids;
+4. tokenizer: check that the model has a row for each of its ids, and knows those of pictures;
 5. references: find the objective's frozen models; check that they fit the objective, the mesh and the tokenizer;
 6. rows: open those to train on, with the stored targets they carry, and the held-out ones;
 7. run directory: check that it holds this run or none;
@@ -38,7 +38,7 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 from train import announce
 from train.batches import Feed
 from train.compilation import use_compilation_cache
-from train.config import RunConfig, check_against_mesh, check_vocabulary
+from train.config import RunConfig, check_against_mesh, check_picture_tokens, check_vocabulary
 from train.evaluation.held_out import HeldOut
 from train.faults.hangs import watched
 from train.faults.processes import initialize_from_environment
@@ -103,6 +103,7 @@ class Session:
             check_sinks(config.logging)
         tokenizer = load_tokenizer(config.data.tokenizer)
         check_vocabulary(config, tokenizer.vocab_size)
+        check_picture_tokens(config, tokenizer)
         missing = missing_references(config) if train is not None and parts.references else {}
         find = functools.partial(_references, config, mesh, tokenizer)
         references = find(missing) if parts.references else None
