@@ -13,7 +13,7 @@ from data.rows.dataset import Dataset, Split, open_dataset
 from data.rows.fields import FIELDS, TARGET, TILES, Row, chosen
 from data.targets.format import layout
 from maverick_jax.config import ModelConfig
-from maverick_jax.model.tiles import encoder_of, num_patches
+from maverick_jax.images import num_patches
 from maverick_jax.row_split import RowSplit
 from train.config import RunConfig
 from train.faults.rollback import NONE, Rollbacks
@@ -126,10 +126,11 @@ def check_cells(rows: Row, split: RowSplit, model: ModelConfig) -> None:
 def check_tiles(rows: Row, model: ModelConfig) -> None:
     """Raises ValueError unless `rows` [n, T] have as many features of whole tiles as `<|patch|>` tokens. A row may have
     fewer pictures than there is room for."""
-    if model.vision is None and TILES not in rows:
+    if (vision := model.vision) is None:
+        if TILES in rows:
+            raise ValueError("a batch has tiles, and the model has no image encoder; expected none")
         return
-    vision = encoder_of(model)
-    wanted, room = num_patches(vision, rows["tokens"]), 0
+    wanted, room = num_patches(rows["tokens"], vision.image_token_index), 0
     if TILES in rows:
         room, *shape = rows[TILES].shape[1:]
         expected = [vision.num_channels, vision.image_size, vision.image_size]
@@ -163,8 +164,7 @@ def abstract_batch(
         sharding = _sharding(config, name, mesh)
         full = (A, config.data.batch_size // A, *shape)
         found[name] = jax.ShapeDtypeStruct(full, np.dtype(dtype.newbyteorder("=")), sharding=sharding)
-    if tiles:
-        vision = encoder_of(config.model)
+    if tiles and (vision := config.model.vision):
         shape = (tiles, vision.num_channels, vision.image_size, vision.image_size)
         full = (A, config.data.batch_size // A, *shape)
         found[TILES] = jax.ShapeDtypeStruct(full, FIELDS[TILES].dtype, sharding=_sharding(config, TILES, mesh))

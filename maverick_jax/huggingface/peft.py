@@ -76,9 +76,9 @@ class PeftAdapter:
     @property
     def matrices(self) -> set[tuple[str, str]]:
         """The matrices with adapters in any layer: the part of a layer (`self_attn`, `feed_forward`, `shared_expert`)
-        and the name (`q_proj`)."""
-        parts = (module.split(".") for module, _ in self.tensors)
-        return {(names[-2], names[-1]) for names in parts if len(names) > 1}
+        and the name (`q_proj`). Those of pictures have the part `vision`, `adapter` or `projector`."""
+        parts = ((module, module.split(".")) for module, _ in self.tensors)
+        return {(_part_of_pictures(module) or names[-2], names[-1]) for module, names in parts if len(names) > 1}
 
     def factors(self, config: ModelConfig) -> dict[str, np.ndarray]:
         """Our factors A and B of a model's parameters, float32, by `checkpoint.adapters.factor_names`. Raises
@@ -201,16 +201,21 @@ def _factors(path: pathlib.Path, rank: int) -> dict[tuple[str, str], Stored]:
 
 
 def _linear_entries(config: ModelConfig) -> list[Entry]:
-    """The matrices of the text model that are linear modules, in their order in the model."""
+    """The matrices that are linear modules, in their order in the model."""
     shapes = {p.name: p.full_shape for p in parameters.of_model(config)}
     entries = huggingface_names.table({n: s for n, s in shapes.items() if not n.endswith(parameters.ROUTER_BIAS)})
-    return [
-        e for e in entries if isinstance(e.layout, Linear) and not e.ours.startswith(huggingface_names.VISION_PREFIX)
-    ]
+    return [entry for entry in entries if isinstance(entry.layout, Linear)]
+
+
+def _part_of_pictures(module: str) -> str | None:
+    """The role of a matrix that only pictures pass through, by its module's name; None for others."""
+    starts = {"vision_model.model.": "vision", "vision_model.vision_adapter.": "adapter",
+              "multi_modal_projector.": "projector"}  # fmt: skip
+    return next((role for start, role in starts.items() if module.startswith(start)), None)
 
 
 def _module(entry: Entry) -> str:
-    """The module's name in a text model."""
+    """The module's name, in the text model without its prefix."""
     return entry.theirs.removeprefix(TEXT_PREFIX).removesuffix(_WEIGHT)
 
 

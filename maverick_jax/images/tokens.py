@@ -1,8 +1,10 @@
 """The tokens that represent a picture. They are inserted by id; text is never searched for them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.images.canvas import Size
@@ -58,3 +60,8 @@ def num_image_tokens(grid: Size, patches_per_tile: int) -> int:
     if down * across == 1:
         return patches_per_tile + 3
     return patches_per_tile * (down * across + 1) + down * (across - 1) + down + 3
+
+
+def num_patches(rows: Sequence[np.ndarray] | np.ndarray, patch: int) -> np.ndarray:
+    """int64[len(rows)]: how often each of `rows` (int[T] token ids, of any lengths) has the id `patch`."""
+    return np.array([np.count_nonzero(np.asarray(row) == patch) for row in rows], np.int64)

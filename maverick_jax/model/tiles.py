@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.errors import InputError
-from maverick_jax.images import bucket_of, pixel_table
+from maverick_jax.images import bucket_of, num_patches, pixel_table
 from maverick_jax.network import Network, VisionConfig
 from maverick_jax.ops.row_split import split_rows, whole_rows
 from maverick_jax.ops.stream import stream_spec
@@ -82,7 +82,7 @@ def tiles_by_row(config: Network, rows: Sequence[np.ndarray], pixel_values) -> n
             f"pixel_values: shape {np.shape(pixel_values)}; expected (tiles, {', '.join(map(str, shape))})"
         )
     P, N = vision.tokens_per_tile, len(pixel_values)
-    wanted = num_patches(vision, rows)
+    wanted = num_patches(rows, vision.image_token_index)
     if wanted.sum() != N * P:
         raise InputError(
             f"pixel_values: {N} tiles give {N * P} rows of features; tokens contain {wanted.sum()} ids "
@@ -100,11 +100,6 @@ def tiles_by_row(config: Network, rows: Sequence[np.ndarray], pixel_values) -> n
     for row, end, count in zip(found, np.cumsum(counts), counts, strict=True):
         row[:count] = pixel_values[end - count : end]
     return found
-
-
-def num_patches(vision: VisionConfig, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """int64[len(rows)]: the number of `<|patch|>` tokens of each row."""
-    return np.array([np.count_nonzero(np.asarray(row) == vision.image_token_index) for row in rows], np.int64)
 
 
 def traced_tiles_by_row(config: Network, tokens: jax.Array, pixel_values: jax.Array | None) -> jax.Array | None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from data.rows.fields import FIELDS, PACKED, BatchField, Row
+from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.row_split import RowSplit
 from tests.helpers import tiny
-from train.batches import Feed, check_cells
+from train.batches import Feed, check_cells, check_tiles
 from train.config_files import read_config
 from train.faults.rollback import Rollback, Rollbacks
 from train.objectives.base import Context, Head, Objective
@@ -180,3 +181,31 @@ def test_batches_that_a_roll_back_leaves_out_are_not_read(feed_of, mesh_of):
         plain, found = tokens(0, 9), tokens(1, 5, left_out)
     for number, batch in zip([1, 5, 7, 8], found, strict=True):
         np.testing.assert_array_equal(batch, plain[number])
+
+
+def _rows_with_tiles(tiles: int | None, patches: int, size: int = 56) -> dict[str, np.ndarray]:
+    tokens = np.zeros((2, 16), np.int32)
+    tokens[1, :patches] = 270
+    rows = {"tokens": tokens}
+    return rows if tiles is None else rows | {"tiles": np.zeros((2, tiles, 3, size, size), np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "said"),
+    [
+        ("tiny_vision", _rows_with_tiles(2, 8), None),
+        ("tiny_vision", _rows_with_tiles(2, 4), None),
+        ("tiny_vision", _rows_with_tiles(None, 0), None),
+        ("tiny", _rows_with_tiles(None, 4), None),
+        ("tiny_vision", _rows_with_tiles(1, 8), r"row 1 .* 8 <\|patch\|> tokens and 1 tiles; expected 4 tokens for each"),
+        ("tiny_vision", _rows_with_tiles(2, 6), "row 1 of a batch has 6"),
+        ("tiny_vision", _rows_with_tiles(None, 4), "row 1 of a batch has 4 .* and 0 tiles"),
+        ("tiny_vision", _rows_with_tiles(1, 4, 28), r"\[3, 28, 28\]; expected \[3, 56, 56\]"),
+        ("tiny", _rows_with_tiles(1, 0), "no image encoder"),
+    ],
+)
+def test_a_batch_has_a_feature_for_each_patch_token(model, rows, said):
+
+    refused = contextlib.nullcontext() if said is None else pytest.raises(ValueError, match=said)
+    with refused:
+        check_tiles(rows, ModelConfig.from_name(model))

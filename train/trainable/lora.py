@@ -10,7 +10,7 @@ from maverick_jax.checkpoint.adapters import AdapterSettings, factor_names
 from maverick_jax.checkpoint.names import ADAPTERS, HEADS
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.overlays import Factors
-from maverick_jax.parameters import Parameter, Role
+from maverick_jax.parameters import VISION_ROLES, Parameter, Role
 from train.objectives.base import Head
 
 Target = Literal[
@@ -93,7 +93,7 @@ def targets_of(matrices: set[tuple[str, str]]) -> tuple[Target, ...]:
     """The targets that mean these matrices, given as (part of a layer, name) in transformers' words. A name that a part
     shares with others is taken for all of them, unless the part is complete and alone."""
     of = lambda part: {name for there, name in matrices if there == part}
-    found: list[str] = sorted(of("self_attn"))
+    found: list[str] = sorted(of("self_attn")) + [role for role in VISION_ROLES if of(role)]
     dense, shared = of("feed_forward"), of("shared_expert")
     whole = {"gate_proj", "up_proj", "down_proj"}
     if whole in (dense, shared) and not (dense and shared):

@@ -164,6 +164,21 @@ def test_modules_of_the_image_encoder_are_not_meant(tmp_path):
     }
 
 
+def test_adapters_of_the_image_encoder_are_written_and_read(tmp_path):
+    config = MULTIMODAL["maverick_with_images"]
+    folder, run = exported(tmp_path, LoraConfig(rank=2, targets=("vision", "adapter", "projector")), config)
+    found, modules = PeftAdapter.at(folder), read_json(folder / "adapter_config.json")["target_modules"]
+    assert {"vision_model.vision_adapter.mlp.fc1", "multi_modal_projector.linear_1"} <= {*modules}
+    assert "vision_model.model.layers.1.mlp.fc2" in modules and len(modules) == 6 * 2 + 3
+    assert targets_of(found.matrices) == ("vision", "adapter", "projector")
+    stored = CheckpointStore(run / "checkpoints", read_only=True).readers("heads/lora/")
+    factors = found.factors(config)
+    assert factors.keys() == stored.keys() and factors["vision/layers/q/a"].shape == (2, 32, 2)
+    for name, x in factors.items():
+        whole = stored[name](tuple(slice(0, n) for n in stored[name].shape), np.dtype(np.float32))
+        np.testing.assert_array_equal(x, whole, err_msg=name)
+
+
 def names_of(config, end):
     return {name for name in shapes(config) if name.endswith(end) and not name.startswith("vision")}
 
