@@ -312,6 +312,7 @@ SOURCE_NAMES = {
     "counting",
     "chats",
     "long",
+    "pictures",
 }  # chosen by the user: none is wrong
 
 
