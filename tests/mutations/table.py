@@ -45,6 +45,7 @@ FORMATS, SAMPLER = TRAJECTORIES + "formats/test_formats.py", "tests/maverick_jax
 CHAT, HUGGINGFACE = "tests/maverick_jax/text/chat/", "tests/maverick_jax/huggingface/"
 DISTILL, SELECTION = "train/objectives/distill/", "tests/train/trainable/test_selection.py"
 OPS = "tests/maverick_jax/ops/"
+TILES, ROWS_OF_TILES = "maverick_jax/model/tiles.py", "tests/parity/test_pictures.py"
 
 TRAIN = [
     _mutation(
@@ -203,7 +204,7 @@ DATA = [
     _mutation(
         "C3",
         "each epoch has the same order of rows",
-        "data/rows/dataset.py",
+        "data/rows/source_rows.py",
         'derive(self.seed, "rows", epoch)',
         'derive(self.seed, "rows", 0)',
         f"{ROWS}test_dataset.py",
@@ -547,4 +548,64 @@ PRECISION = [
 ]
 """Sums in float32 where numbers are bfloat16."""
 
-MUTATIONS = [*TRAIN, *OBJECTIVES, *DATA, *RUNS, *STORAGE, *TEXT, *PRECISION]
+PICTURES = [
+    _mutation(
+        "P1",
+        "a picture goes to the next row",
+        TILES,
+        "own = features.reshape(len(embeddings), -1, features.shape[-1])",
+        "own = jnp.roll(features.reshape(len(embeddings), -1, features.shape[-1]), 1, axis=0)",
+        f"{ROWS_OF_TILES}::test_loss_and_gradients_of_samples_with_pictures_equal_the_public_model",
+    ),
+    _mutation(
+        "P2",
+        "a row's features are taken from the last to the first",
+        TILES,
+        "jnp.where(is_image, place, 0)[..., None]",
+        "jnp.where(is_image, own.shape[1] - 1 - place, 0)[..., None]",
+        f"{ROWS_OF_TILES}::test_loss_and_gradients_of_samples_with_pictures_equal_the_public_model",
+    ),
+    _mutation(
+        "P3",
+        "padding tiles come before a row's own",
+        TILES,
+        "row[:count] = pixel_values[end - count : end]",
+        "row[len(row) - count :] = pixel_values[end - count : end]",
+        "tests/maverick_jax/model/test_tiles.py::test_tiles_of_a_batch_go_to_their_rows",
+    ),
+    _mutation(
+        "P4",
+        "documents of a row see each other",
+        "maverick_jax/model/inputs.py",
+        'batch["segment_ids"], batch.get(',
+        '(batch["segment_ids"] > 0).astype("int32"), batch.get(',
+        f"{ROWS_OF_TILES}::test_a_packed_row_gives_what_its_samples_give_alone",
+    ),
+    _mutation(
+        "P5",
+        "pixels are normalized as Meta's reference does",
+        TILES,
+        'pixel_table("bfloat16")',
+        'pixel_table("float32")',
+        "tests/maverick_jax/model/test_tiles.py::test_pixels_are_normalized_on_the_device_as_on_the_host_to_the_bit",
+    ),
+    _mutation(
+        "P6",
+        "the projector is trained as a part of the adapter",
+        "maverick_jax/parameters.py",
+        '(None, "vision_embed"), "projector")',
+        '(None, "vision_embed"), "adapter")',
+        f"{SELECTION}::test_encoder_adapter_and_projector_are_trained_apart",
+    ),
+    _mutation(
+        "P7",
+        "rows with more patch tokens than features pass",
+        "train/batches.py",
+        "bad = (wanted > room * P) | (wanted % P > 0)",
+        "bad = wanted % P > 0",
+        "tests/train/test_batches.py::test_a_batch_has_a_feature_for_each_patch_token",
+    ),
+]
+"""Pictures in rows."""
+
+MUTATIONS = [*TRAIN, *OBJECTIVES, *DATA, *RUNS, *STORAGE, *TEXT, *PRECISION, *PICTURES]

@@ -11,9 +11,10 @@ from jax.sharding import PartitionSpec
 
 from maverick_jax.checkpoint import names
 from maverick_jax.model.inputs import Inputs
-from maverick_jax.network import Balance
+from maverick_jax.network import Balance, VisionConfig
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
+from train import step as step_module
 from train.objectives import Pretrain
 from train.optimizers import AdamW
 from train.optimizers.multipliers import Multipliers
@@ -289,3 +290,30 @@ def test_parameters_in_float32_are_not_rounded():
     np.testing.assert_array_equal(
         apply_updates(trained, {"w": jnp.full(4, 1e-6)}, jnp.int32(0))["w"], np.float32(1 + 1e-6)
     )
+
+
+def test_each_number_of_tiles_is_one_program(monkeypatch):
+    """Compiled when it first comes; the first one before the first step."""
+    vision = VisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=4,
+        vision_output_dim=8, image_token_index=63, boi_token_index=61, eoi_token_index=62,
+    )  # fmt: skip
+    config, made = tiny.model_config(num_hidden_layers=1, vision=vision), []
+    real = step_module.lower_step
+    monkeypatch.setattr(step_module, "lower_step", lambda *given: made.append(given[1]) or real(*given))
+
+    def batch(tiles: int) -> dict:
+        fields = tiny.batch(config, rows=2)
+        fields["tokens"] %= 60
+        return tiny.placed(fields | ({"tiles": np.zeros((1, 2, tiles, 3, 16, 16), np.uint8)} if tiles else {}))
+
+    init, _ = tiny.jitted(config)
+    state, tx = init(0), tiny.OPTIMIZER.build(tiny.STEPS, config)
+    step = compile_step(state, batch(0), tiny.PRETRAIN, tx, {})
+    assert len(made) == 1
+    losses = []
+    for tiles in (0, 2, 0, 1, 2, 0):
+        state, metrics = step(state, batch(tiles))
+        losses.append(float(metrics["loss"]))
+    assert [0 if "tiles" not in b else b["tiles"].shape[2] for b in made] == [0, 2, 1]
+    assert losses[-1] < losses[0]
