@@ -1,0 +1,204 @@
+#!/usr/bin/env python
+"""Does the model learn to see? Train `multimodal_tiny` and a twin to which every picture is white, and ask both about
+charts that neither has seen.
+
+    python benchmarks/multimodal_tiny.py --work FOLDER [--seeds 0 1 2] [--charts 500] [--plot FILE.png]
+        [--examples FILE.png] [key=value ...]
+
+The twin has equal data, order, steps and rates. Charts for the questions are drawn from another seed than those of
+training, and no setting was chosen with them. Each chart is shown with its first question; answers are greedy. Relaxed
+accuracy (ChartQA, arXiv 2203.10244): a number may differ by 5%, anything else must be equal. The paired test is
+McNemar's, exact, over the same questions. Everything is kept in FOLDER, and a second call continues there. The last
+line is one JSON object.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from benchmarks.worker import ROOT, WorkerFailed, environment
+from data.pictures.drawn import DrawnPicture, blank, draw
+
+CONFIG = "multimodal_tiny"
+CHARTS_SEED = 20_261_130
+"""Of the charts that are asked about; training draws from seed 0."""
+TWINS = "sees", "blank"
+AT_A_TIME = 50
+LONGEST = 12
+"""Tokens of an answer; the longest has seven."""
+
+
+def relaxed(answer: str, gold: str) -> bool:
+    """Whether an answer counts: a number within 5% of the gold one, or the same text."""
+    answer, gold = answer.strip().lower(), gold.strip().lower()
+    try:
+        return abs(float(answer) - float(gold)) <= 0.05 * abs(float(gold))
+    except ValueError:
+        return answer == gold
+
+
+def paired(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """The two-sided p value of McNemar's exact test."""
+    from scipy.stats import binomtest
+
+    more, less = (sum(a and not b for a, b in zip(x, y, strict=True)) for x, y in ((first, second), (second, first)))
+    return float(binomtest(more, more + less).pvalue) if more + less else 1.0
+
+
+def train(run: pathlib.Path, seed: int, twin: str, words: Sequence[str]) -> None:
+    """Train a run to its end; one that is done is left as it is. Raises WorkerFailed."""
+    own = [f"run.seed={seed}", f"run.dir={run}", f"data.sources.charts.blank={str(twin == 'blank').lower()}"]
+    command = [sys.executable, "-m", "launch.cli", "train", CONFIG, *own, *words]
+    if subprocess.run(command, cwd=ROOT, env=environment(), stdout=sys.stderr, check=False).returncode:
+        raise WorkerFailed(f"{run}: the run failed")
+
+
+def charts(count: int) -> list[DrawnPicture]:
+    """Those that are asked about."""
+    return [draw(CHARTS_SEED, number, "charts", side()) for number in range(count)]
+
+
+def side() -> int:
+    """Pixels along the pictures of the config."""
+    from train.config_files import read_config
+
+    return read_config(CONFIG).data.sources["charts"].side
+
+
+def answers(run: pathlib.Path, asked: Sequence[DrawnPicture], twin: str) -> list[str]:
+    """The run's answer to the first question about each picture."""
+    from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
+    from maverick_jax.inference.sampler import sample_tokens, stop_ids
+    from maverick_jax.inference.sampling import Sampling
+    from maverick_jax.pretrained import load_pretrained
+    from maverick_jax.text import load_tokenizer
+    from maverick_jax.text.chat import Conversation, Image, Message, Role, render
+
+    model, tokenizer = load_pretrained(run), load_tokenizer(run)
+    config, ids = ImageConfig.of(model.config.vision), ImageTokenIds.of(tokenizer)
+    stops, found = stop_ids(tokenizer), []
+    for begin in range(0, len(asked), AT_A_TIME):
+        some = asked[begin : begin + AT_A_TIME]
+        tiles = [preprocess(blank(p.image.width) if twin == "blank" else p.image, config) for p in some]
+        prompts = []
+        for picture, shown in zip(some, tiles, strict=True):
+            parts = (Image(image_tokens(shown.grid, ids, config.patches_per_tile)), picture.questions[0][0])
+            conversation = Conversation([Message(Role.USER, parts)])
+            prompts.append(render(conversation, tokenizer, add_generation_prompt=True).ids.tolist())
+        steps = sample_tokens(model, prompts, LONGEST, Sampling(temperature=0), pixel_values=batch_tiles(tiles))
+        for written in np.stack(list(steps), axis=1).tolist():
+            end = next((i for i, token in enumerate(written) if token in stops), len(written))
+            found.append(tokenizer.decode(written[:end]))
+    return found
+
+
+def measure(work: pathlib.Path, seed: int, count: int, words: Sequence[str]) -> dict[str, Any]:
+    """One seed's rows of the table."""
+    asked, right, said = charts(count), {}, {}
+    for twin in TWINS:
+        run = work / f"{twin}_{seed}"
+        train(run, seed, twin, words)
+        kept = run / f"answers_{count}.json"
+        if not kept.is_file():
+            kept.write_text(json.dumps(answers(run, asked, twin)))
+        said[twin] = json.loads(kept.read_text())
+        right[twin] = [relaxed(a, p.questions[0][1]) for a, p in zip(said[twin], asked, strict=True)]
+    heights = [p.questions[0][0].startswith("How high") for p in asked]
+    share = lambda flags, among: statistics.fmean(f for f, there in zip(flags, among, strict=True) if there)
+    return {
+        "seed": seed,
+        **{twin: statistics.fmean(right[twin]) for twin in TWINS},
+        "sees_heights": share(right["sees"], heights),
+        "sees_ranks": share(right["sees"], [not flag for flag in heights]),
+        "p_value": paired(right["sees"], right["blank"]),
+        "said": said["sees"],
+    }
+
+
+def curve(run: pathlib.Path) -> tuple[list[int], list[float]]:
+    """(steps, held-out loss) of a run."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    pairs = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    return [step for step, _ in pairs], [loss for _, loss in pairs]
+
+
+def plot(work: pathlib.Path, rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Held-out losses over the steps, and accuracies, of both twins and all seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    for twin, color in zip(TWINS, ("tab:blue", "tab:gray"), strict=True):
+        for number, row in enumerate(rows):
+            label = {"sees": "sees the charts", "blank": "sees white pictures"}[twin] if number == 0 else None
+            left.plot(*curve(work / f"{twin}_{row['seed']}"), color=color, alpha=0.8, label=label)
+        right.scatter([twin] * len(rows), [100 * row[twin] for row in rows], color=color, zorder=3)
+    left.set(xlabel="step", ylabel="held-out loss, nats per token of an answer", ylim=(0, None))
+    left.legend(frameon=False)
+    right.axhline(100 / 9, color="black", linewidth=1, linestyle=":")
+    right.annotate("one of nine answers", (0.5, 100 / 9 + 1.5), ha="center", fontsize=9)
+    right.set(ylabel="relaxed accuracy on new charts, %", ylim=(0, 100), xlim=(-0.5, 1.5))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def show(asked: Sequence[DrawnPicture], said: Sequence[str], path: pathlib.Path, count: int = 8) -> None:
+    """The first charts with their questions and the model's answers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, grid = pyplot.subplots(2, count // 2, figsize=(2.6 * count // 2, 6.4), constrained_layout=True)
+    for axes, picture, answer in zip(grid.flat, asked, said, strict=False):
+        question, gold = picture.questions[0]
+        axes.imshow(picture.image, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(question, fontsize=9)
+        mark = "right" if relaxed(answer, gold) else f"wrong: {gold}"
+        axes.set_xlabel(f"{answer!r} ({mark})", fontsize=9, color="black" if mark == "right" else "tab:red")
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--charts", type=int, default=500)
+    parser.add_argument("--plot", type=pathlib.Path)
+    parser.add_argument("--examples", type=pathlib.Path)
+    parser.add_argument("--json", action="store_true", help="nothing but the last line on standard output")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides of the config, for a shorter run")
+    given = parser.parse_args(arguments)
+    given.work.mkdir(parents=True, exist_ok=True)
+    work = given.work.resolve()
+    rows = [measure(work, seed, given.charts, given.words) for seed in given.seeds]
+    if given.plot:
+        plot(work, rows, given.plot)
+    if given.examples:
+        show(charts(given.charts), rows[0]["said"], given.examples)
+    rows = [{name: value for name, value in row.items() if name != "said"} for row in rows]
+    if not given.json:
+        print("| seed | sees | sees: heights | sees: highest, lowest | blank | p |\n|---|---|---|---|---|---|")
+        for row in rows:
+            shares = " | ".join(f"{row[name]:.1%}" for name in ("sees", "sees_heights", "sees_ranks", "blank"))
+            print(f"| {row['seed']} | {shares} | {row['p_value']:.1e} |")
+    print(json.dumps({"charts": given.charts, "overrides": given.words, "seeds": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
