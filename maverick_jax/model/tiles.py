@@ -66,7 +66,7 @@ def fuse(embeddings: jax.Array, is_image: jax.Array, features: jax.Array, rules:
 # ---- from the tiles of a whole batch ---------------------------------------------------------------------------------
 
 
-def tiles_by_row(config: Network, rows: Sequence[np.ndarray], pixel_values) -> np.ndarray | None:
+def tiles_by_row(config: Network, rows: Sequence[np.ndarray] | jax.Array, pixel_values) -> np.ndarray | None:
     """The tiles of each of `rows` (int[T] token ids, of any lengths), [len(rows), M, C, S, S], from those of all rows
     in reading order, `pixel_values` [N, C, S, S]. M takes few different values, so that few programs are compiled. None
     if there are none.
@@ -82,7 +82,7 @@ def tiles_by_row(config: Network, rows: Sequence[np.ndarray], pixel_values) -> n
             f"pixel_values: shape {np.shape(pixel_values)}; expected (tiles, {', '.join(map(str, shape))})"
         )
     P, N = vision.tokens_per_tile, len(pixel_values)
-    wanted = num_patches(rows, vision.image_token_index)
+    wanted = num_patches([np.asarray(row) for row in rows], vision.image_token_index)
     if wanted.sum() != N * P:
         raise InputError(
             f"pixel_values: {N} tiles give {N * P} rows of features; tokens contain {wanted.sum()} ids "

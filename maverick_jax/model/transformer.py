@@ -137,7 +137,7 @@ class Maverick(nnx.Module):
         self._require_batch(*places)
         with jax.set_mesh(mesh):
             tiles = None if tiles is None else jax.device_put(tiles, self.rules("batch", None, None, None, None))
-            return _jitted_logits(self, Inputs(*map(self._place, places), tiles))
+            return _jitted_logits(self, Inputs(*map(self._place, places), tiles=tiles))
 
     def layer(self, index: int) -> Layer:
         """One layer by itself; `index` counts from 0 over the whole depth."""
