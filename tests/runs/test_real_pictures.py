@@ -18,6 +18,8 @@ from tests.helpers import small_run
 from tests.parity.oracle import torch_logits
 from train.run import main
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPHS = pathlib.Path(matplotlib.get_data_path()) / "sample_data"
 NAMES = "grace_hopper.jpg", "logo2.png", "Minduka_Present_Blue_Pack.png"
 LETTER = (
@@ -74,7 +76,7 @@ def test_training_sees_them(run):
 
 def test_the_tuned_model_reads_them_and_others(run):
     def written(*images) -> str:
-        wanted = GenerateOptions("What is this?", images=images, max_tokens=12, sampling=Sampling(temperature=0))
+        wanted = GenerateOptions("What is this?", None, images=images, max_tokens=12, sampling=Sampling(temperature=0))
         return generate(str(run), wanted, None)["text"]
 
     paths = [str(run.parent / name) for name in (*NAMES, "page3.png")]
