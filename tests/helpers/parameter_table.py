@@ -8,7 +8,7 @@ import pathlib
 
 from maverick_jax import ModelConfig, parameters
 from maverick_jax.network import Balance, LayerSpec, VisionConfig
-from maverick_jax.parameters import Parameter
+from maverick_jax.parameters import VISION_ROLES, Parameter
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "architecture.md"
 BEGIN, END = "<!-- parameters -->\n", "<!-- end of parameters -->\n"
@@ -53,12 +53,12 @@ def table() -> str:
 def _listed() -> list[Parameter]:
     dense, moe = (parameters.of_layer(CONFIG, LayerSpec(moe=moe, rope=True)) for moe in (False, True))
     layer = dense + [p for p in moe if p not in dense]
-    vision = [p for p in parameters.of_model(CONFIG) if p.role == "vision"]
+    vision = [p for p in parameters.of_model(CONFIG) if p.role in VISION_ROLES]
     return [*parameters.embedding(CONFIG), *layer, *parameters.output(CONFIG), *vision]
 
 
 def _facts(p: Parameter) -> tuple[str, str, str]:
-    letters = VISION if p.role == "vision" else TEXT
+    letters = VISION if p.role in VISION_ROLES else TEXT
     shape = ["layers"] * (p.stacked is not None) + [letters.get(n, str(n)) for n in p.shape]
     return ", ".join(shape), ", ".join(map(str, p.axes)), p.role
 

@@ -221,8 +221,8 @@ DATA = [
         "C5",
         "a context that fills the row is repeated",
         "data/rows/windows.py",
-        "if context > min(length * 3 // 4, length - 2):",
-        "if context > length - 2:",
+        "if context > min(length * 3 // 4, length - 2) or",
+        "if context > length - 2 or",
         f"{ROWS}test_windows.py",
     ),
     _mutation(
