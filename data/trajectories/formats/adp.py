@@ -54,7 +54,7 @@ def _class_of(item: Fields) -> str:
         near = did_you_mean(name, CLASSES) if len(name) < 80 else ""
         raise InputError(f"{item.path('class_')}: {name!r:.80}; expected one of {', '.join(CLASSES)}{near}")
     if name == "image_observation":
-        raise InputError(f"{item.path('class_')}: an image; trajectories with images are not supported")
+        raise InputError(f"{item.path('class_')}: an image; chats with pictures are read by `kind: pictures`")
     return name
 
 
