@@ -47,12 +47,11 @@ def test_a_struct_without_bytes_names_a_file(tmp_path):
 
 
 def test_a_large_group_of_rows_is_read_in_pieces(tmp_path):
-    """One group of 64 MiB is never in memory as a whole."""
+    """One group of 64 MiB, of pages with four rows each, is never in memory as a whole."""
     noise = [picture(i, (16, 16)) + bytes(1 << 20) for i in range(64)]
     table = pyarrow.table({"query": ["What?"] * 64, "label": ["Noise."] * 64, "image": noise})
-    pyarrow.parquet.write_table(
-        table, tmp_path / "a.parquet", row_group_size=64, compression="none", use_dictionary=False
-    )
+    options = {"row_group_size": 64, "write_batch_size": 4, "compression": "none", "use_dictionary": False}
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", **options)
     del table, noise
     before = pyarrow.total_allocated_bytes()
     tracemalloc.start()
