@@ -15,7 +15,8 @@ from rich.text import Text
 from data.config import DataConfig
 from data.finding import listed
 from data.rows.dataset import Dataset, SourceRows, open_dataset
-from data.rows.fields import Row
+from data.rows.fields import FIELDS, Row
+from data.rows.pairs import PairPlan
 from data.rows.shown import budget_counts, in_words, picture_counts, pictures_of_row
 from data.rows.weighing import KINDS, NO_KIND
 from data.rows.windows import Windowed
@@ -120,12 +121,26 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
         "fill": (plan.num_tokens + cuts.get("repeated_tokens", 0)) / (plan.num_rows * source.length),
         "share": share,
     }
+    if isinstance(plan, PairPlan):
+        found = {"read": source.store.meta["read"], "pairs": _pairs(source, plan), "kinds": _kinds(source)}
+        return counts | {"documents": plan.pairs.size} | found
     if not cuts:
         return counts
     read = source.store.meta["runs" if source.tiles is None else "samples"]
     found = {"read": read, "cut": cuts, "kinds": _kinds(source), "decisions": _decisions(source)}
     shown = picture_counts(source)
     return counts | found | ({} if shown is None else {"pictures": shown})
+
+
+def _pairs(source: SourceRows, plan: PairPlan) -> dict[str, int]:
+    """The number of pairs in rows, of their tasks, of single sides among them, of pairs that do not fit into a row, and
+    of pairs by what made them in all splits."""
+    sizes = np.diff(source.store["offsets"]).reshape(-1, 2)[plan.pairs]
+    tasks = np.unique(source.store["task"][plan.pairs]).size
+    made = {f"made by {name}": n for name, n in source.store.meta["pairs"]["origins"].items()}
+    found = {"pairs": int((sizes > 0).all(axis=1).sum()), "single_sides": int((sizes == 0).any(axis=1).sum())}
+    return found | {"tasks": tasks, **plan.counts, "tokens_chosen": int(sizes[:, 0].sum()),
+                    "tokens_rejected": int(sizes[:, 1].sum()), **made}  # fmt: skip
 
 
 def _decisions(source: SourceRows) -> dict[str, int]:
@@ -179,6 +194,7 @@ def _spans(row: Row, tokenizer: Tokenizer, pictures: Sequence[dict[str, Any]]) -
     controls = set(tokenizer.controls.values())
     columns = [row[key].tolist() for key in ("segment_ids", "loss_weights", "tokens")]
     columns.append(_own_kinds(row) if KINDS in row else [None] * len(columns[0]))
+    sides = _sides(row)
     if KINDS in row:  # shown at the token itself, as kinds are, and not at the position that predicts it
         columns[1] = [0.0, *columns[1][:-1]]
     columns.append(_of_pictures(len(columns[0]), pictures))
@@ -194,6 +210,7 @@ def _spans(row: Row, tokenizer: Tokenizer, pictures: Sequence[dict[str, Any]]) -
             "text": tokenizer.decode(ids, controls=True) if picture is None else in_words(pictures[picture]),
         }
         found |= {"kind": kind} if KINDS in row else {}
+        found |= {"side": sides[segment]} if segment in sides else {}
         yield found | ({} if picture is None else {"picture": picture})
 
 
@@ -204,6 +221,16 @@ def _of_pictures(length: int, pictures: Sequence[dict[str, Any]]) -> list[int | 
         begin, end = picture["place"], picture["place"] + picture["tokens"]
         found[begin:end] = [number] * (end - begin)
     return found
+
+
+def _sides(row: Row) -> dict[int, str]:
+    """Segment of a side of a pair -> `pair 1, chosen`; empty for rows without pairs."""
+    if "sides" not in row:
+        return {}
+    there = row["sides"] > 0
+    found = zip(row["segment_ids"][there].tolist(), row["pair_ids"][there].tolist(), row["sides"][there].tolist(),
+                strict=True)  # fmt: skip
+    return {segment: f"pair {pair}, {FIELDS['sides'].values[side]}" for segment, pair, side in found}
 
 
 def _own_kinds(row: Row) -> list[str | None]:
@@ -246,7 +273,7 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
     for name, kind in source["kinds"].items():
         table.add_row(name, f"{kind['tokens']:,}", f"{kind['tokens'] / total:.2%}", f"{kind['weight']:,.1f}")
     console.print(table)
-    for name in ("read", "cut", "decisions"):
+    for name in [name for name in ("read", "pairs", "cut", "decisions") if name in source]:
         counts = ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in source[name].items() if isinstance(n, int))
         console.print(f"{name}: {counts}", markup=False, highlight=False)
     if shown := source.get("pictures"):
@@ -295,7 +322,7 @@ def _marked(runs: list[dict[str, Any]]) -> Text:
         if weight and not (same and run["loss_weight"] == weight):
             text.append(closing)
         if not same and run["segment"] is not None:
-            text.append("|")
+            text.append(f"|{run['side']}: " if "side" in run else "|")
         if run["loss_weight"] and not (same and run["loss_weight"] == weight):
             text.append(opening if run["loss_weight"] == 1 else f"{opening}{run['loss_weight']:g}:")
         text.append(run["text"].translate(_PICTURES))
@@ -309,8 +336,11 @@ def _segments_legend() -> Text:
 
 
 def _colored(runs: list[dict[str, Any]]) -> Text:
-    text = Text()
+    text, segment = Text(), None
     for run in runs:
+        if "side" in run and run["segment"] != segment:
+            text.append(f"\n[{run['side']}] ", "bold")
+        segment = run["segment"]
         style = _style(run) + (" reverse" if run["role"] == "control" else "")
         text.append(run["text"].translate(_PICTURES), style)
     return text

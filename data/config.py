@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from data.pictures.config import TilesConfig
-from data.sources import AnySource, PictureSource, TrajectoriesSource
+from data.sources import AnySource, PictureSource, PreferencesSource, TrajectoriesSource
 from data.sources.base import Positive
 from data.trajectories.weights import KindWeights
 from maverick_jax.settings.section import Section
@@ -79,6 +79,15 @@ class DataConfig(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _has_pairs_alone(self):
+        others = [name for name, source in self.sources.items() if not isinstance(source, PreferencesSource)]
+        if self.has_preferences and others:
+            raise ValueError(
+                f"sources: {others[0]} holds no pairs, and others have kind: preferences; expected pairs in all"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _trains_on_something(self):
         if self.sources and all(self.held_out_of(name) == 1 for name in self.sources):
             raise ValueError("sources: all are held out (held_out_fraction: 1); expected one to train on")
@@ -113,6 +122,11 @@ class DataConfig(Section):
     def has_kinds(self) -> bool:
         """Whether rows have token kinds: any source contains trajectories or pictures."""
         return self.has_trajectories or self.has_pictures
+
+    @property
+    def has_preferences(self) -> bool:
+        """Whether the sources contain pairs; all do, or none."""
+        return any(isinstance(source, PreferencesSource) for source in self.sources.values())
 
     @property
     def cache(self) -> pathlib.Path:

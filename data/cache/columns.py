@@ -1,12 +1,10 @@
 """The arrays of tokenized trajectories, written one trajectory after the other."""
 
-import contextlib
 import pathlib
-from typing import BinaryIO, Self
 
 import numpy as np
 
-from data.array_folder import array_file
+from data.cache.column_files import ColumnFiles
 from data.trajectories.decisions import Decision, choices, count
 from data.trajectories.kinds import token_kinds
 from data.trajectories.trajectory import Outcome, Trajectory
@@ -16,40 +14,17 @@ from maverick_jax.text.chat import Kind, Rendered, Role
 from maverick_jax.text.chat.render import HEADER_START
 
 
-class RunColumns:
+class RunColumns(ColumnFiles):
     """Writes the arrays of `tokenize_trajectories`, from their beginning: `with RunColumns(folder, tokenizer) as
     columns`."""
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, more: dict[str, np.dtype] | None = None):
         """`more`: further arrays and their dtypes."""
-        self.folder, self.tokenizer = folder, tokenizer
-        token = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         whole = np.dtype("<i8")
-        self.dtypes: dict[str, np.dtype] = {
-            "tokens": token,
-            "offsets": whole,
-            "kinds": np.dtype("u1"),
-            "choices": np.dtype("u1"),
-            "own": np.dtype("<f4"),
-            "turns": whole,
-            "context": whole,
-            "success": np.dtype("i1"),
-            "reward": np.dtype("<f8"),
-            "tools": whole,
-            "decisions": whole,
-            **(more or {}),
-        }
+        of_tokens = {"kinds": np.dtype("u1"), "choices": np.dtype("u1"), "own": np.dtype("<f4"), "turns": whole}
+        of_runs = {"context": whole, "success": np.dtype("i1"), "reward": np.dtype("<f8"), "tools": whole}
+        super().__init__(folder, tokenizer, {**of_tokens, **of_runs, "decisions": whole, **(more or {})})
         self.tokens = self.trajectories = 0
-
-    def __enter__(self) -> Self:
-        self._open = contextlib.ExitStack()
-        opened = lambda name: self._open.enter_context(array_file(self.folder, name).open("wb"))
-        self._files: dict[str, BinaryIO] = {name: opened(name) for name in self.dtypes}
-        self.write(offsets=[0])
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._open.close()
 
     def add(self, trajectory: Trajectory, rendered: Rendered) -> None:
         """Appends a trajectory."""
@@ -72,11 +47,6 @@ class RunColumns:
         self.write(tokens=ids, offsets=[self.tokens], kinds=kinds, own=np.full(ids.size, np.nan), context=[0])
         self.write(choices=np.zeros(ids.size), turns=[begin + turn for turn in turns], decisions=[0] * len(Decision))
         self.write(tools=[0], success=[-1], reward=[np.nan])
-
-    def write(self, **columns) -> None:
-        """Appends to arrays by name."""
-        for name, values in columns.items():
-            self._files[name].write(np.asarray(values, self.dtypes[name]).data)
 
 
 def _context(rendered: Rendered, turns: list[int]) -> int:

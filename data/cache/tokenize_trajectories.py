@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data.array_folder import ArrayFolder, build_once, seal
+from data.cache.column_files import identity_of
 from data.cache.columns import RunColumns
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
@@ -52,7 +53,7 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
     paths = source.files(name)
     settings = [dialect, options.format or "", options.unknown, options.malformed, *map(repr, tools)]
     settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
-    stats = [_identity(path) for path in paths]
+    stats = [identity_of(path) for path in paths]
     identity = ["runs", LAYOUT, tokenizer.fingerprint, settings, stats]
     path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
@@ -68,16 +69,11 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
             _log.warning("source %s: %d fields of unknown meaning have no effect: %s", name, len(unknown), names)
         if not columns.trajectories:
             raise InputError(f"data.sources.{name}: no trajectory can be read{rendering.first_problem()}")
-        if [_identity(path) for path in paths] != stats:
+        if [identity_of(path) for path in paths] != stats:
             raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
         seal(folder, columns.dtypes, {"empty_documents": 0, "dialect": dialect, "runs": rendering.counts()})
 
     return build_once(path, build)
-
-
-def _identity(path: pathlib.Path) -> list[str | int]:
-    stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 class _Rendering:

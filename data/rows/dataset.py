@@ -13,21 +13,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.array_folder import ArrayFolder, build_once, seal, write_array
+from data.cache.tokenize_pairs import tokenize_pairs
 from data.cache.tokenize_pictures import tokenize_pictures
 from data.cache.tokenize_text import tokenize_text
 from data.cache.tokenize_trajectories import tokenize_trajectories
 from data.config import DataConfig
-from data.order import MAX_ROWS, derive
-from data.rows import packing, two_budgets, windows
+from data.order import MAX_ROWS, derive, shuffled
+from data.rows import packing, pairs, two_budgets, windows
 from data.rows.fields import FIELDS, TILES, Row
 from data.rows.mixture import Mixture, Sequential, Weighted
 from data.rows.packing import Documents, Plan
+from data.rows.pairs import OfPairs, PairPlan
 from data.rows.pipeline import BatchIterator
 from data.rows.source_rows import SourceRows
 from data.rows.tiles import SourceTiles, TileBudgets, blocks_of, stacked
 from data.rows.weighing import OfRuns, OfTexts
 from data.rows.windows import Windowed
-from data.sources import PictureSource, TrajectoriesSource
+from data.sources import PictureSource, PreferencesSource, TrajectoriesSource
 from data.trajectories.decisions import Decision, balance
 from data.trajectories.weights import OutcomeWeights
 from maverick_jax.errors import InputError
@@ -185,6 +187,8 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
 
 def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None) -> SourceRows:
     source, fraction = config.sources[name], config.held_out_of(name)
+    if isinstance(source, PreferencesSource):
+        return _open_pairs(name, source, config, split, tokenizer, seed)
     in_runs, tiles = isinstance(source, TrajectoriesSource | PictureSource), None
     if isinstance(source, PictureSource):
         store, pictures = tokenize_pictures(name, config, tokenizer)
@@ -212,6 +216,25 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
     first = int(np.searchsorted(store["offsets"], documents.begin[0], "right")) - 1
     numbers = range(first, first + documents.begin.size)
     return SourceRows(name, store, plan, numbers, config.sequence_length, seed, weighing, config.cell, tiles)
+
+
+def _open_pairs(
+    name: str, source: PreferencesSource, config: DataConfig, split: Split, tokenizer: Tokenizer, seed: int | None
+) -> SourceRows:
+    store, fraction, options = tokenize_pairs(name, config, tokenizer), config.held_out_of(name), source.preferences
+    train, held_out = pairs.split_pairs(store, fraction, name)
+    own = train if split == "train" else held_out
+    if seed is not None:
+        own = own[shuffled(own.size, derive(seed, "documents"))]
+    identity = ["pairs", pairs.LAYOUT, *_Part(store.digest, split, fraction, seed), config.sequence_length]
+
+    def arrange() -> tuple[dict[str, np.ndarray], dict]:
+        arrays, counts = pairs.pair_arrays(store, own, config.sequence_length, name, config.cell)
+        return arrays, {"counts": counts}
+
+    plan = PairPlan(_arranged_once(config, [*identity, *_cells(config)], arrange))
+    weighing = OfPairs(options.kind_weights, options.prefix == "cancel")
+    return SourceRows(name, store, plan, range(own.size), config.sequence_length, seed, weighing, config.cell)
 
 
 def _balance(store: ArrayFolder, train: Documents, most: float | None) -> np.ndarray:
@@ -348,4 +371,7 @@ def _fingerprint(
         decides["outcomes"] = {name: option.outcomes.model_dump() for name, option in options.items()}
         # earlier versions had a weight of pictures, 0; existing runs have it in their fingerprints
         decides["kind_weights"] = config.kind_weights.model_dump() | {"image": 0.0}
+    if config.has_preferences:
+        pairs = {name: source.preferences for name, source in here.items() if isinstance(source, PreferencesSource)}
+        decides["pairs"] = {name: [o.kind_weights.model_dump(), o.prefix] for name, o in pairs.items()}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ from data.trajectories.kinds import TokenKind
 Row = dict[str, np.ndarray]
 """The fields of one row, by name; `BatchField` declares their shapes."""
 Shape = Literal["per token", "per row"]
-Source = Literal["every row", "trajectories", "stored", "pictures"]
+Source = Literal["every row", "trajectories", "preferences", "stored", "pictures"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class BatchField:
     trailing: tuple[str, ...] = ()
     """Names of the sizes of further axes."""
     source: Source = "every row"
-    """Rows that have the field: every row, rows of data with trajectories or pictures, rows joined with stored fields,
-    or rows of steps with pictures."""
+    """Rows that have the field: every row, rows of data with trajectories or pictures, rows of pairs, rows joined with
+    stored fields, or rows of steps with pictures."""
     values: tuple[str, ...] = ()
     """Names of the values 0, 1, ...; empty if the values are not names."""
 
@@ -85,6 +85,37 @@ TABLE = (
         "uint8",
         "the label's part in a decision, as bits (`data.trajectories.decisions`); 0 for most",
         source="trajectories",
+    ),
+    _field(
+        "pair_ids",
+        "int32",
+        "number of the label's pair in the row, from 1; 0 where no label counts",
+        source="preferences",
+    ),
+    _field(
+        "sides",
+        "uint8",
+        "the side of its pair that the label is in; 0 where no label counts",
+        source="preferences",
+        values=("none", "chosen", "rejected"),
+    ),
+    _field(
+        "pair_turns",
+        "int32",
+        "number of the label's assistant turn in its side, from 0",
+        source="preferences",
+    ),
+    _field(
+        "pair_turns_left",
+        "int32",
+        "number of assistant turns after it in its side",
+        source="preferences",
+    ),
+    _field(
+        "pair_tail",
+        "uint8",
+        "1 if the label comes after as many labels with a weight as the shorter side has",
+        source="preferences",
     ),
     _field(
         f"{TARGET}ids",

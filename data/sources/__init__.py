@@ -12,6 +12,7 @@ from data.sources.drawn_pictures import DrawnPicturesSource
 from data.sources.jsonl import JsonlSource
 from data.sources.parquet import ParquetSource
 from data.sources.pictures import PictureSource, PicturesSource
+from data.sources.preferences import PreferencesConfig, PreferencesSource
 from data.sources.synthetic import SyntheticSource
 from data.sources.text import TextSource
 from data.sources.trajectories import TrajectoriesConfig, TrajectoriesSource
@@ -24,6 +25,8 @@ __all__ = [
     "DocumentSource",
     "PictureSource",
     "PicturesSource",
+    "PreferencesConfig",
+    "PreferencesSource",
     "SourceConfig",
     "SourceDocument",
     "SourcePart",
@@ -33,7 +36,7 @@ __all__ = [
 
 SOURCES = Kinds("data source", SourceConfig, default="files")
 for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSource, TrajectoriesSource,
-              PicturesSource, DrawnPicturesSource, SyntheticSource):  # fmt: skip
+              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource):  # fmt: skip
     SOURCES.register(_kind)
 
 

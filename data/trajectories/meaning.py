@@ -56,8 +56,8 @@ def _refuse_preference(name: str, value: Any, path: str) -> None:
     """Refuse a chosen or a rejected answer, and a verdict on an answer."""
     is_verdict = name == "label" and type(value) is bool
     if is_verdict or (_PAIR.fullmatch(name) and not is_empty(value)):
-        raise InputError(f"{path}: preference data. Trajectories are demonstrations; no objective learns from "
-                         "preferences yet; keep the answers to imitate, without this field")  # fmt: skip
+        raise InputError(f"{path}: preference data. Trajectories are demonstrations: read pairs with format: "
+                         "preferences, or keep the answers to imitate, without this field")  # fmt: skip
 
 
 def _refuse_media(name: str, value: Any, path: str) -> None:

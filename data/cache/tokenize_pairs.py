@@ -1,0 +1,163 @@
+"""Renders and tokenizes a source of pairs into the cache, once, with the kind and the turn of each token.
+
+Config weights are applied when rows are read, so changing them does not re-tokenize.
+"""
+
+import collections
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data.array_folder import ArrayFolder, build_once, seal
+from data.cache.column_files import ColumnFiles, identity_of
+from data.cache.progress import TokenizationProgress
+from data.config import DataConfig
+from data.preferences.pair import PreferencePair
+from data.preferences.reading import PairReader
+from data.sources import PreferencesSource
+from data.trajectories.kinds import token_kinds
+from data.trajectories.reading import RecordProblem, read_tools
+from data.trajectories.trajectory import Trajectory
+from data.trajectories.weights import own_weights
+from maverick_jax.errors import InputError
+from maverick_jax.text import Tokenizer
+from maverick_jax.text.chat import Rendered, Role, find_dialect, render
+from maverick_jax.text.chat.dialects import DEFAULT
+
+LAYOUT = 1
+"""Version of the cached arrays. It changes whenever the same pairs give other arrays."""
+PROBLEMS_KEPT = 20
+
+_log = logging.getLogger(__name__)
+
+
+def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
+    """The tokenized source `name`. The chosen side of pair i is `tokens[offsets[2i]:offsets[2i + 1]]`; the rejected one
+    follows it; a side that is missing has no tokens. Per token: `kinds` uint8 (`TokenKind`), `own` float32 (the weight
+    that its message has in the data; NaN: none) and `turn` uint16 (the number of its assistant turn in its side, from
+    0; 65535: none). Per side: `turns` int64, the number of assistant turns. Per pair: `shared` int64, the number of
+    first tokens that both sides have; `task` int64, the number of its task in the order of the files.
+
+    An interrupted build starts over. Raises InputError for pairs that cannot be read or rendered."""
+    source = config.sources[name]
+    assert isinstance(source, PreferencesSource)
+    options = source.preferences
+    dialect = options.dialect or tokenizer.dialect or DEFAULT
+    find_dialect(dialect)
+    tools = read_tools(options.tools) if options.tools is not None else ()
+    paths = source.files(name)
+    said = options.model_dump(mode="json", exclude={"kind_weights", "prefix", "dialect", "tools"})
+    stats = [identity_of(path) for path in paths]
+    identity = ["pairs", LAYOUT, tokenizer.fingerprint, dialect, said, [*map(repr, tools)], stats]
+    path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+    def build(folder: pathlib.Path) -> None:
+        _log.info("tokenizing source %s (%d files of pairs) into %s", name, len(paths), path)
+        reader = PairReader(options.make, options.per_task, options.form, options.unknown, options.malformed, tools)
+        rendering = _PairRendering(reader, tokenizer, dialect)
+        with _PairColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
+            for pair, rendered in rendering.pairs(paths, progress):
+                columns.add(pair, rendered)
+                progress.update(columns.tokens, columns.pairs)
+        if not columns.pairs:
+            problems = rendering.reader.tally.problems
+            why = f" of {reader.tally.records:,} records{f'; the first: {problems[0]}' if problems else ''}"
+            raise InputError(f"data.sources.{name}: no pair can be read or made{why}")
+        if [identity_of(path) for path in paths] != stats:
+            raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
+        meta = {"empty_documents": 0, "dialect": dialect, "read": rendering.counts()}
+        seal(folder, columns.dtypes, meta | {"pairs": columns.counts()})
+
+    return build_once(path, build)
+
+
+class _PairRendering:
+    """Reads pairs and renders their sides in the chat format; counts pairs that cannot be rendered."""
+
+    def __init__(self, reader: PairReader, tokenizer: Tokenizer, dialect: str):
+        self.reader, self.tokenizer, self.dialect = reader, tokenizer, dialect
+        self.unrenderable = 0
+
+    def pairs(
+        self, paths: list[pathlib.Path], progress: TokenizationProgress
+    ) -> Iterator[tuple[PreferencePair, list[Rendered | None]]]:
+        for path in paths:
+            progress.part(str(path))
+            for pair in self.reader.pairs(path):
+                try:
+                    yield pair, [self._render(side) for side in pair.sides]
+                except InputError as error:
+                    where = next(side.provenance for side in pair.sides if side is not None)
+                    problem = RecordProblem(where.file, where.record or 0, where.line, str(error))
+                    if self.reader.malformed == "stop":
+                        raise InputError(str(problem)) from None
+                    self.unrenderable += 1
+                    self.reader.tally.refuse(problem)
+
+    def _render(self, side: Trajectory | None) -> Rendered | None:
+        return None if side is None else render(side.conversation, self.tokenizer, self.dialect)
+
+    def counts(self) -> dict[str, Any]:
+        """The counts of the `Tally`, where pairs that the dialect cannot express count as malformed."""
+        found = self.reader.tally.as_dict()
+        found["trajectories"] -= self.unrenderable
+        return found | {"problems": found["problems"][:PROBLEMS_KEPT]}
+
+
+class _PairColumns(ColumnFiles):
+    """Writes the array files from their beginning."""
+
+    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
+        whole = np.dtype("<i8")
+        own = {"kinds": np.dtype("u1"), "own": np.dtype("<f4"), "turn": np.dtype("<u2")}
+        super().__init__(folder, tokenizer, own | dict.fromkeys(("turns", "shared", "task"), whole))
+        self.tokens = self.pairs = 0
+        self._tasks: dict[str, int] = {}
+        self._origins: collections.Counter[str] = collections.Counter()
+        self._unpaired = 0
+
+    def add(self, pair: PreferencePair, rendered: list[Rendered | None]) -> None:
+        for side, found in zip(pair.sides, rendered, strict=True):
+            if side is not None and found is not None:
+                kinds, turn = token_kinds(side, found), _turns(side, found)
+                own = own_weights(side, found, kinds)
+                self.write(tokens=found.ids, kinds=kinds, own=own, turn=turn)
+                self.tokens += found.ids.size
+            roles = [] if side is None else [step.message.role for step in side.steps]
+            self.write(offsets=[self.tokens], turns=[roles.count(Role.ASSISTANT)])
+        task = self._tasks.setdefault(pair.group, len(self._tasks))
+        self.write(shared=[_shared(*rendered)], task=[task])
+        self.pairs += 1
+        self._origins[pair.origin or "file"] += 1
+        self._unpaired += None in rendered
+
+    def counts(self) -> dict[str, Any]:
+        """The numbers of pairs, of tasks, of answers without another side, and of pairs by what made them."""
+        return {"pairs": self.pairs, "tasks": len(self._tasks), "unpaired": self._unpaired,
+                "origins": dict(self._origins)}  # fmt: skip
+
+
+NO_TURN = np.iinfo(np.uint16).max
+"""The turn of tokens that no assistant turn has."""
+
+
+def _turns(side: Trajectory, rendered: Rendered) -> np.ndarray:
+    """uint16[T]: the number of each token's assistant turn, from 0."""
+    of_message = np.full(len(side.steps) + 1, NO_TURN, np.uint16)  # the last is that of tokens of no message, -1
+    own = [i for i, step in enumerate(side.steps) if step.message.role is Role.ASSISTANT]
+    of_message[own] = np.minimum(np.arange(len(own)), NO_TURN - 1)
+    return of_message[rendered.messages]
+
+
+def _shared(chosen: Rendered | None, rejected: Rendered | None) -> int:
+    """The number of first tokens that both sides have."""
+    if chosen is None or rejected is None:
+        return 0
+    least = min(chosen.ids.size, rejected.ids.size)
+    differ = np.flatnonzero(chosen.ids[:least] != rejected.ids[:least])
+    return int(differ[0]) if differ.size else least

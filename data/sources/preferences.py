@@ -1,0 +1,50 @@
+"""Preferences: pairs of answers or of whole runs (docs/guides/alignment.md)."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from data.preferences.weights import PairWeights
+from data.sources.files import PathSource
+from data.trajectories.files import DOCUMENTS, LINES
+from maverick_jax.settings.section import Section
+
+
+class PreferencesConfig(Section):
+    """How pairs are read or made, and rendered."""
+
+    make: Literal["outcomes", "corruptions"] | None = None
+    """How pairs are made of trajectories. `outcomes`: of two runs of one task, the one that succeeded is preferred;
+    `corruptions`: a run that succeeded is preferred to the same run with a mistake. null: the files hold pairs."""
+    per_task: Annotated[int, Field(ge=1)] = 16
+    """Most pairs that are made for one task (`outcomes`) or of one run (`corruptions`)."""
+    form: Literal["ours", "trl", "hh", "sharegpt", "ms_swift", "unpaired"] | None = None
+    """Form of the pairs in the files. null: the first record of each file determines it."""
+    dialect: Literal["meta_pythonic", "meta_json", "hugging_face"] | None = None
+    """Dialect in which tools and calls are written. null: the dialect of the tokenizer's model, or else
+    meta_pythonic."""
+    tools: str | None = None
+    """A JSON file with tool declarations, for records without their own."""
+    unknown: Literal["keep", "refuse"] = "keep"
+    """Whether fields of unknown meaning are kept, or make a record malformed."""
+    malformed: Literal["stop", "skip"] = "stop"
+    """What happens with a malformed record. `stop`: an error; `skip`: the record is logged, counted and skipped."""
+    kind_weights: PairWeights = PairWeights()
+    """Weights of tokens in the log-probability of a side, by token kind."""
+    prefix: Literal["cancel", "keep"] = "cancel"
+    """Whether the tokens before the first difference of the two sides count. `cancel`: they weigh 0, since they are
+    equally likely in both; `keep`: they have their weights."""
+
+
+class PreferencesSource(PathSource):
+    """`kind: preferences`: files of pairs, or of trajectories of which pairs are made."""
+
+    suffixes: ClassVar = (*LINES, *DOCUMENTS)
+    compressed_suffixes: ClassVar = suffixes
+
+    kind: Literal["preferences"] = "preferences"
+    """Preferences."""
+    format: Annotated[Literal["preferences"], Field(exclude=True)] = "preferences"
+    """The same as `kind: preferences`; the form of the pairs is `preferences.form`."""
+    preferences: PreferencesConfig = PreferencesConfig()
+    """How the pairs are read or made, and rendered."""

@@ -1,0 +1,108 @@
+"""Pairs in rows: both sides lie side by side, fields say which, and what does not fit is counted."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.config import DataConfig
+from data.rows.dataset import open_dataset
+from data.rows.pairs import PAIR_FIELDS
+from data.trajectories.kinds import TokenKind
+from maverick_jax.errors import InputError
+from tests.helpers.pair_rows import short_pair, write_pairs
+
+
+def opened(path, split="train", options=None, **changes):
+    source = {"path": str(path), "format": "preferences", "preferences": options or {}}
+    base = {"sources": {"pairs": source}, "sequence_length": 512, "batch_size": 2, "held_out_fraction": 0.0,
+            "cache_dir": str(path.parent / "cache")}  # fmt: skip
+    return open_dataset(DataConfig.model_validate(base | changes), split, seed=0)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return write_pairs(tmp_path / "pairs.jsonl", 20)
+
+
+@pytest.mark.parametrize("cell", [None, 64])
+def test_both_sides_of_a_pair_lie_in_one_row(pairs, cell):
+    data = opened(pairs, cell=cell)
+    texts = []
+    for index in range(data.num_rows()):
+        row = data.row(index)
+        for pair in range(1, row["pair_ids"].max() + 1):
+            at = [np.flatnonzero((row["pair_ids"] == pair) & (row["sides"] == side)) for side in (1, 2)]
+            segments = [set(row["segment_ids"][places].tolist()) for places in at]
+            assert [len(found) for found in segments] == [1, 1] and segments[0] != segments[1]
+            texts.append([data.tokenizer.decode(row["labels"][places].tolist()) for places in at])
+    assert len(texts) == 20
+    wanted = {(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in map(short_pair, range(20))}
+    assert all(any(a in x and b in y for a, b in wanted) for x, y in texts)
+
+
+def test_only_what_the_assistant_writes_after_the_first_difference_counts(pairs):
+    row = opened(pairs).row(0)
+    counts = row["loss_weights"] > 0
+    assert set(row["kinds"][counts].tolist()) <= {TokenKind.DECISION, TokenKind.FINAL_ANSWER}
+    first = [np.flatnonzero(counts & (row["pair_ids"] == 1) & (row["sides"] == side))[0] for side in (1, 2)]
+    assert row["labels"][first[0]] != row["labels"][first[1]]
+    kept = opened(pairs, options={"prefix": "keep"}).row(0)["loss_weights"] > 0
+    assert kept.sum() > counts.sum() and (kept | ~counts).all()
+
+
+def test_the_tail_is_what_the_longer_side_has_more(pairs):
+    data = opened(pairs)
+    for row in map(data.row, range(data.num_rows())):
+        for pair in range(1, row["pair_ids"].max() + 1):
+            here = (row["pair_ids"] == pair) & (row["loss_weights"] > 0)
+            counts = [int((here & (row["sides"] == side)).sum()) for side in (1, 2)]
+            assert int(row["pair_tail"][here].sum()) == max(counts) - min(counts)
+
+
+def test_turns_are_numbered_from_both_ends(tmp_path):
+    messages = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c"),
+                                                                   ("assistant", "d")]]  # fmt: skip
+    other = [*messages[:1], {"role": "assistant", "content": "x"}, *messages[2:], *messages[2:]]
+    path = tmp_path / "turns.jsonl"
+    path.write_text(json.dumps({"chosen": messages, "rejected": other}) + "\n")
+    row = opened(path).row(0)
+    counts = row["loss_weights"] > 0
+    of = lambda side: [row[name][counts & (row["sides"] == side)].tolist() for name in PAIR_FIELDS[2:4]]
+    assert of(1) == [[0, 1], [1, 0]]
+    assert of(2) == [[0, 1, 2], [2, 1, 0]]
+
+
+def test_pairs_that_do_not_fit_are_left_out_and_counted(pairs, tmp_path, caplog):
+    with pairs.open("a") as file:
+        file.write(json.dumps({"prompt": "Tell me.", "chosen": "x" * 600, "rejected": "No."}) + "\n")
+    data = opened(pairs)
+    assert data.sources[0].plan.counts == {"too_long": 1}
+    assert "1 of 21 pairs do not fit into data.sequence_length (512)" in caplog.text
+    with pytest.raises(InputError, match=r"no pair fits into data.sequence_length \(32\); the shortest has \d+ tokens"):
+        opened(pairs, sequence_length=32)
+
+
+def test_pairs_of_one_task_are_on_one_side_of_the_split(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(short_pair(i) | {"task": i % 5}) + "\n" for i in range(20)))
+    train, held_out = (opened(path, split, held_out_fraction=0.2) for split in ("train", "eval"))
+    tasks = [{i % 5 for i in data.sources[0].plan.pairs.tolist()} for data in (train, held_out)]
+    assert tasks == [{0, 1, 2, 3}, {4}]
+    path.write_text("".join(json.dumps(short_pair(i) | {"task": 1}) + "\n" for i in range(3)))
+    with pytest.raises(InputError, match="all pairs are of one task, which is not split"):
+        opened(path, held_out_fraction=0.2)
+
+
+def test_other_weights_and_observations_with_a_weight(pairs):
+    half = opened(pairs, options={"kind_weights": {"final_answer": 0.5}}).row(0)
+    assert set(half["loss_weights"].tolist()) == {0.0, 0.5}
+    with pytest.raises(ValueError, match="observation: 1: the assistant does not write these tokens; expected 0"):
+        opened(pairs, options={"kind_weights": {"observation": 1.0}})
+
+
+def test_pairs_do_not_mix_with_texts(pairs):
+    text = {"path": "package:tinyshakespeare"}
+    source = {"path": str(pairs), "format": "preferences"}
+    with pytest.raises(ValueError, match="text holds no pairs, and others have kind: preferences"):
+        DataConfig.model_validate({"sources": {"pairs": source, "text": text}})
