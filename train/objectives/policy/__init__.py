@@ -1,0 +1,1 @@
+"""The mathematics of reinforcement learning: advantages and losses, as pure functions of arrays."""
