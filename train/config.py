@@ -197,9 +197,7 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     if config.objective.batch_maker() is not None and (factor := config.model.expert_capacity_factor) is not None:
         found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "
                       f"{config.objective.kind} generates samples, which drops none; expected null"))  # fmt: skip
-    if not config.data.has_kinds and any(FIELDS[n].source == "trajectories" for n in config.objective.fields()):
-        found.append(("data.sources", f"objective.kind: {config.objective.kind} needs a source of trajectories "
-                      "(kind: trajectories) or pictures (kind: pictures), and there is none"))  # fmt: skip
+    found += _unfit_sources(config)
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)
@@ -227,6 +225,25 @@ def _picture_misfits(config: RunConfig) -> list[tuple[str, str]]:
         for key, name in pairs.items()
         if (here := getattr(config.data.tiles, key)) != (there := getattr(vision, name))
     ]
+
+
+def _unfit_sources(config: RunConfig) -> list[tuple[str, str]]:
+    """(key, error) if the objective reads what the sources do not have, or the sources have what it does not read."""
+    data, kind = config.data, f"objective.kind: {config.objective.kind}"
+    read = {FIELDS[name].source for name in config.objective.fields()}
+    wanted = {
+        "trajectories": (data.has_kinds, "trajectories (kind: trajectories) or pictures (kind: pictures)"),
+        "preferences": (data.has_preferences, "preferences (kind: preferences)"),
+    }
+    found = [
+        ("data.sources", f"{kind} needs a source of {what}, and there is none")
+        for source, (has, what) in wanted.items()
+        if source in read and not has
+    ]
+    if data.has_preferences and "preferences" not in read:
+        found.append(("objective.kind", f"{config.objective.kind} does not tell a pair's sides apart, and the sources "
+                      "of data have kind: preferences; expected preference"))  # fmt: skip
+    return found
 
 
 def _pipeline_misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from data.config import DataConfig
 from data.tasks import TasksConfig
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
+from maverick_jax.parameters import TEXT_ROLES, roles_of
 from maverick_jax.settings import plugins, shipped, strict_yaml, validation
 from maverick_jax.settings.moved_keys import moved_problems
 from maverick_jax.settings.redaction import HIDDEN, redacted
@@ -53,16 +54,34 @@ def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named |
     _read_experts(document)
     replace_alias(document)
     take_adapter(document)
-    start = take_network(document)
+    start = take_network(document, read_config)
     take_tokens(document, model or start, read_config)
     config, problems = validation.check(RunConfig, document, also=_BASES)
     if config is not None:
+        config = _with_objective_in_run(config, document, problems)
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
         found = misfits(config, known) + unfit_start(config.model, start and start.config)
         problems += [Problem(_place(document, key, message), key, message) for key, message in found]
     strict_yaml.raise_problems(problems)
     assert config is not None
     return config
+
+
+def _with_objective_in_run(config: RunConfig, document: Document, problems: list[Problem]) -> RunConfig:
+    """The config with what its objective wants where it says nothing: which parameters are trained, and what of the
+    objective follows from the rest. Adds a problem to `problems` for an objective that does not fit."""
+    objective, trainable, network = config.objective, config.trainable, config.model.network
+    if (frozen := objective.frozen()) and trainable.parameters is None and trainable.lora is None:
+        there = roles_of(network)
+        kept = tuple(role for role in TEXT_ROLES if role in there and role not in frozen)
+        trainable = trainable.model_copy(update={"parameters": kept})
+    try:
+        trained = [role for role in trainable.selection().roles if role in roles_of(network)]
+        objective = objective.in_run(config.model.init_from, trained, trainable.lora is not None)
+    except InputError as error:
+        key = str(error).partition(":")[0]
+        problems.append(Problem(_place(document, key, str(error)), key, str(error).removeprefix(f"{key}: ")))
+    return config.model_copy(update={"objective": objective, "trainable": trainable})
 
 
 def _hidden(document: Document) -> list[Problem]:

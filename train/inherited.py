@@ -41,17 +41,20 @@ class Named:
     """A value of `data.tokenizer` that means the model's own; None: it has no tokenizer."""
 
 
-def take_network(document: Document) -> Named | None:
+def take_network(document: Document, read: Callable[[str], RunConfig]) -> Named | None:
     """Puts the network of the model at `model.init_from` underneath the document's own `model` keys. Returns that
-    model; None if none is named or it cannot be opened, which is added to the document's problems."""
+    model; None if none is named or it cannot be opened, which is added to the document's problems. A model that the
+    objective trains first need not be there yet; `read` reads its run config."""
     model = document.data.get("model")
     if not isinstance(model, dict) or not isinstance(path := model.get("init_from"), str):
         return None
     try:
         found = _named(START, path)
     except InputError as error:
-        document.problems.append(Problem(document.place(START), START, str(error)))
-        return None
+        found = next((named for named in _of_objective(document, read) if named.path == path), None)
+        if found is None:
+            document.problems.append(Problem(document.place(START), START, str(error)))
+            return None
     under = found.config.model_dump(mode="json", include=set(ModelConfig.keys_of(Purpose.NETWORK)))
     if isinstance(layers := model.get("init_layers"), list):
         under["num_hidden_layers"] = len(layers)

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from data.targets.format import Targets
 from data.targets.writer import TargetsWriter
+from maverick_jax.errors import InputError
 from train.config_files import read_config
-from train.objectives.distill.objective import TEACHER, wanted_targets
+from train.objectives.base import Objective, ToStore
 from train.run import train_to_end
 from train.session import Parts, Session
 from train.teachers.forward import teacher_forward
@@ -26,18 +27,32 @@ def make_targets(
     of n are written. Complete parts are kept. Raises InputError for a config without targets, and for a folder that
     contains other targets."""
     config = read_config(path_or_name, overrides)
-    objective, wanted = wanted_targets(config.objective, config.model.vocab_size)
-    # this objective reads the teacher instead of the targets, which do not exist yet
-    config = config.model_copy(update={"objective": objective})
+    wanted = to_store(config.objective, config.model.vocab_size)
+    # this objective loads the model instead of reading what it computed, which does not exist yet
+    config = config.model_copy(update={"objective": wanted.objective})
     session = Session.open(config, Parts(rows=True, references=True, alone=ALONE), train=train_to_end)
-    header = header_of(config, wanted, session.feed, session.fingerprints[TEACHER])
-    writer = TargetsWriter.open(pathlib.Path(out or wanted.path).expanduser(), header)
+    header = header_of(config, wanted, session.feed, session.fingerprints[wanted.model])
+    writer = TargetsWriter.open(pathlib.Path(out or wanted.wanted.path).expanduser(), header)
     if missing := writer.missing(shard):
         with jax.set_mesh(session.mesh):
-            teacher, rules = session.load_references()[TEACHER], config.mesh.sharding_rules()
-            forward = teacher_forward(teacher, wanted, objective.divergence.temperature, rules)
+            teacher, rules = session.load_references()[wanted.model], config.mesh.sharding_rules()
+            forward = teacher_forward(teacher, wanted.wanted, wanted.temperature, rules)
             write_targets(writer, missing, session.feed, forward)
     return _summary(writer, writer.finish())
+
+
+def to_store(objective: Objective, vocab_size: int) -> ToStore:
+    """What the objective wants stored. Raises InputError for an objective that names no folder or no model, for a
+    `top_k` above the vocabulary size, and for samples from an empty tail."""
+    if (found := objective.to_store()) is None:
+        raise InputError("data targets: expected objective: {kind: distill, teacher: ..., targets: {path: ...}}, or "
+                         "{kind: preference, reference: {kind: stored, path: ..., model: ...}}")  # fmt: skip
+    wanted = found.wanted
+    if wanted.top_k > vocab_size:
+        raise InputError(f"objective.targets.top_k: {wanted.top_k} is more than model.vocab_size ({vocab_size})")
+    if wanted.tail_samples and wanted.top_k == vocab_size:
+        raise InputError(f"objective.targets.tail_samples: top_k {wanted.top_k} leaves no other tokens")
+    return found
 
 
 def _summary(writer: TargetsWriter, targets: Targets | None) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def train_step(
     A step whose loss or gradient norm is not finite, or that the state's gate finds to be a spike, leaves model and
     optimizer as they were and counts in `skipped`.
     """
-    totals, context = objective.totals(batch), Context(state.step, state.objective, references)
+    totals = objective.totals(batch)
+    context = Context(state.step, state.objective, references, base=state.model)
     rates = optimizer.rates(state.step, state.skipped) if rates is None else rates
     chosen = optimizer.selection
     trained = chosen.select(state.model, state.heads)

@@ -64,7 +64,7 @@ class HeldOut:
     ) -> Callable[[TrainState], dict[str, Any]]:
         """As `measure`, of the model that `used` takes from a train state."""
         measured = self.measure(objective)
-        context = lambda state: Context(state.step, state.objective, references, state.heads)
+        context = lambda state: Context(state.step, state.objective, references, state.heads, state.model)
         return lambda state: measured(used(state), context(state))
 
     def _feeds(self) -> dict[str, Feed]:

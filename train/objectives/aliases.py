@@ -9,10 +9,12 @@ log = logging.getLogger(__name__)
 
 ALIASES = {"sft": "trajectory"}
 """Another name of an objective kind -> the kind."""
-_PREFERENCES = "training on preferences or rewards is not there yet (docs/roadmap.md)"
+PAIR_LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo", "orpo": "orpo"}
+"""Name of a method -> the kind of pair loss with which the preference objective is that method."""
+_NOT_THERE = "training on rewards and with KTO is not there yet (docs/roadmap.md)"
 _NOT_YET = {
-    **dict.fromkeys(("dpo", "ipo", "kto", "orpo", "simpo", "cpo"), _PREFERENCES),
-    **dict.fromkeys(("rlhf", "rlvr", "ppo", "grpo", "reinforce", "rloo", "reward", "reward_model"), _PREFERENCES),
+    **dict.fromkeys(("kto", "cpo"), _NOT_THERE),
+    **dict.fromkeys(("rlhf", "rlvr", "ppo", "grpo", "reinforce", "rloo", "reward", "reward_model"), _NOT_THERE),
 }
 """What is asked for by name and is not there -> why."""
 
@@ -33,6 +35,11 @@ def replace_alias(document: Document) -> None:
         section["kind"] = ALIASES[name]
         what = "cross-entropy on what the assistant writes"
         log.info("objective: %s is trained by the %s objective: %s", name, ALIASES[name], what)
+    elif name in PAIR_LOSSES:
+        section["kind"] = "preference"
+        loss = section.get("pair_loss") or {}
+        section["pair_loss"] = {**loss, "kind": PAIR_LOSSES[name]} if isinstance(loss, dict) else loss
+        log.info("objective: %s is the preference objective with pair_loss.kind: %s", name, PAIR_LOSSES[name])
     elif name in _NOT_YET:
         why = f"{kind}: {_NOT_YET[name]}; supervised fine-tuning on conversations is `sft`"
         document.problems.append(Problem(document.place("objective.kind"), "objective.kind", why))

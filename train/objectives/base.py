@@ -6,7 +6,8 @@ whole batch, so that microbatches add up to exactly the result of the whole batc
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from flax import nnx
 from data.rows.fields import PACKED
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.parameters import Role
 from maverick_jax.settings.section import Section
+from train.objectives.distill.stored import OfflineTargets
 from train.rollouts.source import Batch, BatchMaker
 
 Sums = dict[str, Any]
@@ -37,6 +40,8 @@ class Context:
     """Frozen models, by the names that `Objective.references` gives them."""
     heads: dict[str, nnx.Param] = dataclasses.field(default_factory=dict)
     """Parameters that are trained with the model, by the names that `Objective.heads` gives them."""
+    base: Maverick | None = None
+    """The model without its low-rank adapters; None: it is not at hand."""
 
 
 jax.tree_util.register_dataclass(Context)
@@ -91,12 +96,33 @@ class StoredFields:
     """The model that must have computed them; None: any."""
 
 
+class ToStore(NamedTuple):
+    """What a model computes once, to be read by training later."""
+
+    objective: "Objective"
+    """The objective that loads the model instead of reading what it computed."""
+    model: str
+    """The model's name among the references of `objective`."""
+    wanted: OfflineTargets
+    temperature: float
+
+
 class Objective(Section, abc.ABC):
     """The base of all objective kinds: the section `objective` of a config."""
 
     kind: str
 
     # ---- what it needs ---------------------------------------------------------------------------------------------
+
+    def frozen(self) -> tuple[Role, ...]:
+        """The parts of the model that are not trained unless the config says what is."""
+        return ()
+
+    def in_run(self, start: str | None, trained: Collection[Role], adapters: bool) -> Self:
+        """This section with what follows from the rest of the config filled in. start: the model at `model.init_from`;
+        trained: roles of the trained parameters; adapters: whether low-rank adapters are trained beside them. Raises
+        InputError, beginning with the key, for a section that does not fit them."""
+        return self
 
     def fields(self) -> tuple[str, ...]:
         """Names of the fields that it reads from a training batch; see `data.rows.fields`."""
@@ -108,6 +134,10 @@ class Objective(Section, abc.ABC):
 
     def stored_fields(self) -> StoredFields | None:
         """The members of `fields` that are read from a folder; None: all fields are made from the data."""
+        return None
+
+    def to_store(self) -> ToStore | None:
+        """How `maverick data targets` computes the stored fields; None: the section does not say."""
         return None
 
     def batch_maker(self) -> BatchMaker | None:

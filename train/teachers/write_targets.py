@@ -15,22 +15,22 @@ from data.targets.writer import TargetsWriter, rows_per_part
 from maverick_jax.progress import ProgressDisplay
 from train.batches import Feed
 from train.config import RunConfig
-from train.objectives.distill.stored import OfflineTargets
+from train.objectives.base import ToStore
 from train.teachers.forward import TeacherForward
 
 log = logging.getLogger(__name__)
 
 
-def header_of(config: RunConfig, wanted: OfflineTargets, feed: Feed, teacher: str) -> Header:
+def header_of(config: RunConfig, store: ToStore, feed: Feed, teacher: str) -> Header:
     """The header of targets for rows [0, run.steps * data.batch_size) of the stream. `teacher`: the teacher's
     fingerprint."""
-    batch_size = config.data.batch_size
+    batch_size, wanted = config.data.batch_size, store.wanted
     header = Header(
         vocab_size=config.model.vocab_size,
         top_k=wanted.top_k,
         tail_samples=wanted.tail_samples,
         dtype=wanted.dtype,
-        temperature=config.objective.divergence.temperature,
+        temperature=store.temperature,
         seed=config.run.seed,
         teacher=teacher,
         data=feed.train.fingerprint,

@@ -7,6 +7,9 @@ import pytest
 from maverick_jax.errors import InputError
 from train.config_files import read_config, resolved
 
+STARTED = "reference: {path: runs/trajectory_tiny, config: trajectory_tiny}"
+"""Where preference_tiny begins, which another kind of objective does not inherit."""
+
 
 @pytest.mark.parametrize("word", ["objective=sft", "objective.kind=sft", "objective={kind: SFT}"])
 def test_sft_is_another_name_of_trajectory_and_is_resolved(word, caplog):
@@ -27,8 +30,8 @@ def test_a_kind_alone_is_a_section():
         read_config("pretrain_tiny", ["objective=pretain"])
 
 
-@pytest.mark.parametrize("word", ["objective=dpo", "objective={kind: rlhf, beta: 0.1}", "objective.kind=GRPO"])
-def test_preferences_and_rewards_are_said_to_be_missing(word):
+@pytest.mark.parametrize("word", ["objective=kto", "objective={kind: rlhf, beta: 0.1}", "objective.kind=GRPO"])
+def test_rewards_are_said_to_be_missing(word):
     with pytest.raises(InputError) as said:
         read_config("trajectory_tiny", [word])
     assert "is not there yet" in str(said.value) and "`sft`" in str(said.value)
@@ -38,3 +41,17 @@ def test_preferences_and_rewards_are_said_to_be_missing(word):
 def test_sft_without_conversations_asks_for_them():
     with pytest.raises(InputError, match=r"objective.kind: trajectory needs a source of trajectories"):
         read_config("pretrain_tiny", ["objective=sft"])
+
+
+@pytest.mark.parametrize(
+    ("word", "loss"),
+    [("dpo", "sigmoid"), ("DPO", "sigmoid"), ("ipo", "ipo")],
+)
+def test_names_of_preference_methods_choose_the_loss(word, loss):
+    config = read_config("preference_tiny", [f"objective={{kind: {word}, {STARTED}}}"])
+    assert (config.objective.kind, config.objective.pair_loss.kind) == ("preference", loss)
+
+
+def test_other_keys_of_the_pair_loss_are_kept():
+    config = read_config("preference_tiny", [f"objective={{kind: ipo, pair_loss: {{beta: 0.3}}, {STARTED}}}"])
+    assert (config.objective.pair_loss.kind, config.objective.pair_loss.beta) == ("ipo", 0.3)

@@ -10,7 +10,6 @@ from jax.sharding import reshard
 from pydantic import Field
 
 from maverick_jax.config import ModelConfig
-from maverick_jax.errors import InputError
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick, Tapped
 from maverick_jax.ops.distillation import Divergence, SoftTarget, Terms, Weighed, distillation, whole_target
@@ -22,11 +21,11 @@ from train.objectives.base import (
     Findings,
     Head,
     Notice,
-    Objective,
     Reference,
     State,
     StoredFields,
     Sums,
+    ToStore,
 )
 from train.objectives.distill import notices
 from train.objectives.distill.matching import HiddenMatching, Matching, RouterMatching
@@ -111,6 +110,12 @@ class Distill(NextToken):
             return None
         header = {"temperature": ("objective.temperature", self.divergence.temperature), **self.targets.header}
         return StoredFields(self.targets.path, self.targets.fields, header, self.teacher)
+
+    def to_store(self) -> ToStore | None:
+        if self.targets is None or self.teacher is None:
+            return None
+        live = self.model_copy(update={"targets": None})
+        return ToStore(live, TEACHER, self.targets, self.divergence.temperature)
 
     @property
     def matching(self) -> Matching:
@@ -227,20 +232,6 @@ class Distill(NextToken):
 
     def remarks(self, found: dict[str, Any], state: dict[str, float]) -> list[str]:
         return notices.of_evaluation(self.weighting, found, state)
-
-
-def wanted_targets(objective: Objective, vocab_size: int) -> tuple[Distill, OfflineTargets]:
-    """The objective with a live teacher instead of stored targets, and the settings of the targets to store. Raises
-    InputError for an objective without `targets` or `teacher`, for a `top_k` above the vocabulary size, and for samples
-    from an empty tail."""
-    if not isinstance(objective, Distill) or objective.targets is None or objective.teacher is None:
-        raise InputError("data targets: expected objective: {kind: distill, teacher: ..., targets: {path: ...}}")
-    wanted = objective.targets
-    if wanted.top_k > vocab_size:
-        raise InputError(f"objective.targets.top_k: {wanted.top_k} is more than model.vocab_size ({vocab_size})")
-    if wanted.tail_samples and wanted.top_k == vocab_size:
-        raise InputError(f"objective.targets.tail_samples: top_k {wanted.top_k} leaves no other tokens")
-    return objective.model_copy(update={"targets": None}), wanted
 
 
 def teacher_target(teacher: Maverick, hidden: jax.Array, rules: ShardingRules) -> SoftTarget:

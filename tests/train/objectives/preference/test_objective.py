@@ -1,0 +1,131 @@
+"""Preference optimization: step 0, and what does not change the result: meshes, accumulation, packing, padding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from maverick_jax.checkpoint import names
+from maverick_jax.model.transformer import Maverick
+from maverick_jax.network import Balance
+from maverick_jax.sharding import single_device_mesh
+from tests.helpers import tiny
+from tests.helpers.pair_rows import apart, pair_batch
+from train.objectives import Preference
+from train.objectives.base import Context
+from train.objectives.preference.losses import LOSSES
+from train.objectives.preference.reference import MODEL
+from train.step import accumulate
+
+CONFIG = tiny.model_config(
+    balance=Balance(kind="none", z_loss=0.0), num_hidden_layers=2, no_rope_layer_interval=2, attention_chunk_size=16
+)
+"""A config without balance terms, which depend on the whole microbatch and not on single pairs."""
+
+
+def objective_of(kind: str, **more) -> Preference:
+    return Preference.model_validate({"pair_loss": {"kind": kind}, **more})
+
+
+@functools.cache
+def made(seed: int) -> Maverick:
+    with jax.set_mesh(single_device_mesh()):
+        return jax.jit(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(seed)))()
+
+
+def on_mesh(model: Maverick) -> Maverick:
+    """The model on the mesh in use."""
+    like = jax.eval_shape(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(0)))
+    mesh = jax.sharding.get_mesh()
+    place = lambda x, to: jax.device_put(np.asarray(x), jax.NamedSharding(mesh, to.sharding.spec))
+    return jax.tree.map(place, model, like)
+
+
+def result(objective: Preference, batch, seed: int = 0, reference: int = 1):
+    """(sums with the loss, gradients, metrics) of a model compared with another one, for a batch [A, b, T]."""
+    context = Context(jnp.zeros((), jnp.int32), {}, {MODEL: on_mesh(made(reference))})
+    model = on_mesh(made(seed))
+
+    @jax.jit
+    def run(model, batch):
+        totals = objective.totals(batch)
+
+        def loss(model, microbatch, totals):
+            value, sums = objective.loss(model, microbatch, totals, context)
+            return value, sums | {"total": value}
+
+        sums, grads = accumulate(loss, model, batch, totals)
+        return sums, grads, objective.metrics(model, sums, totals, context)
+
+    return jax.device_get(run(model, tiny.placed(batch)))
+
+
+def check_same(one, other, tolerance=2e-6):
+    """Checks that losses are equal, and gradients to a fraction of the largest element of their array."""
+    np.testing.assert_allclose(one[0]["total"], other[0]["total"], rtol=tolerance, atol=tolerance)
+    found, expected = (names.flatten(found[1]) for found in (one, other))
+    for name, x in expected.items():
+        scale = max(np.abs(x).max(), 1e-3)
+        np.testing.assert_allclose(found[name], x, rtol=0, atol=10 * tolerance * scale, err_msg=name)
+    for name in ("loss", "margin", "accuracy", "chosen_log_prob", "nll", "pairs"):
+        np.testing.assert_allclose(one[2][name], other[2][name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("sigmoid", np.log(2)), ("sigmoid_norm", np.log(2)), ("apo_zero", 0.5)])
+def test_a_model_equal_to_its_reference_has_the_loss_of_indifference(kind, loss, mesh_of):
+    with mesh_of(data=1):
+        found = result(objective_of(kind), pair_batch(CONFIG), reference=0)[2]
+    assert float(found["loss"]) == pytest.approx(loss, abs=1e-6)
+    assert float(found["margin"]) == pytest.approx(0, abs=1e-5)
+    assert found["route_change"].tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "orpo", "apo_zero"])
+def test_accumulation_and_packing_do_not_change_the_update(kind, mesh_of):
+    objective = objective_of(kind, nll=0.2)
+    batch = pair_batch(CONFIG, length=48, blocks=2)
+    alone = {name: x[None] for name, x in apart({name: x[0] for name, x in batch.items()}).items()}
+    with mesh_of(data=1):
+        whole = result(objective, batch)
+        check_same(result(objective, {name: x.reshape(4, 2, -1) for name, x in batch.items()}), whole)
+        check_same(result(objective, alone), whole)
+    assert whole[2]["pairs"] == 15, "the pair of which no token counts is left out"
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 2, "tensor": 2}, {"fsdp": 2, "expert": 4}, {"context": 2, "data": 4}], ids=str
+)
+def test_meshes_do_not_change_the_update(sizes, mesh_of):
+    objective = objective_of("dmpo", tail_weight=0.5)
+    batch = pair_batch(CONFIG, length=64, microbatches=1)
+    if "context" in sizes:  # attention chunks lie in one block each: pairs begin with one
+        batch = pair_batch(CONFIG, length=64, microbatches=1, blocks=1)
+        batch = {name: np.where(np.arange(64) < 16, x, np.zeros_like(x)) for name, x in batch.items()}
+    with mesh_of(data=1):
+        whole = result(objective, batch)
+    with mesh_of(**sizes):
+        check_same(result(objective, batch), whole, tolerance=1e-5)
+
+
+def test_padding_and_observations_get_no_gradient(mesh_of):
+    """Other tokens after the last segment, and other weightless labels, change nothing."""
+    objective, batch = objective_of("sigmoid"), pair_batch(CONFIG)
+    changed = {name: x.copy() for name, x in batch.items()}
+    changed["tokens"][batch["segment_ids"] == 0] = 7
+    changed["labels"][batch["loss_weights"] == 0] = 9
+    with mesh_of(data=1):
+        one, other = result(objective, batch), result(objective, changed)
+    assert float(one[0]["total"]) == float(other[0]["total"])
+    for name, x in names.flatten(one[1]).items():
+        np.testing.assert_array_equal(names.flatten(other[1])[name], x, err_msg=name)
+
+
+def test_every_kind_of_loss_trains_the_model(mesh_of):
+    with mesh_of(data=1):
+        for kind in LOSSES.members:
+            found = result(objective_of(kind), pair_batch(CONFIG))
+            norm = np.sqrt(sum(float((np.asarray(x) ** 2).sum()) for x in names.flatten(found[1]).values()))
+            assert np.isfinite(norm) and norm > 0, kind
