@@ -64,5 +64,5 @@ def test_what_does_not_fit_the_run_is_refused():
 
 
 def test_the_preference_objective_needs_pairs():
-    with pytest.raises(InputError, match=r"objective.kind: preference needs a source of preferences"):
+    with pytest.raises(InputError, match=r"objective.kind: preference needs a source of preferences \(kind"):
         read_config("pretrain_tiny", ["objective={kind: preference, pair_loss: {kind: simpo}}"])
