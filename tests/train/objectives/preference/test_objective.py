@@ -26,6 +26,9 @@ CONFIG = tiny.model_config(
 """A config without balance terms, which depend on the whole microbatch and not on single pairs."""
 
 
+OTHER_MESHES = ({"data": 4, "tensor": 2}, {"fsdp": 2, "expert": 4})
+
+
 def objective_of(kind: str, **more) -> Preference:
     return Preference.model_validate({"pair_loss": {"kind": kind}, **more})
 
@@ -83,7 +86,9 @@ def test_a_model_equal_to_its_reference_has_the_loss_of_indifference(kind, loss,
     assert found["route_change"].tolist() == [0]
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "orpo", "apo_zero"])
+@pytest.mark.parametrize(
+    "kind", ["sigmoid", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("orpo", "apo_zero"))]
+)
 def test_accumulation_and_packing_do_not_change_the_update(kind, mesh_of):
     objective = objective_of(kind, nll=0.2)
     batch = pair_batch(CONFIG, length=48, blocks=2)
@@ -96,7 +101,9 @@ def test_accumulation_and_packing_do_not_change_the_update(kind, mesh_of):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"data": 2, "tensor": 2}, {"fsdp": 2, "expert": 4}, {"context": 2, "data": 4}], ids=str
+    "sizes",
+    [{"context": 2, "data": 4}, *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in OTHER_MESHES)],
+    ids=str,
 )
 def test_meshes_do_not_change_the_update(sizes, mesh_of):
     objective = objective_of("dmpo", tail_weight=0.5)
@@ -123,6 +130,7 @@ def test_padding_and_observations_get_no_gradient(mesh_of):
         np.testing.assert_array_equal(names.flatten(other[1])[name], x, err_msg=name)
 
 
+@pytest.mark.slow
 def test_every_kind_of_loss_trains_the_model(mesh_of):
     with mesh_of(data=1):
         for kind in LOSSES.members:
