@@ -72,11 +72,15 @@ class EngineDevices:
         self._begin = plain(programs.begin, number, self._beginning(GenerationRequest([0], 1), 0))
         self._stop = plain(programs.stop, np.zeros(self.slots, bool))
         self._restrict = plain(programs.restrict, number, np.zeros(self.config.vocab_size, np.float32))
-        self._snapshot, self._restore = {}, {}
+        self._snapshot, self._restore, self._snapshot_bytes = {}, {}, {}
         for n in self.kept_lengths:
             take = functools.partial(programs.snapshot, length=n, rules=self.rules)
             self._snapshot[n] = jax.jit(take).lower(*state, number).compile()
-            shape = jax.eval_shape(take, *state, number)
+            on_mesh = lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=jax.NamedSharding(self.mesh, x.sharding.spec)
+            )
+            shape = jax.tree.map(on_mesh, jax.eval_shape(take, *state, number))
+            self._snapshot_bytes[n] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
             put = functools.partial(programs.restore, rules=self.rules)
             self._restore[n] = jax.jit(put, donate_argnums=(0, 1)).lower(*state, number, shape, number).compile()
 
@@ -128,13 +132,18 @@ class EngineDevices:
 
     def snapshot(self, slot: int, length: int) -> Snapshot:
         """A copy of the text of `slot`, which has `length` tokens."""
-        bucket = next(n for n in self.kept_lengths if n >= length)
-        return self._snapshot[bucket](self._cache, self._slots, np.int32(slot))
+        return self._snapshot[self._bucket(length)](self._cache, self._slots, np.int32(slot))
 
-    def restore(self, slot: int, kept: Snapshot, length: int, bucket_of: int) -> None:
-        """`slot` with the first `length` tokens of a snapshot that was taken of `bucket_of` tokens."""
-        bucket = next(n for n in self.kept_lengths if n >= bucket_of)
-        program = self._restore[bucket]
+    def snapshot_bytes(self, length: int) -> int:
+        """Bytes of a snapshot of `length` tokens."""
+        return self._snapshot_bytes[self._bucket(length)]
+
+    def _bucket(self, length: int) -> int:
+        return next(n for n in self.kept_lengths if n >= length)
+
+    def restore(self, slot: int, kept: Snapshot, length: int, taken_of: int) -> None:
+        """`slot` with the first `length` tokens of a snapshot that was taken of `taken_of` tokens."""
+        program = self._restore[self._bucket(taken_of)]
         self._cache, self._slots = program(self._cache, self._slots, np.int32(slot), kept, np.int32(length))
 
     def group_of(self, slot: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.decoding import TextDecoder
-from maverick_jax.inference.engine.programs import Steps
+from maverick_jax.inference.engine.programs import Snapshot, Steps
 from maverick_jax.inference.engine.requests import Finish, Generation, TokenScore, Update
 from maverick_jax.ops.token_scores import ScoredTokens
 from maverick_jax.text import Tokenizer
@@ -34,6 +34,10 @@ class Job:
     @property
     def computed(self) -> bool:
         return self.left == 0
+
+    def leads(self) -> bool:
+        """Whether it is computed in its own slot."""
+        return True
 
     def abort(self, error: BaseException | None) -> None:
         """Ends it early: with `error`, or because the engine closes."""
@@ -64,13 +68,22 @@ class Scoring(Job):
         self.done.set_exception(error or InputError("the engine was closed"))
 
 
+class SharedPrompt:
+    """The prompt of several answers: the first of them that has a slot computes it, the others get copies."""
+
+    def __init__(self):
+        self.leader: Answer | None = None
+        self.snapshot: Snapshot | None = None
+
+
 class Answer(Job):
     """A generation."""
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer | None):
+    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, shared: SharedPrompt | None = None):
         request = generation.request
         super().__init__(np.asarray(request.prompt, np.int32), len(request.prompt))
-        self.generation, self.begun, self.restricted = generation, False, False
+        self.generation, self.begun, self.restricted, self.shared = generation, False, False, shared
+        self.identity = self.tokens.astype(np.int64)
         self.written: list[int] = []
         self.cached = 0
         """Tokens of the prompt that were not computed again."""
@@ -78,9 +91,26 @@ class Answer(Job):
         """Tokens that the last `add` wrote."""
         self.goes_on = False
         """Whether the device would write on after the end."""
+        self._beyond: list[int] = []
+        """Tokens that the device has written after the end."""
         self._scores: list[TokenScore] = []
         self._reported = 0
         self._stops = StopTexts(request.stop_texts, tokenizer) if request.stop_texts and tokenizer else None
+
+    def leads(self) -> bool:
+        if self.shared is None or self.shared.snapshot is not None:
+            return True
+        self.shared.leader = self.shared.leader or self
+        return self.shared.leader is self
+
+    def ended(self) -> None:
+        """Another answer computes the prompt if this one has not."""
+        if self.shared is not None and self.shared.leader is self:
+            self.shared.leader = None
+
+    def identity_so_far(self) -> np.ndarray:
+        """int64[m]: what the slot holds, prompt and answer."""
+        return np.concatenate([self.identity, np.asarray([*self.written, *self._beyond], np.int64)])
 
     @property
     def filtered(self) -> bool:
@@ -107,9 +137,10 @@ class Answer(Job):
         request, written = self.generation.request, 0
         tokens = steps.tokens[:, self.slot].tolist()
         finish = None
-        for i, token in enumerate(tokens):
-            if token < 0 or finish is not None:
-                break
+        for i, token in enumerate(token for token in tokens if token >= 0):
+            if finish is not None:
+                self._beyond.append(token)
+                continue
             written += 1
             self.written.append(token)
             if self.scored:

@@ -25,7 +25,6 @@ from maverick_jax.inference.engine.requests import MAX_STOPS, MAX_TOP
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.ops.draw import DrawRules, Written, draw
 from maverick_jax.ops.slots import put_slot, take_slot
-from maverick_jax.ops.stream import gather_tokens
 from maverick_jax.ops.token_scores import ScoredTokens, token_scores
 from maverick_jax.sharding import ShardingRules
 
@@ -109,7 +108,7 @@ def prefill(model: Unrolled, cache: SlotCache, slots: Slots, piece: PromptPieces
     x, cache = through_piece(model, cache, piece)
     end = piece.start + piece.count
     last = jnp.arange(piece.tokens.shape[1], dtype=jnp.int32)[None, :] == piece.count[:, None] - 1
-    x = gather_tokens(x, rules)
+    x = reshard(x, rules("batch", "length", None))
     last = reshard(last, rules("batch", "length"))
     logits = logits_of(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1))
     put = functools.partial(_put_rows, slot=piece.slot, rules=rules)
@@ -128,7 +127,7 @@ def score(model: Unrolled, cache: SlotCache, piece: PromptPieces, labels: jax.Ar
     """Adds a piece of each group's text; scores `labels` int32[P, T], the token after each of the piece."""
     rules = model.rest.rules
     x, cache = through_piece(model, cache, piece)
-    x = gather_tokens(rms_norm(x, model.rest.norm[...], model.rest.config.rms_norm_eps), rules)
+    x = rms_norm(x, model.rest.norm[...], model.rest.config.rms_norm_eps)
     x, labels = reshard(x, rules("batch", "length", None)), reshard(labels, rules("batch", "length"))
     return cache, token_scores(x, model.rest.output_weight(), labels, _top_of(model), rules=rules)
 

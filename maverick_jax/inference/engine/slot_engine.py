@@ -12,7 +12,9 @@ from maverick_jax.errors import InputError, QueueFull
 from maverick_jax.inference.engine import checks
 from maverick_jax.inference.engine.compilations import compilations_here
 from maverick_jax.inference.engine.devices import EngineDevices, Work
-from maverick_jax.inference.engine.jobs import Answer, Job, Scoring
+from maverick_jax.inference.engine.jobs import Answer, Job, Scoring, SharedPrompt
+from maverick_jax.inference.engine.kept import KeptText, KeptTexts, Reach
+from maverick_jax.inference.engine.programs import Snapshot
 from maverick_jax.inference.engine.requests import (
     Engine,
     EngineStatus,
@@ -41,8 +43,12 @@ class EngineSettings:
     """Steps that are computed before tokens are reported, while no request waits and none has a filter."""
     queue: int = 64
     """Generations that wait for a slot; more are refused."""
+    keep_bytes: int = 1 << 28
+    """Most bytes of keys and values that are kept of texts that have ended, on each device group; 0: none."""
 
     def __post_init__(self):
+        if self.keep_bytes < 0:
+            raise InputError(f"keep_bytes: {self.keep_bytes}; expected 0 (nothing is kept) or more")
         for name in ("slots", "context", "piece", "steps", "queue"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}: {value}; expected 1 or more")
@@ -67,6 +73,8 @@ class SlotEngine(Engine):
         self._chunk = model.config.attention_chunk_size
         self._piece = settings.piece_of(self._chunk)
         self._device = EngineDevices(model, settings.slots, settings.context, self._piece, settings.steps)
+        window = model.config.local_attention == "sliding_window"
+        self._kept: KeptTexts[Snapshot] = KeptTexts(settings.keep_bytes, Reach(self._chunk, window))
         self._lock = threading.Condition()
         self._waiting: collections.deque[Answer] = collections.deque()
         self._to_score: collections.deque[Scoring] = collections.deque()
@@ -85,7 +93,8 @@ class SlotEngine(Engine):
         if n < 1:
             raise InputError(f"n: {n}; expected 1 or more")
         requests = [dataclasses.replace(request, seed=request.seed + i) for i in range(n)]
-        answers = [Answer(Generation(r), self.tokenizer) for r in requests]
+        prompt = SharedPrompt() if n > 1 else None
+        answers = [Answer(Generation(r), self.tokenizer, prompt) for r in requests]
         with self._lock:
             self._require_open()
             if len(self._waiting) + n > self.settings.queue:
@@ -120,7 +129,7 @@ class SlotEngine(Engine):
                 generated_tokens=self._counts["generated"],
                 finished=dict(self._finished),
                 compilations=self._counts["compilations"],
-                cache_bytes=0,
+                cache_bytes=self._kept.bytes,
             )
 
     def close(self) -> None:
@@ -192,6 +201,7 @@ class SlotEngine(Engine):
     def _admit(self) -> None:
         """Gives free slots to those who wait. Scores fill the slots that no generation wants, and one at a time go on
         if all are wanted."""
+        admitted = []
         with self._lock:
             free = [slot for slot in range(self.settings.slots) if slot not in self._jobs]
             while free and (self._waiting or self._to_score):
@@ -201,6 +211,26 @@ class SlotEngine(Engine):
                 job.slot = self._emptiest(free)
                 free.remove(job.slot)
                 self._jobs[job.slot] = job
+                admitted.append(job)
+        for job in admitted:
+            if isinstance(job, Answer):
+                self._resume(job)
+
+    def _resume(self, job: Answer) -> None:
+        """Begins with what is kept of a text that begins alike."""
+        if job.shared and (snapshot := job.shared.snapshot):
+            self._restore(job, snapshot, job.total, job.total)
+        elif found := self._kept.find(job.generation.request.realm, job.identity):
+            text, count = found
+            self._restore(job, text.snapshot, count, len(text.identity))
+
+    def _restore(self, job: Answer, snapshot: Snapshot, count: int, length: int) -> None:
+        """Gives `job` the first `count` tokens of a snapshot of `length` tokens."""
+        self._device.restore(job.slot, snapshot, count, length)
+        job.position = job.cached = count
+        self._counts["cached"] += count
+        if job.computed:
+            self._when_computed(job)
 
     def _emptiest(self, free: list[int]) -> int:
         """A free slot of the group that has the most of them."""
@@ -210,7 +240,7 @@ class SlotEngine(Engine):
     def _compute_piece(self) -> None:
         """The next piece of a text per group. The text that waits longest and the one with the fewest tokens left take
         turns, so that neither a long prompt nor a newcomer waits for all pieces of the other."""
-        left = [job for job in self._jobs.values() if not job.computed]
+        left = [job for job in self._jobs.values() if not job.computed and job.leads()]
         if not left:
             return
         self._oldest_first = not self._oldest_first
@@ -246,7 +276,13 @@ class SlotEngine(Engine):
         if isinstance(job, Scoring):
             self._release(job)
             job.finish()
-        elif job.generation.request.max_tokens == 0:
+            return
+        if job.shared and job.shared.snapshot is None:
+            job.shared.snapshot = self._device.snapshot(job.slot, job.total)
+            for other in list(self._jobs.values()):
+                if isinstance(other, Answer) and other.shared is job.shared and not other.computed:
+                    self._restore(other, job.shared.snapshot, job.total, job.total)
+        if job.generation.request.max_tokens == 0:
             self._finish(job, Finish.LENGTH)
         else:
             self._device.begin(job.slot, job.generation.request, job.generation.request.seed)
@@ -279,6 +315,7 @@ class SlotEngine(Engine):
             allowed = job.allowed_next(self.vocab_size)
         except Exception as error:  # of the filter, which is the request's; other requests go on
             self._device.stop([job.slot])
+            job.ended()
             self._release(job)
             job.abort(error)
             return False
@@ -291,9 +328,19 @@ class SlotEngine(Engine):
         with self._lock:
             self._jobs.pop(job.slot, None)
 
+    def _keep(self, job: Answer) -> None:
+        """Keeps a text that has ended, if there is room."""
+        identity, request = job.identity_so_far(), job.generation.request
+        size = self._device.snapshot_bytes(len(identity))
+        if self._kept.make_room(request.realm, request.session, identity, size):
+            snapshot = self._device.snapshot(job.slot, len(identity))
+            self._kept.add(KeptText(request.realm, request.session, identity, snapshot, size))
+
     def _finish(self, job: Answer, finish: Finish) -> None:
-        if job.slot is not None:
-            self._release(job)
+        if job.computed:
+            self._keep(job)
+        job.ended()
+        self._release(job)
         with self._lock:
             self._finished[finish] += 1
         job.generation.put(job.update(finish))

@@ -14,7 +14,7 @@ from tests.parity.oracle import our_model, random_parameters, shapes, variant
 
 CONFIG = variant(vocab_size=271, num_hidden_layers=4)
 """The vocabulary of the byte tokenizer; chunks of 8 positions."""
-SETTINGS = EngineSettings(slots=4, context=64, steps=3, queue=10)
+SETTINGS = EngineSettings(slots=4, context=64, steps=3, queue=10, keep_bytes=0)
 
 
 def assert_close(found, expected):
@@ -92,7 +92,7 @@ def random_requests(count: int, seed: int, longest: int = 40) -> list[Generation
 
 @pytest.fixture(scope="module")
 def eight(model):
-    with SlotEngine(model, None, EngineSettings(slots=8, context=64, steps=4)) as engine:
+    with SlotEngine(model, None, EngineSettings(slots=8, context=64, steps=4, keep_bytes=0)) as engine:
         yield engine
 
 
@@ -113,9 +113,11 @@ def test_64_requests_on_8_slots_get_the_tokens_of_each_alone(eight):
 
 def test_n_answers_of_a_prompt_have_seeds_of_their_own(engine):
     request = GenerationRequest(prompt_of(9), 8, Sampling(1.0), seed=5)
+    before = engine.status().prompt_tokens
     many = [g.result().tokens for g in engine.submit(request, n=6)]
     single = [engine.submit(dataclasses.replace(request, seed=5 + i))[0].result().tokens for i in range(6)]
     assert many == single and len(set(many)) == 6
+    assert engine.status().prompt_tokens - before == 9 + 6 * 9  # one prompt of six answers, and six prompts
 
 
 def test_scores_of_given_tokens_equal_the_slow_twin(engine, slow):
