@@ -5,13 +5,15 @@ from typing import IO, Any
 
 from maverick_jax.errors import InputError, harmless
 from maverick_jax.inference import ChatSession, stop_ids, text_of
-from maverick_jax.model.transformer import Maverick
+from maverick_jax.inference.engine import Engine, EngineSettings
 from maverick_jax.text.chat import CallError, ToolCall
 
+ONE_USER = EngineSettings(slots=1, context=32_768, piece=512, steps=1, keep_bytes=1 << 34, lazy=True)
+"""Of an engine for one conversation."""
 HELP = "/reset starts a new conversation, /exit quits"
 
 
-def converse(model: Maverick, chat: ChatSession, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
+def converse(engine: Engine, chat: ChatSession, lines: IO[str], out: IO[str] | None) -> list[dict[str, Any]]:
     """Answers every line until /exit or the end of input. Answers are written to `out` while they are generated.
     Returns the turns as JSON values."""
     asks = out is not None and lines.isatty()
@@ -25,7 +27,7 @@ def converse(model: Maverick, chat: ChatSession, lines: IO[str], out: IO[str] | 
         if line.startswith("/"):
             chat.reset() if line == "/reset" else show(f"no command {line!r}: {HELP}", "\n")
             continue
-        turns.append(_answer(model, chat, line, show))
+        turns.append(_answer(engine, chat, line, show))
     return turns
 
 
@@ -42,13 +44,13 @@ def _read(lines: IO[str], ask: Callable[[], Any]) -> Iterator[str]:
             yield line.strip()
 
 
-def _answer(model: Maverick, chat: ChatSession, line: str, show: Callable[..., Any]) -> dict[str, Any]:
+def _answer(engine: Engine, chat: ChatSession, line: str, show: Callable[..., Any]) -> dict[str, Any]:
     show("model> ")
     written: list[int] = []
     stops = stop_ids(chat.tokenizer)
 
     def said() -> Iterator[int]:
-        for token in chat.say(model, line):
+        for token in chat.say(engine, line):
             written.append(token)
             if token not in stops:
                 yield token

@@ -1,15 +1,17 @@
-"""Whole answers to many prompts, several written at a time."""
+"""Whole answers to many prompts."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from maverick_jax.inference.sampler import sample_tokens, stop_ids
+from maverick_jax.inference.engine import EngineSettings, GenerationRequest, SlotEngine
+from maverick_jax.inference.sampler import bucket, stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.text import Tokenizer
 
 AT_A_TIME = 8
+"""Most answers that are written at the same time."""
 
 
 def answers(
@@ -26,22 +28,25 @@ def answers(
     the text. `on_progress` is called with the number of finished prompts. `pixel_values`, float[N, C, S, S]: the tiles
     of the images that every prompt shows.
 
-    Prompts of similar length are continued together. Equal prompts get different samples, unless the temperature is 0.
-    Raises InputError as `sample_tokens` does.
+    Answer i is drawn with seed + i. Raises InputError for requests that an engine refuses.
     """
-    stops = stop_ids(tokenizer)
-    found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for done in range(0, len(order), AT_A_TIME):
-        some = order[done : done + AT_A_TIME]
-        waiting = set(some)
-        tiles = None if pixel_values is None else np.concatenate([pixel_values] * len(some))
-        for tokens in sample_tokens(model, [prompts[i] for i in some], max_tokens, sampling, seed, tiles, done):
-            for i, token in zip(some, tokens.tolist(), strict=True):
-                if i in waiting:
-                    found[i].append(token)
-            waiting -= {i for i in waiting if found[i][-1] in stops}
-            if not waiting:
-                break
-        on_progress(done + len(some))
+    if not prompts:
+        return []
+    settings = EngineSettings(
+        slots=min(AT_A_TIME, len(prompts)),
+        context=bucket(max(map(len, prompts)) + max_tokens),
+        queue=len(prompts),
+        keep_bytes=0,
+        lazy=True,
+    )
+    ends = stop_ids(tokenizer)
+    found = []
+    with SlotEngine(model, tokenizer, settings) as engine:
+        requests = (
+            GenerationRequest(prompt, max_tokens, sampling, seed + i, ends, tiles=pixel_values)
+            for i, prompt in enumerate(prompts)
+        )
+        for i, generation in enumerate([engine.submit(request)[0] for request in requests]):
+            found.append(list(generation.result().tokens))
+            on_progress(i + 1)
     return found

@@ -12,6 +12,7 @@ from PIL import Image
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
 from maverick_jax.inference.cache import decode, prefill
+from maverick_jax.inference.decoding import TextDecoder
 from maverick_jax.inference.sampling import PLAIN, Sampling
 from maverick_jax.model.tiles import encoder_of, tiles_by_row
 from maverick_jax.model.transformer import Maverick
@@ -103,15 +104,12 @@ def stream_ids(model: Maverick, tokenizer: Tokenizer, request: Request) -> Itera
 
 def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """Decodes tokens as they come. No piece of text ends inside a character."""
-    ids: list[int] = []
-    written = ""
+    decoder = TextDecoder(tokenizer)
     for token in tokens:
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):
-            yield text[len(written) :]
-            written = text
-    yield tokenizer.decode(ids)[len(written) :]
+        if text := decoder.add(token):
+            yield text
+    if text := decoder.end():
+        yield text
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:

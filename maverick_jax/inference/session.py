@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from maverick_jax.inference.sampler import Request, stop_ids, stream_ids
+from maverick_jax.inference.engine import Engine, GenerationRequest
+from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
-from maverick_jax.model.transformer import Maverick
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, find_dialect, render
 
@@ -37,16 +37,21 @@ class ChatSession:
         self.ids: list[int] = []
         self.turns = 0
 
-    def say(self, model: Maverick, text: str) -> Iterator[int]:
-        """Yields the tokens of the model's answer to the user's `text`, including the token that ends it."""
-        prompt = [*self.ids, *self._rendered(text)]
+    def say(self, engine: Engine, text: str) -> Iterator[int]:
+        """Yields the tokens of the model's answer to the user's `text`, including the token that ends it. The engine
+        keeps the conversation, so that a turn costs its new tokens."""
+        prompt, stops = [*self.ids, *self._rendered(text)], stop_ids(self.tokenizer)
         written: list[int] = []
         seed = self.seed + self.turns
-        request = Request(prompt, self.max_tokens, self.sampling, seed)
-        for token in stream_ids(model, self.tokenizer, request):
-            written.append(token)
-            yield token
-        ends = written and written[-1] in stop_ids(self.tokenizer)
+        request = GenerationRequest(prompt, self.max_tokens, self.sampling, seed, stops, session="chat")
+        (generation,) = engine.submit(request)
+        try:
+            for update in generation:
+                written += update.tokens
+                yield from update.tokens
+        finally:
+            generation.cancel()
+        ends = written and written[-1] in stops
         self.ids = [*prompt, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
         self.turns += 1
 

@@ -8,7 +8,8 @@ import pytest
 from launch.chat import converse
 from launch.cli import main
 from maverick_jax.errors import InputError
-from maverick_jax.inference import ChatSession, Sampling, session
+from maverick_jax.inference import ChatSession, Sampling
+from maverick_jax.inference.engine import Finish, Generation, Update
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
@@ -39,16 +40,19 @@ def typed(monkeypatch, capsys):
 
 
 class Scripted:
-    """A stand-in for a model: it answers with scripted ids and records the requests."""
+    """A stand-in for an engine: it answers with scripted ids and records the requests."""
 
-    def __init__(self, monkeypatch, *answers: list[int]):
+    def __init__(self, *answers: list[int]):
         self.answers, self.prompts, self.seeds = list(answers), [], []
-        monkeypatch.setattr(session, "stream_ids", self)
 
-    def __call__(self, model, tokenizer, request):
+    def submit(self, request):
         self.prompts.append(list(request.prompt))
         self.seeds.append(request.seed)
-        yield from self.answers.pop(0)
+        generation = Generation(request)
+        for token in (written := self.answers.pop(0)):
+            generation.put(Update((token,)))
+        generation.put(Update((), finish=Finish.STOP if written[-1] in request.stop_ids else Finish.LENGTH))
+        return [generation]
 
 
 def answer(text: str, stop: str | None = "<|eot|>") -> list[int]:
@@ -73,11 +77,11 @@ def test_seed_and_settings_reach_the_model(folder, typed):
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_the_conversation_so_far_is_the_prompt(monkeypatch):
-    script = Scripted(monkeypatch, answer("Yes."), answer("cut", None), answer("", "<|eom|>"), answer("Again."))
+def test_the_conversation_so_far_is_the_prompt():
+    script = Scripted(answer("Yes."), answer("cut", None), answer("", "<|eom|>"), answer("Again."))
     out = io.StringIO()
     chat = ChatSession(BYTES, system="Be kind.", seed=7)
-    turns = converse(None, chat, io.StringIO("One\nTwo <|eot|>\nThree\n/reset\nFour\n"), out)  # pyright: ignore
+    turns = converse(script, chat, io.StringIO("One\nTwo <|eot|>\nThree\n/reset\nFour\n"), out)  # pyright: ignore
     said = [Message(Role.SYSTEM, "Be kind."), Message(Role.USER, "One")]
     asked = [render(Conversation(said), BYTES, add_generation_prompt=True).ids.tolist()]
     said += [Message(Role.ASSISTANT, "Yes."), Message(Role.USER, "Two <|eot|>")]
@@ -96,24 +100,24 @@ def test_the_conversation_so_far_is_the_prompt(monkeypatch):
     )
 
 
-def test_calls_are_shown_parsed(monkeypatch):
+def test_calls_are_shown_parsed():
     calls = [ToolCall("get_weather", {"city": "SF", "days": 2}), ToolCall("now")]
     rendered = render(Conversation([Message(Role.ASSISTANT, "Wait.", calls)]), BYTES, "meta_json")
-    Scripted(monkeypatch, rendered.ids[rendered.decisions[0] :].tolist(), answer('{"name": "f"}'))
+    script = Scripted(rendered.ids[rendered.decisions[0] :].tolist(), answer('{"name": "f"}'))
     out = io.StringIO()
-    turns = converse(None, ChatSession(BYTES, "meta_json"), io.StringIO("Go\nGo\n"), out)  # pyright: ignore
+    turns = converse(script, ChatSession(BYTES, "meta_json"), io.StringIO("Go\nGo\n"), out)  # pyright: ignore
     assert "\n  call get_weather(city='SF', days=2)\n  call now()\n" in out.getvalue()
     assert "\n  malformed reply: call 0: 'parameters' is missing" in out.getvalue()
     assert turns[0]["calls"][0] == {"name": "get_weather", "arguments": {"city": "SF", "days": 2}}
     assert turns[1]["text"] == '{"name": "f"}' and "parameters" in turns[1]["error"]
 
 
-def test_a_terminal_gets_prompts_and_no_control_characters(monkeypatch):
-    Scripted(monkeypatch, answer("\x1b[31mred\x07\n\tok"))
+def test_a_terminal_gets_prompts_and_no_control_characters():
+    script = Scripted(answer("\x1b[31mred\x07\n\tok"))
     lines = io.StringIO("Hi\n/what\n")
     lines.isatty = lambda: True  # pyright: ignore[reportAttributeAccessIssue]
     out = io.StringIO()
-    converse(None, ChatSession(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
+    converse(script, ChatSession(BYTES, sampling=Sampling(0.0)), lines, out)  # pyright: ignore
     assert out.getvalue() == (
         "/reset starts a new conversation, /exit quits\nyou> model> \\x1b[31mred\\x07\n\tok\n"
         "you> no command '/what': /reset starts a new conversation, /exit quits\nyou> "

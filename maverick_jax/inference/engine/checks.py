@@ -12,8 +12,6 @@ def require_request(request: GenerationRequest, vocab_size: int, context: int, h
     """Raises InputError for a request that an engine cannot run."""
     r = request
     require_tokens(r.prompt, vocab_size, "prompt")
-    if r.tiles is not None:
-        raise InputError("tiles: this engine takes no pictures; expected none")
     if r.max_tokens < 0:
         raise InputError(f"max_tokens: {r.max_tokens}; expected 0 or more")
     if len(r.prompt) + r.max_tokens > context:

@@ -10,7 +10,7 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import programs
-from maverick_jax.inference.engine.forward import PromptPieces, Unrolled, empty_cache
+from maverick_jax.inference.engine.forward import PromptPieces, Unrolled, empty_cache, encoded
 from maverick_jax.inference.engine.programs import Beginning, Snapshot, Steps
 from maverick_jax.inference.engine.requests import MAX_STOPS, GenerationRequest
 from maverick_jax.model.transformer import Maverick
@@ -32,20 +32,36 @@ class Work(NamedTuple):
     """int32[n]"""
     labels: np.ndarray | None = None
     """int32[n]: the token after each, whose log-probability is wanted."""
+    pictures: tuple[np.ndarray, np.ndarray] | None = None
+    """Which of the tokens show pictures, int[m], and their features [m, D]."""
+
+
+class Program:
+    """A program that is compiled at once or, if it is `lazy`, when it first runs."""
+
+    def __init__(self, program: Callable, inputs: tuple, given_away: tuple[int, ...], lazy: bool):
+        self._jitted = jax.jit(program, donate_argnums=given_away)
+        self._compiled = None if lazy else self._jitted.lower(*inputs).compile()
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self._compiled is None:
+            self._compiled = self._jitted.lower(*inputs).compile()
+        return self._compiled(*inputs)
 
 
 class EngineDevices:
     """The device side of an engine. One thread may use it at a time, under the model's mesh (`entered`)."""
 
-    def __init__(self, model: Maverick, slots: int, context: int, piece: int, steps: int):
-        """Compiles all programs. Raises InputError for a mesh that an engine does not run on."""
+    def __init__(self, model: Maverick, slots: int, context: int, piece: int, steps: int, lazy: bool):
+        """Compiles all programs; if `lazy`, each when it is first needed. Raises InputError for a mesh that an engine
+        does not run on."""
         self.mesh, self.config, self.rules = model.embed[...].sharding.mesh, model.config, model.rules
         self.groups = math.prod(self.mesh.shape[axis] for axis in axes_tuple(self.rules.batch))
         if slots % self.groups:
             raise InputError(
                 f"slots: {slots}; expected a multiple of {self.groups}, the groups of devices that divide sequences"
             )
-        self.slots, self.context, self.steps = slots, context, steps
+        self.slots, self.context, self.steps, self._lazy = slots, context, steps, lazy
         self.pieces, self.kept_lengths = buckets(min(SMALLEST_BUCKET, piece), piece), buckets(256, context)
         with self.entered():
             unrolled = Unrolled.of(model)
@@ -66,6 +82,11 @@ class EngineDevices:
         labels = lambda length: np.zeros((self.groups, length), np.int32)
         of_model = functools.partial(self._compiled, state=state)
         self._prefill = {n: of_model(programs.prefill, piece(n)) for n in self.pieces}
+        if (vision := self.config.vision) is not None:
+            shown = lambda n: self._shown(piece(n), [])
+            self._prefill_shown = {n: of_model(programs.prefill, shown(n)) for n in self.pieces}
+            tiles = np.zeros((self.groups, vision.num_channels, vision.image_size, vision.image_size), np.float32)
+            self._encode = self._compiled(encoded, tiles, state=())
         self._score = {n: self._compiled(programs.score, piece(n), labels(n), state=state[:1]) for n in self.pieces}
         self._decode = {k: of_model(functools.partial(programs.decode, count=k)) for k in sorted({1, self.steps})}
         plain = functools.partial(self._without_model, state=self._slots)
@@ -75,31 +96,38 @@ class EngineDevices:
         self._snapshot, self._restore, self._snapshot_bytes = {}, {}, {}
         for n in self.kept_lengths:
             take = functools.partial(programs.snapshot, length=n, rules=self.rules)
-            self._snapshot[n] = jax.jit(take).lower(*state, number).compile()
+            self._snapshot[n] = Program(take, (*state, number), (), self._lazy)
             on_mesh = lambda x: jax.ShapeDtypeStruct(
                 x.shape, x.dtype, sharding=jax.NamedSharding(self.mesh, x.sharding.spec)
             )
             shape = jax.tree.map(on_mesh, jax.eval_shape(take, *state, number))
             self._snapshot_bytes[n] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
             put = functools.partial(programs.restore, rules=self.rules)
-            self._restore[n] = jax.jit(put, donate_argnums=(0, 1)).lower(*state, number, shape, number).compile()
+            self._restore[n] = Program(put, (*state, number, shape, number), (0, 1), self._lazy)
 
-    def _compiled(self, program: Callable, *inputs: Any, state: tuple) -> Callable:
+    def _compiled(self, program: Callable, *inputs: Any, state: tuple) -> Program:
         """`program(model, *state, *inputs)` as a function of the weights' leaves; the state is given away."""
         with_leaves = lambda weights, *rest: program(self._tree.unflatten(weights), *rest)
         donated = tuple(range(1, 1 + len(state)))
-        return jax.jit(with_leaves, donate_argnums=donated).lower(self._weights, *state, *inputs).compile()
+        return Program(with_leaves, (self._weights, *state, *inputs), donated, self._lazy)
 
-    def _without_model(self, program: Callable, *inputs: Any, state: Any) -> Callable:
+    def _without_model(self, program: Callable, *inputs: Any, state: Any) -> Program:
         bound = functools.partial(program, rules=self.rules)
-        return jax.jit(bound, donate_argnums=0).lower(state, *inputs).compile()
+        return Program(bound, (state, *inputs), (0,), self._lazy)
 
     # ---- what the engine's thread calls ----------------------------------------------------------------------------
 
     def prefill(self, work: Sequence[Work]) -> None:
         """Computes pieces of prompts, at most one per group of devices."""
         piece, _ = self._piece(work)
-        self._cache, self._slots = self._prefill[piece.tokens.shape[1]](self._weights, self._cache, self._slots, piece)
+        program = self._prefill
+        if any(w.pictures for w in work):
+            piece, program = self._shown(piece, work), self._prefill_shown
+        self._cache, self._slots = program[piece.tokens.shape[1]](self._weights, self._cache, self._slots, piece)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Features [N, P, D] of as many tiles float32[N, C, S, S] as there are groups of devices."""
+        return np.asarray(self._encode(self._weights, pixels))
 
     def score(self, work: Sequence[Work]) -> list[ScoredTokens]:
         """As `prefill`, for texts of which log-probabilities are wanted: [n] of each piece."""
@@ -164,6 +192,17 @@ class EngineDevices:
             if w.labels is not None:
                 labels[g, :n] = w.labels
         return PromptPieces(tokens, start, count, slot), labels
+
+    def _shown(self, piece: PromptPieces, work: Sequence[Work]) -> PromptPieces:
+        """The piece with its pictures."""
+        shown = np.zeros(piece.tokens.shape, bool)
+        features = np.zeros((*shown.shape, self.config.hidden_size), self.config.compute_dtype)
+        for w in work:
+            if w.pictures is not None:
+                places, rows = w.pictures
+                shown[self.group_of(w.slot), places] = True
+                features[self.group_of(w.slot), places] = rows
+        return piece._replace(shown=shown, features=features)
 
     def _bias(self, logit_bias: Mapping[int, float]) -> np.ndarray:
         bias = np.zeros(self.config.vocab_size, np.float32)

@@ -92,6 +92,10 @@ class PromptPieces(NamedTuple):
     """int32[P]: number of tokens."""
     slot: jax.Array
     """int32[P]: slot among those of the group; B/P for no text."""
+    shown: jax.Array | None = None
+    """bool[P, T]: tokens that pictures take the place of; None: there are no pictures."""
+    features: jax.Array | None = None
+    """[P, T, D]: those of the pictures, where they are shown."""
 
 
 def through_piece(model: Unrolled, cache: SlotCache, piece: PromptPieces) -> tuple[jax.Array, SlotCache]:
@@ -111,7 +115,17 @@ def through_piece(model: Unrolled, cache: SlotCache, piece: PromptPieces) -> tup
         y, kept = _attend_piece(q, k, v, attention.mask, placed.segments, (start, last, slot), kept, rules)
         return attention.output(y), kept
 
-    return _through(model, model.rest.embed_inputs(inputs), real, cache, attend)
+    x = model.rest.embed_inputs(inputs)
+    if piece.shown is not None:
+        spec = jax.typeof(x).sharding.spec
+        shown, features = (reshard(a, spec) for a in (piece.shown[..., None], piece.features))
+        x = jnp.where(shown, features.astype(x.dtype), x)
+    return _through(model, x, real, cache, attend)
+
+
+def encoded(model: Unrolled, pixels: jax.Array) -> jax.Array:
+    """Features [N, P, D] of tiles [N, C, S, S], N a multiple of the groups of devices; the same on all devices."""
+    return reshard(model.rest.vision(pixels), PartitionSpec())
 
 
 def through_token(model: Unrolled, cache: SlotCache, tokens, positions, active) -> tuple[jax.Array, SlotCache]:

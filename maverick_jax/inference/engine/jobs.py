@@ -7,6 +7,7 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.decoding import TextDecoder
+from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Snapshot, Steps
 from maverick_jax.inference.engine.requests import Finish, Generation, TokenScore, Update
 from maverick_jax.ops.token_scores import ScoredTokens
@@ -79,11 +80,19 @@ class SharedPrompt:
 class Answer(Job):
     """A generation."""
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, shared: SharedPrompt | None = None):
+    def __init__(
+        self,
+        generation: Generation,
+        tokenizer: Tokenizer | None,
+        shared: SharedPrompt | None = None,
+        pictures: Pictures | None = None,
+    ):
         request = generation.request
         super().__init__(np.asarray(request.prompt, np.int32), len(request.prompt))
         self.generation, self.begun, self.restricted, self.shared = generation, False, False, shared
-        self.identity = self.tokens.astype(np.int64)
+        self.identity, self.pictures = self.tokens.astype(np.int64), pictures
+        if pictures is not None:
+            pictures.mark(self.identity)
         self.written: list[int] = []
         self.cached = 0
         """Tokens of the prompt that were not computed again."""

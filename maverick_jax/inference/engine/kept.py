@@ -1,4 +1,4 @@
-"""Texts whose keys and values are kept after they end, so that later texts that begin alike need not compute them again.
+"""Texts whose keys and values are kept after they end, so that texts that begin alike need not compute them again.
 
 A kept text of m tokens has all keys of the layers with global attention, and the newest C positions of those with local
 attention (C: the chunk, or the window). A text that shares its first n tokens goes on from there if nothing older than

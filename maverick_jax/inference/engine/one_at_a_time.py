@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from maverick_jax.errors import InputError
+from maverick_jax.images import ImageConfig
+from maverick_jax.images.preprocess import pixel_table
 from maverick_jax.inference.engine import checks
 from maverick_jax.inference.engine.requests import (
     Engine,
@@ -20,6 +22,7 @@ from maverick_jax.inference.engine.requests import (
 )
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.model.vision import encoder_of
 from maverick_jax.text import Tokenizer
 
 
@@ -62,19 +65,24 @@ class OneAtATime(Engine):
     def close(self) -> None:
         pass
 
-    def _logits(self, tokens: Sequence[int]) -> np.ndarray:
+    def _logits(self, tokens: Sequence[int], tiles: np.ndarray | None = None) -> np.ndarray:
         """float32[T, V]"""
         padded = np.zeros((1, self.context), np.int32)
         padded[0, : len(tokens)] = tokens
         real = (np.arange(self.context) < len(tokens)).astype(np.int32)[None]
         positions = np.arange(self.context, dtype=np.int32)[None] * real
-        return np.asarray(self._model.logits(jnp.asarray(padded), jnp.asarray(positions), jnp.asarray(real)))[0]
+        pixels = None
+        if tiles is not None:
+            table = pixel_table(ImageConfig.of(encoder_of(self._model.config)).normalization)
+            pixels = jnp.asarray(table.take(tiles) if tiles.dtype == np.uint8 else tiles)
+        arrays = map(jnp.asarray, (padded, positions, real))
+        return np.asarray(self._model.logits(*arrays, pixel_values=pixels))[0]
 
     def _written(self, request: GenerationRequest) -> Update:
         written: list[int] = []
         scores: list[TokenScore] = []
         while len(written) < request.max_tokens:
-            logits = self._logits([*request.prompt, *written])[len(request.prompt) + len(written) - 1]
+            logits = self._logits([*request.prompt, *written], request.tiles)[len(request.prompt) + len(written) - 1]
             changed = changed_logits(logits, request.sampling, request.prompt, written)
             if request.allowed is not None and (mask := request.allowed.mask(written)) is not None:
                 changed = np.where(mask, changed, -np.inf)

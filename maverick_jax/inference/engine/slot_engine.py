@@ -14,6 +14,7 @@ from maverick_jax.inference.engine.compilations import compilations_here
 from maverick_jax.inference.engine.devices import EngineDevices, Work
 from maverick_jax.inference.engine.jobs import Answer, Job, Scoring, SharedPrompt
 from maverick_jax.inference.engine.kept import KeptText, KeptTexts, Reach
+from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Snapshot
 from maverick_jax.inference.engine.requests import (
     Engine,
@@ -45,6 +46,8 @@ class EngineSettings:
     """Generations that wait for a slot; more are refused."""
     keep_bytes: int = 1 << 28
     """Most bytes of keys and values that are kept of texts that have ended, on each device group; 0: none."""
+    lazy: bool = False
+    """Whether programs are compiled when they are first needed, for a few requests; by default, all at the start."""
 
     def __post_init__(self):
         if self.keep_bytes < 0:
@@ -60,7 +63,7 @@ class EngineSettings:
 
 class SlotEngine(Engine):
     """An engine with a fixed number of slots. A request waits for a slot; its prompt is computed piece by piece, and
-    between two pieces all slots advance by a token. Nothing is compiled after the constructor."""
+    between two pieces all slots advance by a token. Nothing is compiled after the constructor, unless it is lazy."""
 
     def __init__(self, model: Maverick, tokenizer: Tokenizer | None = None, settings: EngineSettings | None = None):
         """Compiles all programs and starts the thread. Raises InputError for a model or mesh that an engine does not
@@ -70,9 +73,11 @@ class SlotEngine(Engine):
             sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"
             raise InputError(f"the tokenizer has {sizes}; expected the tokenizer of this model")
         self.vocab_size, self.context, self.tokenizer = model.config.vocab_size, settings.context, tokenizer
-        self._chunk = model.config.attention_chunk_size
+        self._config, self._chunk = model.config, model.config.attention_chunk_size
         self._piece = settings.piece_of(self._chunk)
-        self._device = EngineDevices(model, settings.slots, settings.context, self._piece, settings.steps)
+        self._device = EngineDevices(
+            model, settings.slots, settings.context, self._piece, settings.steps, settings.lazy
+        )
         window = model.config.local_attention == "sliding_window"
         self._kept: KeptTexts[Snapshot] = KeptTexts(settings.keep_bytes, Reach(self._chunk, window))
         self._lock = threading.Condition()
@@ -94,7 +99,10 @@ class SlotEngine(Engine):
             raise InputError(f"n: {n}; expected 1 or more")
         requests = [dataclasses.replace(request, seed=request.seed + i) for i in range(n)]
         prompt = SharedPrompt() if n > 1 else None
-        answers = [Answer(Generation(r), self.tokenizer, prompt) for r in requests]
+        pictures = None
+        if request.tiles is not None:
+            pictures = Pictures(self._config, np.asarray(request.prompt), np.asarray(request.tiles))
+        answers = [Answer(Generation(r), self.tokenizer, prompt, pictures) for r in requests]
         with self._lock:
             self._require_open()
             if len(self._waiting) + n > self.settings.queue:
@@ -246,6 +254,10 @@ class SlotEngine(Engine):
         self._oldest_first = not self._oldest_first
         order = (lambda job: job.number) if self._oldest_first else (lambda job: (job.left, job.number))
         left.sort(key=order)
+        if isinstance(left[0], Answer) and (pictures := left[0].pictures) and pictures.left:
+            pictures.add(self._device.encode(pictures.next_pixels(self._device.groups)))
+            return
+        left = [job for job in left if not (isinstance(job, Answer) and job.pictures and job.pictures.left)]
         kind, chosen = type(left[0]), {}
         for job in left:
             if type(job) is kind:
@@ -269,8 +281,12 @@ class SlotEngine(Engine):
         if self._chunk is not None:
             most = min(most, self._chunk - start % self._chunk)
         stop = min(start + most, job.total)
-        labels = job.tokens[start + 1 : stop + 1] if isinstance(job, Scoring) else None
-        return Work(job.slot, start, job.tokens[start:stop], labels)
+        labels, pictures = None, None
+        if isinstance(job, Scoring):
+            labels = job.tokens[start + 1 : stop + 1]
+        elif isinstance(job, Answer) and job.pictures is not None:
+            pictures = job.pictures.rows(start, stop)
+        return Work(job.slot, start, job.tokens[start:stop], labels, pictures)
 
     def _when_computed(self, job: Job) -> None:
         if isinstance(job, Scoring):

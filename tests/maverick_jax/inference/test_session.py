@@ -3,26 +3,29 @@
 import pytest
 
 from maverick_jax.errors import InputError
-from maverick_jax.inference import ChatSession, session
+from maverick_jax.inference import ChatSession
+from maverick_jax.inference.engine import Finish, Generation, Update
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, render
 
 
-def test_each_answer_continues_all_that_was_said_and_has_a_seed_of_its_own(monkeypatch):
+def test_each_answer_continues_all_that_was_said_and_has_a_seed_of_its_own():
     tokenizer = load_tokenizer("bytes")
     answers = [tokenizer.encode("cut"), [*tokenizer.encode("Yes."), tokenizer.controls["<|eot|>"]]] * 2
     requests = []
 
-    def write(model, tokenizer, request):
-        requests.append(request)
-        yield from answers.pop(0)
+    class Scripted:
+        def submit(self, request):
+            requests.append(request)
+            generation = Generation(request)
+            generation.put(Update(tuple(answers.pop(0)), finish=Finish.STOP))
+            return [generation]
 
-    monkeypatch.setattr(session, "stream_ids", write)
     chat = ChatSession(tokenizer, system="Be kind.", max_tokens=9, seed=3)
-    model = None
+    engine = Scripted()
     said = [Message(Role.SYSTEM, "Be kind.")]
     for text, answer in (("One", "cut"), ("Two", "Yes.")):
-        written = list(chat.say(model, text))  # pyright: ignore[reportArgumentType]
+        written = list(chat.say(engine, text))  # pyright: ignore[reportArgumentType]
         said.append(Message(Role.USER, text))
         expected = render(Conversation(said), tokenizer, add_generation_prompt=True).ids.tolist()
         assert requests[-1].prompt == expected and chat.ids[: len(expected)] == expected
@@ -30,7 +33,7 @@ def test_each_answer_continues_all_that_was_said_and_has_a_seed_of_its_own(monke
         said.append(Message(Role.ASSISTANT, answer))
     assert [(r.seed, r.max_tokens) for r in requests] == [(3, 9), (4, 9)]
     chat.reset()
-    list(chat.say(model, "One"))  # pyright: ignore[reportArgumentType]
+    list(chat.say(engine, "One"))  # pyright: ignore[reportArgumentType]
     assert (requests[-1].prompt, requests[-1].seed) == (requests[0].prompt, 3)
 
 

@@ -26,9 +26,7 @@ def test_scores_equal_the_twin_and_the_loss(mesh, mesh_of):
         place = lambda x, *axes: jax.device_put(x, RULES(*axes))
         arrays = place(hidden, "batch", "length", None), place(head, None, "vocab"), place(tokens, "batch", "length")
         found = jax.jit(lambda x, head, ids: token_scores(x, head, ids, 5, rules=RULES, chunk=5))(*arrays)
-        loss = jax.jit(lambda *args: cross_entropy(*args, rules=RULES).per_token)(
-            *arrays, jnp.ones((4, 6), jnp.float32)
-        )
+        loss = jax.jit(lambda x, head, ids: cross_entropy(x, head, ids, ones, rules=RULES).per_token)(*arrays)
     np.testing.assert_array_equal(found.top_ids, expected.top_ids)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
