@@ -23,6 +23,14 @@ def plan(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="compile the step for devices that need not be at hand, such as h200:512, v5p:8x8x8 or 2*v6e:16x16",
     )
+    parser.add_argument(
+        "--serve",
+        metavar="DEVICES",
+        help="memory of an engine instead of a run, such as h200:8; CONFIG is a shipped model or a checkpoint",
+    )
+    parser.add_argument(
+        "--context", type=int, default=131_072, metavar="N", help="--serve: most tokens of a text (default: 131072)"
+    )
 
 
 def config(parser: argparse.ArgumentParser) -> None:

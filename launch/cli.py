@@ -43,6 +43,9 @@ def _train(args: argparse.Namespace) -> Any:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    if args.serve:
+        _plan_serving(args)
+        return
     from launch.plan import plan, render
     from train.config_files import read_config
 
@@ -57,6 +60,19 @@ def _plan(args: argparse.Namespace) -> None:
         held = found["bytes_per_device"]
         peak = found["compiled"]["bytes"]["peak"] if "compiled" in found else held["total"]
         raise CheckFailed(f"{found['run']} does not fit: {peak:,} of {held['limit']:,} bytes per device")
+
+
+def _plan_serving(args: argparse.Namespace) -> None:
+    from launch.serving_plan import render, serving_plan
+
+    if args.overrides or args.topology:
+        raise InputError("--serve: plans an engine for a model; expected no key=value and no --topology")
+    found = serving_plan(args.config, args.serve, args.context)
+    _print(found if args.json else render(found), args.json)
+    if not found["fits"]:
+        held = found["bytes_per_device"]
+        need = held["weights"] + held["slot"]
+        raise CheckFailed(f"no slot fits: weights and one slot are {need:,} of {held['limit']:,} bytes per device")
 
 
 def _config(args: argparse.Namespace) -> Any:
