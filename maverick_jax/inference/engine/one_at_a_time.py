@@ -21,8 +21,8 @@ from maverick_jax.inference.engine.requests import (
     Update,
 )
 from maverick_jax.inference.sampling import Sampling
+from maverick_jax.model.tiles import encoder_of
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.model.vision import encoder_of
 from maverick_jax.text import Tokenizer
 
 

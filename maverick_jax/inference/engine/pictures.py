@@ -8,7 +8,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig
 from maverick_jax.images.preprocess import pixel_table
-from maverick_jax.model.vision import encoder_of
+from maverick_jax.model.tiles import encoder_of
 
 
 class Pictures:
