@@ -35,19 +35,21 @@ _UPRIGHT = {
 """EXIF orientation -> the transposition that undoes it."""
 
 
-def open_image(source: str | os.PathLike | bytes, *, name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | os.PathLike | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode the picture in a file (a path) or in memory (bytes) to RGB, turned upright by its EXIF orientation.
 
     Reads PNG, JPEG and WebP with one frame; if a JPEG contains several pictures (as phones write them), it reads the
     first. Raises InputError, which names the picture `name` (by default its path), for other formats, animations,
-    truncated or damaged data, 16-bit grayscale, and pictures beyond MAX_BYTES, MAX_PIXELS, MAX_SIDE or MAX_SCANS.
+    truncated or damaged data, 16-bit grayscale, and pictures beyond MAX_BYTES, `max_pixels`, MAX_SIDE or MAX_SCANS.
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
     else:
         name, data = name or os.fspath(source), _read(pathlib.Path(source))
     try:
-        return _decode(data)
+        return _decode(data, max_pixels)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -70,7 +72,7 @@ def _read(path: pathlib.Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error}") from None
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise InputError(f"expected an image of at most {MAX_BYTES} bytes")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -82,7 +84,7 @@ def _decode(data: bytes) -> Image.Image:
         raise InputError(f"a JPEG of {scans} scans; expected at most {MAX_SCANS}")
     try:
         with Image.open(BytesIO(data), formats=(form,)) as image:
-            _check_header(image)
+            _check_header(image, max_pixels)
             image.verify()  # checks the checksums of a PNG, which load() skips; it leaves the image unusable
         with Image.open(BytesIO(data), formats=(form,)) as image:
             turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -111,11 +113,11 @@ def _format(data: bytes) -> str:
     raise InputError(f"expected a PNG, JPEG or WebP image; this {finding}")
 
 
-def _check_header(image: Image.Image) -> None:
+def _check_header(image: Image.Image, max_pixels: int) -> None:
     """Check size and number of frames, which are known before decoding. Raises InputError."""
     width, height = image.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise InputError(f"is {width} x {height}; expected at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise InputError(f"is {width} x {height}; expected at most {max_pixels} pixels, and {MAX_SIDE} along a side")
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise InputError(f"is an animation of {getattr(image, 'n_frames', 'several')} frames; expected a still picture")
 

@@ -4,7 +4,8 @@ import abc
 import dataclasses
 import enum
 import queue
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -91,12 +92,26 @@ class Generation:
     def __init__(self, request: GenerationRequest):
         self.request = request
         self._updates: queue.SimpleQueue[Update | BaseException] = queue.SimpleQueue()
+        self._listener: Callable[[Update | BaseException], None] | None = None
+        self._lock = threading.Lock()
         self._cancelled = False
         self._seen: list[Update] = []
 
     def put(self, update: Update | BaseException) -> None:
         """For engines: the next update, or the error that ended the generation."""
-        self._updates.put(update)
+        with self._lock:
+            if self._listener is None:
+                self._updates.put(update)
+            else:
+                self._listener(update)
+
+    def listen(self, listener: Callable[[Update | BaseException], None]) -> None:
+        """Instead of iterating: `listener` is called with each update, those before this call included, mostly by the
+        engine's thread. It must return at once and raise nothing."""
+        with self._lock:
+            self._listener = listener
+            while not self._updates.empty():
+                listener(self._updates.get())
 
     def __iter__(self) -> Iterator[Update]:
         """Yields updates as they come; the last one has a `finish`. Each is yielded once. Raises what ended the

@@ -8,6 +8,7 @@ Each dialect has a twin in `templates/` for programs that render Jinja.
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
@@ -57,6 +58,8 @@ class Dialect(abc.ABC):
     """One way of writing tool declarations, calls and results."""
 
     name: str
+    notation: ModuleType
+    """The module that writes and reads the text of calls."""
     call_stop: Control = EOT
     """The control token after calls and results."""
 
@@ -65,6 +68,12 @@ class Dialect(abc.ABC):
         messages = [self._message(message, i) for i, message in enumerate(conversation.messages)]
         self._declare(messages, conversation.tools)
         return messages
+
+    def begins_call(self, text: str) -> bool | None:
+        """Whether an answer that begins with `text` is parsed as calls; None if that depends on what follows."""
+        if self.notation.BEGINS_CALL.match(text):
+            return True
+        return None if self.notation.MAY_BEGIN_CALL.fullmatch(text) else False
 
     def parse_calls(self, reply: str | Sequence[int], tokenizer: Tokenizer) -> Reply | CallError:
         """Parse a model's reply, given as ids (up to the token that ends it) or as text, into thought, text and calls.
@@ -112,9 +121,9 @@ class Meta(Dialect):
     """Tools are declared at the end of the system message. Calls stand alone, or, after other content, between
     `<|python_start|>` and `<|python_end|>`."""
 
-    def __init__(self, name: str, how: str, call_stop: Control, write: Callable, read: Callable, begins_call: Callable):
+    def __init__(self, name: str, how: str, call_stop: Control, notation: ModuleType, write: Callable):
         self.name, self.how, self.call_stop = name, how, call_stop
-        self._write_calls, self._read_calls, self._begins_call = write, read, begins_call
+        self.notation, self._write_calls, self._read_calls = notation, write, notation.read
 
     def _with_calls(self, parts: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
         begin, end = map(Control, CALLING)
@@ -135,7 +144,7 @@ class Meta(Dialect):
             if written(rest).strip():
                 raise InputError(f"more after the calls: {written(rest)[:40]!r}")
             return text, self._read_calls(called)
-        return ("", self._read_calls(text)) if self._begins_call(text) else (text, [])
+        return ("", self._read_calls(text)) if self.begins_call(text) else (text, [])
 
 
 class HuggingFace(Dialect):
@@ -143,6 +152,7 @@ class HuggingFace(Dialect):
     text before calls stands between `<|python_start|>` and `<|python_end|>`, and results are quoted as JSON."""
 
     name = "hugging_face"
+    notation = json_calls
 
     def _with_calls(self, parts: list[Segment], calls: Sequence[ToolCall]) -> list[Segment]:
         begin, end = map(Control, CALLING)
@@ -165,7 +175,7 @@ class HuggingFace(Dialect):
     def _parse(self, pieces: Sequence[Piece]) -> tuple[str, list[ToolCall]]:
         text, called, rest = take_wrapped(pieces)
         if called is None:
-            return ("", json_calls.read(text)) if json_calls.BEGINS_CALL.match(text) else (text, [])
+            return ("", json_calls.read(text)) if self.begins_call(text) else (text, [])
         if text.strip():
             raise InputError(f"text before {CALLING[0]}: {text[:40]!r}")
         after = written(rest) if all(isinstance(piece, str) for piece in rest) else None
@@ -207,6 +217,6 @@ def _json_meta(calls: Iterable[ToolCall]):
     return json_calls.write(list(calls), {"type": "function"})
 
 
-_PYTHONIC = Meta(DEFAULT, HOW_PYTHONIC, EOT, pythonic.write, pythonic.read, pythonic.BEGINS_CALL.match)
-_JSON = Meta("meta_json", HOW_JSON + META_OBJECT, EOM, _json_meta, json_calls.read, json_calls.BEGINS_CALL.match)
+_PYTHONIC = Meta(DEFAULT, HOW_PYTHONIC, EOT, pythonic, pythonic.write)
+_JSON = Meta("meta_json", HOW_JSON + META_OBJECT, EOM, json_calls, _json_meta)
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (_PYTHONIC, _JSON, HuggingFace())}

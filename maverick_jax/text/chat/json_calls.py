@@ -10,6 +10,9 @@ from maverick_jax.text.chat.spans import Kind, Segment, Text
 
 BEGINS_CALL = re.compile(r'\s*\{\s*"(?:type|name|parameters)"\s*:')
 """An answer that begins like this is parsed as calls."""
+_BEGINNINGS = "|".join(rf'"{key[:n]}' for key in ("type", "name", "parameters") for n in range(1, len(key)))
+MAY_BEGIN_CALL = re.compile(rf'\s*+(?:\{{\s*+(?:{_BEGINNINGS}|"(?:type|name|parameters)(?:"\s*+)?|")?)?')
+"""Matches every beginning of what BEGINS_CALL matches."""
 MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
 _BETWEEN = re.compile(r"[\s,;]*+")
 

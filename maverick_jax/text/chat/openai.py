@@ -20,13 +20,27 @@ from maverick_jax.text.chat.conversation import (
     ToolCall,
 )
 
-ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "tool": Role.TOOL, "ipython": Role.TOOL}
+ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT,
+         "tool": Role.TOOL, "ipython": Role.TOOL}  # fmt: skip
 FIELDS = {
-    Role.SYSTEM: {"role", "content"},
-    Role.USER: {"role", "content"},
-    Role.ASSISTANT: {"role", "content", "tool_calls", "reasoning_content"},
+    Role.SYSTEM: {"role", "content", "name"},
+    Role.USER: {"role", "content", "name"},
+    Role.ASSISTANT: {"role", "content", "name", "tool_calls", "reasoning_content", "reasoning"},
     Role.TOOL: {"role", "content", "tool_call_id", "name"},
 }
+"""A `name` of another role than tool tells participants apart; no dialect has a place for it."""
+EMPTY = {
+    "refusal": (None,),
+    "audio": (None,),
+    "function_call": (None,),
+    "annotations": (None, []),
+    "tool_calls": (None, []),
+    "reasoning": (None, ""),
+    "reasoning_content": (None, ""),
+    "tool_call_id": (None,),
+    "name": (None,),
+}
+"""Values of fields that say nothing, as clients write them when they send an answer back; accepted anywhere."""
 IMAGE_PARTS = {"image": {"type", "image", "url", "path"}, "image_url": {"type", "image_url"}}
 
 
@@ -40,7 +54,8 @@ def from_openai(
     """Build a conversation from `messages` and `tools` (a list, or its JSON text).
 
     Arguments of calls may be JSON text or objects. Content parts of type `image` or `image_url` are replaced by
-    `images`, in order; the URLs in them are not opened. `ignored` names fields to skip; any other unknown field is an
+    `images`, in order; the URLs in them are not opened. Role `developer` is `system`. Whether a tool is `strict` makes
+    no difference: calls are checked when they are parsed. `ignored` names fields to skip; any other unknown field is an
     error. Raises InputError naming the message and the field.
     """
     _expect(messages, list, "messages")
@@ -80,16 +95,17 @@ class _MessageReader:
         self.images, self.ignored = images, ignored
 
     def message(self, message: Any) -> Message:
-        _expect(message, dict, "message")
+        message = _expect(message, dict, "message")
         role = message.get("role")
         if not isinstance(role, str) or role not in ROLES:
             near = did_you_mean(role, ROLES) if isinstance(role, str) and len(role) < MAX_NAME else ""
             raise InputError(f"role: {role!r:.80}; expected one of {', '.join(ROLES)}{near}")
+        message = {key: value for key, value in message.items() if not _is_empty(key, value)}
         self._known(message, FIELDS[ROLES[role]])
         calls = self._calls(message.get("tool_calls") or [])
         if message.get("content") is None and not calls:
             raise InputError("content: is missing" if "content" not in message else "content: null without tool_calls")
-        thought = message.get("reasoning_content") or ""
+        thought = message.get("reasoning_content") or message.get("reasoning") or ""
         content = self._content(message.get("content"))
         return Message(ROLES[role], content, calls, thought, message.get("tool_call_id"))
 
@@ -102,7 +118,7 @@ class _MessageReader:
 
     def _tool(self, tool: Any) -> Tool:
         function = self._function(tool)
-        self._known(function, {"name", "description", "parameters"}, "function.")
+        self._known(function, {"name", "description", "parameters", "strict"}, "function.")
         given = {key: function[key] for key in ("description", "parameters") if function.get(key) is not None}
         return Tool(function.get("name"), **given)  # pyright: ignore[reportArgumentType]
 
@@ -164,6 +180,10 @@ def _check_names(raw: Sequence[Mapping[str, Any]], messages: Sequence[Message]) 
                 raise InputError(
                     f"message {i}: name: {given['name']!r:.80}; expected {called[:80]!r}, the tool that was called"
                 )
+
+
+def _is_empty(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and any(value == empty for empty in EMPTY.get(key, ()))
 
 
 def _name(key: Any) -> str:

@@ -18,6 +18,10 @@ from maverick_jax.text.chat.spans import Kind, Segment, Text
 
 BEGINS_CALL = re.compile(r"""\s*\[\s*(?:[^\W\d][\w.]*+|"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+')\s*\(""")
 """An answer that begins like this is parsed as calls."""
+MAY_BEGIN_CALL = re.compile(
+    r"""\s*+(?:\[\s*+(?:[^\W\d][\w.]*+\s*+|"(?:[^"\\\n]|\\.)*+(?:\\|"\s*+)?|'(?:[^'\\\n]|\\.)*+(?:\\|'\s*+)?)?)?"""
+)
+"""Matches every beginning of what BEGINS_CALL matches."""
 MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
 MAX_TOKENS = 6 * values.MAX_ITEMS
 """Most tokens of a list of calls; large enough for one call with any arguments that a ToolCall allows."""
@@ -40,8 +44,7 @@ _TOKEN = re.compile(
 def write(calls: Sequence[ToolCall]) -> Iterator[Segment]:
     """The calls as segments."""
     for i, call in enumerate(calls):
-        dotted = all(map(_is_identifier, call.name.split(".")))
-        name, quote = (call.name, "") if dotted else (values.write(call.name)[1:-1], '"')
+        name, quote = (call.name, "") if is_dotted(call.name) else (values.write(call.name)[1:-1], '"')
         yield Text(Kind.CALL_SYNTAX, (", " if i else "[") + quote, i)
         yield Text(Kind.CALL_NAME, name, i)
         yield Text(Kind.CALL_SYNTAX, f"{quote}(", i)
@@ -50,12 +53,18 @@ def write(calls: Sequence[ToolCall]) -> Iterator[Segment]:
     yield Text(Kind.CALL_SYNTAX, "]")
 
 
-def _is_identifier(word: str) -> bool:
+def is_dotted(name: str) -> bool:
+    """Whether a name is written without quotes."""
+    return all(map(is_identifier, name.split(".")))
+
+
+def is_identifier(word: str) -> bool:
+    """Whether a key can be written before `=`."""
     return _IDENTIFIER.fullmatch(word) is not None and word not in NOT_NAMES
 
 
 def _arguments(call: ToolCall) -> str:
-    if all(map(_is_identifier, call.arguments)):
+    if all(map(is_identifier, call.arguments)):
         return ", ".join(f"{key}={_literal(value)}" for key, value in call.arguments.items())
     return f"**{_literal(call.arguments)}"
 

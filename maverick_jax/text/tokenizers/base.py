@@ -63,6 +63,11 @@ class Tokenizer(abc.ABC):
                 parts += [UNKNOWN_ID for _ in group]
         return "".join(parts)
 
+    def bytes_of(self, token: int) -> bytes | None:
+        """The bytes that an ordinary token stands for, whatever is beside it; None for any other id, and where a
+        token's text depends on its neighbors."""
+        return None
+
     @abc.abstractmethod
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
         """For each id of `ids` (= `encode(text)`): index in `text` of the character that contains the id's first

@@ -40,6 +40,9 @@ class ByteTokenizer(Tokenizer):
     def save(self, directory: str | pathlib.Path) -> None:
         (pathlib.Path(directory) / NAME_FILE).write_text(f"{BYTES}\n")
 
+    def bytes_of(self, token: int) -> bytes | None:
+        return bytes([token]) if 0 <= token < 256 else None
+
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
         return [i for i, character in enumerate(text) for _ in character.encode("utf-8")]
 

@@ -25,6 +25,17 @@ MAX_LISTS, MAX_TOKEN, MAX_GROWTH = 4_000_000, 1 << 16, 1024
 which its replacements may lengthen a text. Without them a small file could exhaust the memory."""
 
 
+def _byte_of() -> dict[str, int]:
+    """The character that a byte-level vocabulary has for each byte, as GPT-2 chose them: the byte's own if it can be
+    seen, or else one of the characters from U+0100 on, in order."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_of()
+
+
 class HuggingFaceTokenizer(Tokenizer):
     """A `tokenizer.json`; the begin, end and padding tokens come from `tokenizer_config.json` in the same folder."""
 
@@ -37,6 +48,7 @@ class HuggingFaceTokenizer(Tokenizer):
             raise InputError(f"{path}: line 1: expected an object `model`, as the tokenizers library writes it")
         self._tokenizer = _build(self._content, data, path)
         self.name = str(path)
+        self._writes_bytes = (data.get("decoder") or {}).get("type") == "ByteLevel"
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocab.values(), default=-1)
         if self.vocab_size == 0:
@@ -59,6 +71,16 @@ class HuggingFaceTokenizer(Tokenizer):
         folder = pathlib.Path(directory)
         (folder / JSON_FILE).write_bytes(self._content)
         write_config(folder, {role: text for role, text in self._roles.items() if text}, {}, self.dialect, self.kept)
+
+    def bytes_of(self, token: int) -> bytes | None:
+        if not self._writes_bytes or self._kind(token) != "ordinary":
+            return None
+        written = self._tokenizer.id_to_token(token)
+        if written is None:
+            return None
+        if any(character not in BYTE_OF for character in written):
+            return written.encode()  # an added token, such as white space, is written as it is
+        return bytes(BYTE_OF[character] for character in written)
 
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
         with _named_failure(self.name):

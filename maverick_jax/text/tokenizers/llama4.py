@@ -97,6 +97,9 @@ class Llama4Tokenizer(Tokenizer):
     def save(self, directory: str | pathlib.Path) -> None:
         (pathlib.Path(directory) / RANKS_FILE).write_bytes(self._content)
 
+    def bytes_of(self, token: int) -> bytes | None:
+        return self._encoding.decode_single_token_bytes(token) if 0 <= token < NUM_RANKS else None
+
     def starts(self, text: str, ids: Sequence[int]) -> list[int]:
         return self._encoding.decode_with_offsets(ids)[1]
 

@@ -276,3 +276,25 @@ def test_calls_in_json_dialects_are_json():
     arguments = {"a": [1, 2.5, None, True, "é\n"], "b": {}}
     text = render(Conversation([Message(Role.ASSISTANT, "", [ToolCall("f", arguments)])]), BYTES, "meta_json").text
     assert json.loads(text[text.index("{") : text.rindex("}") + 1])["parameters"] == arguments
+
+
+BEGINNINGS = {
+    "meta_pythonic": [' [ "a b\\"c" (x=1)]', "[f.g (", "['a\\'b'(", "\n[ünder_score1("],
+    "meta_json": [' { "type" : 1', '{"name":', '{\n"parameters"  :'],
+    "hugging_face": ['{"name" :', ' {"type":"function"'],
+}
+
+
+@dialects
+def test_every_beginning_of_calls_may_begin_calls(dialect):
+    for text in BEGINNINGS[dialect]:
+        found = [find_dialect(dialect).begins_call(text[:i]) for i in range(len(text) + 1)]
+        assert found[-1] is True and set(found[: found.index(True)]) == {None}
+
+
+@dialects
+@given(text=st.text(alphabet="[{(\"'\\ \nab.:_,})]typename", max_size=24))
+def test_a_text_that_begins_no_calls_begins_none_however_it_goes_on(dialect, text):
+    found = [find_dialect(dialect).begins_call(text[:i]) for i in range(len(text) + 1)]
+    decided = [answer for answer in found if answer is not None]
+    assert len(set(decided)) <= 1 and found == [None] * (len(found) - len(decided)) + decided

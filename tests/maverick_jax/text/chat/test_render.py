@@ -351,7 +351,7 @@ MALFORMED = [
     ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]\.more image parts than `images`"),
     ([{"role": "user", "content": ["hi"]}], r"content\[0\]\.part: expected an object"),
     ([{**USER_SAYS, "contents": "x"}], r"message 0: contents: unknown field; .*did you mean content"),
-    ([{**USER_SAYS, "tool_calls": []}], r"message 0: tool_calls: unknown field"),
+    ([{**USER_SAYS, "tool_calls": [{"function": {"name": "f"}}]}], r"message 0: tool_calls: unknown field"),
     ([{**USER_SAYS, "weight": 1}], r"message 0: weight: unknown field"),
     ([{"role": "assistant", "content": "", "function_call": {}}], r"function_call: unknown field"),
     ([{"role": "assistant", "content": "", "tool_calls": "f()"}], r"message 0: tool_calls: expected a list, got str"),
@@ -400,7 +400,7 @@ MALFORMED_TOOLS = [
     ([{"type": "function", "function": {"description": "d"}}], r"tool 0: name: expected the name of a tool, got None"),
     ([{"type": "function", "function": {"name": "f", "parameters": "{}"}}], r"tool 0: parameters: expected an object"),
     ([{"type": "function", "function": {"name": "f", "description": 5}}], r"tool 0: description: expected text"),
-    ([{"type": "function", "function": {"name": "f", "strict": True}}], r"tool 0: function\.strict: unknown field"),
+    ([{"type": "function", "function": {"name": "f", "strictly": True}}], r"tool 0: function\.strictly: unknown field"),
     ([{"type": "function", "function": {"name": "f"}}] * 2, r"tool 1: name: 'f' is also the name of tool 0"),
     ([{"type": "function", "function": {"name": "f"}}] * 1_000_000, r"tools: 1,000,000; expected at most 1,024"),
 ]
