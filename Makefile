@@ -14,9 +14,10 @@ COMPILERS := .cache/compilers
 COMPILERS_LOCK := .ci/compilers.lock
 PIP_COMPILERS := $(subst $(BIN),$(COMPILERS)/bin,$(PIP)) --constraint $(COMPILERS_LOCK)
 LAUNCHERS := .cache/launchers
+CLIENTS := .cache/clients
 FUZZ_SECONDS ?= 600
 
-.PHONY: demo test slow compiled launchers fuzz mutations lint format schema docs bench lock newest clean
+.PHONY: demo test slow compiled launchers clients fuzz mutations lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -39,6 +40,15 @@ launchers: .venv/testing
 	test -x $(LAUNCHERS)/bin/python || $(PYTHON) -m venv $(LAUNCHERS)
 	$(LAUNCHERS)/bin/python -m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 skypilot==0.14.1
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow -rs tests/runs/test_launchers.py tests/runs/test_slurm.py
+
+# Real clients of `maverick serve`, each in an environment of its own.
+clients: .venv/testing
+	for client in openai2:'openai>=2,<3' openai3:'openai>=3,<4' langchain:'langchain langchain-openai' \
+			llamaindex:llama-index-llms-openai-like; do \
+		test -x $(CLIENTS)/$${client%%:*}/bin/python || $(PYTHON) -m venv $(CLIENTS)/$${client%%:*}; \
+		$(CLIENTS)/$${client%%:*}/bin/python -m pip install --quiet --disable-pip-version-check $${client#*:} || exit 1; \
+	done
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow -rs tests/runs/test_clients.py
 
 # What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing

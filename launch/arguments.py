@@ -93,6 +93,12 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a port, 0 to 65535")
+    return int(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not found or int(found[1]) >= int(found[2]):
@@ -209,6 +215,34 @@ def chat(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=int, default=512, metavar="N", help="maximum tokens per answer (default: 512)"
     )
     _sampling(parser)
+
+
+def serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    parser.add_argument("--name", metavar="NAME", help="the model's name in requests (default: the folder's)")
+    parser.add_argument(
+        "--slots", type=_count, default=8, metavar="N", help="texts that are written at the same time (default: 8)"
+    )
+    parser.add_argument(
+        "--context", type=_count, default=4096, metavar="N",
+        help="maximum tokens of a prompt and its answer (default: 4096)"
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default: float32")
+    parser.add_argument("--dialect", metavar="NAME", help="tool-call dialect (default: the checkpoint's, else "
+                        "meta_pythonic)")  # fmt: skip
+    parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: this "
+                        "machine alone, 127.0.0.1)")  # fmt: skip
+    parser.add_argument(
+        "--port", type=_port, default=8000, metavar="N", help="port (default: 8000); 0 takes a free one"
+    )
+    parser.add_argument("--remote", action="store_true", help="allow an address that other machines reach")
+    name = "name under which clients reach this server, such as box.example (repeatable)"
+    parser.add_argument("--allow-host", metavar="NAME", action="append", default=[], help=name)
+    key = "file with the key, created if absent (default: serve_key in the cache folder)"
+    parser.add_argument("--key-file", metavar="FILE", help=f"{key}; MAVERICK_SERVE_KEY comes first")
+    parser.add_argument("--image-root", metavar="DIR", help="folder whose pictures requests may name by file: URLs")
+    begin = "put the token that begins texts before prompts of token ids that lack it (completions)"
+    parser.add_argument("--begin-prompts", action="store_true", help=begin)
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:

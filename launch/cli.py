@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from launch import arguments
-from launch.parser import Parser, instead, usage
+from launch.parser import Parser, usage
 from launch.terminal import Lines, discard_closed_outputs, quiet_runtime, show_bug
 from maverick_jax.errors import INTERRUPTED, CheckFailed, InputError, MaverickError
 from maverick_jax.settings.redaction import redact_value, redacted
@@ -218,6 +218,18 @@ def _chat(args: argparse.Namespace) -> Any:
     return {"turns": turns} if args.json else None
 
 
+def _serve(args: argparse.Namespace) -> None:
+    try:
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise InputError(f"maverick serve needs the extra `serve` (pip install starlette uvicorn): {error}") from None
+    del starlette, uvicorn
+    from launch.serve.run import serve
+
+    serve(args)
+
+
 def _eval(args: argparse.Namespace) -> Any:
     from train.evaluate import evaluate
     from train.evaluation.tables import show
@@ -282,6 +294,7 @@ VERBS = {
     "merge": Verb("average models of one shape, with weights", arguments.merge, _merge),
     "generate": Verb("generate text from a prompt", arguments.generate, _generate),
     "chat": Verb("chat with a model in the terminal", arguments.chat, _chat),
+    "serve": Verb("serve a model over HTTP, with OpenAI's routes", arguments.serve, _serve),
     "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
     "launch": Verb("render or start a job: on this machine, SLURM, Kubernetes, SkyPilot", arguments.launch, _launch),
@@ -342,8 +355,6 @@ def _dispatch(argv: list[str]) -> None:
     elif " ".join(argv[:2]) in VERBS:
         _run_verb(" ".join(argv[:2]), argv[2:])
     elif argv[0] not in VERBS:
-        if advice := instead(argv[0]):
-            raise InputError(f"maverick: {argv[0]} is not a verb yet; {advice}")
         near = did_you_mean(argv[0], VERBS)
         raise InputError(f"maverick: no verb {argv[0]!r}{near} (verbs: {', '.join(VERBS)})")
     else:

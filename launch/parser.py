@@ -22,15 +22,6 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{self.prog}: {message}{near} (see {self.prog} --help)")
 
 
-def instead(name: str) -> str:
-    """What to use in place of `name`, which others have as a verb; an empty string for any other name."""
-    if name == "serve":
-        return (
-            "export the model with `maverick export RUN OUT --dialect meta_pythonic`, then serve it: `vllm serve OUT`"
-        )
-    return ""
-
-
 def usage(verbs: Mapping[str, str]) -> str:
     """The text of `maverick --help`. `verbs`: name -> what it does."""
     width = max(map(len, verbs))

@@ -70,8 +70,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     ("argv", "said"),
     [
         (["trian"], "no verb 'trian'; did you mean train?"),
-        (["serve", "RUN", "--port", "80"], "serve is not a verb yet; export the model with `maverick export RUN OUT"),
-        (["serve", "--help"], "then serve it: `vllm serve OUT`"),
+        (["serve", "RUN", "--port", "99999"], "'99999'; expected a port, 0 to 65535"),
+        (["serve", "bytes", "--host", "0.0.0.0"], "--host 0.0.0.0: other machines reach this address; add --remote"),
+        (["serve", "RUN", "--image-root", "NOWHERE"], "--image-root NOWHERE: no such folder"),
+        (["serve", "RUN", "--name", "a b"], "--name 'a b'; expected letters"),
         (["launch", "slrum", "CONFIG"], "did you mean slurm?"),
         (["launch", "slurm", "pretrain_tny"], "no shipped run is named 'pretrain_tny'; did you mean pretrain_tiny?"),
         (["plan"], "required: CONFIG (see"),
