@@ -101,10 +101,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(
-    engine: ScriptedEngine | None = None, images: ImageConfig | None = IMAGES, **options: Any
-) -> Iterator[Client]:
-    """A server on a free port of this machine until the block ends."""
+def serving(engine: Any = None, images: ImageConfig | None = IMAGES, **options: Any) -> Iterator[Client]:
+    """A server on a free port of this machine until the block ends, over a scripted engine or another one with a
+    tokenizer."""
     engine = engine or ScriptedEngine(load_tokenizer("bytes"))
     served = Served(engine, engine.tokenizer, images, ServeOptions(**({"name": MODEL} | options)))
     listening = bind("127.0.0.1", 0)
