@@ -1,8 +1,9 @@
 """`maverick eval`: held-out loss of a checkpoint, the objective's other metrics, tool calls and answers to tasks."""
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.reader import is_folder
 from maverick_jax.inference.answers import answers
+from maverick_jax.inference.engine.plain import PlainEngine
 from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
@@ -20,9 +22,10 @@ from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.pretrained import config_of, load_pretrained
 from maverick_jax.progress import ProgressDisplay
 from maverick_jax.text import Tokenizer, load_tokenizer
+from train.compilation import use_compilation_cache
 from train.config_files import read_config
 from train.evaluation.generated import generated
-from train.evaluation.tasks import open_tasks, run_task
+from train.evaluation.tasks import OpenTask, open_tasks, run_task
 from train.inherited import argument
 from train.run_folder import config_of_run
 from train.session import Parts, Session
@@ -39,11 +42,13 @@ def evaluate(
     generate: int = 0,
     max_tokens: int = 256,
     tasks: Sequence[str] = (),
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, by
     default that of its run, and the other metrics of the config's objective. `generate` (`generated`): the model
     writes that many turns of held-out trajectories, of at most `max_tokens` tokens each, and its decisions and calls
-    are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name).
+    are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name); without a
+    config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox.
 
     The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
     has: a checkpoint has the same metrics wherever it was trained.
@@ -51,27 +56,50 @@ def evaluate(
     model, when less than a batch is held out, when there are no turns to generate, and, before a model is loaded, for
     unreadable tasks.
     """
+    overrides = list(overrides)
+    if tasks and path_or_name is None and not overrides and not generate:
+        return {"checkpoint": checkpoint, "tasks": evaluate_tasks(checkpoint, tasks, allow_code=allow_code)}
     path_or_name = str(config_of_run(checkpoint)) if path_or_name is None else path_or_name
     config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
     if generate and not config.data.has_trajectories:
         raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
-    opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer)) if tasks else []
+    opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer), allow_code) if tasks else []
     dtype = config.model.param_dtype
     config = config.model_copy(update={"model": config_of(checkpoint, dtype)})
     session = Session.open(config, Parts(held_out=True, references=True, one_device=True))
     model = load_pretrained(checkpoint, mesh=session.mesh, dtype=dtype)
     with jax.set_mesh(session.mesh):
         context = config.objective.first_context(session.load_references())
-        found = session.held_out.measure(config.objective)(model, context)
+        found = {"checkpoint": checkpoint} | session.held_out.measure(config.objective)(model, context)
     if remarks := config.objective.remarks(found, _objective_state(checkpoint)):
         found["remarks"] = remarks
     data = session.held_out.feed.train
-    ask = lambda what: functools.partial(_answers, model, data.tokenizer, what)
     if generate:
-        answer = functools.partial(ask("turns"), max_tokens=max_tokens)
+        answer = functools.partial(_answers, model, data.tokenizer, "turns", max_tokens=max_tokens)
         found["generated"] = generated(answer, data, generate, stop_ids(data.tokenizer))
     if tasks:
-        found["tasks"] = {task.name: run_task(task, ask(task.name), data.tokenizer) for task in opened}
+        found["tasks"] = _run(opened, model, data.tokenizer)
+    return found
+
+
+def evaluate_tasks(
+    checkpoint: str, tasks: Sequence[str], *, allow_code: bool = False, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The model's results on tasks, by name (`evaluation.tasks.run_task`), on one device. Raises InputError for
+    unreadable tasks before a model is loaded."""
+    tokenizer = load_tokenizer(checkpoint)
+    opened = open_tasks(tasks, tokenizer, allow_code)
+    use_compilation_cache()
+    return _run(opened, load_pretrained(checkpoint, dtype=dtype), tokenizer)
+
+
+def _run(opened: Sequence[OpenTask], model: Maverick, tokenizer: Tokenizer) -> dict[str, Any]:
+    found = {}
+    with PlainEngine(model, tokenizer) as engine:
+        for task in opened:
+            count = sum(len(choices) or 1 for choices in task.choices)
+            with _progress(task.name, count) as on_progress:
+                found[task.name] = run_task(task, engine, tokenizer, on_progress)
     return found
 
 
@@ -90,8 +118,12 @@ def _answers(
     model: Maverick, tokenizer: Tokenizer, what: str, prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> list[list[int]]:
     """What the model writes after each prompt, its likeliest token each time, with a progress bar for `what`."""
+    with _progress(what, len(prompts)) as on_progress:
+        return answers(model, tokenizer, prompts, max_tokens, Sampling(temperature=0.0), on_progress=on_progress)
+
+
+@contextlib.contextmanager
+def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with ProgressDisplay(what, columns, len(prompts)) as progress:
-        on_progress = lambda done: progress.update(f"{what}: {done:,} of {len(prompts):,}", done)
-        sampling = Sampling(temperature=0.0)
-        return answers(model, tokenizer, prompts, max_tokens, sampling, on_progress=on_progress)
+    with ProgressDisplay(what, columns, count) as progress:
+        yield lambda done: progress.update(f"{what}: {done:,} of {count:,}", done)

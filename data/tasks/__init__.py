@@ -5,17 +5,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data.tasks.base import Example, Grade, Task, TaskInfo
+from data.graders.base import Grade
+from data.tasks.base import Example, Graded, Task, TaskInfo
+from data.tasks.gsm8k import Gsm8k
+from data.tasks.mgsm import Mgsm
+from data.tasks.multiple_choice import MultipleChoice
 from data.tasks.questions import Questions
 from data.tasks.toy_shop_orders import ToyShopOrders
 from maverick_jax.settings import shipped, strict_yaml, validation
 from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
 
-__all__ = ["TASKS", "AnyTask", "Example", "Grade", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
+__all__ = ["TASKS", "AnyTask", "Example", "Grade", "Graded", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
 
 TASKS = Kinds("task", Task)
-for _kind in (Questions, ToyShopOrders):
+for _kind in (Questions, ToyShopOrders, MultipleChoice, Gsm8k, Mgsm):
     TASKS.register(_kind)
 
 AnyTask = Annotated[Task, TASKS]

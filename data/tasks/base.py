@@ -1,13 +1,18 @@
 """The base of all tasks. A task is a data set with a grader; `train.evaluation.tasks` runs a model on it."""
 
 import abc
-from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+import pathlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from data.graders.base import Grade
+from data.graders.choices import grade_likelihoods
+from data.graders.figures import Figure
 from maverick_jax.settings.section import Section
-from maverick_jax.text.chat import Conversation, Reply
+from maverick_jax.text.chat import CallError, Conversation, Reply
 
 
 class Example(NamedTuple):
@@ -19,15 +24,23 @@ class Example(NamedTuple):
     """A text to continue, or a conversation whose next message is the answer."""
     references: tuple[str, ...]
     """Correct answers."""
+    choices: tuple[str, ...] = ()
+    """Continuations of the prompt, of which the likeliest is the answer; `references` is then the number of the right
+    one. Empty: the model writes its answer."""
+    group: str | None = None
+    """The source that it shares with other examples, such as their template; None: a source of its own."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """What its grader needs besides."""
+    images: tuple[pathlib.Path, ...] = ()
+    """Pictures that are shown before the last message's text."""
 
 
-class Grade(NamedTuple):
-    """The grade of one answer."""
+class Graded(NamedTuple):
+    """An example with what the model replied and its grade."""
 
-    score: float
-    """Between 0 and 1."""
-    reason: str
-    """An explanation of a score below 1; empty for 1."""
+    example: Example
+    reply: Reply | CallError
+    grade: Grade
 
 
 class TaskInfo(NamedTuple):
@@ -50,6 +63,19 @@ class Task(Section, abc.ABC):
     @abc.abstractmethod
     def info(self) -> TaskInfo: ...
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """Texts at which an answer is over. What a model wrote is kept whole, with them."""
+        return ()
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether its grader runs programs that the model writes."""
+        return False
+
+    def require(self) -> None:
+        """Raises InputError if what the grader needs is not installed or does not work here."""
+
     @abc.abstractmethod
     def examples(self) -> Sequence[Example]:
         """All examples, always the same and in the same order. Raises InputError, which names file and line."""
@@ -57,3 +83,11 @@ class Task(Section, abc.ABC):
     @abc.abstractmethod
     def grade(self, example: Example, reply: Reply) -> Grade:
         """Grades a reply to an example of this task. It must accept any reply."""
+
+    def grade_choice(self, example: Example, log_probs: Sequence[float]) -> Grade:
+        """Grades the log-probabilities of an example's choices."""
+        return grade_likelihoods(example.choices, log_probs, int(example.references[0]))
+
+    def figures(self, graded: Sequence[Graded]) -> dict[str, Figure]:
+        """Further figures of the whole task by name, such as of some of its examples."""
+        return {}

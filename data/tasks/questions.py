@@ -3,8 +3,9 @@
 import pathlib
 from typing import Any, Literal
 
-from data.tasks.base import Example, Grade, Task, TaskInfo
-from data.tasks.matching import exact, number_in, numeric
+from data.graders.base import Grade
+from data.graders.matching import exact, number_in, numeric
+from data.tasks.base import Example, Task, TaskInfo
 from data.trajectories.files import Record, read_records
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean

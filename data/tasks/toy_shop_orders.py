@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data.tasks.base import Example, Grade, Task, TaskInfo
-from data.tasks.matching import exact
+from data.graders.base import Grade
+from data.graders.matching import exact
+from data.tasks.base import Example, Task, TaskInfo
 from data.toy_shop import POLICY, TOOLS, Order
 from maverick_jax.text.chat import Conversation, Message, Reply, Role, ToolCall
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from train.evaluation.tasks import table, wrong_answers
+from train.evaluation.task_tables import table, wrong_answers
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
