@@ -8,6 +8,8 @@ from pydantic import Field
 from data.graders.base import Grade
 from data.tasks.base import Example, Graded, Task, TaskInfo
 from data.tasks.gsm8k import Gsm8k
+from data.tasks.human_eval import HumanEval
+from data.tasks.mbpp import Mbpp
 from data.tasks.mgsm import Mgsm
 from data.tasks.multiple_choice import MultipleChoice
 from data.tasks.questions import Questions
@@ -19,7 +21,7 @@ from maverick_jax.settings.section import Section
 __all__ = ["TASKS", "AnyTask", "Example", "Grade", "Graded", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
 
 TASKS = Kinds("task", Task)
-for _kind in (Questions, ToyShopOrders, MultipleChoice, Gsm8k, Mgsm):
+for _kind in (Questions, ToyShopOrders, MultipleChoice, Gsm8k, Mgsm, HumanEval, Mbpp):
     TASKS.register(_kind)
 
 AnyTask = Annotated[Task, TASKS]
