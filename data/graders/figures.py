@@ -1,6 +1,7 @@
 """Figures: a mean or a share over examples with its number and its 95% interval; and paired tests.
 
-Shares have Wilson's interval, other means Student's. Where examples share a source, the interval counts the spread
+Shares have Wilson's interval, other means Student's; scores between 0 and 1 without any spread have Wilson's, which is
+wider than needed. Where examples share a source, the interval counts the spread
 between sources (cluster-robust, with the correction G / (G - 1) for G sources; arXiv 2411.00640)."""
 
 import collections
@@ -51,10 +52,18 @@ def figure(scores: Sequence[float], groups: Sequence[Hashable] | None = None) ->
         if clusters is not None and 0 < error < math.inf:
             effective = min(float(n), mean * (1 - mean) / error**2)
         return Figure(mean, n, *wilson(mean, effective), clusters)
+    if error in (0.0, math.inf) and 0 <= found.min() and found.max() <= 1:
+        return Figure(mean, n, *wilson(mean, len(sums)), clusters)
     if error == math.inf:
         return Figure(mean, n, -math.inf, math.inf, clusters)
     half = float(special.stdtrit(len(sums) - 1, 0.975)) * error
     return Figure(mean, n, mean - half, mean + half, clusters)
+
+
+def scaled(one: Figure, factor: float, shift: float) -> Figure:
+    """The figure of scores times `factor` (above 0) plus `shift`."""
+    value, low, high = (x * factor + shift for x in (one.value, one.low, one.high))
+    return one._replace(value=value, low=low, high=high)
 
 
 def _cluster_sums(values: np.ndarray, groups: Sequence[Hashable] | None) -> np.ndarray:

@@ -7,11 +7,18 @@ from pydantic import Field
 
 from data.graders.base import Grade
 from data.tasks.base import Example, Graded, Task, TaskInfo
+from data.tasks.bbq import Bbq
+from data.tasks.bfcl import Bfcl
+from data.tasks.chart_qa import ChartQa
+from data.tasks.competition import Competition
+from data.tasks.doc_vqa import DocVqa
 from data.tasks.gsm8k import Gsm8k
 from data.tasks.human_eval import HumanEval
+from data.tasks.key_values import KeyValues
 from data.tasks.mbpp import Mbpp
 from data.tasks.mgsm import Mgsm
 from data.tasks.multiple_choice import MultipleChoice
+from data.tasks.needle import Needle
 from data.tasks.questions import Questions
 from data.tasks.toy_shop_orders import ToyShopOrders
 from maverick_jax.settings import shipped, strict_yaml, validation
@@ -21,7 +28,11 @@ from maverick_jax.settings.section import Section
 __all__ = ["TASKS", "AnyTask", "Example", "Grade", "Graded", "Task", "TaskInfo", "TasksConfig", "read_tasks"]
 
 TASKS = Kinds("task", Task)
-for _kind in (Questions, ToyShopOrders, MultipleChoice, Gsm8k, Mgsm, HumanEval, Mbpp):
+KINDS = (
+    *(Questions, ToyShopOrders, MultipleChoice, Gsm8k, Mgsm, Competition, HumanEval, Mbpp, Bbq, Bfcl, ChartQa, DocVqa),
+    *(KeyValues, Needle),
+)
+for _kind in KINDS:
     TASKS.register(_kind)
 
 AnyTask = Annotated[Task, TASKS]

@@ -12,6 +12,7 @@ from data.graders.base import Grade
 from data.graders.choices import grade_likelihoods
 from data.graders.figures import Figure
 from maverick_jax.settings.section import Section
+from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Conversation, Reply
 
 
@@ -79,6 +80,10 @@ class Task(Section, abc.ABC):
     @abc.abstractmethod
     def examples(self) -> Sequence[Example]:
         """All examples, always the same and in the same order. Raises InputError, which names file and line."""
+
+    def examples_for(self, tokenizer: Tokenizer) -> Sequence[Example]:
+        """The same, for tasks whose examples depend on how text becomes tokens, such as their lengths."""
+        return self.examples()
 
     @abc.abstractmethod
     def grade(self, example: Example, reply: Reply) -> Grade:

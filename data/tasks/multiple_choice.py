@@ -12,7 +12,7 @@ from data.graders.base import Grade
 from data.graders.choices import LETTERS, grade_letter
 from data.graders.figures import Figure, figure
 from data.tasks.base import Example, Graded, Task, TaskInfo
-from data.tasks.prompts import Shots, chat_prompt, text_prompt
+from data.tasks.prompts import Shots, chat_prompt, lettered, text_prompt
 from data.tasks.reading import Row, existing, files_in, json_rows, table_rows
 from maverick_jax.text.chat import Reply
 
@@ -100,8 +100,7 @@ class _Question:
 
     def __init__(self, number: int, question: str, choices: Sequence[str], right: int):
         self.number, self.count, self.right = number, len(choices), right
-        lines = [f"{LETTERS[i]}. {choice}" for i, choice in enumerate(choices)]
-        self.text = "\n".join([question.strip(), *lines])
+        self.text = f"{question.strip()}\n{lettered(choices)}"
 
 
 def _rows(path: pathlib.Path) -> Iterator[Row]:

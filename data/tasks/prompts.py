@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from data.graders.choices import LETTERS
 from maverick_jax.text.chat import Conversation, Message, Role
 
 Shots = Sequence[tuple[str, str]]
@@ -22,3 +23,8 @@ def text_prompt(question: str, shots: Shots = (), intro: str = "") -> str:
     parts = [intro] if intro else []
     parts += [question + answer for question, answer in shots]
     return "\n\n".join([*parts, question])
+
+
+def lettered(choices: Sequence[str]) -> str:
+    """Choices as lines `A. ...`."""
+    return "\n".join(f"{LETTERS[i]}. {choice}" for i, choice in enumerate(choices))

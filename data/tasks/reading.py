@@ -66,8 +66,8 @@ def files_in(path: str, *endings: str) -> list[pathlib.Path]:
 
 
 def json_rows(path: pathlib.Path) -> Iterator[Row]:
-    """The objects of a file of JSON lines, or of one JSON list."""
-    for record in read_records(path):
+    """The objects of a file of JSON lines, whatever its ending, or of one JSON list."""
+    for record in read_records(path, as_lines=_begins_with_object(path)):
         where = f"{path}: line {record.line}" if record.line else f"{path}: record {record.number}"
         try:
             value = record.load()
@@ -76,6 +76,11 @@ def json_rows(path: pathlib.Path) -> Iterator[Row]:
         if not isinstance(value, dict):
             raise InputError(f"{where}: expected an object, got {type(value).__name__}")
         yield Row(where, record.number, value)
+
+
+def _begins_with_object(path: pathlib.Path) -> bool:
+    with open_data(path) as file:
+        return file.read(1 << 10).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
 
 
 def table_rows(path: pathlib.Path, delimiter: str, names: Sequence[str] | None = None) -> Iterator[Row]:

@@ -44,10 +44,11 @@ def find_files(source: str | pathlib.Path) -> FoundFiles:
     return found
 
 
-def read_records(path: pathlib.Path) -> Iterator[Record]:
-    """The records of one file; the caller parses each with `load`. Raises InputError if the file cannot be read."""
+def read_records(path: pathlib.Path, as_lines: bool | None = None) -> Iterator[Record]:
+    """The records of one file; the caller parses each with `load`. `as_lines`: whether it holds JSON lines; None: its
+    ending or its first line says so. Raises InputError if the file cannot be read."""
     try:
-        is_lines = _is_lines(path)
+        is_lines = _is_lines(path) if as_lines is None else as_lines
         with open_data(path) as file:
             yield from _lines(file) if is_lines else _document(file)
     except OSError as error:

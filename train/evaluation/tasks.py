@@ -57,7 +57,7 @@ def open_tasks(names_or_files: Iterable[str], tokenizer: Tokenizer, allow_code: 
 
 
 def _opened(name: str, task: Task, tokenizer: Tokenizer) -> OpenTask:
-    examples = task.examples()[: task.limit]
+    examples = task.examples_for(tokenizer)[: task.limit]
     if not examples:
         raise InputError(f"task {name}: there are no examples")
     prompts, choices = [], []
