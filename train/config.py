@@ -43,6 +43,11 @@ class RunSection(Section):
     """Steps between evaluations on held-out data; 0: none."""
     eval_batches: Positive = 8
     """Batches per evaluation. Several held-out sources share them evenly; each has at least one."""
+    eval_tasks: tuple[str, ...] = ()
+    """Tasks that the model answers during the run: shipped names, YAML files of tasks, or JSON lines of questions. None
+    of them may run programs."""
+    eval_tasks_every: Natural = 0
+    """Steps between evaluations on `eval_tasks`; 0: only at the end."""
     skip_budget: Natural = 10
     """Maximum number of updates skipped because the loss or gradient was not finite or a spike; one more ends the run
     (exit code 79)."""
@@ -206,7 +211,21 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
             said = f"{batch} / {accumulation} (optimizer.accumulation_steps)" if accumulation > 1 else str(number)
             said = said if key == "data.batch_size" else str(number)
             found.append((key, f"{said} is not a multiple of {ways}, over which {over} split it ({axis})"))
-    return found or _pipeline_misfits(config, sizes)
+    return found or _pipeline_misfits(config, sizes) or _unanswerable(config, sizes)
+
+
+def _unanswerable(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
+    """(key, error) for the first reason why a run on axes of these sizes cannot answer tasks."""
+    run, said = config.run, ""
+    if not run.eval_tasks:
+        return [("run.eval_tasks_every", "there are no run.eval_tasks; expected 0")] if run.eval_tasks_every else []
+    shared = size_of(sizes, config.mesh.sharding_rules().length)
+    for axis, ways in (("context", shared), (PIPELINE_AXIS, sizes.get(PIPELINE_AXIS, 1))):
+        if ways > 1:
+            said = f"answers are not written with mesh.{axis}={ways}; expected mesh.{axis}=1"
+    if (factor := config.model.expert_capacity_factor) is not None:
+        said = f"answers drop no tokens, and model.expert_capacity_factor is {factor:g}; expected null"
+    return [("run.eval_tasks", said)] if said else []
 
 
 def _picture_misfits(config: RunConfig) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from maverick_jax.target import Target, traced_kind, traced_platform
 from train import announce, hooks
 from train.config import RunConfig
 from train.config_files import public
+from train.evaluation.during import Evaluating
 from train.faults.bad_updates import REFUSED_SINCE, BadUpdates
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
@@ -35,7 +36,7 @@ def hooks_of(
     config: RunConfig,
     store: CheckpointStore,
     metadata: dict[str, Any],
-    evaluate: Callable | None,
+    evaluated: Sequence[Evaluating],
     start: int,
     replay: Callable[[int, Sequence[Hook]], Any],
     flops_per_token: float | None = None,
@@ -43,7 +44,7 @@ def hooks_of(
     """The hooks of a run. The pace of processes comes before the line that has it, saving after the metrics that a
     checkpoint covers, and preemption after saving, which it may request.
 
-    metadata: stored in every checkpoint. evaluate: `state -> metrics`; None: no evaluation. start: the step from which
+    metadata: stored in every checkpoint. evaluated: the kinds of evaluation. start: the step from which
     the run resumes. replay: as of `ReplicaCheck`. flops_per_token: of a step, for `mfu`; None: unknown. A run outside
     the main thread has no preemption hook, because signal handlers need the main thread.
     """
@@ -70,8 +71,8 @@ def hooks_of(
     if logging_config.watchdog_seconds:
         watchdog.append(Watchdog(logging_config.watchdog_seconds, run_dir))
         found += watchdog
-    if evaluate is not None:
-        found.append(hooks.Evaluation(evaluate, writer, every=run.eval_every, last_step=run.steps))
+    for one in evaluated:
+        found.append(hooks.Evaluation(one.evaluate, writer, every=one.every, last_step=run.steps, keys=one.keys))
     if every := config.guard.compare_every:
         found.append(ReplicaCheck(_parameters, writer, every=every, save=save, replay=replay, watched=watchdog))
     found.append(save)

@@ -196,7 +196,17 @@ class Evaluation(Hook):
     LARGE_PART = 0.25
     phase = "evaluation"
 
-    def __init__(self, evaluate: Callable[[Any], dict[str, Any]], writer: MetricsWriter, *, every: int, last_step: int):
+    def __init__(
+        self,
+        evaluate: Callable[[Any], dict[str, Any]],
+        writer: MetricsWriter,
+        *,
+        every: int,
+        last_step: int,
+        keys: str = "run.eval_every is the steps between them",
+    ):
+        """keys: the config keys that say how often and how long it is."""
+        self.keys = keys
         self.evaluate, self.writer, self.every, self.last_step = evaluate, writer, every, last_step
         self._evaluating, self._training, self._times = 0.0, 0.0, 0
 
@@ -219,11 +229,7 @@ class Evaluation(Hook):
     def _hint(self, step: int) -> None:
         whole = self._evaluating + self._training
         if self._times == 2 and step < self.last_step and self._evaluating > self.LARGE_PART * whole:
-            log.warning(
-                "evaluations take %.0f%% of the time: run.eval_every is the steps between them, run.eval_batches their "
-                "length",
-                100 * self._evaluating / whole,
-            )
+            log.warning("evaluations take %.0f%% of the time: %s", 100 * self._evaluating / whole, self.keys)
 
 
 class Checkpoint(Hook):

@@ -13,6 +13,7 @@ from maverick_jax.progress import Working
 from train import announce
 from train.config import RunConfig
 from train.config_files import read_config
+from train.evaluation.during import evaluations
 from train.faults.at_once import NOTHING_LOST, leaves_at_once
 from train.faults.offloaded import check_offload
 from train.faults.processes import exit_code_of, leave, said
@@ -48,7 +49,7 @@ def train_to_end(config: RunConfig) -> dict[str, Any]:
 
     Raises RunInUse, before anything else is done, if another job works in the run directory.
     """
-    parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True)
+    parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True, tasks=True)
     with claimed_run(config):
         session = _open(config, parts)
         with jax.set_mesh(session.mesh):
@@ -91,8 +92,8 @@ def _train(session: Session) -> dict[str, Any]:
             step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
     setting = Setting(state, batch, used, config.run.seed, session.tokenizer.eos_id)
-    evaluate = session.held_out.measure_states(config.objective, used, references) if config.run.eval_every else None
+    evaluated = evaluations(session, used, references)
     updates = Updates(step, session.feed, rollbacks, setting)
     replay = lambda stop, hooks: updates(restore_or_start(parts, store, session.mesh), stop, hooks)
-    state = updates(state, last, hooks_of(config, store, session.metadata(), evaluate, start, replay, flops))
+    state = updates(state, last, hooks_of(config, store, session.metadata(), evaluated, start, replay, flops))
     return {"run_dir": str(run_dir), "step": int(state.step)}

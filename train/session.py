@@ -6,7 +6,8 @@
 2. mesh: find the size of each axis, and check that everything that is split is split evenly; a run then says what it
    is;
 3. logging: check that the packages of its sinks are installed;
-4. tokenizer: check that the model has a row for each of its ids, and knows those of pictures;
+4. tokenizer: check that the model has a row for each of its ids, and knows those of pictures; read the tasks that a run
+   is evaluated on;
 5. references: find the objective's frozen models; check that they fit the objective, the mesh and the tokenizer;
 6. rows: open those to train on, with the stored targets they carry, and the held-out ones;
 7. run directory: check that it holds this run or none;
@@ -21,7 +22,7 @@ are not opened. A job that trains first claims its run directory (`claimed_run`)
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ from train.batches import Feed
 from train.compilation import use_compilation_cache
 from train.config import RunConfig, check_against_mesh, check_picture_tokens, check_vocabulary
 from train.evaluation.held_out import HeldOut
+from train.evaluation.tasks import OpenTask, open_tasks
 from train.faults.hangs import watched
 from train.faults.processes import initialize_from_environment
 from train.goodput.timeline import timed
@@ -71,6 +73,8 @@ class Parts:
     and `references`: a run keeps their fingerprints (`Session.metadata`)."""
     one_device: bool = False
     """Use the first local device alone, whatever `config.mesh` says, and join no job."""
+    tasks: bool = False
+    """The tasks of `config.run.eval_tasks`: `Session.tasks`."""
     alone: str = ""
     """The error for a job of several processes, where each must be started by itself; empty: they work together."""
 
@@ -86,6 +90,7 @@ class Session:
     _feed: Feed | None = None
     _held_out: HeldOut | None = None
     _references: dict[str, Found] | None = None
+    tasks: Sequence[OpenTask] = ()
 
     @classmethod
     def open(cls, config: RunConfig, parts: Parts, train: Callable[[RunConfig], Any] | None = None) -> "Session":
@@ -104,12 +109,13 @@ class Session:
         tokenizer = load_tokenizer(config.data.tokenizer)
         check_vocabulary(config, tokenizer.vocab_size)
         check_picture_tokens(config, tokenizer)
+        tasks = open_tasks(config.run.eval_tasks, tokenizer) if parts.tasks else ()
         missing = missing_references(config) if train is not None and parts.references else {}
         find = functools.partial(_references, config, mesh, tokenizer)
         references = find(missing) if parts.references else None
         feed = Feed.open(config) if parts.rows else None
         held_out = HeldOut.of(config) if parts.held_out else None
-        session = cls(config, target, mesh, tokenizer, feed, held_out, references)
+        session = cls(config, target, mesh, tokenizer, feed, held_out, references, tasks)
         if parts.run_dir:
             _refuse_other_run(session, missing)
             announce.data(config, session.feed)

@@ -13,6 +13,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.sharding import make_mesh
 from tests.helpers.small_run import CONFIG
 from train.config_files import read_config
+from train.evaluation.during import Evaluating
 from train.hook_order import hooks_of
 
 REPLAY = lambda stop, hooks: None
@@ -29,9 +30,9 @@ def names(tmp_path):
     """`names(overrides)`: the class names of a run's hooks, in order. The hooks are closed."""
     (tmp_path / "small.yaml").write_text(CONFIG)
 
-    def of(words, evaluate=None) -> list[str]:
+    def of(words, evaluated=()) -> list[str]:
         config = read_config(str(tmp_path / "small.yaml"), [f"run.dir={tmp_path / 'run'}", *words])
-        hooks = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, evaluate, 0, REPLAY)
+        hooks = hooks_of(config, CheckpointStore(tmp_path / "checkpoints"), {}, evaluated, 0, REPLAY)
         for hook in reversed(hooks):
             hook.close()
         return [type(hook).__name__ for hook in hooks]
@@ -40,9 +41,10 @@ def names(tmp_path):
 
 
 def test_a_save_comes_after_lines_evaluation_and_comparison_and_before_preemption(names):
-    assert names(EVERYTHING, evaluate=dict) == [
+    evaluated = [Evaluating(dict, 5, "run.eval_every"), Evaluating(dict, 7, "run.eval_tasks_every")]
+    assert names(EVERYTHING, evaluated) == [
         *("TrainingLines", "Notices", "ProgressBar", "BadUpdates", "NonFiniteBudget", "ProfilerTrace", "Watchdog"),
-        *("Evaluation", "ReplicaCheck", "Checkpoint", "Preemption"),
+        *("Evaluation", "Evaluation", "ReplicaCheck", "Checkpoint", "Preemption"),
     ]
 
 
@@ -66,7 +68,7 @@ def test_mfu_is_of_the_given_flops(tmp_path, monkeypatch):
     config = read_config(str(tmp_path / "small.yaml"), [f"run.dir={tmp_path / 'run'}"])
     with jax.set_mesh(make_mesh()):
         lines, *others = hooks_of(
-            config, CheckpointStore(tmp_path / "checkpoints"), {}, None, 0, REPLAY, flops_per_token=2.0
+            config, CheckpointStore(tmp_path / "checkpoints"), {}, (), 0, REPLAY, flops_per_token=2.0
         )
     lines.on_metrics(24, {"loss": np.float32(1.0)}, 4.0)
     for hook in reversed([lines, *others]):

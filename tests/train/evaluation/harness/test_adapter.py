@@ -11,6 +11,7 @@ from lm_eval.api.instance import Instance
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.inference.engine.plain import PlainEngine
+from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained, save_pretrained
 from maverick_jax.text import load_tokenizer
@@ -136,6 +137,7 @@ def test_parity_with_the_harness_own_model(folder, count):
     draw = random.Random(0)
     theirs = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=8, add_bos_token=True, max_length=512)
     tokenizer = load_tokenizer(folder)
+    theirs.model.generation_config.eos_token_id = sorted(stop_ids(tokenizer))  # as in the released models' own
     with PlainEngine(load_pretrained(folder), tokenizer) as engine:
         ours = EngineModel(engine, tokenizer)
         pairs = [(texts(draw, 0, 30), " " + texts(draw, 1, 3)) for _ in range(count * 7 // 10)]
