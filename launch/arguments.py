@@ -246,7 +246,7 @@ def serve(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help=CHECKPOINT_HELP)
     whose = "config file, or the name of a shipped config (default: the config of the run that CHECKPOINT belongs to)"
     parser.add_argument("config", metavar="CONFIG", nargs="?", help=whose)
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="change one config value")
@@ -256,8 +256,20 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=_count, default=256, metavar="N", help="maximum tokens per generated turn (default: 256)"
     )
-    what = "also answer tasks: a shipped name, a YAML file, or JSON lines of questions (repeatable)"
+    what = "answer tasks: a shipped name, a YAML file, or JSON lines of questions (repeatable)"
     parser.add_argument("--tasks", metavar="NAME_OR_FILE", action="append", default=[], help=what)
+    what = "let tasks run programs that the model writes, in a sandbox"
+    parser.add_argument("--allow-code", action="store_true", help=what)
+    what = "compare CHECKPOINT with OTHER, or two without CHECKPOINT: checkpoints, with --tasks, or results (--out)"
+    parser.add_argument("--compare", metavar="OTHER", nargs="+", default=[], help=what)
+    parser.add_argument("--out", metavar="FOLDER", help="write evaluation.json, with every answer, and evaluation.html")
+    what = "answer a task of lm-evaluation-harness: its name, or a YAML file (repeatable)"
+    parser.add_argument("--harness", metavar="TASK", action="append", default=[], help=what)
+    parser.add_argument("--limit", type=_count, metavar="N", help="with --harness: examples of each task")
+    parser.add_argument("--shots", type=_natural, metavar="N", help="with --harness: worked examples before each")
+    parser.add_argument("--chat", action="store_true", help="with --harness: prompts are the user's messages")
+    what = "with --harness: most tokens of prompt and answer (default: 4096)"
+    parser.add_argument("--context", type=_count, default=4096, metavar="N", help=what)
 
 
 def run_dir(parser: argparse.ArgumentParser) -> None:

@@ -231,13 +231,10 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _eval(args: argparse.Namespace) -> Any:
-    from train.evaluate import evaluate
+    from launch.evaluation import run
     from train.evaluation.tables import show
 
-    options = {"generate": args.generate, "max_tokens": args.max_tokens, "tasks": args.tasks}
-    is_override = args.config is not None and "=" in args.config  # `maverick eval RUN run.eval_batches=4`
-    overrides = [args.config, *args.overrides] if is_override else args.overrides
-    found = evaluate(args.checkpoint, None if is_override else args.config, overrides, **options)
+    found = run(args)
     return found if args.json else show(found)
 
 

@@ -14,7 +14,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.reader import is_folder
 from maverick_jax.inference.answers import answers
-from maverick_jax.inference.engine.plain import PlainEngine
+from maverick_jax.inference.engine import EngineSettings, SlotEngine
 from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
@@ -25,11 +25,13 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 from train.compilation import use_compilation_cache
 from train.config_files import read_config
 from train.evaluation.generated import generated
-from train.evaluation.tasks import OpenTask, open_tasks, run_task
+from train.evaluation.harness.run import HarnessSettings, require, run_harness
+from train.evaluation.tasks import OpenTask, context_of, open_tasks, run_task
 from train.inherited import argument
 from train.run_folder import config_of_run
 from train.session import Parts, Session
 
+DEFAULT_HARNESS = HarnessSettings()
 OBJECTIVE = "objective/"
 """Prefix of the objective's scalars among the arrays of a run's checkpoint."""
 
@@ -93,9 +95,21 @@ def evaluate_tasks(
     return _run(opened, load_pretrained(checkpoint, dtype=dtype), tokenizer)
 
 
+def evaluate_harness(
+    checkpoint: str, tasks: Sequence[str], settings: HarnessSettings = DEFAULT_HARNESS, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The model's results on tasks of lm-evaluation-harness (`evaluation.harness.run.run_harness`), on one device."""
+    require()
+    tokenizer = load_tokenizer(checkpoint)
+    use_compilation_cache()
+    model = load_pretrained(checkpoint, dtype=dtype)
+    with SlotEngine(model, tokenizer, EngineSettings(context=settings.context)) as engine:
+        return run_harness(tasks, engine, tokenizer, settings)
+
+
 def _run(opened: Sequence[OpenTask], model: Maverick, tokenizer: Tokenizer) -> dict[str, Any]:
     found = {}
-    with PlainEngine(model, tokenizer) as engine:
+    with SlotEngine(model, tokenizer, EngineSettings(context=context_of(opened))) as engine:
         for task in opened:
             count = sum(len(choices) or 1 for choices in task.choices)
             with _progress(task.name, count) as on_progress:

@@ -70,6 +70,15 @@ def _opened(name: str, task: Task, tokenizer: Tokenizer) -> OpenTask:
     return OpenTask(name, task, examples, prompts, choices)
 
 
+def context_of(opened: Iterable[OpenTask]) -> int:
+    """Most tokens of a prompt and its answer, rounded up to a multiple of 128."""
+    longest = 0
+    for task in opened:
+        longest = max([longest, *(len(prompt) + task.task.max_tokens for prompt in task.prompts)])
+        longest = max([longest, *(len(one.tokens) for choices in task.choices for one in choices)])
+    return -(-longest // 128) * 128
+
+
 def run_task(
     opened: OpenTask, engine: Engine, tokenizer: Tokenizer, on_progress: OnProgress = lambda done: None
 ) -> dict[str, Any]:

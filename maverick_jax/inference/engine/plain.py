@@ -1,8 +1,11 @@
-"""The plain engine: whole prompts, groups of answers, and scores by the ordinary forward pass, in the calling thread.
+"""The plain engine: groups of answers by prefill and decode, and scores by the ordinary forward pass, in the thread that
+waits for them.
 
-It is what a faster engine is compared with, and what evaluates a model in the middle of its training, because it works
-on any model and mesh as they are and keeps no memory between requests."""
+It evaluates a model in the middle of its training: it compiles few programs, which later evaluations find again, takes
+no memory while nothing runs, and works on any mesh without shared rows."""
 
+import collections
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.errors import InputError
+from maverick_jax.inference.engine import checks
 from maverick_jax.inference.engine.requests import (
     Engine,
     EngineStatus,
@@ -42,37 +46,36 @@ class PlainEngine(Engine):
             sizes = f"{tokenizer.vocab_size} ids, the model {self.vocab_size}"
             raise InputError(f"the tokenizer has {sizes}; expected the tokenizer of this model")
         self._waiting: list[_Waiting] = []
-        self._prompt_tokens = self._generated = 0
+        self._counts = collections.Counter[str]()
         self._finished = dict.fromkeys(Finish, 0)
 
     def submit(self, request: GenerationRequest, n: int = 1) -> list[Generation]:
-        self._check(request.prompt, request.max_tokens)
-        given = {"tiles": request.tiles, "log_probs": request.log_probs, "allowed": request.allowed,
-                 "session": request.session}  # fmt: skip
-        if (unknown := [name for name, value in given.items() if value is not None]) or request.sampling.extras():
-            name = [*unknown, *request.sampling.extras()][0]
+        checks.require_request(request, self.vocab_size, self.context, has_tokenizer=True)
+        given = {"log_probs": request.log_probs, "allowed": request.allowed, "session": request.session}
+        for name in [*(name for name, value in given.items() if value is not None), *request.sampling.extras()]:
             raise InputError(f"{name}: the plain engine does not support it; expected its default")
-        found = [_Waiting(request, (request.seed + i) % 2**32, self) for i in range(n)]
+        found = [_Waiting(dataclasses.replace(request, seed=request.seed + i), self) for i in range(n)]
         self._waiting += found
         return list(found)
 
     def score(self, sequences: Sequence[Sequence[int]], top: int = 0) -> list[list[TokenScore]]:
-        for sequence in sequences:
-            self._check(sequence, 0)
+        checks.require_top(top, "top")
+        for i, sequence in enumerate(sequences):
+            checks.require_tokens(sequence, self.vocab_size, f"sequence {i}")
+            if len(sequence) > self.context:
+                raise InputError(f"sequence {i}: {len(sequence):,} tokens; expected at most {self.context:,}")
         return [self._score(list(sequence), top) for sequence in sequences]
 
     def _score(self, sequence: list[int], top: int) -> list[TokenScore]:
         mesh = self.model.embed[...].sharding.mesh
         rows = int(np.prod([mesh.shape[axis] for axis in axes_tuple(self.model.rules.batch)]))
         n, length = len(sequence), bucket(len(sequence))
-        tokens, segments = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.int32)
-        tokens[:, :n], segments[:, :n] = sequence, 1
+        tokens, segments, labels = (np.zeros((rows, length), np.int32) for _ in range(3))
+        tokens[:, :n], segments[:, :n], labels[:, : n - 1] = sequence, 1, sequence[1:]
         with jax.set_mesh(mesh):
             logits = self.model.logits(tokens, segment_ids=segments)
-            labels = np.zeros((rows, length), np.int32)
-            labels[:, : n - 1] = sequence[1:]
             own, best, ids = jax.device_get(_likely(logits, labels, max(top, 1)))
-        self._prompt_tokens += n
+        self._counts["prompt"] += n
         found = []
         for i, token in enumerate(sequence[1:]):
             likeliest = zip(ids[0, i, :top].tolist(), best[0, i, :top].tolist(), strict=True)
@@ -80,23 +83,14 @@ class PlainEngine(Engine):
         return found
 
     def status(self) -> EngineStatus:
-        waiting = len(self._waiting)
-        return EngineStatus(
-            AT_A_TIME, 0, waiting, self._prompt_tokens, 0, self._generated, dict(self._finished), 0, 0
-        )
+        counts = {"prompt_tokens": self._counts["prompt"], "generated_tokens": self._counts["generated"]}
+        counts |= {"active": 0, "queued": len(self._waiting), "cached_tokens": 0, "compilations": 0, "cache_bytes": 0}
+        return EngineStatus(AT_A_TIME, **counts, finished=dict(self._finished))
 
     def close(self) -> None:
         for one in self._waiting:
             one.put(Update((), finish=Finish.CANCELLED))
         self._waiting = []
-
-    def _check(self, tokens: Sequence[int], more: int) -> None:
-        if not tokens or more < 0:
-            raise InputError("expected a prompt of one token or more, and max_tokens of 0 or more")
-        if len(tokens) + more > self.context:
-            raise InputError(f"{len(tokens):,} tokens and {more:,} more; expected at most {self.context:,}, the context")
-        if any(not 0 <= token < self.vocab_size for token in tokens):
-            raise InputError(f"token ids outside 0..{self.vocab_size - 1}, the model's vocabulary")
 
     def run(self) -> None:
         """Runs all that waits. Greedy answers of equal length limits are written together, shortest prompts first."""
@@ -110,24 +104,22 @@ class PlainEngine(Engine):
             self._write(group)
 
     def _write(self, group: "list[_Waiting]") -> None:
-        first = group[0]
-        prompts = [list(one.request.prompt) for one in group]
-        limit, open_ones = first.request.max_tokens, list(group)
-        finishes = dict.fromkeys(map(id, group), Finish.LENGTH)
-        for tokens in sample_tokens(self.model, prompts, limit, first.request.sampling, first.seed):
+        first = group[0].request
+        prompts, unfinished = [list(one.request.prompt) for one in group], list(group)
+        for tokens in sample_tokens(self.model, prompts, first.max_tokens, first.sampling, first.seed % 2**32):
             for one, token in zip(group, tokens.tolist(), strict=True):
-                if one in open_ones:
+                if one in unfinished:
                     one.tokens.append(token)
                     if one.cancelled or self._ends(one):
-                        finishes[id(one)] = Finish.CANCELLED if one.cancelled else Finish.STOP
-                        open_ones.remove(one)
-            if not open_ones:
+                        one.finish = Finish.CANCELLED if one.cancelled else Finish.STOP
+                        unfinished.remove(one)
+            if not unfinished:
                 break
         for one in group:
-            self._prompt_tokens += len(one.request.prompt)
-            self._generated += len(one.tokens)
-            self._finished[finishes[id(one)]] += 1
-            one.put(Update(tuple(one.tokens), finish=finishes[id(one)]))
+            self._counts["prompt"] += len(one.request.prompt)
+            self._counts["generated"] += len(one.tokens)
+            self._finished[one.finish] += 1
+            one.put(Update(tuple(one.tokens), finish=one.finish))
 
     def _ends(self, one: "_Waiting") -> bool:
         if one.tokens[-1] in one.request.stop_ids:
@@ -136,16 +128,20 @@ class PlainEngine(Engine):
         tail = self.tokenizer.decode(one.tokens[-longest - 4 :]) if longest else ""
         return any(text in tail for text in one.request.stop_texts)
 
+    def waits(self, one: "_Waiting") -> bool:
+        """Whether a generation has not run yet."""
+        return one in self._waiting
+
 
 class _Waiting(Generation):
     """A generation that runs, with all others that wait, when it is iterated."""
 
-    def __init__(self, request: GenerationRequest, seed: int, engine: PlainEngine):
+    def __init__(self, request: GenerationRequest, engine: PlainEngine):
         super().__init__(request)
-        self.seed, self.engine, self.tokens = seed, engine, list[int]()
+        self.engine, self.tokens, self.finish = engine, list[int](), Finish.LENGTH
 
     def __iter__(self) -> Iterator[Update]:
-        if self in self.engine._waiting:
+        if self.engine.waits(self):
             self.engine.run()
         return super().__iter__()
 

@@ -24,6 +24,8 @@ class HarnessSettings(NamedTuple):
     """Number of worked examples; None: as the task has it."""
     chat: bool = False
     """Whether prompts are the user's messages."""
+    context: int = 4096
+    """Most tokens of prompt and answer together."""
 
 
 def require() -> None:
