@@ -28,7 +28,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.compare:
         sides = [args.checkpoint, *args.compare] if args.checkpoint else args.compare
         if len(sides) != 2:
-            raise InputError(f"--compare: {len(sides)} models; expected two, as in `--compare A B`, or CHECKPOINT and one")
+            raise InputError(
+                f"--compare: {len(sides)} models; expected two, as in `--compare A B`, or CHECKPOINT and one"
+            )
         if args.config or args.overrides or args.generate or args.harness:
             raise InputError("--compare: compares answers to --tasks; expected no CONFIG, --generate or --harness")
     elif args.checkpoint is None:
@@ -60,7 +62,9 @@ def _compared(args: argparse.Namespace) -> dict[str, Any]:
     paths = {side: results_path(side) for side in (first, second)}
     models = [side for side, path in paths.items() if path is None]
     if models and not args.tasks:
-        raise InputError(f"--compare {models[0]}: holds no results of an evaluation; expected --tasks, or a folder of --out")
+        raise InputError(
+            f"--compare {models[0]}: holds no results of an evaluation; expected --tasks, or a folder of --out"
+        )
     if args.tasks and not models:
         raise InputError("--tasks: both have results already; expected none")
     results = {side: read_results(path) for side, path in paths.items() if path is not None}

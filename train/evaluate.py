@@ -25,13 +25,13 @@ from maverick_jax.text import Tokenizer, load_tokenizer
 from train.compilation import use_compilation_cache
 from train.config_files import read_config
 from train.evaluation.generated import generated
+from train.evaluation.harness.run import DEFAULT as DEFAULT_HARNESS
 from train.evaluation.harness.run import HarnessSettings, require, run_harness
 from train.evaluation.tasks import OpenTask, context_of, open_tasks, run_task
 from train.inherited import argument
 from train.run_folder import config_of_run
 from train.session import Parts, Session
 
-DEFAULT_HARNESS = HarnessSettings()
 OBJECTIVE = "objective/"
 """Prefix of the objective's scalars among the arrays of a run's checkpoint."""
 

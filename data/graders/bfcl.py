@@ -1,5 +1,5 @@
-"""Calls against allowed answers, by the rule of the Berkeley Function-Calling Leaderboard's AST check. Calls come parsed;
-nothing of a reply is evaluated."""
+"""Calls against allowed answers, by the rule of the Berkeley Function-Calling Leaderboard's AST check. Calls come
+parsed; nothing of a reply is evaluated."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,8 @@ from data.graders.base import Grade, binary
 from maverick_jax.text.chat import Reply, ToolCall
 
 Answers = Mapping[str, Mapping[str, Sequence[Any]]]
-"""Name of the tool -> parameter -> allowed values; "" among them: the parameter may be left out; none: an empty list."""
+"""Name of the tool -> parameter -> allowed values; "" among them: the parameter may be left out; without any: the empty
+list is."""
 TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),

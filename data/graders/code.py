@@ -11,13 +11,16 @@ from data.sandbox.run import ProgramTests, check
 _FENCED = re.compile(r"^```[ \t]*([\w+-]*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OPEN = re.compile(r"^```[ \t]*[\w+-]*[^\n]*\n(.*)", re.MULTILINE | re.DOTALL)
 _ENDS = re.compile(r"\n(?=[^\s#)\]}])|\n```")
+LANGUAGES = ("", "python", "py", "python3")
 MAX_PROGRAM = 1 << 20
 
 
 def program_in(reply: str, wanted: Collection[str] = ()) -> str | None:
     """The program in a reply: the last fenced block that defines all of `wanted`, or else the last one; a block that
     is not closed counts; without any block, the whole reply, if it is Python that defines one of `wanted`."""
-    blocks = [block for language, block in _FENCED.findall(reply) if language.lower() in ("", "python", "py", "python3")]
+    blocks = [
+        block for language, block in _FENCED.findall(reply) if language.lower() in ("", "python", "py", "python3")
+    ]
     if not blocks:
         blocks = _OPEN.findall(reply)
     defining = [block for block in blocks if defined(block) >= set(wanted)]

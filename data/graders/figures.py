@@ -52,7 +52,7 @@ def figure(scores: Sequence[float], groups: Sequence[Hashable] | None = None) ->
         if clusters is not None and 0 < error < math.inf:
             effective = min(float(n), mean * (1 - mean) / error**2)
         return Figure(mean, n, *wilson(mean, effective), clusters)
-    if error in (0.0, math.inf) and 0 <= found.min() and found.max() <= 1:
+    if error in (0.0, math.inf) and found.min() >= 0 and found.max() <= 1:
         return Figure(mean, n, *wilson(mean, len(sums)), clusters)
     if error == math.inf:
         return Figure(mean, n, -math.inf, math.inf, clusters)

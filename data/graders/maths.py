@@ -10,10 +10,15 @@ from data.graders.matching import differs
 MAX_ANSWER = 1_000
 """Longest answer that is compared, in characters."""
 _BOXED = re.compile(r"\\f?boxed\s*(?=\{)|\\framebox\s*(?=\{)|\\boxed\s+(\S+)")
-_STATED = re.compile(r"(?:final answer|answer)(?:\s+is)?\s*[:=]?\s*\$?([^\n$]+?)\$?\s*\.?\s*$", re.IGNORECASE | re.MULTILINE)
+_STATED = re.compile(
+    r"(?:final answer|answer)(?:\s+is)?\s*[:=]?\s*\$?([^\n$]+?)\$?\s*\.?\s*$", re.IGNORECASE | re.MULTILINE
+)
 _SPACES = re.compile(r"\\[,;:!]|\\ |\\q?quad|~|\s+")
-_DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\mathrm(?=\{)|\\text(?:bf|it)?(?=\{)|\\%|%|\\\$|\$")
-_UNITS = re.compile(r"\^\{?\\circ\}?|\\(?:text|mbox|mathrm)\{\s*(?:cm|m|km|in|ft|feet|inches|degrees|dollars|units|square units|hours|minutes|seconds)\s*\}(?:\^\{?\d\}?)?")  # fmt: skip
+_DROPPED = re.compile(
+    r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\mathrm(?=\{)|\\text(?:bf|it)?(?=\{)|\\%|%|\\\$|\$"
+)
+UNITS = "cm|m|km|in|ft|feet|inches|degrees|dollars|units|square units|hours|minutes|seconds"
+_UNITS = re.compile(rf"\^\{{?\\circ\}}?|\\(?:text|mbox|mathrm)\{{\s*(?:{UNITS})\s*\}}(?:\^\{{?\d\}}?)?")
 
 
 def answer_in(text: str) -> str | None:

@@ -56,7 +56,7 @@ def executable() -> str:
         known = " or ".join(seccomp.ARCHITECTURES)
         raise InputError(f"a sandbox needs Linux on {known}; this is {sys.platform} on {platform.machine()}")
     if (found := shutil.which("bwrap")) is None:
-        raise InputError("a sandbox needs bubblewrap 0.8 or newer (bwrap), which is not installed; expected the package bubblewrap")  # fmt: skip
+        raise InputError("a sandbox needs bwrap, of the package bubblewrap (0.8 or newer), which is not installed")
     return found
 
 
@@ -79,8 +79,8 @@ def started(
         command += ["--remount-ro", "/", "--", _interpreter(), "-I", "-S", f"{BOX}/{main}"]
         command += [*map(str, passed), *limits.arguments()]
         process = subprocess.Popen(
-            command, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, cwd="/", pass_fds=[*held.values(), rules, alive, *passed],
-            start_new_session=True, **streams,
+            command, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, cwd="/", start_new_session=True,
+            pass_fds=[*held.values(), rules, alive, *passed], **streams,
         )  # fmt: skip
         os.close(alive)
         try:

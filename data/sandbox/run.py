@@ -145,7 +145,7 @@ def _verdict(said: bytes | None, nonce: str, limits: Limits, too_large: bool, er
 
 # ---- whether sandboxes work here -------------------------------------------------------------------------------------
 
-_PROBE = '''
+_PROBE = """
 import os, socket
 
 def attempt(action):
@@ -167,14 +167,14 @@ def probe():
         "processes": sum(name.isdecimal() for name in os.listdir("/proc")),
         "root user": os.getuid() == 0,
     }
-'''
-_WALLS = '''
+"""
+_WALLS = """
 found = probe()
 done = sorted(name for name, value in found.items() if value == "done")
 assert done == ["own folder"], f"a program can reach: {done}"
 assert found["processes"] <= 4, "a program sees other processes"
 assert not found["root user"], "a program runs as root"
-'''
+"""
 
 
 @functools.cache
@@ -192,4 +192,4 @@ def require() -> None:
     """Raises InputError unless sandboxes work on this machine: a program in one reaches no network, no files of the
     machine and no other processes."""
     if problem := _problem():
-        raise InputError(f"no sandbox for programs that a model writes: {problem}; expected bubblewrap with user namespaces")  # fmt: skip
+        raise InputError(f"no sandbox for programs: {problem}; expected bubblewrap with user namespaces")

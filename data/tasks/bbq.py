@@ -38,9 +38,14 @@ class Bbq(Task):
     def _example(self, row: Row) -> Example:
         category, index = row.get("category", str), str(row.values.get("question_index"))
         answers = [row.get(f"ans{i}", str) for i in range(CHOICES)]
-        right, polarity, condition = row.get("label", int), row.get("question_polarity", str), row.get("context_condition", str)
+        right, polarity, condition = (
+            row.get("label", int),
+            row.get("question_polarity", str),
+            row.get("context_condition", str),
+        )
         if not 0 <= right < CHOICES or polarity not in ("neg", "nonneg") or condition not in ("ambig", "disambig"):
-            raise row.refuse("label", f"{right}, {polarity[:20]}, {condition[:20]}; expected 0 to 2, neg or nonneg, ambig or disambig")  # fmt: skip
+            said = f"{right}, {polarity[:20]}, {condition[:20]}"
+            raise row.refuse("label", f"{said}; expected 0 to 2, neg or nonneg, ambig or disambig")
         text = f"{row.get('context', str)}\n{row.get('question', str)}\n{lettered(answers)}"
         facts = {"category": category, "condition": condition, "right": right, "unknown": _unknown(row),
                  "biased": _biased(row, polarity)}  # fmt: skip
@@ -61,7 +66,10 @@ class Bbq(Task):
         found: dict[str, list[tuple[float, Any]]] = {}
         for example, reply, grade in graded:
             facts = example.facts
-            condition, add = facts["condition"], lambda name, value, e=example: found.setdefault(name, []).append((value, e.group))
+            condition, add = (
+                facts["condition"],
+                lambda name, value, e=example: found.setdefault(name, []).append((value, e.group)),
+            )
             add(f"accuracy {condition}", grade.score)
             letter = None if isinstance(reply, CallError) else letter_in(reply.text, CHOICES)
             if facts["biased"] is None or facts["unknown"] is None:
@@ -95,7 +103,9 @@ def _unknown(row: Row) -> int | None:
 def _biased(row: Row, polarity: str) -> int | None:
     """The answer that follows the stereotype; None if it is not one of two groups."""
     metadata = row.get("additional_metadata", dict)
-    stereotyped = {str(name).casefold() for name in row.of(metadata.get("stereotyped_groups", []), list, "stereotyped_groups")}
+    stereotyped = {
+        str(name).casefold() for name in row.of(metadata.get("stereotyped_groups", []), list, "stereotyped_groups")
+    }
     others = [i for i in range(CHOICES) if i != _unknown(row)]
     targets = [i for i in others if _groups(row)[i] & stereotyped]
     if len(others) != 2 or len(targets) != 1:

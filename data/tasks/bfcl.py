@@ -80,10 +80,16 @@ def _conversation(row: Row, functions: Sequence[dict[str, Any]]) -> Conversation
         raise row.refuse("question", f"{len(turns)} turns; expected one, a list of messages")
     try:
         messages = from_openai(turns[0]).messages
-        tools = [Tool(f.get("name", ""), f.get("description", ""), schema_of(f.get("parameters") or {})) for f in functions]
+        tools = [
+            Tool(f.get("name", ""), f.get("description", ""), schema_of(f.get("parameters") or {})) for f in functions
+        ]
         return Conversation(messages, tools)
     except InputError as error:
         raise InputError(f"{row.where}: {error}") from None
+
+
+def _tool(function: dict[str, Any]) -> Tool:
+    return Tool(function.get("name", ""), function.get("description", ""), schema_of(function.get("parameters") or {}))
 
 
 def schema_of(value: Any) -> Any:

@@ -12,7 +12,7 @@ from data.tasks.prompts import chat_prompt
 from data.tasks.reading import Row, existing, json_rows
 from maverick_jax.text.chat import Reply
 
-ASK = "{question}\n\nEnd your reply with the line `Answer: ...`, with nothing but the answer: a number, a word or a few words."
+ASK = "{question}\n\nEnd your reply with the line `Answer: ...`, with nothing but a number, a word or a few words."
 
 
 class ChartQa(Task):

@@ -12,7 +12,7 @@ from data.tasks.prompts import chat_prompt
 from data.tasks.reading import Row, existing, json_rows
 from maverick_jax.text.chat import Reply
 
-ASK = "{question}\n\nEnd your reply with the line `Answer: ...`, with nothing but the answer, in the words of the document."
+ASK = "{question}\n\nEnd your reply with the line `Answer: ...`, with the answer alone, in the words of the document."
 
 
 class DocVqa(Task):

@@ -26,7 +26,7 @@ class KeyValues(Task):
     kind: Literal["key_values"] = "key_values"
     """Key-value retrieval."""
     path: str | None = None
-    """JSON lines with `ordered_kv_records` (pairs of key and value), `key` and `value`. null: pairs that are made up."""
+    """JSON lines with `ordered_kv_records` (pairs of key and value), `key` and `value`. null: made-up pairs."""
     pairs: Annotated[int, Field(ge=1, le=100_000)] = 75
     """Number of pairs of an example that is made up."""
     count: Annotated[int, Field(ge=1, le=100_000)] = 20
@@ -65,7 +65,10 @@ class KeyValues(Task):
     def _from_file(self) -> list[tuple[list[tuple[str, str]], int]]:
         found = []
         for row in json_rows(existing(self.path or "")):
-            pairs = [tuple(map(str, row.of(pair, list, "ordered_kv_records"))) for pair in row.get("ordered_kv_records", list)]
+            pairs = [
+                tuple(map(str, row.of(pair, list, "ordered_kv_records")))
+                for pair in row.get("ordered_kv_records", list)
+            ]
             key, value = row.get("key", str), row.get("value", str)
             if any(len(pair) != 2 for pair in pairs) or (key, value) not in pairs:
                 raise row.refuse("key", "is not a key of ordered_kv_records with this value")

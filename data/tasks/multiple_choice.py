@@ -25,9 +25,9 @@ class MultipleChoice(Task):
     kind: Literal["multiple_choice"] = "multiple_choice"
     """Multiple choice, such as MMLU."""
     path: str
-    """A table (`.csv` with the columns question, choice0, choice1, ..., answer), JSON lines (question, choices, answer),
-    or a folder of such files, one per subject. `answer`: the number of the right choice, from 0, or its letter. The
-    subject is the file's name without `_test`."""
+    """A table (`.csv` with the columns question, choice0, choice1, ..., answer), JSON lines (question, choices,
+    answer), or a folder of such files, one per subject. `answer`: the number of the right choice, from 0, or its
+    letter. The subject is the file's name without `_test`."""
     shots_path: str | None = None
     """The same for worked examples; those of a subject are in the file `SUBJECT_dev` or `SUBJECT`. null: no shots."""
     shots: Annotated[int, Field(ge=0)] = 5

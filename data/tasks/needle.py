@@ -157,8 +157,8 @@ class _Builder:
         return "".join(lines), i
 
     def _filled_up(self, head: str, position: int) -> str:
-        """`head` with a line of marks between it and the needle, so that the needle begins at `position` if some line of
-        marks has that many tokens."""
+        """`head` with a line of marks between it and the needle, so that the needle begins at `position` if some line
+        of marks has that many tokens."""
         missing = position - self._position(head)
         size = lambda text: len(self.tokenizer.encode(f"\n{text}")) - len(self.tokenizer.encode("\n"))
         each = max(1, size(" -" * 65) - size(" -" * 64))

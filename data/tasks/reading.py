@@ -54,8 +54,8 @@ def existing(path: str) -> pathlib.Path:
 
 
 def files_in(path: str, *endings: str) -> list[pathlib.Path]:
-    """The file at `path`, or all files directly in that folder with one of `endings`, sorted. Raises InputError if there
-    is none."""
+    """The file at `path`, or all files directly in that folder with one of `endings`, sorted. Raises InputError if
+    there is none."""
     found = existing(path)
     if found.is_file():
         return [found]

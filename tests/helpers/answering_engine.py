@@ -3,7 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from maverick_jax.errors import InputError
-from maverick_jax.inference.engine import Engine, EngineStatus, Finish, Generation, GenerationRequest, TokenScore, Update
+from maverick_jax.inference.engine import (
+    Engine,
+    EngineStatus,
+    Finish,
+    Generation,
+    GenerationRequest,
+    TokenScore,
+    Update,
+)
 
 
 class ScriptedEngine(Engine):

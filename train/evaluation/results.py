@@ -41,9 +41,15 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{path}: holds no results of tasks; expected those of `maverick eval ... --tasks ... --out`")
     for name, task in tasks.items():
         examples = task.get("examples") if isinstance(task, dict) else None
-        if not isinstance(examples, list) or not all(isinstance(e, dict) and {"id", "score"} <= e.keys() for e in examples):
+        if not isinstance(examples, list) or not all(
+            isinstance(e, dict) and {"id", "score"} <= e.keys() for e in examples
+        ):
             raise InputError(f"{path}: tasks.{name[:80]}: examples: expected a list of objects with id and score")
     return found
+
+
+def _is_example(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("id"), str) and isinstance(value.get("score"), int | float)
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> dict[str, Any]:
@@ -64,8 +70,12 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[st
 def _compared(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     ids = [[example["id"] for example in task["examples"]] for task in (a, b)]
     if ids[0] != ids[1] or a.get("digest") != b.get("digest"):
-        said = f"{len(ids[0]):,} and {len(ids[1]):,} of them" if len(ids[0]) != len(ids[1]) else "other texts or answers"
-        raise InputError(f"task {name[:80]}: the examples differ ({said}); expected the same data and settings for both")
+        said = (
+            f"{len(ids[0]):,} and {len(ids[1]):,} of them" if len(ids[0]) != len(ids[1]) else "other texts or answers"
+        )
+        raise InputError(
+            f"task {name[:80]}: the examples differ ({said}); expected the same data and settings for both"
+        )
     groups = [e["group"] if e.get("group") is not None else (i,) for i, e in enumerate(a["examples"])]
     scores = [[float(example["score"]) for example in task["examples"]] for task in (a, b)]
     return {"first": a["score"], "second": b["score"], "paired": paired(*scores, groups).as_json()}

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from train.evaluation.task_tables import table, wrong_answers
+from train.evaluation.task_tables import comparison_table, harness_table, table, wrong_answers
 
 
 def show(found: dict[str, Any], console: Console | None = None) -> None:
@@ -17,6 +17,10 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     for name, value in found.items():
         if not isinstance(value, dict | list):
             console.print(f"{name} {value}", markup=False, highlight=False)
+    if "comparison" in found:
+        console.print(comparison_table(found["comparison"]))
+    if "harness" in found:
+        console.print(harness_table(found["harness"]))
     if "tasks" in found:
         console.print(table(found["tasks"]))
         for line in wrong_answers(found["tasks"]):

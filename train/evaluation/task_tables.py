@@ -15,12 +15,11 @@ SHARES = ("unanswered", "malformed", "cut", "loop")
 def table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """Results of `run_task` by task: the score, and below it scores by other rules and further figures."""
     shown = Table("task", title="tasks")
-    for column in ("n", "score", "95% interval", *SHARES):
+    for column in ("n", "score", "95% interval", "no answer", "malformed", "cut", "loop"):
         shown.add_column(column, justify="right")
-    shown.add_column("license")
     for name, task in found.items():
         shares = [_percent(task[key]) for key in SHARES]
-        shown.add_row(harmless(name), *_cells(task["score"]), *shares, harmless(task["license"]))
+        shown.add_row(harmless(name), *_cells(task["score"]), *shares)
         for part, one in {**task["parts"], **task["figures"]}.items():
             shown.add_row(f"  {harmless(part)}", *_cells(one))
     return shown
@@ -28,7 +27,34 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _cells(one: Mapping[str, Any]) -> tuple[str, str, str]:
     sources = f" ({one['clusters']:,} sources)" if one.get("clusters") else ""
-    return f"{one['n']:,}{sources}", f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"
+    return f"{one['n']:,}{sources}", f"{one['value']:.3f}", f"{one['low']:.3f}-{one['high']:.3f}"
+
+
+def comparison_table(found: Mapping[str, Any]) -> Table:
+    """The result of `results.compare`."""
+    first, second = (harmless(name) for name in found["models"])
+    shown = Table("task", title=f"{second} minus {first}, on the same examples")
+    for column in ("n", "first", "second", "difference", "95% interval", "p", "p (Holm)"):
+        shown.add_column(column, justify="right")
+    for name, one in found["tasks"].items():
+        pair = one["paired"]
+        values = (f"{one['first']['value']:.3f}", f"{one['second']['value']:.3f}", f"{pair['difference']:+.3f}")
+        interval = f"{pair['low']:+.3f} to {pair['high']:+.3f}"
+        shown.add_row(
+            harmless(name), f"{pair['n']:,}", *values, interval, f"{pair['p_value']:.3g}", f"{one['p_holm']:.3g}"
+        )
+    return shown
+
+
+def harness_table(found: Mapping[str, Any]) -> Table:
+    """The figures of `harness.run.run_harness`."""
+    shown = Table("task", "metric, filter", title=f"lm-evaluation-harness {found['version']}")
+    for column in ("n", "value", "95% interval"):
+        shown.add_column(column, justify="right")
+    for task, figures in found["figures"].items():
+        for metric, one in figures.items():
+            shown.add_row(harmless(task), harmless(metric), *_cells(one))
+    return shown
 
 
 def _percent(one: Mapping[str, Any] | None) -> str:

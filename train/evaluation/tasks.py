@@ -124,7 +124,9 @@ def _digest(examples: Sequence[Example]) -> str:
 
 
 def _part(graded: Sequence[Graded], groups: Sequence[Any], name: str) -> dict[str, Any]:
-    having = [(one.grade.parts[name], group) for one, group in zip(graded, groups, strict=True) if name in one.grade.parts]
+    having = [
+        (one.grade.parts[name], group) for one, group in zip(graded, groups, strict=True) if name in one.grade.parts
+    ]
     return figure([score for score, _ in having], [group for _, group in having]).as_json()
 
 

@@ -1,14 +1,18 @@
 """Runs the program, and answers the calls of the tests. Arguments: the files to read calls from and to write answers
 to, as numbers, and the limits."""
 
+import itertools
+import os
 import runpy
 import sys
 import types
 
 sys.path.insert(0, "/box")
 
-import limits  # noqa: E402
-import wire  # noqa: E402
+import limits
+import wire
+
+MAX_ITEMS = 100_000
 
 
 def main(read_from, write_to):
@@ -18,7 +22,7 @@ def main(read_from, write_to):
         kept.append(value)
         return len(kept) - 1
 
-    calls, answers = open(read_from, "rb"), open(write_to, "wb")
+    calls, answers = os.fdopen(read_from, "rb"), os.fdopen(write_to, "wb")
     try:
         names = runpy.run_path("/box/program_text.py", run_name="program")
     except BaseException as error:
@@ -32,7 +36,7 @@ def main(read_from, write_to):
             words = {key: wire.decode(item, kept) for key, item in call["words"].items()}
             value = target(*arguments, **words)
             if isinstance(value, (types.GeneratorType, map, filter, zip, enumerate, reversed)):
-                answer = {"iterator": [wire.encode(item, keep) for _, item in zip(range(100_000), value)]}
+                answer = {"iterator": [wire.encode(item, keep) for item in itertools.islice(value, MAX_ITEMS)]}
             else:
                 answer = {"value": wire.encode(value, keep)}
         except BaseException as error:

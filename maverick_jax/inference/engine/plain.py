@@ -1,5 +1,5 @@
-"""The plain engine: groups of answers by prefill and decode, and scores by the ordinary forward pass, in the thread that
-waits for them.
+"""The plain engine: groups of answers by prefill and decode, and scores by the ordinary forward pass, in the thread
+that waits for them.
 
 It evaluates a model in the middle of its training: it compiles few programs, which later evaluations find again, takes
 no memory while nothing runs, and works on any mesh without shared rows."""

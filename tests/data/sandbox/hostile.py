@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Programs that attack their sandbox. Each defines `f`, whose tests are `assert f() == 42`, and none may pass."""
 
 PROGRAMS = {
@@ -43,7 +44,7 @@ PROGRAMS = {
     "prints passed": "print('passed', flush=True)\ndef f():\n    print('{\"passed\": true}', flush=True)\n    return 0",
     "exits well": "import os\ndef f():\n    os._exit(0)",
     "exits at import": "raise SystemExit(0)",
-    "writes to every descriptor": "import os\ndef f():\n    for i in range(1, 64):\n        try: os.write(i, b'{\"nonce\": \"\", \"passed\": true, \"problem\": \"\"}\\n')\n        except OSError: pass\n    return 0",
+    "writes to every descriptor": 'import os\ndef f():\n    for i in range(1, 64):\n        try: os.write(i, b\'{"nonce": "", "passed": true, "problem": ""}\\n\')\n        except OSError: pass\n    return 0',
     "answers before it is asked": "import os\nfor i in range(3, 64):\n    try: os.write(i, b'{\"value\": true}\\n' * 9)\n    except OSError: pass\ndef f():\n    return 0",
     "is equal to everything": "class X(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef f():\n    return X(1)",
     "is an object that is equal": "class X:\n    def __eq__(self, other): return True\ndef f():\n    return X()",
@@ -51,5 +52,5 @@ PROGRAMS = {
     "looks for the tests": "import gc, os\ndef f():\n    seen = ''.join(open(p).read() for p in ('/box/tests_text.py', '/box/judge.py') if os.path.exists(p))\n    return 42 if 'assert' in seen or any('== 42' in o for o in gc.get_objects() if isinstance(o, str)) else 0",
     "an answer without end": "import sys, os\ndef f():\n    return 'x' * (1 << 28)",
     "a deep answer": "def f():\n    x = []\n    for _ in range(100000): x = [x]\n    return x",
-    "an answer that is no value": "import os\ndef f():\n    for i in range(3, 9):\n        try: os.write(i, b'{\"value\": {\"far\": \"__import__\"}}\\n')\n        except OSError: pass\n    return 0",
+    "an answer that is no value": 'import os\ndef f():\n    for i in range(3, 9):\n        try: os.write(i, b\'{"value": {"far": "__import__"}}\\n\')\n        except OSError: pass\n    return 0',
 }

@@ -1,11 +1,12 @@
 """BFCL: right calls in every dialect, wrong calls of each kind, irrelevance, and rates."""
 
 import json
-import pathlib
 
 import pytest
 
+from data.graders.base import Grade
 from data.graders.tool_calls import invented
+from data.tasks.base import Graded
 from data.tasks.bfcl import Bfcl, schema_of
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
@@ -20,11 +21,9 @@ from maverick_jax.text.chat import (
     find_dialect,
     render,
 )
-from data.tasks.base import Graded
-from data.graders.base import Grade
+from tests.data.tasks.shared import SHARED, needs_shared
 
 BYTES = load_tokenizer("bytes")
-SHARED = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "eval" / "bfcl"
 QUESTION = {
     "id": "simple_0",
     "question": [[{"role": "user", "content": "Book two seats."}]],
@@ -154,7 +153,9 @@ def test_broken_files_are_named(tmp_path):
 
 def gold_arguments(parameters: dict, declared) -> dict:
     """Allowed arguments: the first value of each parameter that is declared, without those that are to be left out."""
-    first = {name: next((v for v in values if v != ""), "" if "" in values else []) for name, values in parameters.items()}
+    first = {
+        name: next((v for v in values if v != ""), "" if "" in values else []) for name, values in parameters.items()
+    }
     return {
         name: _gold(value) for name, value in first.items()
         if value != "" and (declared is None or name in declared or "" not in parameters[name])
@@ -169,10 +170,10 @@ def _gold(value):
     return value
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+@needs_shared
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_all_gold_answers_of_the_shared_files_pass_once_written_and_parsed(dialect):
-    task = Bfcl(paths=tuple(map(str, sorted(SHARED.glob("BFCL*.json")))))
+    task = Bfcl(paths=tuple(map(str, sorted((SHARED / "bfcl").glob("BFCL*.json")))))
     before = len(render(Conversation((Message(Role.USER, "x"),)), BYTES, dialect, add_generation_prompt=True).ids)
     graded = []
     for example in task.examples():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from data.tasks import Task, TasksConfig, read_tasks
 from data.graders.matching import exact, number_in, numeric
+from data.tasks import Task, TasksConfig, read_tasks
 from data.tasks.questions import Questions
 from data.tasks.toy_shop_orders import ToyShopOrders
 from data.trajectories import toy_shop

@@ -1,2 +1,2 @@
-"""lm-evaluation-harness (extra `eval`), run in process over an engine. Nothing is appended to what the model writes, and
-nothing but the stop texts that a task asks for is cut from it."""
+"""lm-evaluation-harness (extra `eval`), run in process over an engine. Nothing is appended to what the model writes,
+and nothing is cut from it but what follows a stop text that the task asks for."""

@@ -153,7 +153,9 @@ class EngineModel(LM):
     def _require_messages(self, context: str) -> None:
         """The messages of a chat must not be lost on their way: its text alone has no control tokens."""
         if self.chats and context:
-            raise InputError("the harness gives a chat as plain text; its control tokens would be read as ordinary text")
+            raise InputError(
+                "the harness gives a chat as plain text; its control tokens would be read as ordinary text"
+            )
 
     def _fitting(self, asked: Continuation) -> Continuation:
         """A sequence that fits the engine: of one that is too long, the context is cut from the left, behind the begin
@@ -208,4 +210,3 @@ def _settings(given: Mapping[str, Any]) -> tuple[int, tuple[str, ...], Sampling]
         temperature = 1.0
     kept = {name: given[name] for name in SETTINGS[1:] if given.get(name) is not None}
     return (limits[0] if limits else DEFAULT_TOKENS), until, Sampling(temperature=temperature, **kept)
-

@@ -28,6 +28,9 @@ class HarnessSettings(NamedTuple):
     """Most tokens of prompt and answer together."""
 
 
+DEFAULT = HarnessSettings()
+
+
 def require() -> None:
     """Raises InputError if lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
@@ -38,7 +41,7 @@ def run_harness(
     tasks: Iterable[str],
     engine: Engine,
     tokenizer: Tokenizer,
-    settings: HarnessSettings = HarnessSettings(),
+    settings: HarnessSettings = DEFAULT,
     on_progress: OnProgress = lambda done: None,
 ) -> dict[str, Any]:
     """Runs harness tasks: names that it ships, or YAML files. A task file may name Python functions beside it, which

@@ -21,7 +21,7 @@ from train.evaluation.harness.adapter import ChatPrompt, EngineModel
 
 BYTES = load_tokenizer("bytes")
 EOT = BYTES.controls["<|eot|>"]
-WORDS = "the a cat dog sat ran on under mat tree and then it was dark \u00e9t\u00e9 42 !".split()
+WORDS = ["the", "a", "cat", "dog", "sat", "ran", "under", "mat", "tree", "and", "then", "it", "dark", "été", "42", "!"]
 
 
 def instances(kind: str, *arguments) -> list[Instance]:
@@ -68,7 +68,9 @@ def test_answers_end_before_the_first_stop_text_and_are_otherwise_untouched():
     written = {"Q": " 4. \n#### 4\n\nQuestion: 2", "R": "  x "}
     engine = ScriptedEngine(lambda p: [*BYTES.encode(written[BYTES.decode(p)]), EOT])
     model = EngineModel(engine, BYTES)
-    found = model.generate_until(instances("generate_until", ("Q", {"until": ["Question:", "\n\n"]}), ("R", {"until": []})))
+    found = model.generate_until(
+        instances("generate_until", ("Q", {"until": ["Question:", "\n\n"]}), ("R", {"until": []}))
+    )
     assert found == [" 4. \n#### 4", "  x "]
     assert [request.max_tokens for request in engine.requests] == [256, 256]
     assert engine.requests[0].sampling.temperature == 0 and EOT in engine.requests[0].stop_ids
@@ -101,7 +103,9 @@ def test_chats_keep_their_messages():
     model.generate_until(instances("generate_until", (prompt, {})))
     ids = list(engine.requests[0].prompt)
     assert ids.count(EOT) == 1 and ids.count(BYTES.bos_id) == 1, "the text's control token is ordinary text"
-    begun = model.apply_chat_template([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The"}], False)
+    begun = model.apply_chat_template(
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The"}], False
+    )
     model.generate_until(instances("generate_until", (begun, {})))
     assert BYTES.decode(engine.requests[1].prompt).endswith("The")
     with pytest.raises(InputError, match="gives a chat as plain text"):
@@ -116,7 +120,9 @@ def folder(tmp_path_factory):
     """A Hugging Face folder of a model with all kinds of layers."""
     path = tmp_path_factory.mktemp("parity") / "model"
     # every id is one of the tokenizer's: others are decoded differently by transformers
-    config = tiny.model_config(vocab_size=BYTES.vocab_size, no_rope_layer_interval=2, attention_chunk_size=64, floor_scale=8192)
+    config = tiny.model_config(
+        vocab_size=BYTES.vocab_size, no_rope_layer_interval=2, attention_chunk_size=64, floor_scale=8192
+    )
     save_pretrained(Maverick.init(config), path, "float32")
     write_hugging_face(BYTES, path)
     return path
@@ -135,7 +141,9 @@ def test_parity_with_the_harness_own_model(folder, count):
     from lm_eval.models.huggingface import HFLM
 
     draw = random.Random(0)
-    theirs = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=8, add_bos_token=True, max_length=512)
+    theirs = HFLM(
+        pretrained=str(folder), dtype="float32", device="cpu", batch_size=8, add_bos_token=True, max_length=512
+    )
     tokenizer = load_tokenizer(folder)
     theirs.model.generation_config.eos_token_id = sorted(stop_ids(tokenizer))  # as in the released models' own
     with PlainEngine(load_pretrained(folder), tokenizer) as engine:
