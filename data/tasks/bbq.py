@@ -27,6 +27,7 @@ class Bbq(Task):
     how: Literal["likelihood", "generate"] = "generate"
     """`likelihood`: the likeliest letter after the question is the answer; `generate`: the model writes its answer."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

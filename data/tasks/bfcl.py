@@ -28,6 +28,7 @@ class Bfcl(Task):
     """Files of JSON lines with `id`, `question` and `function`. Answers are in the file of the same name in the folder
     `possible_answer` beside it. Without such a file, no tool fits its questions (the irrelevance files)."""
     max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

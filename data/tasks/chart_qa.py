@@ -25,6 +25,7 @@ class ChartQa(Task):
     images: str
     """The folder of the pictures."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Maximum number of tokens in an answer."""
     license: str = "unknown"
     """License of the questions, for reports."""
 

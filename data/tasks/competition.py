@@ -27,6 +27,7 @@ class Competition(Task):
     chat: bool = True
     """true: the problem is the user's message. false: the model continues `Problem: ... Solution:`."""
     max_tokens: Annotated[int, Field(ge=1)] = 2048
+    """Maximum number of tokens in an answer."""
     source: str = "unknown"
     """Source of the problems, for reports."""
     license: str = "unknown"

@@ -26,6 +26,7 @@ class DocVqa(Task):
     images: str
     """The folder that `image` is relative to."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Maximum number of tokens in an answer."""
     license: str = "unknown"
     """License of the questions, for reports."""
 

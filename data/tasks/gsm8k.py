@@ -32,6 +32,7 @@ class Gsm8k(Task):
     chat: bool = True
     """true: the problem is the user's message. false: the model continues a text, as base models do it."""
     max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

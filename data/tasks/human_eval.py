@@ -26,6 +26,7 @@ class HumanEval(Task):
     chat: bool = True
     """true: the user asks for the function. false: the model continues it, as base models do it."""
     max_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

@@ -37,6 +37,7 @@ class KeyValues(Task):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the examples that are made up."""
     max_tokens: Annotated[int, Field(ge=1)] = 100
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

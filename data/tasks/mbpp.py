@@ -24,6 +24,7 @@ class Mbpp(Task):
     """JSON lines with `task_id`, `prompt` or `text`, and `test` or `test_list`, a list of assertions; optional are
     `test_setup_code` and `code`, a solution, which says which names of Python itself the program replaces."""
     max_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

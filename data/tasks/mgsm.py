@@ -25,6 +25,7 @@ class Mgsm(Task):
     chat: bool = True
     """true: the problem is the user's message. false: the model continues a text, as base models do it."""
     max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

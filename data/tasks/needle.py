@@ -67,6 +67,7 @@ class Needle(Task):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the numbers."""
     max_tokens: Annotated[int, Field(ge=1)] = 32
+    """Maximum number of tokens in an answer."""
 
     @property
     def info(self) -> TaskInfo:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from maverick_jax.errors import harmless
 from train.evaluation.task_tables import comparison_table, harness_table, table, wrong_answers
 
 
@@ -23,6 +24,9 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
         console.print(harness_table(found["harness"]))
     if "tasks" in found:
         console.print(table(found["tasks"]))
+        for name, task in found["tasks"].items():
+            said = harmless(f"{name}: source {task['source']}, license {task['license']}")
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
         for line in wrong_answers(found["tasks"]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if "eval_source_loss" in found:

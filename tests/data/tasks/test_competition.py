@@ -33,7 +33,7 @@ def test_the_reference_solutions_are_right():
     for name, count in (("math500.jsonl", 250), ("aime24.jsonl", 15)):
         task = Competition(path=str(SHARED / name))
         rows = [json.loads(line) for line in (SHARED / name).read_text().splitlines()]
-        replies = [row["solution"] if "boxed" in row["solution"] else f"\\boxed{{{row['answer']}}}" for row in rows]
+        replies = [row["solution"] if name == "math500.jsonl" else f"\\boxed{{{row['answer']}}}" for row in rows]
         grades = [task.grade(e, Reply(reply)) for e, reply in zip(task.examples(), replies, strict=True)]
         assert len(grades) == count
         assert [grade.reason for grade in grades if grade.parts["text"] < 1] == []
