@@ -13,7 +13,7 @@ from data.graders.tool_calls import invented
 from data.tasks.base import Example, Graded, Task, TaskInfo
 from data.tasks.reading import Row, existing, json_rows
 from maverick_jax.errors import InputError
-from maverick_jax.text.chat import CallError, Conversation, Reply, Tool, from_openai
+from maverick_jax.text.chat import Conversation, Reply, Tool, from_openai
 
 SCHEMA_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 """Types of the data's own, and what JSON schemas call them."""
@@ -46,11 +46,11 @@ class Bfcl(Task):
     def figures(self, graded: Sequence[Graded]) -> dict[str, Figure]:
         """The score of each file; `over_call`: the share of questions that no tool fits and that are answered with a
         call; `under_call`: of the others, without one; `hallucination`: of replies with calls, those with a call of an
-        undeclared tool, parameter or value."""
+        undeclared tool, parameter or value. A malformed call is none."""
         found: dict[str, list[float]] = {}
         for example, reply, grade in graded:
             found.setdefault(f"file {example.facts['file']}", []).append(grade.score)
-            calls = isinstance(reply, CallError) or bool(reply.calls)
+            calls = isinstance(reply, Reply) and bool(reply.calls)
             rate, value = ("under_call", not calls) if example.facts["wanted"] else ("over_call", calls)
             found.setdefault(rate, []).append(float(value))
             if isinstance(reply, Reply) and reply.calls:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from launch.report.html_parts import escape, pages_bytes, section, table
+from launch.report.html_parts import by_width, escape, pages_bytes, section, table
 from launch.report.plots import FIRST, GRAY, NARROW, STYLE, svg
 from launch.report.style import PAGE
 from maverick_jax.files import write_atomically
@@ -69,7 +69,8 @@ def _rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _cells(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    sources = f" ({one['clusters']:,} sources)" if one.get("clusters") else ""
+    clusters = one.get("clusters")
+    sources = f" ({clusters:,} source{'s' if clusters > 1 else ''})" if clusters else ""
     return f"{one['n']:,}{sources}", f"{one['value']:.3f}", f"{one['low']:.3f} to {one['high']:.3f}"
 
 
@@ -128,9 +129,18 @@ def _plotted(
     title: str, figures: Sequence[Named], prefix: str, limits: tuple[float, float] | None = None, zero: bool = False
 ) -> str:
     """A dot with its interval for each figure, below each other."""
+    broad, narrow = (
+        _dots(figures, f"{prefix}{width}-", limits, zero, size)
+        for width, size in (("b", NARROW * 1.5), ("n", NARROW * 0.75))
+    )
+    return f'<figure class="hero"><figcaption>{escape(title)}</figcaption>{by_width(broad, narrow)}</figure>'
+
+
+def _dots(figures: Sequence[Named], prefix: str, limits: tuple[float, float] | None, zero: bool, width: float) -> str:
+    """The plot, so many inches wide."""
     style: dict[Any, Any] = STYLE | {"svg.hashsalt": prefix, "svg.fonttype": "path"}
     with matplotlib.rc_context(style):
-        drawn = Figure(figsize=(NARROW * 1.5, 0.8 + 0.28 * len(figures)), layout="constrained")
+        drawn = Figure(figsize=(width, 0.8 + 0.28 * len(figures)), layout="constrained")
         axes = drawn.add_subplot()
         for place, (_, one) in enumerate(figures):
             low, high = _bounded(one)
@@ -143,8 +153,7 @@ def _plotted(
             axes.axvline(0, color=GRAY, linewidth=0.8)
         if limits:
             axes.set_xlim(limits[0] - 0.02, limits[1] + 0.02)
-        picture = svg(drawn, prefix)
-    return f'<figure class="hero"><figcaption>{escape(title)}</figcaption>{picture}</figure>'
+        return svg(drawn, prefix)
 
 
 def _bounded(one: Mapping[str, Any]) -> tuple[float, float]:

@@ -12,9 +12,11 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import save_pretrained
 from maverick_jax.sharding import single_device_mesh
+from tests.helpers.folders import bytes_model
 from tests.helpers.small_run import CONFIG
 from train.config_files import read_config
 from train.evaluate import _objective_state, evaluate
+from train.evaluation.results import compare
 from train.evaluation.tables import show
 
 
@@ -45,3 +47,15 @@ def test_evaluating_says_which_model_is_ahead(tmp_path, factor, monkeypatch):
     out = io.StringIO()
     show(found, Console(file=out, width=200))
     assert ("the teacher is behind the student on held-out data" in out.getvalue()) == behind
+
+
+def test_tasks_alone_need_no_config_and_a_model_equals_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path / "cache"))
+    checkpoint = str(bytes_model(tmp_path / "model"))
+    (tmp_path / "q.csv").write_text("question,choice0,choice1,answer\nHot?,yes,no,1\nCold?,yes,no,0\n")
+    text = f"tasks:\n  letters: {{kind: multiple_choice, path: {tmp_path / 'q.csv'}}}\n"
+    (tmp_path / "tasks.yaml").write_text(f"{text}  orders: {{kind: toy_shop_orders, count: 2, max_tokens: 3}}\n")
+    found = evaluate(checkpoint, tasks=[str(tmp_path / "tasks.yaml")])
+    assert found["tasks"]["letters"]["correct"] == 1 and found["tasks"]["orders"]["cut"]["value"] == 1
+    compared = compare(found, found, ("a", "b"))["tasks"]["letters"]["paired"]
+    assert (compared["difference"], compared["p_value"]) == (0, 1)

@@ -9,24 +9,26 @@ from maverick_jax.errors import harmless
 
 SHOWN = 3
 """Number of wrong answers that are shown per task."""
-SHARES = ("unanswered", "malformed", "cut", "loop")
+SHARES = {"unanswered": "without answer", "malformed": "malformed", "cut": "cut", "loop": "in a loop"}
+"""Shares of answers, and what they are called."""
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Results of `run_task` by task: the score, and below it scores by other rules and further figures."""
+    """Results of `run_task` by task: the score, and below it scores by other rules and further figures. `n` is followed
+    by the number of sources where examples share one."""
     shown = Table("task", title="tasks")
-    for column in ("n", "score", "95% interval", "no answer", "malformed", "cut", "loop"):
-        shown.add_column(column, justify="right")
+    for column in ("n", "score", "95% interval"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    shown.add_column("answers")
     for name, task in found.items():
-        shares = [_percent(task[key]) for key in SHARES]
-        shown.add_row(harmless(name), *_cells(task["score"]), *shares)
+        shown.add_row(harmless(name), *_cells(task["score"]), _shares(task))
         for part, one in {**task["parts"], **task["figures"]}.items():
             shown.add_row(f"  {harmless(part)}", *_cells(one))
     return shown
 
 
 def _cells(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    sources = f" ({one['clusters']:,} sources)" if one.get("clusters") else ""
+    sources = f" of {one['clusters']:,}" if one.get("clusters") else ""
     return f"{one['n']:,}{sources}", f"{one['value']:.3f}", f"{one['low']:.3f}-{one['high']:.3f}"
 
 
@@ -57,8 +59,10 @@ def harness_table(found: Mapping[str, Any]) -> Table:
     return shown
 
 
-def _percent(one: Mapping[str, Any] | None) -> str:
-    return "-" if one is None else f"{one['value']:.1%}"
+def _shares(task: Mapping[str, Any]) -> str:
+    """The shares of answers that are not 0."""
+    found = {name: task[key]["value"] for key, name in SHARES.items() if task[key] is not None}
+    return ", ".join(f"{value:.1%} {name}" for name, value in found.items() if value)
 
 
 def wrong_answers(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
