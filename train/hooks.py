@@ -203,10 +203,10 @@ class Evaluation(Hook):
         *,
         every: int,
         last_step: int,
-        keys: str = "run.eval_every is the steps between them",
+        keys: str = "",
     ):
-        """keys: the config keys that say how often and how long it is."""
-        self.keys = keys
+        """keys: the config keys that say how often and how long it is; empty: those of the held-out loss."""
+        self.keys = keys or "run.eval_every is the steps between them, run.eval_batches their length"
         self.evaluate, self.writer, self.every, self.last_step = evaluate, writer, every, last_step
         self._evaluating, self._training, self._times = 0.0, 0.0, 0
 

@@ -136,6 +136,7 @@ PLOTS = (
     Plot("Held-out loss by kind of token", "eval_kind_loss", _NATS),
     Plot("Decisions in held-out turns", "eval_decision_f1", "F1", "To call a tool, to answer or to ask; 1 is perfect."),
     Plot("Tool calls in held-out turns", "eval_call_rates", "part of the turns"),
+    Plot("Scores of tasks", "eval_task_value", "mean score", "From 0 to 1, of the model as it stands."),
     Plot("Distance between hidden states", "hidden_loss", "", "Of the layers that are matched; 0: they are equal."),
     Plot("Distance between routers", "router_divergence", _NATS, "Of the layers that are matched."),
     Plot(

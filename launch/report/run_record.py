@@ -35,7 +35,8 @@ class TextFile:
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """The files of a run. Training lines have a `loss`, evaluation lines an `eval_loss`; both are sorted by step."""
+    """The files of a run. Training lines have a `loss`, evaluation lines an `eval_loss`, those of tasks an
+    `eval_task_value`; all are sorted by step."""
 
     directory: pathlib.Path
     training: list[Line]
@@ -47,6 +48,7 @@ class RunRecord:
     sample: TextFile
     goodput: Goodput = dataclasses.field(default_factory=lambda: Goodput((), (), None))
     """Where its wall time went."""
+    tasks: list[Line] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -59,7 +61,7 @@ class RunRecord:
 
     @property
     def lines(self) -> list[Line]:
-        return sorted([*self.training, *self.evaluations], key=lambda line: line["step"])
+        return sorted([*self.training, *self.evaluations, *self.tasks], key=lambda line: line["step"])
 
 
 def read_run(run_dir: str | pathlib.Path) -> RunRecord:
@@ -70,6 +72,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunRecord:
         directory=directory,
         training=[line for line in lines if "loss" in line],
         evaluations=[line for line in lines if "eval_loss" in line],
+        tasks=[line for line in lines if "eval_task_value" in line],
         unreadable=unreadable,
         goodput=read_goodput(directory),
         **{name.partition(".")[0]: _text(directory / name) for name in ("config.yaml", "environment.json", SAMPLE)},

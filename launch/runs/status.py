@@ -199,8 +199,10 @@ def _evaluations(record: RunRecord) -> list[Event]:
     began = attempts[0].began
     ends = [began + span.end for span in spans if span.name == "evaluation"]
     found = []
-    for line, end in zip(record.evaluations[::-1], ends[::-1], strict=False):
-        found.append(Event(end, f"evaluation at step {line['step']:,}: held-out loss {number(line['eval_loss']):.4f}"))
+    lines = sorted([*record.evaluations, *record.tasks], key=lambda line: line["step"])
+    for line, end in zip(lines[::-1], ends[::-1], strict=False):
+        said = f"held-out loss {number(line['eval_loss']):.4f}" if "eval_loss" in line else "tasks"
+        found.append(Event(end, f"evaluation at step {line['step']:,}: {said}"))
     return found
 
 

@@ -20,8 +20,8 @@ class Evaluating(NamedTuple):
     """Train state -> metrics of an evaluation line."""
     every: int
     """Steps between two of them."""
-    keys: str
-    """The config keys that say how often and how long it is."""
+    keys: str = ""
+    """The config keys that say how often and how long it is; empty: those of the held-out loss."""
 
 
 def evaluations(session: Session, used: Callable[[TrainState], Any], references: dict[str, Any]) -> list[Evaluating]:
@@ -29,8 +29,7 @@ def evaluations(session: Session, used: Callable[[TrainState], Any], references:
     run, objective, found = session.config.run, session.config.objective, []
     if run.eval_every:
         measured = session.held_out.measure_states(objective, used, references)
-        keys = "run.eval_every is the steps between them, run.eval_batches their length"
-        found.append(Evaluating(measured, run.eval_every, keys))
+        found.append(Evaluating(measured, run.eval_every))
     if session.tasks:
         asked = lambda state: task_metrics(session.tasks, used(state), session.tokenizer)
         keys = "run.eval_tasks_every is the steps between them, `limit` in the tasks' files their length"
