@@ -11,19 +11,10 @@ from data.sandbox import run
 from data.sandbox.bubblewrap import Limits, executable, resident_bytes
 from data.sandbox.run import ProgramTests, Verdict, check
 from maverick_jax.errors import InputError
-from tests.data.sandbox.hostile import PROGRAMS
+from tests.helpers.hostile_programs import PROGRAMS
+from tests.helpers.sandboxes import needs_sandbox
 from tests.helpers.small_run import PATIENCE
 
-
-def _works() -> str:
-    try:
-        run.require()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-needs_sandbox = pytest.mark.skipif(bool(_works()), reason=_works()[:200] or "works")
 FAST = Limits(seconds=4)
 
 

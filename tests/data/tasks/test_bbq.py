@@ -8,7 +8,7 @@ from data.tasks.base import Graded
 from data.tasks.bbq import Bbq
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import CallError, Reply
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 
 def row(number: int, condition: str, polarity: str, label: int) -> dict:

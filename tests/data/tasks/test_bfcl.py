@@ -21,7 +21,7 @@ from maverick_jax.text.chat import (
     find_dialect,
     render,
 )
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 BYTES = load_tokenizer("bytes")
 QUESTION = {

@@ -8,7 +8,7 @@ from data.tasks.base import Graded
 from data.tasks.competition import Competition
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Reply
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 
 def test_levels_and_subjects_have_figures(tmp_path):

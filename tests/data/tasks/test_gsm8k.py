@@ -7,7 +7,7 @@ import pytest
 from data.tasks.gsm8k import Gsm8k
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Reply, Role
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from data.tasks.base import Graded
 from data.tasks.key_values import KeyValues
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Reply
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 
 def listed(example) -> dict[str, str]:

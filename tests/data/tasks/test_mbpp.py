@@ -7,8 +7,8 @@ import pytest
 from data.tasks.mbpp import Mbpp
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Reply
-from tests.data.sandbox.test_run import needs_sandbox
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.sandboxes import needs_sandbox
+from tests.helpers.shared_data import SHARED, needs_shared
 
 
 def task_of(folder, **row) -> Mbpp:

@@ -5,7 +5,7 @@ import pytest
 from data.tasks.mgsm import Mgsm
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Reply
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 
 def test_a_problem_in_several_languages_is_one_source(tmp_path):

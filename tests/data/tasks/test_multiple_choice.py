@@ -6,7 +6,7 @@ from data.tasks.base import Graded
 from data.tasks.multiple_choice import MultipleChoice
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import Reply
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 HEAD = "question,choice0,choice1,choice2,answer\n"
 

@@ -7,7 +7,7 @@ from data.tasks.needle import Needle
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Reply, render
-from tests.data.tasks.shared import SHARED, needs_shared
+from tests.helpers.shared_data import SHARED, needs_shared
 
 BYTES = load_tokenizer("bytes")
 

@@ -4,5 +4,5 @@ import pathlib
 
 import pytest
 
-SHARED = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "eval"
+SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "eval"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
