@@ -85,12 +85,14 @@ def _has_type(value: Any, kind: str, allowed: Sequence[Any], items: Mapping[str,
         return any(isinstance(one, bool) for one in others)
     if isinstance(value, TYPES.get(kind, ())):
         nested = (items or {}).get("type") if isinstance(value, list) else None
-        lists = [one for one in others if isinstance(one, list)]
-        inner = lambda one: [v for v in one if not isinstance(v, list | dict)]
-        return nested is None or any(
-            all(_has_type(item, nested, inner(one), None) for item in value) for one in lists or [[]]
-        )
+        lists: list[list[Any]] = [one for one in others if isinstance(one, list)] or [[]]
+        fits = lambda one: all(_has_type(item, nested or "any", _scalars(one), None) for item in value)
+        return nested is None or any(map(fits, lists))
     return any(type(value) is type(one) for one in others)
+
+
+def _scalars(values: Sequence[Any]) -> list[Any]:
+    return [value for value in values if not isinstance(value, list | dict)]
 
 
 def _is_left_out(one: Any) -> bool:

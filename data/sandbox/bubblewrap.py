@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from data.sandbox import seccomp
 from maverick_jax.errors import InputError
@@ -49,6 +50,17 @@ class Limits:
         return [str(value) for value in (self.memory, self.processes, self.file_bytes, self.seconds)]
 
 
+class Streams(NamedTuple):
+    """Descriptors, or constants of `subprocess`."""
+
+    stdin: int = subprocess.DEVNULL
+    stdout: int = subprocess.DEVNULL
+    stderr: int = subprocess.DEVNULL
+
+
+SILENT = Streams()
+
+
 @functools.cache
 def executable() -> str:
     """The path of bwrap. Raises InputError where there can be no sandbox."""
@@ -62,10 +74,10 @@ def executable() -> str:
 
 @contextlib.contextmanager
 def started(
-    main: str, files: Mapping[str, str], passed: Sequence[int], limits: Limits, **streams: int
+    main: str, files: Mapping[str, str], passed: Sequence[int], limits: Limits, streams: Streams = SILENT
 ) -> Iterator[subprocess.Popen]:
     """Runs `inside/MAIN` with `files` (name -> text) beside it. It inherits the descriptors `passed`, whose numbers are
-    its arguments; `streams` are those of `Popen`. When the block ends, everything in the sandbox is killed."""
+    its arguments. When the block ends, everything in the sandbox is killed."""
     folder = importlib.resources.files("data.sandbox.inside")
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in (main, *INSIDE)} | dict(files)
     with contextlib.ExitStack() as stack:
@@ -80,7 +92,7 @@ def started(
         command += [*map(str, passed), *limits.arguments()]
         process = subprocess.Popen(
             command, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, cwd="/", start_new_session=True,
-            pass_fds=[*held.values(), rules, alive, *passed], **streams,
+            pass_fds=[*held.values(), rules, alive, *passed], **streams._asdict(),
         )  # fmt: skip
         os.close(alive)
         try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from data.sandbox.bubblewrap import Limits, resident_bytes, started
+from data.sandbox.bubblewrap import Limits, Streams, resident_bytes, started
 from maverick_jax.errors import InputError
 
 MAX_VERDICT = 1 << 16
@@ -48,16 +48,16 @@ def check(program: str, tests: ProgramTests, limits: Limits = DEFAULT) -> Verdic
 def _check(program: str, tests: ProgramTests, limits: Limits) -> Verdict:
     deadline = time.monotonic() + limits.seconds
     nonce = secrets.token_hex(16)
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with contextlib.ExitStack() as stack:
         calls, answers = _pipe(stack), _pipe(stack)
         ours = {"program_text.py": program}
         judges = {"tests_text.py": tests.text}
-        asked = stack.enter_context(started("program.py", ours, [calls.read, answers.write], limits, **streams))
+        asked = stack.enter_context(started("program.py", ours, [calls.read, answers.write], limits))
         errors = stack.enter_context(open(os.memfd_create("errors"), "w+b"))
-        streams |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors.fileno()}
-        judge = stack.enter_context(started("judge.py", judges, [calls.write, answers.read], limits, **streams))
-        calls.close(), answers.close()
+        streams = Streams(subprocess.PIPE, subprocess.PIPE, errors.fileno())
+        judge = stack.enter_context(started("judge.py", judges, [calls.write, answers.read], limits, streams))
+        for pipe in (calls, answers):
+            pipe.close()
         watch = stack.enter_context(_watched([asked, judge], limits))
         wanted = {"functions": dict(tests.functions), "must_have": list(tests.must_have)}
         assert judge.stdin is not None

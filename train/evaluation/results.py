@@ -78,4 +78,4 @@ def _compared(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str
         )
     groups = [e["group"] if e.get("group") is not None else (i,) for i, e in enumerate(a["examples"])]
     scores = [[float(example["score"]) for example in task["examples"]] for task in (a, b)]
-    return {"first": a["score"], "second": b["score"], "paired": paired(*scores, groups).as_json()}
+    return {"first": a["score"], "second": b["score"], "paired": paired(scores[0], scores[1], groups).as_json()}

@@ -61,9 +61,7 @@ def _opened(name: str, task: Task, tokenizer: Tokenizer) -> OpenTask:
     if not examples:
         raise InputError(f"task {name}: there are no examples")
     if any(example.images for example in examples):
-        raise InputError(
-            f"task {name}: its examples show pictures, which engines do not take; expected a task of texts"
-        )
+        raise InputError(f"task {name}: its examples show pictures, which engines do not take; expected texts")
     prompts, choices = [], []
     for example in examples:
         try:

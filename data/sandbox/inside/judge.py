@@ -46,7 +46,7 @@ class RemoteProgram:
             raise _exception(answer)
         try:
             if "iterator" in answer:
-                return iter(wire.decode(answer["iterator"], self.kept))
+                return iter([wire.decode(item, self.kept) for item in answer["iterator"]])
             return wire.decode(answer["value"], self.kept)
         except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
             raise Broken(f"the program's answer is not one: {type(error).__name__}") from None
@@ -69,12 +69,13 @@ class RemoteProgram:
 
 def _exception(answer):
     kind = getattr(builtins, str(answer["raised"]), None)
-    known = isinstance(kind, type) and issubclass(kind, Exception)
     said = str(answer.get("said"))[:500]
     try:
-        return kind(said) if known else RuntimeError(f"{answer['raised']}: {said}"[:500])
-    except Exception:
-        return RuntimeError(said)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            return kind(said)
+    except Exception:  # some take other arguments than a text
+        pass
+    return RuntimeError(f"{answer['raised']}: {said}"[:500])
 
 
 class Function:

@@ -73,7 +73,7 @@ class PlainEngine(Engine):
         tokens, segments, labels = (np.zeros((rows, length), np.int32) for _ in range(3))
         tokens[:, :n], segments[:, :n], labels[:, : n - 1] = sequence, 1, sequence[1:]
         with jax.set_mesh(mesh):
-            logits = self.model.logits(tokens, segment_ids=segments)
+            logits = self.model.logits(jnp.asarray(tokens), segment_ids=jnp.asarray(segments))
             own, best, ids = jax.device_get(_likely(logits, labels, max(top, 1)))
         self._counts["prompt"] += n
         found = []
