@@ -86,7 +86,8 @@ def _has_type(value: Any, kind: str, allowed: Sequence[Any], items: Mapping[str,
     if isinstance(value, TYPES.get(kind, ())):
         nested = (items or {}).get("type") if isinstance(value, list) else None
         lists: list[list[Any]] = [one for one in others if isinstance(one, list)] or [[]]
-        fits = lambda one: all(_has_type(item, nested or "any", _scalars(one), None) for item in value)
+        listed = value if isinstance(value, list) else []
+        fits = lambda one: all(_has_type(item, nested or "any", _scalars(one), None) for item in listed)
         return nested is None or any(map(fits, lists))
     return any(type(value) is type(one) for one in others)
 
