@@ -86,7 +86,8 @@ def test_missing_files_and_unknown_tasks_are_refused(tmp_path):
     assert [line.partition("tasks.yaml:")[2] for line in str(error.value).splitlines()] == [
         f"2: tasks.a.kind: 'questons' is not one of {', '.join(TASKS.members)}; did you mean questions?",
         "3: tasks.b.cont: unknown key; did you mean tasks.b.count?",
-        "4: tasks.c.count: a key of kind: toy_shop_orders; this one is of kind: questions",
+        "4: tasks.c.count: a key of kind: toy_shop_orders or kind: key_values or kind: needle; this one is of kind: "
+        "questions",
     ]
 
 
