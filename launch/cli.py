@@ -36,7 +36,10 @@ class Verb:
 
 
 def _train(args: argparse.Namespace) -> Any:
-    from train.run import main as train
+    from train.faults.at_once import NOTHING_LOST, leaves_at_once
+
+    with leaves_at_once(NOTHING_LOST):
+        from train.run import main as train
 
     done = train(args.config, args.overrides)
     return done if args.json else f"{done['run_dir']}: step {done['step']:,}"

@@ -4,7 +4,11 @@ The message names the file, line or key, states what was expected and, if there 
 other exception that escapes is a bug and shows its traceback.
 """
 
+import contextlib
+import errno
+import os
 import re
+from collections.abc import Iterator
 
 from maverick_jax.settings.redaction import redact
 
@@ -14,6 +18,7 @@ HUNG = 77
 """Exit code of a process that the watchdog ends."""
 MAX_MESSAGE = 16_000
 """Longest message that is shown in full, in characters."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that control a terminal, and surrogates, which cannot be written as UTF-8."""
 
@@ -42,8 +47,30 @@ class CheckFailed(MaverickError):
     exit_code = 1
 
 
+class DiskFailed(MaverickError):
+    """A file could not be written, because the disk is full or read-only; what was saved before stays."""
+
+    exit_code = 1
+
+
+@contextlib.contextmanager
+def disk_failures(path: str | os.PathLike = "") -> Iterator[None]:
+    """Turns the errors of a disk that is full or read-only inside the block into DiskFailed. path: what the block
+    writes, for errors that do not say it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f"{error.filename or path}: ".removeprefix(": ")
+        raise DiskFailed(
+            f"{where}cannot be written: {os.strerror(error.errno)}. Make room; what was saved stays, and the same "
+            "command goes on from there"
+        ) from error
+
+
 class Preempted(MaverickError):
-    """The run was asked to stop and has saved a checkpoint; restart it."""
+    """The run was asked to stop, and has saved a checkpoint if it could; restart it."""
 
     exit_code = 75
 

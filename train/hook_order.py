@@ -77,7 +77,7 @@ def hooks_of(
         found.append(ReplicaCheck(_parameters, writer, every=every, save=save, replay=replay, watched=watchdog))
     found.append(save)
     if threading.current_thread() is threading.main_thread():
-        found.append(Preemption(save))
+        found.append(Preemption(save, within=config.guard.stop_within))
     return found
 
 

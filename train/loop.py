@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from maverick_jax.errors import MaverickError
+from maverick_jax.errors import MaverickError, disk_failures
 from train.goodput import timeline
 from train.goodput.timeline import Phase, Timeline
 from train.rollouts.source import BatchSource
@@ -60,7 +60,8 @@ def fit(step: Callable, state, batches: BatchSource, *, start: int, stop: int, h
     clock = timeline.current()
     with clock.phase("step", start):
         try:
-            state = _run(step, state, batches, start, stop, hooks, clock)
+            with disk_failures():
+                state = _run(step, state, batches, start, stop, hooks, clock)
         except MaverickError:
             _close(hooks, clock)
             raise

@@ -5,6 +5,7 @@ Each line is one JSON object, written at once and flushed. Numbers that JSON lac
 that its file has the same lines as an uninterrupted run.
 """
 
+import errno
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
+from maverick_jax.errors import disk_failures
 from maverick_jax.files import write_atomically
 from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.section import Section
@@ -104,8 +106,10 @@ class MetricsWriter:
             return
         self._require_held()
         # one unbuffered call, so that a killed process leaves the whole line or none of it
-        with self._path.open("ab", buffering=0) as file:
-            file.write((json.dumps(redacted(plain(line)), allow_nan=False) + "\n").encode())
+        text = (json.dumps(redacted(plain(line)), allow_nan=False) + "\n").encode()
+        with disk_failures(self._path), self._path.open("ab", buffering=0) as file:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, "", str(self._path))
         numbers = {k: float(v) for k, v in _flat(line) if k != "step" and np.ndim(v) == 0 and _is_number(v)}
         for sink in self._sinks:
             sink.write(int(line["step"]), numbers)

@@ -1,22 +1,22 @@
 """`maverick train`: opens a session for a config and trains from the newest checkpoint."""
 
 import contextlib
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.errors import disk_failures
 from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.progress import Working
 from train import announce
 from train.config import RunConfig
 from train.config_files import read_config
 from train.evaluation.during import evaluations
-from train.faults.at_once import NOTHING_LOST, leaves_at_once
+from train.faults.at_once import NOTHING_LOST, SAVED_STAYS, leaves_at_once
 from train.faults.offloaded import check_offload
-from train.faults.processes import exit_code_of, leave, said
+from train.faults.processes import leave_after
 from train.faults.rollback import Rollbacks, goes_back
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
@@ -36,11 +36,11 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """
     config = read_config(path_or_name, overrides)
     try:
-        return train_to_end(config)
+        with leaves_at_once(SAVED_STAYS), disk_failures():
+            return train_to_end(config)
     except BaseException as error:
-        if (code := exit_code_of(error)) is not None and jax.distributed.is_initialized():
-            print(said(error), file=sys.stderr)
-            leave(code)
+        if jax.distributed.is_initialized():
+            leave_after(error)
         raise
 
 

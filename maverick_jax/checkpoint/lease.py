@@ -30,6 +30,7 @@ import pydantic
 from jax.experimental import multihost_utils
 
 from maverick_jax.errors import InputError, MaverickError, RunInUse, harmless
+from maverick_jax.process_identity import ProcessIdentity
 from maverick_jax.settings.section import Section
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,8 @@ class Holder(Section):
     @classmethod
     def here(cls, now: float) -> "Holder":
         job = next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), None)
-        pid, host = os.getpid(), socket.gethostname()
-        return cls(host=host, machine=_machine(host), pid=pid, started=_started(pid), job=job, token=uuid.uuid4().hex,
-                   since=now, beat=now)  # fmt: skip
+        process = dataclasses.asdict(ProcessIdentity.here())
+        return cls(host=socket.gethostname(), **process, job=job, token=uuid.uuid4().hex, since=now, beat=now)
 
     def __str__(self) -> str:
         job = f", job {self.job}" if self.job else ""
@@ -86,15 +86,7 @@ class Holder(Section):
     @property
     def has_ended(self) -> bool | None:
         """Whether its process has ended; None if it cannot be known here."""
-        if self.machine != _machine(socket.gethostname()):
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass  # another user's
-        return self.started is not None and _started(self.pid) != self.started
+        return ProcessIdentity(self.machine, self.pid, self.started).has_ended
 
 
 class Lease:
@@ -370,21 +362,3 @@ def _remove(path: pathlib.Path, there: Holder | _Unreadable) -> None:
             with contextlib.suppress(OSError):
                 os.link(aside, path)
         aside.unlink()
-
-
-def _machine(host: str) -> str:
-    """Names the machine, since it was started, and the process namespace in it; the host where that is unknown."""
-    try:
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return host
-
-
-def _started(pid: int) -> int | None:
-    """Start of a process in clock ticks since the machine's; None where it is unknown, and for a zombie."""
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return None if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return None

@@ -140,12 +140,12 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    from train.faults.processes import exit_code_of, leave, said
+    from train.faults.processes import ending, leave
 
     try:
         main(*sys.argv[1:])
     except Exception as error:
-        code = exit_code_of(error)
-        print(f"{type(error).__name__}: {said(error)}", file=sys.stderr)
+        code, said = ending(error)
+        print(f"{type(error).__name__}: {said}", file=sys.stderr)
         leave(1 if code is None else code)
     leave(0)

@@ -10,24 +10,15 @@ import sys
 import pytest
 
 from tests.helpers.small_run import PATIENCE, lines, losses, store, wait_for
+from tests.helpers.sockets import is_loopback, listeners
 
 pytestmark = pytest.mark.slow
-LISTEN, LOOPBACK_4, MAPPED = "0A", "7F", "0000000000000000FFFF0000"
 
 
 def children(pid: int) -> list[int]:
     """The processes of a supervisor, in the order of their starts."""
     found = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return sorted(map(int, found))
-
-
-def listeners(pid: int) -> list[str]:
-    """Local addresses, as the kernel writes them, on which a process listens."""
-    links = [os.readlink(path) for path in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
-    mine = {link[8:-1] for link in links if link.startswith("socket:")}
-    tables = [pathlib.Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
-    rows = [row.split() for table in tables for row in table]
-    return [row[1].partition(":")[0] for row in rows if row[3] == LISTEN and row[9] in mine]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -43,7 +34,7 @@ def test_a_killed_process_leads_to_a_restart_that_finishes(runs, tmp_path):
         wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(losses(run_dir)) > 6, process)
         pids = children(process.pid)
         found = [address for pid in pids for address in listeners(pid)]
-        assert found and all(address.removeprefix(MAPPED).endswith(LOOPBACK_4) for address in found), found
+        assert found and all(map(is_loopback, found)), found
         os.kill(pids[1], signal.SIGKILL)
         assert process.wait(PATIENCE) == 0, (tmp_path / "out").read_text()
     said = (tmp_path / "err").read_text()

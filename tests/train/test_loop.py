@@ -1,8 +1,11 @@
 """The loop: its order of events, hooks, metrics.jsonl and exits."""
 
+import errno
 import gzip
 import json
+import logging
 import os
+import queue
 import signal
 import time
 
@@ -13,9 +16,10 @@ import pytest
 from pydantic import ValidationError
 
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
-from maverick_jax.errors import InputError, NonFiniteBudgetSpent, PeerFailed, Preempted
+from maverick_jax.errors import DiskFailed, InputError, NonFiniteBudgetSpent, PeerFailed, Preempted
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers.small_run import CLOCKS, PATIENCE
+from train.faults import preemption
 from train.faults import processes as distributed
 from train.faults.non_finite import NonFiniteBudget
 from train.faults.preemption import Preemption
@@ -202,16 +206,26 @@ def test_refused_updates_end_the_run_after_they_are_logged(tmp_path):
     assert [line["skipped"] for line in lines(tmp_path) if "loss" in line] == [0, 0, 1, 2, 2, 3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_stops(number, tmp_path):
-    class Send(Hook):
-        def on_metrics(self, at, metrics, seconds):
-            if at == 5:
-                os.kill(os.getpid(), number)
+class Send(Hook):
+    """Sends signals at an update, each when the one before has been answered."""
 
+    def __init__(self, at: int, caplog, *numbers: int):
+        self._at, self._caplog, self._numbers = at, caplog, numbers
+
+    def on_metrics(self, at, metrics, seconds):
+        for count, number in enumerate(self._numbers if at == self._at else (), 1):
+            os.kill(os.getpid(), number)
+            end = time.monotonic() + PATIENCE
+            while self._caplog.text.count("asked to stop") + self._caplog.text.count("leaving") < count:
+                assert time.monotonic() < end
+                time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(number, tmp_path, caplog):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Preempted, match="saved; the same command goes on"):
-        run(tmp_path / "run", stop=20, every=100, start_hooks=[Send()])
+        run(tmp_path / "run", stop=20, every=100, start_hooks=[Send(5, caplog, number)])
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     saved = CheckpointStore(tmp_path / "run" / "checkpoints").steps()
     assert len(saved) == 1 and saved[0] in (5, 6, 7)
@@ -219,20 +233,50 @@ def test_a_signal_saves_and_stops(number, tmp_path):
     assert start == saved[0] and int(state["total"]) == sum(range(20))
 
 
-def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
-    class Send(Hook):
-        def on_metrics(self, at, metrics, seconds):
-            if at == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_process_at_once(second, tmp_path, caplog, monkeypatch):
+    left = []
 
-    former = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    def leave(number: int, what: str) -> None:
+        left.append(number)
+        logging.getLogger().warning("leaving: %s", what)
+
+    monkeypatch.setattr(preemption, "leave_at", leave)
+    with pytest.raises(Preempted):
+        run(tmp_path, stop=20, start_hooks=[Send(1, caplog, signal.SIGINT, second)])
+    assert left == [second] and "asked a second time; what was saved stays" in caplog.text
+
+
+def test_past_the_deadline_the_process_ends(tmp_path, monkeypatch):
+    """It answers a signal, and nothing else happens."""
+    left = queue.SimpleQueue()
+    monkeypatch.setattr(preemption, "leave_now", lambda code, message: left.put((code, message)))
+    store = CheckpointStore(tmp_path / "checkpoints")
+    hook = Preemption(Checkpoint(store, lambda number, state: (state, {}), last_step=9), within=0.05)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, stop=20, start_hooks=[Send()])
+        os.kill(os.getpid(), signal.SIGTERM)
+        code, message = left.get(timeout=PATIENCE)
     finally:
-        for number, handler in former:
-            signal.signal(number, handler)
+        hook.close()
+        store.close()
+    assert code == 75 and "guard.stop_within" in message and hook.due(1)
+
+
+def test_a_full_disk_is_one_error_and_the_hooks_are_closed(tmp_path, monkeypatch):
+    """The line of update 4 does not fit."""
+    whole = MetricsWriter.write
+
+    def full(self, line):
+        if line["step"] == 4:
+            raise OSError(errno.ENOSPC, "", "metrics.jsonl")
+        whole(self, line)
+
+    monkeypatch.setattr(MetricsWriter, "write", full)
+    with pytest.raises(DiskFailed, match=r"metrics\.jsonl: cannot be written: No space left on device"):
+        run(tmp_path, stop=11)
+    assert CheckpointStore(tmp_path / "checkpoints").steps() == [2]
+    monkeypatch.undo()
+    assert run(tmp_path, stop=11)[0] == 2
 
 
 def test_profile_and_progress(tmp_path, capsys):

@@ -23,3 +23,6 @@ class GuardConfig(Section):
     there is one too. 0: none."""
     hangs: HangsConfig | None = None
     """Ends a process that stays in one phase for too long (exit code 77); `{}` takes the defaults. null: never."""
+    stop_within: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that the run has to save and end after it was asked to stop (SIGTERM, Ctrl-C). Past them the process ends
+    without saving (exit code 75), and the newest complete checkpoint stands. 0: no limit but the scheduler's."""

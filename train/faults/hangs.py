@@ -1,7 +1,6 @@
 """Ends a process that stays in one phase of a run for too long: its start, a compilation, an update, a save, ..."""
 
 import contextlib
-import faulthandler
 import os
 import pathlib
 import threading
@@ -15,13 +14,14 @@ from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import HUNG
 from maverick_jax.progress import duration
 from maverick_jax.settings.section import Section
+from train.faults.processes import hung
+from train.faults.stacks import write_stacks
 from train.goodput import timeline
 from train.goodput.timeline import Timeline
 
 STEP_TIMES, STEP_LEAST, STEP_KNOWN = 10, 60.0, 3
 """An update may take so many times as long as the longest of the last ones, and at least so many seconds; it is known
 after so many updates of a process."""
-_STDERR = 2
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -101,14 +101,10 @@ class _Watch:
 
 
 def end_hung(message: str, path: pathlib.Path) -> NoReturn:
-    """Writes the message and the stacks of all threads to `path` and stderr, and ends the process with code 77."""
-    message += f". It ends with exit code {HUNG}; where its threads were:\n"
-    with contextlib.suppress(OSError), path.open("w") as file:  # a full disk, or no run directory yet
-        file.write(message)
-        file.flush()
-        faulthandler.dump_traceback(file=file, all_threads=True)
-    os.write(_STDERR, message.encode())
-    faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+    """Writes the message and the stacks of all threads to `path` and stderr, and ends the process with code 77. The
+    others of its job do the same: the one that they wait for may be another."""
+    write_stacks(f"{message}. It ends with exit code {HUNG}; where its threads were:\n", path)
     timeline.leaving("Watchdog")
     release_all()
+    hung(message)
     os._exit(HUNG)

@@ -13,6 +13,7 @@ import pytest
 from maverick_jax.checkpoint import lease
 from maverick_jax.checkpoint.lease import BEAT, FILE, STALE, WATCH, Clock, Holder, claimed, holder_of, take
 from maverick_jax.errors import InputError, RunInUse
+from maverick_jax.process_identity import started
 from tests.helpers.lease_holder import REPOSITORY, other_process
 
 
@@ -115,7 +116,7 @@ def test_a_process_number_that_was_given_again_is_another_process(tmp_path):
 
 def test_a_process_that_nobody_has_waited_for_yet_has_ended(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    holder = Holder.here(1e9).model_copy(update={"pid": child.pid, "started": lease._started(child.pid)})
+    holder = Holder.here(1e9).model_copy(update={"pid": child.pid, "started": started(child.pid)})
     assert holder.has_ended is False
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -8,9 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
-import jax
 import pytest
 
 from maverick_jax import progress
@@ -148,56 +146,6 @@ def test_process_0_informs(monkeypatch):
     processes._number_lines(0)
     root.info("saved")
     assert [(record.name, record.getMessage()) for record in handler.buffer] == [("[0] root", "saved")]
-
-
-class Store(dict):
-    """The job's key-value store, in one process."""
-
-    def key_value_set(self, key, value, allow_overwrite):
-        self[key] = value
-
-    def key_value_try_get(self, key):
-        if key not in self:
-            raise jax.errors.JaxRuntimeError(f"NOT_FOUND: {key}")
-        return self[key]
-
-
-def monitor(monkeypatch, me: int, **others) -> "processes._PeerMonitor":
-    """The monitor of process `me` of 3, whose heartbeats are milliseconds; `others` are in the store."""
-    store = Store({f"maverick/{key.replace('_', '/')}": value for key, value in others.items()})
-    monkeypatch.setattr(processes.global_state, "client", store)
-    monkeypatch.setattr(processes.atexit, "register", lambda f: None)
-    found = processes._PeerMonitor(me, 3, 0.05, "head:1")
-    found.start()
-    return found
-
-
-def test_a_process_that_does_not_beat_is_the_dead_one(monkeypatch):
-    found = monitor(monkeypatch, 1, host_2="node2 7", alive_2="5", alive_0="9")
-    assert found.lost() == "process 2 on node2 ended or cannot be reached"
-    assert found._store["maverick/failed"] == "process 2 on node2 ended or cannot be reached"
-
-
-def test_a_process_that_lost_another_is_not_the_dead_one(monkeypatch):
-    found = monitor(monkeypatch, 1, host_2="node2 7", alive_2=processes.LOST)
-    assert found.lost() == "another process ended or cannot be reached"
-
-
-def test_the_dead_process_is_the_one_that_another_process_found(monkeypatch):
-    found = monitor(monkeypatch, 1, host_2="node2 7", alive_2=processes.LOST)
-    found._finished.set()
-    found._store["maverick/failed"] = "process 0 on node0 ended"
-    assert found.lost() == "process 0 on node0 ended"
-
-
-def test_a_process_of_this_machine_is_dead_when_it_is_gone(monkeypatch):
-    gone = subprocess.Popen([sys.executable, "-c", ""])  # a zombie until it is waited for
-    while not processes._is_zombie(gone.pid):
-        time.sleep(0.01)
-    found = monitor(monkeypatch, 0, host_1=f"{socket.gethostname()} {gone.pid}", alive_1="1")
-    assert found.lost() == f"process 1 on {socket.gethostname()} ended or cannot be reached"
-    gone.wait()
-    assert found._gone_from_here(1)
 
 
 def test_a_restart_begins_at_the_newest_checkpoint(tmp_path, monkeypatch):
