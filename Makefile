@@ -16,8 +16,10 @@ PIP_COMPILERS := $(subst $(BIN),$(COMPILERS)/bin,$(PIP)) --constraint $(COMPILER
 LAUNCHERS := .cache/launchers
 CLIENTS := .cache/clients
 FUZZ_SECONDS ?= 600
+KILLS ?= 200
+FAULTS := .cache/faults
 
-.PHONY: demo test slow compiled launchers clients fuzz mutations lint format schema docs bench lock newest clean
+.PHONY: demo test slow compiled launchers clients faults fuzz mutations lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -49,6 +51,13 @@ clients: .venv/testing
 		$(CLIENTS)/$${client%%:*}/bin/python -m pip install --quiet --disable-pip-version-check $${client#*:} || exit 1; \
 	done
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow -rs tests/runs/test_clients.py
+
+# Faults in whole runs (docs/reliability.md): every test of them, with the times they took, then KILLS kills of random
+# processes on changing topologies. SEED=N draws others.
+faults: .venv/testing
+	mkdir -p $(FAULTS) && rm -f $(FAULTS)/times.jsonl
+	XLA_FLAGS= FAULTS_RECORD=$(CURDIR)/$(FAULTS)/times.jsonl $(BIN)/python -m pytest -m '' tests/faults
+	$(BIN)/python -m tests.helpers.killing --kills $(KILLS) --seed $(or $(SEED),0) --out $(FAULTS)/kills.json
 
 # What reads foreign data, on malformed data (docs/reference/safety.md). FUZZ="SEED TARGET ..." repeats one.
 fuzz: .venv/testing

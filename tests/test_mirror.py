@@ -6,7 +6,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("maverick_jax", "train", "data", "launch", "benchmarks")
-ELSEWHERE = ("assets", "docs", "fuzzing", "golden", "helpers", "mutations", "parity", "runs")
+ELSEWHERE = ("assets", "docs", "faults", "fuzzing", "golden", "helpers", "mutations", "parity", "runs")
 """Folders of tests that are of no one module: data, whole processes, oracles, what tests share."""
 
 MIRRORED = sorted(p for package in PACKAGES for p in (ROOT / "tests" / package).rglob("test_*.py"))
