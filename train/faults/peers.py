@@ -44,7 +44,7 @@ _GRACE = 10.0
 """Seconds that this process has to end by itself after another one left with an error, which may be that of all."""
 _FIND_UNTIL = 64
 """Heartbeats after which the processes of this machine are known."""
-_LONG = 10 * 24 * 3600 * 1000
+_MOST = 600_000
 """Milliseconds for which a process that has finished waits for others; those that die meanwhile end it earlier."""
 
 
@@ -172,7 +172,7 @@ class Peers(threading.Thread):
         if self._finished.is_set():
             return
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._store.wait_at_barrier("maverick/finished", _LONG)
+            self._store.wait_at_barrier("maverick/finished", _MOST)
             self._store.key_value_set(f"maverick/alive/{self._me}", FINISHED, allow_overwrite=True)
         self._finished.set()
         self.join(self._timeout)
