@@ -20,15 +20,14 @@ def test_killed_on_changing_topologies(kills, runs, parent, whole, tmp_path):
         job = Job(runs, parent, tmp_path / "run", count, *WORDS)
         kill = kill_one(job, moment, luck)
         assert kill is not None, "the run ended before it was killed"
-        check(kill, job)
+        check(kill, job, STEPS)
     finish(runs, parent, tmp_path / "run", *WORDS)
     compare(whole, tmp_path / "run", STEPS)
 
 
 @pytest.mark.slow
 def test_killed_twenty_times(runs, parent, tmp_path):
-    words = ("run.steps=100",)
-    finish(runs, parent, tmp_path / "whole", *words)
-    kills = list(kills_of(runs, parent, tmp_path / "run", random.Random(1), *words))
+    finish(runs, parent, tmp_path / "whole", "run.steps=100")
+    kills = list(kills_of(runs, parent, tmp_path / "run", random.Random(1), 100))
     assert len(kills) >= 20
     compare(tmp_path / "whole", tmp_path / "run", 100)
