@@ -115,5 +115,5 @@ class IntegerSteps(OptimizerBase):
 
         return optax.GradientTransformation(init, update)
 
-    def state_bytes(self, parameter):
+    def moment_bytes(self, parameter):
         return 4
