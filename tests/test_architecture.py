@@ -36,6 +36,7 @@ FLOORS = {
 }
 FLOOR_ZERO = {
     *("config", "errors", "files", "images", "network", "param", "parameters", "precision", "progress", "settings"),
+    "process_identity",
     *("row_split", "saved", "sharding", "stack", "target", "text"),
 }
 FIELD_TABLE = "data.rows.fields"
