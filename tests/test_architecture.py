@@ -35,8 +35,8 @@ FLOORS = {
     "launch": 9,
 }
 FLOOR_ZERO = {
-    *("config", "errors", "files", "images", "network", "param", "parameters", "precision", "progress", "settings"),
-    "process_identity",
+    *("config", "coordinator", "errors", "events", "files", "images", "network", "param", "parameters", "precision"),
+    *("process_identity", "progress", "settings"),
     *("row_split", "saved", "sharding", "stack", "target", "text"),
 }
 FIELD_TABLE = "data.rows.fields"

@@ -14,6 +14,7 @@ import rich.console
 import rich.progress
 import rich.text
 
+from maverick_jax.checkpoint.copier import CopyFailed
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.progress import duration, say
 from train.evaluation.sentences import sentence
@@ -249,4 +250,9 @@ class Checkpoint(Hook):
         self.store.save(step, *self.contents(step, state))
 
     def close(self) -> None:
-        self.store.close()
+        try:
+            self.store.close()
+        except CopyFailed as error:
+            if self.last_step in self.store.steps():
+                raise  # the run is complete, but not where it should be
+            log.error("%s", error)

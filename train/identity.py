@@ -52,6 +52,8 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
         if name in here["references"] and here["references"][name] != fingerprint:
             changed.append(f"objective.{name}: {paths[name]} holds other numbers than what this run has learned from")
     changed += _differences("run", {"seed": there.get("seed", here["seed"])}, here)  # not in early checkpoints
+    if not store.steps() and there.get("run") != config.run.name:  # a copy's: its place is another run's
+        changed.append(f"run.name: {there.get('run')} at checkpoint.copies.to, {config.run.name} here")
     if there["data"] != here["data"]:
         changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
     if changed:
@@ -69,7 +71,7 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
 
 def _newest_metadata(store: CheckpointStore) -> dict[str, Any] | None:
     """Metadata of the newest checkpoint that has readable metadata. Damaged checkpoints are handled when restoring."""
-    for step in reversed(store.steps()):
+    for step in reversed(store.known_steps()):
         try:
             return store.meta(step)
         except NoRestorableCheckpoint:

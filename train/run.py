@@ -54,7 +54,7 @@ def train_to_end(config: RunConfig) -> dict[str, Any]:
         session = _open(config, parts)
         with jax.set_mesh(session.mesh):
             while True:
-                with goes_back(config.run.directory / CHECKPOINTS):
+                with goes_back(config.run.directory / CHECKPOINTS, config.checkpoint):
                     return _train(session)
 
 
@@ -83,6 +83,7 @@ def _train(session: Session) -> dict[str, Any]:
         announce.start(config, start, int(state.skipped))
         rollbacks = Rollbacks.at(store, start)
         if start >= last:
+            store.close()
             return {"run_dir": str(run_dir), "step": start}
         flops = sum(flops_of_run(config, {name: found.config for name, found in session.references.items()}).values())
         describe(session, start, flops)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import jax
 
+from maverick_jax import events
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
@@ -32,6 +33,7 @@ def begins(config: RunConfig, store: CheckpointStore) -> None:
     """Says that the job works on this run: messages about dead processes name its checkpoints, and its wall time is
     recorded, unless the run is complete."""
     resumes_from(store.directory)
+    events.record_to(config.run.directory)
     if max(store.steps(), default=0) < config.run.steps:
         timeline.current().record_to(config.run.directory)
 

@@ -28,6 +28,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from maverick_jax import events
 from maverick_jax.checkpoint.lease import claimed
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
@@ -165,7 +166,7 @@ def claimed_run(config: RunConfig) -> Iterator[None]:
     """No other job writes to the run directory inside the block, whose wall time is that of the run
     (`train.goodput.timeline`). Raises RunInUse, naming the other job, if one does."""
     run_dir = config.run.directory
-    with timed() as clock:
+    with events.recorded(), timed() as clock:
         initialize_from_environment()
         with claimed(run_dir / CHECKPOINTS), watched(config.guard.hangs, run_dir, clock):
             yield
@@ -176,7 +177,7 @@ def _refuse_other_run(session: Session, missing: Collection[str] = ()) -> None:
     if missing:
         there = {name: found for name, found in session.references.items() if name not in missing}
         session = dataclasses.replace(session, _references=there)
-    store = CheckpointStore(session.config.run.directory / CHECKPOINTS, read_only=True)
+    store = CheckpointStore(session.config.run.directory / CHECKPOINTS, session.config.checkpoint, read_only=True)
     refuse_other_run(session.config, session.metadata(), store)
 
 

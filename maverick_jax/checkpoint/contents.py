@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,8 @@ MOVED = {
 _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
 _CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
+_FILE_BYTES = 128 * 2**20
+"""Size of a file of arrays, about: object stores take a file as one object, and copying holds some in memory."""
 MAX_CHUNK_BYTES, MAX_RECORD_BYTES = 2**30, 2**20
 # Errors that damage raises. Other OSErrors and RuntimeErrors (a disk that does not respond, missing permissions, a full
 # device) are not damage, and a checkpoint must not be set aside because of them.
@@ -62,7 +64,23 @@ def seal(
 def read_meta(path: pathlib.Path) -> dict:
     """The JSON object of the checkpoint at `path`, without its digest and with today's keys. Raises Damaged if it is
     malformed or altered."""
-    meta = _load(path, {META: None})[META]
+    return with_new_keys(_checked(_load(path, {META: None})[META], path.name), MOVED)
+
+
+def read_sealed(path: pathlib.Path) -> dict:
+    """As `read_meta`, as it was saved, with its digest."""
+    sealed = _load(path, {META: None})[META]
+    _checked(dict(sealed) if isinstance(sealed, dict) else sealed, path.name)
+    return sealed
+
+
+def opened(sealed: Any, step: int) -> dict:
+    """What `read_meta` returns for a checkpoint with these sealed metadata. Raises Damaged if they are malformed or
+    altered."""
+    return with_new_keys(_checked(dict(sealed) if isinstance(sealed, dict) else sealed, str(step)), MOVED)
+
+
+def _checked(meta: Any, step: str) -> dict:
     if not isinstance(meta, dict) or not isinstance(meta.get("arrays"), dict):
         raise Damaged("its metadata is malformed")
     digest = meta.pop("digest", None)
@@ -70,9 +88,9 @@ def read_meta(path: pathlib.Path) -> dict:
         raise Damaged("its metadata differs from what was saved")
     if wrong := [name for name, entry in meta["arrays"].items() if not _is_entry(entry)]:
         raise Damaged(f"its metadata is malformed: arrays: {wrong[0]!r:.80}")
-    if str(meta.get("step")) != path.name:
+    if str(meta.get("step")) != step:
         raise Damaged(f"it was saved as step {meta.get('step')!r:.80}")
-    return with_new_keys(meta, MOVED)
+    return meta
 
 
 def _is_entry(entry: Any) -> bool:
@@ -115,15 +133,20 @@ def require_readable(path: pathlib.Path, table: dict[str, dict]) -> None:
         open_array(path, name, entry, cache)
 
 
-def problems(path: pathlib.Path, wanted: Collection[str] | None = None) -> list[str]:
+def problems(
+    path: pathlib.Path, wanted: Collection[str] | None = None, on_block: Callable[[int], None] = lambda size: None
+) -> list[str]:
     """Every problem of the checkpoint at `path` (only of the arrays `wanted`, if given), one message each. Reads the
-    arrays in blocks, on the host."""
+    arrays in blocks, on the host. on_block: called with the bytes of each block that was read; what it raises ends
+    the reading."""
     try:
         table = read_meta(path)["arrays"]
     except Damaged as damage:
         return [str(damage)]
     table = table if wanted is None else {name: table[name] for name in wanted}
-    found = [f"{name}: {problem}" for name, entry in table.items() if (problem := _problem(path, name, entry))]
+    found = [
+        f"{name}: {problem}" for name, entry in table.items() if (problem := _problem(path, name, entry, on_block))
+    ]
     return found or _problems_of_index(path, table)
 
 
@@ -139,6 +162,7 @@ def context(*, timeout_seconds: int = 1200) -> ocp.Context:
     made.asynchronous.create_directories_asynchronously = False
     # zstd takes three times as long as the disk and saves a twelfth of the bytes of trained weights.
     made.array.saving.use_compression = False
+    made.array.saving.ocdbt_target_data_file_size = _FILE_BYTES
     made.array.saving.scoped_storage_options_creator = _chunks
     return made
 
@@ -202,12 +226,12 @@ def _problems_of_index(path: pathlib.Path, table: dict[str, dict]) -> list[str]:
     return []
 
 
-def _problem(path: pathlib.Path, name: str, entry: dict) -> str | None:
+def _problem(path: pathlib.Path, name: str, entry: dict, on_block: Callable[[int], None]) -> str | None:
     try:
         require_supported(name, entry["dtype"])
         store = open_array(path, name, entry)
         with named_damage():
-            found = checksum_of_blocks(_blocks(store, np.dtype(store.dtype.numpy_dtype)))
+            found = checksum_of_blocks(_blocks(store, np.dtype(store.dtype.numpy_dtype), on_block))
     except (Damaged, InputError) as problem:
         return str(problem)
     except _UNREADABLE as error:
@@ -246,7 +270,7 @@ def _require_shallow(record: bytes) -> None:
         raise ValueError("its record is nested too deeply") from None
 
 
-def _blocks(store, dtype: np.dtype):
+def _blocks(store, dtype: np.dtype, on_block: Callable[[int], None]):
     """(index of its first element, values) of each block: at most `_BLOCK_BYTES`, or one chunk if chunks are larger."""
     block = list(store.chunk_layout.read_chunk.shape or ())
     for axis in reversed(range(len(block))):
@@ -254,7 +278,9 @@ def _blocks(store, dtype: np.dtype):
         block[axis] = min(store.shape[axis], block[axis] * max(1, room))
     for start in itertools.product(*[range(0, size, step) for size, step in zip(store.shape, block, strict=True)]):
         stop = [min(first + step, size) for first, step, size in zip(start, block, store.shape, strict=True)]
-        yield start, store[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read().result()
+        values = store[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read().result()
+        on_block(values.nbytes)
+        yield start, values
 
 
 def _digest(meta: dict) -> str:

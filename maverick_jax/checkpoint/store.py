@@ -5,15 +5,18 @@ directory of that name that fails verification was damaged later: it is set asid
 mistaken for an interrupted save. (With Orbax's commit file, an emptied directory and an interrupted first save would
 look the same.) The directory must be on a file system that all processes share.
 
+A save is written in the background, then read back (`read_back.py`), then copied to the persistent tier if there is one
+(`copies.py`). A restore takes the newest checkpoint of both that passes verification.
+
 Every process of a job calls every method of a writable store, in the same order. Process 0 holds the lease on the
-directory (`lease.py`) from the opening of the store until `close`, so that no other job writes to it.
+directory (`lease.py`) from the opening of the store until `close`, so that no other job writes to it; likewise that on
+the place of copies.
 """
 
 import logging
 import pathlib
-import re
-import shutil
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -21,18 +24,21 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 from pydantic import Field
 
-from maverick_jax.checkpoint import contents
+from maverick_jax import events
+from maverick_jax.checkpoint import contents, folder
 from maverick_jax.checkpoint.checksum import checksums
 from maverick_jax.checkpoint.contents import Damaged
+from maverick_jax.checkpoint.copier import Copier
+from maverick_jax.checkpoint.copies import Copies, CopiesConfig
+from maverick_jax.checkpoint.folder import SaveFailed
 from maverick_jax.checkpoint.lease import Lease, anywhere, take
+from maverick_jax.checkpoint.read_back import Finishing
 from maverick_jax.checkpoint.readers import StoredArray, open_checkpoint
 from maverick_jax.errors import InputError, MaverickError, NoRestorableCheckpoint, RunInUse
 from maverick_jax.settings.section import Section
 
 log = logging.getLogger(__name__)
 
-_TEMPORARY = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleting)")
-_SET_ASIDE = re.compile(r"\d+\.corrupt-\d+")
 _being_saved: set[pathlib.Path] = set()
 """Checkpoints that stores of this process are writing."""
 
@@ -48,25 +54,31 @@ class CheckpointConfig(Section):
     """Checkpoints of steps that are multiples of this number are never deleted; null disables this."""
     timeout_seconds: Annotated[int, Field(ge=1)] = 1200
     """Longest time, in seconds, that a save in the background may take."""
-
-
-class SaveFailed(MaverickError):
-    """A checkpoint could not be written. Earlier checkpoints are unchanged."""
+    read_back: bool = True
+    """Reads each checkpoint back after it was written, in the background, until the next save begins. A damaged one is
+    set aside; no older one is deleted before."""
+    copies: CopiesConfig | None = None
+    """A second, persistent place for checkpoints, so that the run directory may be on a fast local disk. null: none."""
 
 
 class CheckpointStore:
     """The checkpoints of one run. With `read_only` the directory is not changed, so that a live run can be read."""
 
     def __init__(self, directory, config: CheckpointConfig | None = None, *, read_only: bool = False):
-        """Create `directory`, take its lease and remove the remains of interrupted saves, unless `read_only`.
+        """Create `directory`, take its lease and remove the remains of interrupted saves, unless `read_only`. The same
+        for the place of copies.
 
-        Raises InputError if the directory cannot be written, RunInUse if another job writes to it.
+        Raises InputError if the directory cannot be written, RunInUse if another job writes to it, StoreUnreachable if
+        the place of copies does not answer.
         """
         self.directory = pathlib.Path(directory).absolute()
         self.config = config or CheckpointConfig()
         self._read_only = read_only
-        self._pending: tuple[int, ocp.AsyncResponse] | None = None
+        self._pending: tuple[int, Finishing] | None = None
         self._lease: Lease | None = None
+        self._copies = Copies(self.config.copies) if self.config.copies is not None else None
+        self._copier: Copier | None = None
+        self._hurried = False
         if not read_only:
             self._prepare_directory()
 
@@ -85,28 +97,33 @@ class CheckpointStore:
         if step in self.steps():
             self._require_same(step, sealed)
             return
-        self._require_space(step, sum(array.nbytes for array in arrays.values()))
+        folder.require_room(self._path(step), sum(array.nbytes for array in arrays.values()))
         items = {contents.ARRAYS: arrays, contents.META: sealed}
         try:
             with contents.context(timeout_seconds=self.config.timeout_seconds):
                 response = ocp.save_checkpointables_async(str(self._path(step)), items)
         except (OSError, ValueError) as error:
             raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
-        self._pending = (step, response)
+        copier = self._copier
+        on_intact = (lambda: copier.offer(step)) if copier is not None else (lambda: None)
+        finishing = Finishing(response, self._path(step), read=self.config.read_back, on_intact=on_intact)
+        self._pending = (step, finishing)
         _being_saved.add(self._path(step))
         if wait:
-            self.wait()
+            self.wait(read_back=True)
 
-    def wait(self) -> None:
+    def wait(self, *, read_back: bool = False) -> None:
         """Wait until the pending save is complete, then delete checkpoints that `keep` and `keep_every` do not cover.
+        If it was found damaged, it is set aside instead, and nothing is deleted. read_back: wait until it is read back
+        too; else the reading ends where it stands.
 
         Raises SaveFailed if that save failed, RunInUse if it did because another job has taken over the directory.
         """
         if self._pending is None:
             return
-        (step, response), self._pending = self._pending, None
+        (step, finishing), self._pending = self._pending, None
         try:
-            response.result()
+            finishing.saved()
         except jax.errors.JaxRuntimeError:
             raise  # another process has failed, which the entry point handles
         except Exception as error:
@@ -115,22 +132,44 @@ class CheckpointStore:
             raise SaveFailed(f"checkpoint {self._path(step)} could not be written: {error}") from error
         finally:
             _being_saved.discard(self._path(step))
+            found = finishing.reading(whole=read_back)
         log.info("saved checkpoint %s", self._path(step))
         self.require_held()
-        self._delete_old()
+        if anywhere(bool(found.problems)):
+            problem = found.problems[0] if found.problems else "another process found damage"
+            self._set_aside(step, problem)
+        else:
+            self._delete_old()
 
     def delete_after(self, step: int) -> None:
         """Delete the checkpoints of later steps, the newest first."""
         self.wait()
         self.require_held()
+        if self._copies is not None:
+            self._on_first(lambda copier: copier.forget_after(step))
         self._delete([later for later in reversed(self.agreed_steps()) if later > step])
         _barrier(f"checkpoints after {step} are deleted")
 
+    def hurry(self) -> None:
+        """The run was asked to stop: `close` does not wait for the pending save to be read back, and for its copy only
+        as long as `copies.stop_seconds`."""
+        self._hurried = True
+
     def close(self) -> None:
-        """`wait`, then give back the lease on the directory. A closed store can be read; a save opens it again."""
+        """`wait`, copy the newest checkpoint if copies are kept, then give back the leases. A closed store can be read;
+        a save opens it again. Raises CopyFailed if it could not be copied; it is saved then."""
         try:
-            self.wait()
+            self.wait(read_back=not self._hurried)
+            if self._copies is not None:
+                seconds, newest = (
+                    self._copies.config.stop_seconds if self._hurried else None,
+                    max(self.steps(), default=None),
+                )
+                self._on_first(lambda copier: copier.finish(newest, seconds))
         finally:
+            if self._copies is not None:
+                self._copies.release()
+                self._copier = None
             if self._lease is not None:
                 self._lease.release()
                 self._lease = None
@@ -141,36 +180,52 @@ class CheckpointStore:
         if jax.process_index() == 0:
             self._lease = self._lease or take(self.directory)
             self._lease.require_held()
+            if self._copies is not None:
+                self._copier = self._copier or Copier(self._copies, self._path)
+                self._copier.require_held()
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending. The checkpoints are not verified."""
-        names = [p.name for p in self.directory.iterdir() if p.is_dir()] if self.directory.is_dir() else []
-        return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)
+        return folder.steps_in(self.directory)
 
-    def agreed_steps(self) -> list[int]:
-        """The `steps` that process 0 finds, on all processes; a shared file system may show a rename to some of them
-        later."""
-        steps = self.steps()
+    def known_steps(self) -> list[int]:
+        """The `steps`, and those of which there is a copy, ascending."""
+        return sorted({*self.steps(), *(self._copies.steps() if self._copies is not None else ())})
+
+    def agreed_steps(self, find: Callable[[], list[int]] | None = None) -> list[int]:
+        """The `steps`, or what `find` returns instead, that process 0 finds, on all processes; a shared file system may
+        show a rename to some of them later."""
+        steps = (find or self.steps)() if jax.process_index() == 0 else []
         if jax.process_count() == 1:
             return steps
         count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
         mine = np.array((steps + [0] * count)[:count], np.int32)
         return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
 
+    def agreed_known_steps(self) -> list[int]:
+        """The `known_steps` that process 0 finds, on all processes; of a read-only store its `steps`."""
+        if self._copies is None or self._read_only:
+            return self.agreed_steps()
+        known: list[int] = []
+        self._on_first(lambda copier: known.extend(self.known_steps()))
+        return self.agreed_steps(lambda: known)
+
     def set_aside(self) -> list[str]:
         """Names of the directories of damaged checkpoints that were set aside."""
-        names = [p.name for p in self.directory.iterdir()] if self.directory.is_dir() else []
-        return sorted(name for name in names if _SET_ASIDE.fullmatch(name))
+        return folder.set_aside_in(self.directory)
 
     def meta(self, step: int) -> dict:
-        """The `meta` saved with `step`, plus the keys `step` and `arrays` (name -> {shape, dtype, checksum}).
+        """The `meta` saved with `step`, plus the keys `step` and `arrays` (name -> {shape, dtype, checksum}); those of
+        its copy if the directory does not have it.
 
         Raises InputError if there is no such step, NoRestorableCheckpoint if its metadata is damaged.
         """
-        self._require_exists(step)
         try:
+            if self._copies is not None and step not in self.steps() and step in self._copies.steps():
+                return self._copies.meta(step)
+            self._require_exists(step)
             return contents.read_meta(self._path(step))
         except Damaged as damage:
             raise NoRestorableCheckpoint(f"checkpoint {self._path(step)}: {damage}") from damage
@@ -202,21 +257,19 @@ class CheckpointStore:
         the checkpoint or `step` does not exist.
         """
         self.wait()
-        if step is not None:
+        known = self.agreed_known_steps()
+        if step is not None and step not in known:
             self._require_exists(step)
-        candidates = self.agreed_steps() if step is None else [step]
+        candidates = known if step is None else [step]
         for candidate in reversed(candidates):
-            try:
-                arrays, meta = self._load(candidate, target, subset)
-            except Damaged as damage:
-                self._set_aside(candidate, str(damage))
-                continue
-            log.info("restored checkpoint %s", self._path(candidate))
-            return candidate, arrays, meta
+            if (found := self._intact(candidate, target, subset)) is not None:
+                log.info("restored checkpoint %s", self._path(candidate))
+                return candidate, *found
         if candidates or self.set_aside():
+            also = f" or {self._copies.place}" if self._copies is not None else ""
             raise NoRestorableCheckpoint(
-                f"no checkpoint in {self.directory} passes verification; `maverick doctor` shows the problems of each. "
-                "To start over, choose another run.dir or move this directory away"
+                f"no checkpoint in {self.directory}{also} passes verification; `maverick doctor` shows the problems of "
+                "each. To start over, choose another run.dir or move this directory away"
             )
         return None
 
@@ -239,18 +292,59 @@ class CheckpointStore:
         problem: MaverickError | None = None
         try:
             if jax.process_index() == 0:
-                self._lease = take(self.directory)
-                for path in self.directory.iterdir():
-                    saved = self._path(0).with_name(path.name.partition(".")[0])
-                    if _TEMPORARY.fullmatch(path.name) and saved not in _being_saved:
-                        log.warning("removing %s, left by an interrupted process", path)
-                        shutil.rmtree(path)
+                self.require_held()
+                folder.remove_remains(self.directory, _being_saved)
         except MaverickError as error:
             problem = error
         except OSError as error:
             problem = InputError(f"checkpoint directory {self.directory} cannot be written: {error}")
         if anywhere(problem is not None):
             raise problem or RunInUse(f"{self.directory} cannot be opened by process 0, which says why")
+
+    def _intact(self, step: int, target, subset: bool) -> tuple[dict[str, jax.Array], dict] | None:
+        """Arrays and metadata of `step` from the directory, else from its copy, which is fetched first; None if neither
+        passes verification. What does not is set aside."""
+        for fetch in (False, True):
+            if fetch and not self._fetch(step):
+                return None
+            if not anywhere(self._path(step).is_dir()):
+                continue
+            try:
+                return self._load(step, target, subset)
+            except Damaged as damage:
+                self._set_aside(step, str(damage))
+        return None
+
+    def _fetch(self, step: int) -> bool:
+        """Brings the copy of `step` here. False if there is none, or if it is damaged."""
+        if self._copies is None or self._read_only:
+            return False
+        copies, done = self._copies, False
+
+        def fetch(_: Copier) -> None:
+            nonlocal done
+            try:
+                if step in copies.steps():
+                    copies.fetch(step, self._path(step))
+                    done = True
+            except Damaged as damage:
+                log.error("the copy of step %d in %s is damaged; skipping it: %s", step, copies.place, damage)
+
+        self._on_first(fetch)
+        return anywhere(done)
+
+    def _on_first(self, work: Callable[[Copier], Any]) -> None:
+        """Runs `work` on process 0, with the lease on the place of copies. All processes raise what it raises."""
+        problem: MaverickError | None = None
+        if jax.process_index() == 0:
+            try:
+                self.require_held()
+                assert self._copier is not None
+                work(self._copier)
+            except MaverickError as error:
+                problem = error
+        if anywhere(problem is not None):
+            raise problem or RunInUse(f"{self.directory}: process 0 failed at the copies, and says why")
 
     def _load(self, step: int, target, subset: bool) -> tuple[dict[str, jax.Array], dict]:
         """Arrays and metadata of `step`. Raises Damaged, on all processes, unless all arrays of `target` are intact."""
@@ -274,44 +368,31 @@ class CheckpointStore:
         if self._read_only:
             log.error("checkpoint %s fails verification; skipping it: %s", self._path(step), problem)
             return
-        taken = [p.name for p in self.directory.iterdir()]
-        n = next(n for n in range(1, len(taken) + 2) if f"{step}.corrupt-{n}" not in taken)
-        aside = self.directory / f"{step}.corrupt-{n}"
+        aside = folder.name_aside(self._path(step))
         log.error("checkpoint %s fails verification; setting it aside as %s: %s", self._path(step), aside.name, problem)
         if jax.process_index() == 0:
             self._path(step).rename(aside)
+            events.record("checkpoint_set_aside", step=step, name=aside.name, problem=problem[:500])
         _barrier(f"checkpoint {step} is set aside")
 
     def _delete_old(self) -> None:
         """Delete checkpoints beyond `keep`."""
         every, steps = self.config.keep_every, self.steps()
-        old = [s for s in steps[: -self.config.keep] if not (every and s % every == 0)]
-        self._delete(old)
+        copied = self._copier.busy if self._copier is not None else None
+        self._delete([s for s in steps[: -self.config.keep] if not (every and s % every == 0) and s != copied])
 
     def _delete(self, steps: list[int]) -> None:
-        """Each is renamed first, so that an interrupted deletion does not leave part of a checkpoint under its name."""
-        for step in steps if jax.process_index() == 0 else []:
-            doomed = self._path(step).rename(self.directory / f"{step}.deleting")
-            shutil.rmtree(doomed)
-            log.info("deleted checkpoint %s", self._path(step))
+        if jax.process_index() == 0:
+            folder.delete(self.directory, steps)
 
     def _require_exists(self, step: int) -> None:
-        if step not in self.steps():
-            existing = self.steps() or "none"
-            raise InputError(f"no checkpoint of step {step} in {self.directory}; existing steps: {existing}")
+        if step not in (there := self.steps()):
+            raise InputError(f"no checkpoint of step {step} in {self.directory}; existing steps: {there or 'none'}")
 
     def _require_same(self, step: int, sealed: dict) -> None:
         if self.meta(step)["arrays"] != sealed["arrays"]:
             raise InputError(f"{self._path(step)} already holds a checkpoint with other contents; nothing was saved")
         log.info("checkpoint %s is already saved", self._path(step))
-
-    def _require_space(self, step: int, needed: int) -> None:
-        free = shutil.disk_usage(self.directory).free
-        if anywhere(free < needed):
-            raise SaveFailed(
-                f"checkpoint {self._path(step)} needs {needed / 1e9:.3f} GB; the disk has {free / 1e9:.3f} GB free. "
-                "Make room, or lower checkpoint.keep"
-            )
 
 
 def _barrier(name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from maverick_jax import events
 from maverick_jax.errors import NonFiniteBudgetSpent
 from train.faults.config import GuardConfig
 from train.faults.rollback import NONE, ROLLBACKS, GoBack, Rollbacks
@@ -72,6 +73,7 @@ class BadUpdates(Hook):
         line = {"step": step, "refused": reason, "rows": rows, "refused_loss": loss, "refused_grad_norm": norm}
         self._writer.write(line | ({SCORE: metrics[SCORE]} if reason == "spike" else {}))
         if jax.process_index() == 0:
+            events.record("update_refused", step=step, reason=reason, rows=rows)
             said = f"{_SAID[reason]} of {float(metrics[SCORE]):.1f} deviations" if reason == "spike" else _SAID[reason]
             log.warning(
                 "step %d: update refused: %s (loss %.4g, gradient norm %.4g; rows %d to %d of the data)",

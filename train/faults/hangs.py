@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import jax
 from pydantic import Field
 
+from maverick_jax import events
 from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import HUNG
 from maverick_jax.progress import duration
@@ -103,6 +104,7 @@ class _Watch:
 def end_hung(message: str, path: pathlib.Path) -> NoReturn:
     """Writes the message and the stacks of all threads to `path` and stderr, and ends the process with code 77. The
     others of its job do the same: the one that they wait for may be another."""
+    events.record("hung", process=jax.process_index(), problem=message)
     write_stacks(f"{message}. It ends with exit code {HUNG}; where its threads were:\n", path)
     timeline.leaving("Watchdog")
     release_all()

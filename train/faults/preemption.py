@@ -48,6 +48,7 @@ class Preemption(Hook):
         if not self._checkpoint.due(step):
             self._checkpoint.on_state(step, state)
         self._checkpoint.store.wait()
+        self._checkpoint.store.hurry()
         raise Preempted(f"stopped as asked after step {step}, which is saved; the same command goes on from there")
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from maverick_jax import events
 from maverick_jax.checkpoint.checksum import sums_by_device
 from maverick_jax.errors import SilentCorruption
 from train.loop import Hook
@@ -104,15 +105,15 @@ class ReplicaCheck(Hook):
         hosts = _hosts()
         devices = next(iter(arrays.values())).sharding.mesh.devices.flat
         of = {device.id: hosts[device.process_index] for device in devices}
-        self._writer.write(
-            {
-                "step": step,
-                "replicas_differ": list(found.arrays),
-                "devices": list(found.suspects),
-                "hosts": sorted({of[device] for device in found.suspects}),
-                "fault": fault,
-            }
-        )
+        named = {
+            "step": step,
+            "devices": list(found.suspects),
+            "hosts": sorted({of[device] for device in found.suspects}),
+            "fault": fault,
+        }
+        self._writer.write({**named, "replicas_differ": list(found.arrays)})
+        if jax.process_index() == 0:
+            events.record("replicas_differ", **named)
         then = "they were equal" if second is None else f"{self._said(second, arrays)} again"
         raise SilentCorruption(
             f"step {step}: {self._said(found, arrays)}. When the updates since the last checkpoint were done again, "

@@ -20,7 +20,8 @@ import pydantic
 from jax.experimental import multihost_utils
 from pydantic import Field
 
-from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax import events
+from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError, MaverickError
 from maverick_jax.files import write_atomically
 from maverick_jax.settings.section import Section
@@ -128,19 +129,19 @@ class GoBack(MaverickError):
 
 
 @contextlib.contextmanager
-def goes_back(checkpoints: pathlib.Path) -> Iterator[None]:
+def goes_back(checkpoints: pathlib.Path, config: CheckpointConfig | None = None) -> Iterator[None]:
     """When GoBack leaves the block, newer checkpoints than the one to go back to are deleted, the roll-back is
-    recorded, and the caller goes on after the block, to train again. All processes of a job do this."""
+    recorded, and the caller goes on after the block, to train again. All processes of a job do this. config: that of
+    the checkpoints."""
     try:
         yield
     except GoBack as error:
-        _carry_out(error.first, error.last, error.before, checkpoints)
+        _carry_out(error.first, error.last, error.before, CheckpointStore(checkpoints, config))
 
 
-def _carry_out(first: int, last: int, before: Rollbacks, checkpoints: pathlib.Path) -> None:
+def _carry_out(first: int, last: int, before: Rollbacks, store: CheckpointStore) -> None:
     """A process that dies in the middle leaves older checkpoints, from which the same roll-back follows again."""
-    store = CheckpointStore(checkpoints)
-    found = before.after(first, last, store.agreed_steps())
+    found = before.after(first, last, store.agreed_known_steps())
     one = found.done[-1]
     if jax.process_index() == 0:
         log.warning(
@@ -150,6 +151,7 @@ def _carry_out(first: int, last: int, before: Rollbacks, checkpoints: pathlib.Pa
         )
     store.delete_after(one.to)
     if jax.process_index() == 0:
+        events.record("rolled_back", step=last, to=one.to, batches=list(one.batches))
         write_atomically(store.directory.parent / FILE, json.dumps(found.record(), indent=1).encode())
     store.close()
     if jax.process_count() > 1:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from train.faults.processes import publish, published
+from maverick_jax.coordinator import publish, published
 from train.goodput.timeline import Timeline
 from train.loop import Hook
 

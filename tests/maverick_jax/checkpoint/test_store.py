@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from launch.doctor import doctor, render, require_healthy
-from maverick_jax.checkpoint import contents, lease, names
+from maverick_jax.checkpoint import contents, folder, lease, names
 from maverick_jax.checkpoint import store as store_module
 from maverick_jax.checkpoint.checksum import _STRIDES, _sums_on_mesh, checksum_of_blocks, checksums
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore, SaveFailed
@@ -464,8 +464,8 @@ def test_doctor_reports_what_can_be_restored(copy):
 
 
 def test_a_full_disk_is_an_error_before_saving(copy, mesh, monkeypatch):
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(SaveFailed, match=r"15 needs .* GB free"):
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(SaveFailed, match=r"15 needs 32,\d\d\d bytes; .* 1 free.*nothing was deleted.* steps \[5, 10\]"):
         CheckpointStore(copy).save(15, place(values(15), mesh), {})
     assert CheckpointStore(copy).steps() == [5, 10]
 
