@@ -28,6 +28,8 @@ DEFAULTS = {
     "peer_timeout": 60.0,
     "slow": -1,  # the process whose batches take 0.3 s more
     "nan": 0,  # from this step on, updates are not finite
+    "copies": "",  # a second place for checkpoints
+    "slow_copy": 0.0,  # seconds that each object takes there
 }
 
 
@@ -84,6 +86,8 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
     from jax.sharding import PartitionSpec as P
 
     from maverick_jax.checkpoint.checksum import checksums
+    from maverick_jax.checkpoint.copies import CopiesConfig
+    from maverick_jax.checkpoint.object_store import ObjectStore
     from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
     from maverick_jax.sharding import make_mesh
     from train.faults.hangs import HangsConfig, watched
@@ -107,7 +111,11 @@ def train(run_dir: pathlib.Path, options: dict) -> None:
         shape = {"exact": (size, size), "float": (size, size), "step": (), "skipped": ()}
         dtype = {"exact": jnp.uint32, "float": jnp.float32, "step": jnp.int32, "skipped": jnp.int32}
         target = {k: jax.ShapeDtypeStruct(shape[k], dtype[k], sharding=NamedSharding(mesh, specs[k])) for k in specs}
-        store = CheckpointStore(run_dir / "checkpoints", CheckpointConfig(every=options["every"], keep=3))
+        copies = CopiesConfig(to=options["copies"]) if options["copies"] else None
+        write = ObjectStore.write
+        ObjectStore.write = lambda *about: time.sleep(options["slow_copy"]) or write(*about)
+        config_of_store = CheckpointConfig(every=options["every"], keep=3, copies=copies)
+        store = CheckpointStore(run_dir / "checkpoints", config_of_store)
         found = store.restore(target)
         start, state, _ = found or (0, jax.jit(lambda: initial(target))(), {})
         writer = MetricsWriter(run_dir, config, step=start)
