@@ -3,6 +3,7 @@ this file: a save comes after what it must cover."""
 
 import collections
 import logging
+import math
 import pathlib
 import sys
 import time
@@ -49,6 +50,9 @@ class _StepSeconds:
 class TrainingLines(Hook):
     """Writes a training line for every `every`-th update and for the last one."""
 
+    RARE, MOST = ("router_load",), 200
+    """Metrics that are large, and the number of lines of a run, about, that have them."""
+
     def __init__(
         self,
         writer: MetricsWriter,
@@ -69,6 +73,7 @@ class TrainingLines(Hook):
         """
         self.writer, self.last_step, self.tokens_per_step = writer, last_step, tokens_per_step
         self._log_every, self._format_metrics, self._beside = every, format_metrics, beside
+        self._rarely = every * max(1, math.ceil(last_step / (every * self.MOST)))
         self._peak_tokens = peak_flops / flops_per_token if peak_flops and flops_per_token else None
         self._seconds = _StepSeconds()
 
@@ -90,7 +95,8 @@ class TrainingLines(Hook):
             "mfu": rate / self._peak_tokens if self._peak_tokens else None,
         }
         shown = self._format_metrics(metrics)
-        line |= {name: value for name, value in shown.items() if name not in line}
+        left_out = self.RARE if step % self._rarely and step != self.last_step else ()
+        line |= {name: value for name, value in shown.items() if name not in line and name not in left_out}
         for values in self._beside if jax.process_index() == 0 else ():
             line |= values()
         self.writer.write(line)

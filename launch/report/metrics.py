@@ -238,6 +238,7 @@ PLOTS = (
 NOT_DRAWN = {"step", "kind_tokens", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
 NOT_DRAWN |= {
     "on_policy",
+    "router_load",
     "slowest_rank",
     "energy_kwh",
     "co2_kg",

@@ -6,6 +6,7 @@ All content comes from the run's files, which are untrusted data: text is escape
 import pathlib
 from typing import Any
 
+from launch.report.expert_load import heatmaps
 from launch.report.html_parts import by_width, escape, json_of, pages_bytes, section, table, time_bar
 from launch.report.metrics import FOLDED, GROUPS
 from launch.report.plots import NARROW, Drawn, draw_all
@@ -45,7 +46,7 @@ def page(record: RunRecord) -> str:
         *(f'<p class="note">{escape(note)}</p>' for note in notes(record)),
         _tiles(facts(record, environment)),
         *section("Teacher and student", table(models(record, config, environment), header=True)),
-        *_plots(drawn),
+        *_plots(drawn, heatmaps(record.training)),
         *_sample(record.sample),
         *section("Constant during the run", table(constant_rows(record))),
         "<h2>Where the time went</h2>",
@@ -62,12 +63,13 @@ def page(record: RunRecord) -> str:
 # ---- HTML ------------------------------------------------------------------------------------------------------------
 
 
-def _plots(drawn: list[Drawn]) -> list[str]:
+def _plots(drawn: list[Drawn], loads: str) -> list[str]:
+    """loads: heatmaps, which end the group of experts."""
     if not drawn:
         return ["<h2>Results</h2>", "<p>Nothing to draw yet.</p>"]
     found = []
     for group, title in GROUPS.items():
-        figures = "".join(_figure(plot) for plot in drawn if plot.group == group)
+        figures = "".join(_figure(plot) for plot in drawn if plot.group == group) + loads * (group == "experts")
         if not figures:
             continue
         plots = f'<div class="plots">{figures}</div>'

@@ -6,6 +6,7 @@ The files are untrusted: no value is assumed to have the right type, and unreada
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -64,10 +65,11 @@ class RunRecord:
         return sorted([*self.training, *self.evaluations, *self.tasks], key=lambda line: line["step"])
 
 
-def read_run(run_dir: str | pathlib.Path) -> RunRecord:
-    """Read a run's directory. Raises InputError if it has neither config.yaml nor metrics.jsonl."""
+def read_run(run_dir: str | pathlib.Path, metrics: "MetricsFile | None" = None) -> RunRecord:
+    """Read a run's directory. Raises InputError if it has neither config.yaml nor metrics.jsonl. metrics: its metrics
+    as far as they were read before; they are read on."""
     directory = require_run(run_dir)
-    lines, unreadable = read_metrics(directory / "metrics.jsonl")
+    lines, unreadable = (metrics or MetricsFile(directory / "metrics.jsonl")).read()
     return RunRecord(
         directory=directory,
         training=[line for line in lines if "loss" in line],
@@ -93,15 +95,48 @@ def read_metrics(path: pathlib.Path) -> tuple[list[Line], int]:
 
     A malformed last line without a line break is not counted, since it is still being written.
     """
-    lines: list[Line] = []
-    unreadable = 0
-    for text in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-        line = _line(text)
-        if line is not None:
-            lines.append(line)
-        elif text.endswith(b"\n"):
-            unreadable += 1
-    return sorted(lines, key=lambda line: line["step"]), unreadable
+    return MetricsFile(path).read()
+
+
+class MetricsFile:
+    """A metrics file that grows. Each `read` reads only what has come since the one before; a file that was replaced,
+    as by a run that resumes, or that is shorter, is read again."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._forget()
+
+    def read(self) -> tuple[list[Line], int]:
+        """As `read_metrics`."""
+        try:
+            with self._path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if (found.st_dev, found.st_ino) != self._file or found.st_size < self._offset:
+                    self._forget()
+                    self._file = found.st_dev, found.st_ino
+                file.seek(self._offset)
+                new = file.read()
+        except (FileNotFoundError, IsADirectoryError):
+            self._forget()
+            return [], 0
+        whole, _, rest = new.rpartition(b"\n")
+        if len(rest) < len(new):
+            self._offset += len(whole) + 1
+            self._add(whole.split(b"\n"))
+        last = _line(rest) if rest else None  # a last line without a line break counts if it is whole
+        lines = self._lines if last is None else [*self._lines, last]
+        return sorted(lines, key=lambda line: line["step"]), self._unreadable
+
+    def _add(self, texts: list[bytes]) -> None:
+        for text in texts:
+            line = _line(text)
+            self._lines += [] if line is None else [line]
+            self._unreadable += line is None
+
+    def _forget(self) -> None:
+        self._file: tuple[int, int] | None = None
+        self._offset = self._unreadable = 0
+        self._lines: list[Line] = []
 
 
 def _line(text: bytes) -> Line | None:

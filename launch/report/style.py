@@ -14,13 +14,17 @@ PAGE = """<!doctype html>
   --init: #9a86c8; --compile: #6b4fa5; --data_wait: #c2457a; --step: #2a6fb1; --save: #3f9a64; --restore: #79c396;
   --evaluation: #d9870c; --lost_work: #b3271f; --idle: #a8a8a9;
     --run0: #2563a9; --run1: #c9600d; --run2: #2f8a57; --run3: #a03a8f;
-    --run4: #8a6d1a; --run5: #c0392c; --run6: #4b5bc4; --run7: #3a8f99; }}
+    --run4: #8a6d1a; --run5: #c0392c; --run6: #4b5bc4; --run7: #3a8f99;
+  --load0: #1d2a6b; --load1: #3f63b5; --load2: #86aede; --load3: #c4d8ee; --load4: #eceae4; --load5: #f7cf9f;
+  --load6: #ee9a52; --load7: #d2571f; --load8: #8c1d12; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --page: #16181b; --box: #202328; --ink: #b9bdc4; --strong: #eceef0; --soft: #959aa2; --rule: #33373d;
     --grid: #2c3036; --level: #70757d; --first: #6aa9ea; --second: #f09a52; --warn: #3a2f18; --good: #1c2a38;
     --compile: #8a70c4; --data_wait: #de6a9a; --step: #4f94d6; --lost_work: #e0574e; --idle: #5c6168;
     --run0: #6aa9ea; --run1: #f09a52; --run2: #62c08a; --run3: #d97fca;
-    --run4: #cdb05a; --run5: #ef7f74; --run6: #97a3f2; --run7: #6cc4ce; }} }}
+    --run4: #cdb05a; --run5: #ef7f74; --run6: #97a3f2; --run7: #6cc4ce;
+    --load0: #8fb4ff; --load1: #5d8be0; --load2: #3b62a8; --load3: #2f4468; --load4: #33363b; --load5: #6b4a28;
+    --load6: #a8641f; --load7: #e0832f; --load8: #ffc27a; }} }}
 * {{ box-sizing: border-box; }}
 body {{ font: 15px/1.55 system-ui, sans-serif; max-width: 74rem; margin: 0 auto; padding: 2.2rem 1.4rem 4rem;
   color: var(--ink); background: var(--page); }}
@@ -59,6 +63,11 @@ summary {{ cursor: pointer; font-weight: 650; font-size: 1.05rem; color: var(--s
 h3 {{ font-size: 1rem; color: var(--strong); margin: 1.6rem 0 .4rem; overflow-wrap: anywhere; }}
 .runs {{ display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; margin: .6rem 0 1.2rem; overflow-wrap: anywhere; }}
 .runs i {{ display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin-right: .5rem; }}
+.loads > div {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
+  gap: 1.1rem 1.4rem; }}
+.load {{ height: clamp(4.5rem, calc(var(--experts) * 3px), 24rem); border-radius: 3px; }}
+.loads figure small {{ color: var(--soft); font-size: .8rem; }}
+.loads i {{ border: 1px solid var(--rule); }}
 .narrow {{ display: none; }}
 @media (max-width: 40rem) {{
   body {{ padding: 1.2rem .8rem 3rem; }}

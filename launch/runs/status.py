@@ -10,9 +10,10 @@ import pathlib
 import time
 from typing import Any, Literal
 
-from launch.report.run_record import Line, RunRecord, number, read_run
+from launch.report.run_record import Line, MetricsFile, RunRecord, number, read_run
 from launch.report.summary import planned_steps
 from launch.report.wall_time import ENDS
+from launch.runs.happened import happened
 from maverick_jax.checkpoint.lease import STALE, Holder, holder_of
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError, harmless
@@ -109,9 +110,10 @@ class RunStatus:
         }
 
 
-def status(run_dir: str | pathlib.Path, now: float | None = None) -> RunStatus:
-    """Of the run in a directory. Raises InputError if it is not one. now: seconds since 1970; None: the present."""
-    record = read_run(run_dir)
+def status(run_dir: str | pathlib.Path, now: float | None = None, *, metrics: MetricsFile | None = None) -> RunStatus:
+    """Of the run in a directory. Raises InputError if it is not one. now: seconds since 1970; None: the present.
+    metrics: the run's, to be read on from where they were read before."""
+    record = read_run(run_dir, metrics)
     steps = planned_steps(record)
     folder = record.directory / CHECKPOINTS
     saved = tuple(CheckpointStore(folder, read_only=True).steps())
@@ -168,8 +170,8 @@ def _alive(holder: Holder, now: float) -> State | None:
 
 
 def _events(record: RunRecord, folder: pathlib.Path, saved: tuple[int, ...]) -> list[Event]:
-    """Starts and ends, evaluations, and the checkpoints that are kept."""
-    found = _evaluations(record)
+    """Starts and ends, evaluations, the checkpoints that are kept, and what the run recorded itself (`happened`)."""
+    found = _evaluations(record) + [Event(*event) for event in happened(record.directory)]
     attempts = record.goodput.attempts
     for i, attempt in enumerate(attempts):
         found.append(Event(attempt.began, _began(i, attempt)))

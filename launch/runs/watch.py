@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launch.report.run_record import series
+from launch.report.run_record import MetricsFile, series
 from launch.report.wall_time import WORDS, shares
 from launch.runs.status import RunStatus, moment, status
 from launch.runs.table import PLAIN_WIDTH, STYLES, figures
@@ -39,7 +39,8 @@ TIME_COLORS = {
 def watch(run_dir: str | pathlib.Path, *, once: bool = False) -> None:
     """Shows the run until `q` or Ctrl-C is pressed. One frame, as text, with `once` or
     if standard output is no terminal. Raises InputError if the directory is not a run."""
-    run = status(run_dir)
+    metrics = MetricsFile(pathlib.Path(run_dir) / "metrics.jsonl")
+    run = status(run_dir, metrics=metrics)
     if once or not sys.stdout.isatty():
         print(frame(run, terminal=sys.stdout.isatty()))
         return
@@ -48,7 +49,7 @@ def watch(run_dir: str | pathlib.Path, *, once: bool = False) -> None:
         try:
             live.start(refresh=True)
             while pressed(SECONDS) not in QUIT:
-                run = status(run_dir)
+                run = status(run_dir, metrics=metrics)
                 live.update(view(run, live.console.width), refresh=True)
         finally:  # after Ctrl-C while it starts too, when `with live` would not stop it
             live.stop()

@@ -26,7 +26,16 @@ from train.flops import flops_of_run
 
 TRAINING_FIELDS = {
     *("step", "loss", "tokens", "tokens_per_second", "step_seconds", "learning_rate", "grad_norm", "mfu"),
-    *("router_load_max", "router_entropy", "router_idle", "router_balance", "skipped", "goodput", "energy_kwh"),
+    *(
+        "router_load",
+        "router_load_max",
+        "router_entropy",
+        "router_idle",
+        "router_balance",
+        "skipped",
+        "goodput",
+        "energy_kwh",
+    ),
 }
 EIGHT_DEVICES = ["optimizer.accumulation_steps=1"]  # one sequence per device of this process
 EVALUATION_FIELDS = {"step", "eval_loss", "eval_tokens", "eval_seconds"}
@@ -61,6 +70,8 @@ def test_metrics_have_the_promised_fields_and_no_other(whole_run):
         assert record["mfu"] is None  # a CPU's peak is unknown
         assert record["tokens_per_second"] == pytest.approx(8 * 32 / record["step_seconds"])
         assert len(record["router_load_max"]) == 2  # layers with experts
+        for loads, most in zip(record["router_load"], record["router_load_max"], strict=True):
+            assert sum(loads) == pytest.approx(100 * 4, abs=2) and max(loads) == pytest.approx(100 * most, abs=0.6)
         assert record["skipped"] == 0
     tokens = [record["tokens"] for record in training]
     assert all(0 < more - before <= 8 * 32 for before, more in zip([0, *tokens], tokens, strict=False))

@@ -52,6 +52,19 @@ def test_bar_and_record_have_the_same_time_without_the_first_updates(tmp_path, c
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step_seconds"] == mean
 
 
+@pytest.mark.parametrize(("every", "last", "rarely"), [(1, 6, 1), (1, 1000, 5), (10, 1000, 10), (10, 10_000, 50)])
+def test_large_metrics_are_in_few_lines_and_in_the_last(tmp_path, every, last, rarely):
+    lines = hooks.TrainingLines(MetricsWriter(tmp_path), every=every, last_step=last, tokens_per_step=1)
+    steps = [*range(1, min(last, 121)), last]
+    for step in steps:
+        lines.on_metrics(step, METRICS | {"router_load": np.full((2, 4), 100)}, 1.0)
+    found = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in found] == [step for step in steps if step % every == 0 or step == last]
+    having = [line["step"] for line in found if "router_load" in line]
+    assert having == [step for step in steps if step % rarely == 0 or step == last]
+    assert last / rarely <= hooks.TrainingLines.MOST and found[-1]["router_load"] == [[100] * 4] * 2
+
+
 def test_other_processes_show_nothing(monkeypatch, capsys):
     monkeypatch.setattr(hooks.jax, "process_index", lambda: 1)
     ProgressBar(every=1, start=0, stop=2).on_metrics(1, METRICS, 0.5)

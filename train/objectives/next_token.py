@@ -58,11 +58,13 @@ def router_loss(config: ModelConfig, stats: RouterStats | None, tokens: jax.Arra
 def router_metrics(stats: RouterStats, tokens: jax.Array, top_k: int) -> Sums:
     """Per MoE layer, float32[layers]: load of the most loaded expert over the mean load (1 is perfect), entropy of the
     router in nats, fraction of experts that got no token, and the auxiliary loss (1 is perfect); of experts of limited
-    capacity, also how many assignments of tokens they dropped in the update."""
+    capacity, also how many assignments of tokens they dropped in the update. And `router_load`, int32[layers, experts],
+    the load of each expert in hundredths of the mean."""
     tokens = tokens.astype(jnp.float32)
     share = stats.load / (tokens * top_k)
     dropped = {} if stats.dropped is None else {"router_dropped": stats.dropped}
     return dropped | {
+        "router_load": jnp.round(share * (100 * stats.load.shape[-1])).astype(jnp.int32),
         "router_load_max": jnp.max(share, axis=-1) * stats.load.shape[-1],
         "router_entropy": stats.entropy / tokens,
         "router_idle": jnp.mean((stats.load == 0).astype(jnp.float32), axis=-1),

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from launch.cli import main
+from launch.report import run_record
 from launch.report.metrics import PLOTS
 from launch.report.page import report
 from launch.report.plots import MAX_POINTS, VARIABLES, constants, draw_all, figure_of, tokens_by_step
@@ -26,6 +27,7 @@ from launch.report.run_record import (
 )
 from launch.report.summary import facts, headline, models, notes, verdict
 from maverick_jax.errors import InputError
+from maverick_jax.files import write_atomically
 
 HOSTILE = "</pre><script>alert(1)</script>"
 
@@ -412,3 +414,37 @@ def test_a_loss_that_falls_far_has_a_logarithmic_axis(losses, logarithmic):
     assert (figure.axes[0].get_yscale() == "log") == logarithmic == ("logarithmic axis" in found)
     FigureCanvasAgg(figure).draw()
     assert 2 <= len(figure.axes[0].get_yticks()) < 100
+
+
+# ---- reading on ------------------------------------------------------------------------------------------------------
+
+
+def test_a_metrics_file_is_read_on_from_where_it_was_read(tmp_path, monkeypatch):
+    path, read = tmp_path / "metrics.jsonl", []
+    parse = run_record._line
+    monkeypatch.setattr(run_record, "_line", lambda text: read.append(text) or parse(text))
+    followed = run_record.MetricsFile(path)
+    assert followed.read() == ([], 0)
+    text = lambda *steps: "".join(f'{{"step": {step}}}\n' for step in steps)
+    path.write_text(text(1, 2) + "x\n" + '{"step": 3')
+    steps = lambda: [line["step"] for line in followed.read()[0]]
+    assert steps() == [1, 2] and followed.read()[1] == 1
+    read.clear()
+    with path.open("a") as file:
+        file.write("}\n" + text(5, 4))
+    assert steps() == [1, 2, 3, 4, 5] and read == [b'{"step": 3}', b'{"step": 5}', b'{"step": 4}']
+    assert followed.read() == read_metrics(path)
+
+
+def test_a_metrics_file_that_was_replaced_or_cut_is_read_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    followed = run_record.MetricsFile(path)
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    followed.read()
+    write_atomically(path, b'{"step": 1}\n{"step": 7}\n{"step": 8}\n{"step": 9}\n')  # as a run that resumes
+    assert [line["step"] for line in followed.read()[0]] == [1, 7, 8, 9]
+    with path.open("r+b") as file:
+        file.truncate(12)
+    assert [line["step"] for line in followed.read()[0]] == [1]
+    path.unlink()
+    assert followed.read() == ([], 0)
