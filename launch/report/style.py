@@ -66,6 +66,7 @@ h3 {{ font-size: 1rem; color: var(--strong); margin: 1.6rem 0 .4rem; overflow-wr
 .loads > div {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
   gap: 1.1rem 1.4rem; }}
 .load {{ height: clamp(4.5rem, calc(var(--experts) * 3px), 24rem); border-radius: 3px; }}
+.loads .runs {{ font-size: .82rem; margin: .3rem 0 .7rem; }}
 .loads figure small {{ color: var(--soft); font-size: .8rem; }}
 .loads i {{ border: 1px solid var(--rule); }}
 .narrow {{ display: none; }}
