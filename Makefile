@@ -15,11 +15,12 @@ COMPILERS_LOCK := .ci/compilers.lock
 PIP_COMPILERS := $(subst $(BIN),$(COMPILERS)/bin,$(PIP)) --constraint $(COMPILERS_LOCK)
 LAUNCHERS := .cache/launchers
 CLIENTS := .cache/clients
+STORES := .cache/stores
 FUZZ_SECONDS ?= 600
 KILLS ?= 200
 FAULTS := .cache/faults
 
-.PHONY: demo test slow compiled launchers clients faults fuzz mutations lint format schema docs bench lock newest clean
+.PHONY: demo test slow compiled launchers stores clients faults fuzz mutations lint format schema docs bench lock newest clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.demo
@@ -42,6 +43,12 @@ launchers: .venv/testing
 	test -x $(LAUNCHERS)/bin/python || $(PYTHON) -m venv $(LAUNCHERS)
 	$(LAUNCHERS)/bin/python -m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 skypilot==0.14.1
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow -rs tests/runs/test_launchers.py tests/runs/test_slurm.py
+
+# Checkpoints in object stores, on a server on loopback that speaks S3 (docs/reference/testing.md).
+stores: .venv/testing
+	test -x $(STORES)/bin/python || $(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5
+	XLA_FLAGS= $(BIN)/python -m pytest -m "slow or not slow" -rs tests/maverick_jax/checkpoint tests/runs/test_copies_killed.py
 
 # Real clients of `maverick serve`, each in an environment of its own.
 clients: .venv/testing

@@ -52,7 +52,7 @@ def render(report: dict[str, Any]) -> str:
     if step is None:
         return "\n".join([*lines, "nothing can be restored"])
     here = any(entry["step"] == step and entry["restorable"] for entry in report["checkpoints"])
-    where = "" if here else f", of the copy in {copies['place']}"
+    where = "" if copies is None or here else f", of the copy in {copies['place']}"
     return "\n".join([*lines, f"the run can resume from step {step}{where}"])
 
 

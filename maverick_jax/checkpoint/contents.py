@@ -29,6 +29,7 @@ MOVED = {
     "optimizer.lora": "adapters",
 }
 """Metadata keys of earlier versions, and their names today."""
+_MAX_META_BYTES = 64 * 2**20
 _OURS = ("arrays", "digest")
 _BLOCK_BYTES = 256 * 2**20
 _CHUNK_BYTES, _LEAST_ROW_BYTES = 16 * 2**20, 2**20
@@ -68,8 +69,13 @@ def read_meta(path: pathlib.Path) -> dict:
 
 
 def read_sealed(path: pathlib.Path) -> dict:
-    """As `read_meta`, as it was saved, with its digest."""
-    sealed = _load(path, {META: None})[META]
+    """As `read_meta`, as it was saved, with its digest, and without Orbax: see `problems`."""
+    try:
+        with (path / META / "data.json").open("rb") as file:
+            raw = file.read(_MAX_META_BYTES + 1)
+        sealed = json.loads(raw)
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError) as error:
+        raise Damaged(f"cannot be read: {_root(error)}") from error
     _checked(dict(sealed) if isinstance(sealed, dict) else sealed, path.name)
     return sealed
 
@@ -134,20 +140,25 @@ def require_readable(path: pathlib.Path, table: dict[str, dict]) -> None:
 
 
 def problems(
-    path: pathlib.Path, wanted: Collection[str] | None = None, on_block: Callable[[int], None] = lambda size: None
+    path: pathlib.Path,
+    wanted: Collection[str] | None = None,
+    on_block: Callable[[int], None] = lambda size: None,
+    *,
+    orbax: bool = True,
 ) -> list[str]:
     """Every problem of the checkpoint at `path` (only of the arrays `wanted`, if given), one message each. Reads the
     arrays in blocks, on the host. on_block: called with the bytes of each block that was read; what it raises ends
-    the reading."""
+    the reading. orbax: whether its own records are read through it too. It numbers its operations, and its barriers by
+    them, so a process of several must not use it alone while the others may save."""
     try:
-        table = read_meta(path)["arrays"]
+        table = (read_meta(path) if orbax else read_sealed(path))["arrays"]
     except Damaged as damage:
         return [str(damage)]
     table = table if wanted is None else {name: table[name] for name in wanted}
     found = [
         f"{name}: {problem}" for name, entry in table.items() if (problem := _problem(path, name, entry, on_block))
     ]
-    return found or _problems_of_index(path, table)
+    return found or (_problems_of_index(path, table) if orbax else [])
 
 
 def context(*, timeout_seconds: int = 1200) -> ocp.Context:

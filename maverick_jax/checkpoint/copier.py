@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 class CopyFailed(MaverickError):
     """A checkpoint is saved in the run directory, and could not be copied. The same command copies it."""
 
+    exit_code = 75
+
 
 class Copier:
     """The copying of one store's checkpoints."""

@@ -14,8 +14,8 @@ import threading
 import pydantic
 
 from maverick_jax.checkpoint.lease import FILE, STALE, Clock, Holder
-from maverick_jax.checkpoint.object_store import ObjectStore, StoreUnreachable
-from maverick_jax.errors import RunInUse, harmless
+from maverick_jax.checkpoint.object_store import ObjectStore
+from maverick_jax.errors import MaverickError, RunInUse, harmless
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ObjectLease:
                 return
             self._over.set()
             _all.pop(self._store.url, None)
-        with contextlib.suppress(StoreUnreachable):
+        with contextlib.suppress(MaverickError):
             there = _parsed(self._store.read(FILE))
             if there is not None and there.token == self.holder.token:
                 self._store.delete(FILE)
@@ -79,7 +79,7 @@ class ObjectLease:
     def _renew_until_over(self) -> None:
         while not self._over.wait(BEAT):
             self.holder = self.holder.model_copy(update={"beat": self._clock.now()})
-            with contextlib.suppress(StoreUnreachable):  # it may be away for a while; `require_held` looks again
+            with contextlib.suppress(MaverickError):  # it may be away for a while; `require_held` looks again
                 if not self._write(self._written) and self._store.read(FILE) is None:
                     self._write(None)
 

@@ -23,11 +23,18 @@ MAX_OBJECT = 5 * 10**9
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 _KEY = re.compile(r"[A-Za-z0-9!_.*'()=,+-]+(/[A-Za-z0-9!_.*'()=,+-]+)*")
 _DRIVERS = {"s3": "s3", "gs": "gcs"}
+_REFUSED = ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 _RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "8s"}
 
 
 class StoreUnreachable(MaverickError):
-    """An object store refused a request or did not answer. Nothing that was saved is changed."""
+    """An object store did not answer, or failed. Nothing that was saved is changed. Try again later."""
+
+    exit_code = 75
+
+
+class StoreRefused(InputError):
+    """An object store refused a request: there is no such bucket, or the credentials do not allow it."""
 
 
 class ObjectStore:
@@ -79,7 +86,8 @@ class ObjectStore:
             return future.result()
         except (ValueError, OSError, RuntimeError) as error:
             text = str(error).split("[source locations")[0].split(" [http_response_body")[0].strip()
-            raise StoreUnreachable(f"{self.url}: {failed}: {text[:400]}") from error
+            kind = StoreRefused if text.startswith(_REFUSED) else StoreUnreachable
+            raise kind(f"{self.url}: {failed}: {text[:400]}") from error
 
 
 def check_url(url: str) -> str:

@@ -121,8 +121,8 @@ class Finishing:
 
         try:
             _forget(self.path)
-            names = sorted(contents.read_meta(self.path)["arrays"])[jax.process_index() :: jax.process_count()]
-            found = contents.problems(self.path, names, on_block)
+            names = sorted(contents.read_sealed(self.path)["arrays"])[jax.process_index() :: jax.process_count()]
+            found = contents.problems(self.path, names, on_block, orbax=jax.process_count() == 1)
         except _Stopped:
             return Reading(read=read)
         except Damaged as damage:

@@ -1,36 +1,34 @@
 """A server on loopback that speaks S3 (moto), for tests of object stores, which are skipped where it is not
-installed."""
+installed. `make stores` installs it in an environment of its own, since its packages do not fit those of the lock."""
 
 import contextlib
-import importlib.util
 import os
 import pathlib
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.small_run import free_port
+from tests.helpers.small_run import REPOSITORY, free_port
 
 BUCKET = "bucket"
+PYTHON = REPOSITORY / ".cache" / "stores" / "bin" / "python"
 SECONDS = 300
 
 
 @contextlib.contextmanager
 def object_server(folder: pathlib.Path) -> Iterator[dict[str, str]]:
     """The environment that leads to the server, which has one bucket. Its log is in `folder`."""
-    for name in ("moto", "flask", "flask_cors"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"no S3-compatible server: the package {name} is not installed")
+    if not PYTHON.exists():
+        pytest.skip("no server that speaks S3 is installed: `make stores`")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MOTO_"))}
     with (folder / "moto.log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [str(PYTHON), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
             stdout=log, stderr=log, env=kept, cwd=folder,
         )  # fmt: skip
     try:

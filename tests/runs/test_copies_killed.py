@@ -13,6 +13,7 @@ from maverick_jax.checkpoint.object_store import ObjectStore
 from tests.helpers.object_server import BUCKET, object_server
 from tests.helpers.small_run import checksums, finish, lines, log_of, wait_for
 from tests.runs.test_toy_killed import records, result, start
+from tests.train.faults.test_processes import finish_all, start_two
 
 PLACE = f"s3://{BUCKET}/runs/toy"
 
@@ -48,6 +49,7 @@ def kill_while_copying(process, place: str, past: int) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_copies_and_loses_its_disk_ends_the_same(bucket, tmp_path):
     options = {"stop": 24, "every": 3, "size": 64, "delay": 0.1}
     assert finish(start(tmp_path / "whole", **options | {"delay": 0})) == 0
@@ -66,6 +68,22 @@ def test_a_run_that_is_killed_while_it_copies_and_loses_its_disk_ends_the_same(b
     steps = copies.steps()
     assert steps[-1] == 24 and len(steps) <= 3 and copies.unfinished() == []
     assert all(copies.problems(step) == [] for step in steps)
+
+
+@pytest.mark.slow
+def test_two_processes_copy_and_one_goes_on_without_their_disk(tmp_path):
+    """Process 0 copies, and fetches for all."""
+    place, moved, whole = str(tmp_path / "place"), tmp_path / "moved", tmp_path / "whole"
+    assert finish(start(whole, devices=8, stop=24)) == 0
+    assert finish_all(start_two(moved, stop=8, copies=place)) == [0, 0], (moved / "log-0").read_text()
+    shutil.rmtree(moved / "checkpoints")
+    assert finish(start(moved, devices=8, stop=16, copies=place)) == 0, (moved / "log").read_text()
+    assert result(moved)["resumed_from"] == 8
+    shutil.rmtree(moved / "checkpoints")
+    assert finish_all(start_two(moved, stop=24, copies=place)) == [0, 0], (moved / "log-0").read_text()
+    assert result(moved)["resumed_from"] == 16
+    assert result(moved)["checksums"] == result(whole)["checksums"]
+    assert Copies(CopiesConfig(to=place)).steps()[-1] == 24
 
 
 @pytest.mark.slow

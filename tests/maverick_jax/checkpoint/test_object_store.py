@@ -2,7 +2,7 @@
 
 import pytest
 
-from maverick_jax.checkpoint.object_store import ObjectStore, StoreUnreachable, check_url, is_key
+from maverick_jax.checkpoint.object_store import ObjectStore, StoreRefused, StoreUnreachable, check_url, is_key
 from maverick_jax.errors import InputError
 
 
@@ -46,7 +46,7 @@ def test_keys_stay_inside_their_prefix():
 
 
 def test_a_bucket_that_is_not_there_is_an_error_that_names_the_place(bucket):
-    with pytest.raises(StoreUnreachable, match=r"s3://absent/x: 1 could not be written: NOT_FOUND: NoSuchBucket"):
+    with pytest.raises(StoreRefused, match=r"s3://absent/x: 1 could not be written: NOT_FOUND: NoSuchBucket"):
         ObjectStore("s3://absent/x").write("1", b"")
 
 

@@ -94,7 +94,7 @@ def test_damage_that_is_found_in_the_background_is_handled_by_the_next_save(tmp_
 
 
 def test_reading_ends_where_it_stands_when_the_next_save_begins(tmp_path, mesh, monkeypatch, recorded):
-    def endless(path, names, on_block):
+    def endless(path, names, on_block, orbax):
         while True:
             on_block(10)
             time.sleep(0.001)
@@ -111,7 +111,7 @@ def test_reading_ends_where_it_stands_when_the_next_save_begins(tmp_path, mesh, 
 
 
 def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, mesh, monkeypatch, caplog):
-    def fail(*_):
+    def fail(*_, **more):
         raise OSError(errno.EIO, "input/output error")
 
     store = store_in(tmp_path)
@@ -125,7 +125,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, mesh, monkeypatch, c
 
 def test_nothing_is_read_if_the_config_says_so(tmp_path, mesh, monkeypatch):
     place = str(tmp_path / "place")
-    monkeypatch.setattr(contents, "problems", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(contents, "problems", lambda *_, **more: pytest.fail("read"))
     store = store_in(tmp_path, read_back=False, copies=CopiesConfig(to=place))
     save(store, mesh, 1)
     store.close()
@@ -191,3 +191,19 @@ def test_a_process_that_tells_nothing_is_waited_for_until_the_next_save_and_no_l
     monkeypatch.setattr(read_back, "published", lambda topic: told)
     reading = Finishing(Saved(), checkpoint, read=True, on_intact=lambda: None).reading(whole=False)
     assert not reading.whole and not reading.problems
+
+
+def test_a_process_of_several_does_not_use_orbax_alone(checkpoint, monkeypatch):
+    """Orbax numbers its operations: a process that does one more than the others waits for them at its next barrier."""
+
+    def used(*_):
+        raise AssertionError("Orbax was used")
+
+    monkeypatch.setattr(contents.ocp, "load_checkpointables", used)
+    monkeypatch.setattr(Copies, "require_held", lambda self: None)
+    told = {"1": json.dumps({"problems": [], "read": 1, "whole": True})}
+    reading, done = finished(monkeypatch, checkpoint, 0, told, count=2)
+    assert reading.whole and not reading.problems and done == ["intact"]
+    copies = Copies(CopiesConfig(to=str(checkpoint.parent / "place")))
+    copies.put(1, checkpoint)
+    assert copies.steps() == [1]
