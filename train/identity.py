@@ -52,8 +52,9 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
         if name in here["references"] and here["references"][name] != fingerprint:
             changed.append(f"objective.{name}: {paths[name]} holds other numbers than what this run has learned from")
     changed += _differences("run", {"seed": there.get("seed", here["seed"])}, here)  # not in early checkpoints
-    if not store.steps() and there.get("run") != config.run.name:  # a copy's: its place is another run's
-        changed.append(f"run.name: {there.get('run')} at checkpoint.copies.to, {config.run.name} here")
+    copied = None if store.copies is None else store.copies.newest_metadata()
+    if copied is not None and copied.get("run") != config.run.name:  # its copies are not ours to delete
+        changed.append(f"run.name: {copied.get('run')} at checkpoint.copies.to, {config.run.name} here")
     if there["data"] != here["data"]:
         changed += _changed_data(config) or ["data: the contents of its sources or of its tokenizer"]
     if changed:

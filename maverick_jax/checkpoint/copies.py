@@ -6,6 +6,7 @@ middle of copying leaves none, and its objects are removed later. When a copy is
 place has a lease (`object_lease.py`).
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -90,6 +91,13 @@ class Copies:
     def meta(self, step: int) -> dict[str, Any]:
         """As `CheckpointStore.meta`. Raises Damaged if it cannot be read."""
         return contents.opened(self._record(step).metadata, step)
+
+    def newest_metadata(self) -> dict[str, Any] | None:
+        """The `meta` of the newest copy that can be read."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(Damaged):
+                return self.meta(step)
+        return None
 
     def size(self, step: int) -> int:
         """Bytes of the files of a copy. Raises Damaged if its record cannot be read."""

@@ -76,7 +76,7 @@ class CheckpointStore:
         self._read_only = read_only
         self._pending: tuple[int, Finishing] | None = None
         self._lease: Lease | None = None
-        self._copies = Copies(self.config.copies) if self.config.copies is not None else None
+        self.copies = Copies(self.config.copies) if self.config.copies is not None else None
         self._copier: Copier | None = None
         self._hurried = False
         if not read_only:
@@ -145,7 +145,7 @@ class CheckpointStore:
         """Delete the checkpoints of later steps, the newest first."""
         self.wait()
         self.require_held()
-        if self._copies is not None:
+        if self.copies is not None:
             self._on_first(lambda copier: copier.forget_after(step))
         self._delete([later for later in reversed(self.agreed_steps()) if later > step])
         _barrier(f"checkpoints after {step} are deleted")
@@ -160,15 +160,15 @@ class CheckpointStore:
         a save opens it again. Raises CopyFailed if it could not be copied; it is saved then."""
         try:
             self.wait(read_back=not self._hurried)
-            if self._copies is not None:
+            if self.copies is not None:
                 seconds, newest = (
-                    self._copies.config.stop_seconds if self._hurried else None,
+                    self.copies.config.stop_seconds if self._hurried else None,
                     max(self.steps(), default=None),
                 )
                 self._on_first(lambda copier: copier.finish(newest, seconds))
         finally:
-            if self._copies is not None:
-                self._copies.release()
+            if self.copies is not None:
+                self.copies.release()
                 self._copier = None
             if self._lease is not None:
                 self._lease.release()
@@ -180,8 +180,8 @@ class CheckpointStore:
         if jax.process_index() == 0:
             self._lease = self._lease or take(self.directory)
             self._lease.require_held()
-            if self._copies is not None:
-                self._copier = self._copier or Copier(self._copies, self._path)
+            if self.copies is not None:
+                self._copier = self._copier or Copier(self.copies, self._path)
                 self._copier.require_held()
 
     # ---- reading -----------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class CheckpointStore:
 
     def known_steps(self) -> list[int]:
         """The `steps`, and those of which there is a copy, ascending."""
-        return sorted({*self.steps(), *(self._copies.steps() if self._copies is not None else ())})
+        return sorted({*self.steps(), *(self.copies.steps() if self.copies is not None else ())})
 
     def agreed_steps(self, find: Callable[[], list[int]] | None = None) -> list[int]:
         """The `steps`, or what `find` returns instead, that process 0 finds, on all processes; a shared file system may
@@ -206,7 +206,7 @@ class CheckpointStore:
 
     def agreed_known_steps(self) -> list[int]:
         """The `known_steps` that process 0 finds, on all processes; of a read-only store its `steps`."""
-        if self._copies is None or self._read_only:
+        if self.copies is None or self._read_only:
             return self.agreed_steps()
         known: list[int] = []
         self._on_first(lambda copier: known.extend(self.known_steps()))
@@ -223,8 +223,8 @@ class CheckpointStore:
         Raises InputError if there is no such step, NoRestorableCheckpoint if its metadata is damaged.
         """
         try:
-            if self._copies is not None and step not in self.steps() and step in self._copies.steps():
-                return self._copies.meta(step)
+            if self.copies is not None and step not in self.steps() and step in self.copies.steps():
+                return self.copies.meta(step)
             self._require_exists(step)
             return contents.read_meta(self._path(step))
         except Damaged as damage:
@@ -266,7 +266,7 @@ class CheckpointStore:
                 log.info("restored checkpoint %s", self._path(candidate))
                 return candidate, *found
         if candidates or self.set_aside():
-            also = f" or {self._copies.place}" if self._copies is not None else ""
+            also = f" or {self.copies.place}" if self.copies is not None else ""
             raise NoRestorableCheckpoint(
                 f"no checkpoint in {self.directory}{also} passes verification; `maverick doctor` shows the problems of "
                 "each. To start over, choose another run.dir or move this directory away"
@@ -317,9 +317,9 @@ class CheckpointStore:
 
     def _fetch(self, step: int) -> bool:
         """Brings the copy of `step` here. False if there is none, or if it is damaged."""
-        if self._copies is None or self._read_only:
+        if self.copies is None or self._read_only:
             return False
-        copies, done = self._copies, False
+        copies, done = self.copies, False
 
         def fetch(_: Copier) -> None:
             nonlocal done

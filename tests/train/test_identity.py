@@ -1,5 +1,7 @@
 """What must not change under a run that goes on."""
 
+import types
+
 import pytest
 
 from maverick_jax.errors import InputError
@@ -11,10 +13,11 @@ from train.identity import metadata, refuse_other_run
 class Saved:
     """A store whose newest checkpoint has this metadata."""
 
-    def __init__(self, meta):
+    def __init__(self, meta, copied=None):
         self._meta = meta
+        self.copies = copied and types.SimpleNamespace(newest_metadata=lambda: copied)
 
-    def steps(self):
+    def known_steps(self):
         return [3]
 
     def meta(self, step):
@@ -53,3 +56,11 @@ def test_a_refusal_names_the_ways_that_exist(config):
     with pytest.raises(InputError) as error:
         resume(metadata(config(), "data", {}), here)
     assert "run.name" in str(error.value) and f"model.init_from={here.run.directory}" in str(error.value)
+
+
+def test_copies_of_another_run_are_refused_whatever_is_here(config):
+    """They would be restored if they are newer, and deleted if they are older."""
+    here = metadata(config(), "data", {})
+    refuse_other_run(config(), here, Saved(here, copied=here))
+    with pytest.raises(InputError, match=r"run\.name: other at checkpoint\.copies\.to, small here"):
+        refuse_other_run(config(), here, Saved(here, copied=here | {"run": "other"}))
