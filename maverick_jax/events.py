@@ -16,17 +16,17 @@ from typing import Any
 from maverick_jax.settings.redaction import redacted
 
 FILE = "events.jsonl"
-_open: list["_Record"] = []
+_open: list["_EventFile"] = []
 
 
-class _Record:
+class _EventFile:
     path: pathlib.Path | None = None
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[None]:
     """Events inside the block belong to one run. They are dropped until `record_to` says which."""
-    mine = _Record()
+    mine = _EventFile()
     _open.append(mine)
     try:
         yield

@@ -53,7 +53,7 @@ class CopiesConfig(Section):
     """Longest time, in seconds, that a run which is asked to stop takes to copy its last checkpoint."""
 
 
-class _Record(pydantic.BaseModel):
+class _CopyRecord(pydantic.BaseModel):
     """`copy.json`."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -204,14 +204,14 @@ class Copies:
                 found.setdefault(int(match[1]), set()).add(match[2])
         return dict(sorted(found.items()))
 
-    def _record(self, step: int) -> _Record:
+    def _record(self, step: int) -> _CopyRecord:
         raw = self._store.read(f"{step}/{RECORD}")
         if raw is None:
             raise Damaged(f"{RECORD} is gone")
         if len(raw) > _MAX_RECORD:
             raise Damaged(f"{RECORD} has {len(raw)} bytes; expected at most {_MAX_RECORD}")
         try:
-            record = _Record.model_validate_json(raw)
+            record = _CopyRecord.model_validate_json(raw)
         except (pydantic.ValidationError, RecursionError) as error:
             raise Damaged(f"{RECORD} is malformed: {str(error).splitlines()[0]}") from None
         bad = next((name for name in record.files if not is_key(name)), None)
