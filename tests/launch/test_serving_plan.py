@@ -38,8 +38,9 @@ def test_slots_of_maverick_on_named_devices(target, context, slots):
 
 def test_an_engine_has_the_bytes_of_its_plan():
     config = ModelConfig.from_name("tiny")
+    whole = Maverick.init(config)
     with jax.set_mesh(single_device_mesh()):
-        model = jax.eval_shape(lambda: Unrolled.of(Maverick.init(config)))
+        model = Unrolled.of(whole)
         cache = jax.eval_shape(lambda: empty_cache(model, 3, 300))
         slots = jax.eval_shape(lambda: empty_slots(3, config.vocab_size, model.rest.rules))
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -36,7 +36,7 @@ class Work(NamedTuple):
     """Which of the tokens show pictures, int[m], and their features [m, D]."""
 
 
-class Program:
+class EngineProgram:
     """A program that is compiled at once or, if it is `lazy`, when it first runs."""
 
     def __init__(self, program: Callable, inputs: tuple, given_away: tuple[int, ...], lazy: bool):
@@ -96,24 +96,24 @@ class EngineDevices:
         self._snapshot, self._restore, self._snapshot_bytes = {}, {}, {}
         for n in self.kept_lengths:
             take = functools.partial(programs.snapshot, length=n, rules=self.rules)
-            self._snapshot[n] = Program(take, (*state, number), (), self._lazy)
+            self._snapshot[n] = EngineProgram(take, (*state, number), (), self._lazy)
             on_mesh = lambda x: jax.ShapeDtypeStruct(
                 x.shape, x.dtype, sharding=jax.NamedSharding(self.mesh, x.sharding.spec)
             )
             shape = jax.tree.map(on_mesh, jax.eval_shape(take, *state, number))
             self._snapshot_bytes[n] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
             put = functools.partial(programs.restore, rules=self.rules)
-            self._restore[n] = Program(put, (*state, number, shape, number), (0, 1), self._lazy)
+            self._restore[n] = EngineProgram(put, (*state, number, shape, number), (0, 1), self._lazy)
 
-    def _compiled(self, program: Callable, *inputs: Any, state: tuple) -> Program:
+    def _compiled(self, program: Callable, *inputs: Any, state: tuple) -> EngineProgram:
         """`program(model, *state, *inputs)` as a function of the weights' leaves; the state is given away."""
         with_leaves = lambda weights, *rest: program(self._tree.unflatten(weights), *rest)
         donated = tuple(range(1, 1 + len(state)))
-        return Program(with_leaves, (self._weights, *state, *inputs), donated, self._lazy)
+        return EngineProgram(with_leaves, (self._weights, *state, *inputs), donated, self._lazy)
 
-    def _without_model(self, program: Callable, *inputs: Any, state: Any) -> Program:
+    def _without_model(self, program: Callable, *inputs: Any, state: Any) -> EngineProgram:
         bound = functools.partial(program, rules=self.rules)
-        return Program(bound, (state, *inputs), (0,), self._lazy)
+        return EngineProgram(bound, (state, *inputs), (0,), self._lazy)
 
     # ---- what the engine's thread calls ----------------------------------------------------------------------------
 
