@@ -160,4 +160,4 @@ def test_parity_with_the_harness_own_model(folder, count):
         theirs.add_bos_token = False  # with it, its windows begin with two
         documents = instances("loglikelihood_rolling", *[(texts(draw, 1, 40),) for _ in range(count // 10)])
         for a, b in zip(ours.loglikelihood_rolling(documents), theirs.loglikelihood_rolling(documents), strict=True):
-            assert a == pytest.approx(b, abs=1e-4)
+            assert a == pytest.approx(b, abs=1e-4, rel=5e-7)  # theirs adds up hundreds of terms in float32
