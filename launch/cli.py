@@ -222,12 +222,10 @@ def _chat(args: argparse.Namespace) -> Any:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    try:
-        import starlette
-        import uvicorn
-    except ImportError as error:
-        raise InputError(f"maverick serve needs the extra `serve` (pip install starlette uvicorn): {error}") from None
-    del starlette, uvicorn
+    import importlib.util
+
+    if missing := [name for name in ("starlette", "uvicorn") if not importlib.util.find_spec(name)]:
+        raise InputError(f"maverick serve needs the extra `serve` (pip install {' '.join(missing)})")
     from launch.serve.run import serve
 
     serve(args)
