@@ -8,14 +8,14 @@ from typing import Any
 from starlette.requests import Request
 
 from launch.serve.errors import ApiError
-from launch.serve.limits import Limits
+from launch.serve.limits import RequestLimits
 from maverick_jax.files import no_constant, once
 
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 
-async def read_object(request: Request, limits: Limits) -> dict[str, Any]:
+async def read_object(request: Request, limits: RequestLimits) -> dict[str, Any]:
     """The object in the body. Raises ApiError for any other body and for one beyond the limits; ClientDisconnect."""
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -34,7 +34,7 @@ async def _content(request: Request, most: int) -> bytes:
     return bytes(content)
 
 
-def parse_object(content: bytes, limits: Limits) -> dict[str, Any]:
+def parse_object(content: bytes, limits: RequestLimits) -> dict[str, Any]:
     """The JSON object in `content`; its size and nesting are checked before Python builds it."""
     _check_size(content, limits)
     try:
@@ -52,7 +52,7 @@ def parse_object(content: bytes, limits: Limits) -> dict[str, Any]:
     return found
 
 
-def _check_size(content: bytes, limits: Limits) -> None:
+def _check_size(content: bytes, limits: RequestLimits) -> None:
     opening = content.count(b"[") + content.count(b"{")
     if opening > limits.depth or content.count(b",") > limits.items:
         content = _TEXTS.sub(b"", content)  # brackets and commas in texts do not count

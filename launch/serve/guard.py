@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from launch.serve import keys
 from launch.serve.errors import ApiError
-from launch.serve.limits import Limits
+from launch.serve.limits import RequestLimits
 
 OPEN_PATH = "/health"
 """The one path that is answered without the key."""
@@ -33,7 +33,7 @@ class RequestGuard:
     another origin is refused too, and there are no CORS headers. The key is read from the `Authorization` header alone:
     `Bearer KEY`, or `Basic` with any name and the key as password, which browsers can send."""
 
-    def __init__(self, app: ASGIApp, key: str, hosts: Collection[str], limits: Limits):
+    def __init__(self, app: ASGIApp, key: str, hosts: Collection[str], limits: RequestLimits):
         self.app, self.key, self.limits = app, key, limits
         self.hosts = frozenset(hosts)
         self.origins = frozenset(f"{scheme}://{host}" for host in hosts for scheme in ("http", "https"))

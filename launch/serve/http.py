@@ -8,7 +8,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launch.serve.guard import LOOPBACK
-from launch.serve.limits import Limits
+from launch.serve.limits import RequestLimits
 from maverick_jax.errors import InputError
 
 HEADER_BYTES = 64 << 10
@@ -44,7 +44,7 @@ def hosts_of(listening: socket.socket, more: Sequence[str] = ()) -> set[str]:
     return named | {name.lower() for name in more} | {f"{name.lower()}:{port}" for name in more}
 
 
-def http_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+def http_server(app: ASGIApp, limits: RequestLimits) -> uvicorn.Server:
     """A server for `app`, which logs neither requests nor its own name. `run(sockets=[...])` serves."""
     config = uvicorn.Config(
         app,

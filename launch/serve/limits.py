@@ -6,7 +6,7 @@ MIB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Bounds of one server. Sizes are in bytes and times in seconds."""
 
     body: int = 32 * MIB
@@ -42,4 +42,4 @@ class Limits:
     """Tokens of all kept responses."""
 
 
-LIMITS = Limits()
+LIMITS = RequestLimits()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from launch.serve.errors import ApiError, refused
-from launch.serve.limits import Limits
+from launch.serve.limits import RequestLimits
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig, ImageTokenIds, cut_tiles, image_tokens, open_image
 from maverick_jax.text import Tokenizer
@@ -22,7 +22,9 @@ _DATA = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,", re.IGNORECASE)
 class PictureReader:
     """Turns the pictures of one request into tokens and tiles, and counts their pixels."""
 
-    def __init__(self, config: ImageConfig | None, tokenizer: Tokenizer, root: pathlib.Path | None, limits: Limits):
+    def __init__(
+        self, config: ImageConfig | None, tokenizer: Tokenizer, root: pathlib.Path | None, limits: RequestLimits
+    ):
         """config: None for a model without image encoder. root: the folder whose files `file:` URLs may name."""
         self.config, self.limits = config, limits
         self.ids = ImageTokenIds.of(tokenizer) if config else None

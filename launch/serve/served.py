@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from launch.serve.errors import ApiError
 from launch.serve.grammar import Grammars
-from launch.serve.limits import LIMITS, Limits
+from launch.serve.limits import LIMITS, RequestLimits
 from launch.serve.metrics import ServerMetrics
 from launch.serve.pictures import PictureReader
 from launch.serve.prompts import PromptMaker
@@ -37,7 +37,7 @@ class ServeOptions:
     """Folder whose files `file:` URLs may name."""
     begin_prompts: bool = False
     """Put the token that begins texts before prompts of token ids that lack it (completions)."""
-    limits: Limits = LIMITS
+    limits: RequestLimits = LIMITS
 
 
 class Served:

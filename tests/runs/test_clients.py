@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
+from tests.helpers.replies import ThinkingBytes
 from tests.helpers.scripted_engine import ScriptedEngine, obedient
 from tests.helpers.serving import KEY, PATIENCE, serving
-from tests.helpers.replies import ThinkingBytes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENTS = {

@@ -7,9 +7,9 @@ import pytest
 
 from launch.serve.bodies import parse_object
 from launch.serve.errors import ApiError
-from launch.serve.limits import Limits
+from launch.serve.limits import RequestLimits
 
-LIMITS = Limits(depth=8, containers=100, items=1000)
+LIMITS = RequestLimits(depth=8, containers=100, items=1000)
 
 
 def test_brackets_and_commas_in_texts_do_not_count():
@@ -39,7 +39,7 @@ def test_other_bodies_are_refused(body, problem):
 
 
 def test_hostile_nesting_costs_little_memory():
-    limits = Limits()
+    limits = RequestLimits()
     for body in (b'{"a": ' + b"[" * (8 << 20), b'{"a": [' + b"{}," * (4 << 20) + b"1]}"):
         tracemalloc.start()
         with pytest.raises(ApiError, match="the limit"):

@@ -15,13 +15,13 @@ from starlette.routing import Route
 
 from launch.serve.app import routes
 from launch.serve.guard import OPEN_PATH
-from launch.serve.limits import Limits
+from launch.serve.limits import RequestLimits
 from tests.helpers.serving import KEY, MODEL, PATIENCE, serving, wait_until
 
 
 @pytest.fixture(scope="module")
 def client():
-    with serving(limits=Limits(body=1 << 20, body_seconds=1.0, connections=64)) as made:
+    with serving(limits=RequestLimits(body=1 << 20, body_seconds=1.0, connections=64)) as made:
         yield made
 
 
@@ -193,7 +193,7 @@ def test_a_client_that_leaves_frees_its_slot(client):
 
 
 def test_more_open_requests_than_the_limit_get_429():
-    with serving(limits=Limits(open_requests=2)) as client:
+    with serving(limits=RequestLimits(open_requests=2)) as client:
         client.engine.pause()
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             waiting = [pool.submit(client.chat) for _ in range(2)]
@@ -222,7 +222,7 @@ def test_pictures_beyond_the_limits_are_refused_before_they_are_decoded():
     Image.new("RGB", (100, 100)).save(content, "PNG")
     url = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
     part = {"type": "image_url", "image_url": {"url": url}}
-    with serving(limits=Limits(picture_pixels=10_000, pictures_pixels=25_000, pictures=3)) as client:
+    with serving(limits=RequestLimits(picture_pixels=10_000, pictures_pixels=25_000, pictures=3)) as client:
         ask = lambda count: client.chat([{"role": "user", "content": [part] * count}])
         assert ask(2).status == 200
         assert ask(3).status == 400 and "5000 pixels" in ask(3).error["message"]
