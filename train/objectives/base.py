@@ -18,7 +18,6 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.parameters import Role
 from maverick_jax.settings.section import Section
-from train.objectives.distill.stored import OfflineTargets
 from train.rollouts.source import Batch, BatchMaker
 
 Sums = dict[str, Any]
@@ -103,7 +102,8 @@ class ToStore(NamedTuple):
     """The objective that loads the model instead of reading what it computed."""
     model: str
     """The model's name among the references of `objective`."""
-    wanted: OfflineTargets
+    wanted: Any
+    """How it is stored: an `OfflineTargets` section."""
     temperature: float
 
 
