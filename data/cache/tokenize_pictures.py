@@ -15,7 +15,7 @@ from data.cache.progress import TokenizationProgress
 from data.cache.store_pictures import PROBLEMS_KEPT, store_pictures
 from data.config import DataConfig
 from data.pictures.reading import SampleTally
-from data.pictures.rendering import Limits, RenderedSample, SampleRenderer, Shown
+from data.pictures.rendering import RenderedSample, SampleLimits, SampleRenderer, Shown
 from data.pictures.sample import SampleProblem, Where
 from data.sources.pictures import PictureSource
 from maverick_jax.errors import InputError
@@ -49,7 +49,7 @@ def tokenize_pictures(name: str, config: DataConfig, tokenizer: Tokenizer) -> tu
     dialect = source.dialect or tokenizer.dialect or DEFAULT
     find_dialect(dialect)
     length = config.sequence_length
-    limits = Limits(config.tiles, length, config.tiles.most_in_row(length), source.too_long, source.fewest_tiles)
+    limits = SampleLimits(config.tiles, length, config.tiles.most_in_row(length), source.too_long, source.fewest_tiles)
     settings = [dialect, source.malformed, *limits.identity()]
     identity = ["samples", LAYOUT, tokenizer.fingerprint, pictures.digest, settings]
     path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]

@@ -21,7 +21,7 @@ TooLong = Literal["windows", "fewer_tiles", "refuse"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class SampleLimits:
     """What a row has room for."""
 
     config: TilesConfig
@@ -85,7 +85,7 @@ class RenderedSample:
 class SampleRenderer:
     """Renders samples, one after the other."""
 
-    def __init__(self, tokenizer: Tokenizer, dialect: str, limits: Limits):
+    def __init__(self, tokenizer: Tokenizer, dialect: str, limits: SampleLimits):
         """Raises InputError for a tokenizer without tokens for pictures."""
         self._tokenizer, self._dialect, self._limits = tokenizer, dialect, limits
         self._ids = ImageTokenIds.of(tokenizer)

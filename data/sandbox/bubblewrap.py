@@ -32,7 +32,7 @@ INSIDE = ("limits.py", "wire.py")
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """What a program may use."""
 
     seconds: int = 10
@@ -74,7 +74,7 @@ def executable() -> str:
 
 @contextlib.contextmanager
 def started(
-    main: str, files: Mapping[str, str], passed: Sequence[int], limits: Limits, streams: Streams = SILENT
+    main: str, files: Mapping[str, str], passed: Sequence[int], limits: SandboxLimits, streams: Streams = SILENT
 ) -> Iterator[subprocess.Popen]:
     """Runs `inside/MAIN` with `files` (name -> text) beside it. It inherits the descriptors `passed`, whose numbers are
     its arguments. When the block ends, everything in the sandbox is killed."""
@@ -127,7 +127,7 @@ def _as_nobody() -> list[str]:
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _LOWER, "sh", _prefix()]
 
 
-def _walls(limits: Limits) -> list[str]:
+def _walls(limits: SandboxLimits) -> list[str]:
     command = [executable(), "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent"]
     command += ["--new-session", "--cap-drop", "ALL", "--clearenv", "--hostname", "box"]
     for path in ("/usr", *_linked()):

@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from data.sandbox.bubblewrap import Limits, Streams, resident_bytes, started
+from data.sandbox.bubblewrap import SandboxLimits, Streams, resident_bytes, started
 from maverick_jax.errors import InputError
 
 MAX_VERDICT = 1 << 16
 PATIENCE = 60
 """Seconds for the first sandbox of a process, which finds out whether sandboxes work at all."""
 WATCH_SECONDS = 0.1
-DEFAULT = Limits()
+DEFAULT = SandboxLimits()
 
 
 class Verdict(NamedTuple):
@@ -38,14 +38,14 @@ class ProgramTests(NamedTuple):
     """Names that the program has to define."""
 
 
-def check(program: str, tests: ProgramTests, limits: Limits = DEFAULT) -> Verdict:
+def check(program: str, tests: ProgramTests, limits: SandboxLimits = DEFAULT) -> Verdict:
     """Runs `program`, the text of a Python module, and then the tests. Everything in the sandboxes has ended when it
     returns, at most `limits.seconds` after the start. Raises InputError where there can be no sandbox."""
     require()
     return _check(program, tests, limits)
 
 
-def _check(program: str, tests: ProgramTests, limits: Limits) -> Verdict:
+def _check(program: str, tests: ProgramTests, limits: SandboxLimits) -> Verdict:
     deadline = time.monotonic() + limits.seconds
     nonce = secrets.token_hex(16)
     with contextlib.ExitStack() as stack:
@@ -93,7 +93,7 @@ def _pipe(stack: contextlib.ExitStack) -> _Pipe:
 
 
 @contextlib.contextmanager
-def _watched(processes: Sequence[subprocess.Popen], limits: Limits) -> Iterator[list[int]]:
+def _watched(processes: Sequence[subprocess.Popen], limits: SandboxLimits) -> Iterator[list[int]]:
     """Kills a sandbox whose memory exceeds the limit; the list then has its size. Limits of a process do not bound
     what many processes use together."""
     ended, exceeded = threading.Event(), list[int]()
@@ -129,7 +129,7 @@ def _read(judge: subprocess.Popen, deadline: float) -> bytes | None:
     return None
 
 
-def _verdict(said: bytes | None, nonce: str, limits: Limits, too_large: bool, error: str) -> Verdict:
+def _verdict(said: bytes | None, nonce: str, limits: SandboxLimits, too_large: bool, error: str) -> Verdict:
     if too_large:
         return Verdict(False, f"used more than {limits.memory:,} bytes of memory")
     if said is None:
@@ -180,7 +180,7 @@ assert not found["root user"], "a program runs as root"
 @functools.cache
 def _problem() -> str:
     """Why there can be no sandbox on this machine; empty if there can."""
-    limits = Limits(seconds=PATIENCE)
+    limits = SandboxLimits(seconds=PATIENCE)
     tests = ProgramTests(_WALLS, {"probe": "probe"}, ["probe"])
     verdict = _check(_PROBE, tests, limits)
     if verdict.passed and _check(_PROBE, tests._replace(text="assert probe() == 1"), limits).passed:

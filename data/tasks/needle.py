@@ -79,7 +79,7 @@ class Needle(Task):
     def examples_for(self, tokenizer: Tokenizer) -> list[Example]:
         """Examples whose lengths and places are counted in tokens of `tokenizer`."""
         filler, before = self._filler(), _tokens_before(tokenizer)
-        builder = _Builder(tokenizer, filler, before)
+        builder = _Haystack(tokenizer, filler, before)
         found = []
         for number in range(self.count):
             draw = random.Random(f"needle {self.seed} {number}")
@@ -131,7 +131,7 @@ class Needle(Task):
         return {name: figure([s for s, _ in found[name]], [g for _, g in found[name]]) for name in sorted(found)}
 
 
-class _Builder:
+class _Haystack:
     """Makes texts of a given number of tokens with a sentence at a given token."""
 
     def __init__(self, tokenizer: Tokenizer, filler: Sequence[str], before: int):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.pictures.config import TilesConfig
 from data.pictures.containers import as_json
 from data.pictures.reading import SampleTally, read_samples
-from data.pictures.rendering import Limits, RenderedSample, SampleRenderer, Shown
+from data.pictures.rendering import RenderedSample, SampleLimits, SampleRenderer, Shown
 from data.pictures.sample import REASONS, Sample, SampleProblem, as_problems
 from data.sources import PicturesSource
 from maverick_jax.images import open_image
@@ -18,7 +18,7 @@ from tests.fuzzing.mutations import damaged, json_files
 from tests.fuzzing.texts import bytes_with_thoughts
 from tests.helpers.picture_samples import TEN, picture
 
-LIMITS = Limits(TilesConfig(tile_size=28), 512, 64, "windows", 2)
+LIMITS = SampleLimits(TilesConfig(tile_size=28), 512, 64, "windows", 2)
 SMALL = 1 << 16
 """Largest picture, in pixels, whose size is taken from itself."""
 

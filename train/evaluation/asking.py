@@ -14,7 +14,7 @@ AT_ONCE = 64
 """Most sequences that are scored in one call."""
 
 
-class Written(NamedTuple):
+class WrittenAnswer(NamedTuple):
     """An answer."""
 
     tokens: tuple[int, ...]
@@ -74,16 +74,16 @@ def continuation(prompt: str | Conversation, text: str, tokenizer: Tokenizer) ->
     return Continuation(whole, len(before))
 
 
-def written(engine: Engine, requests: Iterable[GenerationRequest], on_progress: OnProgress) -> list[Written]:
+def written(engine: Engine, requests: Iterable[GenerationRequest], on_progress: OnProgress) -> list[WrittenAnswer]:
     """The answer to each request, in order. If the engine's queue is full, it waits for the oldest answer first."""
-    found: list[Written] = []
+    found: list[WrittenAnswer] = []
     under_way: deque[Generation] = deque()
 
     def wait() -> None:
         update = under_way.popleft().result()
         if update.finish is Finish.CANCELLED:
             raise RuntimeError("the engine cancelled a generation")
-        found.append(Written(update.tokens, update.finish is Finish.LENGTH))
+        found.append(WrittenAnswer(update.tokens, update.finish is Finish.LENGTH))
         on_progress(len(found))
 
     for request in requests:

@@ -20,7 +20,7 @@ from maverick_jax.text.chat import CallError, Reply
 from train.evaluation.asking import (
     Continuation,
     OnProgress,
-    Written,
+    WrittenAnswer,
     continuation,
     dialect_of,
     likelihoods,
@@ -132,12 +132,12 @@ def _part(graded: Sequence[Graded], groups: Sequence[Any], name: str) -> dict[st
     return figure([score for score, _ in having], [group for _, group in having]).as_json()
 
 
-class _Row(NamedTuple):
+class _Line(NamedTuple):
     """One example as it is kept."""
 
     graded: Graded
     text: str
-    answer: Written | None = None
+    answer: WrittenAnswer | None = None
     """What the model wrote; None: its choices were scored."""
     log_probs: Sequence[float] = ()
     malformed: bool = False
@@ -154,7 +154,7 @@ class _Row(NamedTuple):
         return same | {"answered": grade.answered} | kept
 
 
-def _likeliest(opened: OpenTask, engine: Engine, on_progress: OnProgress) -> list[_Row]:
+def _likeliest(opened: OpenTask, engine: Engine, on_progress: OnProgress) -> list[_Line]:
     asked = [one for choices in opened.choices for one in choices]
     scored = iter(_checked(opened.name, lambda: likelihoods(engine, asked, on_progress)))
     rows = []
@@ -163,11 +163,11 @@ def _likeliest(opened: OpenTask, engine: Engine, on_progress: OnProgress) -> lis
         if log_probs:
             chosen = example.choices[max(range(len(log_probs)), key=log_probs.__getitem__)]
             grade = opened.task.grade_choice(example, log_probs)
-            rows.append(_Row(Graded(example, Reply(chosen), grade), chosen, log_probs=log_probs))
+            rows.append(_Line(Graded(example, Reply(chosen), grade), chosen, log_probs=log_probs))
     return rows
 
 
-def _written(opened: OpenTask, engine: Engine, tokenizer: Tokenizer, on_progress: OnProgress) -> list[_Row]:
+def _written(opened: OpenTask, engine: Engine, tokenizer: Tokenizer, on_progress: OnProgress) -> list[_Line]:
     ends, greedy = stop_ids(tokenizer), Sampling(temperature=0.0)
     asked = [(e, prompt) for e, prompt in zip(opened.examples, opened.prompts, strict=True) if not e.choices]
     requests = [
@@ -183,7 +183,7 @@ def _written(opened: OpenTask, engine: Engine, tokenizer: Tokenizer, on_progress
         grade = Grade(0.0, reply.reason, answered=False) if bad else opened.task.grade(example, reply)
         text = tokenizer.decode(answer.tokens, controls=True)
         loop = loop_in(answer.tokens) if answer.cut else None
-        rows.append(_Row(Graded(example, reply, grade), text, answer, malformed=bad and not answer.cut, loop=loop))
+        rows.append(_Line(Graded(example, reply, grade), text, answer, malformed=bad and not answer.cut, loop=loop))
     return rows
 
 

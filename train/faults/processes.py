@@ -1,16 +1,14 @@
 """Jobs of several processes: they connect, detect a dead process, and exit without waiting for it."""
 
-import contextlib
 import logging
 import os
 import pathlib
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
-from jax._src.distributed import global_state  # its key-value store has no public name
 
 from maverick_jax.checkpoint.lease import release_all
 from maverick_jax.errors import HUNG, INTERRUPTED, InputError, MaverickError, PeerFailed

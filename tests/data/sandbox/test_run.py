@@ -8,17 +8,17 @@ import uuid
 import pytest
 
 from data.sandbox import run
-from data.sandbox.bubblewrap import Limits, executable, resident_bytes
+from data.sandbox.bubblewrap import SandboxLimits, executable, resident_bytes
 from data.sandbox.run import ProgramTests, Verdict, check
 from maverick_jax.errors import InputError
 from tests.helpers.hostile_programs import PROGRAMS
 from tests.helpers.sandboxes import needs_sandbox
 from tests.helpers.small_run import PATIENCE
 
-FAST = Limits(seconds=4)
+FAST = SandboxLimits(seconds=4)
 
 
-def judged(program: str, text: str, limits: Limits = run.DEFAULT) -> Verdict:
+def judged(program: str, text: str, limits: SandboxLimits = run.DEFAULT) -> Verdict:
     return check(program, ProgramTests(text, {"f": "f"}, ["f"]), limits)
 
 
@@ -72,7 +72,7 @@ def test_hostile_programs_fail(name):
 @needs_sandbox
 @pytest.mark.parametrize("name", ["passwords", "is equal to everything", "answers before it is asked", "fork bomb"])
 def test_some_hostile_programs_fail(name):
-    assert not judged(PROGRAMS[name], "assert f() == 42", Limits(seconds=2)).passed
+    assert not judged(PROGRAMS[name], "assert f() == 42", SandboxLimits(seconds=2)).passed
 
 
 @needs_sandbox
@@ -88,7 +88,7 @@ def f():
     import time; time.sleep(0.5)
     return any("{mark}" in open(f"/proc/{{p}}/cmdline").read() for p in os.listdir("/proc") if p.isdecimal())
 """
-    assert judged(program, "assert f()", Limits(seconds=60)).passed, "the daemon runs at first"
+    assert judged(program, "assert f()", SandboxLimits(seconds=60)).passed, "the daemon runs at first"
     end = time.monotonic() + PATIENCE
     while any(mark.encode() in _command(p) for p in os.listdir("/proc") if p.isdecimal()):
         assert time.monotonic() < end, "the daemon still runs"

@@ -12,8 +12,8 @@ from data.tasks.toy_shop_orders import ToyShopOrders
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, render
-from tests.helpers.folders import bytes_model
 from tests.helpers.answering_engine import ScriptedEngine
+from tests.helpers.folders import bytes_model
 from train.evaluate import evaluate
 from train.evaluation.tables import show
 from train.evaluation.tasks import context_of, open_tasks, run_task
