@@ -314,6 +314,7 @@ SOURCE_NAMES = {
     "chats",
     "long",
     "pictures",
+    "charts",
 }  # chosen by the user: none is wrong
 
 
