@@ -155,7 +155,7 @@ class Finishing:
         else:
             events.record("checkpoint_read_in_part", **about)
             log.info(
-                "checkpoint %s read back in part: the next save began after %s bytes, which are intact",
+                "checkpoint %s read back in part, until the run went on: %s bytes, which are intact",
                 *(self.path, f"{reading.read:,}"),
             )
 

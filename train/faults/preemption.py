@@ -53,7 +53,7 @@ class Preemption(Hook):
 
     def close(self) -> None:
         try:
-            self._checkpoint.store.wait()
+            self._checkpoint.store.wait(read_back=not self._asked.is_set())  # no other save cuts the last reading short
         finally:
             self._over.set()
             self._answering.close()
