@@ -78,7 +78,7 @@ def test_hidden_matrices_map_from_or_to_the_model_width():
 def test_all_other_parameters_use_adam():
     vision = tiny.model_config(vision=VISION)
     adam = [p for p in parameters.of_model(vision) if matrix_of(p) is None]
-    assert {p.role for p in adam} == {"router", "norms", "embed", "head", "vision"}
+    assert {p.role for p in adam} == {"router", "norms", "embed", "head", "vision", "adapter", "projector"}
     assert MUON.state_bytes(None) == 8 and {MUON.state_bytes(p) for p in adam} == {8}
 
 
