@@ -33,7 +33,7 @@ from benchmarks import made_up
 from benchmarks.worker import ROOT, WorkerFailed, environment
 from data.trajectories.decisions import CLASSES
 from data.trajectories.formats import ours
-from data.trajectories.kinds import TokenKind
+from data.trajectories.weights import KindWeights
 from maverick_jax.errors import InputError
 from maverick_jax.text.tokenizers.byte_level import CONTROLS
 from train.config_files import read_config
@@ -46,7 +46,7 @@ OTHER_IDS = 4  # copies of each training trajectory, each with other ids
 NONE = "none"
 READ = {"user": 0.2, "observation": 0.2, "observation_error": 0.2}
 WEIGHTS: dict[str, dict[str, float]] = {
-    "equal": {kind.name.lower(): 1.0 for kind in TokenKind},
+    "equal": dict.fromkeys(KindWeights.model_fields, 1.0),
     "kinds": {},
     "with_failed": {"failed_action": 1.0},
     "with_context": {"failed_action": 1.0} | READ,

@@ -20,33 +20,6 @@ from train.optimizers.base import OPTIMIZERS, OptimizerBase
 
 GRID, RANGE = 1024.0, 4096
 """Parameters per unit, and how many values one can have."""
-CONFIG = """
-plugins: [tests.helpers.integer_model, tests.helpers.injected]
-run: {name: integers, steps: 30, eval_every: 7, eval_batches: 2}
-model:
-  base: tiny
-  hidden_size: 16
-  num_hidden_layers: 1
-  num_attention_heads: 4
-  num_key_value_heads: 2
-  head_dim: 4
-  intermediate_size: 16
-  intermediate_size_mlp: 32
-  num_local_experts: 0
-  no_rope_layer_interval: 2
-  attention_chunk_size: 16
-  initializer_range: 1.0e-30
-  compute_dtype: float32
-data:
-  sources: {tinyshakespeare: {path: "package:tinyshakespeare"}}
-  tokenizer: bytes
-  batch_size: 8
-  sequence_length: 32
-objective: {kind: integers}
-optimizer: {kind: integers, learning_rate: 1, schedule: constant, weight_decay: 0, clip_norm: null}
-checkpoint: {every: 2, keep: 3}
-logging: {every: 1, progress: false}
-"""
 
 
 def integers(x: jax.Array) -> jax.Array:

@@ -16,12 +16,39 @@ import time
 from collections.abc import Callable, Iterator
 
 from maverick_jax.errors import PeerFailed
-from tests.helpers import integer_model
 from tests.helpers.forked import Forked, Nursery, nursery
 from tests.helpers.small_run import PATIENCE, Place, checksums, free_port, lines, store
 
 TOPOLOGIES = {1: ("mesh.fsdp=8",), 2: ("mesh.data=2", "mesh.fsdp=4"), 4: ("mesh.data=4", "mesh.tensor=2")}
 """Processes, of eight devices in all -> overrides."""
+CONFIG = """
+plugins: [tests.helpers.integer_model, tests.helpers.injected]
+run: {name: integers, steps: 30, eval_every: 7, eval_batches: 2}
+model:
+  base: tiny
+  hidden_size: 16
+  num_hidden_layers: 1
+  num_attention_heads: 4
+  num_key_value_heads: 2
+  head_dim: 4
+  intermediate_size: 16
+  intermediate_size_mlp: 32
+  num_local_experts: 0
+  no_rope_layer_interval: 2
+  attention_chunk_size: 16
+  initializer_range: 1.0e-30
+  compute_dtype: float32
+data:
+  sources: {tinyshakespeare: {path: "package:tinyshakespeare"}}
+  tokenizer: bytes
+  batch_size: 8
+  sequence_length: 32
+objective: {kind: integers}
+optimizer: {kind: integers, learning_rate: 1, schedule: constant, weight_decay: 0, clip_norm: null}
+checkpoint: {every: 2, keep: 3}
+logging: {every: 1, progress: false}
+"""
+"""The run of integers. Only its processes import its plugins: what those register would show up in other tests."""
 MOMENTS = ("start", "update", "save", "saved")
 UNCONNECTED = 6.0
 """Seconds after which processes that wait for a dead one to connect are ended, as launchers do."""
@@ -115,7 +142,7 @@ class Job:
 def config(place: Place) -> pathlib.Path:
     path = place.root / "integers.yaml"
     if not path.exists():
-        path.write_text(integer_model.CONFIG)
+        path.write_text(CONFIG)
     return path
 
 
