@@ -38,7 +38,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _evaluated(args: argparse.Namespace) -> dict[str, Any]:
-    from train.evaluate import evaluate, evaluate_harness
+    from train.evaluate import evaluate
+    from train.evaluate_tasks import evaluate_harness
     from train.evaluation.harness.run import HarnessSettings
 
     is_override = args.config is not None and "=" in args.config  # `maverick eval RUN run.eval_batches=4`
@@ -55,7 +56,7 @@ def _evaluated(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compared(args: argparse.Namespace) -> dict[str, Any]:
-    from train.evaluate import evaluate_tasks
+    from train.evaluate_tasks import evaluate_tasks
     from train.evaluation.results import compare, read_results, results_path
 
     first, second = [args.checkpoint, *args.compare] if args.checkpoint else args.compare

@@ -1,33 +1,27 @@
 """`maverick eval`: held-out loss of a checkpoint, the objective's other metrics, tool calls and answers to tasks."""
 
-import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.reader import is_folder
 from maverick_jax.inference.answers import answers
-from maverick_jax.inference.engine import EngineSettings, SlotEngine
 from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.pretrained import config_of, load_pretrained
-from maverick_jax.progress import ProgressDisplay
 from maverick_jax.text import Tokenizer, load_tokenizer
-from train.compilation import use_compilation_cache
 from train.config_files import read_config
+from train.evaluate_tasks import answer_progress, evaluate_tasks, run_tasks
 from train.evaluation.generated import generated
-from train.evaluation.harness.run import DEFAULT as DEFAULT_HARNESS
-from train.evaluation.harness.run import HarnessSettings, require, run_harness
-from train.evaluation.tasks import OpenTask, context_of, open_tasks, run_task
+from train.evaluation.tasks import open_tasks
 from train.inherited import argument
 from train.run_folder import config_of_run
 from train.session import Parts, Session
@@ -80,40 +74,7 @@ def evaluate(
         answer = functools.partial(_answers, model, data.tokenizer, "turns", max_tokens=max_tokens)
         found["generated"] = generated(answer, data, generate, stop_ids(data.tokenizer))
     if tasks:
-        found["tasks"] = _run(opened, model, data.tokenizer)
-    return found
-
-
-def evaluate_tasks(
-    checkpoint: str, tasks: Sequence[str], *, allow_code: bool = False, dtype: str = "float32"
-) -> dict[str, Any]:
-    """The model's results on tasks, by name (`evaluation.tasks.run_task`), on one device. Raises InputError for
-    unreadable tasks before a model is loaded."""
-    tokenizer = load_tokenizer(checkpoint)
-    opened = open_tasks(tasks, tokenizer, allow_code)
-    use_compilation_cache()
-    return _run(opened, load_pretrained(checkpoint, dtype=dtype), tokenizer)
-
-
-def evaluate_harness(
-    checkpoint: str, tasks: Sequence[str], settings: HarnessSettings = DEFAULT_HARNESS, dtype: str = "float32"
-) -> dict[str, Any]:
-    """The model's results on tasks of lm-evaluation-harness (`evaluation.harness.run.run_harness`), on one device."""
-    require()
-    tokenizer = load_tokenizer(checkpoint)
-    use_compilation_cache()
-    model = load_pretrained(checkpoint, dtype=dtype)
-    with SlotEngine(model, tokenizer, EngineSettings(context=settings.context)) as engine:
-        return run_harness(tasks, engine, tokenizer, settings)
-
-
-def _run(opened: Sequence[OpenTask], model: Maverick, tokenizer: Tokenizer) -> dict[str, Any]:
-    found = {}
-    with SlotEngine(model, tokenizer, EngineSettings(context=context_of(opened))) as engine:
-        for task in opened:
-            count = sum(len(choices) or 1 for choices in task.choices)
-            with _progress(task.name, count) as on_progress:
-                found[task.name] = run_task(task, engine, tokenizer, on_progress)
+        found["tasks"] = run_tasks(opened, model, data.tokenizer)
     return found
 
 
@@ -132,12 +93,5 @@ def _answers(
     model: Maverick, tokenizer: Tokenizer, what: str, prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> list[list[int]]:
     """What the model writes after each prompt, its likeliest token each time, with a progress bar for `what`."""
-    with _progress(what, len(prompts)) as on_progress:
+    with answer_progress(what, len(prompts)) as on_progress:
         return answers(model, tokenizer, prompts, max_tokens, Sampling(temperature=0.0), on_progress=on_progress)
-
-
-@contextlib.contextmanager
-def _progress(what: str, count: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with ProgressDisplay(what, columns, count) as progress:
-        yield lambda done: progress.update(f"{what}: {done:,} of {count:,}", done)
