@@ -229,7 +229,9 @@ def test_eval_without_a_config_takes_that_of_the_run(maverick, whole_run, runs):
     assert expected[0] == 0, expected[2]
     newest = max((whole_run / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     for checkpoint in (whole_run, newest):
-        assert maverick("eval", checkpoint, "run.eval_batches=1", "--json")[:2] == expected[:2]
+        code, out, err = maverick("eval", checkpoint, "run.eval_batches=1", "--json")
+        assert code == 0, err
+        assert json.loads(out) == json.loads(expected[1]) | {"checkpoint": str(checkpoint)}
 
 
 def test_generate_draws_samples_of_every_prompt_of_a_file(maverick, whole_run, tmp_path):
