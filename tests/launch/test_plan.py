@@ -328,6 +328,8 @@ def test_every_shipped_run_fits_its_hardware(name):
         ("pretrain_scout_h200x64", 94.8),
         ("pretrain_scout_h200x256", 74.44),
         ("sft_maverick_lora_h200x8", 120.0),
+        ("sft_maverick_pictures_h200x64", 94.91),
+        ("sft_maverick_pictures_h200x512", 35.10),
     ],
 )
 def test_peaks_of_cluster_configs_are_within_a_tenth_of_the_compiled_ones(name, gigabytes):

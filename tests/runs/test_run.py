@@ -260,10 +260,10 @@ def test_eval_answers_tasks(maverick, whole_run, runs, tmp_path):
     code, out, err = maverick("eval", whole_run, runs.config, *given, "--json")
     assert code == 0, err
     found = json.loads(out)["tasks"]
-    assert list(found) == ["sums", "questions"] and all(0 <= task["mean"] <= 1 for task in found.values())
+    assert list(found) == ["sums", "questions"] and all(0 <= task["score"]["value"] <= 1 for task in found.values())
     assert [task["n"] for task in found.values()] == [3, 3] and len(found["sums"]["examples"]) == 3
     code, out, _ = maverick("eval", whole_run, runs.config, *given[:2])
-    assert code == 0 and "sums" in out and "standard error" in out
+    assert code == 0 and "sums" in out and "95% interval" in out
 
 
 def test_eval_generate_and_export_accept_the_run(maverick, whole_run, runs, tmp_path):
@@ -287,4 +287,4 @@ def test_eval_generate_and_export_accept_the_run(maverick, whole_run, runs, tmp_
     assert {"config.json", "tokenizer.json"} < {path.name for path in (tmp_path / "exported").iterdir()}
     code, again, err = maverick("eval", tmp_path / "exported", runs.config, "--json")
     assert code == 0, err
-    assert json.loads(again) == json.loads(out)
+    assert json.loads(again) == json.loads(out) | {"checkpoint": str(tmp_path / "exported")}
