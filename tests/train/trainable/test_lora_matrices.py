@@ -72,8 +72,10 @@ def test_a_checkpoint_says_its_scale_and_an_earlier_one_has_no_rslora():
 class Newest:
     """A store whose newest checkpoint has this metadata."""
 
+    copies = None
+
     def __init__(self, meta):
-        self.steps, self.meta = (lambda: [1]), (lambda step: meta)
+        self.known_steps, self.meta = (lambda: [1]), (lambda step: meta)
 
 
 @pytest.mark.parametrize("word", ["rslora=true", "dropout=0.1", "rank=4", "targets=[k_proj]"])
