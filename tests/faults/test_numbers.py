@@ -82,7 +82,7 @@ def test_a_flipped_bit_in_one_replica_ends_all_with_80(count, runs, parent, tmp_
     assert store(tmp_path / "run").steps() == [2, 4]
     last = lines(tmp_path / "run")[-1]
     assert (last["step"], last["replicas_differ"], last["fault"]) == (6, ["model/norm"], "transient")
-    assert last["devices"] == [5] and f"; process {rank}, host " in job.said()
+    assert len(last["devices"]) == 1 and f"; process {rank}, host " in job.said()
 
 
 @pytest.mark.slow

@@ -85,9 +85,11 @@ def harmed(state, number: int):
     if FAULT["flip"] is not None and here("step", number):
         from tests.helpers.faults import with_flipped_bit
 
-        FAULT["at"] = 1 << 40  # once
+        FAULT["at"] = 1 << 40  # once; the rounding of this model would undo a lower bit
         norm = state.model.norm
-        norm[...] = with_flipped_bit(norm[...], FAULT["flip"], 12)
+        norm[...] = with_flipped_bit(
+            norm[...], jax.devices()[FAULT["flip"]].id, 22
+        )  # the rounding of this model would undo a lower one
     return state
 
 

@@ -190,7 +190,10 @@ def test_a_teacher_that_the_mesh_cannot_divide_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective={kind: distil}", "'distil' is not one of pretrain, distill, trajectory, preference; did you mean distill"),
+        (
+            "objective={kind: distil}",
+            "'distil' is not one of pretrain, distill, trajectory, preference; did you mean distill",
+        ),
         ("objective={kind: distill}", "objective: set `teacher`, or `targets`"),
         ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
         ("objective={kind: distill, teacher: x, beta: 2}", "objective.beta: .*less than or equal to 1"),
