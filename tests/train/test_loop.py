@@ -144,16 +144,20 @@ def run(run_dir, *, stop, every=2, hooks=(), start_hooks=(), source=numbers):
     start, state, _ = store.restore(TARGET) or (0, fresh(), {})
     writer = MetricsWriter(run_dir, step=start)
     checkpoint = Checkpoint(store, lambda number, state: (state, {"at": number}), last_step=stop)
+    stops = Preemption(checkpoint)
     every_hook = [
         *start_hooks,
         TrainingLines(writer, every=1, last_step=stop, tokens_per_step=7, flops_per_token=2.0, peak_flops=1e3),
         NonFiniteBudget(2),
         Evaluation(lambda s: {"eval_loss": s["total"] * 2}, writer, every=3, last_step=stop),
         checkpoint,
-        Preemption(checkpoint),
+        stops,
         *hooks,
     ]
-    return start, fit(step, state, from_data(source(start)), start=start, stop=stop, hooks=every_hook)
+    try:
+        return start, fit(step, state, from_data(source(start)), start=start, stop=stop, hooks=every_hook)
+    finally:
+        stops._answering.close()  # after some errors a run closes nothing, because its process ends
 
 
 def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
