@@ -52,7 +52,7 @@ def _wrong_number(run: Trajectory, draw: random.Random) -> Iterator[Found]:
 
 
 def _wrong_argument(run: Trajectory, draw: random.Random) -> Iterator[Found]:
-    """A call has a value that was said before; another one takes its place."""
+    """Replaces an argument of a call that the run mentions earlier by another value."""
     for i, step in _own(run):
         before = _numbers_before(run, i)
         text = _text_before(run, i)
@@ -121,7 +121,7 @@ def _other_number(number: str, seen: set[str], draw: random.Random) -> str | Non
 
 
 def _other_value(value: Any, seen: set[str], text: str, draw: random.Random) -> Any | None:
-    """Another value of the same form for one that was said before: digits of an id are drawn again."""
+    """A value to put in the place of `value`, with new random digits; None unless `value` occurs earlier in the run."""
     if type(value) is int:
         other = _other_number(str(value), seen, draw) if value >= 0 and str(value) in seen else None
         return None if other is None else int(other)

@@ -51,7 +51,7 @@ class ChatRequest(SamplingFields):
 
     @property
     def offered(self) -> list[dict[str, Any]]:
-        """The tools that the model is told of."""
+        """The tools that the prompt declares."""
         return [] if self.tool_choice == "none" else self.tools or []
 
     @property

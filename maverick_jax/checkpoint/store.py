@@ -191,7 +191,7 @@ class CheckpointStore:
         return folder.steps_in(self.directory)
 
     def known_steps(self) -> list[int]:
-        """The `steps`, and those of which there is a copy, ascending."""
+        """Steps that have a checkpoint here or a copy in the persistent tier, ascending."""
         return sorted({*self.steps(), *(self.copies.steps() if self.copies is not None else ())})
 
     def agreed_steps(self, find: Callable[[], list[int]] | None = None) -> list[int]:

@@ -1,5 +1,6 @@
 """What one slot of an engine works at: an answer, or the scores of a text."""
 
+import abc
 import concurrent.futures
 import itertools
 
@@ -16,7 +17,7 @@ from maverick_jax.text import Tokenizer
 _numbers = itertools.count()
 
 
-class Job:
+class Job(abc.ABC):
     """A text whose tokens are computed in one slot."""
 
     def __init__(self, tokens: np.ndarray, total: int):
@@ -40,9 +41,9 @@ class Job:
         """Whether it is computed in its own slot."""
         return True
 
+    @abc.abstractmethod
     def abort(self, error: BaseException | None) -> None:
         """Ends it early: with `error`, or because the engine closes."""
-        raise NotImplementedError
 
 
 class Scoring(Job):

@@ -34,22 +34,25 @@ def one(client, number: int) -> tuple[str, list[str]]:
     return "choices", [c["message"]["content"] if "message" in c else c["text"] for c in choices]
 
 
-def check(requests: int, clients: int) -> None:
+def answers(requests: int, clients: int) -> tuple[list, list]:
+    """Those to many clients at one time, and those to each request alone."""
     tokenizer = ThinkingBytes()
     with serving(ScriptedEngine(tokenizer, echo_digest(tokenizer), slots=8)) as client:
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             together = list(pool.map(lambda number: one(client, number), range(requests)))
         alone = [one(client, number) for number in range(requests)]
-        assert together == alone
         assert len({text for _, texts in together for text in texts}) == sum(len(texts) for _, texts in together)
         status = client.engine.status()
         assert (status.active, status.queued, client.served.metrics.open_requests) == (0, 0, 0)
+    return together, alone
 
 
 def test_answers_to_many_clients_are_those_of_each_alone():
-    check(60, 20)
+    together, alone = answers(60, 20)
+    assert together == alone
 
 
 @pytest.mark.slow
 def test_answers_to_fifty_clients_are_those_of_each_alone():
-    check(REQUESTS, CLIENTS)
+    together, alone = answers(REQUESTS, CLIENTS)
+    assert together == alone

@@ -46,7 +46,9 @@ def test_a_process_of_this_machine_that_has_ended_has_no_lease(place):
     store = ObjectStore(place)
     dead = Holder.here(NOW).model_copy(update={"pid": 2**22 + 1})
     store.write(FILE, dead.model_dump_json().encode())
-    object_lease.take(store, clock()).release()
+    lease = object_lease.take(store, clock())
+    assert Holder.model_validate_json(store.read(FILE)).token == lease.holder.token
+    lease.release()
 
 
 def test_who_loses_a_lease_is_told_and_leaves_it_alone(place):
@@ -67,5 +69,8 @@ def test_of_two_writers_at_one_instant_one_gives_way(bucket):
 
 
 def test_a_lease_that_cannot_be_read_is_nobodys(place):
-    ObjectStore(place).write(FILE, b"{")
-    object_lease.take(ObjectStore(place), clock()).release()
+    store = ObjectStore(place)
+    store.write(FILE, b"{")
+    lease = object_lease.take(store, clock())
+    assert Holder.model_validate_json(store.read(FILE)).token == lease.holder.token
+    lease.release()

@@ -36,7 +36,7 @@ def rules_of(settings: list[Sampling]) -> DrawRules:
 
 
 def texts(rows: int, seed: int = 0) -> tuple[np.ndarray, list[list[int]], list[list[int]], Written]:
-    """Logits, prompts, answers, and what the op is told of them."""
+    """Random logits, prompts and answers, and the `Written` of these texts, which the op reads."""
     rng = np.random.default_rng(seed)
     prompts, answers = ([rng.integers(0, V, n).tolist() for n in rng.integers(1, 9, rows)] for _ in range(2))
     prompt, counts = np.zeros((rows, V), bool), np.zeros((rows, V), np.int32)
