@@ -6,7 +6,7 @@ folder        `reached-<rank>` appears there at that moment, and the process sle
               `guard.hangs`, every phase is limited to `LIMIT` seconds from then on, and none before, however busy the
               machine is
 flip          a device, in whose copy of the last norm a bit is flipped after update `at`, instead
-seconds       update `at` and those after it take so much longer, instead
+seconds       the batches of update `at` and those after it come so much later, instead
 error         update `at` raises, instead
 clock         seconds by which the machine's clock is wrong
 """
@@ -78,8 +78,6 @@ def faulty(compile_step):
 
 
 def harmed(state, number: int):
-    if FAULT["seconds"] and FAULT["rank"] in (None, jax.process_index()):
-        time.sleep(FAULT["seconds"])
     if FAULT["error"] and here("step", number):
         raise ValueError("an injected bug")
     if FAULT["flip"] is not None and here("step", number):
@@ -87,10 +85,24 @@ def harmed(state, number: int):
 
         FAULT["at"] = 1 << 40  # once; the rounding of this model would undo a lower bit
         norm = state.model.norm
-        norm[...] = with_flipped_bit(
-            norm[...], jax.devices()[FAULT["flip"]].id, 22
-        )  # the rounding of this model would undo a lower one
+        norm[...] = with_flipped_bit(norm[...], jax.devices()[FAULT["flip"]].id, 22)
     return state
+
+
+def late(batch_source):
+    """Sleeps where a host is slow by itself: in a call of the step it would seem to wait for devices."""
+
+    def opened(*arguments):
+        source = batch_source(*arguments)
+
+        def one(number, state):
+            if number >= FAULT["at"] and FAULT["rank"] in (None, jax.process_index()):
+                time.sleep(FAULT["seconds"])
+            return source(number, state)
+
+        return one
+
+    return opened
 
 
 def limited(budget):
@@ -111,7 +123,7 @@ def turn_clock(seconds: float) -> None:
 
 def inject() -> None:
     from maverick_jax.checkpoint.store import CheckpointStore
-    from train import run
+    from train import run, updates
     from train.faults.hangs import HangsConfig
     from train.hooks import Evaluation
 
@@ -119,6 +131,8 @@ def inject() -> None:
         turn_clock(FAULT["clock"])
     if FAULT["folder"]:
         HangsConfig.budget = limited(HangsConfig.budget)
+    if FAULT["seconds"]:
+        updates.batch_source = late(updates.batch_source)
     run.compile_step = faulty(run.compile_step)
     run.restore_or_start = held(run.restore_or_start, "restore")
     run.Session.open = held(run.Session.open, "start")
