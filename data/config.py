@@ -1,5 +1,7 @@
 """The `data` section of a run's config."""
 
+import hashlib
+import json
 import os
 import pathlib
 from typing import Annotated, Literal
@@ -133,3 +135,7 @@ class DataConfig(Section):
         """The cache folder, which may not exist yet."""
         chosen = self.cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/maverick-jax"
         return pathlib.Path(chosen).expanduser().absolute()
+
+    def cached(self, kind: str, identity: list) -> pathlib.Path:
+        """The folder in the cache of what `identity`, JSON values, determines whole."""
+        return self.cache / kind / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]

@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -64,7 +63,7 @@ def store_pictures(name: str, config: DataConfig) -> ArrayFolder:
     assert isinstance(source, PictureSource)
     files = source.identity(name)
     identity = ["pictures", LAYOUT, decoder_version(), source.malformed, files]
-    path = config.cache / "pictures" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = config.cached("pictures", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("reading the pictures of source %s into %s", name, path)

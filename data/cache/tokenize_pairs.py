@@ -4,8 +4,6 @@ Config weights are applied when rows are read, so changing them does not re-toke
 """
 
 import collections
-import hashlib
-import json
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -26,8 +24,7 @@ from data.trajectories.trajectory import Trajectory
 from data.trajectories.weights import own_weights
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import Rendered, Role, find_dialect, render
-from maverick_jax.text.chat.dialects import DEFAULT
+from maverick_jax.text.chat import Rendered, Role, dialect_of, render
 
 LAYOUT = 1
 """Version of the cached arrays. It changes whenever the same pairs give other arrays."""
@@ -47,14 +44,13 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     source = config.sources[name]
     assert isinstance(source, PreferencesSource)
     options = source.preferences
-    dialect = options.dialect or tokenizer.dialect or DEFAULT
-    find_dialect(dialect)
+    dialect = dialect_of(options.dialect, tokenizer).name
     tools = read_tools(options.tools) if options.tools is not None else ()
     paths = source.files(name)
     said = options.model_dump(mode="json", exclude={"kind_weights", "prefix", "dialect", "tools"})
     stats = [identity_of(path) for path in paths]
     identity = ["pairs", LAYOUT, tokenizer.fingerprint, dialect, said, [*map(repr, tools)], stats]
-    path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files of pairs) into %s", name, len(paths), path)

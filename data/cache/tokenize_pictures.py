@@ -1,7 +1,6 @@
 """Renders and tokenizes the samples of a source with pictures into the cache, once for each length of rows."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -20,8 +19,7 @@ from data.pictures.sample import SampleProblem, Where
 from data.sources.pictures import PictureSource
 from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import find_dialect
-from maverick_jax.text.chat.dialects import DEFAULT
+from maverick_jax.text.chat import dialect_of
 
 LAYOUT = 1
 """Version of the cached arrays. It changes whenever the same samples give other arrays."""
@@ -46,13 +44,12 @@ def tokenize_pictures(name: str, config: DataConfig, tokenizer: Tokenizer) -> tu
     source = config.sources[name]
     assert isinstance(source, PictureSource)
     pictures = store_pictures(name, config)
-    dialect = source.dialect or tokenizer.dialect or DEFAULT
-    find_dialect(dialect)
+    dialect = dialect_of(source.dialect, tokenizer).name
     length = config.sequence_length
     limits = SampleLimits(config.tiles, length, config.tiles.most_in_row(length), source.too_long, source.fewest_tiles)
     settings = [dialect, source.malformed, *limits.identity()]
     identity = ["samples", LAYOUT, tokenizer.fingerprint, pictures.digest, settings]
-    path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s into %s", name, path)

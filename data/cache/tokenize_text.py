@@ -1,7 +1,6 @@
 """Tokenizes a source of texts into the cache, once. An interrupted tokenization continues where it stopped."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
@@ -38,7 +37,7 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
     assert isinstance(source, DocumentSource)
     parts = source.parts(name, tokenizer)
     identity = [LAYOUT, tokenizer.fingerprint, [part.identity() for part in parts]]
-    path = config.cache / "tokens" / _key(identity)
+    path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files) into %s", name, len(parts), path)
@@ -53,10 +52,6 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
             raise
 
     return build_once(path, build)
-
-
-def _key(identity: list) -> str:
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
 @dataclasses.dataclass

@@ -4,8 +4,6 @@ Only weights stored in the data are cached; config weights are applied when rows
 re-tokenize.
 """
 
-import hashlib
-import json
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -22,8 +20,7 @@ from data.trajectories.reading import RecordProblem, Tally, read_tools, read_tra
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError, harmless
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import Rendered, Tool, find_dialect, render
-from maverick_jax.text.chat.dialects import DEFAULT
+from maverick_jax.text.chat import Rendered, Tool, dialect_of, render
 
 LAYOUT = 3
 """Version of the cached arrays. It changes whenever the same trajectories give other arrays."""
@@ -47,15 +44,14 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
     source = config.sources[name]
     assert isinstance(source, TrajectoriesSource)
     options = source.trajectories
-    dialect = options.dialect or tokenizer.dialect or DEFAULT
-    find_dialect(dialect)
+    dialect = dialect_of(options.dialect, tokenizer).name
     tools = read_tools(options.tools) if options.tools is not None else ()
     paths = source.files(name)
     settings = [dialect, options.format or "", options.unknown, options.malformed, *map(repr, tools)]
     settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
     stats = [identity_of(path) for path in paths]
     identity = ["runs", LAYOUT, tokenizer.fingerprint, settings, stats]
-    path = config.cache / "tokens" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files of trajectories) into %s", name, len(paths), path)

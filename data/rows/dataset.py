@@ -305,7 +305,7 @@ def _arranged_once(
     config: DataConfig, identity: list, arrange: Callable[[], tuple[dict[str, np.ndarray], dict]]
 ) -> ArrayFolder:
     """The arrays and metadata that `arrange` returns, cached beside the tokens."""
-    path = config.cache / "packing" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = config.cached("packing", identity)
 
     def build(folder: pathlib.Path) -> None:
         arrays, meta = arrange()

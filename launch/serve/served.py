@@ -19,7 +19,7 @@ from launch.serve.response_store import ResponseStore
 from maverick_jax.images import ImageConfig
 from maverick_jax.inference.engine.requests import Engine, TokenScore
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import DEFAULT, find_dialect
+from maverick_jax.text.chat import dialect_of
 
 T = TypeVar("T")
 log = logging.getLogger("maverick.serve")
@@ -46,7 +46,7 @@ class Served:
     def __init__(self, engine: Engine, tokenizer: Tokenizer, images: ImageConfig | None, options: ServeOptions):
         """images: None for a model without image encoder."""
         self.engine, self.tokenizer, self.options, self.limits = engine, tokenizer, options, options.limits
-        self.dialect = find_dialect(options.dialect or tokenizer.dialect or DEFAULT)
+        self.dialect = dialect_of(options.dialect, tokenizer)
         self.grammars = Grammars(tokenizer, engine.vocab_size)
         pictures = PictureReader(images, tokenizer, options.image_root, self.limits)
         self.prompts = PromptMaker(tokenizer, self.dialect, pictures)

@@ -6,7 +6,7 @@ from maverick_jax.inference.engine import Engine, GenerationRequest
 from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, find_dialect, render
+from maverick_jax.text.chat import CallError, Conversation, Message, Reply, Role, dialect_of, render
 
 
 class ChatSession:
@@ -26,7 +26,7 @@ class ChatSession:
         which each later answer adds 1. Raises InputError for an unknown dialect, and for a tokenizer without chat
         tokens."""
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.dialect = find_dialect(dialect or tokenizer.dialect or DEFAULT)
+        self.dialect = dialect_of(dialect, tokenizer)
         self.sampling, self.seed = sampling or Sampling(), seed
         self.system = [Message(Role.SYSTEM, system)] if system else []
         self.reset()

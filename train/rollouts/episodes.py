@@ -7,7 +7,7 @@ from data.trajectories import Outcome, Provenance, Step, Trajectory
 from data.trajectories.trajectory import MAX_LABEL
 from maverick_jax.inference.replies import read_reply
 from maverick_jax.text import Tokenizer
-from maverick_jax.text.chat import DEFAULT, CallError, Conversation, Message, Reply, Role, render, values
+from maverick_jax.text.chat import CallError, Conversation, Message, Reply, Role, dialect_of, render, values
 
 Policy = Callable[[Conversation], Reply | CallError]
 """(The conversation so far, with its tools) -> the assistant's next message, or a malformed one."""
@@ -46,7 +46,7 @@ def _as_text(reply: CallError) -> str:
 def model_policy(answer: Answer, tokenizer: Tokenizer, dialect: str | None = None) -> Policy:
     """The policy of the model behind `answer`. `dialect`: the dialect of its calls; None: the tokenizer's, or else the
     default."""
-    dialect = dialect or tokenizer.dialect or DEFAULT
+    dialect = dialect_of(dialect, tokenizer).name
 
     def policy(conversation: Conversation) -> Reply | CallError:
         prompt = render(conversation, tokenizer, dialect, add_generation_prompt=True)

@@ -1,11 +1,10 @@
 """The plain engine: groups of answers by prefill and decode, and scores by the ordinary forward pass, in the thread
 that waits for them.
 
-It evaluates a model in the middle of its training: it compiles few programs, which later evaluations find again, takes
-no memory while nothing runs, and works on any mesh without shared rows."""
+It writes the likeliest tokens only. It evaluates a model in the middle of its training: it compiles few programs, which
+later evaluations find again, takes no memory while nothing runs, and works on any mesh without shared rows."""
 
 import collections
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -51,10 +50,13 @@ class PlainEngine(Engine):
 
     def submit(self, request: GenerationRequest, n: int = 1) -> list[Generation]:
         checks.require_request(request, self.vocab_size, self.context, has_tokenizer=True)
-        given = {"log_probs": request.log_probs, "allowed": request.allowed, "session": request.session}
-        for name in [*(name for name, value in given.items() if value is not None), *request.sampling.extras()]:
+        unknown = [name for name in ("log_probs", "allowed", "session", "tiles") if getattr(request, name) is not None]
+        for name in [*unknown, *request.sampling.extras()]:
             raise InputError(f"{name}: the plain engine does not support it; expected its default")
-        found = [_Waiting(dataclasses.replace(request, seed=request.seed + i), self) for i in range(n)]
+        if request.sampling.temperature:
+            given = request.sampling.temperature
+            raise InputError(f"temperature: {given:g}; the plain engine writes the likeliest tokens; expected 0")
+        found = [_Waiting(request, self) for _ in range(n)]
         self._waiting += found
         return list(found)
 
@@ -93,20 +95,17 @@ class PlainEngine(Engine):
         self._waiting = []
 
     def run(self) -> None:
-        """Runs all that waits. Greedy answers of equal length limits are written together, shortest prompts first."""
+        """Runs all that waits. Answers of equal length limits are written together, shortest prompts first."""
         waiting, self._waiting = self._waiting, []
-        greedy = [one for one in waiting if one.request.sampling.temperature == 0]
-        groups = [[one] for one in waiting if one.request.sampling.temperature != 0]
-        for limit in sorted({one.request.max_tokens for one in greedy}):
-            equal = sorted((o for o in greedy if o.request.max_tokens == limit), key=lambda o: len(o.request.prompt))
-            groups += [equal[i : i + AT_A_TIME] for i in range(0, len(equal), AT_A_TIME)]
-        for group in groups:
-            self._write(group)
+        for limit in sorted({one.request.max_tokens for one in waiting}):
+            equal = sorted((o for o in waiting if o.request.max_tokens == limit), key=lambda o: len(o.request.prompt))
+            for i in range(0, len(equal), AT_A_TIME):
+                self._write(equal[i : i + AT_A_TIME])
 
     def _write(self, group: "list[_Waiting]") -> None:
         first = group[0].request
         prompts, unfinished = [list(one.request.prompt) for one in group], list(group)
-        for tokens in sample_tokens(self.model, prompts, first.max_tokens, first.sampling, first.seed % 2**32):
+        for tokens in sample_tokens(self.model, prompts, first.max_tokens, first.sampling):
             for one, token in zip(group, tokens.tolist(), strict=True):
                 if one in unfinished:
                     one.tokens.append(token)

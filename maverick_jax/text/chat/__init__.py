@@ -1,7 +1,7 @@
 """Conversations with tools: types, rendering to token ids and kinds, and parsing (docs/reference/chat.md)."""
 
 from maverick_jax.text.chat.conversation import Conversation, Image, Message, Role, Tool, ToolCall
-from maverick_jax.text.chat.dialects import DEFAULT, DIALECTS, Dialect, find_dialect
+from maverick_jax.text.chat.dialects import DEFAULT, DIALECTS, Dialect, dialect_of, find_dialect
 from maverick_jax.text.chat.openai import from_openai
 from maverick_jax.text.chat.render import render
 from maverick_jax.text.chat.reply import CallError, Reply
@@ -25,6 +25,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "chat_template",
+    "dialect_of",
     "find_dialect",
     "from_openai",
     "render",

@@ -195,6 +195,12 @@ def find_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
+def dialect_of(name: str | None, tokenizer: Tokenizer) -> Dialect:
+    """The dialect called `name`; None: that of the tokenizer's model, or else the default. Raises InputError with the
+    nearest name."""
+    return find_dialect(name or tokenizer.dialect or DEFAULT)
+
+
 def _thought(message: Message) -> list[Segment]:
     begin, end = map(Control, THINKING)
     return [begin, Text(Kind.THOUGHT, message.thought), end] if message.thought else []

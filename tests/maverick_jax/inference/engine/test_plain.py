@@ -1,5 +1,6 @@
 """The plain engine: its answers and scores are those of the slow twin."""
 
+import numpy as np
 import pytest
 
 from maverick_jax.errors import InputError
@@ -75,11 +76,13 @@ def test_requests_that_it_cannot_run_are_refused(engine):
         (GenerationRequest([], 1), "no tokens"), (GenerationRequest([1] * 48, 1), "at most 48, the context"),
         (GenerationRequest([1], 1, log_probs=1), "log_probs: the plain engine"),
         (GenerationRequest([1], 1, Sampling(min_p=0.1)), "min_p: the plain engine"),
+        (GenerationRequest([1], 1, Sampling(0.5)), "temperature: 0.5; the plain engine writes the likeliest"),
+        (GenerationRequest([1], 1, GREEDY, tiles=np.zeros((1, 3, 28, 28), np.uint8)), "tiles: the plain engine"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=problem):
             engine.submit(request)
     with pytest.raises(InputError, match="49 tokens; expected at most 48"):
         engine.score([[1] * 49])
-    engine.submit(GenerationRequest([1], 1))[0].cancel()
+    engine.submit(GenerationRequest([1], 1, GREEDY))[0].cancel()
     engine.close()
     assert engine.status().queued == 0
