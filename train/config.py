@@ -203,6 +203,7 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "
                       f"{config.objective.kind} generates samples, which drops none; expected null"))  # fmt: skip
     found += _unfit_sources(config)
+    found += _unfit_copies(config)
     for key, number, axis in _split(config):
         mesh_axes = getattr(rules, axis)
         ways = size_of(sizes, mesh_axes)
@@ -244,6 +245,18 @@ def _picture_misfits(config: RunConfig) -> list[tuple[str, str]]:
         for key, name in pairs.items()
         if (here := getattr(config.data.tiles, key)) != (there := getattr(vision, name))
     ]
+
+
+def _unfit_copies(config: RunConfig) -> list[tuple[str, str]]:
+    """(key, error) if copies of checkpoints would lie among the run's own files, or these among the copies."""
+    copies = config.checkpoint.copies
+    if copies is None or "://" in copies.to:
+        return []
+    there, run_dir = (pathlib.Path(path).expanduser().resolve() for path in (copies.to, config.run.directory))
+    if not (there.is_relative_to(run_dir) or run_dir.is_relative_to(there)):
+        return []
+    said = f"{copies.to} and the run directory ({config.run.directory}) lie in each other; expected another place"
+    return [("checkpoint.copies.to", said)]
 
 
 def _unfit_sources(config: RunConfig) -> list[tuple[str, str]]:

@@ -515,6 +515,19 @@ def test_the_tokenizer_must_fit_the_embedding(write):
         check_vocabulary(config, 513)
 
 
+@pytest.mark.parametrize("place", ["run/checkpoints", "run", ".", "run/../run/copies"])
+def test_copies_of_checkpoints_do_not_lie_among_the_runs_files(tmp_path, place):
+    words = [f"run.dir={tmp_path / 'run'}", f"checkpoint.copies={{to: {tmp_path / place}}}"]
+    with pytest.raises(InputError, match=r"checkpoint\.copies\.to: .* lie in each other; expected another place"):
+        read_config("pretrain_tiny", words)
+
+
+def test_copies_of_checkpoints_may_lie_beside_the_run(tmp_path):
+    words = [f"run.dir={tmp_path / 'run'}", f"checkpoint.copies={{to: {tmp_path / 'run-copies'}}}"]
+    copies = read_config("pretrain_tiny", words).checkpoint.copies
+    assert copies is not None and copies.to == str(tmp_path / "run-copies")
+
+
 # ---- shipped files and schema ----------------------------------------------------------------------------------------
 
 
