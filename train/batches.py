@@ -39,6 +39,7 @@ class Feed:
         data, objective = open_dataset(config.data, split, seed=config.run.seed), config.objective
         if split != "train":
             return cls(config, data, objective.evaluation_fields())
+        objective.check_data({source.name: source.store.meta for source in data.sources})
         if (stored := objective.stored_fields()) is None:
             return cls(config, data, objective.fields())
         targets = open_targets(config, stored, data)

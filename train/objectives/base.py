@@ -167,6 +167,11 @@ class Objective(Section, abc.ABC):
         """Problems of training this model with these references; empty if there are none."""
         return []
 
+    def check_data(self, counts: dict[str, dict[str, Any]]) -> None:
+        """Looks at what was counted when sources were tokenized, by source, before anything is compiled. Raises
+        InputError for a source with nothing to learn from, and logs what is not learned from."""
+        return
+
     def pinned(self) -> dict[str, str]:
         """Settings of this section that must not change when a run is resumed, by key."""
         return {"kind": self.kind}

@@ -1,6 +1,7 @@
 """Preference optimization: which of two sides of a pair is preferred, with any of the losses of
 `train.objectives.preference.losses`."""
 
+import logging
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
@@ -33,6 +34,8 @@ from train.objectives.preference.reference import (
 from train.objectives.preference.sides import Counted, counted, side_sums
 
 FIELDS = ("pair_ids", "sides")
+log = logging.getLogger(__name__)
+
 TAIL = "pair_tail"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -114,6 +117,20 @@ class Preference(Objective):
             return None
         live = self.model_copy(update={"reference": CopyReference(path=reference.model)})
         return ToStore(live, MODEL, reference.wanted, 1.0)
+
+    def check_data(self, counts: dict[str, dict[str, Any]]) -> None:
+        """Sides without another one: only a loss of sides, or the cross-entropy of chosen ones, learns from them."""
+        kind, learns = self.pair_loss.kind, self.pair_loss.of_sides or self.nll + self.pair_loss.nll > 0
+        for name, found in counts.items():
+            alone, records = (found.get("pairs", {}).get(key, 0) for key in ("unpaired", "pairs"))
+            if not alone or learns:
+                continue
+            what = f"data.sources.{name}: {alone:,} of {records:,} records have one side"
+            if alone == records:
+                raise InputError(
+                    f"{what}, and objective.pair_loss.kind: {kind} compares two; expected apo_zero, or pairs"
+                )
+            log.warning("%s, from which objective.pair_loss.kind: %s learns nothing", what, kind)
 
     def pinned(self) -> dict[str, str]:
         reference = "" if self.reference is None else self.reference.kind

@@ -1,0 +1,46 @@
+"""Sides without another one, where the loss compares two."""
+
+import json
+
+import pytest
+
+from maverick_jax.errors import InputError
+from train.batches import Feed
+from train.config_files import read_config
+
+SIDE = {"prompt": "How many?", "completion": "Forty-two.", "label": True}
+
+
+def opened(tmp_path, records, *words):
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = f"data.sources={{mine: {{path: {tmp_path / 'records.jsonl'}, format: preferences}}}}"
+    more = [source, f"data.cache_dir={tmp_path / 'cache'}", "data.held_out_fraction=0", "run.eval_every=0"]
+    return Feed.open(read_config("pretrain_tiny", [*more, *words]))
+
+
+def test_a_loss_of_pairs_refuses_a_source_without_pairs(tmp_path):
+    said = r"data\.sources\.mine: 4 of 4 records have one side, and objective\.pair_loss\.kind: simpo compares two"
+    with pytest.raises(InputError, match=said):
+        opened(tmp_path, [SIDE] * 4, "objective=simpo")
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "{kind: preference, pair_loss: {kind: apo_zero}, reference: {kind: copy, path: a}}",
+        "{kind: preference, pair_loss: {kind: simpo}, nll: 0.1}",
+    ],
+)
+def test_what_learns_from_one_side_takes_it(tmp_path, objective):
+    assert opened(tmp_path, [SIDE] * 4, f"objective={objective}").train.num_rows() == 1
+
+
+def test_sides_from_which_nothing_is_learned_are_counted(tmp_path, caplog):
+    ours = {"format": "maverick-pair", "version": 1, "prompt": [{"role": "user", "content": "How many?"}]}
+    answer = [{"role": "assistant", "content": "Forty-two."}]
+    records = [
+        ours | {"chosen": answer, "rejected": [{"role": "assistant", "content": "None."}]},
+        ours | {"chosen": answer},
+    ]
+    opened(tmp_path, records, "objective=simpo")
+    assert "1 of 2 records have one side, from which objective.pair_loss.kind: simpo learns nothing" in caplog.text
