@@ -6,6 +6,7 @@ Heavy imports stay inside the verbs' functions, so `--help` and misspelled verbs
 import argparse
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import sys
@@ -311,6 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_runtime()
     if argv is None:
         sys.excepthook = show_bug
+        gc.set_threshold(50_000, 20, 50)  # imports and traces make many objects that stay: a tenth of a start
     logging.basicConfig(level=logging.INFO, handlers=[Lines()], format="%(levelname).1s %(name)s: %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)  # it warns about every absent accelerator
     logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax and Grain log every step

@@ -11,6 +11,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.parameters import TEXT_ROLES, roles_of
 from maverick_jax.settings import plugins, shipped, strict_yaml, validation
+from maverick_jax.settings.descriptions import DescribedSchema
 from maverick_jax.settings.moved_keys import moved_problems
 from maverick_jax.settings.redaction import HIDDEN, redacted
 from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
@@ -170,7 +171,7 @@ def _assign(data: dict, parts: list[str], value: Any) -> None:
 
 def schema() -> dict[str, Any]:
     """JSON schema of a run config's file, for editors and other programs: `base`, partial sections and all."""
-    found = RunConfig.model_json_schema()
+    found = RunConfig.model_json_schema(schema_generator=DescribedSchema)
     for section in (found, *found["$defs"].values()):
         section.pop("required", None)  # a base may give it
     sources = found["$defs"]["DataConfig"]["properties"]["sources"]

@@ -14,7 +14,6 @@ class Section(pydantic.BaseModel):
         extra="forbid",
         validate_default=True,
         strict=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
 
