@@ -21,8 +21,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.worker import ROOT, WorkerFailed, environment
@@ -77,28 +75,24 @@ def side() -> int:
 def answers(run: pathlib.Path, asked: Sequence[DrawnPicture], twin: str) -> list[str]:
     """The run's answer to the first question about each picture."""
     from maverick_jax.images import ImageConfig, ImageTokenIds, batch_tiles, image_tokens, preprocess
-    from maverick_jax.inference.sampler import sample_tokens, stop_ids
-    from maverick_jax.inference.sampling import Sampling
+    from maverick_jax.inference import Sampling, stop_ids
+    from maverick_jax.inference.answers import answers as continued
     from maverick_jax.pretrained import load_pretrained
     from maverick_jax.text import load_tokenizer
     from maverick_jax.text.chat import Conversation, Image, Message, Role, render
 
     model, tokenizer = load_pretrained(run), load_tokenizer(run)
     config, ids = ImageConfig.of(model.config.vision), ImageTokenIds.of(tokenizer)
-    stops, found = stop_ids(tokenizer), []
-    for begin in range(0, len(asked), AT_A_TIME):
-        some = asked[begin : begin + AT_A_TIME]
-        tiles = [preprocess(blank(p.image.width) if twin == "blank" else p.image, config) for p in some]
-        prompts = []
-        for picture, shown in zip(some, tiles, strict=True):
-            parts = (Image(image_tokens(shown.grid, ids, config.patches_per_tile)), picture.questions[0][0])
-            conversation = Conversation([Message(Role.USER, parts)])
-            prompts.append(render(conversation, tokenizer, add_generation_prompt=True).ids.tolist())
-        steps = sample_tokens(model, prompts, LONGEST, Sampling(temperature=0), pixel_values=batch_tiles(tiles))
-        for written in np.stack(list(steps), axis=1).tolist():
-            end = next((i for i, token in enumerate(written) if token in stops), len(written))
-            found.append(tokenizer.decode(written[:end]))
-    return found
+    tiles = [preprocess(blank(p.image.width) if twin == "blank" else p.image, config) for p in asked]
+    prompts = []
+    for picture, shown in zip(asked, tiles, strict=True):
+        parts = (Image(image_tokens(shown.grid, ids, config.patches_per_tile)), picture.questions[0][0])
+        conversation = Conversation([Message(Role.USER, parts)])
+        prompts.append(render(conversation, tokenizer, add_generation_prompt=True).ids.tolist())
+    shown = [batch_tiles([one]) for one in tiles]
+    written = continued(model, tokenizer, prompts, LONGEST, Sampling(temperature=0), tiles=shown)
+    stops = stop_ids(tokenizer)
+    return [tokenizer.decode([token for token in tokens if token not in stops]) for tokens in written]
 
 
 def measure(work: pathlib.Path, seed: int, count: int, words: Sequence[str]) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import IO, Any
 
-import numpy as np
-
 from maverick_jax.errors import InputError, harmless
 from maverick_jax.images import open_image
-from maverick_jax.inference import Request, Sampling, prompt_ids_of, stop_ids, stream
-from maverick_jax.inference.answers import answers
+from maverick_jax.inference import Sampling, answers, prompt_ids_of, stop_ids, stream
+from maverick_jax.inference.engine import GenerationRequest
+from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained
 from maverick_jax.text import Tokenizer, load_tokenizer
@@ -42,14 +41,15 @@ def generate(checkpoint: str, wanted: GenerateOptions, out: IO[str] | None) -> d
     images = [open_image(path) for path in wanted.images]
     tokenizer = load_tokenizer(checkpoint)
     model = load_pretrained(checkpoint)
-    starts = [prompt_ids_of(model, tokenizer, prompt, images) for prompt in prompts]
-    pixel_values = starts[0][1]
+    starts = [prompt_ids_of(model.config, tokenizer, prompt, images) for prompt in prompts]
+    stops, tiles = stop_ids(tokenizer), starts[0][1]
     if len(prompts) * wanted.samples == 1:
-        text = _streamed(model, tokenizer, prompts[0], starts[0][0], pixel_values, wanted, out)
+        ids = starts[0][0]
+        request = GenerationRequest(ids, wanted.max_tokens, wanted.sampling, wanted.seed, stops, tiles=tiles)
+        text = _streamed(model, tokenizer, prompts[0], request, out)
         return {"prompt": prompts[0], "text": text}
     ids = [start for start, _ in starts for _ in range(wanted.samples)]
-    written = answers(model, tokenizer, ids, wanted.max_tokens, wanted.sampling, wanted.seed, pixel_values=pixel_values)
-    stops = stop_ids(tokenizer)
+    written = answers(model, tokenizer, ids, wanted.max_tokens, wanted.sampling, wanted.seed, tiles=tiles)
     texts = [tokenizer.decode([token for token in tokens if token not in stops]) for tokens in written]
     found = []
     for i, text in enumerate(texts):
@@ -89,19 +89,13 @@ def _prompt_of(line: str, where: str) -> str:
 
 
 def _streamed(
-    model: Maverick,
-    tokenizer: Tokenizer,
-    prompt: str,
-    ids: list[int],
-    pixel_values: np.ndarray | None,
-    wanted: GenerateOptions,
-    out: IO[str] | None,
+    model: Maverick | Unrolled, tokenizer: Tokenizer, prompt: str, request: GenerationRequest, out: IO[str] | None
 ) -> str:
     """Write the prompt and then each piece of its continuation to `out` as it is generated; return the continuation."""
     show = lambda text: out.write(harmless(text)) and out.flush() if out else None
     show(prompt)
     pieces = []
-    for piece in stream(model, tokenizer, Request(ids, wanted.max_tokens, wanted.sampling, wanted.seed, pixel_values)):
+    for piece in stream(model, tokenizer, request):
         pieces.append(piece)
         show(piece)
     show("\n")

@@ -12,7 +12,7 @@ from launch.serve.prompts import Prompt
 from launch.serve.running import Spent, submit, updates
 from launch.serve.served import Served
 from maverick_jax.inference.engine.requests import Finish, Generation, GenerationRequest, TokenScore
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.text.chat import Dialect
 from maverick_jax.text.chat.reply import THINKING
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from launch.serve.errors import ApiError, refused
 from maverick_jax.inference.engine.requests import TokenFilter
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Tool, json_calls, pythonic
 from maverick_jax.text.chat.dialects import Dialect

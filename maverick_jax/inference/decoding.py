@@ -1,5 +1,7 @@
 """Decodes tokens as they come, each once."""
 
+from collections.abc import Iterable, Iterator
+
 from maverick_jax.text import Tokenizer
 
 UNFINISHED = "\ufffd"
@@ -51,3 +53,13 @@ class TextDecoder:
                 self._before, self._ids = [], self._ids[cut:]
                 self._shown -= len(first)
                 return
+
+
+def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """Decodes tokens as they come. No piece of text ends inside a character."""
+    decoder = TextDecoder(tokenizer)
+    for token in tokens:
+        if text := decoder.add(token):
+            yield text
+    if text := decoder.end():
+        yield text

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Reply, find_dialect
 

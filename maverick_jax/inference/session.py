@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from maverick_jax.inference.engine import Engine, GenerationRequest
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Conversation, Message, Reply, Role, dialect_of, render

@@ -3,14 +3,13 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 from maverick_jax import model_source, pretrained
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.inference.cache import prefill
+from maverick_jax.inference.engine.forward import Scanned, Unrolled
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Network, Purpose
 from maverick_jax.sharding import single_device_mesh
@@ -49,9 +48,9 @@ def test_a_loaded_model_drops_no_token_and_one_that_does_generates_none():
     assert limited.dropless == pretrained._computing_in("float32", limited) == tiny.model_config(param_dtype="float32")
     with jax.set_mesh(single_device_mesh()):
         model = nnx.eval_shape(lambda: Maverick(limited, tiny.RULES, rngs=nnx.Rngs(0)))
-        tokens, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
-        with pytest.raises(InputError, match="generation does not; expected null"):
-            jax.eval_shape(lambda model: prefill(model, tokens, lengths, 8), model)
+        for layers in (Scanned, Unrolled):
+            with pytest.raises(InputError, match="generation does not; expected null"):
+                layers.of(model)
 
 
 @pytest.mark.parametrize("factor", [0.99, 0.0, -1.0, math.inf, math.nan])

@@ -41,7 +41,7 @@ def _mutation(id: str, what: str, file: str, old: str, new: str, *tests: str) ->
 STEP, WEIGHTING = "tests/train/test_step.py", "tests/train/objectives/distill/test_weighting.py"
 ROWS, TRAJECTORIES = "tests/data/rows/", "tests/data/trajectories/"
 STORE, RULES = "tests/maverick_jax/checkpoint/test_store.py", TRAJECTORIES + "filters/test_rules.py"
-FORMATS, SAMPLER = TRAJECTORIES + "formats/test_formats.py", "tests/maverick_jax/inference/test_sampler.py"
+FORMATS, DRAW = TRAJECTORIES + "formats/test_formats.py", "tests/maverick_jax/ops/test_draw.py"
 CHAT, HUGGINGFACE = "tests/maverick_jax/text/chat/", "tests/maverick_jax/huggingface/"
 DISTILL, SELECTION = "train/objectives/distill/", "tests/train/trainable/test_selection.py"
 OPS = "tests/maverick_jax/ops/"
@@ -419,34 +419,34 @@ TEXT = [
     _mutation(
         "F1",
         "one token more than top_k",
-        "maverick_jax/inference/sampler.py",
-        "jnp.where(top_k > 0, top_k, V)",
-        "jnp.where(top_k > 0, top_k + 1, V)",
-        f"{SAMPLER}::test_draws_follow_the_distribution",
+        "maverick_jax/ops/draw.py",
+        "jnp.minimum(rules.top_k, V)",
+        "jnp.minimum(rules.top_k + 1, V)",
+        f"{DRAW}::test_the_rules_exclude_what_they_say",
     ),
     _mutation(
         "F10",
         "the token after a sum that meets top_p is kept",
-        "maverick_jax/inference/sampler.py",
-        "(before < top_p)",
-        "(before <= top_p)",
-        f"{SAMPLER}::test_a_sum_that_meets_top_p_ends_the_choice",
+        "maverick_jax/ops/draw.py",
+        "share >= rules.top_p",
+        "share > rules.top_p",
+        f"{DRAW}::test_the_rules_exclude_what_they_say",
     ),
     _mutation(
         "F2",
         "<|eom|> does not end the text",
-        "maverick_jax/inference/sampler.py",
+        "maverick_jax/inference/prompts.py",
         'TURN_ENDS = ("<|eot|>", "<|eom|>")',
         'TURN_ENDS = ("<|eot|>",)',
-        f"{SAMPLER}::test_nothing_after_a_stop_token_is_text",
+        "tests/maverick_jax/inference/test_answers.py::test_text_ends_at_a_stop_token",
     ),
     _mutation(
         "F12",
         "every step draws with the same noise",
-        "maverick_jax/inference/sampler.py",
-        "jax.random.fold_in(jax.random.key(seed), step)",
+        "maverick_jax/ops/draw.py",
+        "jax.random.fold_in(jax.random.key(seed), i)",
         "jax.random.key(seed)",
-        f"{SAMPLER}::test_every_seed_step_and_row_draws_with_noise_of_its_own",
+        f"{DRAW}::test_each_row_draws_as_the_twin_does",
     ),
     _mutation(
         "F6",

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from launch.generate import GenerateOptions, generate
 from maverick_jax.images import ImageConfig, batch_tiles, open_image, preprocess
-from maverick_jax.inference.sampler import prompt_ids_of
+from maverick_jax.inference.prompts import prompt_ids_of
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.pretrained import export, load_pretrained
 from maverick_jax.text import load_tokenizer
@@ -84,7 +84,7 @@ def test_the_tuned_model_reads_them_and_others(run):
     model, tokenizer = load_pretrained(run), load_tokenizer(run)
     logits = []
     for path in paths:
-        ids, tiles = prompt_ids_of(model, tokenizer, "What is this?", [open_image(path)])
+        ids, tiles = prompt_ids_of(model.config, tokenizer, "What is this?", [open_image(path)])
         logits.append(np.asarray(model.logits(np.array([ids], np.int32), pixel_values=tiles))[0, -1])
     assert all(np.abs(a - b).max() > 1e-4 for i, a in enumerate(logits) for b in logits[:i])
 
@@ -100,7 +100,7 @@ def test_the_exported_model_gives_transformers_logits(run, tmp_path):
     ).eval()
     ours, tokenizer = load_pretrained(run), load_tokenizer(run)
     images = [open_image(run.parent / name) for name in ("grace_hopper.jpg", "page3.png")]
-    ids, tiles = prompt_ids_of(ours, tokenizer, "What are these?", images)
+    ids, tiles = prompt_ids_of(ours.config, tokenizer, "What are these?", images)
     config = ImageConfig.of(ours.config.vision)
     np.testing.assert_array_equal(tiles, batch_tiles([preprocess(image, config) for image in images]))
     tokens = np.array([ids], np.int32)

@@ -12,8 +12,8 @@ from data.graders.loops import loop_in
 from data.tasks import Example, Graded, Task, read_tasks
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import Engine, GenerationRequest
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.replies import read_reply
-from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Reply

@@ -7,6 +7,7 @@ of each row's first document. Shapes, dtypes and shardings equal those of the da
 same.
 """
 
+import dataclasses
 import functools
 from typing import Annotated, Any
 
@@ -19,9 +20,9 @@ from pydantic import Field
 from data.rows.fields import FIELDS
 from maverick_jax.accounting.flops import NOTHING, flops_per_token
 from maverick_jax.config import ModelConfig
-from maverick_jax.inference.cache import decode, prefill
-from maverick_jax.inference.sampler import choose
-from maverick_jax.inference.sampling import Sampling
+from maverick_jax.inference.engine.forward import Scanned
+from maverick_jax.inference.engine.group import begun
+from maverick_jax.inference.engine.programs import decode, empty_slots, next_tokens
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.settings.section import Section
 from train.rollouts.source import Batch, BatchSource, Setting
@@ -95,7 +96,7 @@ def own_samples(
 
     Each row is one document: the prompt, the generated tokens up to and including `end`, then padding. The label of a
     generated token is ~token, which marks a sample (see `ops.distillation`), with loss weight 1; all other loss weights
-    are 0. Row g = a * b + i is sampled with the key of (seed uint32[], g), on any mesh and with any number of
+    are 0. Row g = a * b + i is sampled with a seed made of (seed uint32[], g), on any mesh and with any number of
     microbatches.
     """
     A, b, _ = tokens.shape
@@ -106,7 +107,8 @@ def own_samples(
         tokens, segment_ids, first = part
         tokens, segment_ids = (reshard(x, PartitionSpec(None, None)) for x in (tokens, segment_ids))
         lengths = prompt_lengths(tokens[:, : settings.prompt_tokens], segment_ids, end)
-        written = _write(model, tokens[:, : settings.prompt_tokens], lengths, (seed, first), settings)
+        seeds = row_seeds(seed, first + jnp.arange(b, dtype=jnp.uint32))
+        written = _write(model, tokens[:, : settings.prompt_tokens], lengths, seeds, settings, end)
         batch = rows_of(tokens, lengths, written, end)
         return {name: reshard(x, model.rules(*FIELDS[name].axes)) for name, x in batch.items()}
 
@@ -119,22 +121,35 @@ def prompt_lengths(tokens: jax.Array, segment_ids: jax.Array, end: int) -> jax.A
     return jnp.sum(jnp.cumprod(inside.astype(jnp.int32), axis=1), axis=1)
 
 
-def _write(model: Maverick, prompts, lengths, numbers, settings: OnPolicy) -> jax.Array:
-    """int32[b, max_tokens]: the tokens that the model generates after prompts [b, P] of `lengths` tokens. Tokens after
-    the end of a text are meaningless, and so is a row without a prompt, which continues an arbitrary token."""
-    sampling, (seed, first) = Sampling(settings.temperature, top_p=settings.top_p), numbers
-    lengths = jnp.maximum(lengths, 1)
-    logits, cache = prefill(model, prompts, lengths, settings.prompt_tokens + settings.max_tokens)
-    begun = choose(logits, sampling, seed, 0, first)
+def _write(model: Maverick, prompts, lengths, seeds, settings: OnPolicy, end: int) -> jax.Array:
+    """int32[b, max_tokens]: the tokens that the model generates after prompts [b, P] of `lengths` tokens, each drawn
+    with a seed of its own, uint32[b]; -1 after `end`. A row without a prompt continues an arbitrary token."""
+    stacked, empty = Scanned.of(model), empty_slots(len(prompts), model.config.vocab_size, model.rules)
+    rules = dataclasses.replace(
+        empty.rules,
+        temperature=jnp.full_like(empty.rules.temperature, settings.temperature),
+        top_p=jnp.full_like(empty.rules.top_p, settings.top_p),
+        seed=reshard(seeds, model.rules("batch")),
+    )
+    slots = dataclasses.replace(
+        empty,
+        limit=jnp.full_like(empty.limit, settings.max_tokens),
+        active=~empty.active,
+        stops=jnp.full_like(empty.stops, end),
+        rules=rules,
+    )
+    context = settings.prompt_tokens + settings.max_tokens
+    cache, slots = begun(stacked, prompts, jnp.maximum(lengths, 1), slots, context)
+    _, slots, steps = decode(stacked, cache, slots, settings.max_tokens - 1)
+    _, last = next_tokens(stacked, slots)
+    tokens = jnp.concatenate([steps.tokens, last.tokens[None]])
+    return reshard(tokens.T, PartitionSpec(None, None))
 
-    def one(carry, step):
-        token, cache = carry
-        logits, cache = decode(model, token, lengths + step, cache)
-        token = choose(logits, sampling, seed, step.astype(jnp.uint32) + np.uint32(1), first)
-        return (token, cache), token
 
-    _, more = jax.lax.scan(one, (begun, cache), jnp.arange(settings.max_tokens - 1, dtype=jnp.int32))
-    return jnp.concatenate([begun[:, None], more.T], axis=1)
+def row_seeds(seed: jax.Array, rows: jax.Array) -> jax.Array:
+    """uint32[b]: the seeds of `rows` uint32[b] of an update with `seed` uint32[]."""
+    key = jax.random.key(seed)
+    return jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), dtype=jnp.uint32))(rows)
 
 
 def rows_of(tokens: jax.Array, lengths: jax.Array, written: jax.Array, end: int) -> Batch:

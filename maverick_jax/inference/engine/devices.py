@@ -1,7 +1,6 @@
 """What an engine has on its devices: model, slots and the compiled programs, behind methods that take NumPy arrays."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,16 +9,13 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import programs
+from maverick_jax.inference.engine.beginnings import beginning_of, bias_of
 from maverick_jax.inference.engine.forward import PromptPieces, Unrolled, empty_cache, encoded
-from maverick_jax.inference.engine.programs import Beginning, Snapshot, Steps
-from maverick_jax.inference.engine.requests import MAX_STOPS, GenerationRequest
+from maverick_jax.inference.engine.lengths import SMALLEST_BUCKET, buckets, device_groups, mesh_of
+from maverick_jax.inference.engine.programs import Snapshot, Steps
+from maverick_jax.inference.engine.requests import GenerationRequest
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.ops.draw import DrawRules, Written
 from maverick_jax.ops.token_scores import ScoredTokens
-from maverick_jax.sharding import axes_tuple
-
-SMALLEST_BUCKET = 32
-"""Lengths of pieces are rounded up to powers of two, at least this one, so that few programs are compiled."""
 
 
 class Work(NamedTuple):
@@ -52,11 +48,11 @@ class EngineProgram:
 class EngineDevices:
     """The device side of an engine. One thread may use it at a time, under the model's mesh (`entered`)."""
 
-    def __init__(self, model: Maverick, slots: int, context: int, piece: int, steps: int, lazy: bool):
+    def __init__(self, model: Maverick | Unrolled, slots: int, context: int, piece: int, steps: int, lazy: bool):
         """Compiles all programs; if `lazy`, each when it is first needed. Raises InputError for a mesh that an engine
         does not run on."""
-        self.mesh, self.config, self.rules = model.embed[...].sharding.mesh, model.config, model.rules
-        self.groups = math.prod(self.mesh.shape[axis] for axis in axes_tuple(self.rules.batch))
+        rest = model.rest if isinstance(model, Unrolled) else model
+        self.mesh, self.config, self.rules, self.groups = mesh_of(rest), rest.config, rest.rules, device_groups(rest)
         if slots % self.groups:
             raise InputError(
                 f"slots: {slots}; expected a multiple of {self.groups}, the groups of devices that divide sequences"
@@ -64,7 +60,7 @@ class EngineDevices:
         self.slots, self.context, self.steps, self._lazy = slots, context, steps, lazy
         self.pieces, self.kept_lengths = buckets(min(SMALLEST_BUCKET, piece), piece), buckets(256, context)
         with self.entered():
-            unrolled = Unrolled.of(model)
+            unrolled = model if isinstance(model, Unrolled) else Unrolled.of(model)
             self._weights, self._tree = jax.tree.flatten(unrolled)
             self._cache = jax.jit(lambda: empty_cache(unrolled, slots, context))()
             self._slots = jax.jit(lambda: programs.empty_slots(slots, self.config.vocab_size, self.rules))()
@@ -90,7 +86,7 @@ class EngineDevices:
         self._score = {n: self._compiled(programs.score, piece(n), labels(n), state=state[:1]) for n in self.pieces}
         self._decode = {k: of_model(functools.partial(programs.decode, count=k)) for k in sorted({1, self.steps})}
         plain = functools.partial(self._without_model, state=self._slots)
-        self._begin = plain(programs.begin, number, self._beginning(GenerationRequest([0], 1), 0))
+        self._begin = plain(programs.begin, number, beginning_of(GenerationRequest([0], 1), 0, self.config.vocab_size))
         self._stop = plain(programs.stop, np.zeros(self.slots, bool))
         self._restrict = plain(programs.restrict, number, np.zeros(self.config.vocab_size, np.float32))
         self._snapshot, self._restore, self._snapshot_bytes = {}, {}, {}
@@ -144,7 +140,7 @@ class EngineDevices:
 
     def begin(self, slot: int, request: GenerationRequest, seed: int) -> None:
         """The answer of `slot` begins with the next step."""
-        self._slots = self._begin(self._slots, np.int32(slot), self._beginning(request, seed))
+        self._slots = self._begin(self._slots, np.int32(slot), beginning_of(request, seed, self.config.vocab_size))
 
     def stop(self, slots: Sequence[int]) -> None:
         ended = np.zeros(self.slots, bool)
@@ -153,7 +149,7 @@ class EngineDevices:
 
     def restrict(self, slot: int, logit_bias: Mapping[int, float], allowed: np.ndarray | None) -> None:
         """The next token of `slot` is one of `allowed` bool[V]; None: any."""
-        bias = self._bias(logit_bias)
+        bias = bias_of(logit_bias, self.config.vocab_size)
         if allowed is not None:
             bias[~allowed] = -np.inf
         self._slots = self._restrict(self._slots, np.int32(slot), bias)
@@ -203,38 +199,3 @@ class EngineDevices:
                 shown[self.group_of(w.slot), places] = True
                 features[self.group_of(w.slot), places] = rows
         return piece._replace(shown=shown, features=features)
-
-    def _bias(self, logit_bias: Mapping[int, float]) -> np.ndarray:
-        bias = np.zeros(self.config.vocab_size, np.float32)
-        for token, value in logit_bias.items():
-            bias[token] = value
-        return bias
-
-    def _beginning(self, request: GenerationRequest, seed: int) -> Beginning:
-        s, V = request.sampling, self.config.vocab_size
-        stops = np.full(MAX_STOPS, -1, np.int32)
-        stops[: len(request.stop_ids)] = sorted(request.stop_ids)
-        prompt = np.zeros(V, bool)
-        prompt[np.asarray(request.prompt)] = True
-        rules = DrawRules(
-            np.float32(s.temperature),
-            np.int32(min(s.top_k, V)),
-            np.float32(s.top_p),
-            np.float32(s.min_p),
-            np.float32(s.repetition_penalty),
-            np.float32(s.presence_penalty),
-            np.float32(s.frequency_penalty),
-            np.uint32(seed % 2**32),
-            self._bias(s.logit_bias),
-        )
-        written = Written(prompt, np.zeros(V, np.int32), np.int32(0))
-        scored = np.asarray(request.log_probs is not None)
-        return Beginning(np.int32(request.max_tokens), scored, stops, rules, written)
-
-
-def buckets(least: int, most: int) -> list[int]:
-    """Lengths that sizes are rounded up to: powers of two from `least` on, and `most`."""
-    found = [least]
-    while found[-1] * 2 < most:
-        found.append(found[-1] * 2)
-    return [n for n in found if n < most] + [most]

@@ -1,19 +1,21 @@
-"""The forward pass over the slots of an engine: a piece of one prompt per device group, or the next token of all slots.
+"""The forward pass over slots with cached keys and values: pieces of prompts, or the next token of all slots.
 
 Keys and values are written where they stay, so that no program copies a slot. A layer with local attention keeps a ring
 of `attention_chunk_size` positions, the others every position.
 
-B slots, P groups of devices along the batch axes, T tokens of a piece, S kept positions.
+B slots, P texts whose pieces are computed together, T tokens of a piece, S kept positions, L periods.
 """
 
 import copy
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec, reshard
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.attention import Attention, Positions
 from maverick_jax.model.inputs import Inputs
@@ -22,33 +24,10 @@ from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.attention import MaskSpec, Segments, attention_over, attention_to_kept, held_positions
 from maverick_jax.ops.dot import dot
+from maverick_jax.ops.row_split import row_split
+from maverick_jax.ops.stages import num_stages
 from maverick_jax.sharding import ShardingRules
 from maverick_jax.stack import PERIODS, TAIL
-
-
-class Unrolled(NamedTuple):
-    """A model whose layers are arrays of their own: a scan over stacked layers would copy each before it is used."""
-
-    rest: Maverick
-    """The model without its layers."""
-    layers: tuple[Layer, ...]
-
-    @classmethod
-    def of(cls, model: Maverick) -> "Unrolled":
-        """Copies the layers. Raises InputError for a model that an engine does not run."""
-        if (factor := model.config.expert_capacity_factor) is not None:
-            raise InputError(
-                f"model.expert_capacity_factor: {factor:g} drops tokens, generation does not; expected null"
-            )
-        rest, layers = copy.copy(model), []
-        if model.config.num_periods:
-            for i in range(model.config.num_periods):
-                layers += jax.tree.map(lambda leaf, i=i: leaf[i], model.periods).layers
-            delattr(rest, PERIODS)
-        if model.config.tail:
-            layers += model.tail.layers
-            delattr(rest, TAIL)
-        return cls(rest, tuple(layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +40,115 @@ class SlotKeys:
 
 jax.tree_util.register_dataclass(SlotKeys)
 
-SlotCache = tuple[SlotKeys, ...]
-"""One per layer."""
+SlotCache = Any
+"""The `SlotKeys` of all layers, in the order of `Unrolled` or of `Scanned`."""
+AttentionStep = Callable[[Attention, jax.Array, SlotKeys], tuple[jax.Array, SlotKeys]]
+"""Computes a layer's attention, [P, T, D], and its cache."""
+
+
+class Unrolled(NamedTuple):
+    """A model whose layers are arrays of their own: a scan over stacked layers would copy each before it is used."""
+
+    rest: Maverick
+    """The model without its layers."""
+    layers: tuple[Layer, ...]
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.rest.config
+
+    @classmethod
+    def of(cls, model: Maverick) -> "Unrolled":
+        """Copies the layers; `maverick_jax.pretrained.load_layers` reads a model in this form. Raises InputError for a
+        model that writes no text."""
+        require_writing(model)
+        rest, layers = copy.copy(model), []
+        if model.config.num_periods:
+            for i in range(model.config.num_periods):
+                layers += jax.tree.map(lambda leaf, i=i: leaf[i], model.periods).layers
+            delattr(rest, PERIODS)
+        if model.config.tail:
+            layers += model.tail.layers
+            delattr(rest, TAIL)
+        return cls(rest, tuple(layers))
+
+    def through(self, x, real, cache: SlotCache, attend: AttentionStep) -> tuple[jax.Array, SlotCache]:
+        return _through(self.layers, x, real, cache, attend)
+
+    def caches(self, make: Callable[[Layer, tuple[int, ...]], SlotKeys]) -> SlotCache:
+        return tuple(make(layer, ()) for layer in self.layers)
+
+
+class Scanned(NamedTuple):
+    """A model as it is trained: no layer is copied beforehand, and one period is compiled however many there are."""
+
+    rest: Maverick
+    """The model."""
+
+    @classmethod
+    def of(cls, model: Maverick) -> "Scanned":
+        """Raises InputError for a model that writes no text."""
+        require_writing(model)
+        return cls(model)
+
+    def through(self, x, real, cache: SlotCache, attend: AttentionStep) -> tuple[jax.Array, SlotCache]:
+        new = {}
+        if self.rest.config.num_periods:
+            one = lambda x, part: _through(part[0].layers, x, real, part[1], attend)
+            x, new[PERIODS] = jax.lax.scan(one, x, (self.rest.periods, cache[PERIODS]))
+        if self.rest.config.tail:
+            x, new[TAIL] = _through(self.rest.tail.layers, x, real, cache[TAIL], attend)
+        return x, new
+
+    def caches(self, make: Callable[[Layer, tuple[int, ...]], SlotKeys]) -> SlotCache:
+        config, found = self.rest.config, {}
+        if config.num_periods:
+            found[PERIODS] = tuple(make(layer, (config.num_periods,)) for layer in self.rest.periods.layers)
+        if config.tail:
+            found[TAIL] = tuple(make(layer, ()) for layer in self.rest.tail.layers)
+        return found
+
+
+def _through(layers: Iterable[Layer], x, real, cache: Iterable[SlotKeys], attend: AttentionStep):
+    """x [P, T, D] through layers, and their caches."""
+    new = []
+    for i, (layer, kept) in enumerate(zip(layers, cache, strict=True)):
+        with jax.named_scope(f"layer_{i}"):
+            y, kept = attend(layer.attention, layer.attention_input(x), kept)
+            x, _ = layer.feed_forward(x + y, real)
+        new.append(kept)
+    return x, tuple(new)
+
+
+def require_writing(model: Maverick) -> None:
+    """Raises InputError for a model or a mesh in use that writes no text."""
+    if (factor := model.config.expert_capacity_factor) is not None:
+        raise InputError(f"model.expert_capacity_factor: {factor:g} drops tokens, generation does not; expected null")
+    if num_stages() > 1:
+        raise InputError("mesh.pipeline: generation runs without a pipeline; expected 1")
+    if (ways := row_split(1, model.rules).ways) > 1:
+        raise InputError(f"generation: {ways} devices of the mesh share rows; expected an axis context of 1")
 
 
 def cache_spec(rules: ShardingRules) -> PartitionSpec:
     return rules("batch", "kv_heads", None, None)
 
 
-def empty_cache(model: Unrolled, slots: int, context: int) -> SlotCache:
+def empty_cache(model: Unrolled | Scanned, slots: int, context: int) -> SlotCache:
     """A cache of zeros for texts of up to `context` tokens, split over the mesh in use."""
     config, spec = model.rest.config, cache_spec(model.rest.rules)
 
-    def zeros(layer: Layer) -> jax.Array:
+    def zeros(layer: Layer, leading: tuple[int, ...]) -> SlotKeys:
         kept = min(layer.attention.mask.size or context, context)
-        shape = (slots, config.num_key_value_heads, kept, config.head_dim)
-        return jnp.zeros(shape, config.compute_dtype, out_sharding=spec)
+        shape = (*leading, slots, config.num_key_value_heads, kept, config.head_dim)
+        out = PartitionSpec(*[None] * len(leading), *spec)
+        return SlotKeys(*(jnp.zeros(shape, config.compute_dtype, out_sharding=out) for _ in range(2)))
 
-    return tuple(SlotKeys(zeros(layer), zeros(layer)) for layer in model.layers)
+    return model.caches(zeros)
 
 
 class PromptPieces(NamedTuple):
-    """Consecutive tokens of one text per group of devices. They must lie in one chunk of local attention."""
+    """Consecutive tokens of P texts. Those of a text must lie in one chunk of local attention."""
 
     tokens: jax.Array
     """int32[P, T], padded."""
@@ -90,19 +156,21 @@ class PromptPieces(NamedTuple):
     """int32[P]: position of the first token."""
     count: jax.Array
     """int32[P]: number of tokens."""
-    slot: jax.Array
-    """int32[P]: slot among those of the group; B/P for no text."""
+    slot: jax.Array | None = None
+    """int32[P], one text per group of devices along the batch axes: its slot among those of the group; B/P for no text.
+    None: the texts are those of all slots, in order."""
     shown: jax.Array | None = None
     """bool[P, T]: tokens that pictures take the place of; None: there are no pictures."""
     features: jax.Array | None = None
     """[P, T, D]: those of the pictures, where they are shown."""
 
 
-def through_piece(model: Unrolled, cache: SlotCache, piece: PromptPieces) -> tuple[jax.Array, SlotCache]:
-    """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the piece's keys."""
+def through_piece(model: Unrolled | Scanned, cache: SlotCache, piece: PromptPieces) -> tuple[jax.Array, SlotCache]:
+    """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the pieces' keys."""
     rules = model.rest.rules
     tokens = reshard(piece.tokens, rules("batch", "length"))
-    start, count, slot = (reshard(x, rules("batch")) for x in (piece.start, piece.count, piece.slot))
+    slot = () if piece.slot is None else (piece.slot,)
+    start, count, *slot = (reshard(x, rules("batch")) for x in (piece.start, piece.count, *slot))
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     real = index < count[:, None]
     positions = jnp.where(real, start[:, None] + index, 0)
@@ -112,7 +180,7 @@ def through_piece(model: Unrolled, cache: SlotCache, piece: PromptPieces) -> tup
 
     def attend(attention: Attention, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
         q, k, v = attention.project(x, placed)
-        y, kept = _attend_piece(q, k, v, attention.mask, placed.segments, (start, last, slot), kept, rules)
+        y, kept = _attend_piece(q, k, v, attention.mask, placed.segments, (start, last, *slot), kept, rules)
         return attention.output(y), kept
 
     x = model.rest.embed_inputs(inputs)
@@ -120,7 +188,7 @@ def through_piece(model: Unrolled, cache: SlotCache, piece: PromptPieces) -> tup
         spec = jax.typeof(x).sharding.spec
         shown, features = (reshard(a, spec) for a in (piece.shown[..., None], piece.features))
         x = jnp.where(shown, features.astype(x.dtype), x)
-    return _through(model, x, real, cache, attend)
+    return model.through(x, real, cache, attend)
 
 
 def encoded(model: Unrolled, pixels: jax.Array) -> jax.Array:
@@ -128,7 +196,9 @@ def encoded(model: Unrolled, pixels: jax.Array) -> jax.Array:
     return reshard(model.rest.vision(pixels), PartitionSpec())
 
 
-def through_token(model: Unrolled, cache: SlotCache, tokens, positions, active) -> tuple[jax.Array, SlotCache]:
+def through_token(
+    model: Unrolled | Scanned, cache: SlotCache, tokens, positions, active
+) -> tuple[jax.Array, SlotCache]:
     """Hidden states [B, 1, D], before the last norm, of one more token of each slot that is `active` bool[B], and the
     cache with its keys. `tokens` and `positions` are int32[B], split over the batch axes."""
     rules = model.rest.rules
@@ -140,20 +210,10 @@ def through_token(model: Unrolled, cache: SlotCache, tokens, positions, active) 
         y, kept = _attend_token(q, k, v, attention.mask, placed.segments, kept, rules)
         return attention.output(y), kept
 
-    return _through(model, model.rest.embed_inputs(inputs), active[:, None], cache, attend)
+    return model.through(model.rest.embed_inputs(inputs), active[:, None], cache, attend)
 
 
-def _through(model: Unrolled, x, real, cache: SlotCache, attend) -> tuple[jax.Array, SlotCache]:
-    new = []
-    for i, (layer, kept) in enumerate(zip(model.layers, cache, strict=True)):
-        with jax.named_scope(f"layer_{i}"):
-            y, kept = attend(layer.attention, layer.attention_input(x), kept)
-            x, _ = layer.feed_forward(x + y, real)
-        new.append(kept)
-    return x, tuple(new)
-
-
-def logits_of(model: Unrolled, x: jax.Array) -> jax.Array:
+def logits_of(model: Unrolled | Scanned, x: jax.Array) -> jax.Array:
     """Logits float32[B, V] of hidden states [B, D] before the last norm; each row is whole on its device."""
     x = rms_norm(x[:, None], model.rest.norm[...], model.rest.config.rms_norm_eps)
     logits = dot(x, model.rest.output_weight(), (2,), (0,))
@@ -164,16 +224,17 @@ def logits_of(model: Unrolled, x: jax.Array) -> jax.Array:
 
 
 def _attend_piece(q, k, v, mask: MaskSpec, at: Segments, where, kept: SlotKeys, rules: ShardingRules):
-    """Attention of a piece to the kept keys and to itself, [P, T, N, H], and the keys with those of the piece. `where`
-    is its first position, its last position and its slot, int32[P] each."""
+    """Attention of pieces to the kept keys and to themselves, [P, T, N, H], and the keys with theirs. `where` is the
+    first position of each, its last position and, where `PromptPieces` has it, its slot, int32[P] each."""
 
-    def local(q, k, v, at, first, last, slot, kept):
-        S = kept.keys.shape[2]
-        place = jnp.where(at.segment_ids[0] > 0, at.positions[0] % S, S)
-        put = lambda x, new: x.at[slot[0], :, place].set(new[0], mode="drop")
-        own = lambda x: jax.lax.dynamic_slice_in_dim(x, slot[0], 1, axis=0)
-        if mask.window is None:  # what the piece overwrites lies in an earlier chunk
-            kept = SlotKeys(put(kept.keys, k), put(kept.values, v))
+    def local(q, k, v, at, first, last, *rest):
+        *slot, kept = rest
+        S, slots = kept.keys.shape[2], slot[0] if slot else jnp.arange(kept.keys.shape[0])
+        place = jnp.where(at.segment_ids > 0, at.positions % S, S)
+        put = lambda x, new, place: x.at[slots[:, None], :, place].set(new, mode="drop")
+        own = lambda x: jax.lax.dynamic_slice_in_dim(x, slots[0], 1, axis=0) if slot else x
+        if mask.window is None:  # what the pieces overwrite lies in an earlier chunk
+            kept = SlotKeys(put(kept.keys, k, place), put(kept.values, v, place))
             return attention_to_kept(q, own(kept.keys), own(kept.values), mask, at, last), kept
         held = held_positions(first - 1, S)
         joined = lambda old, new: jnp.concatenate([own(old).transpose(0, 2, 1, 3), new], axis=1)
@@ -183,9 +244,8 @@ def _attend_piece(q, k, v, mask: MaskSpec, at: Segments, where, kept: SlotKeys, 
             jnp.concatenate([(held >= 0).astype(jnp.int32), at.segment_ids], axis=1),
         )
         y = attention_over(q, keys, values, mask, at, places)
-        newest = jnp.where(at.positions[0] > last[0] - S, place, S)
-        put = lambda x, new: x.at[slot[0], :, newest].set(new[0], mode="drop")
-        return y, SlotKeys(put(kept.keys, k), put(kept.values, v))
+        newest = jnp.where(at.positions > last[:, None] - S, place, S)
+        return y, SlotKeys(put(kept.keys, k, newest), put(kept.values, v, newest))
 
     return _mapped(local, q, k, v, at, where, kept, rules)
 

@@ -1,10 +1,11 @@
-"""The plain engine: groups of answers by prefill and decode, and scores by the ordinary forward pass, in the thread
-that waits for them.
+"""The plain engine: groups of answers that begin together, and scores by the ordinary forward pass, in the thread that
+waits for them.
 
-It writes the likeliest tokens only. It evaluates a model in the middle of its training: it compiles few programs, which
-later evaluations find again, takes no memory while nothing runs, and works on any mesh without shared rows."""
+It evaluates a model in the middle of its training: it compiles few programs, which later evaluations find again, takes
+no memory while nothing runs, and copies no layer of the model."""
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +15,12 @@ import numpy as np
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.errors import InputError
-from maverick_jax.inference.engine import checks
+from maverick_jax.inference.engine import checks, group, programs
+from maverick_jax.inference.engine.beginnings import Beginning, beginning_of
+from maverick_jax.inference.engine.forward import Scanned, SlotCache
+from maverick_jax.inference.engine.jobs import Answer
+from maverick_jax.inference.engine.lengths import bucket, device_groups
+from maverick_jax.inference.engine.programs import Slots
 from maverick_jax.inference.engine.requests import (
     Engine,
     EngineStatus,
@@ -24,13 +30,13 @@ from maverick_jax.inference.engine.requests import (
     TokenScore,
     Update,
 )
-from maverick_jax.inference.sampler import bucket, sample_tokens
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.sharding import axes_tuple
 from maverick_jax.text import Tokenizer
 
 AT_A_TIME = 8
 """Most answers that are written together."""
+STEPS = 8
+"""Steps that are computed before tokens are looked at."""
 DEFAULT_CONTEXT = 1 << 20
 
 
@@ -44,21 +50,19 @@ class PlainEngine(Engine):
         if tokenizer.vocab_size > self.vocab_size:
             sizes = f"{tokenizer.vocab_size} ids, the model {self.vocab_size}"
             raise InputError(f"the tokenizer has {sizes}; expected the tokenizer of this model")
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Answer] = []
         self._counts = collections.Counter[str]()
         self._finished = dict.fromkeys(Finish, 0)
 
     def submit(self, request: GenerationRequest, n: int = 1) -> list[Generation]:
         checks.require_request(request, self.vocab_size, self.context, has_tokenizer=True)
-        unknown = [name for name in ("log_probs", "allowed", "session", "tiles") if getattr(request, name) is not None]
-        for name in [*unknown, *request.sampling.extras()]:
-            raise InputError(f"{name}: the plain engine does not support it; expected its default")
-        if request.sampling.temperature:
-            given = request.sampling.temperature
-            raise InputError(f"temperature: {given:g}; the plain engine writes the likeliest tokens; expected 0")
-        found = [_Waiting(request, self) for _ in range(n)]
+        for name in ("allowed", "session", "tiles"):
+            if getattr(request, name) is not None:
+                raise InputError(f"{name}: the plain engine does not support it; expected null")
+        seeds = range(request.seed, request.seed + n)
+        found = [Answer(_Waiting(dataclasses.replace(request, seed=seed), self), self.tokenizer) for seed in seeds]
         self._waiting += found
-        return list(found)
+        return [job.generation for job in found]
 
     def score(self, sequences: Sequence[Sequence[int]], top: int = 0) -> list[list[TokenScore]]:
         checks.require_top(top, "top")
@@ -69,8 +73,7 @@ class PlainEngine(Engine):
         return [self._score(list(sequence), top) for sequence in sequences]
 
     def _score(self, sequence: list[int], top: int) -> list[TokenScore]:
-        mesh = self.model.embed[...].sharding.mesh
-        rows = int(np.prod([mesh.shape[axis] for axis in axes_tuple(self.model.rules.batch)]))
+        mesh, rows = self.model.embed[...].sharding.mesh, device_groups(self.model)
         n, length = len(sequence), bucket(len(sequence))
         tokens, segments, labels = (np.zeros((rows, length), np.int32) for _ in range(3))
         tokens[:, :n], segments[:, :n], labels[:, : n - 1] = sequence, 1, sequence[1:]
@@ -90,46 +93,56 @@ class PlainEngine(Engine):
         return EngineStatus(AT_A_TIME, **counts, finished=dict(self._finished))
 
     def close(self) -> None:
-        for one in self._waiting:
-            one.put(Update((), finish=Finish.CANCELLED))
+        for job in self._waiting:
+            job.abort(None)
         self._waiting = []
 
     def run(self) -> None:
-        """Runs all that waits. Answers of equal length limits are written together, shortest prompts first."""
+        """Runs all that waits, shortest prompts first."""
         waiting, self._waiting = self._waiting, []
-        for limit in sorted({one.request.max_tokens for one in waiting}):
-            equal = sorted((o for o in waiting if o.request.max_tokens == limit), key=lambda o: len(o.request.prompt))
-            for i in range(0, len(equal), AT_A_TIME):
-                self._write(equal[i : i + AT_A_TIME])
+        waiting.sort(key=lambda job: job.total)
+        for i in range(0, len(waiting), AT_A_TIME):
+            self._write(waiting[i : i + AT_A_TIME])
 
-    def _write(self, group: "list[_Waiting]") -> None:
-        first = group[0].request
-        prompts, unfinished = [list(one.request.prompt) for one in group], list(group)
-        for tokens in sample_tokens(self.model, prompts, first.max_tokens, first.sampling):
-            for one, token in zip(group, tokens.tolist(), strict=True):
-                if one in unfinished:
-                    one.tokens.append(token)
-                    if one.cancelled or self._ends(one):
-                        one.finish = Finish.CANCELLED if one.cancelled else Finish.STOP
-                        unfinished.remove(one)
-            if not unfinished:
-                break
-        for one in group:
-            self._counts["prompt"] += len(one.request.prompt)
-            self._counts["generated"] += len(one.tokens)
-            self._finished[one.finish] += 1
-            one.put(Update(tuple(one.tokens), finish=one.finish))
+    def _write(self, jobs: list[Answer]) -> None:
+        """The answers of a group. Rows are repeated, so that all groups have one size, which the devices divide."""
+        groups, left = device_groups(self.model), list(jobs)
+        rows = [jobs[i % len(jobs)] for i in range(-(-AT_A_TIME // groups) * groups)]
+        tokens = np.zeros((len(rows), bucket(max(job.total for job in rows))), np.int32)
+        for row, job in zip(tokens, rows, strict=True):
+            row[: job.total] = job.tokens
+        lengths = np.asarray([job.total for job in rows], np.int32)
+        asked = [job.generation.request for job in rows]
+        first = jax.tree.map(lambda *x: np.stack(x), *(beginning_of(r, r.seed, self.vocab_size) for r in asked))
+        context = bucket(max(job.total + r.max_tokens for job, r in zip(rows, asked, strict=True)))
+        for i, job in enumerate(jobs):
+            job.slot = i
+        with jax.set_mesh(self.model.embed[...].sharding.mesh):
+            model = Scanned.of(self.model)
+            cache, slots = _begun(model, tokens, lengths, first, context)
+            left = [job for job in left if not self._ended(job, self._empty(job))]
+            while left:
+                cache, slots, steps = _decode(model, cache, slots, STEPS)
+                found = jax.device_get(steps)
+                left = [job for job in left if not self._ended(job, job.add(found))]
 
-    def _ends(self, one: "_Waiting") -> bool:
-        if one.tokens[-1] in one.request.stop_ids:
-            return True
-        longest = max((len(text.encode()) for text in one.request.stop_texts), default=0)
-        tail = self.tokenizer.decode(one.tokens[-longest - 4 :]) if longest else ""
-        return any(text in tail for text in one.request.stop_texts)
+    def _empty(self, job: Answer) -> Finish | None:
+        return None if job.generation.request.max_tokens else Finish.LENGTH
 
-    def waits(self, one: "_Waiting") -> bool:
+    def _ended(self, job: Answer, finish: Finish | None) -> bool:
+        """Whether an answer is over, which is told and counted."""
+        finish = Finish.CANCELLED if job.generation.cancelled else finish
+        if finish is None:
+            return False
+        self._counts["prompt"] += job.total
+        self._counts["generated"] += len(job.written)
+        self._finished[finish] += 1
+        job.generation.put(job.update(finish))
+        return True
+
+    def waits(self, generation: Generation) -> bool:
         """Whether a generation has not run yet."""
-        return one in self._waiting
+        return any(job.generation is generation for job in self._waiting)
 
 
 class _Waiting(Generation):
@@ -137,12 +150,20 @@ class _Waiting(Generation):
 
     def __init__(self, request: GenerationRequest, engine: PlainEngine):
         super().__init__(request)
-        self.engine, self.tokens, self.finish = engine, list[int](), Finish.LENGTH
+        self.engine = engine
 
     def __iter__(self) -> Iterator[Update]:
         if self.engine.waits(self):
             self.engine.run()
         return super().__iter__()
+
+
+@functools.partial(jax.jit, static_argnames="context")
+def _begun(model: Scanned, tokens, lengths, first: Beginning, context: int) -> tuple[SlotCache, Slots]:
+    return group.begun(model, tokens, lengths, group.slots_of(first, model.rest.rules), context)
+
+
+_decode = jax.jit(programs.decode, static_argnames="count", donate_argnames=("cache", "slots"))
 
 
 @functools.partial(jax.jit, static_argnames="top")

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import reshard
 
+from maverick_jax.inference.engine.beginnings import Beginning
 from maverick_jax.inference.engine.forward import (
     PromptPieces,
+    Scanned,
     SlotCache,
     SlotKeys,
     Unrolled,
@@ -102,8 +103,8 @@ def empty_slots(slots: int, vocab_size: int, rules: ShardingRules) -> Slots:
     )
 
 
-def prefill(model: Unrolled, cache: SlotCache, slots: Slots, piece: PromptPieces) -> tuple[SlotCache, Slots]:
-    """Adds a piece of each group's text; `logits` and `length` of its slot are those after the piece."""
+def prefill(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, piece: PromptPieces) -> tuple[SlotCache, Slots]:
+    """Adds pieces of texts; `logits` and `length` of their slots are those after the pieces."""
     rules = model.rest.rules
     x, cache = through_piece(model, cache, piece)
     end = piece.start + piece.count
@@ -111,16 +112,20 @@ def prefill(model: Unrolled, cache: SlotCache, slots: Slots, piece: PromptPieces
     x = reshard(x, rules("batch", "length", None))
     last = reshard(last, rules("batch", "length"))
     logits = logits_of(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1))
-    put = functools.partial(_put_rows, slot=piece.slot, rules=rules)
+    put = functools.partial(_put_rows, piece=piece, rules=rules)
     return cache, dataclasses.replace(slots, logits=put(slots.logits, logits), length=put(slots.length, end))
 
 
-def _put_rows(x: jax.Array, new: jax.Array, *, slot: jax.Array, rules: ShardingRules) -> jax.Array:
-    """x [B, ...] with the row of each group of `new` [P, ...] at the group's `slot` int32[P]."""
+def _put_rows(x: jax.Array, new: jax.Array, *, piece: PromptPieces, rules: ShardingRules) -> jax.Array:
+    """x [B, ...] with the rows of `new` [P, ...] in the slots of the pieces."""
     spec = rules("batch", *[None] * (x.ndim - 1))
+    new = reshard(new, spec)
+    if piece.slot is None:
+        some = reshard(piece.count > 0, rules("batch"))
+        return jnp.where(jnp.expand_dims(some, range(1, x.ndim)), new, x)
     local = lambda x, new, slot: x.at[slot[0]].set(new[0], mode="drop")
-    new, slot = reshard(new, spec), reshard(slot, rules("batch"))
-    return jax.shard_map(local, in_specs=(spec, spec, rules("batch")), out_specs=spec)(x, new, slot)
+    specs = (spec, spec, rules("batch"))
+    return jax.shard_map(local, in_specs=specs, out_specs=spec)(x, new, reshard(piece.slot, rules("batch")))
 
 
 def score(model: Unrolled, cache: SlotCache, piece: PromptPieces, labels: jax.Array) -> tuple[SlotCache, ScoredTokens]:
@@ -132,30 +137,32 @@ def score(model: Unrolled, cache: SlotCache, piece: PromptPieces, labels: jax.Ar
     return cache, token_scores(x, model.rest.output_weight(), labels, _top_of(model), rules=rules)
 
 
-def _top_of(model: Unrolled) -> int:
+def _top_of(model: Unrolled | Scanned) -> int:
     return min(MAX_TOP, model.rest.config.vocab_size)
 
 
-def decode(model: Unrolled, cache: SlotCache, slots: Slots, count: int) -> tuple[SlotCache, Slots, Steps]:
+def decode(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, count: int) -> tuple[SlotCache, Slots, Steps]:
     """`count` steps: each draws a token of every active slot, and computes the logits after it."""
-    rules = model.rest.rules
 
     def step(carry: tuple[SlotCache, Slots], _: None) -> tuple[tuple[SlotCache, Slots], Steps]:
         cache, slots = carry
-        batch = jax.tree.map(lambda x: rules("batch", *[None] * (x.ndim - 1)), slots)
-        local = functools.partial(_next_tokens, top=_top_of(model))
-        found = jax.shard_map(local, in_specs=(batch,), out_specs=(batch, rules("batch")))(slots)
-        drawn, steps = found
-        tokens = jnp.maximum(steps.tokens, 0)
-        x, cache = through_token(model, cache, tokens, slots.length, slots.active)
-        logits = logits_of(model, x[:, 0])
-        return (cache, dataclasses.replace(drawn, logits=logits)), steps
+        drawn, steps = next_tokens(model, slots)
+        x, cache = through_token(model, cache, jnp.maximum(steps.tokens, 0), slots.length, slots.active)
+        return (cache, dataclasses.replace(drawn, logits=logits_of(model, x[:, 0]))), steps
 
     if count == 1:
         carry, steps = step((cache, slots), None)
         return *carry, jax.tree.map(lambda x: x[None], steps)
     carry, steps = jax.lax.scan(step, (cache, slots), length=count)
     return *carry, steps
+
+
+def next_tokens(model: Unrolled | Scanned, slots: Slots) -> tuple[Slots, Steps]:
+    """Draws the next token of every active slot; `logits` stay those before it, and the arrays of `Steps` are [B]."""
+    rules = model.rest.rules
+    batch = jax.tree.map(lambda x: rules("batch", *[None] * (x.ndim - 1)), slots)
+    local = functools.partial(_next_tokens, top=_top_of(model))
+    return jax.shard_map(local, in_specs=(batch,), out_specs=(batch, rules("batch")))(slots)
 
 
 def _next_tokens(slots: Slots, *, top: int) -> tuple[Slots, Steps]:
@@ -186,16 +193,6 @@ def _scores(logits: jax.Array, tokens: jax.Array, top: int) -> ScoredTokens:
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     best, ids = jax.lax.top_k(log_probs, top)
     return ScoredTokens(jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0], ids, best)
-
-
-class Beginning(NamedTuple):
-    """What a slot needs to know of a request; one slot's entries of `Slots`."""
-
-    limit: np.ndarray
-    scored: np.ndarray
-    stops: np.ndarray
-    rules: DrawRules
-    written: Written
 
 
 def begin(slots: Slots, slot: jax.Array, first: Beginning, rules: ShardingRules) -> Slots:

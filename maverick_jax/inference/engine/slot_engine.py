@@ -12,6 +12,7 @@ from maverick_jax.errors import InputError, QueueFull
 from maverick_jax.inference.engine import checks
 from maverick_jax.inference.engine.compilations import compilations_here
 from maverick_jax.inference.engine.devices import EngineDevices, Work
+from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.inference.engine.jobs import Answer, Job, Scoring, SharedPrompt
 from maverick_jax.inference.engine.kept import KeptText, KeptTexts, Reach
 from maverick_jax.inference.engine.pictures import Pictures
@@ -65,9 +66,15 @@ class SlotEngine(Engine):
     """An engine with a fixed number of slots. A request waits for a slot; its prompt is computed piece by piece, and
     between two pieces all slots advance by a token. Nothing is compiled after the constructor, unless it is lazy."""
 
-    def __init__(self, model: Maverick, tokenizer: Tokenizer | None = None, settings: EngineSettings | None = None):
-        """Compiles all programs and starts the thread. Raises InputError for a model or mesh that an engine does not
-        run, and for a tokenizer with more ids than the model."""
+    def __init__(
+        self,
+        model: Maverick | Unrolled,
+        tokenizer: Tokenizer | None = None,
+        settings: EngineSettings | None = None,
+    ):
+        """Compiles all programs and starts the thread. The layers of a `Maverick` are copied; those that
+        `maverick_jax.pretrained.load_layers` read are used as they are. Raises InputError for a model or mesh that an
+        engine does not run, and for a tokenizer with more ids than the model."""
         self.settings = settings = settings or EngineSettings()
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             sizes = f"{tokenizer.vocab_size} ids, the model {model.config.vocab_size}"

@@ -9,7 +9,7 @@ import pytest
 from launch.serve import grammar
 from launch.serve.errors import ApiError
 from launch.serve.grammar import Grammars
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import DIALECTS, Reply, Tool, find_dialect
 

@@ -5,7 +5,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from maverick_jax.inference.decoding import LONGEST, TextDecoder
+from maverick_jax.inference.decoding import LONGEST, TextDecoder, text_of
 from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 
 BYTES = ByteTokenizer()
@@ -19,6 +19,7 @@ def pieces(tokenizer, ids: list[int], **options) -> list[str]:
 def test_no_piece_ends_inside_a_character():
     ids = [*"a→é\ufffd".encode(), 0xE2]
     assert pieces(BYTES, ids) == ["a", "", "", "→", "", "é", "", "", "", "\ufffd", "\ufffd"]
+    assert [*text_of(BYTES, iter(ids))] == ["a", "→", "é", "\ufffd", "\ufffd"]
 
 
 @hypothesis.given(

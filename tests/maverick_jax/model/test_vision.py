@@ -170,21 +170,6 @@ def test_unmasked_attention_equals_its_slow_twin(platform, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_generation_uses_the_images():
-    """Greedy tokens after prompts with images equal those of repeated whole forward passes."""
-    from maverick_jax.inference import Sampling, sample_tokens
-
-    c, kinds = case("maverick_with_images"), ["three_images", "one_image"]
-    prompts = [list(map(int, prompt(kind, length)[0])) for kind, length in zip(kinds, (80, 30), strict=True)]
-    images = [pixels(tiles_of(kind), seed) for seed, kind in enumerate(kinds)]
-    steps = sample_tokens(c.ours, prompts, 4, Sampling(temperature=0), pixel_values=np.concatenate(images))
-    found = np.stack(list(steps), axis=1)
-    for row, own in enumerate(images):
-        tokens = prompts[row] + list(found[row])
-        logits = c.ours.logits(np.array([tokens], np.int32), pixel_values=own)[0]
-        np.testing.assert_array_equal(np.argmax(logits[len(prompts[row]) - 1 : -1], axis=-1), found[row])
-
-
 def test_generate_passes_images_to_the_model(tmp_path):
     """`maverick generate --image`: the text depends on the picture, and the picture has the tokens of its tiles."""
     from PIL import Image

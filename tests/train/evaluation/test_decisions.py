@@ -30,7 +30,7 @@ from data.trajectories.decisions import (
 from data.trajectories.formats import ours
 from maverick_jax.errors import InputError
 from maverick_jax.inference.answers import answers
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.ops.argmax import argmax_token, argmax_token_reference
 from maverick_jax.row_split import RowSplit

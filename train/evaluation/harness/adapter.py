@@ -14,7 +14,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from data.graders.loops import loop_in
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import Engine, GenerationRequest
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer

@@ -32,12 +32,20 @@ def prompt(text: str) -> list[int]:
 
 
 def test_answers_equal_those_of_the_twin_and_run_together(engine, model):
-    asked = [GenerationRequest(prompt(text), limit, GREEDY) for text, limit in [("abc", 5), ("a", 5), ("xyz 1", 3)]]
+    drawn = Sampling(1.3, top_k=40, min_p=0.01, frequency_penalty=0.5)
+    asked = [
+        GenerationRequest(prompt("abc"), 5, GREEDY, log_probs=2),
+        GenerationRequest(prompt("a"), 5, drawn, seed=7),
+        GenerationRequest(prompt("xyz 1"), 3, GREEDY),
+    ]
     generations = [engine.submit(request)[0] for request in asked]
     assert engine.status().queued == 3 and engine.status().generated_tokens == 0
     found = [generation.result() for generation in reversed(generations)][::-1]
     twin = OneAtATime(model, BYTES, context=48)
-    assert [one.tokens for one in found] == [twin.submit(request)[0].result().tokens for request in asked]
+    expected = [twin.submit(request)[0].result() for request in asked]
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    scores = [[score.log_prob for score in one.scores] for one in (found[0], expected[0])]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5) and len(scores[0]) == 5
     assert {one.finish for one in found} == {Finish.LENGTH} and engine.status().queued == 0
     assert engine.status().generated_tokens == 13
 
@@ -74,9 +82,7 @@ def test_a_mesh_gives_the_same(engine, model):
 def test_requests_that_it_cannot_run_are_refused(engine):
     for request, problem in [
         (GenerationRequest([], 1), "no tokens"), (GenerationRequest([1] * 48, 1), "at most 48, the context"),
-        (GenerationRequest([1], 1, log_probs=1), "log_probs: the plain engine"),
-        (GenerationRequest([1], 1, Sampling(min_p=0.1)), "min_p: the plain engine"),
-        (GenerationRequest([1], 1, Sampling(0.5)), "temperature: 0.5; the plain engine writes the likeliest"),
+        (GenerationRequest([1], 1, session="mine"), "session: the plain engine"),
         (GenerationRequest([1], 1, GREEDY, tiles=np.zeros((1, 3, 28, 28), np.uint8)), "tiles: the plain engine"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=problem):

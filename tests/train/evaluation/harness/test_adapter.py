@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.inference.engine.plain import PlainEngine
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained, save_pretrained
 from maverick_jax.text import load_tokenizer
