@@ -51,9 +51,9 @@ def ours(shape: str, folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Ca
 
     from maverick_jax.inference.engine import EngineSettings, GenerationRequest, SlotEngine
     from maverick_jax.inference.sampling import Sampling
-    from maverick_jax.pretrained import load_pretrained
+    from maverick_jax.pretrained import load_layers
 
-    model = load_pretrained(folder, dtype="float32")
+    model = load_layers(folder, dtype="float32")
     settings = lambda slots: EngineSettings(slots=slots, context=CONTEXT, steps=REPORTED, keep_bytes=0)
     together, alone = (SlotEngine(model, None, settings(slots)) for slots in (len(LENGTHS), 1))
     requests = [GenerationRequest(prompt, NEW, Sampling(0.0)) for prompt in prompts(shape)]

@@ -11,8 +11,7 @@ from maverick_jax.images import open_image
 from maverick_jax.inference import Sampling, answers, prompt_ids_of, stop_ids, stream
 from maverick_jax.inference.engine import GenerationRequest
 from maverick_jax.inference.engine.forward import Unrolled
-from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import load_pretrained
+from maverick_jax.pretrained import load_layers
 from maverick_jax.text import Tokenizer, load_tokenizer
 
 
@@ -40,7 +39,7 @@ def generate(checkpoint: str, wanted: GenerateOptions, out: IO[str] | None) -> d
     prompts = _prompts(wanted)
     images = [open_image(path) for path in wanted.images]
     tokenizer = load_tokenizer(checkpoint)
-    model = load_pretrained(checkpoint)
+    model = load_layers(checkpoint)
     starts = [prompt_ids_of(model.config, tokenizer, prompt, images) for prompt in prompts]
     stops, tiles = stop_ids(tokenizer), starts[0][1]
     if len(prompts) * wanted.samples == 1:
@@ -89,7 +88,7 @@ def _prompt_of(line: str, where: str) -> str:
 
 
 def _streamed(
-    model: Maverick | Unrolled, tokenizer: Tokenizer, prompt: str, request: GenerationRequest, out: IO[str] | None
+    model: Unrolled, tokenizer: Tokenizer, prompt: str, request: GenerationRequest, out: IO[str] | None
 ) -> str:
     """Write the prompt and then each piece of its continuation to `out` as it is generated; return the continuation."""
     show = lambda text: out.write(harmless(text)) and out.flush() if out else None

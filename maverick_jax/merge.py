@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maverick_jax.checkpoint.placement import order_of
-from maverick_jax.checkpoint.readers import Reader
+from maverick_jax.checkpoint.readers import Reader, order_of
 from maverick_jax.errors import InputError
 from maverick_jax.files import require_new
 from maverick_jax.model_source import ModelSource, network_of, open_source

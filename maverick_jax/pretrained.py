@@ -2,7 +2,8 @@
 
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 from flax import nnx
@@ -12,19 +13,22 @@ from maverick_jax.checkpoint import import_stream as importing
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.adapters import RECORD
 from maverick_jax.checkpoint.names import MODEL
-from maverick_jax.checkpoint.readers import LiveArray, Reader
+from maverick_jax.checkpoint.placement import place
+from maverick_jax.checkpoint.readers import LayerSlice, LiveArray, Reader, require_undamaged
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import require_new
 from maverick_jax.huggingface import carried
 from maverick_jax.huggingface import export as exporting
 from maverick_jax.huggingface.peft import PeftAdapter
+from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model_source import CHECKPOINTS, open_source, stored_dtypes
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16")
@@ -42,6 +46,28 @@ def load_pretrained(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: s
     source = open_source(path)
     abstract = abstract_model(_computing_in(dtype, source.config), single_device_mesh() if mesh is None else mesh)
     return names.unflatten(abstract, source.load(names.flatten(abstract)))
+
+
+def load_layers(path: str | pathlib.Path, mesh: Mesh | None = None, dtype: str = "float32") -> Unrolled:
+    """As `load_pretrained`, in the form in which an engine uses the model: each layer is read into arrays of its own,
+    so that no weight is held twice. Raises InputError also for a model that writes no text."""
+    source, mesh = open_source(path), single_device_mesh() if mesh is None else mesh
+    config, readers = _computing_in(dtype, source.config), source.readers()
+    if source.meta.get(RECORD):
+        source.require_undamaged()  # readers that merge adapters check nothing
+    abstract = _abstract(lambda: Unrolled.of(Maverick(config, ShardingRules(), rngs=nnx.Rngs(0))), mesh)
+    arrays = {}
+    for name, leaf in names.flatten(abstract).items():
+        part, _, rest = name.partition("/")
+        if part == "rest":
+            arrays[name] = place(leaf, readers[rest])
+            continue
+        layer, _, in_layer = rest.partition("/")
+        slot, index = config.stack.place(int(layer))
+        reader = readers[slot.prefix + in_layer]
+        arrays[name] = place(leaf, reader if index is None else LayerSlice(reader, index))
+    require_undamaged(readers)
+    return names.unflatten(abstract, arrays)
 
 
 def config_of(path: str | pathlib.Path, dtype: str = "float32") -> ModelConfig:
@@ -99,10 +125,15 @@ def save_pretrained(
 
 def abstract_model(config: ModelConfig, mesh: Mesh, rules: ShardingRules | None = None) -> Maverick:
     """`Maverick(config)` with abstract parameters: shapes, dtypes and storage shardings on `mesh`."""
+    return _abstract(lambda: Maverick(config, rules or ShardingRules(), rngs=nnx.Rngs(0)), mesh)
+
+
+def _abstract(make: Callable[[], T], mesh: Mesh) -> T:
+    """What `make` makes on `mesh`, with abstract arrays."""
     with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(lambda: Maverick(config, rules or ShardingRules(), rngs=nnx.Rngs(0)))
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, leaf.sharding.spec))
-    return jax.tree.map(place, abstract)
+        abstract = jax.eval_shape(make)
+    on_mesh = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, x.sharding.spec))
+    return jax.tree.map(on_mesh, abstract)
 
 
 # ---- conversion ----------------------------------------------------------------------------------------------------

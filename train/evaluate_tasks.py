@@ -7,8 +7,9 @@ from typing import Any
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from maverick_jax.inference.engine import EngineSettings, SlotEngine
+from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import load_pretrained
+from maverick_jax.pretrained import load_layers
 from maverick_jax.progress import ProgressDisplay
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train.compilation import use_compilation_cache
@@ -25,7 +26,7 @@ def evaluate_tasks(
     tokenizer = load_tokenizer(checkpoint)
     opened = open_tasks(tasks, tokenizer, allow_code)
     use_compilation_cache()
-    return run_tasks(opened, load_pretrained(checkpoint, dtype=dtype), tokenizer)
+    return run_tasks(opened, load_layers(checkpoint, dtype=dtype), tokenizer)
 
 
 def evaluate_harness(
@@ -35,12 +36,12 @@ def evaluate_harness(
     require()
     tokenizer = load_tokenizer(checkpoint)
     use_compilation_cache()
-    model = load_pretrained(checkpoint, dtype=dtype)
+    model = load_layers(checkpoint, dtype=dtype)
     with SlotEngine(model, tokenizer, EngineSettings(context=settings.context)) as engine:
         return run_harness(tasks, engine, tokenizer, settings)
 
 
-def run_tasks(opened: Sequence[OpenTask], model: Maverick, tokenizer: Tokenizer) -> dict[str, Any]:
+def run_tasks(opened: Sequence[OpenTask], model: Maverick | Unrolled, tokenizer: Tokenizer) -> dict[str, Any]:
     """The model's results on opened tasks, by name, with a progress bar for each."""
     found = {}
     with SlotEngine(model, tokenizer, EngineSettings(context=context_of(opened))) as engine:

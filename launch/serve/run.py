@@ -12,7 +12,7 @@ from launch.serve.served import Served, ServeOptions
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig
 from maverick_jax.inference.engine import EngineSettings, SlotEngine
-from maverick_jax.pretrained import load_pretrained
+from maverick_jax.pretrained import load_layers
 from maverick_jax.progress import Working, say
 from maverick_jax.text import load_tokenizer
 
@@ -27,7 +27,7 @@ def serve(args: argparse.Namespace) -> None:
     with bind(args.host, args.port, remote=args.remote) as listening:
         key_file = pathlib.Path(args.key_file) if args.key_file else _default_key_file()
         key = keys.key_of(key_file)
-        model = load_pretrained(args.checkpoint, dtype=args.dtype)
+        model = load_layers(args.checkpoint, dtype=args.dtype)
         vision = model.config.vision
         with Working("compiling the engine"):
             engine = SlotEngine(model, tokenizer, settings)

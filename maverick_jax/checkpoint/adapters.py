@@ -14,8 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pydantic import Field
 
 from maverick_jax.checkpoint.names import ADAPTERS
-from maverick_jax.checkpoint.placement import order_of
-from maverick_jax.checkpoint.readers import Reader, StoredArray
+from maverick_jax.checkpoint.readers import Reader, StoredArray, order_of
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section
 

@@ -27,8 +27,7 @@ import tensorstore
 from maverick_jax.checkpoint import contents
 from maverick_jax.checkpoint.array_writer import ArrayLayout, ArrayWriter
 from maverick_jax.checkpoint.checksum import RunningChecksum, added, host
-from maverick_jax.checkpoint.placement import order_of
-from maverick_jax.checkpoint.readers import Reader, StoredArray, require_undamaged
+from maverick_jax.checkpoint.readers import Reader, StoredArray, order_of, require_undamaged
 from maverick_jax.errors import InputError
 from maverick_jax.files import no_links, require_new, sync
 from maverick_jax.progress import ByteProgress

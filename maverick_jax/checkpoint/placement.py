@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maverick_jax.checkpoint.readers import Reader
+from maverick_jax.checkpoint.readers import Reader, order_of
 
 BLOCK_BYTES = 64 * 2**20
 
@@ -43,11 +43,6 @@ def place(leaf: jax.ShapeDtypeStruct, reader: Reader) -> jax.Array:
                 shards[device] = _with(shards.get(device), piece, common, box, device)
         jax.block_until_ready(list(shards.values()))  # otherwise blocks would pile up in the host's memory
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, list(shards.values()))
-
-
-def order_of(reader: Reader) -> tuple[int, ...]:
-    """Axes of the reader's source from slowest to fastest in memory order."""
-    return getattr(reader, "order", tuple(range(len(reader.shape))))
 
 
 def ahead(items: Iterable[T], make: Callable[[T], np.ndarray]) -> Iterator[tuple[T, np.ndarray]]:

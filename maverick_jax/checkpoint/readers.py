@@ -3,6 +3,7 @@
 A reader is called with a slice (of step 1) per dimension and a dtype. Arrays larger than memory are read in parts.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -23,15 +24,42 @@ _CACHE_BYTES = 128 * 2**20
 """Size of the cache of decoded chunks, since adjacent parts often share a chunk."""
 
 
+Index = tuple[slice, ...]
+
+
 class Reader(Protocol):
     """A parameter of our model that can be read in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+    def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
         """The part `index`, converted to `dtype` (rounded to nearest even)."""
         ...
+
+
+def order_of(reader: Reader) -> tuple[int, ...]:
+    """Axes of the reader's source from slowest to fastest in memory order."""
+    return getattr(reader, "order", tuple(range(len(reader.shape))))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSlice:
+    """One layer of a parameter that stacks layers along its first axis."""
+
+    reader: Reader
+    at: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.reader.shape[1:]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return tuple(axis - 1 for axis in order_of(self.reader) if axis)
+
+    def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
+        return self.reader((slice(self.at, self.at + 1), *index), dtype)[0]
 
 
 class StoredArray:
@@ -50,7 +78,7 @@ class StoredArray:
         self.chunks = tuple(self._store.chunk_layout.read_chunk.shape or self.shape)
         """Shape of the chunks in which the array is stored."""
 
-    def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+    def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
         try:
             with contents.named_damage():
                 part = self._store[index].read().result()
@@ -104,7 +132,7 @@ class LiveArray:
         self._dtype = array.dtype
         self.shape = array.shape
 
-    def __call__(self, index: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
+    def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
         wanted = [s.indices(n)[:2] for s, n in zip(index, self.shape, strict=True)]
         out = np.empty([stop - start for start, stop in wanted], dtype)
         for held, shard in self._parts.items():
@@ -116,7 +144,7 @@ class LiveArray:
         return out
 
 
-def _on_host(data: jax.Array, index: tuple[slice, ...]) -> np.ndarray:
+def _on_host(data: jax.Array, index: Index) -> np.ndarray:
     if next(iter(data.devices())).platform == "cpu":
         return np.asarray(data)[index]  # a view
     sizes = tuple(s.stop - s.start for s in index)

@@ -5,10 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from maverick_jax.checkpoint.placement import order_of
-from maverick_jax.checkpoint.readers import Reader
-
-Index = tuple[slice, ...]
+from maverick_jax.checkpoint.readers import Index, Reader, order_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,25 +16,6 @@ class Zeros:
 
     def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
         return np.zeros(_size(index, self.shape), dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerSlice:
-    """One layer of a parameter that stacks layers along its first axis."""
-
-    reader: Reader
-    at: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.reader.shape[1:]
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        return tuple(axis - 1 for axis in order_of(self.reader) if axis)
-
-    def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
-        return self.reader((slice(self.at, self.at + 1), *index), dtype)[0]
 
 
 @dataclasses.dataclass(frozen=True)

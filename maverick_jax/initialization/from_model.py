@@ -25,10 +25,10 @@ from flax import nnx
 
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.placement import place
-from maverick_jax.checkpoint.readers import Reader
+from maverick_jax.checkpoint.readers import LayerSlice, Reader
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.initialization.derived_readers import LayerSlice, Padded, SameForEach, Stacked, Zeros
+from maverick_jax.initialization.derived_readers import Padded, SameForEach, Stacked, Zeros
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model_source import open_source
