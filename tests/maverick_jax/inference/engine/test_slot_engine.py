@@ -12,7 +12,7 @@ from maverick_jax.inference.sampling import Sampling
 from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 from tests.parity.oracle import our_model, random_parameters, shapes, variant
 
-CONFIG = variant(vocab_size=271, num_hidden_layers=4)
+CONFIG = variant(vocab_size=271, num_hidden_layers=2, no_rope_layer_interval=2)
 """The vocabulary of the byte tokenizer; chunks of 8 positions."""
 SETTINGS = EngineSettings(slots=4, context=64, steps=3, queue=10, keep_bytes=0)
 
@@ -277,7 +277,7 @@ def test_requests_that_can_never_run_are_refused(engine, slow, changes, said):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"local_attention": "sliding_window", "num_hidden_layers": 5},
+        {"local_attention": "sliding_window", "num_hidden_layers": 2, "no_rope_layer_interval": 2},
         pytest.param({"attention_chunk_size": None}, marks=pytest.mark.slow),
         pytest.param({"no_rope_layer_interval": 0}, marks=pytest.mark.slow),
         pytest.param({"attention_chunk_size": 24, "num_local_experts": 0}, marks=pytest.mark.slow),
@@ -289,7 +289,7 @@ def test_other_attention_spans_too(changes):
     other = our_model(config, random_parameters(shapes(config)))
     slow = OneAtATime(other, context=96)
     requests = [GenerationRequest([t % 96 for t in prompt_of(n)], 30, Sampling(1.0), log_probs=0) for n in (3, 23, 60)]
-    with SlotEngine(other, None, EngineSettings(slots=2, context=96, steps=2, piece=16)) as engine:
+    with SlotEngine(other, None, EngineSettings(slots=2, context=96, steps=2, piece=16, lazy=True)) as engine:
         for generation, request in zip([engine.submit(r)[0] for r in requests], requests, strict=True):
             found, expected = generation.result(), slow.submit(request)[0].result()
             assert found.tokens == expected.tokens

@@ -9,7 +9,7 @@ from maverick_jax.inference.engine import EngineSettings, GenerationRequest, One
 from maverick_jax.inference.sampling import Sampling
 from tests.parity.oracle import our_model, random_parameters, shapes, variant
 
-CONFIG = variant(num_hidden_layers=4)
+CONFIG = variant(num_hidden_layers=2, no_rope_layer_interval=2)
 SETTINGS = EngineSettings(slots=2, context=64, steps=2, keep_bytes=1 << 22)
 
 
