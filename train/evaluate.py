@@ -59,9 +59,9 @@ def evaluate(
     config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
     if generate and not config.data.has_trajectories:
         raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
-    opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer), allow_code) if tasks else []
     dtype = config.model.param_dtype
     config = config.model_copy(update={"model": config_of(checkpoint, dtype)})
+    opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer), allow_code, config.model.vision) if tasks else []
     session = Session.open(config, Parts(held_out=True, references=True, one_device=True))
     model = load_pretrained(checkpoint, mesh=session.mesh, dtype=dtype)
     with jax.set_mesh(session.mesh):

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from maverick_jax.inference.engine import EngineSettings, SlotEngine
 from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.pretrained import load_layers
+from maverick_jax.pretrained import config_of, load_layers
 from maverick_jax.progress import ProgressDisplay
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train.compilation import use_compilation_cache
@@ -24,7 +24,7 @@ def evaluate_tasks(
     """The model's results on tasks, by name (`evaluation.tasks.run_task`), on one device. Raises InputError for
     unreadable tasks before a model is loaded."""
     tokenizer = load_tokenizer(checkpoint)
-    opened = open_tasks(tasks, tokenizer, allow_code)
+    opened = open_tasks(tasks, tokenizer, allow_code, config_of(checkpoint).vision)
     use_compilation_cache()
     return run_tasks(opened, load_layers(checkpoint, dtype=dtype), tokenizer)
 

@@ -110,7 +110,7 @@ class Session:
         tokenizer = load_tokenizer(config.data.tokenizer)
         check_vocabulary(config, tokenizer.vocab_size)
         check_picture_tokens(config, tokenizer)
-        tasks = open_tasks(config.run.eval_tasks, tokenizer) if parts.tasks else ()
+        tasks = open_tasks(config.run.eval_tasks, tokenizer, encoder=config.model.vision) if parts.tasks else ()
         missing = missing_references(config) if train is not None and parts.references else {}
         find = functools.partial(_references, config, mesh, tokenizer)
         references = find(missing) if parts.references else None

@@ -15,6 +15,7 @@ from maverick_jax.inference.engine import Engine, GenerationRequest
 from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.replies import read_reply
 from maverick_jax.inference.sampling import Sampling
+from maverick_jax.network import VisionConfig
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Reply
 from train.evaluation.asking import (
@@ -27,6 +28,7 @@ from train.evaluation.asking import (
     prompt_ids,
     written,
 )
+from train.evaluation.task_pictures import TaskPictures
 
 
 class OpenTask(NamedTuple):
@@ -39,11 +41,19 @@ class OpenTask(NamedTuple):
     """Token ids of each example."""
     choices: Sequence[Sequence[Continuation]]
     """Of each example, its prompt with each of its choices; empty for one whose answer is written."""
+    pictures: TaskPictures | None = None
+    """None: no example shows a picture."""
 
 
-def open_tasks(names_or_files: Iterable[str], tokenizer: Tokenizer, allow_code: bool = False) -> list[OpenTask]:
-    """Reads tasks and encodes their examples as token ids, so that all errors are found before a model runs. Raises
-    InputError, which names the file and the line; and for tasks that run programs, unless `allow_code`."""
+def open_tasks(
+    names_or_files: Iterable[str],
+    tokenizer: Tokenizer,
+    allow_code: bool = False,
+    encoder: VisionConfig | None = None,
+) -> list[OpenTask]:
+    """Reads tasks and encodes their examples as token ids, so that all errors are found before a model runs; each
+    picture is decoded once. `encoder`: the model's image encoder. Raises InputError, which names the file and the line;
+    and for tasks that run programs, unless `allow_code`, and tasks with pictures, unless there is an encoder."""
     found: dict[str, OpenTask] = {}
     for given in names_or_files:
         for name, task in read_tasks(given).items():
@@ -52,24 +62,25 @@ def open_tasks(names_or_files: Iterable[str], tokenizer: Tokenizer, allow_code: 
             if task.runs_code and not allow_code:
                 raise InputError(f"task {name}: it runs programs that the model writes; --allow-code permits it")
             task.require()
-            found[name] = _opened(name, task, tokenizer)
+            found[name] = _opened(name, task, tokenizer, encoder)
     return list(found.values())
 
 
-def _opened(name: str, task: Task, tokenizer: Tokenizer) -> OpenTask:
+def _opened(name: str, task: Task, tokenizer: Tokenizer, encoder: VisionConfig | None) -> OpenTask:
     examples = task.examples_for(tokenizer)[: task.limit]
     if not examples:
         raise InputError(f"task {name}: there are no examples")
-    if any(example.images for example in examples):
-        raise InputError(f"task {name}: its examples show pictures, which engines do not take; expected texts")
+    seen = any(example.images for example in examples)
+    pictures = _checked(name, lambda: TaskPictures(encoder, tokenizer)) if seen else None
     prompts, choices = [], []
     for example in examples:
         try:
-            prompts.append(prompt_ids(example.prompt, tokenizer))
+            prompt = pictures.shown(example) if pictures and example.images else example.prompt
+            prompts.append(prompt_ids(prompt, tokenizer))
             choices.append([continuation(example.prompt, text, tokenizer) for text in example.choices])
         except InputError as error:
             raise InputError(f"task {name}: example {example.id[:80]}: {error}") from None
-    return OpenTask(name, task, examples, prompts, choices)
+    return OpenTask(name, task, examples, prompts, choices, pictures)
 
 
 def context_of(opened: Iterable[OpenTask]) -> int:
@@ -170,11 +181,11 @@ def _likeliest(opened: OpenTask, engine: Engine, on_progress: OnProgress) -> lis
 def _written(opened: OpenTask, engine: Engine, tokenizer: Tokenizer, on_progress: OnProgress) -> list[_Line]:
     ends, greedy = stop_ids(tokenizer), Sampling(temperature=0.0)
     asked = [(e, prompt) for e, prompt in zip(opened.examples, opened.prompts, strict=True) if not e.choices]
-    requests = [
+    requests = (  # made one after the other, because tiles of many pictures need much memory
         GenerationRequest(prompt, opened.task.max_tokens, greedy, _seed(opened.name, example.id), ends,
-                          opened.task.stop_texts)
+                          opened.task.stop_texts, opened.pictures.tiles(example) if opened.pictures else None)
         for example, prompt in asked
-    ]  # fmt: skip
+    )  # fmt: skip
     answers = _checked(opened.name, lambda: written(engine, requests, on_progress))
     rows = []
     for (example, _), answer in zip(asked, answers, strict=True):

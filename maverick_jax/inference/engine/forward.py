@@ -191,7 +191,7 @@ def through_piece(model: Unrolled | Scanned, cache: SlotCache, piece: PromptPiec
     return model.through(x, real, cache, attend)
 
 
-def encoded(model: Unrolled, pixels: jax.Array) -> jax.Array:
+def encoded(model: Unrolled | Scanned, pixels: jax.Array) -> jax.Array:
     """Features [N, P, D] of tiles [N, C, S, S], N a multiple of the groups of devices; the same on all devices."""
     return reshard(model.rest.vision(pixels), PartitionSpec())
 

@@ -4,6 +4,8 @@ Pure functions, for programs of their own: those of the plain engine, and of tra
 B slots, P tokens of the longest prompt.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import reshard
@@ -14,22 +16,40 @@ from maverick_jax.inference.engine.programs import Slots, empty_slots, prefill
 from maverick_jax.sharding import ShardingRules
 
 
-def begun(model: Scanned, tokens: jax.Array, lengths: jax.Array, slots: Slots, context: int) -> tuple[SlotCache, Slots]:
+class ShownPictures(NamedTuple):
+    """The pictures of a group's prompts."""
+
+    shown: jax.Array
+    """bool[B, P]: tokens that they take the place of."""
+    features: jax.Array
+    """[B, P, D], where they are shown."""
+
+
+def begun(
+    model: Scanned,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    slots: Slots,
+    context: int,
+    seen: ShownPictures | None = None,
+) -> tuple[SlotCache, Slots]:
     """Cache and slots after prompts `tokens` int32[B, P] of `lengths` int32[B], padded. B is a multiple of the groups
     of devices along the batch axes. `context`: most tokens of prompt and answer together."""
     B, P = tokens.shape
     size = min(model.rest.config.attention_chunk_size or P, P)
     count = -(-P // size)
-    padded = jnp.pad(tokens, ((0, 0), (0, count * size - P)))
-    pieces = padded.reshape(B, count, size).swapaxes(0, 1)
 
-    def one(state: tuple[SlotCache, Slots], part: tuple[jax.Array, jax.Array]):
-        piece, start = part
+    def cut(x: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, [(0, count * size - P if axis == 1 else 0) for axis in range(x.ndim)])
+        return padded.reshape(B, count, size, *x.shape[2:]).swapaxes(0, 1)
+
+    def one(state: tuple[SlotCache, Slots], part):
+        (piece, seen), start = part
         inside = PromptPieces(piece, jnp.full_like(lengths, 0) + start, jnp.clip(lengths - start, 0, size))
-        return prefill(model, *state, inside), None
+        return prefill(model, *state, inside._replace(**(seen._asdict() if seen else {}))), None
 
     starts = jnp.arange(count, dtype=jnp.int32) * size
-    state, _ = jax.lax.scan(one, (empty_cache(model, B, context), slots), (pieces, starts))
+    state, _ = jax.lax.scan(one, (empty_cache(model, B, context), slots), (jax.tree.map(cut, (tokens, seen)), starts))
     return state
 
 

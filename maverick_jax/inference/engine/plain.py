@@ -17,9 +17,10 @@ from jax.sharding import PartitionSpec, reshard
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import checks, group, programs
 from maverick_jax.inference.engine.beginnings import Beginning, beginning_of
-from maverick_jax.inference.engine.forward import Scanned, SlotCache
+from maverick_jax.inference.engine.forward import Scanned, SlotCache, encoded
 from maverick_jax.inference.engine.jobs import Answer
 from maverick_jax.inference.engine.lengths import bucket, device_groups
+from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Slots
 from maverick_jax.inference.engine.requests import (
     Engine,
@@ -56,11 +57,17 @@ class PlainEngine(Engine):
 
     def submit(self, request: GenerationRequest, n: int = 1) -> list[Generation]:
         checks.require_request(request, self.vocab_size, self.context, has_tokenizer=True)
-        for name in ("allowed", "session", "tiles"):
+        for name in ("allowed", "session"):
             if getattr(request, name) is not None:
                 raise InputError(f"{name}: the plain engine does not support it; expected null")
         seeds = range(request.seed, request.seed + n)
-        found = [Answer(_Waiting(dataclasses.replace(request, seed=seed), self), self.tokenizer) for seed in seeds]
+        found = []
+        for seed in seeds:
+            pictures = None
+            if request.tiles is not None:
+                pictures = Pictures(self.model.config, np.asarray(request.prompt), np.asarray(request.tiles))
+            generation = _Waiting(dataclasses.replace(request, seed=seed), self)
+            found.append(Answer(generation, self.tokenizer, pictures=pictures))
         self._waiting += found
         return [job.generation for job in found]
 
@@ -119,12 +126,27 @@ class PlainEngine(Engine):
             job.slot = i
         with jax.set_mesh(self.model.embed[...].sharding.mesh):
             model = Scanned.of(self.model)
-            cache, slots = _begun(model, tokens, lengths, first, context)
+            cache, slots = _begun(model, tokens, lengths, first, context, self._seen(model, rows, tokens.shape))
             left = [job for job in left if not self._ended(job, self._empty(job))]
             while left:
                 cache, slots, steps = _decode(model, cache, slots, STEPS)
                 found = jax.device_get(steps)
                 left = [job for job in left if not self._ended(job, job.add(found))]
+
+    def _seen(self, model: Scanned, rows: Sequence[Answer], shape: tuple[int, ...]) -> group.ShownPictures | None:
+        """What the prompts show, [B, P]; None: no pictures."""
+        if not any(job.pictures for job in rows):
+            return None
+        config, count = self.model.config, device_groups(self.model)
+        seen = group.ShownPictures(np.zeros(shape, bool), np.zeros((*shape, config.hidden_size), config.compute_dtype))
+        for i, job in enumerate(rows):
+            if job.pictures is None:
+                continue
+            while job.pictures.left:
+                job.pictures.add(np.asarray(_encoded(model, job.pictures.next_pixels(count))))
+            places, features = job.pictures.rows(0, job.total)
+            seen.shown[i, places], seen.features[i, places] = True, features
+        return seen
 
     def _empty(self, job: Answer) -> Finish | None:
         return None if job.generation.request.max_tokens else Finish.LENGTH
@@ -159,10 +181,13 @@ class _Waiting(Generation):
 
 
 @functools.partial(jax.jit, static_argnames="context")
-def _begun(model: Scanned, tokens, lengths, first: Beginning, context: int) -> tuple[SlotCache, Slots]:
-    return group.begun(model, tokens, lengths, group.slots_of(first, model.rest.rules), context)
+def _begun(
+    model: Scanned, tokens, lengths, first: Beginning, context: int, seen: group.ShownPictures | None
+) -> tuple[SlotCache, Slots]:
+    return group.begun(model, tokens, lengths, group.slots_of(first, model.rest.rules), context, seen)
 
 
+_encoded = jax.jit(encoded)
 _decode = jax.jit(programs.decode, static_argnames="count", donate_argnames=("cache", "slots"))
 
 

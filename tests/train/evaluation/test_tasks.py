@@ -132,13 +132,6 @@ def test_programs_are_refused_unless_they_are_allowed(tmp_path, monkeypatch):
         tasks_of(tmp_path, text, allow_code=True)
 
 
-def test_pictures_are_refused(tmp_path):
-    (tmp_path / "a.png").touch()
-    (tmp_path / "q.jsonl").write_text('{"imgname": "a.png", "query": "x", "label": "1"}\n')
-    with pytest.raises(InputError, match="task charts: its examples show pictures"):
-        tasks_of(tmp_path, f"tasks: {{charts: {{kind: chart_qa, path: {tmp_path / 'q.jsonl'}, images: {tmp_path}}}}}\n")
-
-
 def test_tasks_are_shown_with_their_first_wrong_answers(shop):
     right = [example.references[0] for example in shop.examples]
     found = run_task(shop, in_order(ids(right[0]), *[ids("\x1b[2J")] * 3), BYTES)

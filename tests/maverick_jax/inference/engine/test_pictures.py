@@ -5,10 +5,19 @@ import pytest
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import EngineSettings, GenerationRequest, OneAtATime, SlotEngine
+from maverick_jax.inference.engine.plain import PlainEngine
 from maverick_jax.inference.sampling import Sampling
+from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
 from tests.parity.oracle import MULTIMODAL, our_model, random_parameters, shapes
 
-CONFIG = MULTIMODAL["maverick_with_images"].model_copy(update={"num_hidden_layers": 4})
+
+class FewTokens(ByteTokenizer):
+    """A tokenizer that fits the model; nothing is decoded."""
+
+    vocab_size = 96
+
+
+CONFIG = MULTIMODAL["maverick_with_images"].model_copy(update={"num_hidden_layers": 2, "no_rope_layer_interval": 2})
 PATCH = 95
 
 
@@ -39,8 +48,11 @@ def test_pictures_are_seen_beside_requests_without_any(engine, model):
         GenerationRequest(**shown(2, 1), max_tokens=8, sampling=Sampling(0.0)),
     ]
     running = [engine.submit(request)[0] for request in requests]
-    assert [g.result().tokens for g in running] == [slow.submit(r)[0].result().tokens for r in requests]
+    expected = [slow.submit(request)[0].result().tokens for request in requests]
+    assert [g.result().tokens for g in running] == expected
     assert engine.status().compilations == 0
+    plain = PlainEngine(model, FewTokens(), context=64)
+    assert [g.result().tokens for g in [plain.submit(request)[0] for request in requests]] == expected
 
 
 def test_a_kept_text_is_reused_for_the_same_pictures_alone(engine):

@@ -83,7 +83,7 @@ def test_requests_that_it_cannot_run_are_refused(engine):
     for request, problem in [
         (GenerationRequest([], 1), "no tokens"), (GenerationRequest([1] * 48, 1), "at most 48, the context"),
         (GenerationRequest([1], 1, session="mine"), "session: the plain engine"),
-        (GenerationRequest([1], 1, GREEDY, tiles=np.zeros((1, 3, 28, 28), np.uint8)), "tiles: the plain engine"),
+        (GenerationRequest([1], 1, GREEDY, tiles=np.zeros((1, 3, 28, 28), np.uint8)), "has no image encoder"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=problem):
             engine.submit(request)
