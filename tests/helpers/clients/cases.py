@@ -10,7 +10,7 @@ import traceback
 
 URL = os.environ["SERVE_URL"]
 KEY = os.environ["OPENAI_API_KEY"]
-MODEL = "toy"
+MODEL = os.environ.get("SERVE_MODEL", "toy")
 PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8ISfHgA0wMeAAg1MCANDK"
     "ARQfGKMRAAAAAElFTkSuQmCC"
