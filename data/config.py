@@ -21,8 +21,9 @@ CACHE_VARIABLE = "MAVERICK_CACHE"
 class DataConfig(Section):
     """The data of a run: its sources, their order, and the shape of batches."""
 
-    sources: Annotated[dict[str, AnySource], Field(min_length=1)]
-    """Sources by name, mixed by weight."""
+    sources: dict[str, AnySource] = {}
+    """Sources by name, mixed by weight. An objective that makes its own rows, such as `policy`, has none; all others
+    need one or more."""
     batch_size: Positive = 8
     """Rows per step, in the whole job."""
     sequence_length: Annotated[int, Field(ge=2)] = 512

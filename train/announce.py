@@ -37,6 +37,9 @@ def job(config: RunConfig, mesh: Mesh) -> None:
 def data(config: RunConfig, feed: Feed) -> None:
     """Says which rows there are to train on."""
     rows, length, batch = feed.train.num_rows(), config.data.sequence_length, config.data.batch_size
+    if not rows:
+        log.info("data: made by the run itself: %s rows (%s tokens) a step", f"{batch:,}", f"{batch * length:,}")
+        return
     epochs = config.run.steps * batch / rows
     log.info(
         "data: %s: %s of %s tokens; %s rows (%s tokens) a step, %s epochs in the run",

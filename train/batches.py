@@ -66,6 +66,8 @@ class Feed:
         """Shapes, dtypes and shardings of the batch of `step` under the current mesh; those of other steps may have
         room for other numbers of tiles. Raises ValueError if a row of the data lacks a field or has it in another shape
         or dtype."""
+        if not self.train.sources:  # the run makes its rows itself
+            return abstract_batch(self.config, jax.sharding.get_mesh(), self.fields)
         tiles = self.train.tile_budgets(self.config.data.batch_size)(step)
         batch = abstract_batch(self.config, jax.sharding.get_mesh(), self.fields, tiles)
         row = self.train.row(0)
@@ -79,14 +81,7 @@ class Feed:
     def batches(self, start: int, stop: int, rollbacks: Rollbacks = NONE) -> Iterator[Iterator[dict[str, jax.Array]]]:
         """The batches of the updates `start + 1` to `stop` after these roll-backs, each a dict of global arrays
         [A, B/A, ...], rows in the order of `split`."""
-        rows = placement.rows_of_process(self._sharding("tokens"), self.shape)
-
-        def placed(local: Row) -> dict[str, jax.Array]:
-            check_cells(local, self.split, self.config.model)
-            check_tiles(local, self.config.model)
-            names = (*self.fields, TILES) if TILES in local else self.fields
-            return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
-
+        rows = self._own_rows()
         with contextlib.ExitStack() as opened:
 
             def found() -> Iterator[Row]:
@@ -95,7 +90,18 @@ class Feed:
                     batches = self.train.batches(rows, self.config.data.batch_size, piece.start, len(piece))
                     yield from opened.enter_context(batches)
 
-            yield (placed(local) for local in found())
+            yield (self.placed(local) for local in found())
+
+    def placed(self, local: Row) -> dict[str, jax.Array]:
+        """The batch of which this process has the rows `local`, each field [rows, ...]."""
+        check_cells(local, self.split, self.config.model)
+        check_tiles(local, self.config.model)
+        names, rows = (*self.fields, TILES) if TILES in local else self.fields, self._own_rows()
+        return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
+
+    def _own_rows(self) -> list[int]:
+        """Which rows of a batch this process has."""
+        return placement.rows_of_process(self._sharding("tokens"), self.shape)
 
     def _place(self, name: str, local: np.ndarray, rows: list[int]) -> jax.Array:
         shape = self.shape[: 1 + len(FIELDS[name].axes)]

@@ -65,6 +65,9 @@ class ModelSection(ModelConfig):
     init_from: str | None = None
     """The model whose weights the run starts from: a run directory, one of its checkpoints or a Hugging Face folder. It
     also gives the network's keys that are not set here. null: random weights."""
+    init_config: Annotated[str, Field(min_length=1)] | None = None
+    """A run config (path or shipped name) that is trained first, in the directory `init_from`, unless that contains its
+    finished run; null: the model must exist."""
     init_layers: Annotated[tuple[Natural, ...], Field(min_length=1)] | None = None
     """The source layer (of the model at `init_from`, from 0) for each layer of this model. A layer may be repeated.
     null: all layers, in order."""
@@ -198,6 +201,7 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return found
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
+    found += config.objective.check_batch(batch, config.data.sequence_length)
     found += _unshared_rows(config, size_of(sizes, rules.length))
     if config.objective.batch_maker() is not None and (factor := config.model.expert_capacity_factor) is not None:
         found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "
@@ -263,6 +267,11 @@ def _unfit_sources(config: RunConfig) -> list[tuple[str, str]]:
     """(key, error) if the objective reads what the sources do not have, or the sources have what it does not read."""
     data, kind = config.data, f"objective.kind: {config.objective.kind}"
     read = {FIELDS[name].source for name in config.objective.fields()}
+    if "rollouts" in read:
+        said = f"{kind} learns from episodes of its environments; expected none"
+        return [("data.sources", said)] if data.sources else []
+    if not data.sources:
+        return [("data.sources", f"none, and {kind} learns from data; expected one or more")]
     wanted = {
         "trajectories": (data.has_kinds, "trajectories (kind: trajectories) or pictures (kind: pictures)"),
         "preferences": (data.has_preferences, "preferences (kind: preferences)"),
@@ -344,6 +353,7 @@ def _listed(sizes: dict[str, int], prefix: str = "") -> str:
 def unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
     """(key, error) for every reason why the model cannot start from the one at `init_from`."""
     if model.start is None:
-        given = [key for key in ("init_layers", "init_upcycle", "init_other_tokenizer") if getattr(model, key)]
+        keys = ("init_config", "init_layers", "init_upcycle", "init_other_tokenizer")
+        given = [key for key in keys if getattr(model, key)]
         return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]
     return [] if source is None else findings(model.network, source, model.start)

@@ -44,14 +44,15 @@ class Named:
 def take_network(document: Document, read: Callable[[str], RunConfig]) -> Named | None:
     """Puts the network of the model at `model.init_from` underneath the document's own `model` keys. Returns that
     model; None if none is named or it cannot be opened, which is added to the document's problems. A model that the
-    objective trains first need not be there yet; `read` reads its run config."""
+    run trains first need not be there yet; `read` reads its run config."""
     model = document.data.get("model")
     if not isinstance(model, dict) or not isinstance(path := model.get("init_from"), str):
         return None
     try:
         found = _named(START, path)
     except InputError as error:
-        found = next((named for named in _of_objective(document, read) if named.path == path), None)
+        found = _made(model.get("init_config"), path, read)
+        found = found or next((named for named in _of_objective(document, read) if named.path == path), None)
         if found is None:
             document.problems.append(Problem(document.place(START), START, str(error)))
             return None
@@ -110,6 +111,14 @@ def _named(key: str, path: str) -> Named:
     if file is not None and file.name == NAME_FILE:  # the file holds a value of data.tokenizer
         return Named(key, path, config, read_file(file).decode("utf-8", "replace").strip())
     return Named(key, path, config, None if file is None else path)
+
+
+def _made(config: object, path: str, read: Callable[[str], RunConfig]) -> Named | None:
+    """The model that the run of `config` (path or shipped name) will have trained at `path`."""
+    if not isinstance(config, str) or not config:
+        return None
+    making = read(config)
+    return Named(START, path, making.model.network, making.data.tokenizer)
 
 
 def _of_objective(document: Document, read: Callable[[str], RunConfig]) -> list[Named]:

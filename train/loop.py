@@ -18,7 +18,7 @@ such as the death of another process, they are not closed, because waiting could
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def _run(step, state, batches: BatchSource, start: int, stop: int, hooks: Sequen
             state, metrics = step(state, batch)
             clock.blocked += time.perf_counter() - ready
         due = [hook for hook in hooks if hook.due(number)]
-        delivery.put(number, metrics)
+        delivery.put(number, metrics, batches.metrics())
         if due:
             delivery.flush()
             for hook in due:
@@ -100,7 +100,7 @@ class _Delivery:
 
     def __init__(self, hooks: Sequence[Hook], clock: Timeline):
         self._hooks, self._clock = hooks, clock
-        self._waiting: tuple[int, dict] | None = None
+        self._waiting: tuple[int, dict, Mapping[str, Any]] | None = None
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -110,18 +110,18 @@ class _Delivery:
         """Whether the devices have done every update that was dispatched."""
         return self._waiting is None or all(value.is_ready() for value in self._waiting[1].values())
 
-    def put(self, number: int, metrics: dict[str, jax.Array]) -> None:
+    def put(self, number: int, metrics: dict[str, jax.Array], of_batch: Mapping[str, Any]) -> None:
         for value in metrics.values():
             value.copy_to_host_async()
         self.flush()
-        self._waiting = (number, metrics)
+        self._waiting = (number, metrics, of_batch)
 
     def flush(self) -> None:
         if self._waiting is None:
             return
-        (number, metrics), self._waiting = self._waiting, None
+        (number, metrics, of_batch), self._waiting = self._waiting, None
         waiting = time.perf_counter()
-        values = jax.device_get(metrics)
+        values = jax.device_get(metrics) | of_batch
         now = time.perf_counter()
         self._clock.blocked += now - waiting
         self._clock.updated(number)

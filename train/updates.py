@@ -1,5 +1,6 @@
 """The updates of a run from any of its states on: the loop over the run's own batches."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -25,4 +26,5 @@ class Updates:
         start = int(state.step)
         with self.feed.batches(start, stop, self.rollbacks) as found:
             batches = batch_source(self.feed.config.objective.batch_maker(), found, self.setting)
-            return fit(self.step, state, batches, start=start, stop=stop, hooks=hooks)
+            with contextlib.closing(batches):
+                return fit(self.step, state, batches, start=start, stop=stop, hooks=hooks)

@@ -3,12 +3,23 @@
 from typing import Annotated
 
 from data.environments.base import Environment, EnvironmentConfig, Feedback, Opening
+from data.environments.calculator import CalculatorConfig
 from data.environments.toy_shop import ToyShopConfig
 from maverick_jax.settings.kinds import Kinds
 
-__all__ = ["ENVIRONMENTS", "AnyEnvironment", "Environment", "EnvironmentConfig", "Feedback", "Opening", "ToyShopConfig"]
+__all__ = [
+    "ENVIRONMENTS",
+    "AnyEnvironment",
+    "CalculatorConfig",
+    "Environment",
+    "EnvironmentConfig",
+    "Feedback",
+    "Opening",
+    "ToyShopConfig",
+]
 
 ENVIRONMENTS = Kinds("environment", EnvironmentConfig)
-ENVIRONMENTS.register(ToyShopConfig)
+for _kind in (CalculatorConfig, ToyShopConfig):
+    ENVIRONMENTS.register(_kind)
 
 AnyEnvironment = Annotated[EnvironmentConfig, ENVIRONMENTS]

@@ -177,7 +177,7 @@ def open_dataset(config: DataConfig, split: Split, *, seed: int) -> Dataset:
     shuffled = split == "train" and config.shuffle
     seeds = {name: derive(chosen, "source", name) if shuffled else None for name in names}
     sources = [_open_source(name, config, split, tokenizer, seeds[name]) for name in names]
-    if split == "train":
+    if split == "train" and names:
         mixture = Weighted({name: config.sources[name].weight for name in names})
     else:
         mixture = Sequential([source.plan.num_rows for source in sources])

@@ -15,7 +15,7 @@ from data.trajectories.kinds import TokenKind
 Row = dict[str, np.ndarray]
 """The fields of one row, by name; `BatchField` declares their shapes."""
 Shape = Literal["per token", "per row"]
-Source = Literal["every row", "trajectories", "preferences", "stored", "pictures"]
+Source = Literal["every row", "trajectories", "preferences", "stored", "pictures", "rollouts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BatchField:
     """Names of the sizes of further axes."""
     source: Source = "every row"
     """Rows that have the field: every row, rows of data with trajectories or pictures, rows of pairs, rows joined with
-    stored fields, or rows of steps with pictures."""
+    stored fields, rows of steps with pictures, or rows of rollouts that the model made."""
     values: tuple[str, ...] = ()
     """Names of the values 0, 1, ...; empty if the values are not names."""
 
@@ -70,7 +70,7 @@ TABLE = (
     _field(
         "loss_weights",
         "float32",
-        "loss weight of the label: 0 or 1, in trajectories by kind; 0 where there is no label",
+        "loss weight of the label: 0 or 1, in trajectories by kind, in rollouts its share; 0 where there is no label",
     ),
     _field(
         "kinds",
@@ -168,6 +168,36 @@ TABLE = (
         "their log-probabilities",
         trailing=("s",),
         source="stored",
+    ),
+    _field(
+        "advantages",
+        "float32",
+        "how much better the rollout went than expected, from the label's place on",
+        source="rollouts",
+    ),
+    _field(
+        "sampled_log_probs",
+        "float32",
+        "log-probability of the label by the engine that sampled it, at temperature 1",
+        source="rollouts",
+    ),
+    _field(
+        "old_log_probs",
+        "float32",
+        "log-probability of the label before the first update on these rollouts; inf: that of this update",
+        source="rollouts",
+    ),
+    _field(
+        "old_values",
+        "float32",
+        "the value head's estimate at the label's place when the rollouts were made",
+        source="rollouts",
+    ),
+    _field(
+        "returns",
+        "float32",
+        "what the value head should estimate at the label's place",
+        source="rollouts",
     ),
     _field(
         TILES,

@@ -5,14 +5,15 @@ from typing import Annotated
 from maverick_jax.settings.kinds import Kinds
 from train.objectives.base import Objective
 from train.objectives.distill.objective import Distill
+from train.objectives.policy import Policy
 from train.objectives.preference import Preference
 from train.objectives.pretrain import Pretrain
 from train.objectives.trajectory import TrajectoryTuning
 
-__all__ = ["OBJECTIVES", "AnyObjective", "Distill", "Objective", "Preference", "Pretrain", "TrajectoryTuning"]
+__all__ = ["OBJECTIVES", "AnyObjective", "Distill", "Objective", "Policy", "Preference", "Pretrain", "TrajectoryTuning"]
 
 OBJECTIVES = Kinds("objective", Objective, default="pretrain")
-for _kind in (Pretrain, Distill, TrajectoryTuning, Preference):
+for _kind in (Pretrain, Distill, TrajectoryTuning, Preference, Policy):
     OBJECTIVES.register(_kind)
 
 AnyObjective = Annotated[Objective, OBJECTIVES]

@@ -24,7 +24,7 @@ def play(environment: Environment, policy: Policy, *, seed: int, max_turns: int)
     for _ in range(max_turns):
         reply = policy(Conversation([step.message for step in steps], environment.tools))
         if isinstance(reply, CallError):
-            steps.append(Step(Message(Role.ASSISTANT, _as_text(reply))))
+            steps.append(Step(Message(Role.ASSISTANT, as_text(reply.text))))
             outcome = Outcome(0.0, False, str(reply)[:MAX_LABEL])
             break
         message = reply.message()
@@ -38,9 +38,9 @@ def play(environment: Environment, policy: Policy, *, seed: int, max_turns: int)
     return Trajectory(steps, environment.tools, outcome, provenance)
 
 
-def _as_text(reply: CallError) -> str:
-    """The malformed reply as a message's text. Messages must not be blank, so white space is written as JSON."""
-    return reply.text if reply.text.strip() else values.write(reply.text)
+def as_text(text: str) -> str:
+    """A malformed reply as a message's text. Messages must not be blank, so white space is written as JSON."""
+    return text if text.strip() else values.write(text)
 
 
 def model_policy(answer: Answer, tokenizer: Tokenizer, dialect: str | None = None) -> Policy:

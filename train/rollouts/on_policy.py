@@ -71,12 +71,12 @@ class OnPolicy(Section):
         return [("objective.on_policy", f"{said} do not fit in data.sequence_length ({sequence_length})")]
 
 
-class OwnSamples:
+class OwnSamples(BatchSource):
     """The batches of the data, replaced by samples of the model for on-policy updates."""
 
     def __init__(self, settings: OnPolicy, data: BatchSource, setting: Setting):
         self._settings, self._data, self._seed, self._model_of = settings, data, setting.seed, setting.model_of
-        sample, like = functools.partial(own_samples, settings=settings, end=setting.end), setting.batch
+        sample, like = functools.partial(own_samples, settings=settings, end=setting.tokenizer.eos_id), setting.batch
         program = jax.jit(sample).lower(
             setting.model_of(setting.state), like["tokens"], like["segment_ids"], np.uint32(0)
         )

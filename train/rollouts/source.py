@@ -1,25 +1,36 @@
 """The source of each update's batch: the data, or a maker that may use the current model."""
 
+import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
+from maverick_jax.text import Tokenizer
 
 Batch = dict[str, jax.Array]
 """The fields of a batch by name (`data.rows.fields`), each [A, B/A, ...] for the A microbatches of one update."""
 
 
-class BatchSource(Protocol):
+class BatchSource(abc.ABC):
     """The batches of a run, one for each update."""
 
+    @abc.abstractmethod
     def __call__(self, update: int, state: Any) -> Batch | None:
         """The batch of update `update`, counted from 1, given the train state before it; None at the end. It is called
         once per update, in order, and must not keep `state`, which the update donates."""
-        ...
+
+    def metrics(self) -> Mapping[str, Any]:
+        """Metrics of the latest batch, NumPy values by name, which the update's line gets."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  most hold nothing
+        """Frees what it holds; no batch is asked for any more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +45,11 @@ class Setting:
     """Returns a state's model, including its adapters."""
     seed: int
     """The run's seed."""
-    end: int | None
-    """Id of the token that ends a text; None if the tokenizer has none."""
+    tokenizer: Tokenizer
+    folder: pathlib.Path
+    """The run directory."""
+    place: Callable[[dict[str, np.ndarray]], Batch]
+    """Puts the fields of all rows of a batch, [B, T] or [B], on the devices."""
 
 
 class BatchMaker(Protocol):
@@ -50,9 +64,19 @@ class BatchMaker(Protocol):
         ...
 
 
+class DataBatches(BatchSource):
+    """The batches in order; the state is ignored."""
+
+    def __init__(self, batches: Iterator[Batch]):
+        self._batches = batches
+
+    def __call__(self, update: int, state: Any) -> Batch | None:
+        return next(self._batches, None)
+
+
 def from_data(batches: Iterator[Batch]) -> BatchSource:
     """The batches in order; the state is ignored."""
-    return lambda update, state: next(batches, None)
+    return DataBatches(batches)
 
 
 def batch_source(maker: BatchMaker | None, batches: Iterator[Batch], setting: Setting) -> BatchSource:

@@ -25,6 +25,8 @@ from train.objectives.base import Head, Reference
 
 log = logging.getLogger(__name__)
 
+START = "model.init_from"
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -80,12 +82,16 @@ def _network(reference: Reference) -> ModelConfig:
 
 
 def missing_references(config: RunConfig) -> dict[str, RunConfig]:
-    """The runs that must first train a reference of `config.objective`, by its name: those that are missing or
-    unfinished. A model at the reference's path that did not come from such a run is used as it is."""
-    missing = {}
-    for name, reference in config.objective.references().items():
+    """The runs that must first train a reference of `config.objective`, by its name, or the model at `model.init_from`,
+    by this key: those that are missing or unfinished. A model at such a path that did not come from such a run is used
+    as it is."""
+    missing, model = {}, config.model
+    wanted = {name: (f"objective.{name}", reference) for name, reference in config.objective.references().items()}
+    if model.init_from is not None and model.init_config is not None:
+        wanted[START] = START, Reference(model.init_from, made_by=model.init_config)
+    for name, (key, reference) in wanted.items():
         if (making := _making(reference)) is not None:
-            log.info("objective.%s: %s is at step %d of %d; training it first, with %s", name, reference.path,
+            log.info("%s: %s is at step %d of %d; training it first, with %s", key, reference.path,
                      _steps_done(making), making.run.steps, reference.made_by)  # fmt: skip
             missing[name] = making
     return missing

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maverick_jax.errors import InputError
@@ -59,6 +60,7 @@ class EngineDevices:
             )
         self.slots, self.context, self.steps, self._lazy = slots, context, steps, lazy
         self.pieces, self.kept_lengths = buckets(min(SMALLEST_BUCKET, piece), piece), buckets(256, context)
+        self._copied = jax.jit(lambda model: jax.tree.map(jnp.copy, Unrolled.of(model)))
         with self.entered():
             unrolled = model if isinstance(model, Unrolled) else Unrolled.of(model)
             self._weights, self._tree = jax.tree.flatten(unrolled)
@@ -69,6 +71,14 @@ class EngineDevices:
     def entered(self):
         """The context in which arrays are made and programs run."""
         return jax.set_mesh(self.mesh)
+
+    def load(self, model: Maverick) -> None:
+        """Copies the weights of `model`, and waits for it. Raises InputError unless their shapes are the engine's."""
+        with self.entered():
+            weights, _ = jax.tree.flatten(self._copied(model))
+        if [jax.typeof(x) for x in weights] != [jax.typeof(x) for x in self._weights]:
+            raise InputError("the weights are those of another model; expected the engine's shapes")
+        self._weights = jax.block_until_ready(weights)
 
     # ---- compilation -----------------------------------------------------------------------------------------------
 

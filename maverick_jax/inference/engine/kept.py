@@ -90,6 +90,11 @@ class KeptTexts(Generic[S]):
         self._texts[self._added] = text
         self.bytes += text.bytes
 
+    def clear(self) -> None:
+        """Drops all texts."""
+        self._texts.clear()
+        self.bytes = 0
+
     def _drop(self, number: int) -> None:
         self.bytes -= self._texts.pop(number).bytes
 

@@ -133,6 +133,17 @@ class SlotEngine(Engine):
             self._lock.notify_all()
         return [job.done.result() for job in jobs]
 
+    def load(self, model: Maverick) -> None:
+        """Goes on with a copy of the weights of `model`, which has the shapes and the mesh of the engine's model.
+        Nothing is compiled, and no kept text stays. Raises InputError for other shapes, and while requests are under
+        way."""
+        with self._lock:
+            self._require_open()
+            if self._jobs or self._waiting or self._to_score:
+                raise InputError("requests are under way; expected weights to be changed between requests")
+            self._device.load(model)
+            self._kept.clear()
+
     def status(self) -> EngineStatus:
         with self._lock:
             return EngineStatus(

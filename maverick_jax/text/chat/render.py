@@ -22,17 +22,25 @@ IMAGE_CONTROLS = ("<|image_start|>", "<|image_end|>", "<|tile_x_separator|>", "<
 
 
 def render(
-    conversation: Conversation, tokenizer: Tokenizer, dialect: str = DEFAULT, *, add_generation_prompt: bool = False
+    conversation: Conversation,
+    tokenizer: Tokenizer,
+    dialect: str = DEFAULT,
+    *,
+    add_generation_prompt: bool = False,
+    begin: int = 0,
 ) -> Rendered:
     """Token ids of `conversation`, with kind, role and message of each token. Equal arguments give equal ids.
 
-    With `add_generation_prompt` the header of an assistant message follows, as the prompt for generation.
+    With `add_generation_prompt` the header of an assistant message follows, as the prompt for generation. `begin`: the
+    first message that is written; from 1 on, what continues the tokens of the messages before it.
     Raises InputError if the dialect cannot write the conversation or the tokenizer lacks a control token.
     """
     writer = _Writer(tokenizer)
-    writer.add(BEGIN_OF_TEXT, Role.NONE, -1)
+    if not begin:
+        writer.add(BEGIN_OF_TEXT, Role.NONE, -1)
     for message in find_dialect(dialect).messages(conversation):
-        writer.message(message)
+        if not begin or message.message >= begin:
+            writer.message(message)
     if add_generation_prompt:
         writer.header(Role.ASSISTANT, -1)
     return writer.finish()

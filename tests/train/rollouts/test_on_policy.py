@@ -3,6 +3,8 @@
 import functools
 import itertools
 import json
+import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +133,8 @@ def updates(steps: int):
     program = jax.jit(functools.partial(train_step, **parts)).lower(state, like, references).compile()
 
     of_data = (tiny.placed(tiny.batch(STUDENT, i % 2)) for i in itertools.count())
-    setting = Setting(state, like, model_of=lambda state: state.model, seed=3, end=None)
+    tokenizer = types.SimpleNamespace(eos_id=None)
+    setting = Setting(state, like, lambda state: state.model, 3, tokenizer, pathlib.Path(), lambda rows: {})
     batches = batch_source(parts["objective"].batch_maker(), of_data, setting)
     found = []
     for update in range(1, steps + 1):

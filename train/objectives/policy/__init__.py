@@ -1,1 +1,5 @@
-"""The mathematics of reinforcement learning: advantages and losses, as pure functions of arrays."""
+"""Reinforcement learning: the objective, its methods, and their mathematics as pure functions of arrays."""
+
+from train.objectives.policy.objective import Policy
+
+__all__ = ["Policy"]

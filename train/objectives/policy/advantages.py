@@ -20,21 +20,29 @@ def leave_one_out(rewards: jax.Array) -> jax.Array:
 
 
 def generalized(
-    rewards: jax.Array, values: jax.Array, mask: jax.Array, *, gamma: float, decay: float
+    rewards: jax.Array,
+    values: jax.Array,
+    mask: jax.Array,
+    *,
+    gamma: float,
+    decay: float,
+    ends: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Generalized advantage estimates (arXiv 1506.02438) and returns, float32[B, T], of rewards and values [B, T].
     `decay` is lambda. Tokens with `mask` 0, such as observations, are passed over: the next token's value and advantage
-    are carried across them."""
+    are carried across them. `ends` bool[B, T]: the last token of each of several sequences in a row; None: a row is one
+    sequence."""
 
     def step(after, now):
-        advantage, value = after
-        reward, own, m = now
+        reward, own, m, end = now
+        advantage, value = (jnp.where(end, 0, x) for x in after)
         new = reward + gamma * value - own + gamma * decay * advantage
         carried = jnp.where(m > 0, new, advantage), jnp.where(m > 0, own, value)
         return carried, new
 
     nothing = jnp.zeros_like(values[:, 0])
-    _, found = lax.scan(step, (nothing, nothing), (rewards.T, values.T, mask.T), reverse=True)
+    ends = jnp.zeros(values.shape, bool) if ends is None else ends
+    _, found = lax.scan(step, (nothing, nothing), (rewards.T, values.T, mask.T, ends.T), reverse=True)
     advantages = jnp.where(mask > 0, found.T, 0)
     return advantages, jnp.where(mask > 0, advantages + values, 0)
 
