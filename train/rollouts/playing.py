@@ -45,7 +45,7 @@ class Playing:
     def _open(self, number: int, i: int) -> TokenEpisode:
         s, group = self.settings, i // self.settings.group
         config = environment_of(self.environments, number * s.prompts + group)
-        limits = EpisodeLimits(s.max_tokens, s.turn_tokens, config.max_turns)
+        limits = EpisodeLimits(s.max_tokens, s.turn_tokens, config.max_turns, s.learn_from_cut)
         seed, dialect = derived(self.seed, TASK, number, group), dialect_of(s.dialect, self.tokenizer).name
         return TokenEpisode(self._guarded(config.make), self.tokenizer, dialect, limits, seed)
 

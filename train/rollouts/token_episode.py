@@ -38,6 +38,7 @@ class EpisodeLimits:
     tokens: int
     turn_tokens: int
     turns: int
+    learn_from_cut: bool = False
 
 
 class TokenEpisode:
@@ -144,7 +145,8 @@ class TokenEpisode:
     @property
     def learned(self) -> bool:
         """Whether its tokens are learned from."""
-        return self.end in (End.OVER, End.TURNS) and any(self.written)
+        ends = (End.OVER, End.TURNS, *((End.CUT,) if self._limits.learn_from_cut else ()))
+        return self.end in ends and any(self.written)
 
     @property
     def reward(self) -> float:

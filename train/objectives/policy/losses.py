@@ -66,7 +66,7 @@ def divergence(new: jax.Array, reference: jax.Array, kind: Literal["k1", "k2", "
     if kind == "k1":
         return -d
     k2 = 0.5 * d * d
-    return k2 if kind == "k2" else lax.stop_gradient(jnp.exp(d) - d - 1 - k2) + k2
+    return k2 if kind == "k2" else lax.stop_gradient(jnp.expm1(d) - d - k2) + k2
 
 
 def normalized(loss: jax.Array, mask: jax.Array, how: Normalization, most: int = 1) -> jax.Array:

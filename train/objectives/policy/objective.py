@@ -204,7 +204,7 @@ class Policy(Objective):
             "kl": losses.divergence(new, old, "k3"),
         }
         if self.rollouts.temperature == 1:
-            found["sampler_kl"] = losses.divergence(old, batch["sampled_log_probs"], "k3")
+            found["sampler_kl"] = losses.divergence(old, batch["sampled_log_probs"], "k2")
         return {name: _total(mask, x) for name, x in found.items()}
 
     def _seen(self, model: Maverick, batch: Batch, heads: dict[str, nnx.Param]) -> tuple[jax.Array, jax.Array, Any]:
@@ -215,7 +215,7 @@ class Policy(Objective):
         if not self.method.has_values:
             return new, jnp.zeros_like(new), stats
         wide = reshard(hidden, model.rules("batch", "length", None)).astype(jnp.float32)
-        return new, jnp.sum(wide * heads[VALUE][...].astype(jnp.float32), axis=-1), stats
+        return new, jnp.sum(wide * heads[VALUE][...].astype(jnp.float32)[None, None, :], axis=-1), stats
 
     def _reference_log_probs(self, model: Maverick, batch: Batch, context: Context) -> jax.Array:
         reference = context.base if isinstance(self.reference, AdaptersOff) else context.references[MODEL]

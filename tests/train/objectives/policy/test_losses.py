@@ -175,3 +175,16 @@ def test_advantages_of_a_run_made_by_hand():
     np.testing.assert_allclose(returns, [[first + 0.5, second + 0.25, 0, 1.0]], rtol=1e-6)
     white = np.asarray(advantages.whitened(found, mask))[0][[0, 1, 3]]
     assert white.mean() == pytest.approx(0, abs=1e-6) and white.std(ddof=1) == pytest.approx(1, rel=1e-4)
+
+
+def test_sequences_in_one_row_are_estimated_apart():
+    rewards, values = (jnp.asarray(_draw.normal(size=(1, 9)).astype(np.float32)) for _ in range(2))
+    mask = jnp.asarray([[0, 1, 1, 0, 1, 0, 1, 1, 0]], jnp.float32)
+    ends = jnp.asarray([[False] * 4 + [True] + [False] * 2 + [True, False]])
+    found = advantages.generalized(rewards, values, mask, gamma=0.9, decay=0.8, ends=ends)
+    alone = [
+        advantages.generalized(rewards[:, here], values[:, here], mask[:, here], gamma=0.9, decay=0.8)
+        for here in (slice(0, 5), slice(5, 9))
+    ]
+    for i in (0, 1):
+        np.testing.assert_allclose(found[i], np.concatenate([part[i] for part in alone], axis=1), rtol=1e-6)
