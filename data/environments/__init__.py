@@ -4,6 +4,8 @@ from typing import Annotated
 
 from data.environments.base import Environment, EnvironmentConfig, Feedback, Opening
 from data.environments.calculator import CalculatorConfig
+from data.environments.gymnasium_text import GymnasiumTextConfig
+from data.environments.tool_methods import ToolMethodsConfig
 from data.environments.toy_shop import ToyShopConfig
 from maverick_jax.settings.kinds import Kinds
 
@@ -14,7 +16,9 @@ __all__ = [
     "Environment",
     "EnvironmentConfig",
     "Feedback",
+    "GymnasiumTextConfig",
     "Opening",
+    "ToolMethodsConfig",
     "ToyShopConfig",
 ]
 

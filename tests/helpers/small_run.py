@@ -20,6 +20,7 @@ PATIENCE = 900
 """Seconds that a test waits for a process before it fails. Even on a busy machine, only a process that hangs takes
 longer."""
 TIMINGS = ("step_seconds", "tokens_per_second", "eval_seconds", "mfu", "goodput", "energy_kwh")
+TIMINGS += ("sampling_seconds", "environment_seconds", "sampling_share")
 TIMINGS += ("step_seconds_slowest", "step_seconds_median", "slowest_rank")
 """Values of a record that depend on the clock."""
 CLOCKS = (time.thread_time, pytest.param(time.perf_counter, marks=pytest.mark.slow))

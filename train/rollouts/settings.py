@@ -25,8 +25,8 @@ class RolloutSettings(Section):
     """Most tokens of an episode: prompt, everything that the model writes, and results. `data.sequence_length` divided
     by it is the number of episodes in a row."""
     turn_tokens: Positive = 256
-    """Most tokens of one message of the model. An episode that reaches this limit or `max_tokens` is cut, and its reward
-    is 0."""
+    """Most tokens of one message of the model. An episode that reaches this limit or `max_tokens` is cut; its reward is
+    0."""
     learn_from_cut: bool = False
     """Whether the tokens of episodes that are cut are learned from. false: only their reward counts, in their group."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
