@@ -3,6 +3,7 @@ updates on a set of episodes need."""
 
 import io
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,7 @@ def read_rows(folder: pathlib.Path, number: int, update: int) -> Row:
     try:
         with np.load(path, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}), and update {update} learns from episodes that earlier "
             "updates have learned from; expected the file, or a run that goes on from the set's first update"
