@@ -7,6 +7,7 @@ Not every name or key is valid Python. A name other than (dotted) ASCII identifi
 import ast
 import keyword
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ MAX_TOKENS = 6 * values.MAX_ITEMS
 """Most tokens of a list of calls; large enough for one call with any arguments that a ToolCall allows."""
 BRACKETS = 3
 """Brackets around an argument's value: of the list, the call and a dictionary of arguments."""
+_PARSING = threading.Lock()
+"""Held while Python parses: before 3.12 two threads that parse at once confuse its count of depth (SystemError)."""
 SPELLINGS = {"true": True, "false": False, "null": None, "none": None}
 """Names that stand for values: models often write those of JSON."""
 NOT_NAMES = frozenset([*keyword.kwlist, "__debug__"])
@@ -104,7 +107,7 @@ def _list(text: str) -> list[ast.expr]:
 
 def _parsed(text: str, what: str) -> ast.expr:
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unknown escapes in strings warn; they are kept unchanged
             return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:

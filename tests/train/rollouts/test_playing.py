@@ -1,5 +1,4 @@
-"""Sets of episodes: a scripted engine shows what is asked of it, a real one that they depend on weights, seed and number
-alone."""
+"""Sets of episodes: a scripted engine shows what is asked of it, a real one that nothing else changes them."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
 """Dialects: written calls are parsed back, and malformed calls give an error with the whole text."""
 
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -298,3 +299,12 @@ def test_a_text_that_begins_no_calls_begins_none_however_it_goes_on(dialect, tex
     found = [find_dialect(dialect).begins_call(text[:i]) for i in range(len(text) + 1)]
     decided = [answer for answer in found if answer is not None]
     assert len(set(decided)) <= 1 and found == [None] * (len(found) - len(decided)) + decided
+
+
+def test_calls_are_parsed_in_several_threads():
+    """Python's parser before 3.12 must not be entered by two threads at once."""
+    texts = [f"[f(a={i}, b=[{'[' * (i % 8)}{i}{']' * (i % 8)}])]" for i in range(400)]
+    dialect = find_dialect("meta_pythonic")
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda text: dialect.parse_calls(text, BYTES), texts))
+    assert [reply.calls[0].arguments["a"] for reply in found] == list(range(400))
