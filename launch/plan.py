@@ -115,6 +115,9 @@ def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Foun
     if found:
         own = lambda other: dataclasses.replace(layout, rules=other.rules)
         held["references"] = sum(weight_bytes(other.config, own(other)) for other in found.values())
+    maker = config.objective.batch_maker()
+    if maker is not None and (extra := maker.bytes_per_device(model.network, layout)):
+        held["sampling"] = extra
     return held
 
 

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from data.rows.fields import FIELDS
 from maverick_jax.accounting.flops import NOTHING, flops_per_token
+from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.inference.engine.forward import Scanned
 from maverick_jax.inference.engine.group import begun
@@ -61,6 +62,10 @@ class OnPolicy(Section):
         parts = flops_per_token(model, written, NOTHING)
         head = parts.pop("head")  # only the last token of a prompt has logits
         return self.share * (sum(parts.values()) * written + head * self.max_tokens) / sequence_length
+
+    def bytes_per_device(self, model: ModelConfig, layout: Layout) -> int:
+        """Nothing: keys and values are there while samples are written, when no activations are."""
+        return 0
 
     def check(self, sequence_length: int) -> list[tuple[str, str]]:
         """A problem (config key, message) if prompt and samples exceed sequences of this many tokens."""

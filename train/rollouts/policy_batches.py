@@ -16,6 +16,10 @@ import jax
 import numpy as np
 
 from data.environments import EnvironmentConfig
+from maverick_jax import parameters
+from maverick_jax.accounting.flops import forward_flops_per_token
+from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.accounting.serving import slot_bytes, state_bytes
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import EngineSettings, SlotEngine
@@ -72,7 +76,18 @@ class PolicyBatchMaker:
         return PolicyBatches(self.learner, setting)
 
     def flops_per_token(self, model: ModelConfig, sequence_length: int) -> float:
-        return 0.0  # the engine's work is timed by itself
+        """A forward pass of each token by the engine, and another one if sets are scored, as if all rows were full."""
+        settings, passes = self.learner.rollouts, 1 + self.learner.scores_first
+        return passes * forward_flops_per_token(model, settings.max_tokens) / settings.passes
+
+    def bytes_per_device(self, model: ModelConfig, layout: Layout) -> int:
+        """The engine's copy of the weights, its slots, and the texts that it keeps between turns."""
+        settings = self.learner.rollouts
+        slots = min(settings.slots, settings.episodes)
+        keys = slots * slot_bytes(model, settings.max_tokens) // layout.parts(("batch", "kv_heads"))
+        kept = min(settings.keep_bytes, settings.episodes * slot_bytes(model, settings.max_tokens))
+        weights = layout.stored(parameters.of_model(model)) * BYTES[model.param_dtype]
+        return weights + keys + slots * state_bytes(model) // layout.parts(("batch",)) + kept
 
 
 class PolicyBatches(BatchSource):

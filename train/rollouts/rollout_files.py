@@ -53,7 +53,7 @@ def read_rows(folder: pathlib.Path, number: int, update: int) -> Row:
     """The rows of set `number`, from which update `update` learns. Raises InputError if they are not there."""
     path = _rows_file(folder, number)
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

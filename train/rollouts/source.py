@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.text import Tokenizer
@@ -61,6 +62,10 @@ class BatchMaker(Protocol):
 
     def flops_per_token(self, model: ModelConfig, sequence_length: int) -> float:
         """FLOPs of making batches with such a model, per token of the run's batches, averaged over updates."""
+        ...
+
+    def bytes_per_device(self, model: ModelConfig, layout: Layout) -> int:
+        """Bytes on one device that are held beside the train state to make batches."""
         ...
 
 

@@ -1,0 +1,123 @@
+"""Batches of episodes: credit, parts of a set, what a later process reads of it, and environments that fail."""
+
+import json
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maverick_jax.accounting.layout import Layout
+from maverick_jax.errors import InputError
+from maverick_jax.sharding import ShardingRules
+from tests.helpers import tiny
+from tests.helpers.scripted_engine import ScriptedEngine
+from tests.train.rollouts.test_playing import BYTES, Fails, solver
+from train.objectives import Policy
+from train.rollouts.policy_batches import PolicyBatches
+from train.rollouts.source import Setting
+
+ROLLOUTS = {"prompts": 4, "group": 4, "max_tokens": 112, "turn_tokens": 40, "slots": 4, "time_limit": None}
+STATE = types.SimpleNamespace(heads={})
+T = 224
+
+
+def objective_of(kind="grpo", environments=None, **rollouts) -> Policy:
+    environments = environments or {"calculator": {"kind": "calculator", "declare": False}}
+    section = {"method": {"kind": kind}, "environments": environments, "rollouts": ROLLOUTS | rollouts}
+    return Policy.model_validate_json(json.dumps(section)).in_run(None, (), False)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A maker of batches that a scripted engine writes for."""
+    engine = ScriptedEngine(BYTES, solver)
+
+    def make(objective: Policy, folder="run") -> PolicyBatches:
+        rows = objective.rollouts.rows(T)
+        setting = Setting(None, {"tokens": jnp.zeros((1, rows, T), jnp.int32)}, lambda state: None, 5, BYTES,
+                          tmp_path / folder, lambda rows: rows)  # fmt: skip
+        found = PolicyBatches(objective, setting)
+        found._with_weights = lambda model: engine
+        found._score = lambda model, heads, batch: (
+            -1.0 - 0 * batch["advantages"][None],
+            0.25 + batch["advantages"][None],
+        )
+        return found
+
+    yield make
+    engine.close()
+
+
+def test_a_set_has_credit_in_groups_and_shares_that_sum_to_1(source):
+    batches = source(objective_of("dr_grpo"))
+    batch = batches(1, STATE)
+    assert batch["tokens"].shape == (8, T) and np.isinf(batch["old_log_probs"]).all()
+    own = batch["loss_weights"] > 0
+    assert batch["loss_weights"].sum() == pytest.approx(own.sum() / (16 * 112))  # `fixed`
+    assert set(np.unique(batch["advantages"][own])) == {np.float32(0.25), np.float32(-0.75)}
+    assert (batch["advantages"][~own] == 0).all() and (batch["sampled_log_probs"][own] < 0).all()
+    found = batches.metrics()
+    assert found["success"] == 0.75 and "sampling_share" not in found
+    other = batches(2, STATE)
+    assert not (other["tokens"] == batch["tokens"]).all() and "sampling_share" in batches.metrics()
+    again = source(objective_of("dr_grpo"), "other")(2, STATE)
+    assert all((again[name] == other[name]).all() for name in other)
+
+
+def test_parts_of_a_set_are_learned_from_in_turn_and_read_by_a_later_process(source):
+    objective = objective_of("ppo", passes=2, minibatches=2)
+    batches = source(objective)
+    found = [batches(update, STATE) for update in range(1, 6)]
+    assert [part["tokens"].shape for part in found] == [(4, T)] * 5
+    for one, other in ((0, 2), (1, 3)):
+        assert all((found[one][n] == found[other][n]).all() for n in found[one] if n != "old_log_probs")
+    inf = [np.isinf(part["old_log_probs"]).all() for part in found]
+    assert inf == [True, False, False, False, True]
+    own = found[2]["loss_weights"] > 0
+    assert (found[2]["old_log_probs"][own] == -1).all() and (found[2]["old_log_probs"][~own] == 0).all()
+    assert all(part["loss_weights"].sum() == pytest.approx(1, abs=1e-5) for part in found)
+    whole = np.concatenate([found[0]["advantages"], found[1]["advantages"]])
+    mask = np.concatenate([found[0]["loss_weights"], found[1]["loss_weights"]]) > 0
+    assert whole[mask].mean() == pytest.approx(0, abs=1e-5) and whole[mask].std() == pytest.approx(1, abs=0.01)
+    later = source(objective)
+    for update in (3, 4):
+        read = later(update, STATE)
+        assert all((read[name] == found[update - 1][name]).all() for name in read) and later.metrics() == {}
+    with pytest.raises(InputError, match="update 3 learns from"):
+        source(objective, "empty")(3, STATE)
+
+
+def test_groups_of_equal_rewards_can_be_left_out(source):
+    always = {"calculator": {"kind": "calculator", "declare": False, "most": 1, "operations": ["multiply"]},
+              "sums": {"kind": "calculator", "declare": False}}  # fmt: skip
+    batch = source(objective_of("dapo", always))(1, STATE)
+    own = batch["loss_weights"] > 0
+    assert batch["loss_weights"].sum() == pytest.approx(1, abs=1e-5) and (batch["advantages"][own] != 0).all()
+
+
+class FailsLoudly(Fails):
+    """An environment that never opens."""
+
+
+def test_failed_environments_are_left_out_and_end_the_run_if_they_are_all(source):
+    objective = objective_of()
+    two = {"sound": objective.environments["calculator"], "broken": FailsLoudly()}
+    batch = source(objective.model_copy(update={"environments": two}))(1, STATE)
+    assert (batch["loss_weights"][2:4] == 0).all() and (batch["loss_weights"][:2] > 0).any()
+    batches = source(objective.model_copy(update={"environments": {"broken": FailsLoudly()}}), "broken")
+    for update in (1, 2):
+        assert not batches(update, STATE)["loss_weights"].any()
+    with pytest.raises(InputError, match="all episodes of 3 sets failed there, such as: OSError: no licence"):
+        batches(3, STATE)
+
+
+def test_the_plan_counts_the_engine():
+    model, layout = tiny.model_config(), Layout(ShardingRules(), {}, 8, T)
+    maker = objective_of().batch_maker()
+    more = objective_of(slots=8).batch_maker().bytes_per_device(model, layout) - maker.bytes_per_device(model, layout)
+    position = 2 * 4 * 4 * 4  # keys and values, heads, dimension, bytes
+    slot = position * (112 + 3 * 8) + 13 * 64  # a global layer, three with chunks of 8, and what is drawn from
+    assert more == 4 * slot
+    assert maker.bytes_per_device(model, layout) > 4 * model.num_parameters()
+    assert objective_of("ppo").batch_maker().flops_per_token(model, T) == 2 * maker.flops_per_token(model, T)
