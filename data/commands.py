@@ -14,6 +14,7 @@ from rich.text import Text
 
 from data.config import DataConfig
 from data.finding import listed
+from data.policy import violations_in_words
 from data.rows.dataset import Dataset, SourceRows, open_dataset
 from data.rows.fields import FIELDS, Row
 from data.rows.pairs import PairPlan
@@ -288,6 +289,8 @@ def _show_kinds(title: str, source: dict[str, Any], console: Console) -> None:
         console.print(
             f"kept: {chosen['kept']:,} of {chosen['read']:,} trajectories; dropped: {rules or 'none'}", markup=False
         )
+    for line in violations_in_words(source["read"].get("violations")):
+        console.print(harmless(line), markup=False, highlight=False)
     if unknown := source["read"].get("unknown_fields"):
         names = ", ".join(f"{name} ({n:,})" for name, n in itertools.islice(unknown.items(), UNKNOWN_SHOWN))
         more = f", and {len(unknown) - UNKNOWN_SHOWN} more" if len(unknown) > UNKNOWN_SHOWN else ""

@@ -15,6 +15,7 @@ from data.array_folder import ArrayFolder, build_once, seal
 from data.cache.column_files import ColumnFiles, identity_of
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
+from data.policy import read_policy
 from data.preferences.pair import PreferencePair
 from data.preferences.reading import PairReader
 from data.sources import PreferencesSource
@@ -47,14 +48,17 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     dialect = dialect_of(options.dialect, tokenizer).name
     tools = read_tools(options.tools) if options.tools is not None else ()
     paths = source.files(name)
-    said = options.model_dump(mode="json", exclude={"kind_weights", "prefix", "dialect", "tools"})
+    policy = None if options.policy is None else read_policy(options.policy)
+    said = options.model_dump(mode="json", exclude={"kind_weights", "prefix", "dialect", "tools", "policy"})
+    said |= {} if policy is None else {"policy": policy.model_dump_json()}
     stats = [identity_of(path) for path in paths]
     identity = ["pairs", LAYOUT, tokenizer.fingerprint, dialect, said, [*map(repr, tools)], stats]
     path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files of pairs) into %s", name, len(paths), path)
-        reader = PairReader(options.make, options.per_task, options.form, options.unknown, options.malformed, tools)
+        form = (options.form, options.unknown, options.malformed)
+        reader = PairReader(options.make, options.per_task, *form, tools, policy)
         rendering = _PairRendering(reader, tokenizer, dialect)
         with _PairColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
             for pair, rendered in rendering.pairs(paths, progress):

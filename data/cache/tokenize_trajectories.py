@@ -14,6 +14,7 @@ from data.cache.column_files import identity_of
 from data.cache.columns import RunColumns
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
+from data.policy import ToolPolicy, ViolationCounts, masked, read_policy
 from data.sources import TrajectoriesSource
 from data.trajectories.filters import CurationConfig, Report, apply
 from data.trajectories.reading import RecordProblem, Tally, read_tools, read_trajectories
@@ -49,13 +50,15 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
     paths = source.files(name)
     settings = [dialect, options.format or "", options.unknown, options.malformed, *map(repr, tools)]
     settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
+    policy = None if options.policy is None else read_policy(options.policy)
+    settings += [] if policy is None else [policy.model_dump_json()]
     stats = [identity_of(path) for path in paths]
     identity = ["runs", LAYOUT, tokenizer.fingerprint, settings, stats]
     path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files of trajectories) into %s", name, len(paths), path)
-        rendering = _Rendering(source, tokenizer, dialect, tools)
+        rendering = _Rendering(source, tokenizer, dialect, tools, policy)
         with RunColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
             for trajectory, rendered in rendering.trajectories(paths, progress):
                 columns.add(trajectory, rendered)
@@ -75,8 +78,16 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
 class _Rendering:
     """Reads trajectories and renders them in the chat format; counts trajectories that cannot be rendered."""
 
-    def __init__(self, source: TrajectoriesSource, tokenizer: Tokenizer, dialect: str, tools: tuple[Tool, ...]):
+    def __init__(
+        self,
+        source: TrajectoriesSource,
+        tokenizer: Tokenizer,
+        dialect: str,
+        tools: tuple[Tool, ...],
+        policy: ToolPolicy | None,
+    ):
         self.options, self.tokenizer, self.dialect, self.tools = source.trajectories, tokenizer, dialect, tools
+        self.violations = None if policy is None else ViolationCounts(policy)
         self.tally, self.report = Tally(), Report()
         self.unrenderable = 0
 
@@ -86,7 +97,8 @@ class _Rendering:
         chosen, self.report = apply(self._read(paths, progress), self._config(), count_tokens=self._count_tokens)
         for trajectory in chosen:
             try:
-                yield trajectory, self._render(trajectory)
+                rendered = self._render(trajectory)
+                yield self._judged(trajectory), rendered
             except InputError as error:
                 where = trajectory.provenance
                 problem = RecordProblem(where.file, where.record or 0, where.line, str(error))
@@ -101,6 +113,10 @@ class _Rendering:
         for path in paths:
             progress.part(str(path))
             yield from read_trajectories(path, **reading, tools=self.tools, tally=self.tally)
+
+    def _judged(self, trajectory: Trajectory) -> Trajectory:
+        """Counts violations; messages with one get weight 0."""
+        return trajectory if self.violations is None else masked(trajectory, self.violations.add(trajectory))
 
     def _config(self) -> CurationConfig:
         return CurationConfig(filter=self.options.filter, scrub=self.options.scrub)
@@ -123,4 +139,5 @@ class _Rendering:
         found = self.tally.as_dict()
         found["trajectories"] -= self.unrenderable
         chosen = {"chosen": self.report.as_dict(DROPPED_KEPT)} if self.options.filter or self.options.scrub else {}
-        return found | {"problems": found["problems"][:PROBLEMS_KEPT]} | chosen
+        broken = {} if self.violations is None else {"violations": self.violations.as_dict()}
+        return found | {"problems": found["problems"][:PROBLEMS_KEPT]} | chosen | broken

@@ -238,4 +238,4 @@ def detect(record: Any) -> PairForm:
     tried = "; ".join(f"{form.name}: {form.needs}" for form in FORMS.values())
     has = ", ".join(f"{name!r:.40}" for name in list(record)[:12]) if isinstance(record, dict) else "no object"
     raise InputError(f"not a pair: it has {has or 'no fields'}. Tried {tried}. Pairs are made of trajectories with "
-                     "preferences.make: outcomes or corruptions")  # fmt: skip
+                     "preferences.make: outcomes, corruptions or violations")  # fmt: skip

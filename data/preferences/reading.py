@@ -6,10 +6,12 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data.policy import ToolPolicy
 from data.preferences.corruptions import corrupted
 from data.preferences.forms import FORMS, PairForm, Side, detect
 from data.preferences.outcomes import of_outcomes
 from data.preferences.pair import PreferencePair
+from data.preferences.violations import of_violations
 from data.trajectories.builder import at
 from data.trajectories.fields import FieldCounts, Fields, Unknown
 from data.trajectories.files import Record, read_records
@@ -34,6 +36,8 @@ class PairReader:
     unknown: Unknown = "keep"
     malformed: Malformed = "stop"
     tools: Sequence[Tool] = ()
+    policy: ToolPolicy | None = None
+    """The rules, for `make: violations`."""
     tally: Tally = dataclasses.field(default_factory=Tally)
     """Updated during reading; a pair counts as a trajectory there."""
 
@@ -46,6 +50,8 @@ class PairReader:
         runs = read_trajectories(path, **options, tally=self.tally)
         if self.make == "outcomes":
             yield from of_outcomes(runs, self.per_task)
+        elif self.policy is not None:
+            yield from of_violations(runs, self.policy, self.per_task)
         else:
             yield from (pair for run in runs for pair in corrupted(run, self.per_task))
 

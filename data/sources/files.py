@@ -112,7 +112,7 @@ def find_source_files(
     in one of `suffixes`, or compressed ones of `compressed_suffixes`. `name`: the source's name, for messages. Raises
     InputError if there is no file."""
     if given.startswith(PACKAGE):
-        return FoundFiles(ASSETS, [_shipped(given.removeprefix(PACKAGE))])
+        return FoundFiles(ASSETS, [shipped_file(given.removeprefix(PACKAGE))])
     path = pathlib.Path(given).expanduser()
     where = f"data.sources.{name}.path: {given}"
     if not path.exists() and any(c in given for c in "*?["):
@@ -126,7 +126,8 @@ def find_source_files(
     return find_files(path, where, suffixes, compressed_suffixes)
 
 
-def _shipped(name: str) -> pathlib.Path:
+def shipped_file(name: str) -> pathlib.Path:
+    """The file of `package:NAME`. Raises InputError with the most similar name if there is none."""
     names = {path.stem: path for path in ASSETS.iterdir() if path.is_file() and path.name != "README.md"}
     if name not in names:
         raise InputError(f"{PACKAGE}{name}: no shipped file has this name{did_you_mean(name, names)} "

@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
+import pydantic
 from pydantic import Field
 
 from data.preferences.weights import PairWeights
@@ -13,11 +14,14 @@ from maverick_jax.settings.section import Section
 class PreferencesConfig(Section):
     """How pairs are read or made, and rendered."""
 
-    make: Literal["outcomes", "corruptions"] | None = None
+    make: Literal["outcomes", "corruptions", "violations"] | None = None
     """How pairs are made of trajectories. `outcomes`: of two runs of one task, the one that succeeded is preferred;
-    `corruptions`: a run that succeeded is preferred to the same run with a mistake. null: the files hold pairs."""
+    `corruptions`: a run that succeeded is preferred to the same run with a mistake; `violations`: a run that keeps the
+    rules of `policy` is preferred to one that breaks them. null: the files hold pairs."""
+    policy: str | None = None
+    """For `make: violations`: the policy file, a path or `package:NAME`."""
     per_task: Annotated[int, Field(ge=1)] = 16
-    """Most pairs that are made for one task (`outcomes`) or of one run (`corruptions`)."""
+    """Most pairs that are made for one task (`outcomes`, `violations`) and of one run (`corruptions`, `violations`)."""
     form: Literal["ours", "trl", "hh", "sharegpt", "ms_swift", "unpaired"] | None = None
     """Form of the pairs in the files. null: the first record of each file determines it."""
     dialect: Literal["meta_pythonic", "meta_json", "hugging_face"] | None = None
@@ -34,6 +38,12 @@ class PreferencesConfig(Section):
     prefix: Literal["cancel", "keep"] = "cancel"
     """Whether the tokens before the first difference of the two sides count. `cancel`: they weigh 0, since they are
     equally likely in both; `keep`: they have their weights."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_policy(self):
+        if (self.make == "violations") != (self.policy is not None):
+            raise ValueError("policy: a file of rules and make: violations require each other")
+        return self
 
 
 class PreferencesSource(PathSource):

@@ -37,6 +37,9 @@ class TrajectoriesConfig(Section):
     """Balances the decisions to call, to answer and to ask. The weight where a turn decides is multiplied by a factor
     that is inverse to the number of training turns with that decision. This value is the factor's upper limit; its mean
     over these turns is 1. null: no factor."""
+    policy: str | None = None
+    """A policy file, a path or `package:NAME`. Messages with a call that breaks it have weight 0, and violations are
+    counted by rule. null: nothing is checked."""
     filter: FilterConfig | None = None
     """Drops trajectories. null: keeps all."""
     scrub: ScrubConfig | None = None
