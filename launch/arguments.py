@@ -245,6 +245,16 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--begin-prompts", action="store_true", help=begin)
 
 
+def score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run with objective.kind: reward, or one of its steps"
+    )
+    parser.add_argument("runs", metavar="RUNS", help="file of trajectories, or a folder of such files")
+    parser.add_argument("--out", metavar="FILE", help="file to write: the scores of a trajectory per line, as JSON")
+    parser.add_argument("--format", metavar="NAME", help="format of RUNS (default: detected per file)")
+    parser.add_argument("--dialect", metavar="NAME", help="dialect of calls (default: that of the tokenizer)")
+
+
 def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help=CHECKPOINT_HELP)
     whose = "config file, or the name of a shipped config (default: the config of the run that CHECKPOINT belongs to)"

@@ -240,6 +240,13 @@ def _eval(args: argparse.Namespace) -> Any:
     return found if args.json else show(found)
 
 
+def _score(args: argparse.Namespace) -> Any:
+    from train.score import score, show
+
+    found = score(args.checkpoint, args.runs, out=args.out, format=args.format, dialect=args.dialect)
+    return found if args.json else show(found)
+
+
 def _doctor(args: argparse.Namespace) -> None:
     from launch.doctor import doctor, render, require_healthy
 
@@ -295,6 +302,7 @@ VERBS = {
     "chat": Verb("chat with a model in the terminal", arguments.chat, _chat),
     "serve": Verb("serve a model over HTTP, with OpenAI's routes", arguments.serve, _serve),
     "eval": Verb("evaluate a model on a run's held-out data", arguments.evaluate, _eval),
+    "score": Verb("score trajectories with a reward model", arguments.score, _score),
     "doctor": Verb("verify every checkpoint of a run", arguments.run_dir, _doctor),
     "launch": Verb("render or start a job: on this machine, SLURM, Kubernetes, SkyPilot", arguments.launch, _launch),
     "report": Verb("write one HTML report about a run, or of several compared", arguments.report, _report),

@@ -1,33 +1,26 @@
 """`maverick eval`: held-out loss of a checkpoint, the objective's other metrics, tool calls and answers to tasks."""
 
 import functools
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
-from maverick_jax.huggingface.reader import is_folder
 from maverick_jax.inference.answers import answers
 from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.model.transformer import Maverick
-from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.pretrained import config_of, load_pretrained
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config
 from train.evaluate_tasks import answer_progress, evaluate_tasks, run_tasks
+from train.evaluation.carried import context_of, objective_state
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks
 from train.inherited import argument
 from train.run_folder import config_of_run
 from train.session import Parts, Session
-
-OBJECTIVE = "objective/"
-"""Prefix of the objective's scalars among the arrays of a run's checkpoint."""
 
 
 def evaluate(
@@ -65,9 +58,9 @@ def evaluate(
     session = Session.open(config, Parts(held_out=True, references=True, one_device=True))
     model = load_pretrained(checkpoint, mesh=session.mesh, dtype=dtype)
     with jax.set_mesh(session.mesh):
-        context = config.objective.first_context(session.load_references())
+        context = context_of(config.objective, checkpoint, model, session.load_references())
         found = {"checkpoint": checkpoint} | session.held_out.measure(config.objective)(model, context)
-    if remarks := config.objective.remarks(found, _objective_state(checkpoint)):
+    if remarks := config.objective.remarks(found, objective_state(checkpoint)):
         found["remarks"] = remarks
     data = session.held_out.feed.train
     if generate:
@@ -76,17 +69,6 @@ def evaluate(
     if tasks:
         found["tasks"] = run_tasks(opened, model, data.tokenizer)
     return found
-
-
-def _objective_state(checkpoint: str) -> dict[str, float]:
-    """The objective's scalars in a checkpoint of a run; empty for a Hugging Face folder, which has none."""
-    path = pathlib.Path(checkpoint).expanduser()
-    if is_folder(path):
-        return {}
-    inside = path.name.isdecimal() and not (path / CHECKPOINTS).is_dir()
-    directory, step = (path.parent, int(path.name)) if inside else (path / CHECKPOINTS, None)
-    readers = CheckpointStore(directory, read_only=True).readers(OBJECTIVE, step)
-    return {name: float(reader((), np.dtype(np.float32))) for name, reader in readers.items() if reader.shape == ()}
 
 
 def _answers(

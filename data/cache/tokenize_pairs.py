@@ -18,6 +18,7 @@ from data.config import DataConfig
 from data.policy import read_policy
 from data.preferences.pair import PreferencePair
 from data.preferences.reading import PairReader
+from data.preferences.turn_labels import NO_LABEL, Labels, labels_of
 from data.sources import PreferencesSource
 from data.trajectories.kinds import token_kinds
 from data.trajectories.reading import RecordProblem, read_tools
@@ -27,7 +28,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Rendered, Role, dialect_of, render
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the cached arrays. It changes whenever the same pairs give other arrays."""
 PROBLEMS_KEPT = 20
 
@@ -37,9 +38,10 @@ _log = logging.getLogger(__name__)
 def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayFolder:
     """The tokenized source `name`. The chosen side of pair i is `tokens[offsets[2i]:offsets[2i + 1]]`; the rejected one
     follows it; a side that is missing has no tokens. Per token: `kinds` uint8 (`TokenKind`), `own` float32 (the weight
-    that its message has in the data; NaN: none) and `turn` uint16 (the number of its assistant turn in its side, from
-    0; 65535: none). Per side: `turns` int64, the number of assistant turns. Per pair: `shared` int64, the number of
-    first tokens that both sides have; `task` int64, the number of its task in the order of the files.
+    that its message has in the data; NaN: none), `turn` uint16 (the number of its assistant turn in its side, from 0;
+    65535: none) and `turn_label` uint8 (the `TurnLabel` of the turn that ends with this token; 255: none). Per side:
+    `turns` int64, the number of assistant turns. Per pair: `shared` int64, the number of first tokens that both sides
+    have; `task` int64, the number of its task in the order of the files.
 
     An interrupted build starts over. Raises InputError for pairs that cannot be read or rendered."""
     source = config.sources[name]
@@ -61,8 +63,8 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
         reader = PairReader(options.make, options.per_task, *form, tools, policy)
         rendering = _PairRendering(reader, tokenizer, dialect)
         with _PairColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
-            for pair, rendered in rendering.pairs(paths, progress):
-                columns.add(pair, rendered)
+            for pair, rendered, labels in rendering.pairs(paths, progress):
+                columns.add(pair, rendered, labels)
                 progress.update(columns.tokens, columns.pairs)
         if not columns.pairs:
             problems = rendering.reader.tally.problems
@@ -85,12 +87,12 @@ class _PairRendering:
 
     def pairs(
         self, paths: list[pathlib.Path], progress: TokenizationProgress
-    ) -> Iterator[tuple[PreferencePair, list[Rendered | None]]]:
+    ) -> Iterator[tuple[PreferencePair, list[Rendered | None], tuple[Labels, Labels]]]:
         for path in paths:
             progress.part(str(path))
             for pair in self.reader.pairs(path):
                 try:
-                    yield pair, [self._render(side) for side in pair.sides]
+                    found = pair, [self._render(side) for side in pair.sides], labels_of(pair)
                 except InputError as error:
                     where = next(side.provenance for side in pair.sides if side is not None)
                     problem = RecordProblem(where.file, where.record or 0, where.line, str(error))
@@ -98,6 +100,8 @@ class _PairRendering:
                         raise InputError(str(problem)) from None
                     self.unrenderable += 1
                     self.reader.tally.refuse(problem)
+                    continue
+                yield found
 
     def _render(self, side: Trajectory | None) -> Rendered | None:
         return None if side is None else render(side.conversation, self.tokenizer, self.dialect)
@@ -114,19 +118,19 @@ class _PairColumns(ColumnFiles):
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
         whole = np.dtype("<i8")
-        own = {"kinds": np.dtype("u1"), "own": np.dtype("<f4"), "turn": np.dtype("<u2")}
+        own = {"kinds": np.dtype("u1"), "own": np.dtype("<f4"), "turn": np.dtype("<u2"), "turn_label": np.dtype("u1")}
         super().__init__(folder, tokenizer, own | dict.fromkeys(("turns", "shared", "task"), whole))
         self.tokens = self.pairs = 0
         self._tasks: dict[str, int] = {}
         self._origins: collections.Counter[str] = collections.Counter()
         self._unpaired = 0
 
-    def add(self, pair: PreferencePair, rendered: list[Rendered | None]) -> None:
-        for side, found in zip(pair.sides, rendered, strict=True):
+    def add(self, pair: PreferencePair, rendered: list[Rendered | None], labels: tuple[Labels, Labels]) -> None:
+        for side, found, of_turns in zip(pair.sides, rendered, labels, strict=True):
             if side is not None and found is not None:
                 kinds, turn = token_kinds(side, found), _turns(side, found)
                 own = own_weights(side, found, kinds)
-                self.write(tokens=found.ids, kinds=kinds, own=own, turn=turn)
+                self.write(tokens=found.ids, kinds=kinds, own=own, turn=turn, turn_label=_turn_labels(of_turns, found))
                 self.tokens += found.ids.size
             roles = [] if side is None else [step.message.role for step in side.steps]
             self.write(offsets=[self.tokens], turns=[roles.count(Role.ASSISTANT)])
@@ -152,6 +156,14 @@ def _turns(side: Trajectory, rendered: Rendered) -> np.ndarray:
     own = [i for i, step in enumerate(side.steps) if step.message.role is Role.ASSISTANT]
     of_message[own] = np.minimum(np.arange(len(own)), NO_TURN - 1)
     return of_message[rendered.messages]
+
+
+def _turn_labels(labels: Labels, rendered: Rendered) -> np.ndarray:
+    """uint8[T]: the label of the message that ends with each token."""
+    found = np.full(rendered.ids.size, NO_LABEL, np.uint8)
+    for message, label in labels.items():
+        found[np.flatnonzero(rendered.messages == message)[-1]] = label
+    return found
 
 
 def _shared(chosen: Rendered | None, rejected: Rendered | None) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from data.preferences.turn_labels import LABELS
 from data.trajectories.kinds import TokenKind
 
 Row = dict[str, np.ndarray]
@@ -116,6 +117,20 @@ TABLE = (
         "uint8",
         "1 if the label comes after as many labels with a weight as the shorter side has",
         source="preferences",
+    ),
+    _field(
+        "side_ends",
+        "int32",
+        "2i - 1 at the last token of the chosen side of the row's pair i, 2i at that of the rejected one; 0 elsewhere",
+        source="preferences",
+    ),
+    _field(
+        "turn_labels",
+        "uint8",
+        "at the last token of an assistant turn its label, if it has one; 255 elsewhere",
+        fill=255,
+        source="preferences",
+        values=LABELS,
     ),
     _field(
         f"{TARGET}ids",

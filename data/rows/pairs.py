@@ -117,6 +117,9 @@ class OfPairs:
         row["pair_turns"][at] = turn
         row["pair_turns_left"][at] = np.maximum(turns - 1 - turn, 0)
         row["pair_tail"][at] = _tail(pair, side, weights > 0)
+        ends = label == offsets[side + 1] - 1  # at + 1 is the place of the label itself
+        row["side_ends"][at[ends] + 1] = (2 * row["pair_ids"][at] - 1 + side % 2)[ends]
+        row["turn_labels"][at + 1] = store["turn_label"][label]
         return row
 
 

@@ -15,7 +15,8 @@ from maverick_jax.sharding import single_device_mesh
 from tests.helpers.folders import bytes_model
 from tests.helpers.small_run import CONFIG
 from train.config_files import read_config
-from train.evaluate import _objective_state, evaluate
+from train.evaluate import evaluate
+from train.evaluation.carried import objective_state
 from train.evaluation.results import compare
 from train.evaluation.tables import show
 
@@ -25,8 +26,8 @@ def test_the_objectives_scalars_are_read_from_a_run_or_one_of_its_checkpoints(tm
     for step in (3, 12):
         arrays = {"objective/lead_ema": jnp.float32(-step), "model/embed": jnp.zeros(4)}
         store.save(step, arrays, {}, wait=True)
-    assert _objective_state(str(tmp_path)) == {"lead_ema": -12.0}
-    assert _objective_state(str(tmp_path / "checkpoints" / "3")) == {"lead_ema": -3.0}
+    assert objective_state(str(tmp_path)) == {"lead_ema": -12.0}
+    assert objective_state(str(tmp_path / "checkpoints" / "3")) == {"lead_ema": -3.0}
 
 
 @pytest.mark.parametrize("factor", [0.0, 3000.0])

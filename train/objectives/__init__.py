@@ -8,12 +8,23 @@ from train.objectives.distill.objective import Distill
 from train.objectives.policy import Policy
 from train.objectives.preference import Preference
 from train.objectives.pretrain import Pretrain
+from train.objectives.reward import Reward
 from train.objectives.trajectory import TrajectoryTuning
 
-__all__ = ["OBJECTIVES", "AnyObjective", "Distill", "Objective", "Policy", "Preference", "Pretrain", "TrajectoryTuning"]
+__all__ = [
+    "OBJECTIVES",
+    "AnyObjective",
+    "Distill",
+    "Objective",
+    "Policy",
+    "Preference",
+    "Pretrain",
+    "Reward",
+    "TrajectoryTuning",
+]
 
 OBJECTIVES = Kinds("objective", Objective, default="pretrain")
-for _kind in (Pretrain, Distill, TrajectoryTuning, Preference, Policy):
+for _kind in (Pretrain, Distill, TrajectoryTuning, Preference, Reward, Policy):
     OBJECTIVES.register(_kind)
 
 AnyObjective = Annotated[Objective, OBJECTIVES]

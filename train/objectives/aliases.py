@@ -7,14 +7,14 @@ from train.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
 
-ALIASES = {"sft": "trajectory"}
+ALIASES = {"sft": "trajectory", "reward_model": "reward"}
 """Another name of an objective kind -> the kind."""
 PAIR_LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo", "orpo": "orpo"}
 """Name of a method -> the kind of pair loss with which the preference objective is that method."""
 _NOT_THERE = "training on rewards and with KTO is not there yet (docs/roadmap.md)"
 _NOT_YET = {
     **dict.fromkeys(("kto", "cpo"), _NOT_THERE),
-    **dict.fromkeys(("rlhf", "rlvr", "ppo", "grpo", "reinforce", "rloo", "reward", "reward_model"), _NOT_THERE),
+    **dict.fromkeys(("rlhf", "rlvr", "ppo", "grpo", "reinforce", "rloo"), _NOT_THERE),
 }
 """What is asked for by name and is not there -> why."""
 
@@ -33,8 +33,7 @@ def replace_alias(document: Document) -> None:
     name = kind.lower()
     if name in ALIASES:
         section["kind"] = ALIASES[name]
-        what = "cross-entropy on what the assistant writes"
-        log.info("objective: %s is trained by the %s objective: %s", name, ALIASES[name], what)
+        log.info("objective: %s is the %s objective", name, ALIASES[name])
     elif name in PAIR_LOSSES:
         section["kind"] = "preference"
         loss = section.get("pair_loss") or {}

@@ -73,6 +73,28 @@ def test_turns_are_numbered_from_both_ends(tmp_path):
     assert of(2) == [[0, 1, 2], [2, 1, 0]]
 
 
+def test_ends_of_sides_and_of_labelled_turns_are_marked_at_their_own_tokens(tmp_path):
+    message = lambda role, text, **more: {"role": role, "content": text, **more}
+    good, bad = message("assistant", "b", turn_label="good"), message("assistant", "no", turn_label="premature")
+    record = {
+        "chosen": [message("user", "a"), good],
+        "rejected": [message("user", "a"), good, message("user", "c"), bad],
+    }
+    path = tmp_path / "labels.jsonl"
+    path.write_text(json.dumps(record) + "\n" + json.dumps(record | {"task": "other"}) + "\n")
+    data = opened(path)
+    row, eot = data.row(0), data.tokenizer.controls["<|eot|>"]
+    (ends,), (turns,) = np.nonzero(row["side_ends"]), np.nonzero(row["turn_labels"] != 255)
+    assert row["side_ends"][ends].tolist() == [1, 2, 3, 4] and row["segment_ids"][ends].tolist() == [1, 2, 3, 4]
+    assert (row["segment_ids"][ends + 1] != row["segment_ids"][ends]).all() and (row["tokens"][turns] == eot).all()
+    assert row["turn_labels"][turns].tolist() == [0, 0, 2, 0, 0, 2]
+    path.write_text(
+        json.dumps({"chosen": record["chosen"], "rejected": [message("user", "a"), {**bad, "turn_label": "bad"}]})
+    )
+    with pytest.raises(InputError, match=r"labels.jsonl.*messages\[1\].turn_label: 'bad'; expected good, inconsistent"):
+        opened(path)
+
+
 def test_pairs_that_do_not_fit_are_left_out_and_counted(pairs, tmp_path, caplog):
     with pairs.open("a") as file:
         file.write(json.dumps({"prompt": "Tell me.", "chosen": "x" * 600, "rejected": "No."}) + "\n")

@@ -16,7 +16,7 @@ def test_sft_is_another_name_of_trajectory_and_is_resolved(word, caplog):
     caplog.set_level(logging.INFO)
     config = read_config("trajectory_tiny", [word])
     assert resolved(config)["objective"]["kind"] == "trajectory"
-    assert "objective: sft is trained by the trajectory objective" in caplog.text
+    assert "objective: sft is the trajectory objective" in caplog.text
 
 
 def test_other_keys_of_the_objective_are_kept():
