@@ -18,6 +18,7 @@ from data.config import DataConfig
 from data.policy import read_policy
 from data.preferences.pair import PreferencePair
 from data.preferences.reading import PairReader
+from data.preferences.replays import Replays
 from data.preferences.turn_labels import NO_LABEL, Labels, labels_of
 from data.sources import PreferencesSource
 from data.trajectories.kinds import token_kinds
@@ -53,6 +54,7 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     policy = None if options.policy is None else read_policy(options.policy)
     said = options.model_dump(mode="json", exclude={"kind_weights", "prefix", "dialect", "tools", "policy"})
     said |= {} if policy is None else {"policy": policy.model_dump_json()}
+    replays = None if options.replay is None else Replays(options.replay.make())
     stats = [identity_of(path) for path in paths]
     identity = ["pairs", LAYOUT, tokenizer.fingerprint, dialect, said, [*map(repr, tools)], stats]
     path = config.cached("tokens", identity)
@@ -60,7 +62,7 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     def build(folder: pathlib.Path) -> None:
         _log.info("tokenizing source %s (%d files of pairs) into %s", name, len(paths), path)
         form = (options.form, options.unknown, options.malformed)
-        reader = PairReader(options.make, options.per_task, *form, tools, policy)
+        reader = PairReader(options.make, options.per_task, *form, tools, policy, replays)
         rendering = _PairRendering(reader, tokenizer, dialect)
         with _PairColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
             for pair, rendered, labels in rendering.pairs(paths, progress):

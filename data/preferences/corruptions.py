@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from data.policy.speakers import parsed_json, texts_of
 from data.preferences.outcomes import succeeded
 from data.preferences.pair import PreferencePair, said
+from data.preferences.replays import Replays
 from data.trajectories.trajectory import Step, Trajectory
 from maverick_jax.text.chat import Message, Role
 
@@ -23,10 +25,10 @@ Found = tuple[Trajectory, Trajectory]
 """The run as far as it is compared, and the same with a mistake."""
 
 
-def corrupted(run: Trajectory, most: int) -> Iterator[PreferencePair]:
+def corrupted(run: Trajectory, most: int, replays: Replays | None = None) -> Iterator[PreferencePair]:
     """At most `most` pairs of a run: one mistake of every kind first, then another one. None of a run that failed.
-    Equal runs give equal pairs."""
-    if succeeded(run.outcome) is False:
+    Equal runs give equal pairs. `replays`: only mistakes with which the run fails when it is replayed."""
+    if succeeded(run.outcome) is False or (replays is not None and not replays.succeeds(run)):
         return
     draw = random.Random(f"corruptions {said(run)}")
     waiting = {name: kind(run, draw) for name, kind in KINDS.items()}
@@ -36,8 +38,9 @@ def corrupted(run: Trajectory, most: int) -> Iterator[PreferencePair]:
             if (found := next(kind, None)) is None:
                 del waiting[name]
             elif len(seen) < most and (pair := PreferencePair(*found, task, f"{ORIGIN}: {name}")).id not in seen:
-                seen.add(pair.id)
-                yield pair
+                if replays is None or replays.certifies(run, pair):
+                    seen.add(pair.id)
+                    yield pair
 
 
 def _wrong_number(run: Trajectory, draw: random.Random) -> Iterator[Found]:
@@ -106,7 +109,9 @@ def _text_before(run: Trajectory, i: int) -> str:
 
 
 def _numbers_before(run: Trajectory, i: int) -> set[str]:
-    return {match[0] for match in NUMBER.finditer(_text_before(run, i))}
+    in_results = (parsed_json(step.message.text) for step in run.steps[:i] if step.message.role is Role.TOOL)
+    found = {text for result in in_results for text in texts_of(result) if NUMBER.fullmatch(text)}
+    return found | {match[0] for match in NUMBER.finditer(_text_before(run, i))}
 
 
 def _other_number(number: str, seen: set[str], draw: random.Random) -> str | None:

@@ -11,6 +11,7 @@ from data.preferences.corruptions import corrupted
 from data.preferences.forms import FORMS, PairForm, Side, detect
 from data.preferences.outcomes import of_outcomes
 from data.preferences.pair import PreferencePair
+from data.preferences.replays import Replays
 from data.preferences.violations import of_violations
 from data.trajectories.builder import at
 from data.trajectories.fields import FieldCounts, Fields, Unknown
@@ -38,6 +39,8 @@ class PairReader:
     tools: Sequence[Tool] = ()
     policy: ToolPolicy | None = None
     """The rules, for `make: violations`."""
+    replays: Replays | None = None
+    """What certifies the mistakes of `make: corruptions`."""
     tally: Tally = dataclasses.field(default_factory=Tally)
     """Updated during reading; a pair counts as a trajectory there."""
 
@@ -53,7 +56,7 @@ class PairReader:
         elif self.policy is not None:
             yield from of_violations(runs, self.policy, self.per_task)
         else:
-            yield from (pair for run in runs for pair in corrupted(run, self.per_task))
+            yield from (pair for run in runs for pair in corrupted(run, self.per_task, self.replays))
 
     def _of_file(self, path: pathlib.Path) -> Iterator[PreferencePair]:
         form = None if self.form is None else FORMS[self.form]

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
+from data.environments import AnyEnvironment
 from data.preferences.weights import PairWeights
 from data.sources.files import PathSource
 from data.trajectories.files import DOCUMENTS, LINES
@@ -20,6 +21,10 @@ class PreferencesConfig(Section):
     rules of `policy` is preferred to one that breaks them. null: the files hold pairs."""
     policy: str | None = None
     """For `make: violations`: the policy file, a path or `package:NAME`."""
+    replay: AnyEnvironment | None = None
+    """For `make: corruptions`: the environment in which the runs were made. Only mistakes are kept with which a run
+    fails when the environment carries it out again; the id of a run ends with the seed of its episode. null: nothing
+    is replayed."""
     per_task: Annotated[int, Field(ge=1)] = 16
     """Most pairs that are made for one task (`outcomes`, `violations`) and of one run (`corruptions`, `violations`)."""
     form: Literal["ours", "trl", "hh", "sharegpt", "ms_swift", "unpaired"] | None = None
@@ -43,6 +48,8 @@ class PreferencesConfig(Section):
     def _has_a_policy(self):
         if (self.make == "violations") != (self.policy is not None):
             raise ValueError("policy: a file of rules and make: violations require each other")
+        if self.replay is not None and self.make != "corruptions":
+            raise ValueError("replay: certifies mistakes; expected make: corruptions")
         return self
 
 
