@@ -253,6 +253,8 @@ def score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="file to write: the scores of a trajectory per line, as JSON")
     parser.add_argument("--format", metavar="NAME", help="format of RUNS (default: detected per file)")
     parser.add_argument("--dialect", metavar="NAME", help="dialect of calls (default: that of the tokenizer)")
+    parser.add_argument("--checks", action="store_true", help="also check what the rewards are paid for")
+    parser.add_argument("--policy", metavar="FILE", help="policy file that says which tools change something")
 
 
 def evaluate(parser: argparse.ArgumentParser) -> None:

@@ -243,7 +243,8 @@ def _eval(args: argparse.Namespace) -> Any:
 def _score(args: argparse.Namespace) -> Any:
     from train.score import score, show
 
-    found = score(args.checkpoint, args.runs, out=args.out, format=args.format, dialect=args.dialect)
+    options = {name: getattr(args, name) for name in ("out", "format", "dialect", "checks", "policy")}
+    found = score(args.checkpoint, args.runs, **options)
     return found if args.json else show(found)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from data.policy import read_policy
 from data.preferences.turn_labels import LABELS
 from data.trajectories.convert import nothing_read
 from data.trajectories.reading import Tally, read_trajectories
@@ -25,10 +26,13 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import Tokenizer, load_tokenizer
 from maverick_jax.text.chat import Role, dialect_of, render
 from train.evaluation.carried import heads_in
+from train.evaluation.reward_checks import checked
 from train.objectives.reward import Reward
 
 SHOWN = 20
 """Most trajectories that are printed."""
+WRITES = 2
+"""The least privilege of a tool that changes something."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,23 +102,36 @@ def _probability(logit: float) -> float:
 
 
 def score(
-    checkpoint: str, runs: str, *, out: str | None = None, format: str | None = None, dialect: str | None = None
+    checkpoint: str,
+    runs: str,
+    *,
+    out: str | None = None,
+    format: str | None = None,
+    dialect: str | None = None,
+    checks: bool = False,
+    policy: str | None = None,
 ) -> dict[str, Any]:
     """The scores of the trajectories in `runs` (a file or folder), in their order, as JSON values; also written to the
-    new file `out`, one object per line. Raises InputError for a checkpoint without reward heads, for what
+    new file `out`, one object per line. `checks`: also what `reward_checks.checked` finds; tools with a privilege of 2
+    or more in the file `policy` change something. Raises InputError for a checkpoint without reward heads, for what
     `read_trajectories` refuses, and if there is no trajectory."""
     target = None if out is None else pathlib.Path(out).expanduser()
     if target is not None:
         require_new(target)
+    rules = None if policy is None else read_policy(policy).tools
+    writes = None if rules is None else {name for name, rule in rules.items() if rule.privilege >= WRITES}
     tally = Tally()
     scorer = Scorer(checkpoint, dialect)
-    found = [_scored(run, scorer) for run in read_trajectories(runs, format=format, tally=tally)]
-    if not found:
+    read = list(read_trajectories(runs, format=format, tally=tally))
+    if not read:
         raise InputError(nothing_read(runs, tally))
+    found = [_scored(run, scorer) for run in read]
     if target is not None:
         with new_file(target) as file:
             file.writelines(json.dumps(one) + "\n" for one in found)
-    return {"checkpoint": checkpoint, "runs": found} | ({} if target is None else {"out": str(target)})
+    more = {} if target is None else {"out": str(target)}
+    more |= {"checks": checked(read, lambda run: scorer(run).reward, writes)} if checks else {}
+    return {"checkpoint": checkpoint, "runs": found} | more
 
 
 def _scored(run: Trajectory, scorer: Scorer) -> dict[str, Any]:
@@ -129,6 +146,8 @@ def show(found: dict[str, Any]) -> str:
     lines = [_line(one) for one in found["runs"][:SHOWN]]
     if (more := len(found["runs"]) - SHOWN) > 0:
         lines.append(f"and {more:,} more; --out FILE or --json has all")
+    for name, value in found.get("checks", {}).items():
+        lines.append(f"{name.replace('_', ' ')}: {json.dumps(value)}")
     return "\n".join([*lines, *([f"written to {found['out']}"] if "out" in found else [])])
 
 

@@ -3,16 +3,20 @@
 In each pair the assistant keeps to the shop's rules on one side and breaks one on the other: it changes an order that
 it did not look up, pays back without having asked, takes another order, another number of things, or a function that
 does not fit. Twins of the same situations, in which the customer has agreed, prefer that it acts to that it asks again.
+The last message of each side says what is wrong with it (`turn_label`), if it is one of the things that have a label.
 Equal seeds give equal pairs.
 """
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.preferences.forms import FORMAT, VERSION
+from data.preferences.turn_labels import FIELD, LABELS, TurnLabel
 from data.toy_shop import POLICY, TOOLS, Order
+from data.trajectories.decisions import is_question
 from data.trajectories.formats import ours
 from data.trajectories.trajectory import Step, Trajectory
 from maverick_jax.text.chat import Message, Role, ToolCall
@@ -110,6 +114,20 @@ SITUATIONS: tuple[Callable[[random.Random, Order], Told], ...] = (
 )
 
 
+MISTAKES = {
+    _lookup: TurnLabel.UNAUTHORIZED,
+    _confirmation: TurnLabel.UNAUTHORIZED,
+    _scope: TurnLabel.UNAUTHORIZED,
+    _amount: TurnLabel.INCONSISTENT,
+    _agreed: TurnLabel.PREMATURE,
+}
+"""What is wrong with the rejected side of a situation; a question of `_agreed` ends nothing."""
+
+
+def _labelled(step: Step, label: TurnLabel | None) -> Step:
+    return step if label is None else dataclasses.replace(step, extra={FIELD: LABELS[label]})
+
+
 def generate(count: int = COUNT, seed: int = SEED) -> list[dict[str, Any]]:
     """`count` records of our form of pairs; situations take turns."""
     made = []
@@ -119,6 +137,8 @@ def generate(count: int = COUNT, seed: int = SEED) -> list[dict[str, Any]]:
         order = Order(**{**vars(Order.drawn(draw)), "sent": situation in SENT})
         shared, chosen, rejected = situation(draw, order)
         shared = [Step(Message(Role.SYSTEM, POLICY)), *shared]
+        mistake = None if is_question(rejected.message.text) else MISTAKES.get(situation)
+        chosen, rejected = _labelled(chosen, TurnLabel.GOOD), _labelled(rejected, mistake)
         made.append(_record(shared, chosen, rejected, f"shop-{number}", situation.__name__.strip("_")))
     return made
 
