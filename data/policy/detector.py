@@ -87,10 +87,13 @@ class _Detector:
         return at, ""
 
     def _spent(self, action: Action, at: int, named: list[str]) -> int | None:
-        """The message with an equal call that was carried out since the user agreed in message `at`."""
+        """The message with an equal call that was carried out since the user agreed in message `at`: one whose `named`
+        arguments are equal, or all if none must be named."""
         equal = lambda other: (
             other.call.name == action.call.name
-            and all(other.call.arguments.get(name) == action.call.arguments[name] for name in named)
+            and all(
+                other.call.arguments.get(name) == action.call.arguments[name] for name in named or action.call.arguments
+            )
         )
         earlier = (o for o in self.actions if (o.step, o.position) < (action.step, action.position) and o.step > at)
         return next((o.step for o in earlier if not o.failed and equal(o)), None)

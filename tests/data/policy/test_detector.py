@@ -96,6 +96,9 @@ def test_u2_confirm_names_the_arguments_that_must_be_named():
     assert rules(*proposal("Refund A12?", "Do that.", refund)) == []
     assert rules(*proposal("Refund A13?", "Do that.", refund)) == [("U2", "refund")]
     assert rules(*proposal("Shall I?", "Yes", call("remove", id="A12"))) == []
+    two = [call("remove", id="A12"), result("ok"), call("remove", id="A13")]
+    assert rules(*proposal("A12 and A13?", "Yes", *two)) == []
+    assert rules(*proposal("A12 and A13?", "Yes", *two, result("ok"), two[0])) == [("U2", "remove")]
     assert rules(user("Remove A12"), call("remove", id="A12")) == [("U2", "remove")]
 
 
