@@ -67,6 +67,11 @@ class Dataset:
         """Fraction of the stream's rows from each source, by name."""
         return dict(zip([source.name for source in self.sources], self._mixture.shares(), strict=True))
 
+    @property
+    def mixture(self) -> Mixture:
+        """The source of each row."""
+        return self._mixture
+
     def locate(self, index: int) -> tuple[SourceRows, int]:
         """The source of stream row `index`, and which of its rows that is."""
         if index < 0:

@@ -20,6 +20,10 @@ class Mixture(Protocol):
         """The fraction of the stream that comes from each source; sums to 1."""
         ...
 
+    def counts(self, rows: int) -> list[int]:
+        """How many of the first `rows` rows come from each source."""
+        ...
+
 
 class Weighted:
     """A stream of equal blocks. Each source has a fixed number of rows per block, evenly spaced.
@@ -30,11 +34,11 @@ class Weighted:
 
     def __init__(self, weights: dict[str, float]):
         """Raises InputError for a weight that is too small for even one row per block."""
-        self.counts = np.array(_counts(weights))
+        self._counts = np.array(_counts(weights))
         # row k of n is at (k + 1/2) / n of a block; ties go to the source that is named first
-        places = np.concatenate([(np.arange(n) + 0.5) / n for n in self.counts])
-        sources = np.repeat(np.arange(self.counts.size), self.counts)
-        ranks = np.concatenate([np.arange(n) for n in self.counts])
+        places = np.concatenate([(np.arange(n) + 0.5) / n for n in self._counts])
+        sources = np.repeat(np.arange(self._counts.size), self._counts)
+        ranks = np.concatenate([np.arange(n) for n in self._counts])
         order = np.argsort(places, kind="stable")
         self._source, self._rank = sources[order], ranks[order]
 
@@ -44,12 +48,17 @@ class Weighted:
         return self._source.size
 
     def shares(self) -> list[float]:
-        return (self.counts / self.block).tolist()
+        return (self._counts / self.block).tolist()
 
     def locate(self, row: int) -> tuple[int, int]:
         block, at = divmod(row, self.block)
         source = int(self._source[at])
-        return source, block * int(self.counts[source]) + int(self._rank[at])
+        return source, block * int(self._counts[source]) + int(self._rank[at])
+
+    def counts(self, rows: int) -> list[int]:
+        blocks, rest = divmod(rows, self.block)
+        part = np.bincount(self._source[:rest], minlength=self._counts.size)
+        return (blocks * self._counts + part).tolist()
 
 
 class Sequential:
@@ -67,6 +76,30 @@ class Sequential:
         source = int(np.searchsorted(self._ends, at, "right"))
         first = int(self._ends[source]) - self._num_rows[source]
         return source, epoch * self._num_rows[source] + at - first
+
+    def counts(self, rows: int) -> list[int]:
+        epochs, rest = divmod(rows, int(self._ends[-1]))
+        part = np.clip(rest - (self._ends - self._num_rows), 0, self._num_rows)
+        return (epochs * np.array(self._num_rows) + part).tolist()
+
+
+class Continued:
+    """A mixture from its row `first` on, whose sources count their rows otherwise."""
+
+    def __init__(self, mixture: Mixture, first: int, shifts: Sequence[int]):
+        """shifts: what is added to the numbers of a source's rows, by source."""
+        self._mixture, self._first, self._shifts = mixture, first, list(shifts)
+
+    def shares(self) -> list[float]:
+        return self._mixture.shares()
+
+    def locate(self, row: int) -> tuple[int, int]:
+        source, at = self._mixture.locate(self._first + row)
+        return source, at + self._shifts[source]
+
+    def counts(self, rows: int) -> list[int]:
+        before, after = self._mixture.counts(self._first), self._mixture.counts(self._first + rows)
+        return [high - low for low, high in zip(before, after, strict=True)]
 
 
 def _counts(weights: dict[str, float]) -> list[int]:

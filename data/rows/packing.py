@@ -150,13 +150,18 @@ class Concatenated:
         cell: int | None = None,
     ):
         self._begin, self._stream = arrays["begin"], arrays["stream"]
-        self._length, self._seed, self._cell = length, seed, cell
+        self.length, self._seed, self._cell = length, seed, cell
         self.num_tokens = int(self._stream[-1])
-        self.num_rows = -(-self.num_tokens // length)
+        self.num_rows = self.rows_after(0)
 
-    def pieces(self, epoch: int, row: int) -> Spans:
-        first = row * self._length
-        count = min(self._length, self.num_tokens - first)
+    def rows_after(self, offset: int) -> int:
+        """The rows of an epoch whose first `offset` tokens are not read."""
+        return -(-(self.num_tokens - offset) // self.length)
+
+    def pieces(self, epoch: int, row: int, offset: int = 0) -> Spans:
+        """offset: tokens of the epoch before its row 0."""
+        first = offset + row * self.length
+        count = min(self.length, self.num_tokens - first)
         at = (self._turn(epoch) + first) % self.num_tokens
         head = min(count, self.num_tokens - at)
         pieces = self._between(at, at + head)

@@ -1,6 +1,7 @@
 """The rows of one source."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,10 +9,56 @@ from data.array_folder import ArrayFolder
 from data.order import derive, permuted
 from data.rows import packing
 from data.rows.fields import Row
-from data.rows.packing import Plan
+from data.rows.packing import Concatenated, Plan
 from data.rows.tiles import SourceTiles
 from data.rows.weighing import Weighing
 from data.rows.windows import Windowed
+
+
+class Lap(NamedTuple):
+    """Where the rows of a source begin in its endless epochs, and how many there are."""
+
+    epoch: int = 0
+    offset: int = 0
+    """Tokens of that epoch that are not read, from its start. Only texts that are concatenated have an offset."""
+    rows: int | None = None
+    """Number of rows, which are those of the next tokens alone; then the first ones come again. None: there is no
+    end."""
+
+    def find(self, index: int, plan: Plan) -> "_Place":
+        """Where row `index` is, before rows are shuffled."""
+        index = index if self.rows is None else index % self.rows
+        rest = plan.num_rows if self.offset == 0 else _concatenated(plan).rows_after(self.offset)
+        if index < rest:
+            return _Place(self.epoch, index, self._among(rest, 0), self.offset)
+        more, at = divmod(index - rest, plan.num_rows)
+        return _Place(self.epoch + 1 + more, at, self._among(plan.num_rows, rest + more * plan.num_rows), 0)
+
+    def _among(self, count: int, before: int) -> int:
+        """How many of the `count` rows of an epoch are read, after `before` rows of earlier epochs."""
+        return count if self.rows is None else min(count, self.rows - before)
+
+    def epoch_of(self, rows: int, plan: Plan) -> int:
+        """The epoch of the last of the first `rows` rows."""
+        return self._replace(rows=None).find(max(0, rows - 1), plan).epoch
+
+    def after(self, rows: int, plan: Concatenated) -> "Lap":
+        """Where the first token is that the first `rows` rows do not have."""
+        place = self._replace(rows=None).find(rows, plan)
+        return Lap(place.epoch, place.offset + place.at * plan.length)
+
+
+class _Place(NamedTuple):
+    epoch: int
+    at: int
+    among: int
+    """How many rows of the epoch are shuffled together."""
+    offset: int
+
+
+def _concatenated(plan: Plan) -> Concatenated:
+    assert isinstance(plan, Concatenated), type(plan)
+    return plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +79,8 @@ class SourceRows:
     """Tokens per cell; None: rows have no cells."""
     tiles: SourceTiles | None = None
     """The pictures of its rows; None: it has none."""
+    lap: Lap = Lap()
+    """Which rows of the endless ones they are."""
 
     def row(self, index: int) -> Row:
         """The fields of a row, but no tiles."""
@@ -40,15 +89,16 @@ class SourceRows:
         return row if self.weighing is None else row | self.weighing.fields(self.store, places, self.length)
 
     def pieces(self, index: int) -> packing.Spans:
-        epoch, at = divmod(index, self.plan.num_rows)
-        return self.plan.pieces(epoch, self._place(epoch, at))
+        place = self.lap.find(index, self.plan)
+        if place.offset:
+            return _concatenated(self.plan).pieces(place.epoch, self._shuffled(place), place.offset)
+        return self.plan.pieces(place.epoch, self._shuffled(place))
 
     def num_tiles(self, index: int) -> int:
         """The number of tiles of a row, from the plan alone."""
         if (tiles := self._row_tiles) is None:
             return 0
-        epoch, at = divmod(index, self.plan.num_rows)
-        return int(tiles[self._place(epoch, at)])
+        return int(tiles[self._shuffled(self.lap.find(index, self.plan))])
 
     @property
     def most_tiles(self) -> int:
@@ -59,8 +109,8 @@ class SourceRows:
     def _row_tiles(self) -> np.ndarray | None:
         return self.plan.row_tiles if isinstance(self.plan, Windowed) else None
 
-    def _place(self, epoch: int, at: int) -> int:
-        """The number in the plan of row `at` of an epoch."""
+    def _shuffled(self, place: _Place) -> int:
+        """The number in the plan of a row of an epoch."""
         if self.seed is None:
-            return at
-        return permuted(at, self.plan.num_rows, derive(self.seed, "rows", epoch))
+            return place.at
+        return permuted(place.at, place.among, derive(self.seed, "rows", place.epoch))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.rows.mixture import MAX_BLOCK, Sequential, Weighted
+from data.rows.mixture import MAX_BLOCK, Continued, Sequential, Weighted
 from maverick_jax.errors import InputError
 
 
@@ -31,6 +31,23 @@ def test_shares_are_exact_in_every_block_and_close_in_between(weights):
     assert mixture.shares() == pytest.approx([weight / sum(weights) for weight in weights])
 
 
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 60), st.integers(0, 40))
+def test_counts_are_those_of_the_rows_one_by_one(numbers, rows, first):
+    mixtures = [Weighted(_named(map(float, numbers))), Sequential(numbers)]
+    for mixture in [*mixtures, *(Continued(m, first, [0] * len(numbers)) for m in mixtures)]:
+        drawn = collections.Counter(mixture.locate(row)[0] for row in range(rows))
+        assert mixture.counts(rows) == [drawn[s] for s in range(len(numbers))]
+
+
+def test_a_mixture_goes_on_from_any_row():
+    whole = Weighted(_named([3.0, 1.0]))
+    rest = Continued(whole, 5, [10, -1])
+    for row in range(20):
+        source, at = whole.locate(5 + row)
+        assert rest.locate(row) == (source, at + (10, -1)[source])
+    assert rest.shares() == whole.shares()
+
+
 def test_simple_weights_have_short_blocks():
     assert Weighted(_named([1.0, 1.0])).block == 2
     assert Weighted(_named([0.7, 0.3])).block == 10
@@ -44,7 +61,7 @@ def test_awkward_weights_are_rounded_by_less_than_one_row_in_a_block():
     for share, weight in zip(mixture.shares(), weights, strict=True):
         assert abs(share - weight / sum(weights)) < 1 / MAX_BLOCK
     drawn = collections.Counter(mixture.locate(row)[0] for row in range(MAX_BLOCK))
-    assert [drawn[s] for s in range(3)] == mixture.counts.tolist()
+    assert [drawn[s] for s in range(3)] == mixture.counts(MAX_BLOCK)
 
 
 def test_a_distant_row_can_be_located():
