@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 def job(config: RunConfig, mesh: Mesh) -> None:
     """Says what is known before data is opened."""
     run, model = config.run, config.model
-    log.info("run %s in %s: %s", run.name, run.directory, _count(run.steps, "step"))
+    place, of = config.place, len(config.in_stages)
+    stage = f", stage {place.name} ({place.number + 1} of {of}): {_count(place.steps, 'step')}" if place.name else ""
+    log.info("run %s in %s: %s%s", run.name, run.directory, _count(config.whole.run.steps, "step"), stage)
     log.info(
         "model: %s parameters, %s active per token; %s",
         f"{model.num_parameters():,}",
@@ -40,15 +42,16 @@ def data(config: RunConfig, feed: Feed) -> None:
     if not rows:
         log.info("data: made by the run itself: %s rows (%s tokens) a step", f"{batch:,}", f"{batch * length:,}")
         return
-    epochs = config.run.steps * batch / rows
+    epochs = config.place.steps * batch / rows
     log.info(
-        "data: %s: %s of %s tokens; %s rows (%s tokens) a step, %s epochs in the run",
+        "data: %s: %s of %s tokens; %s rows (%s tokens) a step, %s epochs in the %s",
         ", ".join(config.data.sources),
         _count(rows, "row"),
         f"{length:,}",
         f"{batch:,}",
         f"{batch * length:,}",
         f"{epochs:,.0f}" if epochs >= 10 else f"{epochs:.2g}",
+        "stage" if config.place.name else "run",
     )
 
 
@@ -92,11 +95,18 @@ def changes(
     there = _saved(config)
     if there is None:
         return {}
-    here = public(config)
+    there = _by_name(there)
+    here = _by_name(public(config.whole))
     found: dict[str, tuple[Any, Any]] = {}
     for section in (here.keys() & there.keys()) - set(left_out):
         _compare(section, there.get(section), here[section], found)
     return {key: found[key] for key in sorted(found) if key not in ("run.dir", "run.hardware")}
+
+
+def _by_name(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with its stages as a mapping."""
+    stages = config.get("stages") or ()
+    return config | {"stages": {s["name"]: s for s in stages if isinstance(s, dict) and isinstance(s.get("name"), str)}}
 
 
 def _compare(key: str, old: Any, new: Any, found: dict[str, tuple[Any, Any]]) -> None:
@@ -121,6 +131,8 @@ def _rates(config: RunConfig, done: int) -> tuple[float, float, float] | None:
     have one schedule, or the saved one cannot be read."""
     try:
         saved = _saved(config) or {}
+        if config.place.name:
+            return None  # several schedules
         optimizer = type(config.optimizer).model_validate_json(json.dumps(saved.get("optimizer")))
         old, new = optimizer.schedule_of(int(saved["run"]["steps"])), config.optimizer.schedule_of(config.run.steps)
     except (ValidationError, KeyError, TypeError, ValueError):

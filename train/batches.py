@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.rows import placement
+from data.rows.course import Reading, open_course
 from data.rows.dataset import Dataset, Split, open_dataset
 from data.rows.fields import FIELDS, TARGET, TILES, Row, chosen
 from data.targets.format import layout
@@ -30,24 +31,29 @@ class Feed:
     """The fields of a batch, which the objective reads."""
     beside: dict[str, str] = dataclasses.field(default_factory=dict)
     """Digests of stored fields that are joined to the rows: `targets`, the folder's, and `teacher`, the model's."""
+    first: int = 0
+    """Batches of the run before those of these rows: those of the stages before."""
 
     @classmethod
     def open(cls, config: RunConfig, split: Split = "train") -> "Feed":
         """Opens the data of `split`. Data that is not cached is tokenized and packed; each process of a job does this
         or waits until it is done. Training rows get the objective's stored fields. Raises InputError if their folder
         does not fit this run."""
-        data, objective = open_dataset(config.data, split, seed=config.run.seed), config.objective
+        objective = config.objective
         if split != "train":
-            return cls(config, data, objective.evaluation_fields())
+            return cls(config, open_dataset(config.data, split, seed=config.run.seed), objective.evaluation_fields())
+        place, first = config.place, config.place.first
+        data = open_course(place.course or [Reading(config.data, 0)], place.number, seed=config.run.seed)
         objective.check_data({source.name: source.store.meta for source in data.sources})
         if (stored := objective.stored_fields()) is None:
-            return cls(config, data, objective.fields())
+            return cls(config, data, objective.fields(), first=first)
         targets = open_targets(config, stored, data)
         return cls(
             config,
             data.with_fields(TargetsOf(targets, stored.names)),
             objective.fields(),
             {"targets": targets.digest, "teacher": targets.header.teacher},
+            first,
         )
 
     @property
@@ -68,7 +74,7 @@ class Feed:
         or dtype."""
         if not self.train.sources:  # the run makes its rows itself
             return abstract_batch(self.config, jax.sharding.get_mesh(), self.fields)
-        tiles = self.train.tile_budgets(self.config.data.batch_size)(step)
+        tiles = self.train.tile_budgets(self.config.data.batch_size)(max(0, step - self.first))
         batch = abstract_batch(self.config, jax.sharding.get_mesh(), self.fields, tiles)
         row = self.train.row(0)
         for name, x in chosen(row, self.fields).items():
@@ -87,7 +93,8 @@ class Feed:
             def found() -> Iterator[Row]:
                 for piece in rollbacks.pieces(start, stop):
                     opened.close()
-                    batches = self.train.batches(rows, self.config.data.batch_size, piece.start, len(piece))
+                    begin = piece.start - self.first
+                    batches = self.train.batches(rows, self.config.data.batch_size, begin, len(piece))
                     yield from opened.enter_context(batches)
 
             yield (self.placed(local) for local in found())

@@ -1,9 +1,11 @@
 """The config of a run: its sections, and the checks that need more than one of them."""
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from data.config import DataConfig
 from data.rows.fields import FIELDS
@@ -22,6 +24,7 @@ from train.faults.config import GuardConfig
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
 from train.optimizers import AdamW, OptimizerConfig
+from train.stages import Place, StageSection
 from train.trainable.config import TrainableConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -103,6 +106,35 @@ class RunConfig(Section):
     guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    stages: tuple[StageSection, ...] = ()
+    """The stages of the run, in order. None: it is one stage, of `run.steps` steps."""
+    _place: Place | None = PrivateAttr(None)
+    _parts: "tuple[RunConfig, ...]" = PrivateAttr(())
+
+    @property
+    def place(self) -> Place:
+        """Where it lies in its run: of a run without stages, and of one stage."""
+        steps = self.run.steps
+        return self._place or Place(self, steps=steps, scheduled=(0, steps))
+
+    @property
+    def whole(self) -> "RunConfig":
+        """The config of the run that it is a stage of."""
+        return self.place.run
+
+    @property
+    def in_stages(self) -> "tuple[RunConfig, ...]":
+        """The config of each stage of the run. Its `run.steps` are those of the run up to the stage's end."""
+        return self.whole._parts or (self,)
+
+    def divided(self, parts: "Sequence[RunConfig]", places: Sequence[Place]) -> "RunConfig":
+        """The config of a run whose stages are `parts`; `places` lack the run."""
+        steps = places[-1].first + places[-1].steps
+        whole = self.model_copy(update={"run": self.run.model_copy(update={"steps": steps})})
+        whole._parts = tuple(part.model_copy() for part in parts)
+        for part, place in zip(whole._parts, places, strict=True):
+            part._place = dataclasses.replace(place, run=whole)
+        return whole
 
 
 # ---- checks across sections ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Run configs as files: reading and resolving them, and their JSON schema."""
 
+import copy
 import pathlib
 import re
 from collections.abc import Iterable
@@ -15,13 +16,26 @@ from maverick_jax.settings.descriptions import DescribedSchema
 from maverick_jax.settings.moved_keys import moved_problems
 from maverick_jax.settings.redaction import HIDDEN, redacted
 from maverick_jax.settings.strict_yaml import Document, Location, Problem, join
+from train.borders import placed, unfit_borders
 from train.config import RunConfig, misfits, unfit_start
 from train.inherited import Named, take_adapter, take_network, take_tokens
 from train.metrics_writer import LoggingConfig
 from train.objectives import OBJECTIVES
 from train.objectives.aliases import ALIASES, replace_alias
+from train.stages import (
+    SECTIONS,
+    STAGES,
+    StageSection,
+    chosen,
+    given_steps,
+    in_stage,
+    problems_of_stages,
+    stage_document,
+)
 
 COMMAND_LINE = Location("command line")
+STAGE = "stage"
+"""The word of the command line that names a stage."""
 MOVED = {
     "optimizer.train": "trainable.parameters",
     "optimizer.experts": "trainable.experts",
@@ -34,7 +48,8 @@ _BASES = ("base", *(f"{section}.base" for section in _SECTIONS))
 
 
 def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named | None = None) -> RunConfig:
-    """The run config in a file, or shipped under a name, with `overrides` (`optimizer.learning_rate=3e-4`) on top.
+    """The run config in a file, or shipped under a name, with `overrides` (`optimizer.learning_rate=3e-4`) on top; of a
+    config with stages, that of the one that the override `stage=NAME` names.
 
     model: the model that will be used in the place of the config's; its tokenizer is then the default, not that of
     `model.init_from`. None: the config's.
@@ -42,6 +57,19 @@ def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named |
     Raises InputError with one line per problem: keys that moved, before anything else; unknown keys, wrong types and
     values, and numbers of different sections that do not fit each other.
     """
+    words = list(overrides)
+    names = [word.partition("=")[2] for word in words if word.startswith(f"{STAGE}=")]
+    config = read_run(path_or_name, [word for word in words if not word.startswith(f"{STAGE}=")], model)
+    if not config.stages and not names:
+        return config
+    number = chosen([stage.name for stage in config.stages], names[-1] if names else None)
+    if isinstance(number, str):
+        raise InputError(f"{path_or_name}: {number}")
+    return config.in_stages[number]
+
+
+def read_run(path_or_name: str, overrides: Iterable[str] = (), model: Named | None = None) -> RunConfig:
+    """As `read_config`, the config of a whole run: `in_stages` are those of its stages, or itself."""
     document = shipped.read_document(shipped.find(path_or_name, shipped.run_path), shipped.run_path, _SECTIONS)
     document = shipped.on_top(document, _overrides(overrides))
     strict_yaml.raise_problems(moved_problems(document, MOVED) + _hidden(document))
@@ -52,20 +80,60 @@ def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named |
     for section in _SECTIONS:
         if isinstance(inner := document.data.get(section), dict):
             inner.pop("base", None)
+    if document.data.get(STAGES):
+        return _in_stages(document, model)
+    config, problems = _checked(document, model)
+    strict_yaml.raise_problems(problems)
+    assert config is not None
+    return config
+
+
+def _checked(document: Document, model: Named | None) -> tuple[RunConfig | None, list[Problem]]:
+    """The config of a document, and what is wrong with it."""
     _read_experts(document)
     replace_alias(document)
     take_adapter(document)
     start = take_network(document, read_config)
     take_tokens(document, model or start, read_config)
     config, problems = validation.check(RunConfig, document, also=_BASES)
-    if config is not None:
-        config = _with_objective_in_run(config, document, problems)
+    if config is None:
+        return None, problems
+    config = _with_objective_in_run(config, document, problems)
+    if not config.stages:
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
         found = misfits(config, known) + unfit_start(config.model, start and start.config)
         problems += [Problem(_place(document, key, message), key, message) for key, message in found]
+    return config, problems
+
+
+def _in_stages(document: Document, model: Named | None) -> RunConfig:
+    """The config of a run with stages."""
+    given, place = None, given_steps(document)
+    if isinstance(run := document.data.setdefault("run", {}), dict):
+        given = run.get("steps") if place is not None else None
+        run["steps"] = given or 1  # the sum is known when all stages are
+    originals = copy.deepcopy(document)  # what is read fills in what a document leaves out
+    whole, problems = _checked(document, model)
     strict_yaml.raise_problems(problems)
-    assert config is not None
-    return config
+    assert whole is not None
+    problems = problems_of_stages(originals)
+    parts: list[RunConfig] = []
+    for number in range(len(whole.stages)):
+        inner = stage_document(originals, number)
+        part, found = _checked(inner, model)
+        problems += [in_stage(number, problem, originals) for problem in found]
+        parts += [] if part is None else [part]
+    strict_yaml.raise_problems(problems)
+    found = unfit_borders([stage.name for stage in whole.stages], parts)
+    problems = [in_stage(number, Problem(originals.place(""), key, said), originals) for number, key, said in found]
+    parts, places = placed(whole, parts)
+    total = places[-1].first + places[-1].steps
+    if place is not None and given != total:
+        problems.append(
+            Problem(place, "run.steps", f"{given}; expected {total}, the sum of the stages, or no such key")
+        )
+    strict_yaml.raise_problems(problems)
+    return whole.divided(parts, places)
 
 
 def _with_objective_in_run(config: RunConfig, document: Document, problems: list[Problem]) -> RunConfig:
@@ -179,6 +247,9 @@ def schema() -> dict[str, Any]:
     for union in unions:
         union["anyOf"] = union.pop("oneOf")  # a partial section may be of any kind: its base gives the kind
     _add_aliases(found)
+    stage = found["$defs"][StageSection.__name__]["properties"]
+    for section in SECTIONS:
+        stage[section] = found["properties"][section] | {"description": stage[section].get("description", "")}
     base = {"type": "string", "description": "A shipped name, or a path relative to this file, to build on."}
     found["properties"] = {"base": base, **found["properties"]}
     model = found["$defs"]["ModelSection"]

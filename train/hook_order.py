@@ -51,11 +51,16 @@ def hooks_of(
     run, logging_config, run_dir = config.run, config.logging, config.run.directory
     found, beside, prometheus = _of_wall_time(config, start)
     writer = MetricsWriter(
-        run_dir, logging_config, step=start, require_held=store.require_held, public=public(config), beside=[prometheus]
+        run_dir, logging_config, step=start, require_held=store.require_held, public=public(config.whole),
+        beside=[prometheus], stage=config.place.name,
+    )  # fmt: skip
+    place = config.place
+    begun = start in store.steps() and start > place.first
+    since = store.meta(start).get(REFUSED_SINCE) if begun else None
+    rollbacks = Rollbacks.at(store, start, place.first)
+    bad = BadUpdates(
+        writer, config.guard, batch_size=config.data.batch_size, rollbacks=rollbacks, since=since, first=place.first
     )
-    since = store.meta(start).get(REFUSED_SINCE) if start in store.steps() else None
-    rollbacks = Rollbacks.at(store, start)
-    bad = BadUpdates(writer, config.guard, batch_size=config.data.batch_size, rollbacks=rollbacks, since=since)
     contents = lambda step, state: contents_of(state, metadata | bad.record())
     save = hooks.Checkpoint(store, contents, last_step=run.steps)
     found += [_training_lines(config, writer, flops_per_token, beside), Notices(config.objective)]

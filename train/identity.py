@@ -9,6 +9,7 @@ from maverick_jax.errors import InputError, NoRestorableCheckpoint
 from maverick_jax.network import Purpose
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.redaction import redacted
+from train.batches import Feed
 from train.config import RunConfig
 from train.config_files import public
 from train.trainable.lora import LoraConfig
@@ -32,6 +33,7 @@ def metadata(config: RunConfig, data_fingerprint: str, references: dict[str, str
         "optimizer": config.optimizer.model_dump(include={"kind"}),
         RECORD: config.trainable.lora and config.trainable.lora.record(),
         "references": references,
+        **({"stage": config.place.name} if config.place.name else {}),
     }
 
 
@@ -41,6 +43,9 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
     there = _newest_metadata(store)
     if there is None:
         return
+    if there["step"] <= config.place.first:  # of a stage before
+        config = next(stage for stage in config.in_stages if there["step"] <= stage.run.steps)
+        here = metadata(config, Feed.open(config).train.fingerprint, {})
     changed = _differences("model", _network(there["model"]), _network(here["model"]))
     changed += _differences("objective", there.get("objective", {}), here["objective"])
     changed += _differences("optimizer", there.get("optimizer", {}), here["optimizer"])
@@ -100,8 +105,10 @@ def _changed_data(config: RunConfig) -> list[str]:
         sections = there["data"], {"seed": there["run"]["seed"]}
     except (InputError, KeyError, TypeError):
         return []
-    here = public(config)
-    return _differences("data", sections[0], here["data"]) + _differences("run", sections[1], here["run"])
+    here = public(config.whole)
+    changed = _differences("data", sections[0], here["data"]) + _differences("run", sections[1], here["run"])
+    stages = {stage["name"]: stage for stage in there.get("stages") or ()}
+    return changed + _differences("stages", stages, {stage["name"]: stage for stage in here["stages"]})
 
 
 def _differences(prefix: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:

@@ -80,10 +80,11 @@ class MetricsWriter:
         require_held: Callable[[], None] = lambda: None,
         public: dict[str, Any] | None = None,
         beside: Sequence[OpenSink] = (),
+        stage: str = "",
     ):
         """`step`: the step from which the run resumes; lines of later steps are dropped. `require_held`: raises if
         another job writes to the run directory; called before each write. `public`: the run's config without secrets,
-        for the sinks. `beside`: sinks that every run has.
+        for the sinks. `beside`: sinks that every run has. `stage`: what each line names; empty: lines name none.
 
         Raises InputError if the package of a configured sink is not installed.
         """
@@ -92,6 +93,7 @@ class MetricsWriter:
         self._path: pathlib.Path | None = None
         self._sinks: list[OpenSink] = []
         self._require_held = require_held
+        self._constant = {"stage": stage} if stage else {}
         if jax.process_index() == 0:
             self._path = pathlib.Path(run_dir) / "metrics.jsonl"
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,7 @@ class MetricsWriter:
         if self._path is None:
             return
         self._require_held()
+        line = {"step": line["step"], **self._constant, **line}
         # one unbuffered call, so that a killed process leaves the whole line or none of it
         text = (json.dumps(redacted(plain(line)), allow_nan=False) + "\n").encode()
         with disk_failures(self._path), self._path.open("ab", buffering=0) as file:

@@ -16,7 +16,9 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.initialization.from_model import initial_weights
+from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.precision import for_platform
+from train.carried import over_border
 from train.config import RunConfig
 from train.faults.spikes import SpikeGate, SpikesConfig
 from train.goodput import timeline
@@ -42,7 +44,8 @@ class StateParts:
     @classmethod
     def of(cls, config: RunConfig, references: Mapping[str, Found]) -> "StateParts":
         selection = config.trainable.selection(config.run.seed)
-        optimizer = config.optimizer.build(config.run.steps, config.model.network, selection)
+        since, steps = config.place.scheduled
+        optimizer = config.optimizer.build(steps, config.model.network, selection, since)
         return cls(config, optimizer, heads_of(config, references))
 
     def arguments(self) -> dict[str, Any]:
@@ -59,15 +62,38 @@ class StateParts:
         return fresh_state(self.config.run.seed, **self.arguments())
 
 
+def stage_to_train(config: RunConfig) -> RunConfig:
+    """The first stage of the run that its checkpoints do not have whole; the last one of a complete run."""
+    *earlier, last = config.in_stages
+    if not earlier:
+        return last
+    store = CheckpointStore(config.run.directory / CHECKPOINTS, config.checkpoint, read_only=True)
+    reached = max(store.agreed_steps(store.known_steps), default=0)
+    return next((stage for stage in earlier if reached < stage.run.steps), last)
+
+
+def store_of(config: RunConfig) -> CheckpointStore:
+    """The checkpoints of the run. The last one of each stage is kept."""
+    ends = [stage.run.steps for stage in config.in_stages]
+    return CheckpointStore(config.run.directory / CHECKPOINTS, config.checkpoint, kept=ends)
+
+
 def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> TrainState:
     """The newest checkpoint that passes verification, restored onto `mesh`, which may differ from the mesh that saved
-    it; else a fresh state."""
+    it; else a fresh state. The first state of a stage after the first is made of the last one of the stage before.
+
+    Raises StageBefore if the newest intact checkpoint belongs to an earlier stage."""
     target = abstract_state(mesh, **parts.arguments())
-    bare = dataclasses.replace(target, gate=None)
+    bare, first = dataclasses.replace(target, gate=None), parts.config.place.first
     with timeline.phase("restore"):
-        found = store.restore(names.flatten(bare))
+        found = store.restore(names.flatten(bare), since=first + 1 if first else 0)
     if found is not None:
         return _with_gate(names.unflatten(bare, found[1]), target.gate, parts.config.guard.spikes, found[2])
+    if first:
+        with timeline.phase("restore"):
+            state, fresh = over_border(parts.config, store, bare, parts.state_arguments())
+        state = _with_gate(state, target.gate, parts.config.guard.spikes, {})
+        return _with_first_adapters(parts, state) if fresh else state
     if (start := parts.config.model.start) is None:
         if frozen := parts.optimizer.selection.frozen(parts.config.model.network):
             log.warning(

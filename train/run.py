@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import disk_failures
 from maverick_jax.model_source import CHECKPOINTS
 from maverick_jax.progress import Working
 from train import announce
+from train.carried import StageBefore
 from train.config import RunConfig
-from train.config_files import read_config
+from train.config_files import read_run
 from train.evaluation.during import evaluations
 from train.faults.at_once import NOTHING_LOST, SAVED_STAYS, leaves_at_once
 from train.faults.offloaded import check_offload
@@ -20,7 +20,7 @@ from train.faults.processes import leave_after
 from train.faults.rollback import Rollbacks, goes_back
 from train.flops import flops_of_run
 from train.hook_order import hooks_of
-from train.restore import StateParts, restore_or_start
+from train.restore import StateParts, restore_or_start, stage_to_train, store_of
 from train.rollouts.source import Setting
 from train.run_folder import begins, describe
 from train.session import Parts, Session, claimed_run
@@ -34,7 +34,7 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     Raises MaverickError subclasses, whose `exit_code` is the process's; in a job of several processes an error ends
     this process at once instead, because the others may never reach the ordinary way out.
     """
-    config = read_config(path_or_name, overrides)
+    config = read_run(path_or_name, overrides)
     try:
         with leaves_at_once(SAVED_STAYS), disk_failures():
             return train_to_end(config)
@@ -45,21 +45,22 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def train_to_end(config: RunConfig) -> dict[str, Any]:
-    """As `main`, of a config that has been read. References that are made by runs of their own are trained first.
+    """As `main`, of a config that has been read, stage by stage. References of runs of their own are trained first.
 
     Raises RunInUse, before anything else is done, if another job works in the run directory.
     """
-    parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True, tasks=True)
     with claimed_run(config):
-        session = _open(config, parts)
-        with jax.set_mesh(session.mesh):
-            while True:
-                with goes_back(config.run.directory / CHECKPOINTS, config.checkpoint):
-                    return _train(session)
+        while True:
+            session = _open(stage := stage_to_train(config))
+            back = goes_back(config.run.directory / CHECKPOINTS, config.checkpoint)
+            with jax.set_mesh(session.mesh), contextlib.suppress(StageBefore), back:
+                if (done := _train(session)) and stage is config.in_stages[-1]:
+                    return done
 
 
-def _open(config: RunConfig, parts: Parts) -> Session:
+def _open(config: RunConfig) -> Session:
     """A signal while data is prepared ends the process at once. While a reference trains, it saves that run first."""
+    parts = Parts(rows=True, held_out=config.run.eval_every > 0, references=True, run_dir=True, tasks=True)
     with contextlib.ExitStack() as guard:
         guard.enter_context(leaves_at_once(NOTHING_LOST))
 
@@ -73,15 +74,14 @@ def _open(config: RunConfig, parts: Parts) -> Session:
 
 def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
-    parts = StateParts.of(config, session.references)
-    store = CheckpointStore(run_dir / CHECKPOINTS, config.checkpoint)
+    parts, store = StateParts.of(config, session.references), store_of(config)
     begins(config, store)
     with leaves_at_once(NOTHING_LOST):
         check_offload(config.model.network, config.mesh.sharding_rules(), session.mesh, session.target)
         state = restore_or_start(parts, store, session.mesh)
         start = int(state.step)
         announce.start(config, start, int(state.skipped))
-        rollbacks = Rollbacks.at(store, start)
+        rollbacks = Rollbacks.at(store, start, config.place.first)
         if start >= last:
             store.close()
             return {"run_dir": str(run_dir), "step": start}

@@ -45,7 +45,7 @@ def describe(session: Session, step: int, flops_per_token: float) -> None:
     config, run_dir, feed = session.config, session.config.run.directory, session.feed
     run_dir.mkdir(parents=True, exist_ok=True)
     changed = announce.changes(config, left_out=()) if step else {}
-    write_atomically(run_dir / CONFIG, dump(public(config)).encode())
+    write_atomically(run_dir / CONFIG, dump(public(config.whole)).encode())
     path = run_dir / "environment.json"
     environment = {
         "python": platform.python_version(),

@@ -10,7 +10,7 @@
    is evaluated on;
 5. references: find the objective's frozen models; check that they fit the objective, the mesh and the tokenizer;
 6. rows: open those to train on, with the stored targets they carry, and the held-out ones;
-7. run directory: check that it holds this run or none;
+7. run directory: check that it holds this run or none; open the rows of the run's later stages, on their meshes;
 8. references that are missing: train them, each in a session of its own; then do 5 and 7 again;
 9. compilation cache: choose its directory.
 
@@ -120,6 +120,7 @@ class Session:
         if parts.run_dir:
             _refuse_other_run(session, missing)
             announce.data(config, session.feed)
+            _check_later_stages(config)
         if missing and train is not None:
             for reference in missing.values():
                 train(reference)
@@ -170,6 +171,12 @@ def claimed_run(config: RunConfig) -> Iterator[None]:
         initialize_from_environment()
         with claimed(run_dir / CHECKPOINTS), watched(config.guard.hangs, run_dir, clock):
             yield
+
+
+def _check_later_stages(config: RunConfig) -> None:
+    """What is wrong with the mesh or the data of a later stage is an error now, not in a week; data is tokenized."""
+    for stage in config.in_stages[config.place.number + 1 :]:
+        Session.open(stage, Parts(rows=True, held_out=stage.run.eval_every > 0))
 
 
 def _refuse_other_run(session: Session, missing: Collection[str] = ()) -> None:

@@ -48,6 +48,10 @@ class Lap(NamedTuple):
         return Lap(place.epoch, place.offset + place.at * plan.length)
 
 
+EVERY_ROW = Lap()
+"""All rows, from the start of the first epoch on."""
+
+
 class _Place(NamedTuple):
     epoch: int
     at: int
@@ -79,7 +83,7 @@ class SourceRows:
     """Tokens per cell; None: rows have no cells."""
     tiles: SourceTiles | None = None
     """The pictures of its rows; None: it has none."""
-    lap: Lap = Lap()
+    lap: Lap = EVERY_ROW
     """Which rows of the endless ones they are."""
 
     def row(self, index: int) -> Row:

@@ -13,8 +13,9 @@ import logging
 import pathlib
 import re
 import shutil
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -53,6 +54,19 @@ class CopiesConfig(Section):
     """Longest time, in seconds, that a run which is asked to stop takes to copy its last checkpoint."""
 
 
+class Keeping(Protocol):
+    """What a config says about which of several checkpoints are kept."""
+
+    keep: int
+    keep_every: int | None
+
+
+def too_old(steps: list[int], config: Keeping, kept: Collection[int]) -> list[int]:
+    """Those of `steps`, ascending, that `config` does not keep and that are not among `kept`."""
+    every = config.keep_every
+    return [s for s in steps[: -config.keep] if not (every and s % every == 0) and s not in kept]
+
+
 class _CopyRecord(pydantic.BaseModel):
     """`copy.json`."""
 
@@ -68,9 +82,10 @@ class _CopyRecord(pydantic.BaseModel):
 class Copies:
     """The copies of one run's checkpoints. Only one process of a job may change them."""
 
-    def __init__(self, config: CopiesConfig):
-        """Raises InputError for a place that cannot be. No request is sent."""
-        self.config = config
+    def __init__(self, config: CopiesConfig, kept: Collection[int] = ()):
+        """kept: steps whose copies are never deleted as too old. Raises InputError for a place that cannot be. No
+        request is sent."""
+        self.config, self._kept = config, frozenset(kept)
         self._store = ObjectStore(config.to)
         self._lease: object_lease.ObjectLease | None = None
 
@@ -179,9 +194,9 @@ class Copies:
     def tidy(self) -> list[int]:
         """Deletes what `keep` and `keep_every` do not cover, and remains of copies that were not finished. Returns the
         steps of deleted copies."""
-        every, found = self.config.keep_every, self._found()
+        found = self._found()
         complete = [step for step, names in found.items() if RECORD in names]
-        old = [step for step in complete[: -self.config.keep] if not (every and step % every == 0)]
+        old = too_old(complete, self.config, self._kept)
         self.require_held()
         for step in [*old, *(step for step in found if step not in complete)]:
             self._delete(step)

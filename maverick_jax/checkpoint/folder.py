@@ -4,7 +4,11 @@ import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from maverick_jax.checkpoint.copies import FETCHING
 from maverick_jax.checkpoint.lease import anywhere
@@ -24,6 +28,22 @@ def steps_in(directory: pathlib.Path) -> list[int]:
     """Steps with a complete checkpoint, ascending. The checkpoints are not verified."""
     names = [p.name for p in directory.iterdir() if p.is_dir()] if directory.is_dir() else []
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)
+
+
+def agreed(find: Callable[[], list[int]]) -> list[int]:
+    """The steps that process 0 finds, on all processes of the job."""
+    steps = find() if jax.process_index() == 0 else []
+    if jax.process_count() == 1:
+        return steps
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+    mine = np.array((steps + [0] * count)[:count], np.int32)
+    return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
+
+
+def barrier(name: str) -> None:
+    """All processes of the job have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def set_aside_in(directory: pathlib.Path) -> list[str]:

@@ -15,12 +15,10 @@ the place of copies.
 
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 from pydantic import Field
 
@@ -29,7 +27,7 @@ from maverick_jax.checkpoint import contents, folder
 from maverick_jax.checkpoint.checksum import checksums
 from maverick_jax.checkpoint.contents import Damaged
 from maverick_jax.checkpoint.copier import Copier
-from maverick_jax.checkpoint.copies import Copies, CopiesConfig
+from maverick_jax.checkpoint.copies import Copies, CopiesConfig, too_old
 from maverick_jax.checkpoint.folder import SaveFailed
 from maverick_jax.checkpoint.lease import Lease, anywhere, take
 from maverick_jax.checkpoint.read_back import Finishing
@@ -64,19 +62,21 @@ class CheckpointConfig(Section):
 class CheckpointStore:
     """The checkpoints of one run. With `read_only` the directory is not changed, so that a live run can be read."""
 
-    def __init__(self, directory, config: CheckpointConfig | None = None, *, read_only: bool = False):
+    def __init__(
+        self, directory, config: CheckpointConfig | None = None, *, read_only: bool = False, kept: Collection[int] = ()
+    ):
         """Create `directory`, take its lease and remove the remains of interrupted saves, unless `read_only`. The same
-        for the place of copies.
+        for the place of copies. kept: steps whose checkpoints and copies are never deleted as too old.
 
         Raises InputError if the directory cannot be written, RunInUse if another job writes to it, StoreUnreachable if
         the place of copies does not answer.
         """
         self.directory = pathlib.Path(directory).absolute()
         self.config = config or CheckpointConfig()
-        self._read_only = read_only
+        self._read_only, self._kept = read_only, frozenset(kept)
         self._pending: tuple[int, Finishing] | None = None
         self._lease: Lease | None = None
-        self.copies = Copies(self.config.copies) if self.config.copies is not None else None
+        self.copies = Copies(self.config.copies, self._kept) if self.config.copies is not None else None
         self._copier: Copier | None = None
         self._hurried = False
         if not read_only:
@@ -148,7 +148,7 @@ class CheckpointStore:
         if self.copies is not None:
             self._on_first(lambda copier: copier.forget_after(step))
         self._delete([later for later in reversed(self.agreed_steps()) if later > step])
-        _barrier(f"checkpoints after {step} are deleted")
+        folder.barrier(f"checkpoints after {step} are deleted")
 
     def hurry(self) -> None:
         """The run was asked to stop: `close` does not wait for the pending save to be read back, and for its copy only
@@ -197,12 +197,7 @@ class CheckpointStore:
     def agreed_steps(self, find: Callable[[], list[int]] | None = None) -> list[int]:
         """The `steps`, or what `find` returns instead, that process 0 finds, on all processes; a shared file system may
         show a rename to some of them later."""
-        steps = (find or self.steps)() if jax.process_index() == 0 else []
-        if jax.process_count() == 1:
-            return steps
-        count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
-        mine = np.array((steps + [0] * count)[:count], np.int32)
-        return [int(s) for s in multihost_utils.broadcast_one_to_all(mine)] if count else []
+        return folder.agreed(find or self.steps)
 
     def agreed_known_steps(self) -> list[int]:
         """The `known_steps` that process 0 finds, on all processes; of a read-only store its `steps`."""
@@ -245,13 +240,15 @@ class CheckpointStore:
             problem = found[0] if found else "another process found damage"
             raise InputError(f"{self._path(step)}: {problem}; `maverick doctor` shows which checkpoints are intact")
 
-    def restore(self, target: dict[str, jax.ShapeDtypeStruct], step: int | None = None, *, subset: bool = False):
+    def restore(
+        self, target: dict[str, jax.ShapeDtypeStruct], step: int | None = None, *, subset: bool = False, since: int = 0
+    ):
         """`(step, arrays, meta)` of the newest checkpoint that passes verification, or of `step`; None if nothing was
         ever saved.
 
         target: name -> shape, dtype and concrete `NamedSharding`, on any mesh. `subset` allows the checkpoint to hold
         arrays that the target lacks. A checkpoint that fails verification is set aside, and the next older one is
-        tried.
+        tried. since: None too if no checkpoint of this step or a later one passes.
 
         Raises NoRestorableCheckpoint if checkpoints exist but none passes, and InputError if `target` does not match
         the checkpoint or `step` does not exist.
@@ -260,12 +257,12 @@ class CheckpointStore:
         known = self.agreed_known_steps()
         if step is not None and step not in known:
             self._require_exists(step)
-        candidates = known if step is None else [step]
+        candidates = [one for one in known if one >= since] if step is None else [step]
         for candidate in reversed(candidates):
             if (found := self._intact(candidate, target, subset)) is not None:
                 log.info("restored checkpoint %s", self._path(candidate))
                 return candidate, *found
-        if candidates or self.set_aside():
+        if since == 0 and (candidates or self.set_aside()):
             also = f" or {self.copies.place}" if self.copies is not None else ""
             raise NoRestorableCheckpoint(
                 f"no checkpoint in {self.directory}{also} passes verification; `maverick doctor` shows the problems of "
@@ -373,13 +370,12 @@ class CheckpointStore:
         if jax.process_index() == 0:
             self._path(step).rename(aside)
             events.record("checkpoint_set_aside", step=step, name=aside.name, problem=problem[:500])
-        _barrier(f"checkpoint {step} is set aside")
+        folder.barrier(f"checkpoint {step} is set aside")
 
     def _delete_old(self) -> None:
         """Delete checkpoints beyond `keep`."""
-        every, steps = self.config.keep_every, self.steps()
-        copied = self._copier.busy if self._copier is not None else None
-        self._delete([s for s in steps[: -self.config.keep] if not (every and s % every == 0) and s != copied])
+        copied = () if self._copier is None else (self._copier.busy,)
+        self._delete(too_old(self.steps(), self.config, {*self._kept, *copied}))
 
     def _delete(self, steps: list[int]) -> None:
         if jax.process_index() == 0:
@@ -393,8 +389,3 @@ class CheckpointStore:
         if self.meta(step)["arrays"] != sealed["arrays"]:
             raise InputError(f"{self._path(step)} already holds a checkpoint with other contents; nothing was saved")
         log.info("checkpoint %s is already saved", self._path(step))
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -36,10 +36,12 @@ class BadUpdates(Hook):
         batch_size: int,
         rollbacks: Rollbacks = NONE,
         since: int | None = None,
+        first: int = 0,
     ):
-        """since: the update from which on all were refused, up to the one from which the run resumes."""
+        """since: the update from which on all were refused, up to the one from which the run resumes. first: the update
+        before the first one of the stage, whose rows count from 0."""
         self._writer, self._config, self._rollbacks, self._since = writer, config.rollback, rollbacks, since
-        self._batch_size = batch_size
+        self._batch_size, self._first = batch_size, first
         self._threshold = None if config.spikes is None else np.float32(config.spikes.threshold)
 
     def record(self) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class BadUpdates(Hook):
 
     def _rows(self, first: int, last: int) -> list[int]:
         """The first and the last row of these batches."""
-        return [first * self._batch_size, (last + 1) * self._batch_size - 1]
+        return [(first - self._first) * self._batch_size, (last + 1 - self._first) * self._batch_size - 1]
 
     def _reason(self, metrics: dict[str, Any]) -> Reason | None:
         """Why the step refused this update, by the rule of `spikes.judged`; None: it did not."""

@@ -59,9 +59,11 @@ class Rollbacks:
     """The roll-backs of a run, in the order in which they were carried out."""
 
     done: tuple[Rollback, ...] = ()
+    since: int = 0
+    """The update before the first one of a stage. Roll-backs of earlier stages leave out none of its batches."""
 
     @classmethod
-    def at(cls, store: CheckpointStore, step: int) -> "Rollbacks":
+    def at(cls, store: CheckpointStore, step: int, since: int = 0) -> "Rollbacks":
         """Those of the run whose checkpoints `store` holds, as far as it is known after update `step`. Raises
         InputError if their record cannot be read, or is not that of the checkpoint of `step`."""
         path, saved = store.directory.parent / FILE, ()
@@ -75,7 +77,7 @@ class Rollbacks:
             raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); restore it from a copy") from None
         if found[: len(saved)] != saved[: len(found)]:
             raise InputError(f"{path}: differs from what the checkpoint of step {step} records; restore it from a copy")
-        return cls(max(found, saved, key=len))
+        return cls(max(found, saved, key=len), since)
 
     def record(self) -> list[dict[str, Any]]:
         """As JSON."""
@@ -85,7 +87,7 @@ class Rollbacks:
     def left_out(self) -> list[tuple[int, int]]:
         """The first and the last of the batches that are left out, of each gap, in order."""
         gaps: list[tuple[int, int]] = []
-        for first, last in sorted(one.batches for one in self.done):
+        for first, last in sorted(one.batches for one in self.done if one.at > self.since):
             if gaps and first <= gaps[-1][1] + 1:
                 gaps[-1] = gaps[-1][0], max(last, gaps[-1][1])
             else:
@@ -114,7 +116,7 @@ class Rollbacks:
         before = [step for step in steps if step < first]
         to = max(before) if before else min((step for step in steps if step < last), default=0)
         batches = self.batch_of(to + 1), self.batch_of(last)
-        return Rollbacks((*self.done, Rollback(at=last, to=to, batches=batches)))
+        return Rollbacks((*self.done, Rollback(at=last, to=to, batches=batches)), self.since)
 
 
 NONE = Rollbacks()

@@ -106,18 +106,22 @@ class OptimizerBase(Section, abc.ABC):
         """What one device sends in the update of a parameter; nothing unless a kind says otherwise."""
         return []
 
-    def schedule_of(self, total_steps: int) -> optax.Schedule:
-        """The learning rate schedule of a run of `total_steps`: number of updates done -> learning rate."""
-        return learning_rate(
+    def schedule_of(self, total_steps: int, since: int = 0) -> optax.Schedule:
+        """The learning rate schedule of a run of `total_steps`: number of updates done -> learning rate. since: the
+        updates before it; a run that has refused some, and so done fewer, begins with the first rate."""
+        schedule = learning_rate(
             self.schedule, self.learning_rate, self.warmup_steps, total_steps, self.decay_fraction, self.min_ratio
         )
+        return schedule if since == 0 else lambda count: schedule(jnp.maximum(jnp.asarray(count) - since, 0))
 
-    def build(self, total_steps: int, model: ModelConfig, selection: Selection = TEXT_MODEL) -> Optimizer:
+    def build(
+        self, total_steps: int, model: ModelConfig, selection: Selection = TEXT_MODEL, since: int = 0
+    ) -> Optimizer:
         """The optimizer of the selected parameters of a model, for a run of `total_steps`: clipping, direction,
-        decoupled decay (arXiv 1711.05101), learning rate, average. Raises InputError if single experts are trained and
-        averaged."""
+        decoupled decay (arXiv 1711.05101), learning rate, average. since: as of `schedule_of`. Raises InputError if
+        single experts are trained and averaged."""
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        schedule = self.schedule_of(total_steps)
+        schedule = self.schedule_of(total_steps, since)
         direction = self.direction(parameters.by_name(model))
         average = [] if self.average is None else [average_weights(self.average.decay)]
         if average and selection.experts is not None:

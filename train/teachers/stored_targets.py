@@ -35,7 +35,8 @@ def open_targets(config: RunConfig, stored: StoredFields, data: Dataset) -> Targ
     its targets were made with this run's settings, tokenizer and data. At most `CHECKED_ROWS` rows, including the first
     and the last, are compared now, and every row when it is read."""
     targets = Targets.open(pathlib.Path(stored.path).expanduser())
-    header, rows = targets.header, config.run.steps * config.data.batch_size
+    steps = config.place.steps
+    header, rows = targets.header, steps * config.data.batch_size
     expected = {
         "vocab_size": ("model.vocab_size", config.model.vocab_size),
         **stored.header,
@@ -46,7 +47,7 @@ def open_targets(config: RunConfig, stored: StoredFields, data: Dataset) -> Targ
     if header.tokenizer != data.tokenizer.fingerprint:
         lines.append(f"data.tokenizer: made with another tokenizer than {data.tokenizer.name}")
     if header.rows < rows:
-        needed = f"{config.run.steps:,} batches of {config.data.batch_size} need {rows:,} rows"
+        needed = f"{steps:,} batches of {config.data.batch_size} need {rows:,} rows"
         lines.append(f"run.steps: {needed}; {header.rows:,} there")
     if stored.model is not None and open_source(stored.model).fingerprint() != header.teacher:
         lines.append(f"objective.teacher: made by another model than {stored.model}")

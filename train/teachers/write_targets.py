@@ -1,5 +1,6 @@
 """Computes a teacher's targets for a run's training rows, batch by batch, and writes them part by part."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def header_of(config: RunConfig, store: ToStore, feed: Feed, teacher: str) -> Header:
-    """The header of targets for rows [0, run.steps * data.batch_size) of the stream. `teacher`: the teacher's
-    fingerprint."""
+    """The header of targets for rows [0, steps * data.batch_size) of the stream, of a run or of one of its stages.
+    `teacher`: the teacher's fingerprint."""
     batch_size, wanted = config.data.batch_size, store.wanted
     header = Header(
         vocab_size=config.model.vocab_size,
@@ -36,7 +37,7 @@ def header_of(config: RunConfig, store: ToStore, feed: Feed, teacher: str) -> He
         data=feed.train.fingerprint,
         tokenizer=feed.train.tokenizer.fingerprint,
         sequence_length=config.data.sequence_length,
-        rows=config.run.steps * batch_size,
+        rows=config.place.steps * batch_size,
         rows_per_part=batch_size,
     )
     return header.model_copy(update={"rows_per_part": rows_per_part(header.record_bytes, batch_size)})
@@ -44,7 +45,7 @@ def header_of(config: RunConfig, store: ToStore, feed: Feed, teacher: str) -> He
 
 def write_targets(writer: TargetsWriter, missing: list[int], feed: Feed, forward: TeacherForward) -> None:
     """Writes the parts numbered `missing`. An interrupted part is written from its beginning by the next call."""
-    header, batch_size = writer.header, feed.config.data.batch_size
+    header, batch_size, feed = writer.header, feed.config.data.batch_size, dataclasses.replace(feed, first=0)
     total = sum(len(header.part_rows(part)) for part in missing)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     log.info("%s: writing targets of %d rows, in %d of %d parts", writer.path, total, len(missing), header.num_parts)
