@@ -37,8 +37,8 @@ from data.trajectories.formats import ours
 from data.trajectories.trajectory import Provenance, Trajectory
 from maverick_jax.inference import Sampling
 from maverick_jax.inference.engine import EngineSettings, GenerationRequest, SlotEngine
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.replies import read_reply
-from maverick_jax.inference.sampler import stop_ids
 from maverick_jax.pretrained import load_pretrained
 from maverick_jax.text import Tokenizer, load_tokenizer
 from maverick_jax.text.chat import CallError, Conversation, render

@@ -17,7 +17,7 @@ from data.trajectories.reading import Tally, read_trajectories
 from data.trajectories.trajectory import Trajectory
 from data.trajectories.writing import new_file, require_new
 from maverick_jax.errors import InputError
-from maverick_jax.inference.sampler import bucket
+from maverick_jax.inference.engine.lengths import bucket
 from maverick_jax.model.heads import Judgements, judgements
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick

@@ -8,7 +8,7 @@ from data.environments import EnvironmentConfig
 from maverick_jax.inference import Sampling
 from maverick_jax.inference.engine import Finish, Generation, GenerationRequest
 from maverick_jax.inference.engine.requests import Engine
-from maverick_jax.inference.sampler import stop_ids
+from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import dialect_of
 from train.rollouts.guarded import EnvironmentFailed, GuardedEnvironment
