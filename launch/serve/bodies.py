@@ -1,6 +1,7 @@
 """Reads the JSON body of a request, within the limits."""
 
 import asyncio
+import itertools
 import json
 import re
 from typing import Any
@@ -53,6 +54,10 @@ def parse_object(content: bytes, limits: RequestLimits) -> dict[str, Any]:
 
 
 def _check_size(content: bytes, limits: RequestLimits) -> None:
+    if content.count(b'"') > 2 * limits.texts:
+        texts = sum(1 for _ in itertools.islice(_TEXTS.finditer(content), limits.texts + 1))
+        if texts > limits.texts:
+            raise ApiError(400, f"body: more than {limits.texts:,} texts, the limit")
     opening = content.count(b"[") + content.count(b"{")
     if opening > limits.depth or content.count(b",") > limits.items:
         content = _TEXTS.sub(b"", content)  # brackets and commas in texts do not count

@@ -16,6 +16,8 @@ class RequestLimits:
     """Lists and objects in a body."""
     items: int = 4_000_000
     """Commas between values in a body: token ids, mostly."""
+    texts: int = 800_000
+    """Texts in a body, keys included: each takes some 250 bytes when it is read."""
     messages: int = 4_096
     tools: int = 256
     prompts: int = 256

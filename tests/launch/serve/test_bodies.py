@@ -38,6 +38,13 @@ def test_other_bodies_are_refused(body, problem):
     assert caught.value.status == 400
 
 
+def test_texts_are_counted_before_they_are_read():
+    limits = RequestLimits(texts=3)
+    assert parse_object(b'{"a": "\\"\\"\\"\\"\\"", "b": 1}', limits) == {"a": '"' * 5, "b": 1}
+    with pytest.raises(ApiError, match="more than 3 texts, the limit"):
+        parse_object(b'{"a": 1, "b": 2, "c": 3, "d": 4}', limits)
+
+
 def test_hostile_nesting_costs_little_memory():
     limits = RequestLimits()
     for body in (b'{"a": ' + b"[" * (8 << 20), b'{"a": [' + b"{}," * (4 << 20) + b"1]}"):

@@ -61,14 +61,19 @@ def test_a_missing_key_is_answered_as_clients_expect(client):
     assert page.status == 401 and page.headers["www-authenticate"].startswith("Basic ")
 
 
+def picture(url: str) -> dict:
+    """A request that shows a picture."""
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    return {"model": MODEL, "messages": [{"role": "user", "content": content}]}
+
+
+def data_picture(content: bytes) -> dict:
+    return picture("data:image/png;base64," + base64.b64encode(content).decode())
+
+
 def hostile(client) -> dict[str, tuple[int, tuple]]:
     """Name -> the expected status, and the arguments of `send`."""
     port, chat = client.port, "/v1/chat/completions"
-    picture = lambda url: {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
-    }
-    data = lambda content: picture("data:image/png;base64," + base64.b64encode(content).decode())
     json_type = {"Content-Type": "application/json"}
     plain = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
     return {
@@ -98,8 +103,8 @@ def hostile(client) -> dict[str, tuple[int, tuple]]:
         "picture of a cloud's metadata": (400, ("POST", chat, picture("http://169.254.169.254/latest/meta-data"))),
         "picture of a file": (400, ("POST", chat, picture("file:///etc/passwd"))),
         "picture as SVG": (400, ("POST", chat, picture("data:image/svg+xml;base64,PHN2Zy8+"))),
-        "picture that is none": (400, ("POST", chat, data(b"\x89PNG\r\n\x1a\n" + b"x" * 100))),
-        "picture as a bomb": (400, ("POST", chat, data(bomb(60_000, 60_000)))),
+        "picture that is none": (400, ("POST", chat, data_picture(b"\x89PNG\r\n\x1a\n" + b"x" * 100))),
+        "picture as a bomb": (400, ("POST", chat, data_picture(bomb(60_000, 60_000)))),
         "loose base64": (400, ("POST", chat, picture("data:image/png;base64,iVBOR w0KGgo="))),
         "template in the request": (400, ("POST", chat, {**plain, "chat_template": "{{ 7*7 }}"})),
         "unknown field": (400, ("POST", chat, {**plain, "temprature": 1})),
