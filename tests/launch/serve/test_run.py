@@ -3,6 +3,7 @@
 import concurrent.futures
 import http.client
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from maverick_jax.inference.engine import EngineSettings, OneAtATime, SlotEngine
 from maverick_jax.pretrained import load_pretrained
 from maverick_jax.text import load_tokenizer
 from tests.helpers.folders import bytes_model
-from tests.helpers.serving import MODEL, PATIENCE, serving
+from tests.helpers.serving import KEY, MODEL, PATIENCE, serving
 
 CONTEXT = 96
 pytestmark = pytest.mark.slow
@@ -113,3 +114,29 @@ def test_the_verb_serves_until_it_is_interrupted(folder, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_harness_over_http_scores_as_it_does_in_process(client, folder, monkeypatch):
+    """1,000 requests of lm-evaluation-harness's own client, with the server's tokenizer, on one engine."""
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    pytest.importorskip("tenacity", reason="the harness's client of servers needs its extra `api`")
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    from tests.train.evaluation.harness.test_adapter import instances, texts
+    from train.evaluation.harness.adapter import EngineModel
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    address = {"base_url": f"{client.url}/v1/completions", "model": MODEL, "auth_token": KEY}
+    options = {"tokenizer_backend": "remote", "batch_size": 8, "max_length": CONTEXT, "max_retries": 1}
+    theirs = LocalCompletionsAPI(**address, **options, header={"Authorization": f"Bearer {KEY}"})
+    ours, draw = EngineModel(client.engine, load_tokenizer(folder)), random.Random(0)
+    pairs = [(texts(draw, 0, 8), " " + texts(draw, 1, 3)) for _ in range(700)]
+    asked = instances("loglikelihood", *pairs)
+    for a, b, pair in zip(ours.loglikelihood(asked), theirs.loglikelihood(asked), pairs, strict=True):
+        assert a[0] == pytest.approx(b[0], abs=1e-5) and a[1] == b[1], pair
+    documents = instances("loglikelihood_rolling", *[(texts(draw, 1, 9),) for _ in range(100)])
+    assert ours.loglikelihood_rolling(documents) == pytest.approx(theirs.loglikelihood_rolling(documents), abs=1e-5)
+    settings = {"until": ["\n", "th"], "max_gen_toks": 12, "do_sample": False}
+    prompts = instances("generate_until", *[(texts(draw, 1, 9), dict(settings)) for _ in range(200)])
+    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
