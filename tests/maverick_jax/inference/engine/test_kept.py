@@ -75,3 +75,10 @@ def test_a_text_takes_the_place_of_the_same_text_and_of_its_sessions_last():
     keep(texts, text([4]))
     assert len(texts) == texts.bytes == 3
     assert found(texts, [1, 2, 3]) == 3
+
+
+def test_all_texts_can_be_dropped():
+    texts: KeptTexts[None] = KeptTexts(10, GLOBAL)
+    assert keep(texts, text([1, 2, 3]))
+    texts.clear()
+    assert len(texts) == 0 and texts.bytes == 0 and texts.find("", np.array([1, 2, 3])) is None
