@@ -233,7 +233,7 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
         return found
     rules = config.mesh.sharding_rules()
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
-    found += config.objective.check_batch(batch, config.data.sequence_length)
+    found += config.objective.check_batch(batch, config.data.sequence_length, size_of(sizes, rules.batch))
     found += _unshared_rows(config, size_of(sizes, rules.length))
     if config.objective.batch_maker() is not None and (factor := config.model.expert_capacity_factor) is not None:
         found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "

@@ -92,7 +92,8 @@ def _train(session: Session) -> dict[str, Any]:
         with Working("compiling the step", done="compiled", shown=config.logging.progress and jax.process_index() == 0):
             step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
-    setting = Setting(state, batch, used, config.run.seed, session.tokenizer, run_dir, session.feed.placed)
+    setting = Setting(state, batch, used, config.run.seed, session.tokenizer, run_dir, session.feed.placed,
+                      rollbacks.batch_of)  # fmt: skip
     evaluated = evaluations(session, used, references)
     updates = Updates(step, session.feed, rollbacks, setting)
     replay = lambda stop, hooks: updates(restore_or_start(parts, store, session.mesh), stop, hooks)

@@ -24,7 +24,7 @@ class CalculatorConfig(EnvironmentConfig):
 
     kind: Literal["calculator"] = "calculator"
     """A calculator."""
-    operations: Annotated[tuple[Operation, ...], Field(min_length=1)] = ("add", "subtract", "multiply")
+    operations: Annotated[tuple[Operation, ...], Field(min_length=1, strict=False)] = ("add", "subtract", "multiply")
     """Operations of the sums; the episode's seed draws one of each step."""
     most: Annotated[int, Field(ge=1, le=1_000_000)] = 99
     """Largest number in a sum."""

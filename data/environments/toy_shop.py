@@ -21,7 +21,12 @@ class ToyShopConfig(EnvironmentConfig):
 
     kind: Literal["toy_shop"] = "toy_shop"
     """The toy shop."""
-    tasks: Annotated[tuple[ShopTask, ...], Field(min_length=1)] = ("cancel", "change", "ask", "no_tool_fits")
+    tasks: Annotated[tuple[ShopTask, ...], Field(min_length=1, strict=False)] = (
+        "cancel",
+        "change",
+        "ask",
+        "no_tool_fits",
+    )
     """Tasks of the customers; the episode's seed draws one."""
 
     def make(self) -> "ToyShop":

@@ -163,8 +163,8 @@ class Objective(Section, abc.ABC):
         """Problems of training this model on sequences of this many tokens; empty if there are none."""
         return []
 
-    def check_batch(self, batch_size: int, sequence_length: int) -> Findings:
-        """Problems of batches of this shape; empty if there are none."""
+    def check_batch(self, batch_size: int, sequence_length: int, groups: int) -> Findings:
+        """Problems of batches of this shape, divided by `groups` of devices; empty if there are none."""
         return []
 
     def check_references(self, model: ModelConfig, references: dict[str, ModelConfig]) -> Findings:

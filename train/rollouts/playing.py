@@ -29,7 +29,7 @@ class Playing:
     seed: int
 
     def play(self, engine: Engine, number: int) -> list[TokenEpisode]:
-        """The episodes of set `number`, by group. They depend on the engine's weights, the seed and the number alone:
+        """The episodes of a set, by group. They depend on the engine's weights, the seed and the set's number alone:
         every token is drawn with the key of (seed, set, episode, turn, place)."""
         s = self.settings
         with concurrent.futures.ThreadPoolExecutor(s.episodes, thread_name_prefix="episode") as threads:

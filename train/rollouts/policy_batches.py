@@ -1,8 +1,9 @@
 """Batches of episodes that the current model plays, for reinforcement learning.
 
 A set of episodes serves `passes * minibatches` updates. It is a pure function of the weights before its first update,
-the run's seed and the set's number, so that a run that is killed there plays it again. What later updates on it need is
-kept in the run directory, in `rollouts/`, so that a run goes on to the bit from any update.
+the run's seed and the number of its first batch, so that a run that is killed there plays it again, and one that goes
+back to an earlier checkpoint plays another. What later updates on it need is kept in the run directory, in `rollouts/`,
+so that a run goes on to the bit from any update.
 """
 
 import collections
@@ -71,8 +72,6 @@ class PolicyBatchMaker:
     learner: Learner
 
     def open(self, data: BatchSource, setting: Setting) -> "PolicyBatches":
-        if jax.process_count() > 1:
-            raise InputError("objective.kind: policy plays episodes in one process; expected a job of one process")
         return PolicyBatches(self.learner, setting)
 
     def flops_per_token(self, model: ModelConfig, sequence_length: int) -> float:
@@ -133,7 +132,8 @@ class PolicyBatches(BatchSource):
         jax.block_until_ready(state)
         began = time.perf_counter()
         model = self._setting.model_of(state)
-        episodes = self._playing.play(self._with_weights(model), number)
+        first = self._setting.batch_of(number * self._settings.updates + 1)
+        episodes = self._playing.play(self._with_weights(model), first)
         played = time.perf_counter()
         self._require_environments(episodes)
         rows = self._with_credit(episodes, model, state)

@@ -72,8 +72,9 @@ class RolloutSettings(Section):
         """Rows of `sequence_length` tokens that one update's episodes take."""
         return -(-self.episodes // self.minibatches // max(sequence_length // self.max_tokens, 1))
 
-    def misfits(self, batch_size: int, sequence_length: int) -> list[tuple[str, str]]:
-        """(config key, error) if an update's episodes do not fill batches of this shape."""
+    def misfits(self, batch_size: int, sequence_length: int, groups: int) -> list[tuple[str, str]]:
+        """(config key, error) if an update's episodes do not fill batches of this shape, or `groups` of devices do not
+        divide the slots."""
         each, of_update = sequence_length // self.max_tokens, self.episodes // self.minibatches
         if not each:
             said = f"{sequence_length} is less than objective.rollouts.max_tokens ({self.max_tokens})"
@@ -82,6 +83,8 @@ class RolloutSettings(Section):
             said = f"{batch_size} rows of {each} episodes, and an update has {of_update} episodes"
             fits = f"{of_update // each}" if of_update % each == 0 else "episodes that fill rows"
             return [("data.batch_size", f"{said} (prompts * group / minibatches); expected {fits}")]
+        if (slots := min(self.slots, self.episodes)) % groups:
+            return [("objective.rollouts.slots", f"{slots} is not a multiple of {groups}, the groups of devices")]
         return []
 
 

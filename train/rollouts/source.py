@@ -51,6 +51,8 @@ class Setting:
     """The run directory."""
     place: Callable[[dict[str, np.ndarray]], Batch]
     """Puts the fields of all rows of a batch, [B, T] or [B], on the devices."""
+    batch_of: Callable[[int], int]
+    """The number of the batch that an update learns from; roll-backs leave some out."""
 
 
 class BatchMaker(Protocol):

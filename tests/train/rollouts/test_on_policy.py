@@ -134,7 +134,7 @@ def updates(steps: int):
 
     of_data = (tiny.placed(tiny.batch(STUDENT, i % 2)) for i in itertools.count())
     tokenizer = types.SimpleNamespace(eos_id=None)
-    setting = Setting(state, like, lambda state: state.model, 3, tokenizer, pathlib.Path(), lambda rows: {})
+    setting = Setting(state, like, lambda state: state.model, 3, tokenizer, pathlib.Path(), lambda rows: {}, int)
     batches = batch_source(parts["objective"].batch_maker(), of_data, setting)
     found = []
     for update in range(1, steps + 1):

@@ -33,10 +33,10 @@ def source(tmp_path):
     """A maker of batches that a scripted engine writes for."""
     engine = ScriptedEngine(BYTES, solver)
 
-    def make(objective: Policy, folder="run") -> PolicyBatches:
+    def make(objective: Policy, folder="run", left_out=0) -> PolicyBatches:
         rows = objective.rollouts.rows(T)
         setting = Setting(None, {"tokens": jnp.zeros((1, rows, T), jnp.int32)}, lambda state: None, 5, BYTES,
-                          tmp_path / folder, lambda rows: rows)  # fmt: skip
+                          tmp_path / folder, lambda rows: rows, lambda update: update - 1 + left_out)  # fmt: skip
         found = PolicyBatches(objective, setting)
         found._with_weights = lambda model: engine
         found._score = lambda model, heads, batch: (
@@ -63,6 +63,8 @@ def test_a_set_has_credit_in_groups_and_shares_that_sum_to_1(source):
     assert not (other["tokens"] == batch["tokens"]).all() and "sampling_share" in batches.metrics()
     again = source(objective_of("dr_grpo"), "other")(2, STATE)
     assert all((again[name] == other[name]).all() for name in other)
+    went_back = source(objective_of("dr_grpo"), "back", left_out=3)(2, STATE)
+    assert not (went_back["tokens"] == other["tokens"]).all()
 
 
 def test_parts_of_a_set_are_learned_from_in_turn_and_read_by_a_later_process(source):

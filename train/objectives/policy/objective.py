@@ -114,8 +114,12 @@ class Policy(Objective):
             return ()
         return (Head(VALUE, (model.hidden_size,), (None,), 1 / (model.hidden_size + 1)),)
 
-    def check_batch(self, batch_size: int, sequence_length: int) -> Findings:
-        return self.rollouts.misfits(batch_size, sequence_length)
+    def check_batch(self, batch_size: int, sequence_length: int, groups: int) -> Findings:
+        if (processes := jax.process_count()) > 1:
+            return [
+                ("objective.kind", f"policy plays episodes in one process, and the job has {processes}; expected 1")
+            ]
+        return self.rollouts.misfits(batch_size, sequence_length, groups)
 
     def pinned(self) -> dict[str, str]:
         updates = f"{self.rollouts.passes} x {self.rollouts.minibatches}"

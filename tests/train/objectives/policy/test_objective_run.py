@@ -23,6 +23,9 @@ OPTIONS = [f"objective={json.dumps(POLICY)}", "data={tokenizer: bytes, batch_siz
            "run.eval_every=0", "optimizer.accumulation_steps=2", "model.compute_dtype=float32"]  # fmt: skip
 
 
+SIZES = {"mesh.context=2": {"context": 2}, "mesh.data=4": {"data": 4}}
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bit(runs, tmp_path):
     whole = tmp_path / "whole"
@@ -48,6 +51,7 @@ def test_a_killed_run_goes_on_to_the_bit(runs, tmp_path):
         (["data.sources={x: {kind: synthetic}}"], "data.sources: objective.kind: policy learns from episodes"),
         (["objective={kind: pretrain}"], "data.sources: none, and objective.kind: pretrain learns from data"),
         (["mesh.context=2"], "mesh.context=1"),
+        (["mesh.data=4", "objective.rollouts.slots=6"], "objective.rollouts.slots: 6 is not a multiple of 4"),
         (["model.init_config=small"], "model.init_config: is of the model at model.init_from"),
     ],
 )
@@ -55,4 +59,4 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path, options, why):
     path = tmp_path / "small.yaml"
     path.write_text(CONFIG.replace('  sources: {tinyshakespeare: {path: "package:tinyshakespeare"}}\n', ""))
     with pytest.raises(InputError, match=why):
-        check_against_mesh(read_config(str(path), [*OPTIONS, *options]), {"context": 2} if "mesh" in options[0] else {})
+        check_against_mesh(read_config(str(path), [*OPTIONS, *options]), SIZES.get(options[0], {}))
