@@ -4,7 +4,7 @@ from pairs to keep the rules; it is judged by what it does in the shop, before a
 
     python benchmarks/violations.py --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
 
-The start (one model) imitates 12,000 runs. It then plays `--train` customers, each `--tries` times; its runs give pairs
+The start (one model) imitates 6,000 runs. It then plays `--train` customers, each `--tries` times; its runs give pairs
 (`preferences: {make: violations}`), on which each seed trains a copy. Start and copies serve `--episodes` customers
 that no training data has, at temperature 1; violations of the policy and successes of these runs are counted.
 Prompts leave out the system message and the declarations of tools, which are always the same, so that texts are short.
@@ -46,7 +46,7 @@ from maverick_jax.text.tokenizers.byte_pairs import train_byte_pairs
 from train.rollouts.episodes import model_policy, play
 
 POLICY, DIALECT = "package:toy_shop_policy", "meta_pythonic"
-IMITATED = range(12_000)
+IMITATED = range(6_000)
 TRAINED, JUDGED = 200_000, 900_000
 """First seeds of the customers whose runs give pairs, and of those who judge."""
 VOCABULARY, LENGTH, CONTEXT, ANSWER = 384, 256, 384, 64
@@ -249,21 +249,46 @@ def held_out(run_dir: pathlib.Path) -> dict[str, float]:
     return {name: last[name] for name in ("eval_accuracy", "eval_margin", "eval_chosen_change")}
 
 
+PANELS = {"violation_rate": "runs with a violation", "success": "runs that succeed", "refusal": "allowed calls refused"}
+
+
+def plot(found: dict[str, Any], path: pathlib.Path) -> None:
+    """A panel per figure: each seed before and after, with its 95% interval."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    seeds = [seed for name, seed in found.items() if name.startswith("seed ")]
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(9, 2.8), constrained_layout=True)
+    for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
+        for i, seed in enumerate(seeds):
+            values = [seed[when][key] for when in ("before", "after")]
+            places = [place + 0.06 * (i - 1) for place in (0, 1)]
+            errors = [[one["value"] - one["low"] for one in values], [one["high"] - one["value"] for one in values]]
+            axis.errorbar(places, [one["value"] for one in values], errors, marker="o", capsize=2, linewidth=1)
+        axis.set(title=title, ylim=(-0.02, 1.02), xlim=(-0.4, 1.4), xticks=(0, 1), xticklabels=("before", "after"))
+        axis.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--start-steps", type=int, default=700)
+    parser.add_argument("--start-steps", type=int, default=400)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--nll", type=float, default=0.2)
     parser.add_argument("--train", type=int, default=300)
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--plot", type=pathlib.Path)
     args = parser.parse_args()
     prepare(args.work)
     start = trained(args.work, "start", start_config(args.work, args.start_steps))
-    found: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k != "work"}}
+    settings = {name: value for name, value in vars(args).items() if name not in ("work", "plot")}
+    found: dict[str, Any] = {"settings": settings}
     tried(start, args.work, args.train, args.tries)
     found["runs"] = {"tried": sum(1 for _ in read_trajectories(args.work / "tried.jsonl"))}
     for seed in args.seeds:
@@ -271,6 +296,8 @@ def main() -> None:
         before, after = (judged(model, args.work, args.episodes, seed) for model in (start, run_dir))
         found[f"seed {seed}"] = {"held_out": held_out(run_dir), "before": before, "after": after}
         print(json.dumps({seed: found[f"seed {seed}"]}, indent=1), flush=True)
+    if args.plot:
+        plot(found, args.plot)
     print(json.dumps(found))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Violations of a policy in runs that succeeded and in runs that failed. A rule that successful runs break as often
-says nothing of what is wrong.
+"""Violations of a policy in runs that succeeded and in runs that failed. A rule that successful runs break
+as often says nothing of what is wrong.
 
     python benchmarks/violations_real.py RUNS [--policy FILE] [--show N]
 

@@ -15,10 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import grouped_product, made_up, maxtext_peer, render, run_all, train_step, trajectory_quality
+from benchmarks import (
+    grouped_product,
+    made_up,
+    maxtext_peer,
+    render,
+    run_all,
+    toy_shop_clerk,
+    train_step,
+    trajectory_quality,
+)
 from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
+from data.policy import find_violations, read_policy
 from data.rows.dataset import open_dataset
 from maverick_jax.accounting.flops import train_flops_per_token
 from maverick_jax.errors import InputError
@@ -292,3 +302,12 @@ def test_summary_table_and_plot(tmp_path):
     assert "| call_name, nats | 1.000 | 1.500 (1.000 2.000) |" in trajectory_quality.table(result)
     trajectory_quality.plot(result, tmp_path / "found.png")
     assert (tmp_path / "found.png").stat().st_size > 10_000
+
+
+def test_only_a_careless_clerk_breaks_rules_and_both_serve_every_customer():
+    policy = read_policy("package:toy_shop_policy")
+    for careless in (0.0, 1.0):
+        runs = toy_shop_clerk.runs(range(60), careless)
+        broken = [run.provenance.task for run in runs if find_violations(run, policy)]
+        assert all(run.outcome.success for run in runs)
+        assert set(broken) == ({"cancel", "change"} if careless else set())
