@@ -50,20 +50,19 @@ def _plan(args: argparse.Namespace) -> None:
     if args.serve:
         _plan_serving(args)
         return
-    from launch.plan import plan, render
-    from train.config_files import read_config
+    from launch.plan_stages import plan_run, render
+    from train.config_files import read_run
 
-    config, target = read_config(args.config, args.overrides), None
+    config, target = read_run(args.config, args.overrides), None
     if args.topology:
         from maverick_jax.accounting.topologies import topology
 
         target = topology(args.topology)
-    found = plan(config, target)
+    found = plan_run(config, target)
     _print(found if args.json else render(found), args.json)
     if not found["fits"]:
-        held = found["bytes_per_device"]
-        peak = found["compiled"]["bytes"]["peak"] if "compiled" in found else held["total"]
-        raise CheckFailed(f"{found['run']} does not fit: {peak:,} of {held['limit']:,} bytes per device")
+        peak, limit = found["peak"]["bytes"], found["peak"]["limit"]
+        raise CheckFailed(f"{found['run']} does not fit: {peak:,} of {limit:,} bytes per device")
 
 
 def _plan_serving(args: argparse.Namespace) -> None:
@@ -91,7 +90,7 @@ def _config(args: argparse.Namespace) -> Any:
         return config_files.schema() if args.json else json.dumps(config_files.schema(), indent=2)
     if args.config is None:
         raise InputError("maverick config show: CONFIG is missing (a path or a shipped name)")
-    found = config_files.public(config_files.read_config(args.config, args.overrides))
+    found = config_files.public(config_files.read_named(args.config, args.overrides))
     if args.json:
         return found
     from maverick_jax.settings.strict_yaml import dump

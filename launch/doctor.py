@@ -16,11 +16,13 @@ from maverick_jax.checkpoint.copies import Copies, CopiesConfig
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import CheckFailed, InputError, NoRestorableCheckpoint
 from maverick_jax.settings import strict_yaml
+from maverick_jax.settings.redaction import redact
 
 
 def doctor(run_dir) -> dict[str, Any]:
-    """The report: `checkpoints` (step, restorable, problems, bytes), `set_aside` (names of folders), `copies` (None, or
-    `place`, `checkpoints` and `unfinished`, steps), and `restorable_step` (the newest restorable one of both, or None).
+    """The report: `checkpoints` (step, stage, restorable, problems, bytes), `set_aside` (names of folders), `copies`
+    (None, or `place`, `checkpoints` and `unfinished`, steps), and `restorable_step` (the newest restorable one of both,
+    or None).
 
     Raises InputError if `run_dir` has never held a checkpoint and has no copies.
     """
@@ -74,13 +76,21 @@ def _damaged(entries: list[dict[str, Any]], what: str) -> list[str]:
 def _said(entry: dict[str, Any], before: str) -> list[str]:
     state = "intact" if entry["restorable"] else "DAMAGED"
     size = "" if entry["bytes"] is None else f", {entry['bytes']:,} bytes"
-    return [f"{before}step {entry['step']}: {state}{size}", *(f"  {problem}" for problem in entry["problems"])]
+    stage = f" ({entry['stage']})" if entry["stage"] else ""
+    return [f"{before}step {entry['step']}{stage}: {state}{size}", *(f"  {problem}" for problem in entry["problems"])]
 
 
 def _examine(store: CheckpointStore, directory: pathlib.Path, step: int) -> dict[str, Any]:
     problems = store.verify(step)
     size = sum(path.stat().st_size for path in (directory / str(step)).rglob("*") if path.is_file())
-    return {"step": step, "restorable": not problems, "problems": problems, "bytes": size}
+    return {"step": step, "stage": _stage(store, step), "restorable": not problems, "problems": problems, "bytes": size}
+
+
+def _stage(found: CheckpointStore | Copies, step: int) -> str | None:
+    """The stage that a checkpoint or a copy belongs to; None: its run has no stages, or it cannot be read."""
+    with contextlib.suppress(Damaged, NoRestorableCheckpoint):
+        return redact(str(name)) if (name := found.meta(step).get("stage")) else None
+    return None
 
 
 def _examine_copies(copies: Copies) -> dict[str, Any]:
@@ -89,7 +99,8 @@ def _examine_copies(copies: Copies) -> dict[str, Any]:
         problems, size = copies.problems(step), None
         with contextlib.suppress(Damaged):  # one of the problems
             size = copies.size(step)
-        found.append({"step": step, "restorable": not problems, "problems": problems, "bytes": size})
+        stage = _stage(copies, step)
+        found.append({"step": step, "stage": stage, "restorable": not problems, "problems": problems, "bytes": size})
     return {"place": copies.place, "checkpoints": found, "unfinished": copies.unfinished()}
 
 

@@ -80,12 +80,12 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "host_bytes_per_device": host_bytes(model, layout),
         "flops_per_token": {**flops, "total": sum(flops.values())},
         "flops_per_step": sum(flops.values()) * tokens,
-        "steps": run.steps,
+        "steps": (steps := config.place.steps),
         "tokens_per_step": tokens,
         "tiles_per_row": layout.tiles,
-        "tokens": tokens * run.steps,
+        "tokens": tokens * steps,
         "seconds": time,
-        "days": (days := seconds and seconds * run.steps / 86400),
+        "days": (days := seconds and seconds * steps / 86400),
         "energy": estimated_energy(config, target["device"], layout.num_devices, days),
         "checkpoints": _checkpoints(config, _trained(config), sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": by_kind(sent),
@@ -203,8 +203,8 @@ def _checkpoints(config: RunConfig, trained: list[Parameter], in_heads: int) -> 
     weights = (config.model.num_parameters() + in_heads) * BYTES[config.model.param_dtype]
     state_bytes = config.optimizer.state_bytes
     state = sum(p.size * state_bytes(p) for p in trained) + in_heads * state_bytes(None)
-    every, keep = config.checkpoint.every, config.checkpoint.keep
-    written = math.ceil(config.run.steps / every) if every else 1
+    every, keep, first, last = config.checkpoint.every, config.checkpoint.keep, config.place.first, config.run.steps
+    written = math.ceil(last / every) - first // every
     return {
         "bytes": weights + state,
         "written": written,

@@ -65,14 +65,15 @@ def time_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     wire = ", ".join(f"{kind} {seconds:.3g} s" for kind, seconds in found["wire"].items() if seconds >= 5e-4)
     compute = f"products {found['products']:.3g} s, other memory traffic {found['memory']:.3g} s"
     return [
-        ("time", f"{_duration(plan['days'])} in all"),
+        ("time", f"{duration(plan['days'])} in all"),
         ("  estimated step", f"{found['step']:.3g} s: {compute}, exposed communication {found['exposed']:.3g} s"),
         *([("  on the wire", wire)] if wire else []),
         ("  estimated MFU", f"{found['mfu']:.1%} at {in_rates(found['rates'])}"),
     ]
 
 
-def _duration(days: float) -> str:
+def duration(days: float) -> str:
+    """Days as text, in the unit that suits them."""
     for unit, length in (("days", 1), ("hours", 24), ("minutes", 24 * 60)):
         if days * length >= 1:
             return f"{days * length:,.1f} {unit}"

@@ -55,7 +55,7 @@ def _beyond_the_end(config: RunConfig) -> list[str]:
 
 
 def _schedule(config: RunConfig) -> list[str]:
-    optimizer, steps = config.optimizer, config.run.steps
+    optimizer, steps = config.optimizer, config.place.scheduled[1]
     warmup = optimizer.warmup_steps
     if warmup > steps:
         return [

@@ -57,13 +57,20 @@ def read_config(path_or_name: str, overrides: Iterable[str] = (), model: Named |
     Raises InputError with one line per problem: keys that moved, before anything else; unknown keys, wrong types and
     values, and numbers of different sections that do not fit each other.
     """
+    config = read_named(path_or_name, overrides, model)
+    if isinstance(number := chosen([stage.name for stage in config.stages] or [""], None), str):
+        raise InputError(f"{path_or_name}: {number}")
+    return config.in_stages[number] if config.stages else config
+
+
+def read_named(path_or_name: str, overrides: Iterable[str] = (), model: Named | None = None) -> RunConfig:
+    """As `read_config`, but without `stage=NAME` that of the whole run."""
     words = list(overrides)
     names = [word.partition("=")[2] for word in words if word.startswith(f"{STAGE}=")]
     config = read_run(path_or_name, [word for word in words if not word.startswith(f"{STAGE}=")], model)
-    if not config.stages and not names:
+    if not names:
         return config
-    number = chosen([stage.name for stage in config.stages], names[-1] if names else None)
-    if isinstance(number, str):
+    if isinstance(number := chosen([stage.name for stage in config.stages], names[-1]), str):
         raise InputError(f"{path_or_name}: {number}")
     return config.in_stages[number]
 
@@ -246,6 +253,7 @@ def schema() -> dict[str, Any]:
     unions = (found["properties"]["objective"], found["properties"]["optimizer"], sources["additionalProperties"])
     for union in unions:
         union["anyOf"] = union.pop("oneOf")  # a partial section may be of any kind: its base gives the kind
+    sources["additionalProperties"]["anyOf"].append({"type": "null"})  # removes one of the base
     _add_aliases(found)
     stage = found["$defs"][StageSection.__name__]["properties"]
     for section in SECTIONS:

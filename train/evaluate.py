@@ -19,7 +19,7 @@ from train.evaluation.carried import context_of, objective_state
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks
 from train.inherited import argument
-from train.run_folder import config_of_run
+from train.run_folder import config_of_run, stage_of
 from train.session import Parts, Session
 
 
@@ -34,8 +34,8 @@ def evaluate(
     allow_code: bool = False,
 ) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, by
-    default that of its run, and the other metrics of the config's objective. `generate` (`generated`): the model
-    writes that many turns of held-out trajectories, of at most `max_tokens` tokens each, and its decisions and calls
+    default that of its run and stage, and the objective's other metrics. `generate` (`generated`): the model writes
+    that many turns of held-out trajectories, of at most `max_tokens` tokens each, and its decisions and calls
     are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name); without a
     config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox.
 
@@ -48,7 +48,8 @@ def evaluate(
     overrides = list(overrides)
     if tasks and path_or_name is None and not overrides and not generate:
         return {"checkpoint": checkpoint, "tasks": evaluate_tasks(checkpoint, tasks, allow_code=allow_code)}
-    path_or_name = str(config_of_run(checkpoint)) if path_or_name is None else path_or_name
+    if path_or_name is None:
+        path_or_name, overrides = str(config_of_run(checkpoint)), [*stage_of(checkpoint), *overrides]
     config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
     if generate and not config.data.has_trajectories:
         raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")

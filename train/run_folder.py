@@ -13,12 +13,13 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 from maverick_jax.huggingface import carried
+from maverick_jax.model_source import open_source
 from maverick_jax.settings import strict_yaml
 from maverick_jax.settings.redaction import redacted
 from maverick_jax.settings.strict_yaml import dump
 from train import announce
 from train.config import RunConfig
-from train.config_files import public
+from train.config_files import STAGE, public
 from train.faults.processes import resumes_from
 from train.goodput import timeline
 from train.session import Session
@@ -85,6 +86,13 @@ def config_of_run(checkpoint: str | pathlib.Path) -> pathlib.Path:
     raise InputError(
         f"{checkpoint}: no run's {CONFIG} is there; give a CONFIG: a file, or the name of a shipped config"
     )
+
+
+def stage_of(checkpoint: str | pathlib.Path) -> list[str]:
+    """The words of a command line that name the stage of a checkpoint, or of a run's newest; none if it has no
+    stages."""
+    name = open_source(checkpoint).meta.get("stage")
+    return [f"{STAGE}={name}"] if isinstance(name, str) else []
 
 
 def _require_no_plugins(checkpoint: str | pathlib.Path, path: pathlib.Path) -> None:

@@ -125,8 +125,11 @@ def problems_of_stages(document: Document) -> list[Problem]:
 
 def in_stage(number: int, problem: Problem, document: Document) -> Problem:
     """A problem of a stage's config, with the key and the place that the run's config has."""
-    key = f"{STAGES}.{number}.{problem.key}".rstrip(".")
-    return Problem(problem.place if problem.place.line is None else document.place(key), key, problem.message)
+    inside = f"{STAGES}.{number}."
+    key, message = f"{inside}{problem.key}".rstrip("."), problem.message
+    if message.startswith("unknown key; did you mean "):
+        message = message.replace("you mean ", f"you mean {inside}")
+    return Problem(problem.place if problem.place.line is None else document.place(key), key, message)
 
 
 def given_steps(document: Document) -> Location | None:

@@ -15,7 +15,7 @@ from maverick_jax.settings.redaction import secret_keys
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.settings.strict_yaml import Location
 from train.config import RunConfig, check_against_mesh
-from train.config_files import read_config, resolved
+from train.config_files import read_run, resolved
 
 OPTIONS = {
     "nodes": ("slurm", "kubernetes", "skypilot"),
@@ -156,7 +156,7 @@ def job_of(args: argparse.Namespace) -> ClusterJob:
     if target == "kubernetes" and "[" in given.get("exclude", ""):
         raise InputError(f"--exclude {given['exclude']}: Kubernetes knows no ranges; give each node's name")
     overrides = (*args.overrides, *([in_directory(args.run_dir)] if args.run_dir else []))
-    run = read_config(args.config, overrides)
+    run = read_run(args.config, overrides)
     if found := secret_keys(resolved(run)):
         raise InputError(f"{', '.join(found)}: looks like a secret, and a job's file would hold it; expected a value "
                          "without one. Give the machines the secret in their environment")  # fmt: skip
@@ -224,4 +224,5 @@ def _check(job: ClusterJob) -> None:
         return
     if job.devices_per_node % job.processes:
         raise InputError(f"--processes {job.processes}: does not divide the {job.devices_per_node} devices of a node")
-    check_against_mesh(job.run, job.run.mesh.resolve(job.nodes * job.devices_per_node))
+    for stage in job.run.in_stages:
+        check_against_mesh(stage, stage.mesh.resolve(job.nodes * job.devices_per_node))

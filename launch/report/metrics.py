@@ -237,6 +237,7 @@ PLOTS = (
 )
 NOT_DRAWN = {"step", "kind_tokens", "tokens", "step_seconds", "time", "compile_seconds", "checkpoint_seconds"}
 NOT_DRAWN |= {
+    "stage",
     "on_policy",
     "router_load",
     "slowest_rank",

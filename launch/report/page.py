@@ -13,7 +13,7 @@ from launch.report.plots import NARROW, Drawn, draw_all
 from launch.report.run_record import RunRecord, TextFile, read_run
 from launch.report.setup import changed_at_restarts, machine, settings, starts
 from launch.report.style import PAGE
-from launch.report.summary import config_values, constant_rows, facts, headline, models, notes, verdict
+from launch.report.summary import config_values, constant_rows, facts, headline, models, notes, stage_rows, verdict
 from launch.report.wall_time import energy, start_rows, summary, timeline_svg
 from maverick_jax.files import write_atomically
 
@@ -45,6 +45,7 @@ def page(record: RunRecord) -> str:
         f'<div class="verdict">{"".join(f"<p>{escape(text)}</p>" for text in said)}</div>' if said else "",
         *(f'<p class="note">{escape(note)}</p>' for note in notes(record)),
         _tiles(facts(record, environment)),
+        *section("Stages", table(stage_rows(record), header=True)),
         *section("Teacher and student", table(models(record, config, environment), header=True)),
         *_plots(drawn, heatmaps(record.training)),
         *_sample(record.sample),

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from launch.report.metrics import LOG_FROM, NOT_DRAWN, PLOTS, SHARE, Curve, Group, Plot
 from launch.report.run_record import Line, RunRecord, layer_series, number, series
+from launch.report.stages import borders
 
 MAX_POINTS = 400
 """Most points of a curve; a longer one is plotted as means, with a band from minimum to maximum."""
@@ -136,6 +137,9 @@ def figure_of(plot: Plot, record: RunRecord) -> tuple[Figure, list[str]] | None:
         if plot.level is not None:
             axes.axhline(plot.level, color=GRAY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
             drawn.append(f"dashed: {plot.level_is}")
+        if ends := borders(record):
+            axes.vlines(ends, 0, 1, transform=axes.get_xaxis_transform(), color=GRAY, linestyle=":", linewidth=1)
+            drawn.append("dotted: ends of stages")
         format_values(axes, plot)
         _steps_and_tokens(axes, record)
         return figure, drawn

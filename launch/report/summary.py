@@ -11,6 +11,7 @@ import numpy as np
 from launch.report.metrics import SHARE
 from launch.report.plots import constants
 from launch.report.run_record import Line, RunRecord, number, series
+from launch.report.stages import stages_of
 from maverick_jax.errors import InputError
 from maverick_jax.settings import strict_yaml
 
@@ -197,6 +198,17 @@ def facts(record: RunRecord, environment: Any) -> dict[str, tuple[str, str]]:
         active = shown(environment.get("active_parameters"))
         found["Parameters"] = (shown(environment["parameters"]), f"{active} active")
     return found
+
+
+def stage_rows(record: RunRecord) -> Rows:
+    """Name, last step, tokens and losses of each stage; the first row names the columns. Empty for a run without
+    stages."""
+    said = lambda value: "" if value is None else shown(value)
+    rows: Rows = [
+        (stage.name, f"{stage.last:,}", *(said(stage.value(key)) for key in ("tokens", "loss", "eval_loss")))
+        for stage in stages_of(record)
+    ]
+    return [("Stage", "Last step", "Tokens", "Training loss", "Held-out loss"), *rows] if rows else []
 
 
 def shown(value: Any) -> str:
