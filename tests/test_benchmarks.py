@@ -63,6 +63,7 @@ def test_shapes_have_the_documented_sizes(name, flops, parameters):
     assert config.num_parameters() == pytest.approx(parameters, rel=0.005)
 
 
+@pytest.mark.slow
 def test_whole_rows_equal_pretraining_with_one_document_per_row(mesh_of):
     shape = dataclasses.replace(SHAPES["trivial"], num_hidden_layers=2)
     config = model_config(shape)
@@ -223,6 +224,7 @@ def test_renamed_ids_are_new_and_consistent():
         made_up.renamed(" ".join(f"HAT{n}" for n in [*range(900, 1000), *range(100, 900)]), 0)
 
 
+@pytest.mark.slow
 def test_prepare_writes_data_tokenizer_and_configs(tmp_path, monkeypatch, capsys):
     """Tasks are separate, the tokenizer has the chat format's control tokens, and the configs are valid."""
     monkeypatch.setattr(trajectory_quality, "TABLES", 40)

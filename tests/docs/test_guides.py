@@ -15,9 +15,10 @@ import pytest
 from tests.helpers.small_run import REPOSITORY
 
 GUIDES = REPOSITORY / "docs" / "guides"
-LONG = "instruction_tuning"
-"""A page of many commands, from a model to an export."""
-PAGES = sorted(path.stem for path in [*GUIDES.glob("add_a*.md"), GUIDES / "library.md", GUIDES / f"{LONG}.md"])
+MORE = ("instruction_tuning", "library")
+"""Pages with examples besides those on how to add something."""
+PAGES = sorted(path.stem for path in [*GUIDES.glob("add_a*.md"), *(GUIDES / f"{page}.md" for page in MORE)])
+QUICK = ("add_a_parameter", "add_a_source", "add_an_environment")
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 EXPECTED = {
     "add_a_parameter": ["periods/layer_0/attention/scale"],
@@ -78,7 +79,7 @@ def run_page(page: str, folder: pathlib.Path) -> str:
     return "".join(printed)
 
 
-@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] if p == LONG else []) for p in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[] if p in QUICK else [pytest.mark.slow]) for p in PAGES])
 def test_the_example_of_a_guide_runs(page, tmp_path):
     printed = run_page(page, tmp_path)
     assert [text for text in EXPECTED[page] if text not in printed] == [], printed

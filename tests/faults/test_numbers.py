@@ -34,7 +34,8 @@ def poisoned(sums, spikes=(), nans=()) -> tuple[str, ...]:
     return (*GUARDED, f"objective.spikes={among(spikes)}", f"objective.nans={among(nans)}")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_roll_back_as_one_does(count, sums, runs, parent, tmp_path):
     """Two spikes, then two losses that are not numbers; each time two in a row."""
     words = poisoned(sums, spikes=(10, 11), nans=(17, 18))

@@ -46,6 +46,7 @@ def test_a_plan_says_what_the_program_takes_and_keeps_it(planned, monkeypatch):
         assert re.search(line, lines)
 
 
+@pytest.mark.slow
 def test_other_flags_of_the_compiler_are_another_program(planned, monkeypatch):
     first = planned()["compiled"]
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--another=1")  # read by a compiler that is not in use here

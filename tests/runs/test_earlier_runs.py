@@ -46,6 +46,7 @@ def test_moved_keys_are_refused_with_their_new_names():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), [("earlier", "config.yaml"), ("earlier_lora", "lora_today.yaml")])
 def test_an_earlier_checkpoint_resumes(earlier, name, config):
     expected = EXPECTED["runs"][name]

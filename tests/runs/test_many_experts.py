@@ -1,12 +1,14 @@
 """As many experts as Maverick has, on text, divided among eight devices."""
 
 import numpy as np
+import pytest
 
 from tests.helpers.small_run import losses
 
 EXPERTS = ["model.num_local_experts=128", "optimizer.accumulation_steps=1", "run.steps=16", "run.eval_every=16"]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_128_experts_to_the_losses_of_one(runs, tmp_path):
     one, eight = tmp_path / "one", tmp_path / "eight"
     runs.train(one, *EXPERTS)

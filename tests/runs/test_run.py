@@ -114,6 +114,7 @@ def test_resume_is_bitwise(whole_run, runs, tmp_path):
     assert_same_run(whole_run, run_dir)
 
 
+@pytest.mark.slow
 def test_more_steps_continue_the_run(whole_run, runs, tmp_path):
     """With a schedule that does not depend on the number of steps, a longer run continues the shorter one."""
     runs.train(tmp_path / "run", "run.steps=5", "checkpoint.every=4")
@@ -234,6 +235,7 @@ def test_eval_without_a_config_takes_that_of_the_run(maverick, whole_run, runs):
         assert json.loads(out) == json.loads(expected[1]) | {"checkpoint": str(checkpoint)}
 
 
+@pytest.mark.slow
 def test_generate_draws_samples_of_every_prompt_of_a_file(maverick, whole_run, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "ROMEO:"}\n\n{"prompt": "A\\nB"}\n')
     (tmp_path / "prompts.txt").write_text("ROMEO:\n")

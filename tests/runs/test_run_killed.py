@@ -65,9 +65,8 @@ def check_wall_time(run_dir: pathlib.Path, killed: int) -> None:
     assert found.attempts[-1].last_step == lines(run_dir)[-1]["step"]
 
 
-@pytest.mark.parametrize(
-    "moments", [["save", "step"], pytest.param(["save", "any", "step", "save"], marks=pytest.mark.slow)], ids=len
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [["save", "step"], ["save", "any", "step", "save"]], ids=len)
 def test_a_run_that_is_killed_repeatedly_ends_the_same(moments, whole_run, runs, tmp_path):
     check_survives(runs, whole_run, tmp_path / "run", moments, "checkpoint.every=1")
 
@@ -111,6 +110,7 @@ def test_killed_twenty_times(runs, tmp_path):
 # ---- damage ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_set_aside_and_the_run_ends_the_same(whole_run, runs, tmp_path, capsys):
     """The three newest checkpoints are damaged in different ways, and the run goes back to the fourth."""
     run_dir = cut_back(whole_run, tmp_path / "run", 21)

@@ -66,6 +66,7 @@ def check_survives(tmp_path, kills: int) -> None:
     assert not [p for p in (run_dir / "checkpoints").iterdir() if not p.name.isdigit()]
 
 
+@pytest.mark.slow
 def test_killed_eight_times(tmp_path):
     check_survives(tmp_path, 8)
 

@@ -12,6 +12,7 @@ from train.config_files import read_config
 from train.run import train_to_end
 
 
+@pytest.mark.slow
 def test_of_the_same_command_twice_one_works_and_the_other_stops_at_once(runs, tmp_path):
     """The first is held up meanwhile, so that it is still there however slowly the second starts."""
     run_dir = tmp_path / "run"

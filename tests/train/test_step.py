@@ -198,6 +198,7 @@ def spread(kind: str) -> float:
     return float(np.mean(metrics["router_load_max"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["auxiliary_loss", "loss_free_bias"])
 def test_balancing_spreads_the_load(kind):
     """If a router sends all tokens to few experts, both kinds of balancing spread the load; without balancing it stays

@@ -65,6 +65,7 @@ def test_upcycled_logits_equal_the_dense_models_to_the_bit(sources, kind):
     np.testing.assert_array_equal(logits(student), logits(case("dense").ours))
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_same_on_a_mesh(sources):
     start = Start(sources("dense", "folder"), upcycle=True)
     here, there = begun(EXPERTS, start), begun(EXPERTS, start, mesh_of_8())
@@ -103,6 +104,7 @@ def test_every_expert_that_got_a_token_learns(sources):
         assert (used & used_then)[:, i].any() and np.any(after.router[...])
 
 
+@pytest.mark.slow
 def test_undetermined_parameters_equal_a_fresh_models(sources):
     overrides = [f"model={{init_from: {sources('dense', 'run')}, init_upcycle: true}}", f"run.seed={SEED}"]
     widths = ["model.num_local_experts=4", "model.intermediate_size=40", "model.interleave_moe_layer_step=2"]
@@ -295,6 +297,7 @@ def first_batch(config):
         return next(iter(batches))
 
 
+@pytest.mark.slow
 def test_a_run_starts_with_the_chosen_layers_and_resumes_from_its_checkpoints(
     bytes_run, first_loss, tmp_path, monkeypatch
 ):

@@ -428,6 +428,7 @@ def test_both_evaluations_are_shown_by_class(data):
     assert "unparsable 0.0%" in said and "8 turns, 0 turns too long" in said
 
 
+@pytest.mark.slow
 def test_an_overfit_model_decides_correctly_in_both_evaluations(tmp_path, mesh_of):
     written(tmp_path / "runs.jsonl", [Trajectory(run.steps) for run in RUNS])  # without tools they are short
     data = open_dataset(data_config(tmp_path, sequence_length=192), "train", seed=0)

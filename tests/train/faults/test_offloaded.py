@@ -30,6 +30,7 @@ def check(config: ModelConfig, target: Target | None = None) -> None:
     check_offload(config, tiny.RULES, make_mesh(SIZES, target.devices), target)
 
 
+@pytest.mark.slow
 def test_gradients_with_offload_pass_and_others_are_refused(monkeypatch):
     check(CONFIG)
     right = offloaded.gradients

@@ -51,6 +51,7 @@ def wait_for_lines(process, run_dir, count: int) -> None:
     wait_for(lambda: (run_dir / "metrics.jsonl").exists() and len(records(run_dir)) >= count, process)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_one_process_and_two(tmp_path):
     moved, whole = tmp_path / "moved", tmp_path / "whole"
     assert finish(start(whole, devices=8, stop=24)) == 0
@@ -67,6 +68,7 @@ def test_a_run_moves_between_one_process_and_two(tmp_path):
     assert [store.verify(step) for step in store.steps()] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_a_slow_process_is_named(tmp_path):
     assert finish_all(start_two(tmp_path, stop=12, every=100, slow=1)) == [0, 0], (tmp_path / "log-0").read_text()
     lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -137,6 +137,7 @@ def gone_back(runs):
     return runs.root / "gone_back"
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_twice_and_finishes(gone_back):
     assert json.loads((gone_back / FILE).read_text()) == [
         {"at": 12, "to": 8, "batches": [8, 11]},

@@ -238,6 +238,7 @@ def test_it_needs_trajectories():
 # ---- a run -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_reports_losses_by_kind_and_resumes_to_the_bit(runs, tmp_path):
     write_runs(tmp_path / "runs.jsonl", 24)
     options = [*tuning(tmp_path / "runs.jsonl"), "data.kind_weights={user: 0.25}", "run.steps=6", "run.eval_every=3"]

@@ -112,6 +112,7 @@ def run(runs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_averages_to_the_bit(run):
     assert checksums(run / "cut", 4) == checksums(run / "whole", 4)
     assert averages_of(checksums(run / "whole", 4))

@@ -210,7 +210,8 @@ def test_other_parameters_are_updated_like_adamw():
 # ---- whole steps -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("experts", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["all", "chosen experts"])
+@pytest.mark.slow
+@pytest.mark.parametrize("experts", [False, True], ids=["all", "chosen experts"])
 def test_a_sharded_model_learns_like_a_whole_one(experts):
     whole, split = trained(experts), trained(experts, **SPLIT)
     assert whole[0][-1] < whole[0][0]

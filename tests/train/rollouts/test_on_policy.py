@@ -203,6 +203,7 @@ def config_of(runs):
     return lambda name, *more: (runs.config, [*words, f"run.dir={runs.root / name}", *more])
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_between_own_samples_resumes_to_the_bit(runs, config_of, monkeypatch, caplog):
     from tests.helpers import small_run
     from train.run import main

@@ -195,6 +195,7 @@ def test_lost_adapters_are_an_error(saved, tmp_path, lost):
             use(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_restored_state_continues_to_the_bit(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         batches = [tiny.placed(tiny.batch(CONFIG, i)) for i in range(2)]

@@ -121,6 +121,7 @@ def run(tmp_path_factory):
     return folder, words
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_bit(run):
     folder, words = run
     cut = small_run.cut_back(folder / "whole", folder / "cut", 2)

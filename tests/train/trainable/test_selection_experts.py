@@ -108,12 +108,13 @@ def test_taking_and_putting_rows_equals_numpy(mesh_of, sizes):
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
+@pytest.mark.parametrize("sizes", [{}, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=str)
 def test_the_chosen_experts_and_nothing_else_are_trained(sizes):
     before, after, _, _ = run(**sizes)
     assert changed(before, after) == {(layer, e) for layer, ids in CHOSEN.items() for e in ids}
 
 
+@pytest.mark.slow
 def test_one_of_eight_experts_is_trained_for_fifty_steps():
     """Decay and clipping must not change the frozen experts."""
     config = tiny.model_config(num_hidden_layers=2)
@@ -287,6 +288,7 @@ def model_of_run(tmp_path_factory):
     return folder, words, model
 
 
+@pytest.mark.slow
 def test_scores_equal_counting_token_by_token(model_of_run, tmp_path):
     folder, words, model = model_of_run
     out = tmp_path / "chosen.yaml"

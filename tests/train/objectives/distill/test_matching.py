@@ -242,6 +242,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found[1][name], wanted, atol=1e-4 * max(1e-2, np.abs(wanted).max()), err_msg=name)
 
 
+@pytest.mark.slow
 def test_heads_are_trained_like_the_model(expected):
     metrics, arrays = expected
     mine = sorted(name for name in arrays if "heads/" in name)
@@ -279,6 +280,7 @@ def test_loss_and_gradient_norm_include_matching_and_heads(expected):
     np.testing.assert_allclose(metrics["moments"], 0.1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_microbatches_on_a_mesh_give_the_same_result(expected, mesh_of):
     """This includes a teacher with its own sharding rules."""
     with mesh_of(fsdp=2, expert=2, tensor=2):
@@ -296,6 +298,7 @@ def test_an_objective_without_matching_has_no_heads():
         assert not [name for name in names.flatten(state) if "heads" in name]
 
 
+@pytest.mark.slow
 def test_a_restored_state_continues_to_the_bit(tmp_path):
     with jax.set_mesh(single_device_mesh()):
         teacher, batches = teacher_of(), [tiny.placed(tiny.batch(STUDENT, i)) for i in range(2)]

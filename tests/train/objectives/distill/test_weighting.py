@@ -263,6 +263,7 @@ def test_microbatches_add_up(whole_batch):
         assert_same(two_steps(8), whole_batch)
 
 
+@pytest.mark.slow
 def test_every_mesh_gives_the_same(whole_batch, mesh_of):
     with mesh_of(expert=2, tensor=2):
         assert_same(two_steps(1), whole_batch)
@@ -306,6 +307,7 @@ def whole(distill, runs):
     return runs.root / "distilled"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_to_the_bit(distill, whole, tmp_path):
     resumed = small_run.cut_back(whole, tmp_path / "run", 2)
     distill(resumed)
