@@ -16,16 +16,13 @@ import numpy as np
 
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.averages import averages_of
-from maverick_jax.checkpoint.names import ADAPTERS, HEADS, MODEL, OPTIMIZER
+from maverick_jax.checkpoint.names import ADAPTERS, HEADS, MODEL, OBJECTIVE, OPTIMIZER
 from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.errors import NoRestorableCheckpoint
 from train.config import RunConfig
 from train.state import TrainState, state_with
 
 log = logging.getLogger(__name__)
-
-OBJECTIVE = "objective/"
-"""Prefix of the objective's scalars."""
 
 
 class StageBefore(Exception):

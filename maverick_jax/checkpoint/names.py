@@ -20,6 +20,8 @@ ADAPTERS = HEADS + "lora/"
 """Prefix of the factors of low-rank adapters: then the parameter's name, `/a` or `/b`."""
 OPTIMIZER = "opt_state/"
 """Prefix of the optimizer's state."""
+OBJECTIVE = "objective/"
+"""Prefix of the objective's scalars."""
 
 _VARIABLE_VALUE = GetAttrKey("value")
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from maverick_jax.checkpoint.names import HEADS
+from maverick_jax.checkpoint.names import HEADS, OBJECTIVE
 from maverick_jax.checkpoint.placement import place
 from maverick_jax.checkpoint.readers import StoredArray
 from maverick_jax.checkpoint.store import CheckpointStore
@@ -16,9 +16,6 @@ from maverick_jax.huggingface.reader import is_folder
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model_source import CHECKPOINTS
 from train.objectives.base import Context, Objective
-
-OBJECTIVE = "objective/"
-"""Prefix of the objective's scalars among the arrays of a run's checkpoint."""
 
 
 def context_of(objective: Objective, checkpoint: str, model: Maverick, references: dict[str, Maverick]) -> Context:
