@@ -7,7 +7,8 @@ HAS_OLD_EMITTERS = tuple(map(int, importlib.metadata.version("jaxlib").split("."
 flag."""
 
 QUICK_FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_enable_concurrency_optimized_scheduler=false"
     + " --xla_cpu_use_fusion_emitters=false" * HAS_OLD_EMITTERS
 )
 """XLA_FLAGS of the suite. With the default flags, LLVM would take most of a test's time, and simulated devices could
