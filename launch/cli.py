@@ -51,9 +51,9 @@ def _plan(args: argparse.Namespace) -> None:
         _plan_serving(args)
         return
     from launch.plan_stages import plan_run, render
-    from train.config_files import read_run
+    from train.config_files import read_named
 
-    config, target = read_run(args.config, args.overrides), None
+    config, target = read_named(args.config, args.overrides), None
     if args.topology:
         from maverick_jax.accounting.topologies import topology
 

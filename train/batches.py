@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.rows import placement
-from data.rows.course import Reading, open_course
+from data.rows.course import StageData, open_course
 from data.rows.dataset import Dataset, Split, open_dataset
 from data.rows.fields import FIELDS, TARGET, TILES, Row, chosen
 from data.targets.format import layout
@@ -43,7 +43,7 @@ class Feed:
         if split != "train":
             return cls(config, open_dataset(config.data, split, seed=config.run.seed), objective.evaluation_fields())
         place, first = config.place, config.place.first
-        data = open_course(place.course or [Reading(config.data, 0)], place.number, seed=config.run.seed)
+        data = open_course(place.course or [StageData(config.data, 0)], place.number, seed=config.run.seed)
         objective.check_data({source.name: source.store.meta for source in data.sources})
         if (stored := objective.stored_fields()) is None:
             return cls(config, data, objective.fields(), first=first)

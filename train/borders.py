@@ -8,12 +8,12 @@ parameters would not be the same, or a source's tokens would not be, is refused 
 import itertools
 from collections.abc import Sequence
 
-from data.rows.course import Reading
+from data.rows.course import StageData
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import Purpose
 from maverick_jax.sharding import size_of
 from train.config import RunConfig
-from train.stages import Place
+from train.stages import StagePlace
 
 Finding = tuple[int, str, str]
 """(number of a stage, key, what is wrong)."""
@@ -40,17 +40,17 @@ def unfit_borders(names: Sequence[str], parts: Sequence[RunConfig]) -> list[Find
     return found
 
 
-def placed(whole: RunConfig, parts: Sequence[RunConfig]) -> tuple[list[RunConfig], list[Place]]:
+def placed(whole: RunConfig, parts: Sequence[RunConfig]) -> tuple[list[RunConfig], list[StagePlace]]:
     """Each stage with its last step at `run.steps`, and its place in the run."""
     lengths = [
         stage.steps_of(part.data.batch_size * part.data.sequence_length)
         for stage, part in zip(whole.stages, parts, strict=True)
     ]
-    course = tuple(Reading(part.data, n * part.data.batch_size) for part, n in zip(parts, lengths, strict=True))
+    course = tuple(StageData(part.data, n * part.data.batch_size) for part, n in zip(parts, lengths, strict=True))
     total, first, places = sum(lengths), 0, []
     for number, (stage, steps) in enumerate(zip(whole.stages, lengths, strict=True)):
         scheduled = (first, steps) if stage.has_own_schedule else (0, total)
-        places.append(Place(whole, stage.name, number, first, steps, scheduled, course))
+        places.append(StagePlace(whole, stage.name, number, first, steps, scheduled, course))
         first += steps
     ends = [place.first + place.steps for place in places]
     with_end = lambda part, end: part.model_copy(update={"run": part.run.model_copy(update={"steps": end})})

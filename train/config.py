@@ -24,7 +24,7 @@ from train.faults.config import GuardConfig
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
 from train.optimizers import AdamW, OptimizerConfig
-from train.stages import Place, StageSection
+from train.stages import StagePlace, StageSection
 from train.trainable.config import TrainableConfig
 
 Positive = Annotated[int, Field(ge=1)]
@@ -108,14 +108,14 @@ class RunConfig(Section):
     logging: LoggingConfig = LoggingConfig()
     stages: tuple[StageSection, ...] = ()
     """The stages of the run, in order. None: it is one stage, of `run.steps` steps."""
-    _place: Place | None = PrivateAttr(None)
+    _place: StagePlace | None = PrivateAttr(None)
     _parts: "tuple[RunConfig, ...]" = PrivateAttr(())
 
     @property
-    def place(self) -> Place:
+    def place(self) -> StagePlace:
         """Where it lies in its run: of a run without stages, and of one stage."""
         steps = self.run.steps
-        return self._place or Place(self, steps=steps, scheduled=(0, steps))
+        return self._place or StagePlace(self, steps=steps, scheduled=(0, steps))
 
     @property
     def whole(self) -> "RunConfig":
@@ -127,7 +127,7 @@ class RunConfig(Section):
         """The config of each stage of the run. Its `run.steps` are those of the run up to the stage's end."""
         return self.whole._parts or (self,)
 
-    def divided(self, parts: "Sequence[RunConfig]", places: Sequence[Place]) -> "RunConfig":
+    def divided(self, parts: "Sequence[RunConfig]", places: Sequence[StagePlace]) -> "RunConfig":
         """The config of a run whose stages are `parts`; `places` lack the run."""
         steps = places[-1].first + places[-1].steps
         whole = self.model_copy(update={"run": self.run.model_copy(update={"steps": steps})})

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field
 
-from data.rows.course import Reading
+from data.rows.course import StageData
 from maverick_jax.settings import shipped
 from maverick_jax.settings.section import Section, did_you_mean
 from maverick_jax.settings.strict_yaml import Document, Location, Problem
@@ -64,7 +64,7 @@ class StageSection(Section):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Place:
+class StagePlace:
     """Where a stage lies in its run."""
 
     run: Any
@@ -77,7 +77,7 @@ class Place:
     steps: int = 0
     scheduled: tuple[int, int] = (0, 0)
     """The step before the first of the schedule that it follows, and how many steps this has."""
-    course: tuple[Reading, ...] = ()
+    course: tuple[StageData, ...] = ()
     """The data of all stages."""
 
 

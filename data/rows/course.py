@@ -27,7 +27,7 @@ from data.rows.source_rows import Lap, SourceRows
 _log = logging.getLogger(__name__)
 
 
-class Reading(NamedTuple):
+class StageData(NamedTuple):
     """What one stage reads."""
 
     config: DataConfig
@@ -35,17 +35,17 @@ class Reading(NamedTuple):
     """Rows of its stream."""
 
 
-def open_course(course: Sequence[Reading], number: int, *, seed: int) -> Dataset:
+def open_course(course: Sequence[StageData], number: int, *, seed: int) -> Dataset:
     """The training rows of stage `number` (from 0) of a course; row 0 is the stage's first. Tokenizes what the cache
     does not hold, of all stages. Raises InputError as `open_dataset` does."""
     opened = [open_dataset(reading.config, "train", seed=seed) for reading in course]
     first, begun = _walk(course, opened)[number]
-    if first == 0 and all(part == _Part(Lap(), 0) for part in begun.values()):
+    if first == 0 and all(part == _StagePart(Lap(), 0) for part in begun.values()):
         return opened[number]
     return _placed(opened[number], first, begun)
 
 
-class _Part(NamedTuple):
+class _StagePart(NamedTuple):
     """A stage's part of a source."""
 
     lap: Lap
@@ -83,7 +83,7 @@ class _OpenLap:
         return _OpenLap(identity, layout, source.plan, Lap(self.lap.epoch_of(self.rows, self.plan) + 1))
 
 
-def _walk(course: Sequence[Reading], opened: Sequence[Dataset]) -> list[tuple[int, dict[str, _Part]]]:
+def _walk(course: Sequence[StageData], opened: Sequence[Dataset]) -> list[tuple[int, dict[str, _StagePart]]]:
     """For each stage: the row of its mixture that it begins with, and its part of each source, by name."""
     laps: dict[str, _OpenLap] = {}
     first, weights, read = 0, None, 0
@@ -105,7 +105,7 @@ def _walk(course: Sequence[Reading], opened: Sequence[Dataset]) -> list[tuple[in
             lap.rows += high - low
         found.append((first, parts))
         read = reading.rows
-    return [(first, {n: _Part(lap.found(), shift) for n, (lap, shift) in parts.items()}) for first, parts in found]
+    return [(first, {n: _StagePart(lap.found(), shift) for n, (lap, shift) in parts.items()}) for first, parts in found]
 
 
 def _identity(source: SourceRows, config: DataConfig) -> str:
@@ -123,7 +123,7 @@ def _layout(source: SourceRows, config: DataConfig) -> str:
     return json.dumps([type(source.plan).__name__, source.length, source.cell, shown, tiles])
 
 
-def _placed(data: Dataset, first: int, begun: dict[str, _Part]) -> Dataset:
+def _placed(data: Dataset, first: int, begun: dict[str, _StagePart]) -> Dataset:
     """The rows of `data`, as the parts of its sources say."""
     sources = [dataclasses.replace(source, lap=begun[source.name].lap) for source in data.sources]
     mixture = Continued(data.mixture, first, [begun[source.name].shift for source in data.sources])

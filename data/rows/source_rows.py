@@ -25,14 +25,14 @@ class Lap(NamedTuple):
     """Number of rows, which are those of the next tokens alone; then the first ones come again. None: there is no
     end."""
 
-    def find(self, index: int, plan: Plan) -> "_Place":
+    def find(self, index: int, plan: Plan) -> "_RowPlace":
         """Where row `index` is, before rows are shuffled."""
         index = index if self.rows is None else index % self.rows
         rest = plan.num_rows if self.offset == 0 else _concatenated(plan).rows_after(self.offset)
         if index < rest:
-            return _Place(self.epoch, index, self._among(rest, 0), self.offset)
+            return _RowPlace(self.epoch, index, self._among(rest, 0), self.offset)
         more, at = divmod(index - rest, plan.num_rows)
-        return _Place(self.epoch + 1 + more, at, self._among(plan.num_rows, rest + more * plan.num_rows), 0)
+        return _RowPlace(self.epoch + 1 + more, at, self._among(plan.num_rows, rest + more * plan.num_rows), 0)
 
     def _among(self, count: int, before: int) -> int:
         """How many of the `count` rows of an epoch are read, after `before` rows of earlier epochs."""
@@ -52,7 +52,7 @@ EVERY_ROW = Lap()
 """All rows, from the start of the first epoch on."""
 
 
-class _Place(NamedTuple):
+class _RowPlace(NamedTuple):
     epoch: int
     at: int
     among: int
@@ -113,7 +113,7 @@ class SourceRows:
     def _row_tiles(self) -> np.ndarray | None:
         return self.plan.row_tiles if isinstance(self.plan, Windowed) else None
 
-    def _shuffled(self, place: _Place) -> int:
+    def _shuffled(self, place: _RowPlace) -> int:
         """The number in the plan of a row of an epoch."""
         if self.seed is None:
             return place.at

@@ -131,6 +131,8 @@ class _Translation:
             called.sort(key=lambda k: k.rpartition(".")[0] != section)
             if called:
                 return called[:1]
+        if section == "" and (inside := [k for k in keys(self.section) if k.rpartition(".")[2] == name]):
+            return inside[:1]  # it is written one level too far out
         choices = [k.rpartition(".")[2] for k in self.also if k.rpartition(".")[0] == section]
         choices += [field for model in here.models for field in model.model_fields]
         if near := _nearest(name, choices):

@@ -22,7 +22,7 @@ from maverick_jax.network import LayerSpec
 from maverick_jax.parameters import Parameter
 from maverick_jax.settings import shipped
 from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
-from train.config_files import read_config
+from train.config_files import read_config, read_run
 from train.flops import flops_of_run
 
 TINY_SHAPE = ModelConfig(
@@ -312,9 +312,9 @@ def test_plan_of_maverick_on_its_cluster():
 
 @pytest.mark.parametrize("name", shipped.run_names())
 def test_every_shipped_run_fits_its_hardware(name):
-    config = read_config(name)
+    config = read_run(name)
     here = ["mesh.data=1"] if config.run.hardware is None else []  # for one device; eight are simulated here
-    assert plan(read_config(name, here))["fits"]
+    assert all(plan(stage)["fits"] for stage in read_run(name, here).in_stages)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import DataConfig
-from data.rows.course import Reading, open_course
+from data.rows.course import StageData, open_course
 from data.rows.dataset import open_dataset
 
 NAMES = ("a", "b")
@@ -73,7 +73,7 @@ STAGES = st.lists(
 def test_every_token_is_read_once_before_any_is_read_again(folder, stages, shuffle, seed):
     """Over lengths, numbers of rows, sources, weights and cells that change between stages."""
     course = [
-        Reading(data(folder, weights, sequence_length=T, shuffle=shuffle, cell=T // 2 if cells else None), rows)
+        StageData(data(folder, weights, sequence_length=T, shuffle=shuffle, cell=T // 2 if cells else None), rows)
         for T, rows, weights, cells in stages
     ]
     for name, times in times_read(course, seed).items():
@@ -84,7 +84,7 @@ def test_borders_that_change_no_rows_change_nothing(folder):
     """Three stages of one length and one mixture read what one stage of their rows reads."""
     config = data(folder, {"a": 3.0, "b": 2.0})
     whole = open_dataset(config, "train", seed=1)
-    course = [Reading(config, rows) for rows in (7, 0, 12, 80)]
+    course = [StageData(config, rows) for rows in (7, 0, 12, 80)]
     first = 0
     for number, reading in enumerate(course):
         stage = open_course(course, number, seed=1)
@@ -98,15 +98,19 @@ def test_borders_that_change_no_rows_change_nothing(folder):
 
 
 def test_a_source_goes_on_after_stages_without_it(folder):
-    course = [Reading(data(folder, {"a": 1.0}), 5), Reading(data(folder, {"b": 1.0}), 3), Reading(data(folder), 6)]
+    course = [
+        StageData(data(folder, {"a": 1.0}), 5),
+        StageData(data(folder, {"b": 1.0}), 3),
+        StageData(data(folder), 6),
+    ]
     parts = [tokens_read(open_course(course, n, seed=0), r.rows) for n, r in enumerate(course)]
     assert not set(parts[0]["a"]) & set(parts[2]["a"]) and not set(parts[1]["b"]) & set(parts[2]["b"])
 
 
 def test_a_lap_that_ends_reads_the_next_documents_alone(folder):
     """So the documents after it are whole for a stage of longer rows."""
-    course = [Reading(data(folder, {"a": 1.0}, sequence_length=16), 10),
-              Reading(data(folder, {"a": 1.0}, sequence_length=128), 3)]  # fmt: skip
+    course = [StageData(data(folder, {"a": 1.0}, sequence_length=16), 10),
+              StageData(data(folder, {"a": 1.0}, sequence_length=128), 3)]  # fmt: skip
     whole = open_dataset(data(folder, {"a": 1.0}, sequence_length=16, shuffle=True), "train", seed=0).sources[0]
     stream = [piece for row in range(whole.plan.num_rows) for piece in _places(whole.plan.pieces(0, row))]
     first, second = (sorted(map(stream.index, tokens_read(open_course(course, n, seed=0), r.rows)["a"]))
@@ -122,7 +126,7 @@ def _places(pieces) -> list[int]:
 
 def test_rows_past_the_end_of_a_lap_are_its_first(folder):
     """Roll-backs leave batches out, so that a stage may read more rows than it has."""
-    course = [Reading(data(folder, {"a": 1.0}), 7), Reading(data(folder, {"a": 1.0}, sequence_length=64), 1)]
+    course = [StageData(data(folder, {"a": 1.0}), 7), StageData(data(folder, {"a": 1.0}, sequence_length=64), 1)]
     stage = open_course(course, 0, seed=0)
     for index in range(4):
         np.testing.assert_array_equal(stage.row(7 + index)["tokens"], stage.row(index)["tokens"])
@@ -131,7 +135,7 @@ def test_rows_past_the_end_of_a_lap_are_its_first(folder):
 def test_fitted_rows_go_on_while_they_are_cut_alike_and_else_begin_again(folder, caplog):
     fitted = data(folder, {"a": 1.0}, packing="best_fit")
     longer = fitted.model_copy(update={"sequence_length": 64})
-    course = [Reading(fitted, 4), Reading(fitted, 5), Reading(longer, 3)]
+    course = [StageData(fitted, 4), StageData(fitted, 5), StageData(longer, 3)]
     first, second, third = (open_course(course, n, seed=0) for n in range(3))
     whole = open_dataset(fitted, "train", seed=0)
     np.testing.assert_array_equal(second.row(0)["tokens"], whole.row(4)["tokens"])
@@ -145,13 +149,13 @@ def test_a_source_with_other_documents_is_another_source(folder):
     (folder / "c" / "a.jsonl").write_text(json.dumps({"text": "other words " * 90}))
     other = data(folder, {"a": 1.0}).model_copy(update={"held_out_fraction": 0.5})
     moved = other.model_validate(other.model_dump() | {"sources": {"a": {"path": str(folder / "c" / "a.jsonl")}}})
-    course = [Reading(data(folder, {"a": 1.0}), 5), Reading(moved, 2)]
+    course = [StageData(data(folder, {"a": 1.0}), 5), StageData(moved, 2)]
     assert open_course(course, 1, seed=0).sources[0].lap == (0, 0, None)
 
 
 def test_the_fingerprint_tells_where_a_stage_begins(folder):
     longer = data(folder, sequence_length=64)
-    courses = [[Reading(data(folder), rows), Reading(longer, 9)] for rows in (4, 6)]
+    courses = [[StageData(data(folder), rows), StageData(longer, 9)] for rows in (4, 6)]
     assert len({open_course(course, 1, seed=0).fingerprint for course in courses}) == 2
-    extended = [Reading(data(folder), 4), Reading(longer, 90)]
+    extended = [StageData(data(folder), 4), StageData(longer, 90)]
     assert open_course(courses[0], 1, seed=0).fingerprint == open_course(extended, 1, seed=0).fingerprint
