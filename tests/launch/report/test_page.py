@@ -25,7 +25,8 @@ from launch.report.run_record import (
     read_run,
     series,
 )
-from launch.report.summary import facts, headline, models, notes, verdict
+from launch.report.stages import borders
+from launch.report.summary import facts, headline, models, notes, stage_rows, verdict
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
 
@@ -414,6 +415,25 @@ def test_a_loss_that_falls_far_has_a_logarithmic_axis(losses, logarithmic):
     assert (figure.axes[0].get_yscale() == "log") == logarithmic == ("logarithmic axis" in found)
     FigureCanvasAgg(figure).draw()
     assert 2 <= len(figure.axes[0].get_yticks()) < 100
+
+
+def test_stages_have_a_table_and_their_ends_in_the_plots():
+    names = ["short"] * 3 + ["<long>"] * 2
+    lines = [line(i + 1, loss=3.0 - i / 2, tokens=10 * (i + 1), stage=name) for i, name in enumerate(names)]
+    lines.append(line(6, stage=["no", "name"]))
+    record = RunRecord(
+        pathlib.Path(), lines, [{"step": 3, "stage": "short", "eval_loss": 2.5}], 0, *[TextFile(None)] * 3
+    )
+    assert stage_rows(record) == [
+        ("Stage", "Last step", "Tokens", "Training loss", "Held-out loss"),
+        ("short", "3", "30", "2.0000", "2.5000"),
+        ("<long>", "5", "50", "1.0000", ""),
+    ]
+    assert borders(record) == [3]
+    figure, found = figure_of(PLOTS[0], record)
+    assert "dotted: ends of stages" in found
+    plain = RunRecord(pathlib.Path(), [line(1), line(2)], [], 0, *[TextFile(None)] * 3)
+    assert stage_rows(plain) == [] and borders(plain) == []
 
 
 # ---- reading on ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from maverick_jax.checkpoint import contents, copies, object_store
 from maverick_jax.checkpoint.contents import Damaged
-from maverick_jax.checkpoint.copies import RECORD, Copies, CopiesConfig
+from maverick_jax.checkpoint.copies import RECORD, Copies, CopiesConfig, too_old
 from maverick_jax.checkpoint.object_store import ObjectStore, StoreUnreachable
 from maverick_jax.checkpoint.store import CheckpointConfig, CheckpointStore
 from maverick_jax.errors import InputError
@@ -60,6 +60,14 @@ def test_copies_beyond_those_to_keep_are_deleted(held, saved):
     assert held.steps() == [6, 10, 12]
     held.delete_after(6)
     assert held.steps() == [6] and held.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("every", "kept", "old"), [(None, (), [1, 2, 3, 4]), (2, (), [1, 3]), (None, (1, 3, 9), [2, 4])]
+)
+def test_what_is_too_old(every, kept, old):
+    assert too_old([1, 2, 3, 4, 5, 6], CheckpointConfig(keep=2, keep_every=every), kept) == old
+    assert too_old([1, 2], CheckpointConfig(keep=2), kept) == []
 
 
 def test_a_copy_without_its_record_is_none_and_is_removed(held, saved):

@@ -298,6 +298,24 @@ def test_keep_and_keep_every(tmp_path, mesh):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["4", "6", "7"]
 
 
+def test_steps_that_a_store_is_told_to_keep_are_kept(tmp_path, mesh):
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep=1), kept=[1, 3, 9])
+    for step in range(1, 6):
+        store.save(step, place(values(step), mesh), {})
+    store.close()
+    assert store.steps() == [1, 3, 5]
+
+
+def test_a_restore_looks_no_further_back_than_it_is_told(tmp_path, mesh):
+    store = CheckpointStore(tmp_path)
+    for step in (2, 4):
+        store.save(step, place(values(step), mesh), {}, wait=True)
+    flip(largest(tmp_path / "4", "arrays"))
+    assert store.restore(target(mesh), since=3) is None
+    assert store.set_aside() == ["4.corrupt-1"]
+    assert store.restore(target(mesh), since=2)[0] == store.restore(target(mesh))[0] == 2
+
+
 def test_only_remains_of_interrupted_work_are_removed(copy):
     for name in ("15.orbax-checkpoint-tmp", "3.deleting", "notes", "5.corrupt-1"):
         (copy / name / "arrays").mkdir(parents=True)

@@ -45,6 +45,13 @@ def test_a_refused_update_is_named_with_its_rows(tmp_path, caplog, found, expect
     assert "step 7: update refused" in caplog.text and "rows 48 to 55" in caplog.text and said in caplog.text
 
 
+def test_rows_of_a_stage_count_from_its_start(tmp_path):
+    hook = BadUpdates(MetricsWriter(tmp_path, stage="long"), GUARD, batch_size=4, first=5)
+    hook.on_metrics(7, values(np.nan, 1.0, 0.0), 1.0)
+    (line,) = lines(tmp_path)
+    assert line["rows"] == [4, 7] and line["stage"] == "long"
+
+
 def test_without_a_gate_there_are_no_spikes(tmp_path):
     metrics = {"loss": np.float32(1e9), "grad_norm": np.float32(1e9)}
     BadUpdates(MetricsWriter(tmp_path), GuardConfig(), batch_size=8).on_metrics(1, metrics, 1.0)

@@ -1,5 +1,6 @@
 """Roll-backs: which batches they leave out, their record, and runs that go back, are killed and resumed."""
 
+import dataclasses
 import itertools
 import json
 from typing import Literal
@@ -53,6 +54,12 @@ def test_it_goes_to_the_newest_checkpoint_before_the_bad_updates(steps, to, batc
 
 def test_a_second_one_counts_in_the_batches_after_the_first():
     assert rollbacks((8, 11)).after(14, 15, [8, 12]).done[1] == Rollback(at=15, to=12, batches=(16, 18))
+
+
+def test_what_earlier_stages_left_out_moves_no_batch_of_a_stage():
+    stage = dataclasses.replace(rollbacks((2, 4), (12, 13)), since=10)
+    assert [stage.batch_of(update) for update in (11, 12, 13, 14)] == [10, 11, 14, 15]
+    assert stage.after(14, 15, [10, 12]).done[-1] == Rollback(at=15, to=12, batches=(14, 16))
 
 
 def saved(tmp_path, *steps: int, **meta) -> CheckpointStore:
