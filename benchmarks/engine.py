@@ -7,6 +7,7 @@ The last line of output is one JSON object. Both have the same float32 weights; 
 """
 
 import argparse
+import datetime
 import json
 import os
 import pathlib
@@ -38,6 +39,7 @@ def bytes_of_step(config: ModelConfig, rows: int, length: int) -> float:
 
 def measure(shape: str, repeats: int, threads: int) -> dict[str, Any]:
     """Medians over `repeats` turns."""
+    started = datetime.datetime.now().isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory() as directory:
         arguments = ["--shape", shape, "--folder", f"{directory}/weights", "--threads", str(threads)]
         with Worker("benchmarks.engine_worker", ["ours", *arguments]) as mine:
@@ -47,6 +49,7 @@ def measure(shape: str, repeats: int, threads: int) -> dict[str, Any]:
                 turns = [(mine.ask("eight"), theirs.ask("eight"), mine.ask("one")) for _ in range(repeats)]
                 versions = mine.ready["versions"] | theirs.ready["versions"]
             steps = [(mine.ask("step"), mine.ask("copy")) for _ in range(repeats)]
+            host = mine.ask("host")
     tokens, (one, other, _) = len(LENGTHS) * NEW, turns[0]
     alike = [a == b for a, b in zip(one["tokens"], other["tokens"], strict=True)]
     config = model_config(SHAPES[shape])
@@ -63,14 +66,18 @@ def measure(shape: str, repeats: int, threads: int) -> dict[str, Any]:
         "tokens_per_second": tokens / median(a["seconds"] for a, _, _ in turns),
         "peer_tokens_per_second": tokens / median(b["seconds"] for _, b, _ in turns),
         "ratio": median(b["seconds"] / a["seconds"] for a, b, _ in turns),
+        "cpu_ratio": median(b["cpu_seconds"] / a["cpu_seconds"] for a, b, _ in turns),
         "ratio_to_one_at_a_time": median(c["seconds"] / a["seconds"] for a, _, c in turns),
+        "cpu_ratio_to_one_at_a_time": median(c["cpu_seconds"] / a["cpu_seconds"] for a, _, c in turns),
         "step_seconds": program,
-        "host_seconds_per_step": median(step["within"] - step["program"] for step, _ in steps),
+        "host_seconds_per_step": host["seconds"],
+        "host_cpu_seconds_per_step": host["cpu_seconds"],
         "bytes_per_step": read,
         "copy_bytes_per_second": rate,
         "fraction_of_bandwidth": read / program / rate,
         "repeats": repeats,
         "load_average": os.getloadavg()[0],
+        "started": started,
         "versions": versions,
     }
 

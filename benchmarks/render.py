@@ -112,6 +112,22 @@ DISTILLATION: dict[str, Column] = {
     "**memory ratio**": lambda r: f"**{r['memory_ratio']:.2f}**",
     "load": lambda r: f"{r['load_average']:.1f}",
 }
+ENGINE: dict[str, Column] = {
+    "shape": lambda r: r["shape"],
+    "parameters": lambda r: f"{r['parameters'] / 1e6:.3g}M",
+    "answers alike": lambda r: f"{r['answers_alike']} of {r['requests']}",
+    "tokens/s": lambda r: f"{r['tokens_per_second']:,.0f}",
+    "transformers' tokens/s": lambda r: f"{r['peer_tokens_per_second']:,.0f}",
+    "**rate ratio**, of CPU time": lambda r: f"**{r['ratio']:.1f}**, {r['cpu_ratio']:.1f}",
+    "**to one at a time**, of CPU time": lambda r: (
+        f"**{r['ratio_to_one_at_a_time']:.1f}**, {r['cpu_ratio_to_one_at_a_time']:.1f}"
+    ),
+    "ms per step": lambda r: f"{r['step_seconds'] * 1e3:.3g}",
+    "host, CPU ms per step": lambda r: f"{r['host_cpu_seconds_per_step'] * 1e3:.2f}",
+    "of copy bandwidth": lambda r: f"{r['fraction_of_bandwidth']:.0%}",
+    "load": lambda r: f"{r['load_average']:.1f}",
+    "when": lambda r: r["started"][:10],
+}
 TABLES = {
     "train_step": ("Train step", TRAIN_STEP),
     "compile_time": ("Compile time", COMPILE_TIME),
@@ -122,6 +138,7 @@ TABLES = {
     "tokenization": ("Tokenization", TOKENIZATION),
     "interchange": ("Import and export", INTERCHANGE),
     "distillation": ("Distillation", DISTILLATION),
+    "engine": ("Engine", ENGINE),
 }
 
 

@@ -42,6 +42,8 @@ RUNS = {
     "import": ["interchange.py", "import"],
     "export": ["interchange.py", "export"],
     "distillation": ["distillation.py"],
+    "engine_tiny": ["engine.py", "--shape", "tiny"],
+    "engine_big": ["engine.py", "--shape", "big"],
 }
 MAXTEXT_RUNS = {
     "tiny_maxtext": ["train_step.py", "--shape", "tiny", "--against", "maxtext"],
