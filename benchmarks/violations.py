@@ -47,7 +47,7 @@ from train.rollouts.episodes import model_policy, play
 
 POLICY, DIALECT = "package:toy_shop_policy", "meta_pythonic"
 IMITATED = range(6_000)
-TRAINED, JUDGED = 200_000, 900_000
+TRAINED, JUDGED = 200_000, 950_000
 """First seeds of the customers whose runs give pairs, and of those who judge."""
 VOCABULARY, LENGTH, CONTEXT, ANSWER = 384, 256, 384, 64
 WRITES = ("cancel_order", "change_amount", "refund_order")
@@ -108,10 +108,11 @@ def pairs_config(work: pathlib.Path, seed: int, args: argparse.Namespace) -> dic
     """The config of one seed's run on pairs."""
     start = str(work / "start")
     source = {"path": str(work / "tried.jsonl"), "format": "preferences",
-              "preferences": {"make": "violations", "policy": POLICY, "per_task": 2, "dialect": DIALECT}}  # fmt: skip
+              "preferences": {"make": "violations", "policy": POLICY, "per_task": 2, "dialect": DIALECT,
+                              "kind_weights": {"call_arguments": 0.2}}}  # fmt: skip
     return {
         "run": {"name": f"pairs{seed}", "dir": str(work / f"pairs{seed}"), "steps": args.steps, "seed": seed,
-                "eval_every": 20, "eval_batches": 16},
+                "eval_every": 20, "eval_batches": 10},
         "model": {**MODEL, "init_from": start},
         "data": {"sources": {"tried": source}, "tokenizer": str(work / "tokenizer"), "held_out_fraction": 0.2,
                  "batch_size": 8, "sequence_length": 2 * LENGTH},
@@ -277,12 +278,12 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--start-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--nll", type=float, default=0.2)
-    parser.add_argument("--train", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--nll", type=float, default=0.5)
+    parser.add_argument("--train", type=int, default=240)
     parser.add_argument("--tries", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--plot", type=pathlib.Path)
     args = parser.parse_args()
     prepare(args.work)
