@@ -7,6 +7,7 @@ Every question has at least nine answers, all about equally frequent, so that it
 
 import dataclasses
 import io
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,9 @@ from data.order import derive
 
 Subject = Literal["charts", "scenes"]
 COLORS = {"red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 78, 200), "yellow": (240, 200, 20),
-          "purple": (148, 60, 190), "orange": (255, 127, 14), "black": (0, 0, 0), "gray": (127, 127, 127),
-          "pink": (240, 130, 200)}  # fmt: skip
+          "purple": (130, 50, 180), "orange": (255, 127, 14), "cyan": (70, 210, 230), "magenta": (230, 60, 190),
+          "navy": (10, 20, 90)}  # fmt: skip
+"""By name; no two names begin with the same letter."""
 SHAPES = ("circle", "square", "triangle", "cross")
 HIGHEST = 9
 """Bars are 1 to HIGHEST units high."""
@@ -34,16 +36,18 @@ class DrawnPicture:
     image: Image.Image
     """RGB."""
     questions: tuple[tuple[str, str], ...]
-    """(question, answer), in random order."""
+    """(question, answer) about its parts, in random order."""
+    description: tuple[str, str]
+    """The one question about everything, with its answer."""
 
 
-def draw(seed: int, number: int, subject: Subject, side: int) -> DrawnPicture:
-    """Picture `number` of those that `seed` gives, of `side` x `side` pixels. Pure."""
+def draw(seed: int, number: int, subject: Subject, side: int, bars: int = BARS) -> DrawnPicture:
+    """Picture `number` of those that `seed` gives, of `side` x `side` pixels; a chart has `bars` of BARS bars. Pure."""
     # NumPy guarantees only for the legacy generator that its streams stay the same in all versions.
     random = np.random.RandomState(derive(seed, "drawn", subject, number) % 2**32)
-    found = _chart(random, side) if subject == "charts" else _scene(random, side)
+    found = _chart(random, side, bars) if subject == "charts" else _scene(random, side)
     order = random.permutation(len(found.questions))
-    return DrawnPicture(found.image, tuple(found.questions[i] for i in order))
+    return dataclasses.replace(found, questions=tuple(found.questions[i] for i in order))
 
 
 def encoded(image: Image.Image) -> bytes:
@@ -58,22 +62,24 @@ def blank(side: int) -> Image.Image:
     return Image.new("RGB", (side, side), WHITE)
 
 
-def _chart(random: np.random.RandomState, side: int) -> DrawnPicture:
+def _chart(random: np.random.RandomState, side: int, bars: int) -> DrawnPicture:
     """Bars of different colors and heights over lines at every unit."""
-    names = [list(COLORS)[i] for i in random.permutation(len(COLORS))[:BARS]]
-    heights = (1 + random.permutation(HIGHEST)[:BARS]).tolist()
+    places = sorted(random.permutation(BARS)[:bars].tolist())
+    names = [list(COLORS)[i] for i in random.permutation(len(COLORS))[:bars]]
+    heights = (1 + random.permutation(HIGHEST)[:bars]).tolist()
     image = blank(side)
     pen = ImageDraw.Draw(image)
     unit, floor, width = (side - 2) // HIGHEST, side - 1, side // BARS
+    gap = max(1, width // 6)
     for value in range(HIGHEST + 1):
         pen.line([(0, floor - value * unit), (side - 1, floor - value * unit)], fill=(200, 200, 200))
-    for i, (name, height) in enumerate(zip(names, heights, strict=True)):
-        left = i * width + max(1, width // 6)
-        pen.rectangle([left, floor - height * unit, (i + 1) * width - 1 - max(1, width // 6), floor], fill=COLORS[name])
+    for place, name, height in zip(places, names, heights, strict=True):
+        left, right = place * width + gap, (place + 1) * width - 1 - gap
+        pen.rectangle([left, floor - height * unit, right, floor], fill=COLORS[name])
     ranked = sorted(zip(heights, names, strict=True))
-    questions = [(f"How high is the {name} bar?", str(height)) for name, height in zip(names, heights, strict=True)]
-    questions += [("Which bar is the highest?", ranked[-1][1]), ("Which bar is the lowest?", ranked[0][1])]
-    return DrawnPicture(image, tuple(questions))
+    questions = [(f"How high is {name}?", str(height)) for name, height in zip(names, heights, strict=True)]
+    questions += [("Which is highest?", ranked[-1][1]), ("Which is lowest?", ranked[0][1])]
+    return DrawnPicture(image, tuple(questions), _described(f"{n} {h}" for n, h in zip(names, heights, strict=True)))
 
 
 def _scene(random: np.random.RandomState, side: int) -> DrawnPicture:
@@ -84,14 +90,19 @@ def _scene(random: np.random.RandomState, side: int) -> DrawnPicture:
     image = blank(side)
     pen = ImageDraw.Draw(image)
     cell, gap = side // 3, max(1, side // 24)
-    questions = []
+    questions, things = [], {}
     for name, shape, place in zip(names, shapes, places, strict=True):
         row, column = divmod(place, 3)
         _thing(pen, shape, (column * cell + gap, row * cell + gap, (column + 1) * cell - 1 - gap,
                             (row + 1) * cell - 1 - gap), COLORS[name])  # fmt: skip
         questions.append((f"What color is the {shape}?", name))
         questions.append((f"Where is the {shape}?", PLACES[place]))
-    return DrawnPicture(image, tuple(questions))
+        things[place] = f"{name} {shape} {PLACES[place]}"
+    return DrawnPicture(image, tuple(questions), _described(things[place] for place in sorted(things)))
+
+
+def _described(parts: Iterable[str]) -> tuple[str, str]:
+    return "What is shown?", ", ".join(parts)
 
 
 def _thing(pen: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int], color: tuple[int, int, int]) -> None:

@@ -5,14 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data.pictures.drawn import Subject, blank, draw, encoded
+from data.pictures.drawn import BARS, DrawnPicture, Subject, blank, draw, encoded
 from data.pictures.reading import SampleTally
 from data.pictures.sample import PLACE, Sample, Where
 from data.pictures.shelf import in_memory
 from data.sources.base import Positive
 from data.sources.pictures import PictureSource
 
-LAYOUT = 1
+Bars = Annotated[int, Field(ge=1, le=BARS)]
+LAYOUT = 2
 """Changes whenever equal settings would give other samples."""
 
 
@@ -30,6 +31,11 @@ class DrawnPicturesSource(PictureSource):
     """Number of pictures."""
     questions: Annotated[int, Field(ge=1, le=6)] = 3
     """Number of questions about each picture; a conversation has all of them."""
+    describe: bool = False
+    """Whether everything in a picture is asked for at once, from left to right, instead of `questions` about its
+    parts."""
+    bars: Annotated[tuple[Bars, ...], Field(min_length=1, strict=False)] = (BARS,)
+    """Numbers of bars of charts, in turn; a chart has four places for them. Fewer bars make easier questions."""
     side: Annotated[int, Field(ge=28, le=4096)] = 56
     """Width and height of the pictures, in pixels."""
     blank: bool = False
@@ -39,17 +45,22 @@ class DrawnPicturesSource(PictureSource):
     """Seed of the pictures; their order follows from the run's seed."""
 
     def identity(self, name: str) -> list:
-        settings = {"subjects", "pictures", "questions", "side", "blank", "corpus_seed"}
+        settings = {"subjects", "pictures", "questions", "describe", "bars", "side", "blank", "corpus_seed"}
         return ["drawn", LAYOUT, self.model_dump(mode="json", include=settings)]
+
+    def drawn(self, number: int) -> DrawnPicture:
+        """Picture `number`, as it is before `blank`."""
+        turn, subject = divmod(number, len(self.subjects))
+        return draw(self.corpus_seed, number, self.subjects[subject], self.side, self.bars[turn % len(self.bars)])
 
     def samples(self, name: str, tally: SampleTally) -> Iterator[tuple[Where, Sample]]:
         tally.files = 1
         white = encoded(blank(self.side))
         for number in range(self.pictures):
             tally.records += 1
-            found = draw(self.corpus_seed, number, self.subjects[number % len(self.subjects)], self.side)
+            found = self.drawn(number)
             messages = []
-            for asked, answer in found.questions[: self.questions]:
+            for asked, answer in [found.description] if self.describe else found.questions[: self.questions]:
                 messages += [{"role": "user", "content": [{"type": "text", "text": asked}]},
                              {"role": "assistant", "content": answer}]  # fmt: skip
             messages[0]["content"].insert(0, PLACE)

@@ -15,32 +15,33 @@ SIDE = 56
 
 
 def seen_bars(pixels: np.ndarray) -> dict[str, int]:
-    """Heights of the bars by color, from the pixels alone."""
-    unit = (SIDE - 2) // HIGHEST
-    found = {}
+    """Heights of the bars by color, from left to right, from the pixels alone."""
+    unit, found = (SIDE - 2) // HIGHEST, []
     for name, color in COLORS.items():
-        rows = np.flatnonzero((pixels == color).all(axis=2).any(axis=1))
+        rows, columns = np.nonzero((pixels == color).all(axis=2))
         if rows.size:
-            found[name] = round((SIDE - 1 - rows.min()) / unit)
-    return found
+            found.append((columns.min(), name, round((SIDE - 1 - rows.min()) / unit)))
+    return {name: height for _, name, height in sorted(found)}
 
 
 @pytest.mark.parametrize("number", range(30))
 def test_answers_about_charts_are_in_the_pixels(number):
-    found = draw(1, number, "charts", SIDE)
+    count = 1 + number % BARS
+    found = draw(1, number, "charts", SIDE, count)
     bars = seen_bars(np.asarray(found.image))
-    assert len(bars) == BARS
-    answers = {f"How high is the {name} bar?": str(height) for name, height in bars.items()}
-    answers["Which bar is the highest?"] = max(bars, key=bars.__getitem__)
-    answers["Which bar is the lowest?"] = min(bars, key=bars.__getitem__)
+    assert len(bars) == count
+    answers = {f"How high is {name}?": str(height) for name, height in bars.items()}
+    answers["Which is highest?"] = max(bars, key=bars.__getitem__)
+    answers["Which is lowest?"] = min(bars, key=bars.__getitem__)
     assert dict(found.questions) == answers
+    assert found.description == ("What is shown?", ", ".join(f"{name} {height}" for name, height in bars.items()))
 
 
 @pytest.mark.parametrize("number", range(30))
 def test_answers_about_scenes_are_in_the_pixels(number):
     found = draw(1, number, "scenes", SIDE)
     pixels = np.asarray(found.image)
-    places = {}
+    places, described = {}, dict.fromkeys(PLACES, "")
     for name, color in COLORS.items():
         at = np.argwhere((pixels == color).all(axis=2))
         if at.size:
@@ -50,6 +51,10 @@ def test_answers_about_scenes_are_in_the_pixels(number):
     shapes = [asked.removeprefix("Where is the ").rstrip("?") for asked in answers if asked.startswith("Where")]
     assert len(places) == len(shapes) == THINGS
     assert {answers[f"What color is the {s}?"]: answers[f"Where is the {s}?"] for s in shapes} == places
+    for shape in shapes:
+        place = answers[f"Where is the {shape}?"]
+        described[place] = f"{answers[f'What color is the {shape}?']} {shape} {place}"
+    assert found.description == ("What is shown?", ", ".join(filter(None, described.values())))
 
 
 @pytest.mark.parametrize("subject", ["charts", "scenes"])
@@ -67,9 +72,13 @@ def test_no_answer_to_a_question_is_frequent(subject):
 def test_pictures_do_not_change():
     """Existing runs drew these."""
     pixels = b"".join(draw(0, n, s, SIDE).image.tobytes() for n in range(4) for s in ("charts", "scenes"))
-    assert hashlib.sha256(pixels).hexdigest()[:16] == "d44e58f4f8fc8e00"
+    assert hashlib.sha256(pixels).hexdigest()[:16] == "4a8fb465619d0f7a"
     assert draw(0, 3, "charts", SIDE).questions == draw(0, 3, "charts", SIDE).questions
     assert draw(0, 3, "charts", SIDE).image != draw(1, 3, "charts", SIDE).image
+
+
+def test_no_two_colors_begin_with_the_same_letter():
+    assert len({name[0] for name in COLORS}) == len(COLORS) == 9
 
 
 def test_conversations_of_drawn_pictures_become_rows(tmp_path):
