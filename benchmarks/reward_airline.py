@@ -30,7 +30,7 @@ from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Role, render
 from maverick_jax.text.tokenizers.byte_pairs import train_byte_pairs
 from train.evaluation.reward_checks import best_temperature, calibration_error, checked
-from train.score import Scorer
+from train.evaluation.scorer import Scorer
 
 DIALECT, VOCABULARY, LENGTH = "meta_pythonic", 2048, 4096
 KEPT = {Role.USER: 160, Role.ASSISTANT: 160, Role.TOOL: 80}
@@ -114,8 +114,8 @@ def main() -> None:
         write_runs(args.work / f"learnt{fold}.jsonl", learnt)
         scorer = Scorer(str(trained(args.work, f"fold{fold}", config(args.work, fold, args))), DIALECT)
         held_out = [run for run in runs if fold_of[str(run.provenance.task)] == fold]
-        rewards |= {id(run): scorer(run).reward for run in held_out}
-        checks[f"fold {fold}"] = checked(held_out, lambda run, scorer=scorer: scorer(run).reward, WRITES)
+        rewards |= {id(run): scorer(run.conversation).reward for run in held_out}
+        checks[f"fold {fold}"] = checked(held_out, lambda run, scorer=scorer: scorer(run.conversation).reward, WRITES)
     pairs = list(of_outcomes(runs, 16))
     of = lambda rule: [rule(pair.chosen) - rule(pair.rejected) for pair in pairs]
     every = {"reward model": of(lambda run: rewards[id(run)]), **{name: of(rule) for name, rule in TRIVIAL.items()}}

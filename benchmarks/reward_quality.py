@@ -24,7 +24,7 @@ from benchmarks.violations import DIALECT, JUDGED, LENGTH, MODEL, POLICY, WRITES
 from data.trajectories import read_trajectories
 from data.trajectories.trajectory import Provenance, Trajectory
 from train.evaluation.reward_checks import checked
-from train.score import Scorer
+from train.evaluation.scorer import Scorer
 
 CUSTOMERS = 300_000
 """The first seed of the customers whose runs make pairs."""
@@ -73,7 +73,7 @@ def main() -> None:
         run_dir = trained(args.work, f"reward{seed}", config(args.work, seed, args))
         lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         scorer = Scorer(str(run_dir), DIALECT)
-        reward = lambda run, scorer=scorer: scorer(run).reward
+        reward = lambda run, scorer=scorer: scorer(run.conversation).reward
         checks = {"clean": checked(clean, reward, WRITES)} | (
             {"natural": checked(natural, reward, WRITES)} if natural else {}
         )

@@ -44,10 +44,12 @@ def over_border(
         meta = {"arrays": {}}
     there, why = _found_in(meta, flat, config)
     try:
-        _, arrays, _ = store.restore({saved: flat[name] for name, saved in there.items()}, step, subset=True)
+        restored = store.restore({saved: flat[name] for name, saved in there.items()}, step, subset=True)
     except NoRestorableCheckpoint as error:
         store.close()
         raise StageBefore from error
+    assert restored is not None, "the step is known"
+    _, arrays, _ = restored
     carried = {name: arrays[saved] for name, saved in there.items()}
     left = [name for name in flat if name not in carried]
     log.info("stage %s: goes on with the state of step %s", place.name, f"{step:,}")
