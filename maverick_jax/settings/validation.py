@@ -4,6 +4,7 @@ Pydantic finds the errors; this module adds the dotted key, the line and the nea
 """
 
 import dataclasses
+import difflib
 import json
 import re
 import types
@@ -104,7 +105,10 @@ class _Translation:
             choices = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
             return key, f"{given!r} is not one of {', '.join(choices)}{did_you_mean(given, choices)}"
         if kind == "union_tag_not_found":
-            return join(key, context["discriminator"].strip("'")), "required, but missing"
+            tag = context["discriminator"].strip("'")
+            if near := difflib.get_close_matches(tag, given if isinstance(given, dict) else (), n=1, cutoff=0.7):
+                return join(key, near[0]), f"unknown key; did you mean {join(key, tag)}?"
+            return join(key, tag), "required, but missing"
         if kind in ("model_type", "model_attributes_type", "dict_type"):
             removes = "null, which removes a mapping of the base; the base has none of this name"
             return key, f"must be a mapping, got {removes if given is None else _shown(given)}"
