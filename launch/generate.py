@@ -48,7 +48,7 @@ def generate(checkpoint: str, wanted: GenerateOptions, out: IO[str] | None) -> d
         text = _streamed(model, tokenizer, prompts[0], request, out)
         return {"prompt": prompts[0], "text": text}
     ids = [start for start, _ in starts for _ in range(wanted.samples)]
-    written = answers(model, tokenizer, ids, wanted.max_tokens, wanted.sampling, wanted.seed, tiles=tiles)
+    written = answers(model, tokenizer, ids, wanted.max_tokens, wanted.sampling, wanted.seed, tiles=[tiles] * len(ids))
     texts = [tokenizer.decode([token for token in tokens if token not in stops]) for tokens in written]
     found = []
     for i, text in enumerate(texts):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.inference.answers import answers
@@ -34,9 +35,9 @@ def evaluate(
     allow_code: bool = False,
 ) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, by
-    default that of its run and stage, and the objective's other metrics. `generate` (`generated`): the model writes
-    that many turns of held-out trajectories, of at most `max_tokens` tokens each, and its decisions and calls
-    are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name); without a
+    default that of its run and stage, and the other metrics of the config's objective. `generate` (`generated`): the
+    model writes that many turns of held-out conversations, of at most `max_tokens` tokens each, and its decisions and
+    calls are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name); without a
     config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox.
 
     The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
@@ -51,8 +52,8 @@ def evaluate(
     if path_or_name is None:
         path_or_name, overrides = str(config_of_run(checkpoint)), [*stage_of(checkpoint), *overrides]
     config = read_config(path_or_name, overrides, argument("CHECKPOINT", checkpoint))
-    if generate and not config.data.has_trajectories:
-        raise InputError("--generate writes turns of trajectories, and no source has kind: trajectories")
+    if generate and not config.data.has_kinds:
+        raise InputError("--generate writes turns of the assistant, and no source has kind: trajectories or pictures")
     dtype = config.model.param_dtype
     config = config.model_copy(update={"model": config_of(checkpoint, dtype)})
     opened = open_tasks(tasks, load_tokenizer(config.data.tokenizer), allow_code, config.model.vision) if tasks else []
@@ -65,7 +66,7 @@ def evaluate(
         found["remarks"] = remarks
     data = session.held_out.feed.train
     if generate:
-        answer = functools.partial(_answers, model, data.tokenizer, "turns", max_tokens=max_tokens)
+        answer = functools.partial(_answers, model, data.tokenizer, max_tokens)
         found["generated"] = generated(answer, data, generate, stop_ids(data.tokenizer))
     if tasks:
         found["tasks"] = run_tasks(opened, model, data.tokenizer)
@@ -73,8 +74,8 @@ def evaluate(
 
 
 def _answers(
-    model: Maverick, tokenizer: Tokenizer, what: str, prompts: Sequence[Sequence[int]], max_tokens: int
+    model: Maverick, tokenizer: Tokenizer, most: int, prompts: Sequence[list[int]], tiles: Sequence[np.ndarray | None]
 ) -> list[list[int]]:
-    """What the model writes after each prompt, its likeliest token each time, with a progress bar for `what`."""
-    with answer_progress(what, len(prompts)) as on_progress:
-        return answers(model, tokenizer, prompts, max_tokens, Sampling(temperature=0.0), on_progress=on_progress)
+    """What the model writes after each prompt, at most `most` tokens, the likeliest each time, with a progress bar."""
+    with answer_progress("turns", len(prompts)) as shown:
+        return answers(model, tokenizer, prompts, most, Sampling(temperature=0.0), on_progress=shown, tiles=tiles)

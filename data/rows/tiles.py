@@ -61,6 +61,13 @@ class SourceTiles:
             before += length
         return found
 
+    def between(self, begin: int, end: int) -> np.ndarray | None:
+        """uint8[N, C, S, S]: the tiles of the pictures among the source's tokens [begin, end), in reading order. None
+        if there are none."""
+        no = np.zeros(1, bool)
+        shown = self.shown(Spans(np.array([begin]), np.array([end - begin]), no, no, no))
+        return np.concatenate([self.cut(picture) for picture in shown]) if shown else None
+
     def size(self, number: int) -> tuple[int, int]:
         """(height, width) of a picture, upright."""
         return int(self.pictures["height"][number]), int(self.pictures["width"][number])

@@ -1,4 +1,5 @@
-"""The assistant's turns in trajectories, each with its prompt, so that a model can be asked to generate them."""
+"""The assistant's turns in trajectories and in conversations with pictures, each with its prompt, so that a model can
+be asked to generate them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -29,6 +30,12 @@ class Turn(NamedTuple):
         return self.source.store["tokens"][self.run : self.begin].tolist()
 
     @property
+    def tiles(self) -> np.ndarray | None:
+        """uint8[N, C, S, S]: the tiles of the prompt's pictures, in reading order; None if it has none."""
+        tiles = self.source.tiles
+        return None if tiles is None else tiles.between(self.run, self.begin)
+
+    @property
     def said(self) -> list[int]:
         return self.source.store["tokens"][self.begin : self.end].tolist()
 
@@ -38,10 +45,9 @@ class Turn(NamedTuple):
 
 
 def turns_of(data: Dataset) -> Iterator[Turn]:
-    """Every assistant turn of the trajectories in this split, in file order. Samples with pictures are left out,
-    because their prompts are more than token ids."""
+    """Every assistant turn of the trajectories, and of the samples with pictures, in this split, in file order."""
     for source in data.sources:
-        if "choices" in source.store.arrays and source.tiles is None:
+        if "choices" in source.store.arrays:
             yield from _turns(source)
 
 

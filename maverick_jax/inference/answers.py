@@ -59,21 +59,20 @@ def answers(
     sampling: Sampling,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
-    tiles: np.ndarray | Sequence[np.ndarray | None] | None = None,
+    tiles: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[int]]:
     """The model's continuation of each of `prompts` (token ids): up to `max_tokens` ids, including the one that ends
-    the text. `on_progress` is called with the number of finished prompts. `tiles`, [N, C, S, S]: those of the images
-    that every prompt shows; or a sequence, of those that each prompt shows.
+    the text. `on_progress` is called with the number of finished prompts. `tiles`, uint8 or normalized [N, C, S, S]:
+    those of the pictures that each prompt shows; None: of one that shows none, or of all.
 
     Answer i is drawn with seed + i. Raises InputError for requests that an engine refuses.
     """
     if not prompts:
         return []
     ends, found = stop_ids(tokenizer), []
-    shown = [tiles] * len(prompts) if tiles is None or isinstance(tiles, np.ndarray) else tiles
     requests = [
-        GenerationRequest(prompt, max_tokens, sampling, seed + i, ends, tiles=own)
-        for i, (prompt, own) in enumerate(zip(prompts, shown, strict=True))
+        GenerationRequest(prompt, max_tokens, sampling, seed + i, ends, tiles=shown)
+        for i, (prompt, shown) in enumerate(zip(prompts, tiles or [None] * len(prompts), strict=True))
     ]
     with _engine(model, tokenizer, requests) as engine:
         for i, generation in enumerate([engine.submit(request)[0] for request in requests]):

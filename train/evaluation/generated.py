@@ -16,8 +16,9 @@ from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Reply, ToolCall, find_dialect
 from train.evaluation.decisions import rates, report
 
-Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
-"""Prompts as token ids -> the model's answer to each, including the token that ends it."""
+Answer = Callable[[Sequence[list[int]], Sequence[np.ndarray | None]], list[list[int]]]
+"""Prompts as token ids, and the tiles that each shows -> the model's answer to each, including the token that ends
+it."""
 
 
 def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -> dict[str, Any]:
@@ -31,7 +32,9 @@ def generated(answer: Answer, data: Dataset, count: int, ends: frozenset[int]) -
                          f"data.sequence_length ({data.config.sequence_length})")  # fmt: skip
     spread = np.linspace(0, len(fitting) - 1, min(count, len(fitting)))
     chosen = [fitting[i] for i in spread.round().astype(int).tolist()]
-    found = judged(chosen, answer([turn.prompt for turn in chosen]), data.tokenizer, ends)
+    found = judged(
+        chosen, answer([turn.prompt for turn in chosen], [turn.tiles for turn in chosen]), data.tokenizer, ends
+    )
     return found | {"turns": len(chosen), "turns_too_long": len(turns) - len(fitting)}
 
 

@@ -385,7 +385,7 @@ def test_generated_answers_are_judged(case, tmp_path):
     texts = ["[book(n=1)]", drop, "Which?", "Yes."]
     texts = [changes.get(i, text) for i, text in enumerate(texts)]
     replies = [BYTES.encode("Yes.") if text is None else [*BYTES.encode(text), STOP] for text in texts]
-    found = generated(lambda prompts: replies[: len(prompts)], data, 99, frozenset([STOP]))
+    found = generated(lambda prompts, tiles: replies[: len(prompts)], data, 99, frozenset([STOP]))
     ones = {"call": 1.0, "answer": 1.0, "ask": 1.0}
     if case == "a call instead of a question":
         by_class["precision"] |= {"ask": None}
@@ -398,7 +398,7 @@ def test_generated_answers_are_judged(case, tmp_path):
 
 def test_turns_to_generate_are_evenly_spread_and_fit(data, tmp_path):
     asked = []
-    echo = lambda prompts: [asked.append(prompt) or [STOP] for prompt in prompts]
+    echo = lambda prompts, tiles: [asked.append(prompt) or [STOP] for prompt in prompts]
     generated(echo, data, 3, frozenset([STOP]))
     every = [turn.prompt for turn in turns_of(data)]
     assert asked == [every[0], every[4], every[7]] or asked == [every[0], every[3], every[7]]
@@ -412,13 +412,13 @@ def test_turns_to_generate_are_evenly_spread_and_fit(data, tmp_path):
 
 def test_generation_needs_trajectories(tmp_path):
     checkpoint = bytes_model(tmp_path / "model")
-    with pytest.raises(InputError, match="--generate writes turns of trajectories, and no source has kind"):
+    with pytest.raises(InputError, match="--generate writes turns of the assistant, and no source has kind"):
         evaluate(str(checkpoint), "pretrain_tiny", generate=1)
 
 
 def test_both_evaluations_are_shown_by_class(data):
     replies = [turn.said for turn in turns_of(data)]
-    free = generated(lambda prompts: replies, data, 99, frozenset([STOP]))
+    free = generated(lambda prompts, tiles: replies, data, 99, frozenset([STOP]))
     forced = {f"eval_{name}": value for name, value in free.items() if isinstance(value, dict)}
     out = io.StringIO()
     show({"eval_loss": 1.5, "eval_tokens": 8, **forced, "generated": free}, Console(file=out, width=120))
@@ -446,7 +446,7 @@ def test_an_overfit_model_decides_correctly_in_both_evaluations(tmp_path, mesh_o
             state.model, batch, objective.first_context({})
         )
         forced = decisions.decision_metrics(jax.device_get(evaluated), data)
-        write = lambda prompts: answers(state.model, BYTES, prompts, 32, Sampling(temperature=0.0))
+        write = lambda prompts, tiles: answers(state.model, BYTES, prompts, 32, Sampling(temperature=0.0), tiles=tiles)
         free = generated(write, data, 99, stop_ids(BYTES))
     assert metrics["loss"] < 0.1
     for found in (forced, free):
