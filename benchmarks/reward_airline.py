@@ -32,8 +32,8 @@ from maverick_jax.text.tokenizers.byte_pairs import train_byte_pairs
 from train.evaluation.reward_checks import best_temperature, calibration_error, checked
 from train.evaluation.scorer import Scorer
 
-DIALECT, VOCABULARY, LENGTH = "meta_pythonic", 2048, 4096
-KEPT = {Role.USER: 160, Role.ASSISTANT: 160, Role.TOOL: 80}
+DIALECT, VOCABULARY, LENGTH = "meta_pythonic", 2048, 2048
+KEPT = {Role.USER: 80, Role.ASSISTANT: 80, Role.TOOL: 40}
 """Characters of a message's text that are kept."""
 POLICY = pathlib.Path(__file__).parent / "tau_airline_policy.yaml"
 WRITES = {name for name, rule in read_policy(str(POLICY)).tools.items() if rule.privilege >= 2}
@@ -73,7 +73,7 @@ def config(work: pathlib.Path, fold: int, args: argparse.Namespace) -> dict[str,
         "run": {"name": f"fold{fold}", "dir": str(work / f"fold{fold}"), "steps": args.steps},
         "model": {**MODEL, "vocab_size": VOCABULARY},
         "data": {"sources": {"outcomes": source("outcomes", 16), "mistakes": source("corruptions", 4)},
-                 "tokenizer": str(work / "tokenizer"), "held_out_fraction": 0.0, "batch_size": 4,
+                 "tokenizer": str(work / "tokenizer"), "held_out_fraction": 0.0, "batch_size": 2,
                  "sequence_length": LENGTH},
         "objective": {"kind": "reward"},
         "optimizer": {"learning_rate": args.rate, "warmup_steps": 5, "schedule": "cosine"},
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("runs", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rate", type=float, default=1e-3)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

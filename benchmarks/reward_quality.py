@@ -21,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import toy_shop_clerk
 from benchmarks.violations import DIALECT, JUDGED, LENGTH, MODEL, POLICY, WRITES, shortened, trained, write_runs
+from data.preferences.replays import seed_of
 from data.trajectories import read_trajectories
 from data.trajectories.trajectory import Provenance, Trajectory
 from train.evaluation.reward_checks import checked
@@ -67,7 +68,8 @@ def main() -> None:
         customers = range(CUSTOMERS, CUSTOMERS + args.train)
         write_runs(args.work / "careful.jsonl", [named(run) for run in toy_shop_clerk.runs(customers, 0.0)])
     natural = [run for path in sorted(args.work.glob("episodes_start_*.jsonl")) for run in read_trajectories(path)]
-    clean = [named(run) for run in toy_shop_clerk.runs(range(JUDGED, JUDGED + 200), 0.0)]
+    natural = [run for run in natural if seed_of(run) < JUDGED + 100]
+    clean = [named(run) for run in toy_shop_clerk.runs(range(JUDGED, JUDGED + 100), 0.0)]
     found: dict[str, Any] = {}
     for seed in args.seeds:
         run_dir = trained(args.work, f"reward{seed}", config(args.work, seed, args))
