@@ -44,13 +44,12 @@ def over_border(
         meta = {"arrays": {}}
     there, why = _found_in(meta, flat, config)
     try:
-        restored = store.restore({saved: flat[name] for name, saved in there.items()}, step, subset=True)
+        found = store.restore({saved: flat[name] for name, saved in there.items()}, step, subset=True)
     except NoRestorableCheckpoint as error:
         store.close()
         raise StageBefore from error
-    assert restored is not None, "the step is known"
-    _, arrays, _ = restored
-    carried = {name: arrays[saved] for name, saved in there.items()}
+    assert found is not None, step  # it is among the known ones
+    carried = {name: found[1][saved] for name, saved in there.items()}
     left = [name for name in flat if name not in carried]
     log.info("stage %s: goes on with the state of step %s", place.name, f"{step:,}")
     for line in why:

@@ -43,7 +43,7 @@ def refuse_other_run(config: RunConfig, here: dict[str, Any], store: CheckpointS
     there = _newest_metadata(store)
     if there is None:
         return
-    if there["step"] <= config.place.first:  # of a stage before
+    if (first := config.place.first) and there["step"] <= first:  # of a stage before
         config = next(stage for stage in config.in_stages if there["step"] <= stage.run.steps)
         here = metadata(config, Feed.open(config).train.fingerprint, {})
     changed = _differences("model", _network(there["model"]), _network(here["model"]))

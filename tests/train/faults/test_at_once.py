@@ -143,5 +143,5 @@ def test_a_reference_trains_with_the_former_handlers(monkeypatch):
 
     monkeypatch.setattr(run.Session, "open", prepare)
     monkeypatch.setattr(run, "train_to_end", lambda config: seen.append(handlers() == before))
-    run._open(None, None)
+    run._open(read_config("pretrain_tiny"))
     assert seen == [True, True, True] and handlers() == before
