@@ -7,13 +7,14 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from data.array_folder import ArrayFolder, array_file, build_once, seal
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
+from data.fill_in_the_middle import VERSION, Sentinels, rearranged
 from data.sources import DocumentSource, SourceDocument, SourcePart
 from maverick_jax.errors import InputError
 from maverick_jax.files import write_atomically
@@ -21,6 +22,7 @@ from maverick_jax.text import Tokenizer
 
 LAYOUT = 1
 """Version of the cached arrays. It changes whenever the same files give other arrays."""
+Rearrange = Callable[[np.ndarray, int], np.ndarray]
 JOURNAL = "journal.json"
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 4096, 1 << 22
 COMMIT_BYTES = 1 << 26
@@ -37,6 +39,11 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
     assert isinstance(source, DocumentSource)
     parts = source.parts(name, tokenizer)
     identity = [LAYOUT, tokenizer.fingerprint, [part.identity() for part in parts]]
+    rearrange = None
+    if (settings := source.fill_in_the_middle) is not None:
+        sentinels = Sentinels.of(tokenizer.controls, tokenizer.name, f"data.sources.{name}.fill_in_the_middle")
+        rearrange = lambda ids, number: rearranged(ids, number, settings, sentinels)
+        identity.append([VERSION, settings.model_dump(mode="json")])
     path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
@@ -44,8 +51,8 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
         if tokenizer.eos_id is None:
             _log.warning("tokenizer %s has no end-of-text token: documents end without one", tokenizer.name)
         try:
-            _Tokenization(folder, tokenizer, name).run(parts)
-            if [part.identity() for part in parts] != identity[-1]:
+            _Tokenization(folder, tokenizer, name, rearrange).run(parts)
+            if [part.identity() for part in parts] != identity[2]:
                 raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
         except InputError:
             shutil.rmtree(folder)
@@ -70,8 +77,9 @@ class _Journal:
 class _Tokenization:
     """Tokenizes one source into `folder`."""
 
-    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, name: str):
-        self.folder, self.tokenizer, self.name = folder, tokenizer, name
+    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, name: str, rearrange: Rearrange | None = None):
+        """rearrange: (ids of a document, its number) -> the ids that are kept; None: all are kept as they are."""
+        self.folder, self.tokenizer, self.name, self.rearrange = folder, tokenizer, name, rearrange
         self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self.begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         self.end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -109,7 +117,9 @@ class _Tokenization:
 
     def _write(self, batch: list[SourceDocument]) -> None:
         ends = []
-        for ids in self._encode(batch):
+        for number, ids in enumerate(self._encode(batch), self.journal.documents):
+            if self.rearrange is not None:
+                ids = self.rearrange(np.asarray(ids, self.dtype), number)
             array = np.concatenate([np.asarray(a, self.dtype) for a in (self.begin, ids, self.end)])
             self.files[0].write(array.data)
             self.journal.tokens += array.size

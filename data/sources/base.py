@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple, Protocol
 import numpy as np
 from pydantic import Field
 
+from data.fill_in_the_middle import FillInTheMiddle
 from maverick_jax.settings.section import Section
 from maverick_jax.text import Tokenizer
 
@@ -51,6 +52,9 @@ class SourceConfig(Section):
 
 class DocumentSource(SourceConfig, abc.ABC):
     """The base of sources of documents."""
+
+    fill_in_the_middle: FillInTheMiddle | None = None
+    """Rearranges documents so that a model learns to fill in a middle, such as of code. null: it does not."""
 
     @abc.abstractmethod
     def parts(self, name: str, tokenizer: Tokenizer) -> list[SourcePart]:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.small_run import PATIENCE, REPOSITORY, finish, log_of, wait_for
 from train import run
+from train.config_files import read_config
 from train.faults.at_once import SHOW_CURSOR, leaves_at_once
 
 ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped as asked")]
