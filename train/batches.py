@@ -43,7 +43,8 @@ class Feed:
         if split != "train":
             return cls(config, open_dataset(config.data, split, seed=config.run.seed), objective.evaluation_fields())
         place, first = config.place, config.place.first
-        data = open_course(place.course or [StageData(config.data, 0)], place.number, seed=config.run.seed)
+        course = place.course or [StageData(config.data, place.steps * config.data.batch_size)]
+        data = open_course(course, place.number, seed=config.run.seed)
         objective.check_data({source.name: source.store.meta for source in data.sources})
         if (stored := objective.stored_fields()) is None:
             return cls(config, data, objective.fields(), first=first)

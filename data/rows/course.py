@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from data.config import DataConfig
 from data.rows.dataset import Dataset, open_dataset
-from data.rows.mixture import Continued
+from data.rows.mixture import Continued, Moving
 from data.rows.packing import Concatenated
 from data.rows.source_rows import Lap, SourceRows
 
@@ -38,11 +38,22 @@ class StageData(NamedTuple):
 def open_course(course: Sequence[StageData], number: int, *, seed: int) -> Dataset:
     """The training rows of stage `number` (from 0) of a course; row 0 is the stage's first. Tokenizes what the cache
     does not hold, of all stages. Raises InputError as `open_dataset` does."""
-    opened = [open_dataset(reading.config, "train", seed=seed) for reading in course]
+    opened = [_moving(open_dataset(reading.config, "train", seed=seed), reading) for reading in course]
     first, begun = _walk(course, opened)[number]
     if first == 0 and all(part == _StagePart(Lap(), 0) for part in begun.values()):
         return opened[number]
     return _placed(opened[number], first, begun)
+
+
+def _moving(data: Dataset, stage: StageData) -> Dataset:
+    """The rows of a stage alone, mixed by weights that move, if some do."""
+    sources = {source.name: stage.config.sources[source.name] for source in data.sources}
+    ends = {n: source.weight if source.weight_end is None else source.weight_end for n, source in sources.items()}
+    begins = {name: source.weight for name, source in sources.items()}
+    if ends == begins:
+        return data
+    fingerprint = hashlib.sha256(json.dumps([data.fingerprint, stage.rows, ends]).encode()).hexdigest()
+    return Dataset(data.sources, Moving(begins, ends, stage.rows), data.config, data.tokenizer, fingerprint)
 
 
 class _StagePart(NamedTuple):
@@ -90,7 +101,8 @@ def _walk(course: Sequence[StageData], opened: Sequence[Dataset]) -> list[tuple[
     found: list[tuple[int, dict[str, tuple[_OpenLap, int]]]] = []
     for reading, data in zip(course, opened, strict=True):
         here = [(source.name, reading.config.sources[source.name].weight) for source in data.sources]
-        first, weights = (first + read, here) if here == weights else (0, here)
+        goes_on = here == weights and not isinstance(data.mixture, Moving)
+        first, weights = (first + read if goes_on else 0), here if not isinstance(data.mixture, Moving) else None
         before, after = data.mixture.counts(first), data.mixture.counts(first + reading.rows)
         parts = {}
         for source, low, high in zip(data.sources, before, after, strict=True):

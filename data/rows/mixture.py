@@ -1,5 +1,6 @@
 """Mixes sources: the source of each row of a stream is a pure function of the row's number."""
 
+import bisect
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Protocol
@@ -59,6 +60,42 @@ class Weighted:
         blocks, rest = divmod(rows, self.block)
         part = np.bincount(self._source[:rest], minlength=self._counts.size)
         return (blocks * self._counts + part).tolist()
+
+
+class Moving:
+    """A mixture whose weights move in a straight line over `rows` rows: in `PIECES` pieces of constant weights, those of
+    their middles, rounded to multiples of 1 / `STEPS` of all. After the last row it stays as it is there."""
+
+    PIECES, STEPS = 64, 4096
+
+    def __init__(self, begin: dict[str, float], end: dict[str, float], rows: int):
+        self._begins = [piece * rows // self.PIECES for piece in range(self.PIECES)]
+        self._rows, self._names = rows, list(begin)
+        self._mixtures = [Weighted(self._weights(begin, end, (i + 0.5) / self.PIECES)) for i in range(self.PIECES)]
+        lengths = np.diff([*self._begins, rows])
+        drawn = [mixture.counts(int(n)) for mixture, n in zip(self._mixtures, lengths, strict=True)]
+        self._before = np.concatenate([np.zeros((1, len(begin)), np.int64), np.cumsum(drawn, axis=0)])
+        """int64 [pieces + 1, sources]: rows of each source before a piece."""
+
+    def _weights(self, begin: dict[str, float], end: dict[str, float], at: float) -> dict[str, float]:
+        here = {name: (1 - at) * begin[name] + at * end[name] for name in begin}
+        return {name: float(max(1, round(self.STEPS * w / sum(here.values())))) for name, w in here.items()}
+
+    def _piece(self, row: int) -> int:
+        return bisect.bisect_right(self._begins, row) - 1
+
+    def shares(self) -> list[float]:
+        """Over all rows."""
+        return (self._before[-1] / max(1, self._rows)).tolist()
+
+    def locate(self, row: int) -> tuple[int, int]:
+        piece = self._piece(row)
+        source, at = self._mixtures[piece].locate(row - self._begins[piece])
+        return source, int(self._before[piece][source]) + at
+
+    def counts(self, rows: int) -> list[int]:
+        piece = self._piece(rows)
+        return (self._before[piece] + self._mixtures[piece].counts(rows - self._begins[piece])).tolist()
 
 
 class Sequential:

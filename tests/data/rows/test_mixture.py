@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.rows.mixture import MAX_BLOCK, Continued, Sequential, Weighted
+from data.rows.mixture import MAX_BLOCK, Continued, Moving, Sequential, Weighted
 from maverick_jax.errors import InputError
 
 
@@ -33,7 +33,8 @@ def test_shares_are_exact_in_every_block_and_close_in_between(weights):
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 60), st.integers(0, 40))
 def test_counts_are_those_of_the_rows_one_by_one(numbers, rows, first):
-    mixtures = [Weighted(_named(map(float, numbers))), Sequential(numbers)]
+    moving = Moving(_named(map(float, numbers)), _named(map(float, reversed(numbers))), rows // 2)
+    mixtures = [Weighted(_named(map(float, numbers))), Sequential(numbers), moving]
     for mixture in [*mixtures, *(Continued(m, first, [0] * len(numbers)) for m in mixtures)]:
         drawn = collections.Counter(mixture.locate(row)[0] for row in range(rows))
         assert mixture.counts(rows) == [drawn[s] for s in range(len(numbers))]
@@ -46,6 +47,25 @@ def test_a_mixture_goes_on_from_any_row():
         source, at = whole.locate(5 + row)
         assert rest.locate(row) == (source, at + (10, -1)[source])
     assert rest.shares() == whole.shares()
+
+
+def test_weights_move_in_a_straight_line():
+    mixture = Moving(_named([3.0, 1.0]), _named([0.0, 1.0]), 64_000)
+    drawn = [mixture.locate(row) for row in range(64_000)]
+    for source in (0, 1):
+        assert [at for s, at in drawn if s == source] == list(range(mixture.counts(64_000)[source]))
+    shares = lambda low, high: sum(source == 0 for source, _ in drawn[low:high]) / (high - low)
+    weight = lambda at: 3 * (1 - at) / (3 * (1 - at) + 1)
+    for piece in (0, 20, 40, 63):
+        assert shares(piece * 1000, piece * 1000 + 1000) == pytest.approx(weight((piece + 0.5) / 64), abs=2e-3)
+    assert mixture.shares()[0] == pytest.approx(shares(0, 64_000))
+
+
+def test_weights_that_have_moved_stay():
+    mixture = Moving(_named([1.0, 1.0]), _named([1.0, 3.0]), 100)
+    later = [mixture.locate(row)[0] for row in range(100, 1100)]
+    assert sum(later) / 1000 == pytest.approx(0.75, abs=0.01)
+    assert mixture.locate(100)[1] == mixture.counts(100)[later[0]]
 
 
 def test_simple_weights_have_short_blocks():
