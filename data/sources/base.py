@@ -46,8 +46,8 @@ class SourceConfig(Section):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Share of the rows, relative to the weights of the other sources."""
     weight_end: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """Weight at the end of the run, or of the stage; from `weight` to it in a straight line. The length of what it moves
-    over cannot be changed later. null: it does not move."""
+    """Weight at the end of the run, or of the stage; from `weight` to it in a straight line. A run or a stage whose
+    weights move cannot be made longer later. null: it does not move."""
     held_out_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
     """Fraction of this source that is held out. 1: the whole source is only for evaluation; 0: none of it. null:
     `data.held_out_fraction`."""
