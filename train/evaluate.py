@@ -37,8 +37,8 @@ def evaluate(
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, by
     default that of its run and stage, and the other metrics of the config's objective. `generate` (`generated`): the
     model writes that many turns of held-out conversations, of at most `max_tokens` tokens each, and its decisions and
-    calls are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name); without a
-    config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox.
+    calls are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name);
+    without a config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox.
 
     The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
     has: a checkpoint has the same metrics wherever it was trained.
