@@ -151,15 +151,17 @@ def plot(work: pathlib.Path, rows: list[dict[str, Any]], path: pathlib.Path) -> 
     figure.savefig(path, dpi=110)
 
 
-def show(asked: Sequence[DrawnPicture], said: Sequence[str], path: pathlib.Path, count: int = 8) -> None:
-    """The first charts with their questions and the model's answers."""
+def show(asked: Sequence[DrawnPicture], said: Sequence[str], path: pathlib.Path) -> None:
+    """The first six charts, and the next two that the model gets wrong, with their questions and its answers."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, grid = pyplot.subplots(2, count // 2, figsize=(2.6 * count // 2, 6.4), constrained_layout=True)
-    for axes, picture, answer in zip(grid.flat, asked, said, strict=False):
+    pairs = list(zip(asked, said, strict=True))
+    wrong = [(picture, answer) for picture, answer in pairs[6:] if not relaxed(answer, [picture.questions[0][1]])]
+    figure, grid = pyplot.subplots(2, 4, figsize=(10.4, 6.4), constrained_layout=True)
+    for axes, (picture, answer) in zip(grid.flat, pairs[:6] + wrong[:2], strict=False):
         question, gold = picture.questions[0]
         axes.imshow(picture.image, interpolation="nearest")
         axes.set_xticks([])
