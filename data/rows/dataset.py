@@ -76,6 +76,8 @@ class Dataset:
         """The source of stream row `index`, and which of its rows that is."""
         if index < 0:
             raise IndexError(f"row {index}: rows count from 0")
+        if not self.sources:
+            raise InputError("data.sources: none, because the run makes its rows itself; expected one or more to show")
         source, at = self._mixture.locate(index)
         return self.sources[source], at
 
