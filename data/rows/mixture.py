@@ -64,7 +64,7 @@ class Weighted:
 
 class Moving:
     """A mixture whose weights move in a straight line over its rows, in `PIECES` pieces of constant weights: those of
-    their middles, rounded to multiples of 1 / `STEPS` of all. After the last row it stays as it is there."""
+    their middles, in multiples of 1 / `STEPS` of all. After the last row it stays as it is there."""
 
     PIECES, STEPS = 64, 4096
 

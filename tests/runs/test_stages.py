@@ -25,7 +25,7 @@ from train.config_files import read_run
 from train.run import train_to_end
 
 CONFIG = """
-run: {name: staged, eval_every: 3, eval_batches: 1}
+run: {name: staged, eval_batches: 1}
 model:
   base: tiny
   hidden_size: 16
@@ -52,6 +52,7 @@ stages:
   - {name: window, steps: 3}
   - name: chunked
     tokens: 1024
+    run: {eval_every: 3}
     model: {local_attention: chunked, attention_chunk_size: 16}
     data: {sequence_length: 32}
   - name: long
@@ -64,7 +65,7 @@ stages:
     optimizer: {learning_rate: 1e-3, warmup_steps: 0, schedule: wsd, decay_fraction: 1.0, min_ratio: 0.5}
 """
 LAST = 10
-PLAIN = ("run.steps=4", "run.eval_every=0")
+PLAIN = "run.steps=4"
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +94,13 @@ def whole(folder) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def plain(folder) -> pathlib.Path:
     """A run without stages."""
-    return train(folder, folder / "plain", *PLAIN, config="plain")
+    return train(folder, folder / "plain", PLAIN, config="plain")
 
 
-@pytest.mark.parametrize("lengths", [(4,), (1, 3)], ids=["one", "two"])
+@pytest.mark.parametrize("lengths", [(4,), pytest.param((1, 3), marks=pytest.mark.slow)], ids=["one", "two"])
 def test_stages_that_change_nothing_are_the_run_without_stages(folder, plain, tmp_path, lengths):
     stages = ", ".join(f"{{name: s{i}, steps: {steps}}}" for i, steps in enumerate(lengths))
-    staged = train(folder, tmp_path / "run", PLAIN[1], f"stages=[{stages}]", config="plain")
+    staged = train(folder, tmp_path / "run", f"stages=[{stages}]", config="plain")
     assert checksums(staged, 4) == checksums(plain, 4)
     found = lines(staged)
     names = [line.pop("stage") for line in found]
@@ -113,7 +114,7 @@ def test_stages_that_change_nothing_are_the_run_without_stages(folder, plain, tm
 def test_each_line_names_its_stage_and_borders_are_kept(folder, whole, tmp_path):
     names = {line["step"]: line["stage"] for line in lines(whole)}
     assert [names[step] for step in range(1, LAST + 1)] == ["window"] * 3 + ["chunked"] * 4 + ["long"] * 3
-    assert [line["step"] for line in lines(whole) if "eval_loss" in line] == [3, 6, 7, 9, 10]
+    assert [line["step"] for line in lines(whole) if "eval_loss" in line] == [6, 7]
     rates = [line["learning_rate"] for line in lines(whole) if "loss" in line]
     assert rates[7:] == pytest.approx([1e-3, 1e-3 * 5 / 6, 1e-3 * 4 / 6], rel=1e-5)  # its own segment
     assert rates[:3] == sorted(rates[:3]) and rates[3:7] == sorted(rates[3:7], reverse=True)  # one cosine
@@ -125,7 +126,8 @@ def test_each_line_names_its_stage_and_borders_are_kept(folder, whole, tmp_path)
     assert_same_run(whole, few, LAST)
 
 
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 7, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 7, 8])
 def test_a_run_that_dies_at_a_border_or_in_the_middle_ends_the_same(folder, whole, tmp_path, step):
     run_dir = cut_back(whole, tmp_path / "run", step)
     assert_same_run(whole, train(folder, run_dir, "checkpoint.keep=30"), LAST)
