@@ -44,7 +44,7 @@ def config(work: pathlib.Path, seed: int, args: argparse.Namespace) -> dict[str,
                                  "preferences": {"make": make, "dialect": DIALECT, **more}}  # fmt: skip
     return {
         "run": {"name": f"reward{seed}", "dir": str(work / f"reward{seed}"), "steps": args.steps, "seed": seed,
-                "eval_every": args.steps // 2, "eval_batches": 24},
+                "eval_every": args.steps // 2, "eval_batches": 12},
         "model": {**MODEL, "init_from": str(work / "start")},
         "data": {"sources": {make: source(make, more) for make, more in made.items()},
                  "tokenizer": str(work / "tokenizer"), "held_out_fraction": 0.2, "batch_size": 8,
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=220)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--train", type=int, default=800)
     args = parser.parse_args()

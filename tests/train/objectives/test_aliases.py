@@ -38,6 +38,12 @@ def test_rewards_are_said_to_be_missing(word):
     assert len(str(said.value).splitlines()) == 1
 
 
+def test_a_reward_model_is_the_objective_reward():
+    assert read_config("reward_tiny", ["objective=reward_model"]).objective.kind == "reward"
+    with pytest.raises(InputError, match=r"objective.kind: reward needs a source of preferences"):
+        read_config("pretrain_tiny", ["objective=reward"])
+
+
 def test_sft_without_conversations_asks_for_them():
     with pytest.raises(InputError, match=r"objective.kind: trajectory needs a source of trajectories"):
         read_config("pretrain_tiny", ["objective=sft"])
