@@ -123,7 +123,7 @@ ENGINE: dict[str, Column] = {
         f"**{r['ratio_to_one_at_a_time']:.1f}**, {r['cpu_ratio_to_one_at_a_time']:.1f}"
     ),
     "ms per step": lambda r: f"{r['step_seconds'] * 1e3:.3g}",
-    "host, CPU ms per step": lambda r: f"{r['host_cpu_seconds_per_step'] * 1e3:.2f}",
+    "host, CPU ms per step": lambda r: _milliseconds(r["host_cpu_seconds_per_step"]),
     "of copy bandwidth": lambda r: f"{r['fraction_of_bandwidth']:.0%}",
     "load": lambda r: f"{r['load_average']:.1f}",
     "when": lambda r: r["started"][:10],
@@ -140,6 +140,10 @@ TABLES = {
     "distillation": ("Distillation", DISTILLATION),
     "engine": ("Engine", ENGINE),
 }
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.2f}"
 
 
 def _gib(size: int) -> str:
