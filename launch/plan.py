@@ -141,7 +141,7 @@ def _layout(config: RunConfig, sizes: dict[str, int], platform: str) -> Layout:
         sequence_length=config.data.sequence_length,
         accumulation_steps=config.optimizer.accumulation_steps,
         platform=platform,
-        loss_chunk=config.objective.loss_chunk,
+        loss_chunk=config.objective.logit_rows,
         tiles=config.data.tiles_per_row,
     )
 

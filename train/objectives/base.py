@@ -7,11 +7,12 @@ whole batch, so that microbatches add up to exactly the result of the whole batc
 import abc
 import dataclasses
 from collections.abc import Collection
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from pydantic import Field
 
 from data.rows.fields import PACKED
 from maverick_jax.config import ModelConfig
@@ -113,6 +114,11 @@ class Objective(Section, abc.ABC):
     kind: str
 
     # ---- what it needs ---------------------------------------------------------------------------------------------
+
+    @property
+    def logit_rows(self) -> int | None:
+        """Number of tokens per device whose logits are in memory at a time; None: chosen from the vocabulary size."""
+        return 1  # it computes none
 
     def frozen(self) -> tuple[Role, ...]:
         """The parts of the model that are not trained unless the config says what is."""
@@ -234,3 +240,14 @@ class Objective(Section, abc.ABC):
         """Sentences on an evaluation's metrics `found`, for its reader. `state`: the scalars (see `init`) that the
         model's checkpoint holds; empty if it holds none."""
         return []
+
+
+class ChunkedLogits(Objective):
+    """The base of objectives that compute logits."""
+
+    loss_chunk: Annotated[int, Field(ge=1)] | None = None
+    """Number of tokens per device whose logits are in memory at a time; null: chosen from the vocabulary size."""
+
+    @property
+    def logit_rows(self) -> int | None:
+        return self.loss_chunk

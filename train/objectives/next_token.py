@@ -1,24 +1,18 @@
 """The base of objectives that predict the next token."""
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
-from pydantic import Field
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.cross_entropy import CrossEntropy, cross_entropy
-from train.objectives.base import Batch, Context, Objective, Sums
+from train.objectives.base import Batch, ChunkedLogits, Context, Sums
 
 
-class NextToken(Objective):
+class NextToken(ChunkedLogits):
     """The base of objectives that predict the next token. Each defines its own `loss`."""
-
-    loss_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Number of tokens per device whose logits are in memory at a time; null: chosen from the vocabulary size."""
 
     def totals(self, batch: Batch) -> Sums:
         """`tokens`, the number of tokens without padding, and `weight`, the sum of loss weights."""

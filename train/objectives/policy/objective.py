@@ -19,7 +19,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.label_log_probs import label_log_probs
 from maverick_jax.parameters import Role
 from maverick_jax.settings.section import Section
-from train.objectives.base import Batch, Context, Findings, Head, Objective, Reference, Sums
+from train.objectives.base import Batch, ChunkedLogits, Context, Findings, Head, Reference, Sums
 from train.objectives.next_token import router_loss, router_metrics
 from train.objectives.policy import losses
 from train.objectives.policy.advantages import generalized, whitened
@@ -45,7 +45,7 @@ class ReferenceDivergence(Section):
     `k2`: d^2 / 2; `k3`: e^d - d - 1 in value, with the gradient of `k2`."""
 
 
-class Policy(Objective):
+class Policy(ChunkedLogits):
     """`objective: {kind: policy}`: reinforcement learning from episodes in environments."""
 
     kind: Literal["policy"] = "policy"
@@ -65,8 +65,6 @@ class Policy(Objective):
     because both have the same weights; `sampler_gap` says how far they are apart."""
     balance_loss: bool | None = None
     """Whether the routers' balance terms are part of the loss. null: only if routers are trained."""
-    loss_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Number of tokens per device whose logits are in memory at a time; null: chosen from the vocabulary size."""
 
     @pydantic.model_validator(mode="after")
     def _fits(self):

@@ -17,7 +17,7 @@ from maverick_jax.model.layers import Taps
 from maverick_jax.model.transformer import Maverick, Tapped
 from maverick_jax.ops.label_log_probs import label_log_probs
 from maverick_jax.parameters import Role
-from train.objectives.base import Batch, Context, Notice, Objective, Reference, StoredFields, Sums, ToStore
+from train.objectives.base import Batch, ChunkedLogits, Context, Notice, Reference, StoredFields, Sums, ToStore
 from train.objectives.next_token import router_loss, router_metrics
 from train.objectives.preference import notices
 from train.objectives.preference.losses import AnyLoss, SideSums, Sigmoid
@@ -40,7 +40,7 @@ TAIL = "pair_tail"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class Preference(Objective):
+class Preference(ChunkedLogits):
     """`objective: {kind: preference}`: the mean over pairs of a loss of both sides' log-probabilities, which count what
     the assistant writes; observations never count."""
 
@@ -61,8 +61,6 @@ class Preference(Objective):
     route_change: bool = True
     """Whether the share of tokens whose first expert differs from the reference's is measured, per layer. It needs a
     loaded reference."""
-    loss_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Number of tokens per device whose logits are in memory at a time; null: chosen from the vocabulary size."""
 
     @pydantic.model_validator(mode="after")
     def _refers(self):
