@@ -29,7 +29,7 @@ from data.trajectories.trajectory import Provenance, Step, Trajectory
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Role, render
 from maverick_jax.text.tokenizers.byte_pairs import train_byte_pairs
-from train.evaluation.reward_checks import best_temperature, calibration_error, checked
+from train.evaluation.reward_checks import best_temperature, calibration_error
 from train.evaluation.scorer import Scorer
 
 DIALECT, VOCABULARY, LENGTH = "meta_pythonic", 2048, 2048
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("runs", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rate", type=float, default=1e-3)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -108,14 +108,13 @@ def main() -> None:
         part.mkdir(exist_ok=True)
         train_byte_pairs(iter(texts), VOCABULARY, part)
         part.rename(args.work / "tokenizer")
-    rewards, checks = {}, {}
+    rewards = {}
     for fold in range(args.folds):
         learnt = [run for run in runs if fold_of[str(run.provenance.task)] != fold]
         write_runs(args.work / f"learnt{fold}.jsonl", learnt)
         scorer = Scorer(str(trained(args.work, f"fold{fold}", config(args.work, fold, args))), DIALECT)
         held_out = [run for run in runs if fold_of[str(run.provenance.task)] == fold]
         rewards |= {id(run): scorer(run.conversation).reward for run in held_out}
-        checks[f"fold {fold}"] = checked(held_out, lambda run, scorer=scorer: scorer(run.conversation).reward, WRITES)
     pairs = list(of_outcomes(runs, 16))
     of = lambda rule: [rule(pair.chosen) - rule(pair.rejected) for pair in pairs]
     every = {"reward model": of(lambda run: rewards[id(run)]), **{name: of(rule) for name, rule in TRIVIAL.items()}}
@@ -129,7 +128,6 @@ def main() -> None:
             name: accuracy([values[i] for i in writing], [names[i] for i in writing]) for name, values in every.items()
         },
         "calibration_error": calibration_error(gaps / temperature),
-        "checks": checks,
     }
     print(json.dumps(found))
 
