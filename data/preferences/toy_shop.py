@@ -114,7 +114,7 @@ SITUATIONS: tuple[Callable[[random.Random, Order], Told], ...] = (
 )
 
 
-MISTAKES = {
+MISTAKES: dict[Callable[[random.Random, Order], Told], TurnLabel] = {
     _lookup: TurnLabel.UNAUTHORIZED,
     _confirmation: TurnLabel.UNAUTHORIZED,
     _scope: TurnLabel.UNAUTHORIZED,
