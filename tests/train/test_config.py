@@ -321,7 +321,6 @@ SOURCE_NAMES = {
     "pictures",
     "charts",
     "tables",
-    "calculator",
 }  # chosen by the user: none is wrong
 
 
