@@ -16,6 +16,7 @@ from tests.helpers.faults import with_flipped_bit
 from train.faults.replicas import ReplicaCheck, difference
 from train.loop import Hook, fit
 from train.metrics_writer import MetricsWriter
+from train.rollouts.source import BatchSource
 
 SPECS = {"w": P(None, "fsdp"), "b": P(), "spread": P(("data", "fsdp"))}
 
@@ -84,6 +85,13 @@ class Faulty:
         return state, metrics
 
 
+class Numbers(BatchSource):
+    """The number of each update as its batch."""
+
+    def __call__(self, update, state):
+        return jnp.float32(update)
+
+
 class Save(Hook):
     every = 10
 
@@ -91,11 +99,10 @@ class Save(Hook):
 def run(tmp_path, step, *, every: int, watched=()) -> None:
     """Raises what the hook raises. The replay begins with the state before the first update."""
     fresh = lambda: {"w": jax.device_put(np.zeros((8, 8), np.float32), P(None, "fsdp"))}
-    source = lambda update, state: jnp.float32(update)
-    replay = lambda stop, hooks: fit(step, fresh(), source, start=0, stop=stop, hooks=hooks)
+    replay = lambda stop, hooks: fit(step, fresh(), Numbers(), start=0, stop=stop, hooks=hooks)
     writer = MetricsWriter(tmp_path)
     check = ReplicaCheck(lambda state: state, writer, every=every, save=Save(), replay=replay, watched=watched)
-    fit(step, fresh(), source, start=0, stop=STOP, hooks=[check])
+    fit(step, fresh(), Numbers(), start=0, stop=STOP, hooks=[check])
 
 
 @pytest.mark.parametrize(("times", "fault"), [(1, "transient"), (2, "persistent")])
