@@ -100,6 +100,9 @@ def _walk(course: Sequence[StageData], opened: Sequence[Dataset]) -> list[tuple[
     first, weights, read = 0, None, 0
     found: list[tuple[int, dict[str, tuple[_OpenLap, int]]]] = []
     for reading, data in zip(course, opened, strict=True):
+        if not data.sources:  # the run makes the rows of this stage itself
+            found.append((0, {}))
+            continue
         here = [(source.name, reading.config.sources[source.name].weight) for source in data.sources]
         goes_on = here == weights and not isinstance(data.mixture, Moving)
         first, weights = (first + read if goes_on else 0), here if not isinstance(data.mixture, Moving) else None

@@ -116,6 +116,14 @@ def test_a_source_goes_on_after_stages_without_it(folder):
     assert not set(parts[0]["a"]) & set(parts[2]["a"]) and not set(parts[1]["b"]) & set(parts[2]["b"])
 
 
+def test_stages_whose_rows_the_run_makes_read_nothing_between_others(folder):
+    around = StageData(data(folder), 6)
+    course = [around, StageData(data(folder, weights={}), 9), around]
+    assert open_course(course, 1, seed=0).sources == []
+    without = open_course([around, around], 1, seed=0)
+    assert tokens_read(open_course(course, 2, seed=0), 6) == tokens_read(without, 6)
+
+
 def test_a_lap_that_ends_reads_the_next_documents_alone(folder):
     """So the documents after it are whole for a stage of longer rows."""
     course = [StageData(data(folder, {"a": 1.0}, sequence_length=16), 10),
