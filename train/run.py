@@ -74,7 +74,7 @@ def _open(config: RunConfig) -> Session:
 
 def _train(session: Session) -> dict[str, Any]:
     config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
-    parts, store = StateParts.of(config, session.references), store_of(config)
+    parts, store, feed = StateParts.of(config, session.references), store_of(config), session.feed
     begins(config, store)
     with leaves_at_once(NOTHING_LOST):
         check_offload(config.model.network, config.mesh.sharding_rules(), session.mesh, session.target)
@@ -88,14 +88,13 @@ def _train(session: Session) -> dict[str, Any]:
         flops = sum(flops_of_run(config, {name: found.config for name, found in session.references.items()}).values())
         describe(session, start, flops)
         references = session.load_references()
-        batch = session.feed.abstract_batch(start)
+        batch = feed.abstract_batch(start)
         with Working("compiling the step", done="compiled", shown=config.logging.progress and jax.process_index() == 0):
             step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
-    setting = Setting(state, batch, used, config.run.seed, session.tokenizer, run_dir, session.feed.placed,
-                      rollbacks.batch_of)  # fmt: skip
+    setting = Setting(state, batch, used, config.run.seed, session.tokenizer, run_dir, feed.placed, rollbacks.batch_of)
     evaluated = evaluations(session, used, references)
-    updates = Updates(step, session.feed, rollbacks, setting)
+    updates = Updates(step, feed, rollbacks, setting)
     replay = lambda stop, hooks: updates(restore_or_start(parts, store, session.mesh), stop, hooks)
     state = updates(state, last, hooks_of(config, store, session.metadata(), evaluated, start, replay, flops))
     return {"run_dir": str(run_dir), "step": int(state.step)}

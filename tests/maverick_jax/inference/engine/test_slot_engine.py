@@ -309,10 +309,11 @@ def test_other_weights_take_the_place_of_its_own(model, engine):
     try:
         engine.load(other)
         assert engine.submit(asked)[0].result().tokens == expected.tokens != own.tokens
-        running = engine.submit(GenerationRequest(prompt_of(5), 50))[0]
+        running = engine.submit(GenerationRequest(prompt_of(5), 50), 8)  # more than a moment's work
         with pytest.raises(InputError, match="requests are under way"):
             engine.load(model)
-        running.result()
+        for one in running:
+            one.result()
         with pytest.raises(InputError, match="another model"):
             engine.load(our_model(small, random_parameters(shapes(small))))
         assert engine.status().compilations == 0

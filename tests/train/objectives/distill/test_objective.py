@@ -192,7 +192,7 @@ def test_a_teacher_that_the_mesh_cannot_divide_is_refused(tmp_path):
     [
         (
             "objective={kind: distil}",
-            "'distil' is not one of pretrain, distill, trajectory, preference; did you mean distill",
+            "'distil' is not one of pretrain, distill, trajectory, preference, reward, policy; did you mean distill",
         ),
         ("objective={kind: distill}", "objective: set `teacher`, or `targets`"),
         ("objective={kind: distill, teacher: x, teacher_rules: {embd: null}}", "teacher_rules: .*did you mean embed"),
