@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from data.rows.fields import FIELDS
+from data.rows.two_budgets import best_fit_in_two
 from maverick_jax.images import pixel_table
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.transformer import Maverick
@@ -222,3 +223,64 @@ def test_more_room_for_tiles_changes_nothing_and_padding_tiles_have_no_gradient(
     assert float(found) == pytest.approx(ours(alone())[0], rel=1e-6)
     gradient = np.asarray(gradient)
     assert (gradient[~real] == 0).all() and all(np.abs(g).max() > 0 for g in gradient[real])
+
+
+@jax.jit
+def _summed(model, batch):
+    """The sum of the losses of a batch's labels, and its gradients."""
+
+    def loss(model):
+        return jnp.sum(jnp.where(batch["loss_weights"] > 0, _losses(model, batch), 0))
+
+    return jax.value_and_grad(loss)(model)
+
+
+def _all_of(rows, room: int, at_a_time: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Losses of each sample in the order of the rows, and the gradients of their sum; the last batch is filled up."""
+    losses, total = [], None
+    for first in range(0, len(rows), at_a_time):
+        part = rows[first : first + at_a_time]
+        empty = [[]] * (at_a_time - len(part))
+        batch = rows_of([*part, *empty], PACKED_SAMPLES, tiles=room)
+        with jax.set_mesh(single_device_mesh()):
+            placed = {name: jax.device_put(x, RULES(*FIELDS[name].axes)) for name, x in batch.items()}
+            per_token, (_, gradients) = np.asarray(_losses(fresh(), placed)), _summed(fresh(), placed)
+        for row, samples in enumerate(part):
+            for number in range(1, len(samples) + 1):
+                counts = (batch["segment_ids"][row] == number) & (batch["loss_weights"][row] > 0)
+                losses.append(per_token[row, counts])
+        leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(gradients)]
+        total = leaves if total is None else [a + b for a, b in zip(total, leaves, strict=True)]
+    return losses, total or []
+
+
+PACKED_SAMPLES, ROOM = 1280, 96
+"""Tokens and tiles of a row of many samples."""
+
+
+@pytest.mark.slow
+def test_two_hundred_random_samples_give_packed_what_they_give_alone():
+    """Of 0 to 4 pictures and up to 17 tiles. Per token within 1e-6, and gradients of the sum within 1e-5."""
+    rng, made = np.random.default_rng(0), []
+    for seed in range(200):
+        left, grids = 17, []
+        for _ in range(rng.integers(0, 5)):
+            fitting = [(h, w) for h in range(1, 5) for w in range(1, 5) if h * w + (h * w > 1) <= left]
+            if fitting:
+                h, w = fitting[rng.integers(len(fitting))]
+                left, grids = left - h * w - (h * w > 1), [*grids, (h, w)]
+        made.append(sample(VISION, grids, seed, text=int(rng.integers(4, 40))))
+    assert max(len(s.tokens) for s in made) <= PACKED_SAMPLES
+    assert {len(s.tiles) for s in made} >= {0, 1, 17}
+    lengths, tiles = (
+        np.array([len(x) for x in found]) for found in zip(*((s.tokens, s.tiles) for s in made), strict=True)
+    )
+    rows = best_fit_in_two(lengths, tiles, PACKED_SAMPLES, ROOM)
+    together = [[i for i in range(200) if rows[i] == row] for row in range(rows.max() + 1)]
+    assert lengths.sum() > 0.95 * PACKED_SAMPLES * len(together)
+    packed_losses, packed_gradients = _all_of([[made[i] for i in row] for row in together], ROOM, 4)
+    losses, gradients = _all_of([[s] for s in made], ROOM, 4)
+    for at, i in enumerate(i for row in together for i in row):
+        np.testing.assert_allclose(packed_losses[at], losses[i], atol=1e-6, rtol=0)
+    for ours, theirs in zip(packed_gradients, gradients, strict=True):
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)

@@ -59,12 +59,23 @@ def run(tmp_path_factory) -> pathlib.Path:
                                                {"from": "gpt", "value": answer}]}
              for name, (question, answer) in asked.items()]  # fmt: skip
     (folder / "samples.json").write_text(json.dumps(chats))
-    source = f"data.sources={{real: {{kind: pictures, path: {folder / 'samples.json'}}}}}"
-    config = folder / "run.yaml"
-    config.write_text("run: {name: real, steps: 1}\nmodel: tiny\ndata: {sources: {x: {path: package:chats}}}\n")
-    cache = f"data.cache_dir={folder / 'cache'}"
-    main(str(config), [*WORDS, source, cache, "objective=sft", f"run.dir={folder / 'run'}"])
+    (folder / "run.yaml").write_text(
+        "run: {name: real, steps: 1}\nmodel: tiny\ndata: {sources: {x: {path: package:chats}}}\n"
+    )
+    train(folder, folder / "run")
     return folder / "run"
+
+
+def train(folder: pathlib.Path, run_dir: pathlib.Path) -> None:
+    source = f"data.sources={{real: {{kind: pictures, path: {folder / 'samples.json'}}}}}"
+    cache = f"data.cache_dir={folder / 'cache'}"
+    main(str(folder / "run.yaml"), [*WORDS, source, cache, "objective=sft", f"run.dir={run_dir}"])
+
+
+def test_an_interrupted_run_resumes_to_the_bit(run):
+    cut = small_run.cut_back(run, run.parent / "cut", 3)
+    train(run.parent, cut)
+    small_run.assert_same_run(run, cut, 6)
 
 
 def test_training_sees_them(run):
