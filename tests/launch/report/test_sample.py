@@ -37,7 +37,7 @@ def test_a_prompt_is_continued_and_shown(run_dir, capsys):
 
 
 def test_without_a_prompt_no_model_is_loaded(run_dir, monkeypatch):
-    monkeypatch.setattr("launch.report.sample.load_pretrained", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("launch.report.sample.load_layers", lambda *_: pytest.fail("loaded"))
     assert main(["report", str(run_dir)]) == 0 and not (run_dir / "sample.txt").exists()
 
 
