@@ -1,6 +1,7 @@
 """Rules of the layout: imports point downward, files and functions are small, mesh axes are named in one file."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -75,8 +76,13 @@ def _exists(module: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
+@functools.cache
+def tree_of(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def trees() -> list[tuple[pathlib.Path, ast.Module]]:
-    return [(path, ast.parse(path.read_text())) for path in SOURCES]
+    return [(path, tree_of(path)) for path in SOURCES]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -84,7 +90,7 @@ def test_imports_point_downward(path):
     module = module_of(path)
     if module in ("maverick_jax", "configs"):
         return  # the facade gathers what users import; configs hold YAML
-    upward = [i for i in imports_of(ast.parse(path.read_text())) if floor_of(i) > floor_of(module)]
+    upward = [i for i in imports_of(tree_of(path)) if floor_of(i) > floor_of(module)]
     assert upward == []
 
 
