@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -88,7 +88,7 @@ class Feed:
     def batches(self, start: int, stop: int, rollbacks: Rollbacks = NONE) -> Iterator[Iterator[dict[str, jax.Array]]]:
         """The batches of the updates `start + 1` to `stop` after these roll-backs, each a dict of global arrays
         [A, B/A, ...], rows in the order of `split`."""
-        rows = self._own_rows()
+        rows, placed = self._own_rows(), self.placer()
         with contextlib.ExitStack() as opened:
 
             def found() -> Iterator[Row]:
@@ -98,14 +98,19 @@ class Feed:
                     batches = self.train.batches(rows, self.config.data.batch_size, begin, len(piece))
                     yield from opened.enter_context(batches)
 
-            yield (self.placed(local) for local in found())
+            yield (placed(local) for local in found())
 
-    def placed(self, local: Row) -> dict[str, jax.Array]:
-        """The batch of which this process has the rows `local`, each field [rows, ...]."""
-        check_cells(local, self.split, self.config.model)
-        check_tiles(local, self.config.model)
-        names, rows = (*self.fields, TILES) if TILES in local else self.fields, self._own_rows()
-        return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
+    def placer(self) -> Callable[[Row], dict[str, jax.Array]]:
+        """A function that makes a batch of this process's rows of it, each field [rows, ...]."""
+        rows = self._own_rows()
+
+        def placed(local: Row) -> dict[str, jax.Array]:
+            check_cells(local, self.split, self.config.model)
+            check_tiles(local, self.config.model)
+            names = (*self.fields, TILES) if TILES in local else self.fields
+            return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
+
+        return placed
 
     def _own_rows(self) -> list[int]:
         """Which rows of a batch this process has."""

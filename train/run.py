@@ -32,8 +32,7 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Trains the config to its last step, resuming what its run directory holds. Returns what `--json` prints.
 
     Raises MaverickError subclasses, whose `exit_code` is the process's; in a job of several processes an error ends
-    this process at once instead, because the others may never reach the ordinary way out.
-    """
+    this process at once instead, because the others may never reach the ordinary way out."""
     config = read_run(path_or_name, overrides)
     try:
         with leaves_at_once(SAVED_STAYS), disk_failures():
@@ -47,11 +46,12 @@ def main(path_or_name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 def train_to_end(config: RunConfig) -> dict[str, Any]:
     """As `main`, of a config that has been read, stage by stage. References of runs of their own are trained first.
 
-    Raises RunInUse, before anything else is done, if another job works in the run directory.
-    """
+    Raises RunInUse, before anything else is done, if another job works in the run directory."""
     with claimed_run(config):
+        session = _open(stage_to_train(config))
         while True:
-            session = _open(stage := stage_to_train(config))
+            if (stage := stage_to_train(config)) is not session.config:
+                session = _open(stage)
             back = goes_back(config.run.directory / CHECKPOINTS, config.checkpoint)
             with jax.set_mesh(session.mesh), contextlib.suppress(StageBefore), back:
                 if (done := _train(session)) and stage is config.in_stages[-1]:
@@ -73,7 +73,7 @@ def _open(config: RunConfig) -> Session:
 
 
 def _train(session: Session) -> dict[str, Any]:
-    config, run_dir, last = session.config, session.config.run.directory, session.config.run.steps
+    config, folder, last = session.config, session.config.run.directory, session.config.run.steps
     parts, store, feed = StateParts.of(config, session.references), store_of(config), session.feed
     begins(config, store)
     with leaves_at_once(NOTHING_LOST):
@@ -84,7 +84,7 @@ def _train(session: Session) -> dict[str, Any]:
         rollbacks = Rollbacks.at(store, start, config.place.first)
         if start >= last:
             store.close()
-            return {"run_dir": str(run_dir), "step": start}
+            return {"run_dir": str(folder), "step": start}
         flops = sum(flops_of_run(config, {name: found.config for name, found in session.references.items()}).values())
         describe(session, start, flops)
         references = session.load_references()
@@ -92,9 +92,9 @@ def _train(session: Session) -> dict[str, Any]:
         with Working("compiling the step", done="compiled", shown=config.logging.progress and jax.process_index() == 0):
             step = compile_step(state, batch, config.objective, parts.optimizer, references)
     used = lambda state: parts.optimizer.selection.with_adapters(state.model, state.heads)
-    setting = Setting(state, batch, used, config.run.seed, session.tokenizer, run_dir, feed.placed, rollbacks.batch_of)
+    setting = Setting(state, batch, used, config.run.seed, session.tokenizer, folder, feed.placer(), rollbacks.batch_of)
     evaluated = evaluations(session, used, references)
     updates = Updates(step, feed, rollbacks, setting)
     replay = lambda stop, hooks: updates(restore_or_start(parts, store, session.mesh), stop, hooks)
     state = updates(state, last, hooks_of(config, store, session.metadata(), evaluated, start, replay, flops))
-    return {"run_dir": str(run_dir), "step": int(state.step)}
+    return {"run_dir": str(folder), "step": int(state.step)}

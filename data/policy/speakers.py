@@ -10,7 +10,7 @@ from data.trajectories.trajectory import Trajectory
 from maverick_jax.text.chat import Role, values
 
 PERSON = ""
-"""The speaker of what the user or the system message says; results are said by their tools."""
+"""The speaker of user and system messages. The speaker of a result is its tool."""
 LONGEST = 256
 """Most characters of a value that is looked up; longer texts are looked up by the identifiers in them."""
 _WORD = re.compile(r"[\w@#/+][\w@#/+.:'-]*")

@@ -23,7 +23,7 @@ MOST_ANSWERS = 4
 
 
 class Episode(NamedTuple):
-    """What was said and done."""
+    """A conversation of the agent with one customer."""
 
     task: str
     lines: list[tuple[str, str]]

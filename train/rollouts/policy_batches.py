@@ -128,7 +128,7 @@ class PolicyBatches(BatchSource):
     # ---- a set of episodes -----------------------------------------------------------------------------------------
 
     def _played(self, number: int, state: Any) -> tuple[Row, dict[str, Any]]:
-        """The rows of set `number` and what is said of it."""
+        """Plays set `number`. Returns its rows and its metrics."""
         jax.block_until_ready(state)
         began = time.perf_counter()
         model = self._setting.model_of(state)

@@ -152,7 +152,7 @@ class PlainEngine(Engine):
         return None if job.generation.request.max_tokens else Finish.LENGTH
 
     def _ended(self, job: Answer, finish: Finish | None) -> bool:
-        """Whether an answer is over, which is told and counted."""
+        """Whether an answer is over. If it is, its requester is told, and its tokens are counted."""
         finish = Finish.CANCELLED if job.generation.cancelled else finish
         if finish is None:
             return False

@@ -25,7 +25,7 @@ from train.objectives.policy import losses
 from train.objectives.policy.advantages import generalized, whitened
 from train.objectives.policy.corrections import Correction
 from train.objectives.policy.methods import AnyMethod, Grpo, Ppo
-from train.objectives.preference.reference import MODEL, AdaptersOff, AnyReference, CopyReference, StoredReference
+from train.objectives.preference.reference import MODEL, AdaptersOff, AnyReference, StoredReference, reference_of_run
 from train.rollouts.episode_rows import EpisodeRows, Row
 from train.rollouts.policy_batches import PolicyBatchMaker
 from train.rollouts.settings import Environments, RolloutSettings
@@ -82,15 +82,8 @@ class Policy(ChunkedLogits):
 
     def in_run(self, start: str | None, trained: Collection[Role], adapters: bool) -> Self:
         """With everything that follows from the rest of the config filled in."""
-        balance, reference = "router" in trained if self.balance_loss is None else self.balance_loss, self.reference
-        if reference is None and self.kl is not None:
-            reference = AdaptersOff() if adapters and not trained else CopyReference()
-        if isinstance(reference, CopyReference) and reference.path is None:
-            if start is None:
-                raise InputError("objective.reference.path: required, because model.init_from names no model to copy")
-            reference = reference.model_copy(update={"path": start})
-        if isinstance(reference, AdaptersOff) and (trained or not adapters):
-            raise InputError("objective.reference.kind: adapters_off, but more than adapters is trained; expected copy")
+        balance = "router" in trained if self.balance_loss is None else self.balance_loss
+        reference = None if self.kl is None else reference_of_run(self.reference, start, trained, adapters)
         return self.model_copy(update={"reference": reference, "balance_loss": balance})
 
     def frozen(self) -> tuple[Role, ...]:

@@ -30,6 +30,7 @@ from train.objectives.preference.reference import (
     CopyReference,
     NoReference,
     StoredReference,
+    reference_of_run,
 )
 from train.objectives.preference.sides import Counted, counted, side_sums
 
@@ -77,18 +78,8 @@ class Preference(ChunkedLogits):
     def in_run(self, start: str | None, trained: Collection[Role], adapters: bool) -> Self:
         """With everything that follows from the rest of the config filled in."""
         balance = "router" in trained if self.balance_loss is None else self.balance_loss
-        reference = self.reference
-        if reference is None and not self.pair_loss.needs_reference:
-            reference = NoReference()
-        elif reference is None:
-            reference = AdaptersOff() if adapters and not trained else CopyReference()
-        if isinstance(reference, CopyReference) and reference.path is None:
-            if start is None:
-                raise InputError("objective.reference.path: required, because model.init_from names no model to copy")
-            reference = reference.model_copy(update={"path": start})
-        if isinstance(reference, AdaptersOff) and (trained or not adapters):
-            what = f"{', '.join(trained)} would change with it" if trained else "trainable.lora is null"
-            raise InputError(f"objective.reference.kind: adapters_off, but {what}; expected adapters alone, or copy")
+        given = self.reference if self.reference or self.pair_loss.needs_reference else NoReference()
+        reference = reference_of_run(given, start, trained, adapters)
         return self.model_copy(update={"reference": reference, "balance_loss": balance})
 
     def frozen(self) -> tuple[Role, ...]:

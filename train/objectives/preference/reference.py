@@ -1,11 +1,14 @@
 """What the model's log-probabilities are compared with: nothing, a frozen model, itself without adapters, or stored
 numbers. One class per kind, chosen by `objective.reference.kind`."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from data.rows.fields import TARGET
+from maverick_jax.errors import InputError
+from maverick_jax.parameters import Role
 from maverick_jax.settings.kinds import Kinds
 from maverick_jax.settings.section import Section
 from train.objectives.base import Reference, StoredFields
@@ -91,3 +94,21 @@ for _kind in (NoReference, CopyReference, AdaptersOff, StoredReference):
 
 AnyReference = Annotated[PairReference, REFERENCES]
 """A section of any kind of reference; without `kind` it is `copy`."""
+
+
+def reference_of_run(
+    given: PairReference | None, start: str | None, trained: Collection[Role], adapters: bool
+) -> PairReference:
+    """The reference of a run, with the model that it copies. Arguments as of `Objective.in_run`; `given` None: the
+    model without its adapters if they alone are trained, or else a copy of the model at `start`. Raises InputError if
+    there is no model to copy, or if more than adapters tells the model from its reference."""
+    if given is None:
+        given = AdaptersOff() if adapters and not trained else CopyReference()
+    if isinstance(given, CopyReference) and given.path is None:
+        if start is None:
+            raise InputError("objective.reference.path: required, because model.init_from names no model to copy")
+        return given.model_copy(update={"path": start})
+    if isinstance(given, AdaptersOff) and (trained or not adapters):
+        what = f"{', '.join(trained)} would change with it" if trained else "trainable.lora is null"
+        raise InputError(f"objective.reference.kind: adapters_off, but {what}; expected adapters alone, or copy")
+    return given
