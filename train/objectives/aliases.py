@@ -7,16 +7,16 @@ from train.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
 
-ALIASES = {"sft": "trajectory", "reward_model": "reward"}
+ALIASES = {"sft": "trajectory", "reward_model": "reward", "rlhf": "policy", "rlvr": "policy"}
 """Another name of an objective kind -> the kind."""
-PAIR_LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo", "orpo": "orpo"}
-"""Name of a method -> the kind of pair loss with which the preference objective is that method."""
-_NOT_THERE = "training on rewards and with KTO is not there yet (docs/roadmap.md)"
-_NOT_YET = {
-    **dict.fromkeys(("kto", "cpo"), _NOT_THERE),
-    **dict.fromkeys(("rlhf", "rlvr", "ppo", "grpo", "reinforce", "rloo"), _NOT_THERE),
-}
-"""What is asked for by name and is not there -> why."""
+METHODS = {
+    **{name: ("preference", "pair_loss", loss) for name, loss in
+       {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo", "orpo": "orpo"}.items()},
+    **{name: ("policy", "method", name) for name in ("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo", "ppo")},
+}  # fmt: skip
+"""Name of a method -> the kind of objective, and the key and the kind of a part with which it is that method."""
+_NOT_YET = dict.fromkeys(("kto", "cpo"), "is not there yet (docs/roadmap.md)")
+"""What is asked for by name and is not there -> what is said."""
 
 
 def replace_alias(document: Document) -> None:
@@ -34,12 +34,12 @@ def replace_alias(document: Document) -> None:
     if name in ALIASES:
         section["kind"] = ALIASES[name]
         log.info("objective: %s is the %s objective", name, ALIASES[name])
-    elif name in PAIR_LOSSES:
-        section["kind"] = "preference"
-        loss = section.get("pair_loss") or {}
-        section["pair_loss"] = {**loss, "kind": PAIR_LOSSES[name]} if isinstance(loss, dict) else loss
-        log.info("objective: %s is the preference objective with pair_loss.kind: %s", name, PAIR_LOSSES[name])
+    elif name in METHODS:
+        section["kind"], key, part = METHODS[name]
+        given = section.get(key) or {}
+        section[key] = {**given, "kind": part} if isinstance(given, dict) else given
+        log.info("objective: %s is the %s objective with %s.kind: %s", name, section["kind"], key, part)
     elif name in _NOT_YET:
-        why = f"{kind}: {_NOT_YET[name]}; supervised fine-tuning on conversations is `sft`"
+        why = f"{kind} {_NOT_YET[name]}; pairs are learned from by `dpo`, conversations by `sft`"
         document.problems.append(Problem(document.place("objective.kind"), "objective.kind", why))
         del document.data["objective"]  # so that the checks that follow say nothing else about it

@@ -30,8 +30,8 @@ def test_a_kind_alone_is_a_section():
         read_config("pretrain_tiny", ["objective=pretain"])
 
 
-@pytest.mark.parametrize("word", ["objective=kto", "objective={kind: rlhf, beta: 0.1}", "objective.kind=GRPO"])
-def test_rewards_are_said_to_be_missing(word):
+@pytest.mark.parametrize("word", ["objective=kto", "objective={kind: CPO, beta: 0.1}"])
+def test_a_method_that_is_not_there_is_one_error(word):
     with pytest.raises(InputError) as said:
         read_config("trajectory_tiny", [word])
     assert "is not there yet" in str(said.value) and "`sft`" in str(said.value)
@@ -42,6 +42,15 @@ def test_a_reward_model_is_the_objective_reward():
     assert read_config("reward_tiny", ["objective=reward_model"]).objective.kind == "reward"
     with pytest.raises(InputError, match=r"objective.kind: reward needs a source of preferences"):
         read_config("pretrain_tiny", ["objective=reward"])
+
+
+@pytest.mark.parametrize(
+    ("word", "method"), [("GRPO", "grpo"), ("rlhf", "grpo"), ("ppo", "ppo"), ("dr_grpo", "dr_grpo")]
+)
+def test_names_of_policy_methods_choose_the_method(word, method):
+    own = "environments: {sums: {kind: calculator}}, rollouts: {max_tokens: 96}"
+    config = read_config("rl_tiny", [f"objective={{kind: {word}, {own}}}"])
+    assert (config.objective.kind, config.objective.method.kind) == ("policy", method)
 
 
 def test_sft_without_conversations_asks_for_them():
