@@ -21,9 +21,11 @@ from maverick_jax import parameters
 from maverick_jax.accounting.flops import forward_flops_per_token
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.serving import slot_bytes, state_bytes
+from maverick_jax.checkpoint.folder import steps_in
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine import EngineSettings, SlotEngine
+from maverick_jax.model_source import CHECKPOINTS
 from train.rollouts import rollout_files
 from train.rollouts.episode_rows import EpisodeRows, Row, loss_shares
 from train.rollouts.playing import Playing
@@ -138,7 +140,7 @@ class PolicyBatches(BatchSource):
         self._require_environments(episodes)
         rows = self._with_credit(episodes, model, state)
         if self._settings.updates > 1:
-            rollout_files.write_rows(self._folder, number, rows)
+            rollout_files.write_rows(self._folder, number, rows, self._begun_at_checkpoints())
         every = self._settings.write_every
         if every and number % every == 0:
             rollout_files.write_episodes(self._folder, number, episodes, self._settings.group)
@@ -146,6 +148,11 @@ class PolicyBatches(BatchSource):
         found = figures(episodes, self._settings.group) | self._shares(episodes, began, played)
         self._began, self._made = began, made
         return rows, found
+
+    def _begun_at_checkpoints(self) -> set[int]:
+        """The sets in the middle of which the run would go on from one of its checkpoints."""
+        steps, updates = steps_in(self._setting.folder / CHECKPOINTS), self._settings.updates
+        return {step // updates for step in steps if step % updates}
 
     def _with_weights(self, model: Any) -> SlotEngine:
         """The engine with the weights of `model`."""

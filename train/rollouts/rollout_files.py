@@ -4,7 +4,7 @@ updates on a set of episodes need."""
 import io
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from train.rollouts.episode_rows import Row
 from train.rollouts.token_episode import TokenEpisode
 
 KEPT_SETS = 8
-"""Sets whose rows are kept."""
+"""Newest sets whose rows are kept, besides those that checkpoints need."""
 
 
 def write_episodes(folder: pathlib.Path, number: int, episodes: Sequence[TokenEpisode], group: int) -> None:
@@ -37,13 +37,15 @@ def _spans(written: Sequence[bool]) -> list[list[int]]:
     return edges.reshape(-1, 2).tolist()
 
 
-def write_rows(folder: pathlib.Path, number: int, rows: Row) -> None:
-    """Keeps the rows of set `number`; drops those of sets long before, and of later ones of a run that went back."""
+def write_rows(folder: pathlib.Path, number: int, rows: Row, needed: Collection[int] = ()) -> None:
+    """Keeps the rows of set `number`; drops those of sets long before that are not `needed`, and of later ones of a run
+    that went back."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **rows)
     write_atomically(_rows_file(folder, number), buffer.getvalue())
-    kept = {_rows_file(folder, n).name for n in range(number - KEPT_SETS + 1, number + 1)}
+    sets = {*range(number - KEPT_SETS + 1, number + 1), *(n for n in needed if n < number)}
+    kept = {_rows_file(folder, n).name for n in sets}
     for other in folder.glob("rows-*.npz"):
         if other.name not in kept:
             other.unlink(missing_ok=True)

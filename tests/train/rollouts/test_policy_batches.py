@@ -15,6 +15,7 @@ from tests.helpers.scripted_engine import ScriptedEngine
 from tests.train.rollouts.test_playing import BYTES, Fails, solver
 from train.objectives import Policy
 from train.rollouts.policy_batches import PolicyBatches
+from train.rollouts.rollout_files import KEPT_SETS
 from train.rollouts.source import Setting
 
 ROLLOUTS = {"prompts": 4, "group": 4, "max_tokens": 112, "turn_tokens": 40, "slots": 4, "time_limit": None}
@@ -88,6 +89,17 @@ def test_parts_of_a_set_are_learned_from_in_turn_and_read_by_a_later_process(sou
         assert all((read[name] == found[update - 1][name]).all() for name in read) and later.metrics() == {}
     with pytest.raises(InputError, match="update 3 learns from"):
         source(objective, "empty")(3, STATE)
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_the_middle_of_a_set_long_ago(source, tmp_path):
+    objective = objective_of("ppo", passes=2)
+    (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)  # after the first of the two updates on set 0
+    batches = source(objective)
+    found = [batches(update, STATE) for update in range(1, 2 * KEPT_SETS + 5)]
+    later = source(objective)(2, STATE)
+    assert all((later[name] == found[1][name]).all() for name in later)
+    with pytest.raises(InputError, match="rows-000001"):
+        source(objective)(4, STATE)
 
 
 def test_groups_of_equal_rewards_can_be_left_out(source):

@@ -45,6 +45,14 @@ def test_rows_come_back_and_old_ones_go(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"rows-{number:06d}.npz" for number in range(4, 10)]
 
 
+def test_rows_that_a_checkpoint_needs_stay(tmp_path):
+    rows = {"tokens": np.zeros((2, 4), np.int32)}
+    for number in range(12):
+        rollout_files.write_rows(tmp_path, number, rows, {1, 2, 30})
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == [f"rows-{number:06d}.npz" for number in (1, 2, *range(4, 12))]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not an archive"])
 def test_rows_that_cannot_be_read_say_so(tmp_path, content):
     if content is not None:
