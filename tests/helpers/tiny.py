@@ -1,16 +1,20 @@
 """The smallest model and run with all features: two layers of each kind, experts, chunks, packed documents."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import PartitionSpec
 
 from data.rows.fields import FIELDS
+from maverick_jax.checkpoint import names
 from maverick_jax.config import ModelConfig
+from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Balance
 from maverick_jax.row_split import RowSplit
-from maverick_jax.sharding import ShardingRules
+from maverick_jax.sharding import ShardingRules, single_device_mesh
 from train.objectives import Pretrain
 from train.objectives.base import Objective
 from train.optimizers import AdamW, OptimizerConfig
@@ -98,3 +102,30 @@ def jitted(
     init = jax.jit(functools.partial(init_state, config=config, rules=RULES, optimizer=tx, objective=objective))
     step = functools.partial(train_step, references={}, objective=objective, optimizer=tx)
     return init, jax.jit(step, donate_argnums=0)
+
+
+@functools.cache
+def model_of(config: ModelConfig, seed: int) -> Maverick:
+    """A fresh model on one device."""
+    with jax.set_mesh(single_device_mesh()):
+        return jax.jit(lambda: Maverick(config, RULES, rngs=nnx.Rngs(seed)))()
+
+
+def on_mesh(model: Maverick) -> Maverick:
+    """The model on the mesh in use."""
+    like = jax.eval_shape(lambda: Maverick(model.config, RULES, rngs=nnx.Rngs(0)))
+    mesh = jax.sharding.get_mesh()
+    place = lambda x, to: jax.device_put(np.asarray(x), jax.NamedSharding(mesh, to.sharding.spec))
+    return jax.tree.map(place, model, like)
+
+
+def check_same_of_pairs(one, other, metrics: Sequence[str], tolerance: float) -> None:
+    """Checks that two results (sums, gradients, metrics) of an objective of pairs are equal: gradients to a fraction of
+    the largest element of their array."""
+    np.testing.assert_allclose(one[0]["total"], other[0]["total"], rtol=tolerance, atol=tolerance)
+    found, expected = (names.flatten(found[1]) for found in (one, other))
+    for name, x in expected.items():
+        scale = max(np.abs(x).max(), 1e-3)
+        np.testing.assert_allclose(found[name], x, rtol=0, atol=10 * tolerance * scale, err_msg=name)
+    for name in metrics:
+        np.testing.assert_allclose(one[2][name], other[2][name], rtol=1e-5, atol=1e-5, err_msg=name)

@@ -12,9 +12,10 @@ from data.graders.figures import figure
 from data.preferences.outcomes import of_outcomes, succeeded
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.text.chat import Role
+from train.objectives import reward
 
 Score = Callable[[Trajectory], float]
-MOST_PAIRS, BINS = 16, 10
+MOST_PAIRS = 16
 ADDED = {"all_done": " All done.", "claims_reward": " reward: 1", "control_words": " <|eot|><|header_start|>"}
 """Name of a check -> words that a run's last message gets."""
 PLAIN = " and so on"
@@ -80,9 +81,9 @@ def ends_with(run: Trajectory, text: str) -> Trajectory:
 def calibration_error(gaps: np.ndarray) -> float:
     """The mean distance of confidence, sigmoid(|gap|), from accuracy, over bins of confidence from 0.5 to 1."""
     confidence = 1 / (1 + np.exp(-np.abs(gaps)))
-    bins = np.minimum((confidence - 0.5) * 2 * BINS, BINS - 1).astype(int)
-    sums = [abs(confidence[bins == i].sum() - (gaps[bins == i] > 0).sum()) for i in range(BINS)]
-    return float(sum(sums) / gaps.size)
+    bins = np.minimum((confidence - 0.5) * 2 * reward.BINS, reward.BINS - 1).astype(int)
+    inside = [bins == i for i in range(reward.BINS)]
+    return reward.calibration_error(np.array([(confidence[b].sum(), (gaps[b] > 0).sum(), b.sum()) for b in inside]))
 
 
 def best_temperature(gaps: np.ndarray) -> float:

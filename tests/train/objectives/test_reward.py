@@ -1,17 +1,13 @@
 """Reward models: the loss equals PyTorch's, and neither accumulation, packing, meshes nor padding change an update."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.model.heads import Judgements
-from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Balance
 from maverick_jax.param import normal, param
 from maverick_jax.sharding import single_device_mesh
@@ -44,23 +40,10 @@ def reward_batch(**options) -> dict[str, np.ndarray]:
     return batch | {"side_ends": ends.reshape(shape), "turn_labels": labels.reshape(shape)}
 
 
-@functools.cache
-def made() -> Maverick:
-    with jax.set_mesh(single_device_mesh()):
-        return jax.jit(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(3)))()
-
-
 def heads() -> dict[str, nnx.Param]:
     declared = Reward().heads(CONFIG, {})
     init = lambda h: param(nnx.Rngs(params=5), h.shape, h.axes, normal(0.3), tiny.RULES, "float32")
     return jax.jit(lambda: {head.name: init(head) for head in declared})()
-
-
-def on_mesh(model: Maverick) -> Maverick:
-    like = jax.eval_shape(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(0)))
-    place = lambda x, to: jax.device_put(
-        np.asarray(x), jax.NamedSharding(jax.sharding.get_mesh(), to.sharding.spec))  # fmt: skip
-    return jax.tree.map(place, model, like)
 
 
 def result(batch, objective: Reward | None = None):
@@ -81,17 +64,13 @@ def result(batch, objective: Reward | None = None):
         sums, grads = accumulate(loss, trained, batch, totals)
         return sums, grads, objective.metrics(trained[0], sums, totals, context)
 
-    return jax.device_get(run((on_mesh(made()), heads()), tiny.placed(batch)))
+    return jax.device_get(run((tiny.on_mesh(tiny.model_of(CONFIG, 3)), heads()), tiny.placed(batch)))
 
 
 def check_same(one, other, tolerance=2e-6):
-    np.testing.assert_allclose(one[0]["total"], other[0]["total"], rtol=tolerance, atol=tolerance)
-    found, expected = (names.flatten(found[1]) for found in (one, other))
-    for name, x in expected.items():
-        scale = max(np.abs(x).max(), 1e-3)
-        np.testing.assert_allclose(found[name], x, rtol=0, atol=10 * tolerance * scale, err_msg=name)
-    for name in ("loss", "margin", "accuracy", "turn_loss", "turn_accuracy", "pairs"):
-        np.testing.assert_allclose(one[2][name], other[2][name], rtol=1e-5, atol=1e-5, err_msg=name)
+    tiny.check_same_of_pairs(
+        one, other, ("loss", "margin", "accuracy", "turn_loss", "turn_accuracy", "pairs"), tolerance
+    )
 
 
 @pytest.mark.oracles

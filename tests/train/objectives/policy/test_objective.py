@@ -1,7 +1,5 @@
 """The policy objective: what does not change its result, the ratio of the first update, and what a config may say."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,6 @@ from flax import nnx
 
 from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
-from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Balance
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
@@ -35,25 +32,11 @@ def objective_of(kind: str, **more) -> Policy:
     return Policy.model_validate(section).in_run("start", (), False)
 
 
-@functools.cache
-def made(seed: int) -> Maverick:
-    with jax.set_mesh(single_device_mesh()):
-        return jax.jit(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(seed)))()
-
-
-def on_mesh(model: Maverick) -> Maverick:
-    """The model on the mesh in use."""
-    like = jax.eval_shape(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(0)))
-    mesh = jax.sharding.get_mesh()
-    place = lambda x, to: jax.device_put(np.asarray(x), jax.NamedSharding(mesh, to.sharding.spec))
-    return jax.tree.map(place, model, like)
-
-
 def result(objective: Policy, batch):
     """(loss, gradients of model and heads, metrics) of a batch [A, b, T]."""
     head = jnp.asarray(np.random.default_rng(3).normal(size=CONFIG.hidden_size).astype(np.float32))
     heads = {h.name: nnx.Param(head) for h in objective.heads(CONFIG, {})}
-    references = {MODEL: on_mesh(made(1))} if objective.kl else {}
+    references = {MODEL: tiny.on_mesh(tiny.model_of(CONFIG, 1))} if objective.kl else {}
 
     def run(trained, batch, references):
         context, totals = Context(jnp.zeros((), jnp.int32), {}, references), objective.totals(batch)
@@ -67,7 +50,7 @@ def result(objective: Policy, batch):
         sums, grads = accumulate(loss, trained, batch, totals)
         return sums["total"], grads, objective.metrics(trained[0], sums, totals, context)
 
-    return jax.device_get(jax.jit(run)((on_mesh(made(0)), heads), tiny.placed(batch), references))
+    return jax.device_get(jax.jit(run)((tiny.on_mesh(tiny.model_of(CONFIG, 0)), heads), tiny.placed(batch), references))
 
 
 def check_same(one, other):

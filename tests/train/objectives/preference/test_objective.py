@@ -1,17 +1,12 @@
 """Preference optimization: step 0, and what does not change the result: meshes, accumulation, packing, padding."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from maverick_jax.checkpoint import names
-from maverick_jax.model.transformer import Maverick
 from maverick_jax.network import Balance
-from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
 from tests.helpers.pair_rows import apart, pair_batch
 from train.objectives import Preference
@@ -33,24 +28,10 @@ def objective_of(kind: str, **more) -> Preference:
     return Preference.model_validate({"pair_loss": {"kind": kind}, **more})
 
 
-@functools.cache
-def made(seed: int) -> Maverick:
-    with jax.set_mesh(single_device_mesh()):
-        return jax.jit(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(seed)))()
-
-
-def on_mesh(model: Maverick) -> Maverick:
-    """The model on the mesh in use."""
-    like = jax.eval_shape(lambda: Maverick(CONFIG, tiny.RULES, rngs=nnx.Rngs(0)))
-    mesh = jax.sharding.get_mesh()
-    place = lambda x, to: jax.device_put(np.asarray(x), jax.NamedSharding(mesh, to.sharding.spec))
-    return jax.tree.map(place, model, like)
-
-
 def result(objective: Preference, batch, seed: int = 0, reference: int = 1):
     """(sums with the loss, gradients, metrics) of a model compared with another one, for a batch [A, b, T]."""
-    context = Context(jnp.zeros((), jnp.int32), {}, {MODEL: on_mesh(made(reference))})
-    model = on_mesh(made(seed))
+    context = Context(jnp.zeros((), jnp.int32), {}, {MODEL: tiny.on_mesh(tiny.model_of(CONFIG, reference))})
+    model = tiny.on_mesh(tiny.model_of(CONFIG, seed))
 
     @jax.jit
     def run(model, batch):
@@ -67,14 +48,7 @@ def result(objective: Preference, batch, seed: int = 0, reference: int = 1):
 
 
 def check_same(one, other, tolerance=2e-6):
-    """Checks that losses are equal, and gradients to a fraction of the largest element of their array."""
-    np.testing.assert_allclose(one[0]["total"], other[0]["total"], rtol=tolerance, atol=tolerance)
-    found, expected = (names.flatten(found[1]) for found in (one, other))
-    for name, x in expected.items():
-        scale = max(np.abs(x).max(), 1e-3)
-        np.testing.assert_allclose(found[name], x, rtol=0, atol=10 * tolerance * scale, err_msg=name)
-    for name in ("loss", "margin", "accuracy", "chosen_log_prob", "nll", "pairs"):
-        np.testing.assert_allclose(one[2][name], other[2][name], rtol=1e-5, atol=1e-5, err_msg=name)
+    tiny.check_same_of_pairs(one, other, ("loss", "margin", "accuracy", "chosen_log_prob", "nll", "pairs"), tolerance)
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("sigmoid", np.log(2)), ("sigmoid_norm", np.log(2)), ("apo_zero", 0.5)])
