@@ -34,6 +34,8 @@ def score(
     new file `out`, one object per line. `checks`: also what `reward_checks.checked` finds; tools with a privilege of 2
     or more in the file `policy` change something. Raises InputError for a checkpoint without reward heads, for what
     `read_trajectories` refuses, and if there is no trajectory."""
+    if policy is not None and not checks:
+        raise InputError(f"policy: {policy}: only checks read it; expected --checks too")
     target = None if out is None else pathlib.Path(out).expanduser()
     if target is not None:
         require_new(target)

@@ -55,3 +55,8 @@ def test_a_model_without_heads_is_refused(runs, tmp_path):
     runs.train(tmp_path / "plain", "run.steps=2", "run.eval_every=0", "checkpoint.every=2")
     with pytest.raises(InputError, match=r"plain: no reward heads .* objective.kind: reward"):
         score(str(tmp_path / "plain"), "nothing")
+
+
+def test_a_policy_without_checks_is_refused_before_a_model_is_read():
+    with pytest.raises(InputError, match="policy: package:toy_shop_policy: only checks read it; expected --checks too"):
+        score("nowhere", "nothing", policy="package:toy_shop_policy")
