@@ -73,11 +73,12 @@ class EngineDevices:
         return jax.set_mesh(self.mesh)
 
     def load(self, model: Maverick) -> None:
-        """Copies the weights of `model`, and waits for it. Raises InputError unless their shapes are the engine's."""
+        """Copies the weights of `model`, and waits for it. Raises InputError unless its layers and shapes are those of
+        the engine's model."""
         with self.entered():
-            weights, _ = jax.tree.flatten(self._copied(model))
-        if [jax.typeof(x) for x in weights] != [jax.typeof(x) for x in self._weights]:
-            raise InputError("the weights are those of another model; expected the engine's shapes")
+            weights, tree = jax.tree.flatten(self._copied(model))
+        if tree != self._tree or [jax.typeof(x) for x in weights] != [jax.typeof(x) for x in self._weights]:
+            raise InputError("the weights are those of another model; expected the engine's layers and shapes")
         self._weights = jax.block_until_ready(weights)
 
     # ---- compilation -----------------------------------------------------------------------------------------------
