@@ -1,5 +1,6 @@
 """Settings that are stricter than those of users: 8 simulated devices, no implicit promotion, warnings are errors."""
 
+import gc
 import importlib.util
 import lzma
 import os
@@ -16,6 +17,8 @@ os.environ.setdefault("NPROC", "32")
 import hypothesis
 import jax
 import pytest
+
+gc.set_threshold(50_000, 20, 100)  # traced programs are many objects: by default a twentieth of the time is collection
 
 pytest_plugins = ["tests.helpers.memory"]
 

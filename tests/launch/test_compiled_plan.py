@@ -53,6 +53,7 @@ def test_other_flags_of_the_compiler_are_another_program(planned, monkeypatch):
     assert not first["cached"] and not planned()["compiled"]["cached"]
 
 
+@pytest.mark.slow
 def test_what_would_fit_is_judged_by_the_compiled_peak(planned, monkeypatch):
     """Even where the closed form fits as it is: a change must take as much off as the program is too large."""
     found = planned("optimizer.accumulation_steps=1", "data.batch_size=64", "data.sequence_length=256")

@@ -44,6 +44,7 @@ def test_every_gradient_is_within_a_hundredth_by_splash_attention(monkeypatch):
     assert max(found.values()) < LIMIT, worst(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", SIZES)
 def test_every_gradient_of_a_mixture_is_within_a_hundredth_for_the_same_routing(tokens):
     found = errors(MIXTURE, tokens, same_routing=True)

@@ -191,7 +191,7 @@ def _losses(model, batch):
     return OBJECTIVE.cross_entropy(model, hidden, batch).per_token
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2), pytest.param((2, 1, 0), marks=pytest.mark.slow)])
 def test_a_packed_row_gives_what_its_samples_give_alone(order):
     whole = [_per_token(rows_of([[samples()[i]]], LENGTH, tiles=8)) for i in order]
     np.testing.assert_allclose(_per_token(packed(*order)), np.concatenate(whole), atol=1e-6, rtol=0)

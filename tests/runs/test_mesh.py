@@ -34,17 +34,18 @@ STAGES = {"num_hidden_layers": 9, "no_rope_layer_interval": 2}
 SCOUT = {"interleave_moe_layer_step": 1, "no_rope_layer_interval": 2}
 """Of the config of the runs `experts in all layers`: two periods of two layers."""
 RUNS = [
-    *(("balanced", sizes) for sizes in ({"expert": 8}, {"tensor": 4, "fsdp": 2}, MIXED)),
-    ("one expert", MIXED),
-    *(pytest.param("balanced", {axis: 8}, marks=pytest.mark.slow) for axis in ("data", "fsdp")),
+    ("balanced", MIXED),
+    pytest.param("balanced", {"tensor": 4, "fsdp": 2}, marks=pytest.mark.slow),
+    pytest.param("one expert", MIXED, marks=pytest.mark.slow),
+    *(pytest.param("balanced", {axis: 8}, marks=pytest.mark.slow) for axis in ("data", "fsdp", "expert")),
     pytest.param("one expert", {"expert": 8}, marks=pytest.mark.slow),
     pytest.param("eight ways", {"tensor": 8}, marks=pytest.mark.slow),
     pytest.param("balanced", {"expert": 4, "tensor": 2}, marks=pytest.mark.slow),
-    ("stages", {"pipeline": 2, "fsdp": 2, "tensor": 2}),
     *(
         pytest.param(routing, {"pipeline": n, **sizes}, marks=pytest.mark.slow)
         for routing, n, sizes in (
             ("stages", 2, {}),
+            ("stages", 2, {"fsdp": 2, "tensor": 2}),
             ("stages", 2, {"expert": 2, "tensor": 2}),
             ("stages", 2, {"data": 2, "expert": 2}),
             ("stages", 4, {"expert": 2}),

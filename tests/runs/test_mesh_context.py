@@ -31,13 +31,13 @@ KINDS = {
     "limited": {"expert_capacity_factor": 1.0, "no_rope_layer_interval": 2},
 }
 RUNS = [
-    ("maverick", {"context": 8}),
     ("maverick", {"context": 2, "expert": 2, "tensor": 2}),
-    ("stages", {"context": 2, "fsdp": 2, "pipeline": 2}),
     *(
         pytest.param(kind, sizes, marks=pytest.mark.slow)
         for kind, sizes in (
             ("maverick", {"context": 2}),
+            ("maverick", {"context": 8}),
+            ("stages", {"context": 2, "fsdp": 2, "pipeline": 2}),
             ("limited", {"context": 2, "expert": 2, "tensor": 2}),
             ("limited", {"context": 2, "fsdp": 2, "pipeline": 2}),
             ("scout", {"context": 4, "fsdp": 2}),
@@ -85,7 +85,8 @@ def test_same_run_on_meshes_that_share_rows(kind, sizes, mesh_of):
         assert np.linalg.norm(got[name] - expected) <= 1e-4 * max(np.linalg.norm(expected), 1e-12), name
 
 
-@pytest.mark.parametrize("sizes", [{"context": 4}, pytest.param({"fsdp": 2}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{"context": 4}, {"fsdp": 2}], ids=str)
 def test_a_checkpoint_of_shared_rows_continues_on_another_mesh(sizes, mesh_of, tmp_path):
     """Five steps on one mesh and five on another have the losses of ten on one device."""
     losses, _ = reference("maverick")

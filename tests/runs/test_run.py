@@ -145,6 +145,7 @@ def test_resume_is_bitwise_with(option, runs, tmp_path):
 # ---- ends ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_75_and_the_same_command_finishes(whole_run, runs, tmp_path):
     run_dir = tmp_path / "run"
     process = runs.start(run_dir, "checkpoint.every=1000")

@@ -97,7 +97,8 @@ def plain(folder) -> pathlib.Path:
     return train(folder, folder / "plain", PLAIN, config="plain")
 
 
-@pytest.mark.parametrize("lengths", [(4,), pytest.param((1, 3), marks=pytest.mark.slow)], ids=["one", "two"])
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(4,), (1, 3)], ids=["one", "two"])
 def test_stages_that_change_nothing_are_the_run_without_stages(folder, plain, tmp_path, lengths):
     stages = ", ".join(f"{{name: s{i}, steps: {steps}}}" for i, steps in enumerate(lengths))
     staged = train(folder, tmp_path / "run", f"stages=[{stages}]", config="plain")

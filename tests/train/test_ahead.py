@@ -71,7 +71,7 @@ def test_a_host_without_gpus_compiles_the_gpu_program():
 
 
 @pytest.mark.parametrize(
-    "remat", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "dots", "attention")), "full"]
+    "remat", [pytest.param(name, marks=pytest.mark.slow) for name in ("none", "dots", "attention", "full")]
 )
 @pytest.mark.parametrize("where", ["here", pytest.param("h200:8", marks=[pytest.mark.compilers, pytest.mark.slow])])
 def test_blocks_gather_and_scatter_positions(where, remat):

@@ -38,7 +38,7 @@ def program(roles: tuple[str, ...], tiles: int, mesh: tuple[tuple[str, int], ...
 MIDDLE = pytest.param((*TEXT_ROLES, "adapter", "projector"), marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("roles", [TEXT_ROLES, MIDDLE, ROLES], ids=len)
+@pytest.mark.parametrize("roles", [pytest.param(TEXT_ROLES, marks=pytest.mark.slow), MIDDLE, ROLES], ids=len)
 def test_flops_of_a_tile_are_those_of_the_compiled_step(roles):
     """`remat: none`, so nothing but scores is computed again."""
     grown = compiled.flops(program(roles, 8)) - compiled.flops(program(roles, 2))
@@ -75,7 +75,7 @@ def test_a_row_with_pictures_costs_its_tiles_and_nothing_else():
 MESH = (("fsdp", 2), ("expert", 2), ("tensor", 2))
 
 
-@pytest.mark.parametrize("roles", [TEXT_ROLES, ROLES], ids=len)
+@pytest.mark.parametrize("roles", [pytest.param(TEXT_ROLES, marks=pytest.mark.slow), ROLES], ids=len)
 def test_what_the_encoder_sends_is_what_the_compiled_step_sends(roles):
     """The difference to a step of text: gathered weights and their gradients, and sums of features' gradients."""
     layout = lambda tiles: Layout(ShardingRules(), dict(MESH), ROWS, LENGTH, tiles=tiles)

@@ -46,7 +46,9 @@ def recomputed():
         return jax.tree.map(np.asarray, gradients("full"))
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("none", "dots", "full"))) for name in CHOICES]
+)
 def test_gradients_on_eight_devices_do_not_depend_on_what_is_saved(name, recomputed, mesh_of):
     with mesh_of(fsdp=2, expert=2, tensor=2):
         found = gradients(CHOICES[name] or name)
@@ -138,7 +140,7 @@ def test_an_offloaded_name_moves_its_values_to_the_host_and_back():
 
 @pytest.mark.parametrize(
     "choice",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "dots")), "attention", MIXED],
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "dots", "attention")), MIXED],
     ids=["full", "dots", "attention", "mixed"],
 )
 def test_every_gradient_of_a_bfloat16_model_is_near_that_of_float32(choice):

@@ -77,8 +77,8 @@ def on_one_device():
     "sizes",
     [
         {"fsdp": 2, "expert": 2, "tensor": 2},
-        {"data": 8},
-        {"expert": 8},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"expert": 8}, marks=pytest.mark.slow),
         pytest.param({"data": 2, "context": 2, "tensor": 2}, marks=pytest.mark.slow),
         pytest.param({"pipeline": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
@@ -107,6 +107,7 @@ def sent_between_rows(tiles: int, sizes: dict[str, int]) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_devices_with_other_rows_get_no_features():
     """Twice the tiles, forward and backward: what travels between devices with different rows stays the same."""
     sizes = {"fsdp": 2, "expert": 2, "tensor": 2}
@@ -162,6 +163,7 @@ def test_without_pictures_the_step_is_the_text_models():
     assert costs(deep(2), TEXT_ROLES, 0) == costs(text, TEXT_ROLES, 0)
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_keeps_nothing_for_the_backward_pass():
     """More layers of it take no more memory, and only a forward pass; trained ones do."""
     grown = {}

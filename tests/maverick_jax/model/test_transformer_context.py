@@ -47,8 +47,10 @@ def logits(kind: str, given: str, sizes, mesh_of, *, traced: bool = False) -> np
 
 
 CASES = [
-    *(("chunked", given) for given in GIVEN),
-    *((kind, "both") for kind in KINDS if kind != "chunked"),
+    ("chunked", "both"),
+    *(pytest.param("chunked", given, marks=pytest.mark.slow) for given in GIVEN if given != "both"),
+    ("global", "both"),
+    *(pytest.param(kind, "both", marks=pytest.mark.slow) for kind in KINDS if kind not in ("chunked", "global")),
     pytest.param("sliding window", "tokens", marks=pytest.mark.slow),
     pytest.param("chunks longer than blocks", "tokens", marks=pytest.mark.slow),
 ]

@@ -170,6 +170,7 @@ def test_unmasked_attention_equals_its_slow_twin(platform, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_generate_passes_images_to_the_model(tmp_path):
     """`maverick generate --image`: the text depends on the picture, and the picture has the tokens of its tiles."""
     from PIL import Image

@@ -152,7 +152,7 @@ def test_weights_of_one_are_plain_fine_tuning_to_the_bit(network, tmp_path, one_
     [
         pytest.param({"data": 8}, marks=pytest.mark.slow),
         {"data": 2, "expert": 2, "tensor": 2},
-        {"context": 2, "expert": 2, "data": 2},
+        pytest.param({"context": 2, "expert": 2, "data": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_one_update_is_the_same_on_any_mesh(sizes, rows, mesh_of):

@@ -118,6 +118,7 @@ def test_a_resumed_run_has_the_same_averages_to_the_bit(run):
     assert averages_of(checksums(run / "whole", 4))
 
 
+@pytest.mark.slow
 def test_averages_are_exported_on_request(run, tmp_path):
     assert cli.main(["export", str(run / "whole"), str(tmp_path / "now"), "--dtype", "float32"]) == 0
     assert cli.main(["export", str(run / "whole"), str(tmp_path / "mean"), "--dtype", "float32", "--average"]) == 0

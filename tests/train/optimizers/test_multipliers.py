@@ -37,7 +37,7 @@ def updates(optimizer, trainable: TrainableConfig = tiny.TRAINABLE) -> dict[str,
     return {name: np.asarray(x) for name, x in names.flatten(jax.jit(first)(0)).items()}
 
 
-@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
+@pytest.mark.parametrize("sizes", [{}, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("kind", [AdamW, Muon])
 def test_an_update_is_multiplied_by_its_roles_factor(kind, sizes, mesh_of):
     """Decay included: the sum of direction and decay is scaled, as by a learning rate. To the bit, for the factors are

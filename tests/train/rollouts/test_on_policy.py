@@ -152,6 +152,7 @@ def thirty():
         return updates(30)
 
 
+@pytest.mark.slow
 def test_every_mesh_gives_the_same_update(thirty, mesh_of):
     with mesh_of(fsdp=2, expert=2, tensor=2):
         [batch], [metrics] = updates(1)

@@ -67,6 +67,7 @@ def test_the_keys_depend_on_seed_step_and_microbatch():
     assert selection(0, 0.0).noise(jnp.int32(0), 2) == {} == TrainableConfig().selection().noise(jnp.int32(0), 2)
 
 
+@pytest.mark.slow
 def test_a_step_is_repeated_to_the_bit_and_another_step_drops_other_inputs():
     """What is dropped is a function of seed and step, which a checkpoint has: so a resumed run repeats it."""
     (first, heads), (again, same), (later, _) = first_step(), first_step(), first_step(step=1)

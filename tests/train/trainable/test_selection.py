@@ -69,6 +69,7 @@ def test_a_frozen_encoder_is_unchanged_and_costs_no_moments():
         assert changed != name.startswith("model/vision/"), name
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_not_frozen_is_trained():
     before, *_, after = trained(*ROLES)
     moments = [name for name in after if "/mu/vision/" in name]
@@ -77,7 +78,9 @@ def test_an_encoder_that_is_not_frozen_is_trained():
     assert [name for name in vision if np.array_equal(after[name], before[name])] == []
 
 
-@pytest.mark.parametrize("role", VISION_ROLES)
+@pytest.mark.parametrize(
+    "role", [VISION_ROLES[0], *(pytest.param(role, marks=pytest.mark.slow) for role in VISION_ROLES[1:])]
+)
 def test_encoder_adapter_and_projector_are_trained_apart(role):
     before, *_, after = trained(role)
     of = {name: p.role for name, p in parameters.by_name(CONFIG).items()}
@@ -129,6 +132,7 @@ def test_an_interrupted_run_resumes_to_the_bit(run):
     small_run.assert_same_run(folder / "whole", cut, 4)
 
 
+@pytest.mark.slow
 def test_a_run_whose_choice_changed_is_refused(run):
     folder, words = run
     before = small_run.contents(folder / "whole")

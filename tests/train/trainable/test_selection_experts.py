@@ -131,6 +131,7 @@ def test_one_of_eight_experts_is_trained_for_fifty_steps():
     assert sorted(kept.values()) == [(1, 16, 32), (1, 32, 2, 16)]
 
 
+@pytest.mark.slow
 def test_a_sharded_model_learns_like_a_whole_one():
     whole, split = run(), run(**SPLIT)
     for one, other in zip(whole[2], split[2], strict=True):

@@ -255,6 +255,7 @@ def test_heads_are_trained_like_the_model(expected):
     assert 0 < metrics[1]["hidden_loss"] < metrics[0]["hidden_loss"] and metrics[0]["router_divergence"] > 0
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_norm_include_matching_and_heads(expected):
     """They equal those of the objective without matching plus the slow twin of the distances."""
     with jax.set_mesh(single_device_mesh()):

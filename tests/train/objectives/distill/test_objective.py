@@ -86,7 +86,7 @@ def test_microbatches_add_up(expected, mesh_of):
     "sizes",
     [
         {"fsdp": 2, "expert": 2, "tensor": 2},
-        {"context": 2, "fsdp": 2, "tensor": 2},
+        pytest.param({"context": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
         pytest.param({"data": 2, "tensor": 4}, marks=pytest.mark.slow),
         pytest.param({"expert": 8}, marks=pytest.mark.slow),
     ],

@@ -62,7 +62,7 @@ def check_same(one, other):
         np.testing.assert_allclose(one[2][name], other[2][name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope="module", params=["gspo", "ppo"])
+@pytest.fixture(scope="module", params=[pytest.param("gspo", marks=pytest.mark.slow), "ppo"])
 def whole(request):
     """An objective with everything, and its result for one episode a row on one device."""
     objective = objective_of(request.param, kl={"weight": 0.1}, correction={"kind": "mask_episodes"})

@@ -76,7 +76,7 @@ def test_accumulation_and_packing_do_not_change_the_update(kind, mesh_of):
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"context": 2, "data": 4}, *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in OTHER_MESHES)],
+    [pytest.param(sizes, marks=pytest.mark.slow) for sizes in ({"context": 2, "data": 4}, *OTHER_MESHES)],
     ids=str,
 )
 def test_meshes_do_not_change_the_update(sizes, mesh_of):
