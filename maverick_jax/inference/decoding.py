@@ -36,9 +36,11 @@ class TextDecoder:
         return new
 
     def end(self) -> str:
-        """The rest of the text."""
+        """The rest of the text. A character that is not whole by now never will be, whatever tokens come."""
         rest = self._text(self._ids)[self._shown :]
-        self._before, self._ids, self._shown = self._ids, [], 0
+        if self._ids:
+            self._before = [] if rest.endswith(UNFINISHED) else self._ids
+        self._ids, self._shown = [], 0
         return rest
 
     def _text(self, ids: list[int]) -> str:

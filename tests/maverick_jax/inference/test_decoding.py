@@ -36,6 +36,12 @@ def test_pieces_of_llama_4s_tokenizer_are_the_whole_text(small_llama4, text, ids
         assert "".join(pieces(small_llama4, tokens)) == small_llama4.decode(tokens)
 
 
+def test_bytes_after_the_end_complete_no_character_before_it():
+    decoder = TextDecoder(BYTES)
+    assert decoder.add(0xE2) + decoder.end() == "\ufffd"  # as where a control token follows
+    assert "".join([*map(decoder.add, [0x86, 0x92, ord("a")]), decoder.end()]) == "\ufffd\ufffda"
+
+
 @pytest.mark.parametrize("token", [ord("a"), 0xE2, 0x80], ids=hex)
 def test_a_token_is_decoded_a_bounded_number_of_times(monkeypatch, token):
     work = []
