@@ -52,7 +52,8 @@ def fill(folder: pathlib.Path, leave: int) -> pathlib.Path:
 def test_a_disk_that_fills_up_ends_the_run_and_the_last_good_checkpoint_stays(
     leave, count, runs, parent, whole, small_disk, tmp_path
 ):
-    """In update 5, after the save of update 4. With some bytes left, the next save would not fit."""
+    """In update 5, after the save of update 4. With some bytes left, the next save would not fit. If process 0 ends
+    first, JAX may end the other one by SIGABRT."""
     run_dir = small_disk / "run"
     fault = {"phase": "step", "at": 5, "rank": 0, "folder": str(tmp_path)}
     job = Job(runs, parent, run_dir, count, *WORDS, inject=fault, logs=tmp_path)
@@ -60,7 +61,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_last_good_checkpoint_stays(
     ballast = fill(small_disk, leave)
     (tmp_path / "go").touch()
     codes = job.finish()
-    assert codes[0] == 1 and set(codes) <= {1, 76}, job.said_by_all
+    assert codes[0] == 1 and set(codes) <= {1, 76, -signal.SIGABRT}, job.said_by_all
     said = (
         "bytes; the disk has" if leave else "No space left on device"
     )  # the room for a save is looked up before it begins
