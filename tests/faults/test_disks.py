@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,8 +51,7 @@ def fill(folder: pathlib.Path, leave: int) -> pathlib.Path:
 def test_a_disk_that_fills_up_ends_the_run_and_the_last_good_checkpoint_stays(
     leave, count, runs, parent, whole, small_disk, tmp_path
 ):
-    """In update 5, after the save of update 4. With some bytes left, the next save would not fit. If process 0 ends
-    first, JAX may end the other one by SIGABRT."""
+    """In update 5, after the save of update 4. With some bytes left, the next save would not fit."""
     run_dir = small_disk / "run"
     fault = {"phase": "step", "at": 5, "rank": 0, "folder": str(tmp_path)}
     job = Job(runs, parent, run_dir, count, *WORDS, inject=fault, logs=tmp_path)
@@ -61,7 +59,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_last_good_checkpoint_stays(
     ballast = fill(small_disk, leave)
     (tmp_path / "go").touch()
     codes = job.finish()
-    assert codes[0] == 1 and set(codes) <= {1, 76, -signal.SIGABRT}, job.said_by_all
+    assert codes[0] == 1 and set(codes) <= {1, 76}, job.said_by_all
     said = (
         "bytes; the disk has" if leave else "No space left on device"
     )  # the room for a save is looked up before it begins
@@ -87,10 +85,8 @@ def test_a_read_only_run_directory_is_refused_and_unchanged(count, runs, parent,
     with mounted(run_dir, "--bind", str(run_dir)):
         subprocess.run(["mount", "-o", "remount,bind,ro", str(run_dir)], check=True)
         job = Job(runs, parent, run_dir, count, *WORDS)
-        codes = (
-            job.finish()
-        )  # JAX aborts the other process if it has not yet ended when process 0, the coordinator, has
-        assert codes[0] == 78 and set(codes) <= {78, -signal.SIGABRT}, job.said_by_all
+        codes = job.finish()
+        assert codes[0] == 78 and set(codes) <= {78, 76}, job.said_by_all
         assert "cannot be written" in job.said() and "Traceback" not in job.said()
         assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
     finish(runs, parent, run_dir, *WORDS)

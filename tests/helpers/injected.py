@@ -94,13 +94,16 @@ def late(batch_source):
 
     def opened(*arguments):
         source = batch_source(*arguments)
+        asked = source.__call__
 
-        def one(number, state):
-            if number >= FAULT["at"] and FAULT["rank"] in (None, jax.process_index()):
-                time.sleep(FAULT["seconds"])
-            return source(number, state)
+        class Late(type(source)):
+            def __call__(self, update, state):
+                if update >= FAULT["at"] and FAULT["rank"] in (None, jax.process_index()):
+                    time.sleep(FAULT["seconds"])
+                return asked(update, state)
 
-        return one
+        source.__class__ = Late
+        return source
 
     return opened
 

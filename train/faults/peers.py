@@ -150,21 +150,30 @@ class Peers(threading.Thread):
             self._tell(code, reason)
             self._linger()
 
-    def _linger(self) -> None:
-        """Process 0, whom the others ask, waits until all have said that they end, or for two heartbeats."""
-        end = time.monotonic() + 2 * self._timeout / self._BEATS
-        while self._me == 0 and time.monotonic() < end:
+    def _linger(self, seconds: float | None = None) -> bool:
+        """Process 0, whom the others ask, waits until all have said that they end, for two heartbeats by default.
+        Returns whether they have."""
+        end = time.monotonic() + (2 * self._timeout / self._BEATS if seconds is None else seconds)
+        while self._me == 0:
             beats = {key.rpartition("/")[2]: beat for key, beat in self._store.key_value_dir_get("maverick/alive/")}
             there = set(range(self._count)) - {peer for peer, process in self._here.items() if process.has_ended}
             if all(beats.get(str(peer)) in (LOST, LEFT, FINISHED) for peer in there):
                 break
+            if time.monotonic() > end:
+                return False
             time.sleep(0.1)
+        return True
 
     def leave_with_error(self) -> None:
-        """This process ends with an error of its own."""
+        """This process ends with an error of its own. If it is process 0, without which JAX aborts the others, it waits
+        for those with the same error, then tells the rest."""
         self._finished.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._store.key_value_set(f"maverick/alive/{self._me}", LEFT, allow_overwrite=True)
+            self._find_those_here()
+            if not self._linger(_GRACE):
+                self._tell(PeerFailed.exit_code, f"process {self._me} ended with an error")
+                self._linger()
 
     def _finish(self) -> None:
         """On an orderly exit: waits for the others, watching them meanwhile. JAX's own barrier, which comes afterwards,

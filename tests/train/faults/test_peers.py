@@ -141,6 +141,22 @@ def test_process_0_leaves_last(watch):
     assert found._store["maverick/ended"].startswith("75 process 0") and found._store["maverick/alive/1"] == LOST
 
 
+def test_process_0_with_an_error_waits_for_those_that_have_the_same_one(watch):
+    found = watch(0, timeout=100, alive_1="3", alive_2=LEFT)
+    threading.Timer(0.3, lambda: found._store.update({"maverick/alive/1": LEFT})).start()
+    found.leave_with_error()
+    assert found._store["maverick/alive/1"] == LEFT and "maverick/ended" not in found._store
+
+
+def test_process_0_with_an_error_of_its_own_tells_the_others(watch, monkeypatch):
+    """JAX would abort them with a C++ stack."""
+    monkeypatch.setattr(peers, "_GRACE", 0.01)
+    found = watch(0, timeout=1, alive_1="3", alive_2=LEFT)
+    found.leave_with_error()
+    assert found._store["maverick/ended"] == "76 process 0 ended with an error"
+    assert found._store["maverick/alive/0"] == LEFT
+
+
 def test_an_orderly_exit_waits_for_the_others(watch):
     found = watch(1)
     found._finish()
