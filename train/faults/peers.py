@@ -42,6 +42,8 @@ _LOOK = 1.0
 """Seconds between two looks at the processes of this machine."""
 _GRACE = 10.0
 """Seconds that this process has to end by itself after another one left with an error, which may be that of all."""
+_PARTING = 1.0
+"""Seconds that a process may take to end after it has said so, at most."""
 _FIND_UNTIL = 64
 """Heartbeats after which the processes of this machine are known."""
 _MOST = 600_000
@@ -151,8 +153,8 @@ class Peers(threading.Thread):
             self._linger()
 
     def _linger(self, seconds: float | None = None) -> bool:
-        """Process 0, whom the others ask, waits until all have said that they end, for two heartbeats by default.
-        Returns whether they have."""
+        """Process 0, whom the others ask, waits until all have said that they end, for two heartbeats by default, and
+        then until they have, as far as it can see. Returns whether they have said so."""
         end = time.monotonic() + (2 * self._timeout / self._BEATS if seconds is None else seconds)
         while self._me == 0:
             beats = {key.rpartition("/")[2]: beat for key, beat in self._store.key_value_dir_get("maverick/alive/")}
@@ -162,6 +164,10 @@ class Peers(threading.Thread):
             if time.monotonic() > end:
                 return False
             time.sleep(0.1)
+        end = time.monotonic() + _PARTING
+        others = [self._here.get(peer) for peer in range(self._count) if peer != self._me]
+        while self._me == 0 and time.monotonic() < end and not all(one and one.has_ended for one in others):
+            time.sleep(0.02)
         return True
 
     def leave_with_error(self) -> None:

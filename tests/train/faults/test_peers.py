@@ -47,6 +47,7 @@ def watch(monkeypatch):
     made = []
     monkeypatch.setattr(peers.atexit, "register", lambda f: None)
     monkeypatch.setattr(peers.logging, "shutdown", lambda: None)
+    monkeypatch.setattr(peers, "_PARTING", 0.01)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
 
     def left(code):
@@ -146,6 +147,19 @@ def test_process_0_with_an_error_waits_for_those_that_have_the_same_one(watch):
     threading.Timer(0.3, lambda: found._store.update({"maverick/alive/1": LEFT})).start()
     found.leave_with_error()
     assert found._store["maverick/alive/1"] == LEFT and "maverick/ended" not in found._store
+
+
+def test_process_0_ends_after_those_of_its_machine_have(watch, monkeypatch):
+    """They have said that they end, and JAX would abort them in the middle of it."""
+    monkeypatch.setattr(peers, "_PARTING", 100.0)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    here = ProcessIdentity.here()
+    mine = at(HERE, child.pid, here.machine, started(child.pid))
+    found = watch(0, timeout=100, host_1=mine, host_2=mine, alive_1=LEFT, alive_2=LEFT)
+    threading.Timer(0.3, child.kill).start()
+    found.leave_with_error()
+    assert found._here[1].has_ended and found._here[2].has_ended
+    child.communicate()
 
 
 def test_process_0_with_an_error_of_its_own_tells_the_others(watch, monkeypatch):
