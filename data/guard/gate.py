@@ -38,7 +38,7 @@ class CallVerdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """What the gate says of a message: the strictest ruling on its calls."""
 
     calls: tuple[CallVerdict, ...] = ()
@@ -78,14 +78,14 @@ class Gate:
         """Tools that the policy does not allow in the next message, whatever the arguments, and why."""
         return barred_tools(run, self.policy)
 
-    def check(self, run: Trajectory, message: Message) -> Verdict:
+    def check(self, run: Trajectory, message: Message) -> GateVerdict:
         """The verdict on the calls of `message`, the assistant's next one after `run`. Whatever is held back is logged
         with its evidence."""
         if not message.calls:
-            return Verdict()
+            return GateVerdict()
         whole = dataclasses.replace(run, steps=(*run.steps, Step(message)))
         answers = [(guard.name, self._risks(guard, whole)) for guard in self._guards]
-        found = Verdict(tuple(self._verdict(whole, i, answers) for i in range(len(message.calls))))
+        found = GateVerdict(tuple(self._verdict(whole, i, answers) for i in range(len(message.calls))))
         if found.ruling is not Ruling.ALLOW or any(one.evidence for one in found.calls):
             _log.info("guard: %s", values.write(found.as_json()))
         return found
