@@ -11,10 +11,11 @@ from typing import Any
 
 from data.guard.base import Guard, Risk, Ruling, ruling_of
 from data.guard.monitor import PolicyMonitor
-from data.policy import ToolPolicy, barred_tools, user_agreed
+from data.policy import PolicyRule, ToolPolicy, barred_tools, user_agreed
 from data.policy.config import MOST_PRIVILEGE
+from data.trajectories.failures import generic
 from data.trajectories.trajectory import Step, Trajectory
-from maverick_jax.text.chat import Message, Role, ToolCall, values
+from maverick_jax.text.chat import Conversation, Message, Role, ToolCall, values
 
 FAILS_CLOSED = 3
 """From this privilege on, a call is blocked if a guard fails."""
@@ -47,14 +48,16 @@ class GateVerdict:
     def ruling(self) -> Ruling:
         return max((one.ruling for one in self.calls), default=Ruling.ALLOW)
 
-    def message(self, given: Message) -> Message:
-        """The message that takes the place of `given`: itself, a question for the user's agreement, or a refusal. Text
-        before the calls stays."""
-        if self.ruling is Ruling.ALLOW:
-            return given
+    @property
+    def words(self) -> str:
+        """What is said in the place of the calls: a question for the user's agreement, or a refusal; nothing if they
+        are allowed."""
         held = [one for one in self.calls if one.ruling is self.ruling]
-        text = _question(held) if self.ruling is Ruling.CONFIRM else _refusal(held)
-        return Message(Role.ASSISTANT, f"{given.text.strip()} {text}".strip())
+        return {Ruling.ALLOW: lambda _: "", Ruling.CONFIRM: _question, Ruling.BLOCK: _refusal}[self.ruling](held)
+
+    def message(self, given: Message) -> Message:
+        """The message that takes the place of `given`: itself, or its text and then `words`."""
+        return Message(Role.ASSISTANT, f"{given.text.strip()} {self.words}".strip()) if self.words else given
 
     def as_json(self) -> dict[str, Any]:
         """The ruling and the evidence, as JSON values."""
@@ -74,9 +77,15 @@ class Gate:
         self.policy, self._limit = policy, time_limit
         self._guards = (PolicyMonitor(policy), *guards)
 
-    def barred(self, run: Trajectory) -> dict[str, str]:
-        """Tools that the policy does not allow in the next message, whatever the arguments, and why."""
-        return barred_tools(run, self.policy)
+    def barred(self, run: Trajectory) -> set[str]:
+        """Tools of which every call in the next message would be refused, whatever its arguments. Those that only lack
+        the user's agreement are not among them: their calls become questions."""
+        asks = lambda name, rules: set(rules) == {PolicyRule.ESCALATION} and self._privilege(name) < MOST_PRIVILEGE
+        return {name for name, rules in barred_tools(run, self.policy).items() if not asks(name, rules)}
+
+    def _privilege(self, name: str) -> int:
+        rule = self.policy.tools.get(name)
+        return MOST_PRIVILEGE if rule is None else rule.privilege
 
     def check(self, run: Trajectory, message: Message) -> GateVerdict:
         """The verdict on the calls of `message`, the assistant's next one after `run`. Whatever is held back is logged
@@ -93,8 +102,7 @@ class Gate:
     def _verdict(self, run: Trajectory, i: int, answers: Sequence[tuple[str, Sequence[Risk] | str]]) -> CallVerdict:
         """The strictest ruling on call `i` of the last message of `run`."""
         call = run.steps[-1].message.calls[i]
-        rule = self.policy.tools.get(call.name)
-        privilege = MOST_PRIVILEGE if rule is None else rule.privilege
+        privilege = self._privilege(call.name)
         ruling, evidence = Ruling.ALLOW, []
         for name, risks in answers:
             if isinstance(risks, str):
@@ -120,6 +128,12 @@ class Gate:
             return answers.get(timeout=self._limit)
         except queue.Empty:
             return f"no answer within {self._limit:g} seconds"
+
+
+def run_of(conversation: Conversation) -> Trajectory:
+    """A conversation as a run, with results that read like errors as errors."""
+    is_error = lambda message: message.role is Role.TOOL and generic(message.text)
+    return Trajectory([Step(message, is_error(message)) for message in conversation.messages], conversation.tools)
 
 
 def _answer(guard: Guard, run: Trajectory) -> Sequence[Risk] | str:

@@ -22,13 +22,12 @@ def find_violations(run: Trajectory, policy: ToolPolicy) -> list[Violation]:
     return list(_Detector(run, policy).violations())
 
 
-def barred_tools(run: Trajectory, policy: ToolPolicy) -> dict[str, str]:
-    """The tools of `run` (the policy's, if it declares none) that a message after it cannot call without breaking a
-    rule, whatever the arguments, and why. A tool that is not among them may still be called wrongly."""
+def barred_tools(run: Trajectory, policy: ToolPolicy) -> dict[str, list[PolicyRule]]:
+    """The tools of `run` (the policy's, if it declares none) that a message after it cannot call without breaking
+    rules, whatever the arguments, and these. A tool that is not among them may still be called wrongly."""
     detector = _Detector(run, policy)
-    names = sorted(detector.declared or policy.tools)
-    reasons = {name: next(detector.barring(name), None) for name in names}
-    return {name: reason[1] for name, reason in reasons.items() if reason is not None}
+    found = {name: [rule for rule, _ in detector.barring(name)] for name in sorted(detector.declared or policy.tools)}
+    return {name: rules for name, rules in found.items() if rules}
 
 
 def user_agreed(run: Trajectory, policy: ToolPolicy, step: int, position: int) -> bool:
