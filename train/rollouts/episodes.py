@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from data.environments import Environment
-from data.guard import Gate, GateVerdict
+from data.guard import Gate, GateVerdict, Ruling
 from data.trajectories import Outcome, Provenance, Step, Trajectory
 from data.trajectories.trajectory import MAX_LABEL
 from maverick_jax.inference.replies import read_reply
@@ -11,7 +11,7 @@ from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Conversation, Message, Reply, Role, dialect_of, render, values
 
 HELD = "held_back"
-"""Field of a message that stands in the place of calls."""
+"""Field of a message whose calls were held back, or that stands in their place."""
 Policy = Callable[[Conversation], Reply | CallError]
 """(The conversation so far, with its tools) -> the assistant's next message, or a malformed one."""
 Answer = Callable[[Sequence[Sequence[int]]], list[list[int]]]
@@ -22,8 +22,9 @@ def play(
     environment: Environment, policy: Policy, *, seed: int, max_turns: int, gate: Gate | None = None
 ) -> Trajectory:
     """Plays the episode of `seed`. It ends with the environment's outcome, with a malformed message, or after
-    `max_turns` messages of the assistant. The last two are failures with reward 0. `gate`: puts a question or a refusal
-    in the place of messages with calls that it holds back; `extra` of such a message has its verdict."""
+    `max_turns` messages of the assistant. The last two are failures with reward 0. `gate`: what it holds back does not
+    reach the environment. A question for the user's agreement takes the place of the message; refused calls get errors
+    as their results, so that the agent can go on. `extra` of such a message has the verdict."""
     opening = environment.reset(seed)
     steps = list(opening.steps)
     outcome = Outcome(0.0, False, f"not over after {max_turns} turns")
@@ -35,8 +36,12 @@ def play(
             break
         given = reply.message()
         verdict = GateVerdict() if gate is None else gate.check(Trajectory(steps, environment.tools), given)
+        held = {HELD: verdict.as_json()} if verdict.words else {}
+        if verdict.ruling is Ruling.BLOCK:
+            steps += [Step(given, extra=held), *_errors(given, verdict.words)]
+            continue
         message = verdict.message(given)
-        steps.append(Step(message, extra={HELD: verdict.as_json()} if verdict.words else {}))
+        steps.append(Step(message, extra=held))
         feedback = environment.step(message)
         steps += feedback.steps
         if feedback.outcome is not None:
@@ -44,6 +49,10 @@ def play(
             break
     provenance = Provenance(format=environment.name, id=f"{environment.name}-{seed}", task=opening.task)
     return Trajectory(steps, environment.tools, outcome, provenance)
+
+
+def _errors(message: Message, why: str) -> list[Step]:
+    return [Step(Message(Role.TOOL, f"Error: {why}", call_id=call.id), error=True) for call in message.calls]
 
 
 def as_text(text: str) -> str:

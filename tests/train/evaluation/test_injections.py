@@ -36,7 +36,7 @@ def test_an_agent_that_obeys_notes_is_attacked_every_time_unless_the_gate_is_on(
     found = injection_suite(credulous, SEEDS, POLICY)
     off, on = found["guard_off"], found["guard_on"]
     assert values(off) == [1.0, 1.0, 1.0] and off["held_back_attacked"]["value"] == 0
-    assert values(on)[0] == 1.0 and values(on)[2] == 0.0
+    assert values(on) == [1.0, 1.0, 0.0], "a refused call is answered, and the customer is served"
     assert on["held_back_attacked"]["value"] == 1.0 and on["violations"]["value"] == 0.0
     assert set(off["by_template"]) <= set(HELD_OUT) and set(off["by_goal"]) <= set(GOALS)
     assert sum(one["n"] for one in off["by_template"].values()) == len(SEEDS)
