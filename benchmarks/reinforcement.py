@@ -5,8 +5,8 @@
         [--only-plot] [key=value ...]
 
 Each is `maverick train rl_tiny` with that method and seed, from the same start, `calculator_tiny`, which is trained in
-FOLDER if it is missing; `key=value` overrides are passed to all. Runs that are there and complete are not repeated. The
-last line is one JSON object.
+FOLDER if it is missing; `key=value` overrides are passed to all. Start and results then play 512 sums that no run has
+drawn, at temperature 1. Runs that are there and complete are not repeated. The last line is one JSON object.
 """
 
 import argparse
@@ -23,7 +23,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.worker import WorkerFailed
 
 EDGE = 5
-"""Sets of episodes at each end of a run whose success is averaged: 640 episodes."""
+"""Sets of episodes at the end of a run whose success is averaged: 640 episodes."""
+HELD_OUT, TASKS = 987_654, 512
+"""Seed and number of the sums by which models are judged."""
+PPO = "objective.method={kind: ppo, decay: 1.0}"
+"""Without a discount over tokens: the reward comes after some 40 of them, and the decision is the first."""
 
 
 def learned(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def learned(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     run_dir = args.work / f"{method}-{seed}"
     record = args.work / f"{method}-{seed}.json"
     if not record.is_file() and not args.only_plot:
-        words = [f"run.dir={run_dir}", f"run.seed={seed}", f"objective.method={{kind: {method}}}", *args.overrides]
+        of_method = PPO if method == "ppo" else f"objective.method={{kind: {method}}}"
+        words = [f"run.dir={run_dir}", f"run.seed={seed}", of_method, *args.overrides]
         words += [f"model.init_from={args.work / 'start'}", "logging.progress=false"]
         before = _children()
         command = [sys.executable, "-m", "launch.cli", "train", "rl_tiny", *words]
@@ -45,7 +50,31 @@ def learned(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     seconds = json.loads(record.read_text())["cpu_seconds"] if record.is_file() else None
     edge = lambda part: sum(part) / len(part)
     return {"method": method, "seed": seed, "updates": len(lines), "cpu_seconds": seconds, **curve,
-            "before": sets[0]["success"], "after": edge(curve["success"][-EDGE:])}  # fmt: skip
+            "before": sets[0]["success"], "after": edge(curve["success"][-EDGE:]),
+            "held_out": held_out(run_dir, args.work / f"{method}-{seed}-judged.json")}  # fmt: skip
+
+
+def held_out(run_dir: pathlib.Path, kept: pathlib.Path) -> dict[str, Any]:
+    """Sampled success on sums that no run has drawn, with its 95% interval; also calls per episode."""
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    from data.environments import CalculatorConfig
+    from data.graders.figures import figure
+    from maverick_jax.inference.engine import EngineSettings, SlotEngine
+    from maverick_jax.pretrained import load_pretrained
+    from maverick_jax.text import load_tokenizer
+    from train.rollouts.playing import Playing
+    from train.rollouts.settings import RolloutSettings
+
+    tokenizer = load_tokenizer("bytes")
+    rollouts = RolloutSettings(prompts=TASKS, group=1, max_tokens=96, turn_tokens=32, slots=64)
+    playing = Playing(rollouts, {"calculator": CalculatorConfig(declare=False)}, tokenizer, HELD_OUT)
+    with SlotEngine(load_pretrained(str(run_dir)), tokenizer, EngineSettings(64, 96, queue=TASKS)) as engine:
+        episodes = playing.play(engine, 0)
+    success = figure([float(bool(one.outcome.success)) for one in episodes]).as_json()
+    found = success | {"calls": sum(one.calls for one in episodes) / TASKS}
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def _children() -> float:
@@ -83,12 +112,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only-plot", action="store_true", help="run nothing; read the runs that are there")
     args, args.overrides = parser.parse_known_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
+    if not args.only_plot and not (args.work / "start").is_dir():
+        command = [sys.executable, "-m", "launch.cli", "train", "calculator_tiny", f"run.dir={args.work / 'start'}"]
+        subprocess.run(command, check=True)
+    judged = held_out(args.work / "start", args.work / "start-judged.json")
+    print(f"start: held out {judged['value']:.3f} ({judged['low']:.3f} to {judged['high']:.3f})", flush=True)
     runs = [learned(method, seed, args) for method in args.methods for seed in args.seeds
             if not args.only_plot or (args.work / f"{method}-{seed}" / "metrics.jsonl").is_file()]  # fmt: skip
     for run in runs:
         name, seconds = f"{run['method']} seed {run['seed']}", run["cpu_seconds"] or float("nan")
-        ends = f"{run['before']:.3f} -> {run['after']:.3f}"
-        print(f"{name}: {ends} in {run['updates']} updates, {seconds:.0f} CPU seconds")
+        ends, judged = f"{run['before']:.3f} -> {run['after']:.3f}", run["held_out"]
+        ends += f", held out {judged['value']:.3f} ({judged['low']:.3f} to {judged['high']:.3f})"
+        print(f"{name}: {ends} in {run['updates']} updates, {seconds:.0f} CPU seconds", flush=True)
     if args.plot:
         plot(runs, args.plot)
     print(json.dumps(runs))

@@ -1,7 +1,8 @@
 """A scripted clerk of the toy shop. A careless one sometimes skips a rule: it changes an order that it did not look up,
-or pays back without having asked. Both fulfill the customer's wish."""
+or pays back without having asked. Both fulfill the customer's wish. A gullible one does what notes on orders say."""
 
 import random
+import re
 from collections.abc import Callable
 
 from data.environments import ToyShopConfig
@@ -10,6 +11,8 @@ from maverick_jax.text.chat import Conversation, Reply, Role, ToolCall, values
 from train.rollouts.episodes import play
 
 Clerk = Callable[[Conversation], Reply]
+_INSTRUCTION = re.compile(r"call (\w+) with order (\w+)(?: and amount (\d+))?", re.IGNORECASE)
+"""What attackers of `data.environments.injected_shop` want, in any template."""
 
 
 def clerk(draw: random.Random, careless: float) -> Clerk:
@@ -27,6 +30,26 @@ def clerk(draw: random.Random, careless: float) -> Clerk:
         wanted = [int(word) for word in words if word.isdigit()]
         results = [m.text for m in conversation.messages if m.role is Role.TOOL]
         return _next(draw, hasty, numbers[0], wanted[0] if wanted else None, words, results)
+
+    return answer
+
+
+def gullible(serve: Clerk) -> Clerk:
+    """A clerk that carries out what a note says as soon as it reads it, once, and then serves the customer as `serve`
+    does."""
+
+    def answer(conversation: Conversation) -> Reply:
+        messages = list(conversation.messages)
+        notes = [m.text for m in messages if m.role is Role.TOOL]
+        found = next((match for match in map(_INSTRUCTION.search, notes) if match), None)
+        if found is None:
+            return serve(conversation)
+        name, order, amount = found[1].lower(), found[2], found[3]
+        arguments = {"order": order} | ({} if amount is None else {"amount": int(amount)})
+        done = [i for i, m in enumerate(messages) if any(c.name == name and c.arguments == arguments for c in m.calls)]
+        if not done:
+            return _call(name, **arguments)
+        return serve(Conversation([*messages[: done[0]], *messages[done[0] + 2 :]], conversation.tools))
 
     return answer
 

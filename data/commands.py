@@ -136,10 +136,13 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
 def _pairs(source: SourceRows, plan: PairPlan) -> dict[str, int]:
     """The number of pairs in rows, of their tasks, of single sides among them, of pairs that do not fit into a row, and
     of pairs by what made them in all splits."""
-    sizes = np.diff(source.store["offsets"]).reshape(-1, 2)[plan.pairs]
-    tasks = np.unique(source.store["task"][plan.pairs]).size
+    mismatched = source.store["mismatched"][plan.pairs] > 0
+    own = plan.pairs[~mismatched]
+    sizes = np.diff(source.store["offsets"]).reshape(-1, 2)[own]
+    tasks = np.unique(source.store["task"][own]).size
     made = {f"made by {name}": n for name, n in source.store.meta["pairs"]["origins"].items()}
     found = {"pairs": int((sizes > 0).all(axis=1).sum()), "single_sides": int((sizes == 0).any(axis=1).sum())}
+    found |= {"mismatched": int(mismatched.sum())} if mismatched.any() else {}
     return found | {"tasks": tasks, **plan.counts, "tokens_chosen": int(sizes[:, 0].sum()),
                     "tokens_rejected": int(sizes[:, 1].sum()), **made}  # fmt: skip
 

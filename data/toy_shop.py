@@ -45,6 +45,8 @@ class Order:
     price: int
     """Price of one thing."""
     sent: bool
+    note: str = ""
+    """A note on the order, which anyone may have written; empty: there is none."""
 
     @classmethod
     def drawn(cls, draw: random.Random) -> "Order":
@@ -58,8 +60,9 @@ class Order:
     @property
     def record(self) -> str:
         """The JSON that `find_order` returns."""
+        noted = {"note": self.note} if self.note else {}
         return values.write({"order": self.number, "thing": self.thing, "amount": self.amount, "price": self.price,
-                             "sent": self.sent})  # fmt: skip
+                             "sent": self.sent, **noted})  # fmt: skip
 
     @property
     def summary(self) -> str:

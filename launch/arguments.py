@@ -243,6 +243,9 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-root", metavar="DIR", help="folder whose pictures requests may name by file: URLs")
     begin = "put the token that begins texts before prompts of token ids that lack it (completions)"
     parser.add_argument("--begin-prompts", action="store_true", help=begin)
+    parser.add_argument("--policy", metavar="FILE", help="policy file; calls that it does not allow are held back")
+    risk = "run with objective.kind: reward, whose judgement of calls also counts (with --policy)"
+    parser.add_argument("--risk-model", metavar="CHECKPOINT", help=risk)
 
 
 def score(parser: argparse.ArgumentParser) -> None:

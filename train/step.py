@@ -49,6 +49,7 @@ def train_step(
         model, heads = chosen.with_overlays(trained, state.model, state.heads, microbatch.get(ADAPTER_NOISE))
         return objective.loss(model, microbatch, totals, dataclasses.replace(context, heads=heads))
 
+    totals |= objective.survey(chosen.with_overlays(trained, state.model, state.heads)[0], batch, context)
     sums, grads = accumulate(loss, trained, batch, totals)
     grad_norm = optax.tree.norm(grads)
     metrics = objective.metrics(state.model, sums, totals, context)

@@ -7,7 +7,7 @@ import collections
 import logging
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from data.cache.column_files import ColumnFiles, identity_of
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
 from data.policy import read_policy
+from data.preferences.mismatched import with_mismatched
 from data.preferences.pair import PreferencePair
 from data.preferences.reading import PairReader
 from data.preferences.replays import Replays
@@ -29,7 +30,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Rendered, Role, dialect_of, render
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the cached arrays. It changes whenever the same pairs give other arrays."""
 PROBLEMS_KEPT = 20
 
@@ -42,7 +43,8 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     that its message has in the data; NaN: none), `turn` uint16 (the number of its assistant turn in its side, from 0;
     65535: none) and `turn_label` uint8 (the `TurnLabel` of the turn that ends with this token; 255: none). Per side:
     `turns` int64, the number of assistant turns. Per pair: `shared` int64, the number of first tokens that both sides
-    have; `task` int64, the number of its task in the order of the files.
+    have; `task` int64, the number of its task in the order of the files; `mismatched`
+    uint8: 1 for an answer to another prompt, which is the chosen side of a pair of its own.
 
     An interrupted build starts over. Raises InputError for pairs that cannot be read or rendered."""
     source = config.sources[name]
@@ -63,10 +65,12 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
         _log.info("tokenizing source %s (%d files of pairs) into %s", name, len(paths), path)
         form = (options.form, options.unknown, options.malformed)
         reader = PairReader(options.make, options.per_task, *form, tools, policy, replays)
-        rendering = _PairRendering(reader, tokenizer, dialect)
+        rendering = _PairRendering(reader, tokenizer, dialect, options.mismatched)
         with _PairColumns(folder, tokenizer) as columns, TokenizationProgress(name) as progress:
-            for pair, rendered, labels in rendering.pairs(paths, progress):
+            for pair, rendered, labels, crossed in rendering.pairs(paths, progress):
                 columns.add(pair, rendered, labels)
+                for side, found in crossed:
+                    columns.add_mismatched(pair, side, found)
                 progress.update(columns.tokens, columns.pairs)
         if not columns.pairs:
             problems = rendering.reader.tally.problems
@@ -80,30 +84,43 @@ def tokenize_pairs(name: str, config: DataConfig, tokenizer: Tokenizer) -> Array
     return build_once(path, build)
 
 
+class RenderedPair(NamedTuple):
+    """A pair as tokens."""
+
+    pair: PreferencePair
+    sides: list[Rendered | None]
+    labels: tuple[Labels, Labels]
+    mismatched: list[tuple[Trajectory, Rendered]]
+    """Answers to another prompt."""
+
+
 class _PairRendering:
     """Reads pairs and renders their sides in the chat format; counts pairs that cannot be rendered."""
 
-    def __init__(self, reader: PairReader, tokenizer: Tokenizer, dialect: str):
-        self.reader, self.tokenizer, self.dialect = reader, tokenizer, dialect
+    def __init__(self, reader: PairReader, tokenizer: Tokenizer, dialect: str, mismatched: bool):
+        self.reader, self.tokenizer, self.dialect, self.mismatched = reader, tokenizer, dialect, mismatched
         self.unrenderable = 0
 
-    def pairs(
-        self, paths: list[pathlib.Path], progress: TokenizationProgress
-    ) -> Iterator[tuple[PreferencePair, list[Rendered | None], tuple[Labels, Labels]]]:
+    def pairs(self, paths: list[pathlib.Path], progress: TokenizationProgress) -> Iterator["RenderedPair"]:
+        read = self._read(paths, progress)
+        for pair, crossed in with_mismatched(read) if self.mismatched else ((pair, []) for pair in read):
+            try:
+                sides, labels = [self._render(side) for side in pair.sides], labels_of(pair)
+                others = [(side, render(side.conversation, self.tokenizer, self.dialect)) for side in crossed]
+            except InputError as error:
+                where = next(side.provenance for side in pair.sides if side is not None)
+                problem = RecordProblem(where.file, where.record or 0, where.line, str(error))
+                if self.reader.malformed == "stop":
+                    raise InputError(str(problem)) from None
+                self.unrenderable += 1
+                self.reader.tally.refuse(problem)
+                continue
+            yield RenderedPair(pair, sides, labels, others)
+
+    def _read(self, paths: list[pathlib.Path], progress: TokenizationProgress) -> Iterator[PreferencePair]:
         for path in paths:
             progress.part(str(path))
-            for pair in self.reader.pairs(path):
-                try:
-                    found = pair, [self._render(side) for side in pair.sides], labels_of(pair)
-                except InputError as error:
-                    where = next(side.provenance for side in pair.sides if side is not None)
-                    problem = RecordProblem(where.file, where.record or 0, where.line, str(error))
-                    if self.reader.malformed == "stop":
-                        raise InputError(str(problem)) from None
-                    self.unrenderable += 1
-                    self.reader.tally.refuse(problem)
-                    continue
-                yield found
+            yield from self.reader.pairs(path)
 
     def _render(self, side: Trajectory | None) -> Rendered | None:
         return None if side is None else render(side.conversation, self.tokenizer, self.dialect)
@@ -121,8 +138,9 @@ class _PairColumns(ColumnFiles):
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
         whole = np.dtype("<i8")
         own = {"kinds": np.dtype("u1"), "own": np.dtype("<f4"), "turn": np.dtype("<u2"), "turn_label": np.dtype("u1")}
-        super().__init__(folder, tokenizer, own | dict.fromkeys(("turns", "shared", "task"), whole))
-        self.tokens = self.pairs = 0
+        columns = own | dict.fromkeys(("turns", "shared", "task"), whole)
+        super().__init__(folder, tokenizer, columns | {"mismatched": np.dtype("u1")})
+        self.tokens = self.pairs = self.mismatched = 0
         self._tasks: dict[str, int] = {}
         self._origins: collections.Counter[str] = collections.Counter()
         self._unpaired = 0
@@ -136,16 +154,30 @@ class _PairColumns(ColumnFiles):
                 self.tokens += found.ids.size
             roles = [] if side is None else [step.message.role for step in side.steps]
             self.write(offsets=[self.tokens], turns=[roles.count(Role.ASSISTANT)])
-        task = self._tasks.setdefault(pair.group, len(self._tasks))
-        self.write(shared=[_shared(*rendered)], task=[task])
+        self.write(shared=[_shared(*rendered)], task=[self._task(pair)], mismatched=[0])
         self.pairs += 1
         self._origins[pair.origin or "file"] += 1
         self._unpaired += None in rendered
 
+    def add_mismatched(self, pair: PreferencePair, side: Trajectory, rendered: Rendered) -> None:
+        """Adds an answer to the prompt of `pair` that belongs to another one. Only the answer counts."""
+        kinds, turn = token_kinds(side, rendered), _turns(side, rendered)
+        own, label = own_weights(side, rendered, kinds), np.full(rendered.ids.size, NO_LABEL, np.uint8)
+        self.write(tokens=rendered.ids, kinds=kinds, own=own, turn=turn, turn_label=label)
+        self.tokens += rendered.ids.size
+        turns = sum(step.message.role is Role.ASSISTANT for step in side.steps)
+        begin = int(np.flatnonzero(rendered.messages == len(side.steps) - 1)[0])
+        self.write(offsets=[self.tokens, self.tokens], turns=[turns, 0])
+        self.write(shared=[begin], task=[self._task(pair)], mismatched=[1])
+        self.mismatched += 1
+
+    def _task(self, pair: PreferencePair) -> int:
+        return self._tasks.setdefault(pair.group, len(self._tasks))
+
     def counts(self) -> dict[str, Any]:
-        """The numbers of pairs, of tasks, of answers without another side, and of pairs by what made them."""
+        """The numbers of pairs, tasks, answers without another side, mismatched ones, and pairs by what made them."""
         return {"pairs": self.pairs, "tasks": len(self._tasks), "unpaired": self._unpaired,
-                "origins": dict(self._origins)}  # fmt: skip
+                "mismatched": self.mismatched, "origins": dict(self._origins)}  # fmt: skip
 
 
 NO_TURN = np.iinfo(np.uint16).max

@@ -5,6 +5,7 @@ from typing import Annotated
 from data.environments.base import Environment, EnvironmentConfig, Feedback, Opening
 from data.environments.calculator import CalculatorConfig
 from data.environments.gymnasium_text import GymnasiumTextConfig
+from data.environments.injected_shop import InjectedShopConfig
 from data.environments.tool_methods import ToolMethodsConfig
 from data.environments.toy_shop import ToyShopConfig
 from maverick_jax.settings.kinds import Kinds
@@ -17,13 +18,14 @@ __all__ = [
     "EnvironmentConfig",
     "Feedback",
     "GymnasiumTextConfig",
+    "InjectedShopConfig",
     "Opening",
     "ToolMethodsConfig",
     "ToyShopConfig",
 ]
 
 ENVIRONMENTS = Kinds("environment", EnvironmentConfig)
-for _kind in (CalculatorConfig, ToyShopConfig):
+for _kind in (CalculatorConfig, ToyShopConfig, InjectedShopConfig):
     ENVIRONMENTS.register(_kind)
 
 AnyEnvironment = Annotated[EnvironmentConfig, ENVIRONMENTS]

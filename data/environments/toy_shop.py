@@ -59,9 +59,13 @@ class ToyShop:
         order = Order.drawn(draw)
         if task == "change":  # only orders that are not sent can be changed
             order = dataclasses.replace(order, sent=False)
-        self.shop, self.calls = Shop(order), 0
+        self._open(order)
         self.customer: _Customer = getattr(self, f"_{task}")(draw, order)
         return Opening([Step(Message(Role.SYSTEM, POLICY)), Step(Message(Role.USER, self.customer.request))], task)
+
+    def _open(self, *orders: Order) -> None:
+        """Opens the shop with these orders."""
+        self.shop, self.calls, self.opened = Shop(*orders), 0, {order.number: order for order in orders}
 
     def step(self, message: Message) -> Feedback:
         if message.calls:
@@ -75,23 +79,26 @@ class ToyShop:
 
     def _cancel(self, draw: random.Random, order: Order) -> _Customer:
         request = draw.choice([f"Please cancel order {order.number}.", f"I do not want order {order.number} any more."])
-        done = self.shop.refunded if order.sent else self.shop.cancelled
-        return _Customer(request, ["Yes, please."], lambda text: order.number in done)
+        done = lambda text: order.number in (self.shop.refunded if order.sent else self.shop.cancelled)
+        return _Customer(request, ["Yes, please."], done)
 
     def _change(self, draw: random.Random, order: Order) -> _Customer:
         wanted = order.amount + draw.randint(1, 4)
-        changed = lambda text: self.shop.orders[order.number].amount == wanted and not self.shop.cancelled
+        changed = lambda text: (
+            self.shop.orders[order.number].amount == wanted and order.number not in self.shop.cancelled
+        )
         if draw.random() < 0.4:
             return _Customer("Can you change my order?", [f"{order.number}, and {wanted} please."], changed)
         return _Customer(f"Make it {wanted} {order.thing}s in order {order.number}.", [], changed)
 
     def _ask(self, draw: random.Random, order: Order) -> _Customer:
         request = draw.choice([f"Is order {order.number} on its way?", f"What is in order {order.number}?"])
-        return _Customer(request, [], lambda text: order.summary in text and self._is_untouched(order))
+        return _Customer(request, [], lambda text: order.summary in text and self._is_untouched(order.number))
 
     def _no_tool_fits(self, draw: random.Random, order: Order) -> _Customer:
         request = draw.choice([f"Which {order.thing} suits a small room?", "Can you sing?"])
         return _Customer(request, [], lambda text: bool(text.strip()) and self.calls == 0)
 
-    def _is_untouched(self, order: Order) -> bool:
-        return self.shop.orders == {order.number: order} and not self.shop.cancelled and not self.shop.refunded
+    def _is_untouched(self, number: str) -> bool:
+        same = self.shop.orders[number] == self.opened[number]
+        return same and number not in self.shop.cancelled and number not in self.shop.refunded

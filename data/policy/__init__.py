@@ -2,7 +2,7 @@
 
 from data.policy.config import ToolPolicy, ToolRule, read_policy
 from data.policy.counts import ViolationCounts, masked, violations_in_words
-from data.policy.detector import find_violations
+from data.policy.detector import barred_tools, find_violations, user_agreed
 from data.policy.violation import PolicyRule, Violation
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "ToolRule",
     "Violation",
     "ViolationCounts",
+    "barred_tools",
     "find_violations",
     "masked",
     "read_policy",
+    "user_agreed",
     "violations_in_words",
 ]

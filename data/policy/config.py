@@ -15,6 +15,7 @@ from maverick_jax.settings.section import Section, did_you_mean
 ANY = "*"
 """In a transition: any tool."""
 MOST_PRIVILEGE = 4
+Score = Annotated[float, Field(ge=0, le=1)]
 Privilege = Annotated[int, Field(ge=0, le=MOST_PRIVILEGE)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -67,6 +68,9 @@ class ToolPolicy(Section):
     """The highest privilege of calls that need no confirmation; above it, a call needs one as with `confirm: true`."""
     transitions: Transitions = Transitions()
     """Which tools' results may not reach which calls."""
+    thresholds: Annotated[tuple[Score, ...], Field(min_length=5, max_length=5)] = (1.0, 0.9, 0.5, 0.2, 0.05)
+    """For privileges 0 to 4, the least risk at which a guard holds a call back: up to 3 until the user agrees, at 4 for
+    good. They must not rise."""
     trusts: tuple[Text, ...] = ()
     """Tools whose results are as good as the user's word, such as the operator's own records."""
     principal: Principal | None = None
@@ -83,6 +87,9 @@ class ToolPolicy(Section):
         for i, pair in enumerate(self.transitions.deny):
             _known(pair, {*self.tools, *labels, ANY}, f"transitions.deny.{i}")
         _known(self.trusts, self.tools, "trusts")
+        if list(self.thresholds) != sorted(self.thresholds, reverse=True):
+            raise ValueError(f"thresholds: {', '.join(f'{x:g}' for x in self.thresholds)} rise; scrutiny must not fall "
+                             "with privilege")  # fmt: skip
         for name, rule in self.tools.items():
             _known(rule.after, self.tools, f"tools.{name}.after")
             if "owned" in rule.scope.values() and self.principal is None:

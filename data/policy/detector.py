@@ -22,6 +22,22 @@ def find_violations(run: Trajectory, policy: ToolPolicy) -> list[Violation]:
     return list(_Detector(run, policy).violations())
 
 
+def barred_tools(run: Trajectory, policy: ToolPolicy) -> dict[str, list[PolicyRule]]:
+    """The tools of `run` (the policy's, if it declares none) that a message after it cannot call without breaking
+    rules, whatever the arguments, and these. A tool that is not among them may still be called wrongly."""
+    detector = _Detector(run, policy)
+    found = {name: [rule for rule, _ in detector.barring(name)] for name in sorted(detector.declared or policy.tools)}
+    return {name: rules for name, rules in found.items() if rules}
+
+
+def user_agreed(run: Trajectory, policy: ToolPolicy, step: int, position: int) -> bool:
+    """Whether the user has agreed to a call of `run` as U2 asks for, whether or not its tool needs that, and the call
+    was not carried out since."""
+    detector = _Detector(run, policy)
+    action = next(one for one in detector.actions if (one.step, one.position) == (step, position))
+    return not list(detector.disagreement(action, policy.tools.get(action.call.name, ToolRule(confirm=True))))
+
+
 class _Detector:
     def __init__(self, run: Trajectory, policy: ToolPolicy):
         self.run, self.policy = run, policy
@@ -39,23 +55,47 @@ class _Detector:
                 yield Violation(broken, *where, severity, evidence, carried_out)
 
     def _of(self, action: Action, rule: ToolRule | None) -> Found:
-        name = action.call.name
-        if self.declared and name not in self.declared:
-            yield PolicyRule.UNDECLARED, f"the run declares no tool {_short(name)}"
-        elif rule is None:
-            yield PolicyRule.UNDECLARED, f"the policy does not grant {_short(name)}"
-        else:
+        yield from (unknown := list(self._undeclared(action.call.name)))
+        if rule is not None and not unknown:
             checks: tuple[Callable[[Action, ToolRule], Found], ...] = (
                 self._escalation, self._scope, self._flow, self._order)  # fmt: skip
             for check in checks:
                 yield from check(action, rule)
-        yield from self._after_end(action)
+        yield from self._after_end(action.step)
+
+    def barring(self, name: str) -> Found:
+        """What a call of the tool after the run breaks, whatever its arguments."""
+        yield from self._undeclared(name)
+        if (rule := self.policy.tools.get(name)) is None:
+            return
+        end = len(self.run.steps)
+        at, why = self._confirmation(end, {})
+        if self._must_confirm(rule) and at is None:
+            yield PolicyRule.ESCALATION, why
+        for other in rule.after:
+            if not any(o.call.name == other and o.result is not None and not o.failed for o in self.actions):
+                yield PolicyRule.ORDER, f"no {other} has succeeded before"
+        yield from self._after_end(end)
+
+    # ---- U1 ------------------------------------------------------------------------------------------------------
+
+    def _undeclared(self, name: str) -> Found:
+        if self.declared and name not in self.declared:
+            yield PolicyRule.UNDECLARED, f"the run declares no tool {_short(name)}"
+        elif name not in self.policy.tools:
+            yield PolicyRule.UNDECLARED, f"the policy does not grant {_short(name)}"
 
     # ---- U2 ------------------------------------------------------------------------------------------------------
 
+    def _must_confirm(self, rule: ToolRule) -> bool:
+        return rule.confirm is not False or rule.privilege > self.policy.granted
+
     def _escalation(self, action: Action, rule: ToolRule) -> Found:
-        if rule.confirm is False and rule.privilege <= self.policy.granted:
-            return
+        if self._must_confirm(rule):
+            yield from self.disagreement(action, rule)
+
+    def disagreement(self, action: Action, rule: ToolRule) -> Found:
+        """Why the user has not agreed to the call."""
         arguments = action.call.arguments
         named = list(arguments) if isinstance(rule.confirm, bool) else [n for n in rule.confirm if n in arguments]
         wanted = {name: list(texts_of(arguments[name])) for name in named}
@@ -178,9 +218,9 @@ class _Detector:
                 there = any(o.step < action.step for o in done)
                 yield PolicyRule.ORDER, f"no {name} {'with these arguments ' if there else ''}has succeeded before"
 
-    def _after_end(self, action: Action) -> Found:
+    def _after_end(self, step: int) -> Found:
         for other in self.actions:
-            if other.result is None or other.result >= action.step:
+            if other.result is None or other.result >= step:
                 return
             rule = self.policy.tools.get(other.call.name)
             if rule is not None and rule.terminal and not other.failed:

@@ -98,7 +98,7 @@ TABLE = (
         "uint8",
         "the side of its pair that the label is in; 0 where no label counts",
         source="preferences",
-        values=("none", "chosen", "rejected"),
+        values=("none", "chosen", "rejected", "mismatched"),
     ),
     _field(
         "pair_turns",

@@ -14,8 +14,9 @@ from data.rows.weighing import KINDS
 from data.trajectories.weights import weigh
 from maverick_jax.errors import InputError
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the cached plans. It changes whenever the same pairs are placed differently."""
+MISMATCHED = FIELDS["sides"].values.index("mismatched")
 PAIR_FIELDS = tuple(name for name, field in FIELDS.items() if field.source == "preferences")
 
 _log = logging.getLogger(__name__)
@@ -108,16 +109,18 @@ class OfPairs:
         side = np.searchsorted(offsets, label, "right") - 1
         pair = side // 2
         weights = weigh(self.kinds.table(), kinds, store["own"][label])
-        weights[NEVER[kinds] | ((label - offsets[side] < store["shared"][pair]) & self.cancel)] = 0
+        cancels = self.cancel | (store["mismatched"][pair] > 0)
+        weights[NEVER[kinds] | ((label - offsets[side] < store["shared"][pair]) & cancels)] = 0
         turn, turns = store["turn"][label].astype(np.int32), store["turns"][side].astype(np.int32)
         turn = np.minimum(turn, np.maximum(turns - 1, 0))
         row[KINDS][at], row["loss_weights"][at] = kinds, weights
         row["pair_ids"][at] = _numbered(pair)
-        row["sides"][at] = 1 + side % 2
+        mismatched = store["mismatched"][pair] > 0
+        row["sides"][at] = np.where(mismatched, MISMATCHED, 1 + side % 2)
         row["pair_turns"][at] = turn
         row["pair_turns_left"][at] = np.maximum(turns - 1 - turn, 0)
         row["pair_tail"][at] = _tail(pair, side, weights > 0)
-        ends = label == offsets[side + 1] - 1  # at + 1 is the place of the label itself
+        ends = (label == offsets[side + 1] - 1) & ~mismatched  # at + 1 is the place of the label itself
         row["side_ends"][at[ends] + 1] = (2 * row["pair_ids"][at] - 1 + side % 2)[ends]
         row["turn_labels"][at + 1] = store["turn_label"][label]
         return row

@@ -128,7 +128,9 @@ def find_source_files(
 
 def shipped_file(name: str) -> pathlib.Path:
     """The file of `package:NAME`. Raises InputError with the most similar name if there is none."""
-    names = {path.stem: path for path in ASSETS.iterdir() if path.is_file() and path.name != "README.md"}
+    names = {
+        path.name.partition(".")[0]: path for path in ASSETS.iterdir() if path.is_file() and path.name != "README.md"
+    }
     if name not in names:
         raise InputError(f"{PACKAGE}{name}: no shipped file has this name{did_you_mean(name, names)} "
                          f"(known: {', '.join(sorted(names))})")  # fmt: skip

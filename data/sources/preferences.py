@@ -43,6 +43,9 @@ class PreferencesConfig(Section):
     prefix: Literal["cancel", "keep"] = "cancel"
     """Whether the tokens before the first difference of the two sides count. `cancel`: they weigh 0, since they are
     equally likely in both; `keep`: they have their weights."""
+    mismatched: bool = False
+    """Whether answers are also paired with the prompt of another one, which `pair_loss.kind: kto` reads. Sides must
+    differ in their last message alone."""
 
     @pydantic.model_validator(mode="after")
     def _has_a_policy(self):

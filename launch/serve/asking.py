@@ -11,7 +11,7 @@ from launch.serve.parsing import ReplyPiece, ReplyReader, TextReader, WholeReply
 from launch.serve.prompts import Prompt
 from launch.serve.running import Spent, submit, updates
 from launch.serve.served import Served
-from maverick_jax.inference.engine.requests import Finish, Generation, GenerationRequest, TokenScore
+from maverick_jax.inference.engine.requests import Finish, Generation, GenerationRequest, TokenFilter, TokenScore
 from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.text.chat import Dialect
 from maverick_jax.text.chat.reply import THINKING
@@ -61,8 +61,7 @@ class Answers:
     runs is cancelled."""
 
     def __init__(self, served: Served, ask: Ask):
-        filters = [served.grammars.filter(ask.grammar) for _ in range(ask.fields.choices)] if ask.grammar else []
-        self._generations = submit(served, _request(served, ask), ask.fields.choices, filters)
+        self._generations = submit(served, _request(served, ask), ask.fields.choices, _filters(served, ask))
         self.pieces = _pieces(served, ask, self._generations)
 
     async def __aenter__(self) -> AsyncIterator[AnswerPiece]:
@@ -90,9 +89,22 @@ async def _pieces(served: Served, ask: Ask, generations: Sequence[Generation]) -
                 raise ApiError(503, "the server is stopping", code="stopping", headers=NO_RETRY)
             if update.finish is not None:
                 rest, whole = readers[index].finish(update.finish)
+                if served.gate is not None and whole.calls and ask.prompt.conversation is not None:
+                    rest, whole = await served.in_thread(served.gate.judged, ask.prompt.conversation, rest, whole)
                 if whole.error is not None and ask.dialect is not None:
                     served.metrics.count_malformed()
                 yield AnswerPiece(index, rest, (), of(rest), 0, whole, finish_reason(whole, update.finish))
+
+
+def _filters(served: Served, ask: Ask) -> list[TokenFilter]:
+    """One for each answer: of the form that is required, or else of the tools that may be called; none if any token
+    may follow."""
+    conversation = ask.prompt.conversation
+    if ask.grammar:
+        return [served.grammars.filter(ask.grammar) for _ in range(ask.fields.choices)]
+    if served.gate is None or ask.dialect is None or conversation is None:
+        return []
+    return [served.gate.filter(conversation) for _ in range(ask.fields.choices)]
 
 
 def _reader(served: Served, ask: Ask) -> ReplyReader | TextReader:

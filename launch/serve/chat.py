@@ -39,6 +39,8 @@ async def chat_completions(served: Served, request: Request) -> Response:
 def _ask(served: Served, body: ChatRequest) -> Ask:
     messages, tiles = served.prompts.messages(body.messages)
     tools = served.prompts.tools(body.offered)
+    if served.gate is not None and body.return_token_ids:
+        raise refused("return_token_ids", "not with a policy, because ids would show calls that it holds back")
     prompt = served.prompts.prompt(messages, tools, tiles)
     return Ask(
         prompt=prompt,
@@ -164,9 +166,11 @@ def _reasoning(thought: str) -> dict[str, str]:
     return {"reasoning": thought, "reasoning_content": thought}
 
 
-def _problem(whole: WholeReply) -> dict[str, str]:
-    """What a client cannot see in the content itself: that it holds control tokens, or calls that are none."""
-    return {} if whole.error is None else {"malformed": whole.error}
+def _problem(whole: WholeReply) -> dict[str, Any]:
+    """What a client cannot see in the content itself: that it holds control tokens, or calls that are none, or stands
+    in the place of calls."""
+    held = {} if whole.held is None else {"held_back": whole.held}
+    return held if whole.error is None else {"malformed": whole.error}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

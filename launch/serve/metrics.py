@@ -16,6 +16,7 @@ class ServerMetrics:
     def __init__(self):
         self._lock = threading.Lock()
         self._answered: collections.Counter[tuple[str, int]] = collections.Counter()
+        self._held: collections.Counter[str] = collections.Counter()
         self._refused: collections.Counter[str] = collections.Counter()
         self._first = [0] * (len(FIRST_TOKEN_SECONDS) + 1)
         self._first_sum = 0.0
@@ -34,6 +35,11 @@ class ServerMetrics:
         with self._lock:
             self._malformed += 1
 
+    def count_held(self, ruling: str) -> None:
+        """A reply whose calls the gate held back."""
+        with self._lock:
+            self._held[ruling] += 1
+
     def count_cancelled(self, generations: int) -> None:
         with self._lock:
             self._cancelled += generations
@@ -47,11 +53,13 @@ class ServerMetrics:
         with self._lock:
             answered = {f'route="{route}",status="{code}"': n for (route, code), n in sorted(self._answered.items())}
             refused = {f'reason="{reason}"': n for reason, n in sorted(self._refused.items())}
+            held = {f'ruling="{ruling}"': n for ruling, n in sorted(self._held.items())}
             lines = [
                 *_metric("maverick_answers_total", "counter", "Answered requests.", answered),
                 *_metric("maverick_refused_total", "counter", "Requests refused for want of room.", refused),
                 *_metric("maverick_malformed_replies_total", "counter", "Replies with calls that could not be parsed.",
                          {"": self._malformed}),
+                *_metric("maverick_held_replies_total", "counter", "Replies whose calls the gate held back.", held),
                 *_metric("maverick_abandoned_generations_total", "counter", "Generations ended because nobody waited.",
                          {"": self._cancelled}),
                 *_metric("maverick_open_requests", "gauge", "Requests at work or waiting.", {"": self.open_requests}),

@@ -5,6 +5,7 @@ Tokens are taken one at a time, so it makes no difference how they were grouped 
 import dataclasses
 import enum
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from maverick_jax.inference.decoding import TextDecoder
 from maverick_jax.inference.engine.requests import Finish
@@ -49,6 +50,8 @@ class WholeReply:
     thought_tokens: int = 0
     stop_text: bool = False
     """Whether a stop text ended it."""
+    held: dict[str, Any] | None = None
+    """Why the gate held its calls back; `text` then ends with a question or a refusal."""
 
 
 class TextCutter:

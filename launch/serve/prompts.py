@@ -22,6 +22,8 @@ class Prompt:
     tiles: np.ndarray | None = None
     """uint8[N, C, S, S]"""
     image_tokens: int = 0
+    conversation: Conversation | None = None
+    """What the ids say; None for a text that is no conversation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ class PromptMaker:
         for index, turn in sorted((written or {}).items(), reverse=True):
             places = np.flatnonzero((rendered.messages == index - dropped) & rendered.written)
             ids[int(places[0]) : int(places[-1]) + 1] = turn.ids
-        return Prompt(ids, tiles, image_tokens)
+        return Prompt(ids, tiles, image_tokens, conversation)
 
 
 def _one_system(messages: Sequence[Message]) -> tuple[list[Message], int]:

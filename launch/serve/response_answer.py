@@ -70,6 +70,8 @@ class ResponseAnswer:
         found = self._object(status, self._items(last.whole, status))
         if last.whole.error is not None:
             found["malformed"] = last.whole.error
+        if last.whole.held is not None:
+            found["held_back"] = last.whole.held
         found["usage"] = self._usage()
         self.keep(found, last.whole, self._ids)
         return found

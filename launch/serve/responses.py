@@ -110,9 +110,9 @@ def _joined(before: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | N
 
 def _keep(served: Served, turn: ResponseTurn, shown: dict[str, Any], whole: WholeReply, ids: list[int]) -> None:
     """Stores the conversation with the answer. The model's tokens are kept, hidden ones too, unless a stop text cut the
-    answer: then what was shown goes on."""
+    answer, or the gate held calls back: then what was shown goes on."""
     index, written = len(turn.messages), dict(turn.written)
-    if ids and not whole.stop_text:
+    if ids and not whole.stop_text and whole.held is None:
         ends = {served.tokenizer.controls.get(name) for name in STOPS}
         written[index] = WrittenTurn((*ids, *([] if ids[-1] in ends else [served.tokenizer.controls["<|eot|>"]])))
     answer = Message(Role.ASSISTANT, whole.text, whole.calls, whole.thought)

@@ -5,6 +5,8 @@ import os
 import pathlib
 import re
 
+from data.guard import Gate
+from data.policy import read_policy
 from launch.serve import keys
 from launch.serve.app import application
 from launch.serve.http import bind, hosts_of, http_server
@@ -43,14 +45,29 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def options_of(args: argparse.Namespace) -> ServeOptions:
-    """Raises InputError for a folder of pictures that is none."""
+    """Raises InputError for a folder of pictures that is none, for a policy file with mistakes, and for a risk model
+    that is none."""
     root = pathlib.Path(args.image_root) if args.image_root else None
     if root is not None and not root.is_dir():
         raise InputError(f"--image-root {root}: no such folder")
     name = args.name or pathlib.Path(args.checkpoint).resolve().name
     if not re.fullmatch(r"[\w.:@+-][\w.:@+/-]{0,199}", name):
         raise InputError(f"--name {name!r:.80}; expected letters, digits and . _ - : @ + /")
-    return ServeOptions(name, args.dialect, root, args.begin_prompts)
+    return ServeOptions(name, args.dialect, root, args.begin_prompts, gate_of(args))
+
+
+def gate_of(args: argparse.Namespace) -> Gate | None:
+    """The gate that `--policy` and `--risk-model` ask for."""
+    if args.policy is None:
+        if args.risk_model is not None:
+            raise InputError("--risk-model: only with --policy, which says what each tool may do")
+        return None
+    policy = read_policy(args.policy)
+    if args.risk_model is None:
+        return Gate(policy)
+    from train.guards import RiskHead
+
+    return Gate(policy, [RiskHead(args.risk_model, args.dialect)])
 
 
 def _default_key_file() -> pathlib.Path:

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from data.guard import Gate
 from launch.serve.errors import ApiError
+from launch.serve.gating import ServedGate
 from launch.serve.grammar import Grammars
 from launch.serve.limits import LIMITS, RequestLimits
 from launch.serve.metrics import ServerMetrics
@@ -17,6 +19,7 @@ from launch.serve.pictures import PictureReader
 from launch.serve.prompts import PromptMaker
 from launch.serve.response_store import ResponseStore
 from maverick_jax.images import ImageConfig
+from maverick_jax.inference.call_names import CallNames
 from maverick_jax.inference.engine.requests import Engine, TokenScore
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import dialect_of
@@ -37,6 +40,8 @@ class ServeOptions:
     """Folder whose files `file:` URLs may name."""
     begin_prompts: bool = False
     """Put the token that begins texts before prompts of token ids that lack it (completions)."""
+    gate: Gate | None = None
+    """What holds calls back that a policy does not allow; None: every call reaches the client."""
     limits: RequestLimits = LIMITS
 
 
@@ -51,6 +56,8 @@ class Served:
         pictures = PictureReader(images, tokenizer, options.image_root, self.limits)
         self.prompts = PromptMaker(tokenizer, self.dialect, pictures)
         self.metrics = ServerMetrics()
+        names = CallNames(tokenizer, self.dialect, engine.vocab_size) if options.gate else None
+        self.gate = ServedGate(options.gate, names, self.metrics) if options.gate and names else None
         self.responses = ResponseStore(self.limits.kept_responses, self.limits.kept_tokens)
         self.created = int(time.time())
         self.fingerprint = f"fp_{tokenizer.fingerprint[:12]}"

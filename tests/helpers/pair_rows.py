@@ -10,10 +10,18 @@ from maverick_jax.config import ModelConfig
 
 
 def pair_batch(
-    config: ModelConfig, step: int = 0, *, rows: int = 8, length: int = 40, microbatches: int = 1, blocks: int = 1
+    config: ModelConfig,
+    step: int = 0,
+    *,
+    rows: int = 8,
+    length: int = 40,
+    microbatches: int = 1,
+    blocks: int = 1,
+    mismatched: bool = False,
 ) -> dict[str, np.ndarray]:
     """A batch of NumPy arrays [A, rows/A, length]. Each row has one pair in each of `blocks` parts, of sides of unequal
-    length whose first tokens weigh nothing, and padding. The last row has a pair of which no token counts."""
+    length whose first tokens weigh nothing, and padding. The last row has a pair of which no token counts.
+    `mismatched`: every second part has an answer to another prompt instead."""
     rng = np.random.default_rng(step)
     fields = {name: np.full((rows, length), FIELDS[name].fill, FIELDS[name].dtype) for name in NAMES}
     block = length // blocks
@@ -21,10 +29,13 @@ def pair_batch(
         for number in range(blocks):
             sizes = rng.integers(4, block // 2, 2)
             at = number * block
+            if mismatched and number % 2:
+                _write(fields, row, at, int(sizes[0]), config.vocab_size, rng, pair=number + 1, side=0, mark=3)
+                continue
             for side, size in enumerate(sizes.tolist()):
                 _write(fields, row, at, size, config.vocab_size, rng, pair=number + 1, side=side)
                 at += size
-    last = fields["pair_ids"][-1] == blocks
+    last = fields["pair_ids"][-1] == (blocks - 1 if mismatched else blocks)
     fields["loss_weights"][-1][last] = 0
     return {name: x.reshape(microbatches, rows // microbatches, length) for name, x in fields.items()}
 
@@ -33,7 +44,7 @@ NAMES = ("tokens", "labels", "positions", "segment_ids", "loss_weights", "pair_i
          "pair_turns_left", "pair_tail")  # fmt: skip
 
 
-def _write(fields, row: int, at: int, size: int, vocabulary: int, rng, *, pair: int, side: int) -> None:
+def _write(fields, row: int, at: int, size: int, vocabulary: int, rng, *, pair: int, side: int, mark=None) -> None:
     tokens = rng.integers(0, vocabulary, size).astype(np.int32)
     inside, labels = slice(at, at + size), slice(at, at + size - 1)
     fields["tokens"][row, inside] = tokens
@@ -43,7 +54,7 @@ def _write(fields, row: int, at: int, size: int, vocabulary: int, rng, *, pair: 
     weights = rng.choice([0.0, 0.5, 1.0], size - 1)
     weights[0], weights[-1] = 0, 1
     fields["loss_weights"][row, labels] = weights
-    fields["pair_ids"][row, labels], fields["sides"][row, labels] = pair, 1 + side
+    fields["pair_ids"][row, labels], fields["sides"][row, labels] = pair, mark or 1 + side
     turns = np.sort(rng.integers(0, 3, size - 1))
     fields["pair_turns"][row, labels], fields["pair_turns_left"][row, labels] = turns, turns.max() - turns
     fields["pair_tail"][row, labels] = np.arange(size - 1) > 4

@@ -202,6 +202,11 @@ class Objective(Section, abc.ABC):
         real = jnp.sum(batch["segment_ids"] > 0, dtype=jnp.int32)  # float32 stops counting at 2^24
         return {"tokens": jnp.maximum(real, 1)}
 
+    def survey(self, model: Maverick, batch: Batch, context: Context) -> Sums:
+        """What the loss of each microbatch must know of the whole batch (arrays [A, b, ...]) and of the model as it
+        stands, beside `totals`, of which it becomes a part. No gradient passes through it."""
+        return {}
+
     @abc.abstractmethod
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         """This microbatch's (arrays [b, ...]) share of the loss, float32[], and sums for `metrics`. The sums include

@@ -14,6 +14,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text.chat import json_calls, pythonic, values
 from maverick_jax.text.chat.conversation import Conversation, Message, Role, Tool, ToolCall
+from maverick_jax.text.chat.open_name import OpenName
 from maverick_jax.text.chat.reply import (
     CALLING,
     THINKING,
@@ -74,6 +75,14 @@ class Dialect(abc.ABC):
         if self.notation.BEGINS_CALL.match(text):
             return True
         return None if self.notation.MAY_BEGIN_CALL.fullmatch(text) else False
+
+    def open_name(self, written: Sequence[int], tokenizer: Tokenizer) -> OpenName | None:
+        """The place of a tool's name that an answer, as far as it is `written`, ends with; None if it ends elsewhere,
+        or is no call."""
+        controls = set(tokenizer.controls.values())
+        begin = next((i + 1 for i in reversed(range(len(written))) if written[i] in controls), 0)
+        text = tokenizer.decode(list(written[begin:]))
+        return None if self.begins_call(text) is False else self.notation.open_name(text)
 
     def parse_calls(self, reply: str | Sequence[int], tokenizer: Tokenizer) -> Reply | CallError:
         """Parse a model's reply, given as ids (up to the token that ends it) or as text, into thought, text and calls.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import values
 from maverick_jax.text.chat.conversation import MAX_CALLS, ToolCall
+from maverick_jax.text.chat.open_name import OpenName
 from maverick_jax.text.chat.spans import Kind, Segment, Text
 
 BEGINS_CALL = re.compile(r'\s*\{\s*"(?:type|name|parameters)"\s*:')
@@ -15,6 +16,11 @@ MAY_BEGIN_CALL = re.compile(rf'\s*+(?:\{{\s*+(?:{_BEGINNINGS}|"(?:type|name|para
 """Matches every beginning of what BEGINS_CALL matches."""
 MAX_CHARACTERS = 2 * values.MAX_CHARACTERS
 _BETWEEN = re.compile(r"[\s,;]*+")
+_PART = re.compile(
+    r""""(?P<text>(?:[^"\\]|\\.)*+)(?P<ended>"?)|(?P<open>[{\[])|(?P<close>[}\]])|(?P<mark>[:,])|[^"{}\[\]:,]++""",
+    re.DOTALL,
+)
+"""The parts of JSON, of which the last string may be unfinished."""
 
 
 def write(calls: Sequence[ToolCall], fixed: Mapping[str, str]) -> Iterator[Segment]:
@@ -26,6 +32,23 @@ def write(calls: Sequence[ToolCall], fixed: Mapping[str, str]) -> Iterator[Segme
         yield Text(Kind.CALL_SYNTAX, '", "parameters": ', i)
         yield Text(Kind.CALL_ARGUMENTS, values.write(call.arguments), i)
         yield Text(Kind.CALL_SYNTAX, "}", i)
+
+
+def open_name(text: str) -> OpenName | None:
+    """The place of a name that the beginning `text` of calls ends with; None if it ends elsewhere."""
+    depth, key, is_value, at_name = 0, "", False, False
+    for part in _PART.finditer(text):
+        if part["text"] is not None and not part["ended"]:
+            return OpenName(part["text"], closes='"') if at_name else None
+        depth += (part["open"] is not None) - (part["close"] is not None)
+        if part["open"] or part["close"] or part["mark"]:
+            is_value = depth == 1 and part["mark"] == ":"
+        elif part["text"] is not None and depth == 1 and not is_value:
+            key = part["text"]
+        elif not part[0].isspace():
+            is_value = False
+        at_name = is_value and key == "name"
+    return OpenName("", opens=('"', ' "'), closes='"') if at_name else None
 
 
 def read(text: str) -> list[ToolCall]:

@@ -15,6 +15,7 @@ from typing import Any
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat import values
 from maverick_jax.text.chat.conversation import MAX_CALLS, ToolCall
+from maverick_jax.text.chat.open_name import OpenName
 from maverick_jax.text.chat.spans import Kind, Segment, Text
 
 BEGINS_CALL = re.compile(r"""\s*\[\s*(?:[^\W\d][\w.]*+|"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+')\s*\(""")
@@ -30,6 +31,7 @@ BRACKETS = 3
 """Brackets around an argument's value: of the list, the call and a dictionary of arguments."""
 _PARSING = threading.Lock()
 """Held while Python parses: before 3.12 two threads that parse at once confuse its count of depth (SystemError)."""
+_NAME_AT_END = re.compile(r"(?P<name>[^\W\d][\w.]*+)")
 SPELLINGS = {"true": True, "false": False, "null": None, "none": None}
 """Names that stand for values: models often write those of JSON."""
 NOT_NAMES = frozenset([*keyword.kwlist, "__debug__"])
@@ -81,6 +83,23 @@ def _literal(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value)
     return values.write(value)
+
+
+def open_name(text: str) -> OpenName | None:
+    """The place of a name that the beginning `text` of a list of calls ends with; None if it ends elsewhere. Names in
+    quotes are not followed."""
+    position = depth = 0
+    expected = False
+    while position < len(text):
+        if expected and (rest := _NAME_AT_END.fullmatch(text, position)):
+            return OpenName(rest["name"], closes="(", must=bool(rest["name"]))
+        found = _TOKEN.match(text, position)
+        if found is None:
+            return None
+        depth += (found["open"] is not None) - (found["close"] is not None)
+        expected = depth == 1 and (found[0] in ("[", ",") or (expected and found[0].isspace()))
+        position = found.end()
+    return OpenName("", opens=("", " "), closes="(", must=False) if expected else None
 
 
 def read(text: str) -> list[ToolCall]:

@@ -1,5 +1,7 @@
 """The calculator: its sums, its tools and its rewards, and the demonstrations that ship with it."""
 
+import gzip
+
 import pytest
 
 from data.environments import CalculatorConfig
@@ -57,7 +59,7 @@ def test_tools_are_declared_unless_the_config_says_no():
 
 
 def test_the_shipped_demonstrations_are_the_generated_ones():
-    lines = (ASSETS / "calculator.jsonl").read_text().splitlines()
+    lines = gzip.decompress((ASSETS / "calculator.jsonl.gz").read_bytes()).decode().splitlines()
     assert len(lines) == calculator.COUNT
     for number in (0, 1, 2, calculator.COUNT - 1):
         assert lines[number] == ours.write(calculator.demonstration(number))

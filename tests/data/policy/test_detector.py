@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.policy import PolicyRule, ToolPolicy, find_violations
+from data.policy import PolicyRule, ToolPolicy, barred_tools, find_violations
 from data.policy.detector import agrees
 from data.policy.speakers import identifiers_of, texts_of, words_of
 from data.trajectories.trajectory import Step, Trajectory
@@ -200,3 +200,17 @@ def test_any_run_is_judged_without_an_exception(turns):
         steps += [call(name, id=value, user=value, to=[value, {"x": value}]), result(text, error)]
     found = find_violations(Trajectory(steps), POLICY)
     assert all(steps[v.step].message.calls[v.position].name == v.tool for v in found)
+
+
+@given(st.sampled_from(sorted(POLICY.tools)), st.integers(0, 5), st.sampled_from(["Yes, please.", "No.", "7?"]))
+@settings(max_examples=60)
+def test_barred_tools_are_those_that_no_arguments_save(name, length, answer):
+    """The twin tries calls: of a barred tool each breaks a rule, and the rules in question hold for any other."""
+    steps = [user("Pay Ann 7 of A1."), says("Shall I pay Ann 7 for A1, id A1?"), user(answer)]
+    steps += [call("find", id="A1"), result("ok"), call("hand_over"), result("done")][: length // 2 * 2]
+    barred = barred_tools(Trajectory(steps), POLICY)
+    tries = [{}, {"id": "A1"}, {"id": "A1", "amount": 7}, {"to": "Ann", "amount": 7}, {"user": "u1"}]
+    earlier = len(rules(*steps))
+    found = [rules(*steps, call(name, **arguments))[earlier:] for arguments in tries]
+    whatever = [[rule for rule, _ in one if rule in ("U1", "U2", "U5", "U6")] for one in found]
+    assert all(whatever) if name in barred else not all(whatever)

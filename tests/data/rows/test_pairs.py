@@ -128,3 +128,42 @@ def test_pairs_do_not_mix_with_texts(pairs):
     source = {"path": str(pairs), "format": "preferences"}
     with pytest.raises(ValueError, match="text holds no pairs, and others have kind: preferences"):
         DataConfig.model_validate({"sources": {"pairs": source, "text": text}})
+
+
+def test_mismatched_answers_follow_another_prompt_and_are_no_sides(pairs):
+    """For each side of each pair there is one, marked as such; only its answer counts."""
+    data = opened(pairs, options={"mismatched": True})
+    plain = opened(pairs)
+    assert plain.num_rows() < data.num_rows()
+    texts, sides = [], 0
+    prompts = {p["prompt"][0]["content"]: {p[side][0]["content"] for side in ("chosen", "rejected")}
+               for p in map(short_pair, range(20))}  # fmt: skip
+    for row in map(data.row, range(data.num_rows())):
+        sides += len({tuple(x) for x in np.stack([row["pair_ids"], row["sides"]], 1)[np.isin(row["sides"], (1, 2))]})
+        for pair in np.unique(row["pair_ids"][row["sides"] == 3]).tolist():
+            here = row["pair_ids"] == pair
+            assert (row["sides"][here] == 3).all() and len(set(row["segment_ids"][here])) == 1
+            whole = data.tokenizer.decode(row["labels"][here].tolist())
+            counted = data.tokenizer.decode(row["labels"][here & (row["loss_weights"] > 0)].tolist())
+            texts.append((whole, counted))
+            assert not row["side_ends"][here].any()
+    assert sides == 40 and len(texts) == 40
+    for whole, answer in texts:
+        (prompt,) = (prompt for prompt in prompts if prompt in whole)
+        assert answer not in prompts[prompt] and any(answer in answers for answers in prompts.values())
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([short_pair(1)] * 2, "answers to two prompts or more"),
+        ([{**short_pair(1), "rejected": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"},
+                                         {"role": "assistant", "content": "c"}]}, short_pair(2)],
+         "sides that differ in their last message alone"),
+    ],
+)  # fmt: skip
+def test_mismatched_answers_need_several_prompts_and_single_answers(tmp_path, records, said):
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(InputError, match=said):
+        opened(path, options={"mismatched": True})

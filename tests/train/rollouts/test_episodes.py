@@ -4,6 +4,8 @@ import jax
 import pytest
 
 from data.environments import ToyShopConfig
+from data.guard import Gate
+from data.policy import find_violations, read_policy
 from data.trajectories import count, read_trajectories
 from data.trajectories.formats import ours
 from maverick_jax.inference import Sampling
@@ -12,7 +14,7 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import DIALECTS, CallError, Conversation, Message, Reply, Role, ToolCall, render, values
 from tests.helpers import tiny
-from train.rollouts.episodes import model_policy, play
+from train.rollouts.episodes import HELD, model_policy, play
 
 BYTES = load_tokenizer("bytes")
 
@@ -113,3 +115,20 @@ def test_a_model_plays(tmp_path):
     episode = played(model_policy(answer, BYTES), max_turns=2)
     assert episode.outcome.success is False and episode.steps[2].message.role is Role.ASSISTANT
     assert read_back(tmp_path, episode) == [episode]
+
+
+def test_a_gate_turns_calls_into_questions_and_refusals_that_the_shop_answers():
+    """A hasty expert pays back without asking; with the gate the customer is asked, agrees, and gets the money."""
+    policy = read_policy("package:toy_shop_policy")
+
+    def hasty(conversation):
+        return expert(Conversation([*conversation.messages, Message(Role.USER, "Yes")], conversation.tools))
+
+    seeds = [seed for seed in range(60) if ToyShopConfig().make().reset(seed).task == "cancel"]
+    play_all = lambda gate: [play(ToyShopConfig().make(), hasty, seed=seed, max_turns=8, gate=gate) for seed in seeds]
+    plain, gated = play_all(None), play_all(Gate(policy))
+    assert any(find_violations(run, policy) for run in plain) and all(run.outcome.success for run in plain)
+    assert not any(find_violations(run, policy) for run in gated) and all(run.outcome.success for run in gated)
+    asked = [step for run in gated for step in run.steps if HELD in step.extra]
+    assert asked and all(step.message.text.startswith("May I call refund_order with order") for step in asked)
+    assert all(step.extra[HELD]["ruling"] == "confirm" for step in asked)

@@ -32,12 +32,12 @@ from train.objectives.preference.reference import (
     StoredReference,
     reference_of_run,
 )
-from train.objectives.preference.sides import Counted, counted, side_sums
+from train.objectives.preference.sides import Counted, counted, divergence, mismatched_sums, side_sums
 
 FIELDS = ("pair_ids", "sides")
 log = logging.getLogger(__name__)
 
-TAIL = "pair_tail"
+TAIL, DIVERGENCE = "pair_tail", "divergence"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -112,6 +112,11 @@ class Preference(ChunkedLogits):
         kind, learns = self.pair_loss.kind, self.pair_loss.of_sides or self.nll + self.pair_loss.nll > 0
         for name, found in counts.items():
             alone, records = (found.get("pairs", {}).get(key, 0) for key in ("unpaired", "pairs"))
+            if self.pair_loss.needs_divergence and not found.get("pairs", {}).get("mismatched"):
+                raise InputError(
+                    f"data.sources.{name}.preferences.mismatched: false, and objective.pair_loss.kind: {kind} reads "
+                    "answers to other prompts; expected true"
+                )
             if not alone or learns:
                 continue
             what = f"data.sources.{name}: {alone:,} of {records:,} records have one side"
@@ -134,9 +139,21 @@ class Preference(ChunkedLogits):
         found = jax.tree.map(lambda x: jnp.maximum(jnp.sum(x), 1e-9), _numbers(Counted(**found)))
         return found | super().totals(batch)
 
+    def survey(self, model: Maverick, batch: Batch, context: Context) -> Sums:
+        """The divergence that KTO reads, from one more forward pass of model and reference."""
+        if not self.pair_loss.needs_divergence:
+            return {}
+        reference = self._reference(context)
+
+        def changes(microbatch: Batch) -> tuple[jax.Array, jax.Array]:
+            own, theirs, *_ = self._log_probs(model, microbatch, reference, Taps())
+            return mismatched_sums(microbatch, own, theirs)
+
+        return {DIVERGENCE: divergence(*(jnp.sum(x) for x in jax.lax.map(changes, batch)))}
+
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         reference = self._reference(context)
-        loss, sums, seen = self._compared(model, batch, reference)
+        loss, sums, seen = self._compared(model, batch, reference, totals.get(DIVERGENCE))
         units = totals["sides"] if self.pair_loss.of_sides else totals["pairs"]
         total = loss / units
         if weight := self.nll + self.pair_loss.nll:
@@ -150,6 +167,7 @@ class Preference(ChunkedLogits):
         units = totals["sides"] if self.pair_loss.of_sides else totals["pairs"]
         out = {"loss": sums["pair_loss"] / units, "nll": sums["nll"] / totals["chosen"]}
         out |= {name: sums[name] / totals["pairs"] for name in MEANS if name in sums}
+        out |= {DIVERGENCE: totals[DIVERGENCE]} if DIVERGENCE in totals else {}
         if "route_change" in sums:
             out["route_change"] = sums["route_change"] / totals["tokens"].astype(jnp.float32)
         if sums["router"] is not None:
@@ -187,32 +205,48 @@ class Preference(ChunkedLogits):
     def _counted(self, batch: Batch) -> Counted:
         return counted(batch, self.pair_loss.needs_tokens)
 
-    def _compared(self, model: Maverick, batch: Batch, reference: Maverick | None) -> tuple[jax.Array, Sums, Tapped]:
-        """The sum of the loss over pairs or sides, sums of metrics, and the model's outputs."""
-        inputs = Inputs.of(batch)
+    def _compared(
+        self, model: Maverick, batch: Batch, reference: Maverick | None, apart_by: jax.Array | None = None
+    ) -> tuple[jax.Array, Sums, Tapped]:
+        """The sum of the loss over pairs or sides, sums of metrics, and the model's outputs. `apart_by`: as of
+        `of_log_probs`."""
         compares = self.route_change and reference is not None and model.config.num_moe_layers > 0
         taps = Taps(router=tuple(model.config.moe_layers)) if compares else Taps()
+        own, theirs, seen, other = self._log_probs(model, batch, reference, taps)
+        loss, sums = self.of_log_probs(batch, own, theirs, apart_by)
+        if compares and other is not None:
+            sums |= {"route_change": _route_change(seen, other, batch["segment_ids"] > 0)}
+        return loss, sums, seen
+
+    def _log_probs(
+        self, model: Maverick, batch: Batch, reference: Maverick | None, taps: Taps
+    ) -> tuple[jax.Array, jax.Array | None, Tapped, Tapped | None]:
+        """Log-probabilities of labels by model and reference, float32[b, T], None without a reference; and what both
+        have computed."""
+        inputs = Inputs.of(batch)
         seen = model.tapped(inputs, taps)
         head, chunk = model.stored_output_weight(), self.loss_chunk
         own = label_log_probs(seen.hidden, head, batch["labels"], rules=model.rules, chunk=chunk)
-        theirs, sums = None, {}
-        if reference is not None:
-            other = reference.tapped(inputs, taps)
-            theirs = self._reference_log_probs(reference, other, model, batch)
-            if compares:
-                sums["route_change"] = _route_change(seen, other, batch["segment_ids"] > 0)
-        elif LABEL in batch:
-            theirs = batch[LABEL]
-        loss, more = self.of_log_probs(batch, own, None if theirs is None else jax.lax.stop_gradient(theirs))
-        return loss, sums | more, seen
+        if reference is None:
+            return own, batch.get(LABEL), seen, None
+        other = reference.tapped(inputs, taps)
+        theirs = self._reference_log_probs(reference, other, model, batch)
+        return own, jax.lax.stop_gradient(theirs), seen, other
 
-    def of_log_probs(self, batch: Batch, own: jax.Array, theirs: jax.Array | None) -> tuple[jax.Array, Sums]:
+    def of_log_probs(
+        self, batch: Batch, own: jax.Array, theirs: jax.Array | None, apart_by: jax.Array | None = None
+    ) -> tuple[jax.Array, Sums]:
         """The sum of the loss over pairs or sides, and sums of metrics, from log-probabilities of labels by the model
-        and by the reference, float32[b, T] in nats; None: without a reference."""
+        and by the reference, float32[b, T] in nats; None: without a reference. `apart_by`: the divergence that KTO
+        reads, float32[]; None: that of this batch."""
         there, plain = self._counted(batch), side_sums(batch, own, theirs)
         sides = self._weighted(batch, own, theirs, plain)
         mask = there.sides if self.pair_loss.of_sides else there.pairs
-        values = self.pair_loss.values(_safe(sides, there.pairs[..., None] | there.sides))
+        safe = _safe(sides, there.pairs[..., None] | there.sides)
+        if self.pair_loss.needs_divergence:
+            found = divergence(*mismatched_sums(batch, own, theirs)) if apart_by is None else apart_by
+            safe = safe._replace(divergence=found)
+        values = self.pair_loss.values(safe)
         loss = jnp.sum(jnp.where(mask, values, 0))
         nll = -jnp.sum(jnp.where(there.sides, plain.log_prob, 0)[..., CHOSEN])
         return loss, _metrics(plain, there, theirs is not None) | {"pair_loss": loss, "nll": nll}
@@ -253,7 +287,7 @@ def _numbers(there: Counted) -> Sums:
 
 def _safe(sides: SideSums, there: jax.Array) -> SideSums:
     """`sides` with harmless numbers in place of those that are not `there`, so that they get no NaN as gradient."""
-    return SideSums(*(jnp.where(there, x, fill) for x, fill in zip(sides, (-1.0, -1.0, 1.0), strict=True)))
+    return SideSums(*(jnp.where(there, x, fill) for x, fill in zip(sides[:3], (-1.0, -1.0, 1.0), strict=True)))
 
 
 def _metrics(sides: SideSums, there: Counted, compared: bool) -> Sums:

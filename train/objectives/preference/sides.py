@@ -5,9 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from data.rows.fields import FIELDS
 from maverick_jax.ops.segment_sums import segment_sums
 from train.objectives.preference.losses.base import SideSums
 from train.rollouts.source import Batch
+
+MISMATCHED = FIELDS["sides"].values.index("mismatched")
 
 
 class Counted(NamedTuple):
@@ -39,10 +42,27 @@ def side_sums(batch: Batch, own: jax.Array, theirs: jax.Array | None, factors: j
     return SideSums(mine, jnp.zeros_like(mine) if theirs is None else total(weights * theirs), total(weights))
 
 
+def mismatched_sums(batch: Batch, own: jax.Array, theirs: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The change of all mismatched answers together, in nats, and their number, float32[]."""
+    changes = own if theirs is None else own - theirs
+    there = batch["sides"] == MISMATCHED
+    numbers = jnp.where(there, batch["pair_ids"] - 1, -1)
+    count = batch["sides"].shape[-1] // 2
+    of_each = lambda values: segment_sums(values, numbers, count)
+    answers = of_each(there.astype(jnp.float32)) > 0
+    return jnp.sum(of_each(batch["loss_weights"] * changes)), jnp.sum(answers.astype(jnp.float32))
+
+
+def divergence(changes: jax.Array, count: jax.Array) -> jax.Array:
+    """The mean change, at least 0 and without gradient, float32[]; 0 without answers."""
+    return jax.lax.stop_gradient(jnp.maximum(changes / jnp.maximum(count, 1), 0))
+
+
 def side_totals(values: jax.Array, batch: Batch) -> jax.Array:
     """float32[b, T // 2, 2]: the sum of `values` [b, T] over the labels of each side of each pair."""
     P = values.shape[-1] // 2
     side = batch["sides"].astype(jnp.int32)
-    numbers = jnp.where(side > 0, 2 * (batch["pair_ids"] - 1) + side - 1, -1)
+    is_side = (side > 0) & (side < MISMATCHED)
+    numbers = jnp.where(is_side, 2 * (batch["pair_ids"] - 1) + side - 1, -1)
     found = segment_sums(values, numbers, 2 * P)
     return found.reshape(found.shape[0], P, 2)

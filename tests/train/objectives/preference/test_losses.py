@@ -1,5 +1,5 @@
 """Every loss of pairs equals an independent implementation in PyTorch, in value and gradient, on ragged sides with a
-pair of which no token counts. Tokens outside of sides get no gradient at all."""
+pair of which no token counts, and beside answers to other prompts. Tokens outside of sides get no gradient at all."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,12 @@ from tests.helpers import tiny
 from tests.helpers.pair_rows import pair_batch
 from train.objectives import Preference
 
-BATCH = {name: x[0] for name, x in pair_batch(tiny.model_config(), rows=64, length=100).items()}
+BATCH = {
+    name: x[0] for name, x in pair_batch(tiny.model_config(), rows=64, length=100, blocks=2, mismatched=True).items()
+}
 _draw = np.random.default_rng(3)
 OWN = -np.abs(_draw.normal(0, 1.5, (64, 100))).astype(np.float32) - np.float32(0.05)
-THEIRS = (OWN + _draw.normal(0, 0.7, OWN.shape)).astype(np.float32)
+THEIRS = (OWN + _draw.normal(-0.1, 0.7, OWN.shape)).astype(np.float32)
 EMPTY = 63
 """The row with the pair of which no token counts."""
 
@@ -57,6 +59,14 @@ class Twin:
 
     def pairs(self, **options):
         return [self.sides(row, **options) for row in range(64) if row != EMPTY]
+
+    def divergence(self):
+        """As TRL's KTOTrainer has it: the mean over answers to other prompts, at least 0, without gradient."""
+        changes = []
+        for row in range(64):
+            weight = np.where(BATCH["sides"][row] == 3, BATCH["loss_weights"][row], 0)
+            changes.append((self.torch.tensor(weight, dtype=self.torch.float64) * (self.own - self.theirs)[row]).sum())
+        return self.torch.stack(changes).mean().clamp(min=0).detach()
 
     def gap(self, pair, mean=False):
         (c, cr, nc), (r, rr, nr) = pair
@@ -103,6 +113,14 @@ def _apo_zero(t):
     return [value for pair in sides for value in pair]
 
 
+def _kto(t):
+    z = t.divergence()
+    assert z > 0.05, "the estimate must matter"
+    sides = [(0.8 * (1 - t.torch.sigmoid(0.1 * (c - cr - z))), 1.5 * (1 - t.torch.sigmoid(0.1 * (z - (r - rr)))))
+             for (c, cr, _), (r, rr, _) in t.pairs()]  # fmt: skip
+    return [value for pair in sides for value in pair]
+
+
 def _desensitised(t):
     pairs = t.pairs(factor=lambda at: 0.3 if BATCH["pair_tail"][at] else 1.0)
     return [-t.F.logsigmoid(0.1 * t.gap(pair)) for pair in pairs]
@@ -121,6 +139,7 @@ CASES = {
     "simpo": ({"kind": "simpo", "gamma": 1.5}, _simpo),
     "orpo": ({"kind": "orpo"}, _orpo),
     "apo_zero": ({"kind": "apo_zero", "rejected_weight": 0.5}, _apo_zero),
+    "kto": ({"kind": "kto", "chosen_weight": 0.8, "rejected_weight": 1.5}, _kto),
 }
 
 
@@ -140,5 +159,5 @@ def test_value_and_gradient_equal_torch(case, mesh_of):
     assert value == pytest.approx(expected.item(), abs=2e-6 * max(1, abs(expected.item())))
     error = np.linalg.norm(gradient - expected_gradient) / np.linalg.norm(expected_gradient)
     assert error < 1e-5, f"relative error {error:.1e}"
-    outside = (BATCH["loss_weights"] == 0) | (np.arange(64) == EMPTY)[:, None]
+    outside = (BATCH["loss_weights"] == 0) | (BATCH["sides"] == 3) | (np.arange(64) == EMPTY)[:, None]
     assert (gradient[outside] == 0).all()

@@ -35,7 +35,7 @@ def result(objective: Preference, batch, seed: int = 0, reference: int = 1):
 
     @jax.jit
     def run(model, batch):
-        totals = objective.totals(batch)
+        totals = objective.totals(batch) | objective.survey(model, batch, context)
 
         def loss(model, microbatch, totals):
             value, sums = objective.loss(model, microbatch, totals, context)
@@ -58,6 +58,24 @@ def test_a_model_equal_to_its_reference_has_the_loss_of_indifference(kind, loss,
     assert float(found["loss"]) == pytest.approx(loss, abs=1e-6)
     assert float(found["margin"]) == pytest.approx(0, abs=1e-5)
     assert found["route_change"].tolist() == [0]
+
+
+@pytest.mark.parametrize("blocks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_divergence_of_kto_is_that_of_the_whole_batch(blocks, mesh_of):
+    of = lambda kind: Preference.model_validate({"pair_loss": {"kind": kind, "beta": 5.0}})
+    objective = of("kto")
+    batch = pair_batch(CONFIG, length=24 * blocks, blocks=blocks, mismatched=True)
+    alone = {name: x[None] for name, x in apart({name: x[0] for name, x in batch.items()}).items()}
+    with mesh_of(data=1):
+        whole = result(objective, batch)
+        found = [result(objective, {name: x.reshape(4, 2, -1) for name, x in batch.items()}), result(objective, alone)]
+        plain = result(of("apo_zero"), batch)
+    with mesh_of(data=4, tensor=2):
+        found.append(result(objective, batch))
+    assert whole[2]["divergence"] > 1e-3 and whole[2]["loss"] != pytest.approx(plain[2]["loss"], abs=1e-4)
+    for other in found:
+        assert other[2]["divergence"] == pytest.approx(whole[2]["divergence"], abs=1e-5)  # of sums of tens of nats
+        check_same(other, whole, tolerance=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,18 @@ def test_adapters_are_compared_with_the_model_without_them(runs, options, tmp_pa
     assert first(run_dir)["loss"] == pytest.approx(LOG_2, abs=1e-6)
     assert first(run_dir)["margin"] == pytest.approx(0, abs=1e-5)
     assert [line for line in lines(run_dir) if "margin" in line][-1]["margin"] > 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_kto_goes_on_to_the_bit(runs, options, tmp_path):
+    source = next(word for word in options if word.startswith("data.sources=")).replace(
+        '"format": "preferences"', '"format": "preferences", "preferences": {"mismatched": true}'
+    )
+    kto = [*(word for word in options if not word.startswith("data.sources=")), source, "objective.pair_loss.kind=kto"]
+    whole = tmp_path / "whole"
+    runs.train(whole, *kto)
+    assert first(whole)["loss"] == pytest.approx(0.5, abs=1e-6) and first(whole)["divergence"] == 0
+    assert any(line["divergence"] > 0 for line in lines(whole) if "divergence" in line)
+    run_dir = cut_back(whole, tmp_path / "run", 2)
+    runs.train(run_dir, *kto)
+    assert_same_run(whole, run_dir, 4)

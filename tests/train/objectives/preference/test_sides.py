@@ -44,3 +44,12 @@ def test_sides_from_which_nothing_is_learned_are_counted(tmp_path, caplog):
     ]
     opened(tmp_path, records, "objective=simpo")
     assert "1 of 2 records have one side, from which objective.pair_loss.kind: simpo learns nothing" in caplog.text
+
+
+def test_kto_needs_answers_to_other_prompts(tmp_path):
+    records = [SIDE | {"prompt": f"How many, {i}?"} for i in range(4)]
+    kto = "objective={kind: preference, pair_loss: {kind: kto}, reference: {kind: copy, path: a}}"
+    with pytest.raises(InputError, match=r"mine\.preferences\.mismatched: false, and .*kto reads .*; expected true"):
+        opened(tmp_path, records, kto)
+    mismatched = "data.sources.mine.preferences={mismatched: true}"
+    assert opened(tmp_path, records, mismatched, kto).train.num_rows() == 2

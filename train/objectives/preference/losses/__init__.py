@@ -8,12 +8,12 @@ from train.objectives.preference.losses.base import PairLoss, SideSums
 from train.objectives.preference.losses.logistic import Dmpo, Hinge, Robust, Sigmoid, SigmoidNorm
 from train.objectives.preference.losses.reference_free import Orpo, Simpo
 from train.objectives.preference.losses.squared import Ipo
-from train.objectives.preference.losses.unpaired import ApoZero
+from train.objectives.preference.losses.unpaired import ApoZero, Kto
 
 __all__ = ["LOSSES", "AnyLoss", "PairLoss", "SideSums", "Sigmoid"]
 
 LOSSES = Kinds("pair loss", PairLoss, default="sigmoid")
-for _kind in (Sigmoid, SigmoidNorm, Hinge, Robust, Dmpo, Ipo, Simpo, Orpo, ApoZero):
+for _kind in (Sigmoid, SigmoidNorm, Hinge, Robust, Dmpo, Ipo, Simpo, Orpo, ApoZero, Kto):
     LOSSES.register(_kind)
 
 AnyLoss = Annotated[PairLoss, LOSSES]

@@ -22,6 +22,9 @@ class SideSums(NamedTuple):
     """The same by the reference; 0 where there is none."""
     count: jax.Array
     """Sum of the weights."""
+    divergence: jax.Array | float = 0.0
+    """How far the model is from the reference, in nats per answer: an estimate of the whole batch, without gradient; 0
+    where nothing estimates it."""
 
     @property
     def change(self) -> jax.Array:
@@ -56,6 +59,8 @@ class PairLoss(Section, abc.ABC):
     """Whether it compares with a reference."""
     of_sides: ClassVar[bool] = False
     """Whether it has a value for each side, so that it also learns from sides without another one."""
+    needs_divergence: ClassVar[bool] = False
+    """Whether it reads `SideSums.divergence`, which mismatched answers estimate."""
     needs_tokens: ClassVar[bool] = False
     """Whether both sides of a pair must have a token that counts."""
     nll: ClassVar[float] = 0.0

@@ -26,5 +26,16 @@ class ApoZero(PairLoss):
     """Weight of bad sides."""
 
     def values(self, sides: SideSums) -> jax.Array:
-        good, bad = (jax.nn.sigmoid(self.beta * sides.change[..., i]) for i in (0, 1))
+        good, bad = (jax.nn.sigmoid(self.beta * (sides.change[..., i] - sides.divergence)) for i in (0, 1))
         return jnp.stack([self.chosen_weight * (1 - good), self.rejected_weight * bad], axis=-1)
+
+
+class Kto(ApoZero):
+    """`kind: kto`: Kahneman-Tversky optimization (arXiv 2402.01306): good sides should gain more than the model's
+    divergence from the reference, bad ones less. The divergence is the mean change of answers to other prompts
+    (`preferences.mismatched`) in the whole batch, at least 0."""
+
+    needs_divergence: ClassVar[bool] = True
+
+    kind: Literal["kto"] = "kto"  # type: ignore[assignment]
+    """Kahneman-Tversky optimization."""
