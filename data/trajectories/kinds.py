@@ -49,6 +49,8 @@ class TokenKind(enum.IntEnum):
     """Control tokens that the assistant generates: around thoughts and calls, and the one that ends its turn."""
     DOCUMENT = 17
     """Tokens of a text that is not a trajectory, in data with both."""
+    LATENT = 18
+    """Places of latent thoughts, and the end of a thought that only has those: a program writes them, not the model."""
 
 
 CONTEXT = (TokenKind.HEADER, TokenKind.SYSTEM, TokenKind.TOOLS, TokenKind.USER, TokenKind.IMAGE, TokenKind.OBSERVATION,

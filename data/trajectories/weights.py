@@ -54,8 +54,10 @@ class KindWeights(Section):
     """Texts that are not trajectories, in data with both."""
 
     def table(self) -> np.ndarray:
-        """float32[kinds]: the weight of each TokenKind, indexed by its number. Pictures are never learned."""
-        learned = [kind is not TokenKind.IMAGE and getattr(self, kind.name.lower()) for kind in TokenKind]
+        """float32[kinds]: the weight of each TokenKind, indexed by its number. Pictures and the places of
+        latent thoughts are never learned."""
+        never = (TokenKind.IMAGE, TokenKind.LATENT)
+        learned = [kind not in never and getattr(self, kind.name.lower()) for kind in TokenKind]
         return np.array(learned, np.float32)
 
 
