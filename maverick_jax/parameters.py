@@ -40,6 +40,8 @@ weights that write to the residual stream."""
 
 ROUTER_BIAS = "router_bias"
 """Name of the loss-free balance bias in its module. It is float32, because its steps are as small as 0.001."""
+LATENT_PREFIX = "latent/"
+"""Of the parameters of latent thoughts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +239,7 @@ def of_model(config: Network) -> tuple[Parameter, ...]:
     for slot in config.stack.slots:
         table = of_spec[config.layer(slot.layers[0])]
         found += [dataclasses.replace(p, name=slot.prefix + p.name, stacked=slot.stacked) for p in table]
-    thoughts = _under("latent", latent(config)) if config.latent else []
+    thoughts = _under(LATENT_PREFIX.removesuffix("/"), latent(config)) if config.latent else []
     return (*found, *output(config), *thoughts, *_under("vision", of_vision(config)))
 
 

@@ -32,15 +32,14 @@ tokens is the size of models."""
 class ByteTokenizer(Tokenizer):
     """Ids 0..255 are bytes; control tokens follow from 256."""
 
+    name = BYTES
     bos_id, eos_id, pad_id = 256, 257, 258
+    control_names: tuple[str, ...] = CONTROLS
+    vocab_size = 256 + len(control_names)
+    fingerprint = digest(b"bytes", *[c.encode() for c in control_names])
 
-    def __init__(self, *, thinking: bool = False):
-        """`thinking`: with the control tokens of thoughts, as `bytes_thinking`."""
-        self.name = THINKING_BYTES if thinking else BYTES
-        controls = (*CONTROLS, *(THINKING if thinking else ()))
-        self.vocab_size = 256 + len(controls)
-        self.fingerprint = digest(BYTES.encode(), *[c.encode() for c in controls])
-        self._set_controls({text: 256 + i for i, text in enumerate(controls)})
+    def __init__(self):
+        self._set_controls({text: 256 + i for i, text in enumerate(self.control_names)})
 
     def save(self, directory: str | pathlib.Path) -> None:
         (pathlib.Path(directory) / NAME_FILE).write_text(f"{self.name}\n")
@@ -56,3 +55,12 @@ class ByteTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")
+
+
+class ThinkingByteTokenizer(ByteTokenizer):
+    """The byte tokenizer with the control tokens of thoughts."""
+
+    name = THINKING_BYTES
+    control_names = (*CONTROLS, *THINKING)
+    vocab_size = 256 + len(control_names)
+    fingerprint = digest(b"bytes", *[c.encode() for c in control_names])

@@ -4,18 +4,10 @@ import pathlib
 
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
-from maverick_jax.text.tokenizers.base import (
-    BYTES,
-    JSON_FILE,
-    NAME_FILE,
-    RANKS_FILE,
-    THINKING_BYTES,
-    Tokenizer,
-    read_file,
-)
-from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
+from maverick_jax.text.tokenizers.base import BYTES, JSON_FILE, NAME_FILE, RANKS_FILE, Tokenizer, read_file
+from maverick_jax.text.tokenizers.byte_level import ByteTokenizer, ThinkingByteTokenizer
 
-NAMES = (BYTES, THINKING_BYTES)
+NAMES = {tokenizer.name: tokenizer for tokenizer in (ByteTokenizer, ThinkingByteTokenizer)}
 """Tokenizers that need no file."""
 
 
@@ -53,7 +45,7 @@ def _named(name: str, origin: pathlib.Path | None = None) -> Tokenizer:
     if name not in NAMES:
         expected = " or ".join(f"`{known}`" for known in NAMES)
         raise InputError(f"{origin}: line 1: no tokenizer is called {name[:40]!r}; expected {expected}")
-    return ByteTokenizer(thinking=name == THINKING_BYTES)
+    return NAMES[name]()
 
 
 def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:

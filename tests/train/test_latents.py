@@ -1,0 +1,47 @@
+"""Latents of a batch: too many for the passes are refused, or logged once; their token must be the data's."""
+
+import numpy as np
+import pytest
+
+from maverick_jax.errors import InputError
+from maverick_jax.latent import LatentConfig
+from maverick_jax.text import load_tokenizer
+from train.config import RunConfig
+from train.latents import LatentCheck, check_latent_token, latents_of_segments
+
+L = 9
+ROWS = {
+    "tokens": np.array([[1, L, L, 2, L, 3, L, 0], [1, 2, L, 1, 1, L, 1, L]], np.int32),
+    "segment_ids": np.array([[1, 1, 1, 1, 1, 2, 2, 0], [1, 1, 1, 2, 2, 2, 2, 0]], np.int32),
+}
+
+
+def test_latents_are_counted_over_all_spans_of_a_segment_and_not_in_padding():
+    np.testing.assert_array_equal(latents_of_segments(ROWS, L)[:, :4], [[0, 3, 1, 0], [0, 1, 1, 0]])
+
+
+def test_a_segment_with_more_latents_than_passes_is_refused():
+    LatentCheck(LatentConfig(token=L, passes=3))(ROWS)
+    with pytest.raises(InputError, match=r"model.latent.passes: 2, and row 0 .* 3 latents.* expected at least 3"):
+        LatentCheck(LatentConfig(token=L, passes=2))(ROWS)
+
+
+def test_inexact_latents_are_logged_once(caplog):
+    check = LatentCheck(LatentConfig(token=L, passes=2, exact=False))
+    check(ROWS)
+    check(ROWS)
+    (record,) = caplog.records
+    assert "latents are inexact: model.latent.passes is 2, and row 0" in record.getMessage()
+    assert "as have 1 of 2 rows" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [("bytes_thinking", "expected 273, the id of"), ("bytes", "expected a tokenizer with <.reasoning_reserved")],
+)
+def test_a_model_that_takes_another_token_for_the_place_of_a_latent_is_refused(tokenizer, expected):
+    model = {"vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model |= {"num_key_value_heads": 1, "head_dim": 8, "intermediate_size_mlp": 8, "latent": {"token": 272}}
+    config = RunConfig.model_validate({"run": {"name": "x", "steps": 1}, "model": model, "data": {"sources": {}}})
+    with pytest.raises(InputError, match=f"model.latent.token: 272; {expected}"):
+        check_latent_token(config, load_tokenizer(tokenizer))
