@@ -39,7 +39,7 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 
 HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
-START, STAGE = 1600, 400
+START, STAGE = 1400, 400
 """Updates of text, and of each stage, which replaces one more step."""
 QUESTIONS, TEST_SEED = 2048, 10_000
 TOKENIZER = "bytes_thinking"
@@ -51,9 +51,9 @@ MODEL = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "no_rope_layer_interval": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 8,
     "num_local_experts": 0,
     "intermediate_size_mlp": 80,
     "attention_chunk_size": None,
@@ -62,7 +62,9 @@ MODEL = {
     "initializer_range": 0.08,
 }
 """98,880 parameters, and 4,161 of the feedback. The base of the rotary angles fits rows of 24 tokens."""
-OPTIMIZER = {"learning_rate": 3e-3, "warmup_steps": 50, "weight_decay": 0.0}
+OPTIMIZER = {"warmup_steps": 50, "weight_decay": 0.0, "schedule": "wsd", "decay_fraction": 0.3, "min_ratio": 0.1}
+RATES = {True: 2e-3, False: 3e-3}
+"""Learning rate of a run that goes on from another, and of one that does not."""
 
 
 # ---- the runs --------------------------------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ class Part:
         chain = {"kind": "chain", "documents": self.updates * ROWS, "symbols": SYMBOLS, "hops": HOPS}
         chain |= {"thoughts": self.thoughts, "corpus_seed": 100 * seed + number, "held_out_fraction": 0.0}
         chain |= {"latents": {"replaced": self.replaced}}
-        return {"sources": {f"chain_{number}": chain}, "batch_size": ROWS, "sequence_length": LENGTH}
+        return {"sources": {f"chain_{number}": chain}, "kind_weights": {"control": 0}}
 
 
 STAGES = tuple(Part(STAGE, replaced) for replaced in range(1, HOPS + 1))
@@ -120,9 +122,9 @@ def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
     return {
         "run": {"name": "chain", "dir": str(folder(variant, seed, work)), "seed": seed},
         "model": model | {"latent": latent},
-        "data": {**parts[0].data(seed, 0), "sources": {}, "tokenizer": TOKENIZER, "kind_weights": {"control": 0}},
+        "data": {"tokenizer": TOKENIZER, "batch_size": ROWS, "sequence_length": LENGTH},
         "objective": "trajectory",
-        "optimizer": OPTIMIZER | {"schedule": "wsd", "decay_fraction": 0.2, "min_ratio": 0.1},
+        "optimizer": OPTIMIZER | {"learning_rate": RATES[variant in GOES_ON]},
         "checkpoint": {"every": STAGE, "keep": 1},
         "logging": {"every": 50, "progress": False},
         "stages": stages,

@@ -38,6 +38,8 @@ class ServeOptions:
     begin_prompts: bool = False
     """Put the token that begins texts before prompts of token ids that lack it (completions)."""
     limits: RequestLimits = LIMITS
+    latents: int = 0
+    """Latent thoughts before each answer of a chat."""
 
 
 class Served:
@@ -49,7 +51,7 @@ class Served:
         self.dialect = dialect_of(options.dialect, tokenizer)
         self.grammars = Grammars(tokenizer, engine.vocab_size)
         pictures = PictureReader(images, tokenizer, options.image_root, self.limits)
-        self.prompts = PromptMaker(tokenizer, self.dialect, pictures)
+        self.prompts = PromptMaker(tokenizer, self.dialect, pictures, options.latents)
         self.metrics = ServerMetrics()
         self.responses = ResponseStore(self.limits.kept_responses, self.limits.kept_tokens)
         self.created = int(time.time())

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from maverick_jax.config import ModelConfig
+from maverick_jax.errors import InputError
 from maverick_jax.inference.engine.requests import GenerationRequest
 
 
@@ -32,3 +33,12 @@ def undrawn(request: GenerationRequest, config: ModelConfig) -> GenerationReques
         return request
     bias = {**request.sampling.logit_bias, config.latent.token: -float("inf")}
     return dataclasses.replace(request, sampling=dataclasses.replace(request.sampling, logit_bias=bias))
+
+
+def require_latents(config: ModelConfig, count: int) -> None:
+    """Raises InputError for a number of latent thoughts that the model cannot think before an answer."""
+    if count < 0 or (count and config.latent is None):
+        expected = (
+            "0, because the model has no latent thoughts (model.latent)" if config.latent is None else "0 or more"
+        )
+        raise InputError(f"--latents {count}; expected {expected}")
