@@ -39,7 +39,7 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 
 HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
-START, STAGE = 1400, 400
+START, STAGE = 2000, 400
 """Updates of text, and of each stage, which replaces one more step."""
 QUESTIONS, TEST_SEED = 2048, 10_000
 TOKENIZER = "bytes_thinking"
@@ -116,7 +116,7 @@ def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
         stage: dict[str, Any] = {"name": f"replaced_{part.replaced}", "steps": part.updates}
         stage["data"] = part.data(seed, number)
         if variant == "latents":
-            stage["model"] = model | {"latent": {"token": LATENT, "passes": part.replaced}}
+            stage["model"] = {"latent": {"token": LATENT, "passes": part.replaced}}
         stages.append(stage)
     latent = {"token": LATENT, "passes": HOPS} if variant == "latents" else None
     return {

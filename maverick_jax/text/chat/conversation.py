@@ -92,11 +92,11 @@ class Message:
     calls: Sequence[ToolCall] = ()
     thought: str = ""
     """The assistant's reasoning before its answer."""
-    latents: int = 0
-    """Number of latent thoughts before that reasoning, in training data. Messages of users and programs have none: they
-    are not a part of the history."""
     call_id: str | None = None
     """Id of the call that a tool message answers; None means the first call without a result."""
+    latents: int = 0
+    """Number of latent thoughts before the `thought`, in training data. Messages of users and programs have none: they
+    are not a part of the history."""
 
     def __post_init__(self):
         if not isinstance(self.role, Role) or self.role is Role.NONE:
