@@ -39,7 +39,7 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 
 HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
-START, STAGE = 2000, 400
+START, STAGE = 1400, 250
 """Updates of text, and of each stage, which replaces one more step."""
 QUESTIONS, TEST_SEED = 2048, 10_000
 TOKENIZER = "bytes_thinking"

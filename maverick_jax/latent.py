@@ -19,9 +19,10 @@ class LatentConfig(Section):
     token: Natural
     """Id of the control token at the places of latents, such as `<|reasoning_reserved_special_token_0|>`. Its embedding
     is read in the first pass alone."""
-    passes: Annotated[int, Field(ge=1)] = 4
+    passes: Natural = 4
     """Passes that compute the latents of a row, before the pass whose output counts. n passes are exact for segments
-    of up to n latents, counted over all of a segment's spans (Jacobi iteration, arXiv 2506.18582)."""
+    of up to n latents, counted over all of a segment's spans (Jacobi iteration, arXiv 2506.18582); 0 fits rows without
+    latents, such as those of a stage of text, and costs nothing."""
     exact: bool = True
     """Whether a batch with more latents in a segment than `passes` is refused. false: it is trained on with latents
     that are not converged, and the log says so."""

@@ -1,7 +1,7 @@
 """Pointer chasing: symbols that lie on one cycle, its arrows in random order, and the question where some steps lead.
 
 Each step of the answer is a lookup whose key is the result of the one before. A network of few layers cannot do them
-all in one pass, so the task shows whether thoughts carry a computation (docs/results/reasoning.md).
+all in one pass, so the task shows whether thoughts carry a computation (docs/results/latent_thoughts.md).
 """
 
 from collections.abc import Iterator

@@ -90,7 +90,7 @@ class Maverick(nnx.Module):
         output once for every period, because a scan keeps the same of all."""
         forward = self.through(inputs)
         x = self.embed_inputs(inputs)
-        if self.config.latent:
+        if self.config.latent and self.config.latent.passes:
             x = self.latent.filled(x, inputs, self.embed[...], lambda x: forward(x).hidden)
         return forward(x, taps)
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
 from maverick_jax.latent import LatentConfig
 from maverick_jax.text import load_tokenizer
+from tests.helpers import tiny
 from train.config import RunConfig
 from train.latents import LatentCheck, check_latent_token, latents_of_segments
 
@@ -45,3 +47,44 @@ def test_a_model_that_takes_another_token_for_the_place_of_a_latent_is_refused(t
     config = RunConfig.model_validate({"run": {"name": "x", "steps": 1}, "model": model, "data": {"sources": {}}})
     with pytest.raises(InputError, match=f"model.latent.token: 272; {expected}"):
         check_latent_token(config, load_tokenizer(tokenizer))
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+LENGTH = 16
+
+
+def config_of(**changes):
+    small = {"num_hidden_layers": 2, "no_rope_layer_interval": 2, "num_local_experts": 0, "initializer_range": 0.2}
+    return tiny.model_config(**small, latent=LatentConfig(token=63, passes=2), **changes)
+
+
+def batch(step: int, microbatches: int = 1) -> dict:
+    """One whose documents have up to two latents each."""
+    found = tiny.batch(config_of(), step, rows=4, length=LENGTH, microbatches=microbatches)
+    tokens = np.where(found["tokens"] == 63, 0, found["tokens"])
+    for place in (1, 2, LENGTH - 4):
+        tokens[..., place] = 63
+    return found | {"tokens": tokens}
+
+
+def stepped(*batches: dict):
+    init, step = tiny.jitted(config_of())
+    state = init(0)
+    for each in batches:
+        state, _ = step(state, tiny.placed(each))
+    return {name: np.asarray(x) for name, x in names.flatten(state.model).items()}
+
+
+@pytest.fixture
+def one_device(mesh_of):
+    with mesh_of(data=1):
+        yield
+
+
+@pytest.mark.slow
+def test_accumulation_equals_the_large_batch_and_trains_the_feedback(one_device):
+    whole, parts = stepped(batch(0)), stepped(batch(0, microbatches=2))
+    for name, expected in whole.items():
+        np.testing.assert_allclose(parts[name], expected, atol=2e-6, rtol=2e-5, err_msg=name)
+    assert np.abs(whole["latent/matrix"]).max() > 1e-4 and np.abs(whole["latent/gain"]).max() > 1e-4
