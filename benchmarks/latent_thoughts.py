@@ -39,8 +39,8 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
 
 HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
-START, STAGE = 1400, 250
-"""Updates of text, and of each stage, which replaces one more step."""
+START, STAGE, MIX = 1400, 300, 0.3
+"""Updates of text; updates of each stage, which replaces one more step; share of questions with fewer replaced."""
 QUESTIONS, TEST_SEED = 2048, 10_000
 TOKENIZER = "bytes_thinking"
 LATENT = load_tokenizer(TOKENIZER).controls["<|reasoning_reserved_special_token_0|>"]
@@ -62,9 +62,14 @@ MODEL = {
     "initializer_range": 0.08,
 }
 """98,880 parameters, and 4,161 of the feedback. The base of the rotary angles fits rows of 24 tokens."""
-OPTIMIZER = {"warmup_steps": 50, "weight_decay": 0.0, "schedule": "wsd", "decay_fraction": 0.3, "min_ratio": 0.1}
-RATES = {True: 2e-3, False: 3e-3}
-"""Learning rate of a run that goes on from another, and of one that does not."""
+OPTIMIZER = {
+    "learning_rate": 3e-3,
+    "warmup_steps": 50,
+    "weight_decay": 0.0,
+    "schedule": "wsd",
+    "decay_fraction": 0.3,
+    "min_ratio": 0.1,
+}
 
 
 # ---- the runs --------------------------------------------------------------------------------------------------------
@@ -83,7 +88,7 @@ class Part:
         """The questions are new in each part: those of another corpus."""
         chain = {"kind": "chain", "documents": self.updates * ROWS, "symbols": SYMBOLS, "hops": HOPS}
         chain |= {"thoughts": self.thoughts, "corpus_seed": 100 * seed + number, "held_out_fraction": 0.0}
-        chain |= {"latents": {"replaced": self.replaced}}
+        chain |= {"latents": {"replaced": self.replaced, "mix": MIX if self.replaced else 0.0}}
         return {"sources": {f"chain_{number}": chain}, "kind_weights": {"control": 0}}
 
 
@@ -124,7 +129,7 @@ def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
         "model": model | {"latent": latent},
         "data": {"tokenizer": TOKENIZER, "batch_size": ROWS, "sequence_length": LENGTH},
         "objective": "trajectory",
-        "optimizer": OPTIMIZER | {"learning_rate": RATES[variant in GOES_ON]},
+        "optimizer": OPTIMIZER,
         "checkpoint": {"every": STAGE, "keep": 1},
         "logging": {"every": 50, "progress": False},
         "stages": stages,
