@@ -8,7 +8,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.latent import LatentConfig
 from maverick_jax.text import load_tokenizer
 from tests.helpers import tiny
-from train.config import RunConfig
+from train.config import RunConfig, misfits
 from train.latents import LatentCheck, check_latent_token, latents_of_segments
 
 L = 9
@@ -37,16 +37,25 @@ def test_inexact_latents_are_logged_once(caplog):
     assert "as have 1 of 2 rows" in record.getMessage()
 
 
+def config_with(latent: dict) -> RunConfig:
+    model = {"vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "latent": latent}
+    model |= {"num_key_value_heads": 1, "head_dim": 8, "intermediate_size_mlp": 8, "no_rope_layer_interval": 0}
+    data = {"sources": {"chain": {"kind": "chain"}}}
+    return RunConfig.model_validate({"run": {"name": "x", "steps": 1}, "model": model, "data": data})
+
+
+def test_a_pipeline_is_refused():
+    found = dict(misfits(config_with({"token": 9}), {"pipeline": 2}))
+    assert found["model.latent"] == "latent thoughts are not computed with mesh.pipeline=2; expected mesh.pipeline=1"
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "expected"),
     [("bytes_thinking", "expected 273, the id of"), ("bytes", "expected a tokenizer with <.reasoning_reserved")],
 )
 def test_a_model_that_takes_another_token_for_the_place_of_a_latent_is_refused(tokenizer, expected):
-    model = {"vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model |= {"num_key_value_heads": 1, "head_dim": 8, "intermediate_size_mlp": 8, "latent": {"token": 272}}
-    config = RunConfig.model_validate({"run": {"name": "x", "steps": 1}, "model": model, "data": {"sources": {}}})
     with pytest.raises(InputError, match=f"model.latent.token: 272; {expected}"):
-        check_latent_token(config, load_tokenizer(tokenizer))
+        check_latent_token(config_with({"token": 272}), load_tokenizer(tokenizer))
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
