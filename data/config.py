@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field
 
 from data.pictures.config import TilesConfig
-from data.sources import AnySource, PictureSource, PreferencesSource, TrajectoriesSource
+from data.sources import AnySource, MadeSource, PictureSource, PreferencesSource, TrajectoriesSource
 from data.sources.base import Positive
 from data.trajectories.weights import KindWeights
 from maverick_jax.settings.section import Section
@@ -29,8 +29,9 @@ class DataConfig(Section):
     sequence_length: Annotated[int, Field(ge=2)] = 512
     """Tokens per row, T."""
     tokenizer: Annotated[str, Field(min_length=1)] = "bytes"
-    """`bytes`, or the path of a `tokenizer.json`, of a tiktoken `tokenizer.model`, or of a folder with one of them. Not
-    given, or null: the tokenizer of the model at `model.init_from`, or else of the teacher, or else `bytes`."""
+    """`bytes`, `bytes_thinking` (with control tokens for thoughts), or the path of a `tokenizer.json`, of a tiktoken
+    `tokenizer.model`, or of a folder with one of them. Not given, or null: the tokenizer of the model at
+    `model.init_from`, or else of the teacher, or else `bytes`."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """How texts are packed. `concatenate`: documents are joined and cut every `sequence_length` tokens, without
     padding; `best_fit`: documents that fit into a row stay whole and go to the row that they fill best, the rest is
@@ -78,7 +79,9 @@ class DataConfig(Section):
     @pydantic.model_validator(mode="after")
     def _weighs_something(self):
         if self.kind_weights != KindWeights() and not self.has_kinds:
-            raise ValueError("kind_weights: requires a source with kind: trajectories or pictures, and there is none")
+            raise ValueError(
+                "kind_weights: requires a source with kind: trajectories, pictures or chain, and there is none"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -123,8 +126,9 @@ class DataConfig(Section):
 
     @property
     def has_kinds(self) -> bool:
-        """Whether rows have token kinds: any source contains trajectories or pictures."""
-        return self.has_trajectories or self.has_pictures
+        """Whether rows have token kinds: any source contains trajectories or pictures, or makes documents."""
+        made = any(isinstance(source, MadeSource) for source in self.sources.values())
+        return made or self.has_trajectories or self.has_pictures
 
     @property
     def has_preferences(self) -> bool:

@@ -206,6 +206,12 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="sampling seed (default: 0)")
 
 
+def _latents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--latents", type=int, default=0, metavar="N", help="latent thoughts before each answer (default: 0)"
+    )
+
+
 def chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     parser.add_argument("--dialect", metavar="NAME", help="tool-call dialect (default: the checkpoint's, else "
@@ -214,6 +220,7 @@ def chat(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=512, metavar="N", help="maximum tokens per answer (default: 512)"
     )
+    _latents(parser)
     _sampling(parser)
 
 
@@ -230,6 +237,7 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default: float32")
     parser.add_argument("--dialect", metavar="NAME", help="tool-call dialect (default: the checkpoint's, else "
                         "meta_pythonic)")  # fmt: skip
+    _latents(parser)
     parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: this "
                         "machine alone, 127.0.0.1)")  # fmt: skip
     parser.add_argument(

@@ -210,13 +210,16 @@ def _chat(args: argparse.Namespace) -> Any:
     from launch.chat import ONE_USER, converse
     from maverick_jax.inference import ChatSession, Sampling
     from maverick_jax.inference.engine import SlotEngine
+    from maverick_jax.inference.engine.latents import require_latents
     from maverick_jax.pretrained import load_layers
     from maverick_jax.text import load_tokenizer
 
     tokenizer = load_tokenizer(args.checkpoint)
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    chat = ChatSession(tokenizer, args.dialect, args.system, args.max_tokens, sampling, args.seed)
-    with SlotEngine(load_layers(args.checkpoint), tokenizer, ONE_USER) as engine:
+    chat = ChatSession(tokenizer, args.dialect, args.system, args.max_tokens, sampling, args.seed, args.latents)
+    model = load_layers(args.checkpoint)
+    require_latents(model.config, args.latents)
+    with SlotEngine(model, tokenizer, ONE_USER) as engine:
         turns = converse(engine, chat, sys.stdin, None if args.json else sys.stdout)
     return {"turns": turns} if args.json else None
 

@@ -13,6 +13,7 @@ import pydantic
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from maverick_jax.latent import LatentConfig
 from maverick_jax.saved import Preset, Remat, Saved, saved
 from maverick_jax.settings.section import Section
 from maverick_jax.stack import Stack
@@ -42,6 +43,7 @@ class Purpose(enum.Enum):
     STORAGE = "the dtype in which parameters are stored"
     COMPUTATION = "how the function is computed"
     TRAINING = "what training does beside the objective: losses, updates, rows that it drops"
+    EXTENSION = "parts beside a Llama 4 network, which add nothing to one that lacks them until they are trained"
 
 
 class RopeScaling(Section):
@@ -225,6 +227,8 @@ class Network(Section):
     """Standard deviation of the initial weights."""
     vision: VisionConfig | None = None
     """The image encoder; null: a text model."""
+    latent: Annotated[LatentConfig | None, Purpose.EXTENSION] = None
+    """Latent thoughts: places where the model reads its own last hidden state; null: none."""
     balance: Annotated[Balance, Purpose.TRAINING] = Balance()
     param_dtype: Annotated[Dtype, Purpose.STORAGE] = "float32"
     """Dtype in which parameters are stored. Gradients are accumulated and updates computed in float32; bfloat16
@@ -268,6 +272,8 @@ class Network(Section):
                 f"vision.image_token_index ({self.vision.image_token_index}) must be less than vocab_size "
                 f"({self.vocab_size})"
             )
+        if self.latent is not None and self.latent.token >= self.vocab_size:
+            raise ValueError(f"latent.token ({self.latent.token}) must be less than vocab_size ({self.vocab_size})")
         return self
 
     @classmethod

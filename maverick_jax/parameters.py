@@ -19,11 +19,12 @@ from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
 from maverick_jax.stack import PERIODS
 
 Role = Literal[
-    "router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "vision", "adapter", "projector"
-]
+    "router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "latent", "vision", "adapter",
+    "projector"
+]  # fmt: skip
 """The purpose of a parameter. `experts` are the routed experts, `shared` the shared experts, `mlp` the feed-forward
-networks of dense layers, `head` the output matrix, `vision` the image encoder; `adapter` and `projector` bring its
-features to the width of the text model."""
+networks of dense layers, `head` the output matrix, `latent` the feedback of latent thoughts, `vision` the image
+encoder; `adapter` and `projector` bring its features to the width of the text model."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 VISION_ROLES: tuple[Role, ...] = ("vision", "adapter", "projector")
@@ -39,6 +40,8 @@ weights that write to the residual stream."""
 
 ROUTER_BIAS = "router_bias"
 """Name of the loss-free balance bias in its module. It is float32, because its steps are as small as 0.001."""
+LATENT_PREFIX = "latent/"
+"""Of the parameters of latent thoughts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,15 @@ def output(config: Network) -> Table:
     """Norm and output matrix after the last layer."""
     D, V = config.hidden_size, config.vocab_size
     return [_norm("norm", D), Parameter("head", (D, V), ("embed", "vocab"), "head")]
+
+
+def latent(config: Network) -> Table:
+    """The feedback of latent thoughts: what it adds to the identity, and to the size of an embedding."""
+    D = config.hidden_size
+    return [
+        Parameter("matrix", (D, D), ("embed", None), "latent", "zeros"),
+        Parameter("gain", (1,), (None,), "latent", "zeros"),
+    ]
 
 
 def norms(config: Network) -> Table:
@@ -227,7 +239,8 @@ def of_model(config: Network) -> tuple[Parameter, ...]:
     for slot in config.stack.slots:
         table = of_spec[config.layer(slot.layers[0])]
         found += [dataclasses.replace(p, name=slot.prefix + p.name, stacked=slot.stacked) for p in table]
-    return (*found, *output(config), *_under("vision", of_vision(config)))
+    thoughts = _under(LATENT_PREFIX.removesuffix("/"), latent(config)) if config.latent else []
+    return (*found, *output(config), *thoughts, *_under("vision", of_vision(config)))
 
 
 def by_name(config: Network) -> dict[str, Parameter]:

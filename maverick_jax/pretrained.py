@@ -103,6 +103,7 @@ def save_pretrained(
     group_size: int = 128,
     dialect: str | None = None,
     drop_router_bias: bool = False,
+    drop_latents: bool = False,
     source: str | pathlib.Path | None = None,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
@@ -114,9 +115,10 @@ def save_pretrained(
     `dialect`: tool dialect; writes its chat template and the settings of an instruct model. `source`: the folder or
     run that the model was loaded from, whose context and other public settings are written again.
     Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
-    attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`).
+    attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`), or
+    latent thoughts that were trained (unless `drop_latents`).
     """
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias)
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias, drop_latents)
     readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
     exporting.write_folder(
         path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer, source=source

@@ -36,7 +36,19 @@ FLOORS = {
     "launch": 9,
 }
 FLOOR_ZERO = {
-    *("config", "coordinator", "errors", "events", "files", "images", "network", "param", "parameters", "precision"),
+    *(
+        "config",
+        "coordinator",
+        "errors",
+        "events",
+        "files",
+        "images",
+        "latent",
+        "network",
+        "param",
+        "parameters",
+        "precision",
+    ),
     *("process_identity", "progress", "settings"),
     *("row_split", "saved", "sharding", "stack", "target", "text"),
 }

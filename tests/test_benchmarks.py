@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks import (
     grouped_product,
+    latent_thoughts,
     made_up,
     maxtext_peer,
     render,
@@ -313,3 +315,23 @@ def test_only_a_careless_clerk_breaks_rules_and_both_serve_every_customer():
         broken = [run.provenance.task for run in runs if find_violations(run, policy)]
         assert all(run.outcome.success for run in runs)
         assert set(broken) == ({"cancel", "change"} if careless else set())
+
+
+def test_variants_of_latent_thoughts_have_equal_updates_and_flops(tmp_path):
+    for variant in ("start", "none"):
+        path = tmp_path / f"{variant}.yaml"
+        path.write_text(yaml.safe_dump(latent_thoughts.run_config(variant, 0, tmp_path)))
+        assert len(read_config(str(path), []).in_stages) == len(latent_thoughts.VARIANTS[variant])
+    updates = {name: sum(part.updates for part in parts) for name, parts in latent_thoughts.VARIANTS.items()}
+    assert updates["text"] == updates["latents"] == updates["pauses"] == updates["none"] - updates["start"]
+    passes = sum(part.updates * (1 + part.replaced) for part in latent_thoughts.VARIANTS["latents"])
+    assert updates["pauses"] + updates["pauses, same FLOPs"] == passes
+
+
+def test_latents_are_replaced_by_nothing_or_by_those_of_another_question():
+    x = jnp.arange(12.0).reshape(2, 3, 2)
+    is_latent = jnp.array([[False, True, False]] * 2)[..., None]
+    np.testing.assert_array_equal(latent_thoughts.zeroed(x, is_latent)[:, 1], 0)
+    np.testing.assert_array_equal(latent_thoughts.shuffled(x, is_latent)[:, 1], x[::-1, 1])
+    for change in (latent_thoughts.zeroed, latent_thoughts.shuffled):
+        np.testing.assert_array_equal(change(x, is_latent)[:, ::2], x[:, ::2])

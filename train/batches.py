@@ -18,6 +18,7 @@ from maverick_jax.images import num_patches
 from maverick_jax.row_split import RowSplit
 from train.config import RunConfig
 from train.faults.rollback import NONE, Rollbacks
+from train.latents import LatentCheck
 from train.teachers.stored_targets import TargetsOf, open_targets
 
 
@@ -102,11 +103,12 @@ class Feed:
 
     def placer(self) -> Callable[[Row], dict[str, jax.Array]]:
         """A function that makes a batch of this process's rows of it, each field [rows, ...]."""
-        rows = self._own_rows()
+        rows, check_latents = self._own_rows(), LatentCheck(self.config.model.latent)
 
         def placed(local: Row) -> dict[str, jax.Array]:
             check_cells(local, self.split, self.config.model)
             check_tiles(local, self.config.model)
+            check_latents(local)
             names = (*self.fields, TILES) if TILES in local else self.fields
             return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
 

@@ -21,7 +21,7 @@ Finding = tuple[int, str, str]
 MODEL = (
     *("attention_chunk_size", "local_attention", "rope_theta", "rope_scaling"),
     *("attn_temperature_tuning", "floor_scale", "attn_scale"),
-    *ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING, Purpose.ROUNDING),
+    *ModelConfig.keys_of(Purpose.COMPUTATION, Purpose.TRAINING, Purpose.ROUNDING, Purpose.EXTENSION),
 )
 """Keys of `model` that may differ between stages: the parameters are the same ones."""
 DATA = ("tokenizer", "seed", "shuffle")
@@ -67,6 +67,9 @@ def _unfit(before: str, former: RunConfig, later: RunConfig) -> list[tuple[str, 
     if bias(former) != bias(later):
         kinds = later.model.balance.kind, former.model.balance.kind
         found.append(("model.balance.kind", _refused(*kinds, before, "its bias is a parameter")))
+    if (former.model.latent is None) != (later.model.latent is None):
+        has = lambda config: "null" if config.model.latent is None else "latents"
+        found.append(("model.latent", _refused(has(later), has(former), before, "its feedback is a parameter")))
     for key in DATA:
         old, new = getattr(former.data, key), getattr(later.data, key)
         if old != new:

@@ -334,6 +334,8 @@ def _pipeline_misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[st
     if config.trainable.selection().experts is not None:
         said = f"are part of a stack whose layers {over} splits; expected null, or mesh.{PIPELINE_AXIS}=1"
         found.append(("trainable.experts", said))
+    if config.model.latent is not None:
+        found.append(("model.latent", f"latent thoughts are not computed with {over}; expected mesh.{PIPELINE_AXIS}=1"))
     if config.objective.batch_maker() is not None:
         said = f"samples that the model generates are not supported with {over}; expected mesh.{PIPELINE_AXIS}=1"
         found.append(("objective", said))

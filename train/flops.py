@@ -3,7 +3,12 @@
 import math
 from collections.abc import Mapping
 
-from maverick_jax.accounting.flops import Trained, flops_per_token, forward_flops_per_token
+from maverick_jax.accounting.flops import (
+    Trained,
+    flops_per_token,
+    forward_flops_per_token,
+    latent_flops_per_token,
+)
 from maverick_jax.config import ModelConfig
 from train.config import RunConfig
 from train.trainable.config import TrainableConfig
@@ -11,11 +16,14 @@ from train.trainable.config import TrainableConfig
 
 def flops_of_run(config: RunConfig, references: Mapping[str, ModelConfig]) -> dict[str, float]:
     """FLOPs per token of a step, by part: the model's, as far as they are done (`maverick_jax.accounting.flops`), the
-    objective's heads, the forward passes of the `references`, and the sampling of batches."""
+    passes for latent thoughts, the objective's heads, the forward passes of the `references`, and the sampling of
+    batches."""
     model, length = config.model.network, config.data.sequence_length
     microbatch = config.data.batch_size * length // config.optimizer.accumulation_steps
     tiles = config.data.tiles_per_row
     found = flops_per_token(model, length, trained(config.trainable), microbatch, tiles)
+    if model.latent:
+        found["latents"] = latent_flops_per_token(model, length, trained(config.trainable))
     # a matrix beside the model: its product, and the gradients of both of its factors
     found["heads"] = 6.0 * sum(math.prod(head.shape) for head in config.objective.heads(model, dict(references)))
     found["references"] = sum((forward_flops_per_token(other, length, tiles) for other in references.values()), 0.0)

@@ -47,6 +47,7 @@ from train.faults.hangs import watched
 from train.faults.processes import initialize_from_environment
 from train.goodput.timeline import timed
 from train.identity import metadata, refuse_other_run
+from train.latents import check_latent_token
 from train.metrics_writer import check_sinks
 from train.teachers.references import (
     Found,
@@ -110,6 +111,7 @@ class Session:
         tokenizer = load_tokenizer(config.data.tokenizer)
         check_vocabulary(config, tokenizer.vocab_size)
         check_picture_tokens(config, tokenizer)
+        check_latent_token(config, tokenizer)
         tasks = open_tasks(config.run.eval_tasks, tokenizer, encoder=config.model.vision) if parts.tasks else ()
         missing = missing_references(config) if train is not None and parts.references else {}
         find = functools.partial(_references, config, mesh, tokenizer)

@@ -41,12 +41,20 @@ class RunColumns(ColumnFiles):
 
     def add_document(self, ids: np.ndarray, kinds: np.ndarray, turns: list[int]) -> None:
         """Appends a text with kinds of its own, and with places where it may be cut."""
-        begin = self.tokens
+        self._documents(ids, kinds, np.array([ids.size]), np.array(turns))
+
+    def add_documents(self, ids: np.ndarray, kinds: np.ndarray, lengths: np.ndarray) -> None:
+        """Appends texts of `lengths` tokens with kinds of their own, which are not cut."""
+        self._documents(ids, kinds, lengths, np.cumsum(lengths) - lengths)
+
+    def _documents(self, ids: np.ndarray, kinds: np.ndarray, lengths: np.ndarray, turns: np.ndarray) -> None:
+        """`turns`: places among `ids` where a text may be cut, beginnings of texts among them."""
+        n, begin = lengths.size, self.tokens
         self.tokens += ids.size
-        self.trajectories += 1
-        self.write(tokens=ids, offsets=[self.tokens], kinds=kinds, own=np.full(ids.size, np.nan), context=[0])
-        self.write(choices=np.zeros(ids.size), turns=[begin + turn for turn in turns], decisions=[0] * len(Decision))
-        self.write(tools=[0], success=[-1], reward=[np.nan])
+        self.trajectories += n
+        self.write(tokens=ids, offsets=begin + np.cumsum(lengths), kinds=kinds, own=np.full(ids.size, np.nan))
+        self.write(choices=np.zeros(ids.size), turns=begin + turns, decisions=[0] * (n * len(Decision)))
+        self.write(context=[0] * n, tools=[0] * n, success=[-1] * n, reward=[np.nan] * n)
 
 
 def _context(rendered: Rendered, turns: list[int]) -> int:

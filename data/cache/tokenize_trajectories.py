@@ -17,6 +17,7 @@ from data.config import DataConfig
 from data.policy import ToolPolicy, ViolationCounts, masked, read_policy
 from data.sources import TrajectoriesSource
 from data.trajectories.filters import CurationConfig, Report, apply
+from data.trajectories.latent_thoughts import LATENT_LAYOUT, with_latents
 from data.trajectories.reading import RecordProblem, Tally, read_tools, read_trajectories
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError, harmless
@@ -52,6 +53,7 @@ def tokenize_trajectories(name: str, config: DataConfig, tokenizer: Tokenizer) -
     settings += [section.model_dump_json() if section else "" for section in (options.filter, options.scrub)]
     policy = None if options.policy is None else read_policy(options.policy)
     settings += [] if policy is None else [policy.model_dump_json()]
+    settings += [] if options.latents is None else [LATENT_LAYOUT, options.latents.model_dump_json()]
     stats = [identity_of(path) for path in paths]
     identity = ["runs", LAYOUT, tokenizer.fingerprint, settings, stats]
     path = config.cached("tokens", identity)
@@ -95,7 +97,9 @@ class _Rendering:
         self, paths: list[pathlib.Path], progress: TokenizationProgress
     ) -> Iterator[tuple[Trajectory, Rendered]]:
         chosen, self.report = apply(self._read(paths, progress), self._config(), count_tokens=self._count_tokens)
-        for trajectory in chosen:
+        for number, trajectory in enumerate(chosen):
+            if self.options.latents is not None:
+                trajectory = with_latents(trajectory, number, self.options.latents)
             try:
                 rendered = self._render(trajectory)
                 yield self._judged(trajectory), rendered

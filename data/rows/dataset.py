@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.array_folder import ArrayFolder, build_once, seal, write_array
+from data.cache.tokenize_made import tokenize_made
 from data.cache.tokenize_pairs import tokenize_pairs
 from data.cache.tokenize_pictures import tokenize_pictures
 from data.cache.tokenize_text import tokenize_text
@@ -29,7 +30,7 @@ from data.rows.source_rows import SourceRows
 from data.rows.tiles import SourceTiles, TileBudgets, blocks_of, stacked
 from data.rows.weighing import OfRuns, OfTexts
 from data.rows.windows import Windowed
-from data.sources import PictureSource, PreferencesSource, TrajectoriesSource
+from data.sources import MadeSource, PictureSource, PreferencesSource, TrajectoriesSource
 from data.trajectories.decisions import Decision, balance
 from data.trajectories.weights import OutcomeWeights
 from maverick_jax.errors import InputError
@@ -200,6 +201,8 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
     if isinstance(source, PictureSource):
         store, pictures = tokenize_pictures(name, config, tokenizer)
         tiles = SourceTiles(store, pictures, config.tiles)
+    elif isinstance(source, MadeSource):
+        store = tokenize_made(name, config, tokenizer)
     else:
         store = (tokenize_trajectories if in_runs else tokenize_text)(name, config, tokenizer)
     if in_runs and 0 < fraction < 1 and store["offsets"].size == 2:
@@ -212,6 +215,9 @@ def _open_source(name: str, config: DataConfig, split: Split, tokenizer: Tokeniz
         plan = _window_plan(part, store, documents, config, source.trajectories.overlap)
         decisions = _balance(store, train, source.trajectories.balance_decisions)
         weighing = OfRuns(config.kind_weights, source.trajectories.outcomes, decisions)
+    elif isinstance(source, MadeSource):
+        plan = _window_plan(part, store, documents, config, overlap=0)
+        weighing = OfRuns(config.kind_weights, OutcomeWeights(), _balance(store, train, None))
     elif isinstance(source, PictureSource):
         plan = _picture_plan(part, store, documents, config, source.overlap)
         weighing = OfRuns(config.kind_weights, OutcomeWeights(), _balance(store, train, None))

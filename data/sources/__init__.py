@@ -6,8 +6,9 @@ import pydantic
 from pydantic_core import InitErrorDetails
 
 from data.sources.array_record import ArrayRecordSource
-from data.sources.base import DocumentSource, SourceConfig, SourceDocument, SourcePart
+from data.sources.base import DocumentSource, MadeSource, SourceConfig, SourceDocument, SourcePart
 from data.sources.by_suffix import FilesSource
+from data.sources.chain import ChainSource
 from data.sources.drawn_pictures import DrawnPicturesSource
 from data.sources.jsonl import JsonlSource
 from data.sources.parquet import ParquetSource
@@ -23,6 +24,7 @@ __all__ = [
     "SOURCES",
     "AnySource",
     "DocumentSource",
+    "MadeSource",
     "PictureSource",
     "PicturesSource",
     "PreferencesConfig",
@@ -36,7 +38,7 @@ __all__ = [
 
 SOURCES = Kinds("data source", SourceConfig, default="files")
 for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSource, TrajectoriesSource,
-              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource):  # fmt: skip
+              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource, ChainSource):  # fmt: skip
     SOURCES.register(_kind)
 
 

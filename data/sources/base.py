@@ -53,6 +53,30 @@ class SourceConfig(Section):
     `data.held_out_fraction`."""
 
 
+class MadeBlock(NamedTuple):
+    """Consecutive documents of a source that makes them."""
+
+    ids: np.ndarray
+    """int32[tokens]: the ids of all documents, one after the other."""
+    kinds: np.ndarray
+    """uint8[tokens]: `TokenKind`."""
+    lengths: np.ndarray
+    """int64[documents]"""
+
+
+class MadeSource(SourceConfig, abc.ABC):
+    """The base of sources that make documents from a seed, with the kind of each token."""
+
+    @abc.abstractmethod
+    def identity(self) -> list:
+        """JSON values that change whenever the documents would."""
+
+    @abc.abstractmethod
+    def blocks(self, name: str, tokenizer: Tokenizer) -> Iterator[MadeBlock]:
+        """All documents of this source, which the config calls `name`, in order. Raises InputError for a tokenizer that
+        they cannot be written with."""
+
+
 class DocumentSource(SourceConfig, abc.ABC):
     """The base of sources of documents."""
 

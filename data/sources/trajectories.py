@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from data.latents import LatentSteps
 from data.sources.files import PathSource
 from data.trajectories.files import DOCUMENTS, LINES
 from data.trajectories.filters.config import FilterConfig, ScrubConfig
@@ -37,6 +38,9 @@ class TrajectoriesConfig(Section):
     """Balances the decisions to call, to answer and to ask. The weight where a turn decides is multiplied by a factor
     that is inverse to the number of training turns with that decision. This value is the factor's upper limit; its mean
     over these turns is 1. null: no factor."""
+    latents: LatentSteps | None = None
+    """Replaces the first steps of one thought of each trajectory by latent thoughts. A step is a line that is not
+    empty; a hash decides which message it is. null: all thoughts stay text."""
     policy: str | None = None
     """A policy file, a path or `package:NAME`. Messages with a call that breaks it have weight 0, and violations are
     counted by rule. null: nothing is checked."""

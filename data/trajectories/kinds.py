@@ -5,6 +5,7 @@ failed calls. Neither tokens nor texts are searched.
 """
 
 import enum
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -49,6 +50,8 @@ class TokenKind(enum.IntEnum):
     """Control tokens that the assistant generates: around thoughts and calls, and the one that ends its turn."""
     DOCUMENT = 17
     """Tokens of a text that is not a trajectory, in data with both."""
+    LATENT = 18
+    """Places of latent thoughts, and the end of a thought that only has those: a program writes them, not the model."""
 
 
 CONTEXT = (TokenKind.HEADER, TokenKind.SYSTEM, TokenKind.TOOLS, TokenKind.USER, TokenKind.IMAGE, TokenKind.OBSERVATION,
@@ -58,7 +61,7 @@ _SAME = {
     Kind.HEADER: TokenKind.HEADER, Kind.SYSTEM: TokenKind.SYSTEM, Kind.TOOLS: TokenKind.TOOLS,
     Kind.USER: TokenKind.USER, Kind.IMAGE: TokenKind.IMAGE, Kind.THOUGHT: TokenKind.THOUGHT,
     Kind.CALL_SYNTAX: TokenKind.CALL_SYNTAX, Kind.CALL_NAME: TokenKind.CALL_NAME,
-    Kind.CALL_ARGUMENTS: TokenKind.CALL_ARGUMENTS,
+    Kind.CALL_ARGUMENTS: TokenKind.CALL_ARGUMENTS, Kind.LATENT: TokenKind.LATENT,
 }  # fmt: skip
 _OF_CALLS = (Kind.CALL_SYNTAX, Kind.CALL_NAME, Kind.CALL_ARGUMENTS)
 _CallKinds = dict[tuple[int, int], TokenKind]
@@ -78,6 +81,9 @@ def token_kinds(trajectory: Trajectory, rendered: Rendered) -> np.ndarray:
         if span.begin < span.end:
             written = bool(rendered.written[span.begin])
             kinds[span.begin : span.end] = _kind(span, written, trajectory, call_kinds, final)
+    for before, span in itertools.pairwise(rendered.spans):
+        if before.kind is Kind.LATENT and span.kind is Kind.CONTROL:
+            kinds[span.begin : span.end] = TokenKind.LATENT
     for message, at in decisions(rendered).items():
         kinds[at] = call_kinds.get((message, -1), TokenKind.DECISION)
     return kinds

@@ -12,6 +12,8 @@ from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section
 from maverick_jax.text.chat import Rendered
 
+NEVER = (TokenKind.IMAGE, TokenKind.LATENT)
+"""Kinds that are never learned, whatever is said of their message."""
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
@@ -54,8 +56,9 @@ class KindWeights(Section):
     """Texts that are not trajectories, in data with both."""
 
     def table(self) -> np.ndarray:
-        """float32[kinds]: the weight of each TokenKind, indexed by its number. Pictures are never learned."""
-        learned = [kind is not TokenKind.IMAGE and getattr(self, kind.name.lower()) for kind in TokenKind]
+        """float32[kinds]: the weight of each TokenKind, indexed by its number. Pictures and the places of
+        latent thoughts are never learned."""
+        learned = [kind not in NEVER and getattr(self, kind.name.lower()) for kind in TokenKind]
         return np.array(learned, np.float32)
 
 
@@ -91,8 +94,8 @@ def loss_weights(
     """float32[T]: the loss weight of token t as a label.
 
     It is the weight of the token's kind, or of its message (`Step.weight`, which does not apply to headers, the
-    declaration of tools and pictures), times `trajectory_weight`. If all weights are 1, all results are 1. Raises
-    InputError for a negative or infinite `trajectory_weight`.
+    declaration of tools, pictures and the places of latents), times `trajectory_weight`. If all weights are 1, all
+    results are 1. Raises InputError for a negative or infinite `trajectory_weight`.
     """
     if not (math.isfinite(trajectory_weight) and trajectory_weight >= 0):
         raise InputError(f"trajectory_weight: {trajectory_weight}; expected a finite number of 0 or more")
@@ -105,7 +108,7 @@ def own_weights(trajectory: Trajectory, rendered: Rendered, kinds: np.ndarray) -
     """float32[T]: the weight of each token's message (`Step.weight`) if it has one and it applies to the token, else
     NaN."""
     own = np.full(kinds.size, np.nan, np.float32)
-    applies = ~np.isin(kinds, (TokenKind.HEADER, TokenKind.TOOLS, TokenKind.IMAGE))
+    applies = ~np.isin(kinds, (TokenKind.HEADER, TokenKind.TOOLS, *NEVER))
     for i, step in enumerate(trajectory.steps):
         if step.weight is not None:
             own[applies & (rendered.messages == i)] = step.weight

@@ -36,8 +36,9 @@ class WrittenTurn:
 class PromptMaker:
     """Makes prompts for one model."""
 
-    def __init__(self, tokenizer: Tokenizer, dialect: Dialect, pictures: PictureReader):
-        self.tokenizer, self.dialect, self.pictures = tokenizer, dialect, pictures
+    def __init__(self, tokenizer: Tokenizer, dialect: Dialect, pictures: PictureReader, latents: int = 0):
+        """`latents`: latent thoughts before each answer."""
+        self.tokenizer, self.dialect, self.pictures, self.latents = tokenizer, dialect, pictures, latents
 
     def messages(self, raw: Sequence[Mapping[str, Any]]) -> tuple[list[Message], np.ndarray | None]:
         """The messages and the tiles of their pictures, uint8[N, C, S, S]. Raises ApiError."""
@@ -70,7 +71,9 @@ class PromptMaker:
         joined, dropped = _one_system(messages)
         try:
             conversation = Conversation(_results_in_order(joined), tools)
-            rendered = render(conversation, self.tokenizer, self.dialect.name, add_generation_prompt=True)
+            rendered = render(
+                conversation, self.tokenizer, self.dialect.name, add_generation_prompt=True, latents=self.latents
+            )
         except InputError as error:
             raise ApiError(400, str(error), param="messages") from None
         image_tokens = sum(len(part.ids) for m in messages for part in m.parts if isinstance(part, Image))

@@ -14,6 +14,7 @@ from launch.serve.served import Served, ServeOptions
 from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig
 from maverick_jax.inference.engine import EngineSettings, SlotEngine
+from maverick_jax.inference.engine.latents import require_latents
 from maverick_jax.pretrained import load_layers
 from maverick_jax.progress import Working, say
 from maverick_jax.text import load_tokenizer
@@ -31,6 +32,7 @@ def serve(args: argparse.Namespace) -> None:
         key = keys.key_of(key_file)
         model = load_layers(args.checkpoint, dtype=args.dtype)
         vision = model.config.vision
+        require_latents(model.config, args.latents)
         with Working("compiling the engine"):
             engine = SlotEngine(model, tokenizer, settings)
         served = Served(engine, tokenizer, ImageConfig.of(vision) if vision else None, options)
@@ -53,7 +55,7 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
     name = args.name or pathlib.Path(args.checkpoint).resolve().name
     if not re.fullmatch(r"[\w.:@+-][\w.:@+/-]{0,199}", name):
         raise InputError(f"--name {name!r:.80}; expected letters, digits and . _ - : @ + /")
-    return ServeOptions(name, args.dialect, root, args.begin_prompts, gate_of(args))
+    return ServeOptions(name, args.dialect, root, args.begin_prompts, gate_of(args), latents=args.latents)
 
 
 def gate_of(args: argparse.Namespace) -> Gate | None:

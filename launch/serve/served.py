@@ -43,6 +43,8 @@ class ServeOptions:
     gate: Gate | None = None
     """What holds calls back that a policy does not allow; None: every call reaches the client."""
     limits: RequestLimits = LIMITS
+    latents: int = 0
+    """Latent thoughts before each answer of a chat."""
 
 
 class Served:
@@ -54,7 +56,7 @@ class Served:
         self.dialect = dialect_of(options.dialect, tokenizer)
         self.grammars = Grammars(tokenizer, engine.vocab_size)
         pictures = PictureReader(images, tokenizer, options.image_root, self.limits)
-        self.prompts = PromptMaker(tokenizer, self.dialect, pictures)
+        self.prompts = PromptMaker(tokenizer, self.dialect, pictures, options.latents)
         self.metrics = ServerMetrics()
         names = CallNames(tokenizer, self.dialect, engine.vocab_size) if options.gate else None
         self.gate = ServedGate(options.gate, names, self.metrics) if options.gate and names else None

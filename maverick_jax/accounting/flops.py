@@ -99,6 +99,23 @@ def flops_per_token(
     return found
 
 
+def latent_flops_per_token(config: ModelConfig, sequence_length: int, trained: Trained = EVERYTHING) -> float:
+    """FLOPs of a step per token for the passes that compute latent thoughts, beside the pass whose output counts: all
+    layers, and the feedback. Those that no gradient goes through are forward passes alone."""
+    if (latent := config.latent) is None:
+        return 0.0
+    feedback = 2 * config.hidden_size**2
+
+    def one(trained: Trained) -> float:
+        counts = flops_per_token(config, sequence_length, trained, 1)
+        adapters = {"adapters": 0.0, "head": 0.0}  # merged once for all passes; computed once
+        return sum((counts | adapters).values())
+
+    learns, with_gradient = trained.any_of("latent"), latent.passes_with_gradient if trained.roles else 0
+    forward = (latent.passes - with_gradient) * (one(NOTHING) + feedback)
+    return forward + with_gradient * (one(trained) + (2 + learns) * feedback)
+
+
 def train_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     """FLOPs of one token's forward and backward pass if the whole model is trained."""
     return sum(flops_per_token(config, sequence_length).values())

@@ -101,6 +101,7 @@ def _at_layer(config: ModelConfig, layout: Layout, trained: list[Parameter], i: 
     done += [p for p in trained if p.role == "head"]
     narrow = min(BYTES[config.param_dtype], BYTES[config.compute_dtype])
     kept = sum(activations.kept_bytes(config, before, layout) for before in config.layers[: i + 1])
+    kept += (_runs(config) - 1) * sum(activations.kept_bytes(config, every, layout) for every in config.layers)
     return {
         "activations": kept
         + activations.in_flight_bytes(config, layout)
@@ -126,6 +127,11 @@ def _in_encoder(config: ModelConfig, layout: Layout, trained: list[Parameter]) -
     return moments
 
 
+def _runs(config: ModelConfig) -> int:
+    """How often layers run in a forward pass of training whose values are kept: latent thoughts take passes before."""
+    return 1 if config.latent is None else 1 + config.latent.passes_with_gradient
+
+
 # ---- what they are made of -------------------------------------------------------------------------------------------
 
 
@@ -148,7 +154,7 @@ def _kept(config: ModelConfig, layout: Layout) -> int:
     """Bytes that all layers save on the device. A pipeline keeps them for every turn, and of each turn what enters its
     first stage and what a stage hands on; and in the end the result."""
     stacked = config.stack.num_stacked
-    each = [activations.kept_bytes(config, spec, layout) for spec in config.layers]
+    each = [activations.kept_bytes(config, spec, layout) * _runs(config) for spec in config.layers]
     if layout.stages == 1:
         return sum(each)
     stream = layout.tokens // layout.stream_ways * config.hidden_size * BYTES[config.compute_dtype]

@@ -5,7 +5,7 @@ import logging
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +25,7 @@ from maverick_jax.huggingface.safetensors_writer import Made, Planned, TensorHea
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
-from maverick_jax.parameters import ROUTER_BIAS
+from maverick_jax.parameters import LATENT_PREFIX, ROUTER_BIAS
 from maverick_jax.progress import ByteProgress
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer
@@ -54,6 +54,8 @@ class ExportOptions:
     """Tool dialect of the chat template; setting it exports an instruct model."""
     drop_router_bias: bool = False
     """Leave out loss-free balance biases even if they are not zero."""
+    drop_latents: bool = False
+    """Leave out the feedback of latent thoughts even if it was trained."""
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
@@ -72,10 +74,11 @@ def options(
     group_size: int = 128,
     dialect: str | None = None,
     drop_router_bias: bool = False,
+    drop_latents: bool = False,
 ) -> ExportOptions:
     """`ExportOptions` from a user's arguments. Raises InputError for unsupported values."""
     quantization = Quantization(quantize, group_size) if quantize else None
-    return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_router_bias)
+    return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_router_bias, drop_latents)
 
 
 def write_folder(
@@ -109,7 +112,7 @@ def write_folder(
     config_json = carried.with_theirs(config_json, theirs)
     if options.quantization:
         config_json["quantization_config"] = options.quantization.config_json()
-    kept = _without_router_bias(readers, options.drop_router_bias)
+    kept = _without_latents(_without_router_bias(readers, options.drop_router_bias), options.drop_latents)
     plan = _plan(kept, options)
     _require_space(path, total_bytes(plan) + _OTHER_FILES_BYTES)
 
@@ -171,8 +174,7 @@ def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str,
     """All parameters except the loss-free balance bias, which Llama 4 lacks. Raises InputError if a bias is not zero,
     unless `drop`."""
     biases = [name for name in readers if name.endswith(ROUTER_BIAS)]
-    whole = lambda reader: reader(tuple(slice(0, size) for size in reader.shape), np.dtype(np.float32))
-    live = [name for name in biases if np.any(whole(readers[name]) != 0)]
+    live = _not_zero(readers, biases)
     if live and not drop:
         raise InputError(
             f"{live[0]} is not zero: the balance bias affects the choice of experts and Llama 4 has no such parameter, "
@@ -181,6 +183,26 @@ def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str,
     if live:
         log.warning("dropped the balance bias of %d parameters; the exported model may choose other experts", len(live))
     return {name: reader for name, reader in readers.items() if name not in biases}
+
+
+def _without_latents(readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
+    """All parameters except the feedback of latent thoughts, without which the model is the same wherever a text has no
+    latents. Raises InputError if the feedback was trained, unless `drop`."""
+    feedback = [name for name in readers if name.startswith(LATENT_PREFIX)]
+    if live := _not_zero(readers, feedback):
+        if not drop:
+            raise InputError(
+                f"{live[0]} is not zero: Llama 4 has no latent thoughts, so the exported model would think without "
+                "them; pass drop_latents=True to accept that"
+            )
+        log.warning("dropped the feedback of latent thoughts; the exported model is the same in texts without latents")
+    return {name: reader for name, reader in readers.items() if name not in feedback}
+
+
+def _not_zero(readers: Mapping[str, Reader], chosen: Iterable[str]) -> list[str]:
+    """Which of the parameters `chosen` have another element than 0."""
+    whole = lambda reader: reader(tuple(slice(0, size) for size in reader.shape), np.dtype(np.float32))
+    return [name for name in chosen if np.any(whole(readers[name]) != 0)]
 
 
 def _require_space(path: pathlib.Path, needed: int) -> None:

@@ -21,16 +21,17 @@ class ChatSession:
         max_tokens: int = 512,
         sampling: Sampling | None = None,
         seed: int = 0,
+        latents: int = 0,
     ):
         """dialect: the dialect of calls; None: the tokenizer's, or else the default. seed: seed of the first answer, to
-        which each later answer adds 1. Raises InputError for an unknown dialect, and for a tokenizer without chat
-        tokens."""
+        which each later answer adds 1. latents: latent thoughts before each answer, which are no part of the history.
+        Raises InputError for an unknown dialect, and for a tokenizer without chat tokens."""
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.dialect = dialect_of(dialect, tokenizer)
-        self.sampling, self.seed = sampling or Sampling(), seed
+        self.sampling, self.seed, self.latents = sampling or Sampling(), seed, latents
         self.system = [Message(Role.SYSTEM, system)] if system else []
         self.reset()
-        self._rendered("")
+        self._rendered("", latents)
 
     def reset(self) -> None:
         """Begins a new conversation."""
@@ -40,7 +41,8 @@ class ChatSession:
     def say(self, engine: Engine, text: str) -> Iterator[int]:
         """Yields the tokens of the model's answer to the user's `text`, including the token that ends it. The engine
         keeps the conversation, so that a turn costs its new tokens."""
-        prompt, stops = [*self.ids, *self._rendered(text)], stop_ids(self.tokenizer)
+        said, stops = [*self.ids, *self._rendered(text)], stop_ids(self.tokenizer)
+        prompt = [*self.ids, *self._rendered(text, self.latents)]
         written: list[int] = []
         seed = self.seed + self.turns
         request = GenerationRequest(prompt, self.max_tokens, self.sampling, seed, stops, session="chat")
@@ -52,15 +54,19 @@ class ChatSession:
         finally:
             generation.cancel()
         ends = written and written[-1] in stops
-        self.ids = [*prompt, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
+        self.ids = [*said, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
         self.turns += 1
 
     def parse(self, written: list[int]) -> Reply | CallError:
         """Text and calls of an answer; a CallError if its calls cannot be parsed."""
         return self.dialect.parse_calls(written, self.tokenizer)
 
-    def _rendered(self, text: str) -> list[int]:
-        """Tokens of the user's message and of the answer's header, which are appended to the conversation."""
+    def _rendered(self, text: str, latents: int = 0) -> list[int]:
+        """Tokens of the user's message and of the answer's header, which are appended to the conversation, and of
+        latent thoughts, which are not."""
         said = [*([] if self.ids else self.system), Message(Role.USER, text)]
-        ids = render(Conversation(said), self.tokenizer, self.dialect.name, add_generation_prompt=True).ids.tolist()
+        prompt = render(
+            Conversation(said), self.tokenizer, self.dialect.name, add_generation_prompt=True, latents=latents
+        )
+        ids = prompt.ids.tolist()
         return ids[1:] if self.ids else ids

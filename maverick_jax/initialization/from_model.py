@@ -105,7 +105,7 @@ def describe(
     chosen, stack, found = start.sources(model), model.stack, {}
     for name, shape in shapes.items():
         if (in_layer := stack.find(name)) is None:
-            found[name] = _copy(readers[name])
+            found[name] = _copy(readers[name]) if name in readers else _nothing(shape)
             continue
         slot, rest = in_layer
         of_one = shape[1:] if slot.stacked else shape

@@ -1,5 +1,6 @@
 """The Llama 4 model: embedding of tokens and images, a scan over periods of layers, the tail, norm, output matrix."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.attention import Positions
 from maverick_jax.model.inputs import Inputs
+from maverick_jax.model.latent import LatentFeedback
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
@@ -64,6 +66,8 @@ class Maverick(nnx.Module):
         if config.stack.tail:
             self.tail = Period(config, config.tail, rules, rngs=rngs)
         build(self, parameters.output(config), config, rules, rngs)
+        if config.latent:
+            self.latent = LatentFeedback(config, rules, rngs=rngs)
         if config.vision:
             self.vision = VisionTower(config, rules, rngs=rngs)
 
@@ -84,13 +88,24 @@ class Maverick(nnx.Module):
     def tapped(self, inputs: Inputs, taps: Taps = NO_TAPS) -> Tapped:
         """As `hidden`, with the insides of the layers `taps` (from 0 over the whole depth). A tapped layer costs its
         output once for every period, because a scan keeps the same of all."""
+        forward = self.through(inputs)
+        x = self.embed_inputs(inputs)
+        if self.config.latent and self.config.latent.passes:
+            x = self.latent.filled(x, inputs, self.embed[...], lambda x: forward(x).hidden)
+        return forward(x, taps)
+
+    def through(self, inputs: Inputs) -> Callable[..., Tapped]:
+        """A function of what the first layer reads, [B, T, D], and of taps: the layers and the final norm over the
+        tokens of `inputs`, which are read for their places alone."""
         if jax.sharding.get_abstract_mesh().empty:
             raise InputError(f"{NO_MESH}; call the model under jax.set_mesh(mesh), or its `logits` outside of jax.jit")
         placed = Positions.of(self.config, inputs, self.rules)
         spec = stream_spec(self.rules, inputs.tokens.shape[1])
         real = None if inputs.segment_ids is None else reshard(inputs.segment_ids > 0, spec)
+        return lambda x, taps=NO_TAPS: self._layers(x, placed, real, taps)
+
+    def _layers(self, x: jax.Array, placed: Positions, real: jax.Array | None, taps: Taps) -> Tapped:
         stack, seen = self.config.stack, {}
-        x = self.embed_inputs(inputs)
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
             if num_stages() > 1:

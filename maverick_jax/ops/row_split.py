@@ -35,5 +35,13 @@ def places(length: int, rules: ShardingRules) -> jax.Array:
     return reshard(jnp.asarray(split.places)[None, :], PartitionSpec(None, rules.length))
 
 
+def earlier(x: jax.Array, rules: ShardingRules) -> jax.Array:
+    """x [B, T, ...] in the order of devices -> at each place what x has at the place before it in its row; zeros at the
+    first. Devices that share a row gather x."""
+    whole = whole_rows(x, rules)
+    moved = jnp.concatenate([jnp.zeros_like(whole[:, :1]), whole[:, :-1]], axis=1)
+    return split_rows(moved, rules)
+
+
 def _trailing(x: jax.Array) -> tuple[None, ...]:
     return (None,) * (x.ndim - 2)

@@ -8,7 +8,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "enum": ["
 FORECAST = {"city": 'Pa"ris\n', "days": 3, "hours": [1, 2.5, -0.0, 1e22], "units": {"celsius": True, "other": None}}
 
 
-def everything(field: str = "x", image: Image | None = None, thought: str = "") -> Conversation:
+def everything(field: str = "x", image: Image | None = None, thought: str = "", latents: int = 0) -> Conversation:
     """A conversation whose every text contains `field`."""
     shown = ("Look:", image, image, field) if image else (f"Look: {field}",)
     return Conversation(
@@ -22,7 +22,7 @@ def everything(field: str = "x", image: Image | None = None, thought: str = "") 
             ),
             Message(Role.TOOL, field),
             Message(Role.TOOL, f'["{field}"]'),
-            Message(Role.ASSISTANT, f"It is warm. {field}"),
+            Message(Role.ASSISTANT, f"It is warm. {field}", latents=latents),
             Message(Role.USER, f"{field} Thanks."),
         ],
         [Tool(f"get.{field}", f"Weather {field}", {**SCHEMA, "x": field}), Tool("get_weather"), Tool("now", "Time")],

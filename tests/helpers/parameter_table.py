@@ -7,13 +7,14 @@ import itertools
 import pathlib
 
 from maverick_jax import ModelConfig, parameters
+from maverick_jax.latent import LatentConfig
 from maverick_jax.network import Balance, LayerSpec, VisionConfig
 from maverick_jax.parameters import VISION_ROLES, Parameter
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "architecture.md"
 BEGIN, END = "<!-- parameters -->\n", "<!-- end of parameters -->\n"
 
-TEXT = {1009: "V", 101: "D", 14: "N", 7: "K", 6: "H", 47: "F", 53: "F of dense layers", 5: "E"}
+TEXT = {1009: "V", 101: "D", 14: "N", 7: "K", 6: "H", 47: "F", 53: "F of dense layers", 5: "E", 1: "1"}
 VISION = {24: "W", 3: "N", 8: "H", 96: "F", 43: "A", 37: "patches + 1", 20: "C * patch^2", 101: "D"}
 """The symbol of each size in `CONFIG`. No two sizes of one part of the model are equal."""
 
@@ -29,6 +30,7 @@ CONFIG = ModelConfig(
     num_local_experts=5,
     interleave_moe_layer_step=2,
     balance=Balance(kind="loss_free_bias"),
+    latent=LatentConfig(token=0),
     vision=VisionConfig(
         hidden_size=24,
         num_attention_heads=3,
@@ -54,7 +56,8 @@ def _listed() -> list[Parameter]:
     dense, moe = (parameters.of_layer(CONFIG, LayerSpec(moe=moe, rope=True)) for moe in (False, True))
     layer = dense + [p for p in moe if p not in dense]
     vision = [p for p in parameters.of_model(CONFIG) if p.role in VISION_ROLES]
-    return [*parameters.embedding(CONFIG), *layer, *parameters.output(CONFIG), *vision]
+    latent = [p for p in parameters.of_model(CONFIG) if p.role == "latent"]
+    return [*parameters.embedding(CONFIG), *layer, *parameters.output(CONFIG), *latent, *vision]
 
 
 def _facts(p: Parameter) -> tuple[str, str, str]:

@@ -42,7 +42,7 @@ def test_an_engine_has_the_bytes_of_its_plan():
     with jax.set_mesh(single_device_mesh()):
         model = Unrolled.of(whole)
         cache = jax.eval_shape(lambda: empty_cache(model, 3, 300))
-        slots = jax.eval_shape(lambda: empty_slots(3, config.vocab_size, model.rest.rules))
+        slots = jax.eval_shape(lambda: empty_slots(3, config, model.rest.rules))
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
     assert size(cache) == 3 * slot_bytes(config, 300)
     assert size(slots) == pytest.approx(3 * state_bytes(config), rel=0.05)

@@ -44,7 +44,7 @@ STORE, RULES = "tests/maverick_jax/checkpoint/test_store.py", TRAJECTORIES + "fi
 FORMATS, DRAW = TRAJECTORIES + "formats/test_formats.py", "tests/maverick_jax/ops/test_draw.py"
 CHAT, HUGGINGFACE = "tests/maverick_jax/text/chat/", "tests/maverick_jax/huggingface/"
 DISTILL, SELECTION = "train/objectives/distill/", "tests/train/trainable/test_selection.py"
-OPS = "tests/maverick_jax/ops/"
+OPS, LATENT = "tests/maverick_jax/ops/", "tests/maverick_jax/model/test_latent.py"
 TILES, ROWS_OF_TILES = "maverick_jax/model/tiles.py", "tests/parity/test_pictures.py"
 
 TRAIN = [
@@ -608,4 +608,40 @@ PICTURES = [
 ]
 """Pictures in rows."""
 
-MUTATIONS = [*TRAIN, *OBJECTIVES, *DATA, *RUNS, *STORAGE, *TEXT, *PRECISION, *PICTURES]
+LATENTS = [
+    _mutation(
+        "L1",
+        "latents get a pass less than they need",
+        "maverick_jax/model/latent.py",
+        "filled, length=with_gradient)[0]",
+        "filled, length=with_gradient - 1)[0]",
+        f"{LATENT}::test_as_many_passes_as_latents_equal_the_sequential_loop",
+    ),
+    _mutation(
+        "L2",
+        "passes suffice for one span of a segment that has two",
+        "train/latents.py",
+        'found = place[(rows["tokens"] == token) & (rows["segment_ids"] > 0)]',
+        'found = place[(rows["tokens"] == token) & (np.roll(rows["tokens"], -1, axis=1) == token)]',
+        "tests/train/test_latents.py::test_latents_are_counted_over_all_spans_of_a_segment_and_not_in_padding",
+    ),
+    _mutation(
+        "L3",
+        "a latent reads the hidden state of the segment before its own",
+        "maverick_jax/model/latent.py",
+        "goes_on = place(earlier(ids, self.rules) == ids)",
+        "goes_on = place(earlier(ids, self.rules) >= 0)",
+        f"{LATENT}::test_a_latent_that_begins_a_segment_reads_zeros",
+    ),
+    _mutation(
+        "L4",
+        "the places of latents are learned where their message has a weight",
+        "data/trajectories/weights.py",
+        "(TokenKind.HEADER, TokenKind.TOOLS, *NEVER)",
+        "(TokenKind.HEADER, TokenKind.TOOLS)",
+        f"{TRAJECTORIES}test_latent_thoughts.py::test_places_of_latents_are_never_learned",
+    ),
+]
+"""Latent thoughts."""
+
+MUTATIONS = [*TRAIN, *OBJECTIVES, *DATA, *RUNS, *STORAGE, *TEXT, *PRECISION, *PICTURES, *LATENTS]

@@ -30,6 +30,10 @@ def refused(config: str, *words: str) -> str:
         ("model.param_dtype=bfloat16", "stages.1.model.param_dtype: bfloat16; stage one has float32"),
         ("model.no_rope_layer_interval=2", "stages.1.model.no_rope_layer_interval: 2; stage one has 4"),
         ("model.balance={kind: loss_free_bias}", "stages.1.model.balance.kind: loss_free_bias; stage one has auxil"),
+        (
+            "model.latent={token: 3}",
+            "stages.1.model.latent: latents; stage one has null, and its feedback is a parameter",
+        ),
         ("data.shuffle=false", "stages.1.data.shuffle: False; stage one has True, and tokens and their order would"),
         ("data.seed=5", "stages.1.data.seed: 5; stage one has None"),
         ("data.held_out_fraction=0.2", "stages.1.data.held_out_fraction: 0.2; expected 0.1, as in the stages before"),
@@ -37,6 +41,11 @@ def refused(config: str, *words: str) -> str:
 )
 def test_a_change_of_the_parameters_or_the_tokens_is_refused(two, word, expected):
     assert f"command line: {expected}" in refused(two, f"stages.1.{word}")
+
+
+def test_stages_may_have_other_numbers_of_passes(two):
+    words = [f"stages.{i}.model.latent={{token: 3, passes: {i + 1}}}" for i in range(2)]
+    assert [stage.model.latent.passes for stage in read_run(two, words).in_stages] == [1, 2]
 
 
 def test_adapters_are_not_lost(two):

@@ -309,6 +309,7 @@ def model_keys() -> list[tuple[str, int, str]]:
 
 
 SOURCE_NAMES = {
+    "text",
     "calculator",
     "tinyshakespeare",
     "toy_shop",

@@ -129,7 +129,7 @@ def prompt_lengths(tokens: jax.Array, segment_ids: jax.Array, end: int) -> jax.A
 def _write(model: Maverick, prompts, lengths, seeds, settings: OnPolicy, end: int) -> jax.Array:
     """int32[b, max_tokens]: the tokens that the model generates after prompts [b, P] of `lengths` tokens, each drawn
     with a seed of its own, uint32[b]; -1 after `end`. A row without a prompt continues an arbitrary token."""
-    stacked, empty = Scanned.of(model), empty_slots(len(prompts), model.config.vocab_size, model.rules)
+    stacked, empty = Scanned.of(model), empty_slots(len(prompts), model.config, model.rules)
     rules = dataclasses.replace(
         empty.rules,
         temperature=jnp.full_like(empty.rules.temperature, settings.temperature),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.inference.engine.requests import MAX_STOPS, MAX_TOP, GenerationRequest
 
@@ -33,6 +34,13 @@ def require_top(top: int, name: str) -> None:
     """Raises InputError for more likeliest tokens than an engine reports."""
     if not 0 <= top <= MAX_TOP:
         raise InputError(f"{name}: {top}; expected 0 to {MAX_TOP}")
+
+
+def require_no_latents(tokens: Sequence[int], config: ModelConfig, what: str) -> None:
+    """Raises InputError, which begins with `what`, for a text with latent thoughts."""
+    if config.latent is not None and config.latent.token in tokens:
+        raise InputError(f"{what} computes no latent thoughts, which token {config.latent.token} stands for; expected "
+                         "a text without")  # fmt: skip
 
 
 def require_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:

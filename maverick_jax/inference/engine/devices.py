@@ -65,7 +65,7 @@ class EngineDevices:
             unrolled = model if isinstance(model, Unrolled) else Unrolled.of(model)
             self._weights, self._tree = jax.tree.flatten(unrolled)
             self._cache = jax.jit(lambda: empty_cache(unrolled, slots, context))()
-            self._slots = jax.jit(lambda: programs.empty_slots(slots, self.config.vocab_size, self.rules))()
+            self._slots = jax.jit(lambda: programs.empty_slots(slots, self.config, self.rules))()
             self._compile()
 
     def entered(self):

@@ -165,8 +165,12 @@ class PromptPieces(NamedTuple):
     """[P, T, D]: those of the pictures, where they are shown."""
 
 
-def through_piece(model: Unrolled | Scanned, cache: SlotCache, piece: PromptPieces) -> tuple[jax.Array, SlotCache]:
-    """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the pieces' keys."""
+def through_piece(
+    model: Unrolled | Scanned, cache: SlotCache, piece: PromptPieces, before: jax.Array | None = None
+) -> tuple[jax.Array, SlotCache]:
+    """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the pieces' keys.
+    `before` [P, D]: the hidden state before each piece, after the final norm, which a piece that begins with a latent
+    thought reads; latents elsewhere are not computed."""
     rules = model.rest.rules
     tokens = reshard(piece.tokens, rules("batch", "length"))
     slot = () if piece.slot is None else (piece.slot,)
@@ -184,6 +188,11 @@ def through_piece(model: Unrolled | Scanned, cache: SlotCache, piece: PromptPiec
         return attention.output(y), kept
 
     x = model.rest.embed_inputs(inputs)
+    if before is not None and (latent := model.rest.config.latent):
+        spec = jax.typeof(x).sharding.spec
+        z = reshard(model.rest.latent(before[:, None], model.rest.embed[...]), PartitionSpec(spec[0], None, spec[2]))
+        is_latent = reshard((tokens == latent.token) & (index == 0), PartitionSpec(*spec[:2]))
+        x = jnp.where(is_latent[..., None], z, x)
     if piece.shown is not None:
         spec = jax.typeof(x).sharding.spec
         shown, features = (reshard(a, spec) for a in (piece.shown[..., None], piece.features))

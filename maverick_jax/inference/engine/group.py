@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import reshard
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.inference.engine.beginnings import Beginning
 from maverick_jax.inference.engine.forward import PromptPieces, Scanned, SlotCache, empty_cache
 from maverick_jax.inference.engine.programs import Slots, empty_slots, prefill
@@ -53,9 +54,8 @@ def begun(
     return state
 
 
-def slots_of(first: Beginning, rules: ShardingRules) -> Slots:
+def slots_of(first: Beginning, config: ModelConfig, rules: ShardingRules) -> Slots:
     """Active slots without texts, of which `first` has the entries, with a leading axis B; on the mesh in use."""
-    B, V = first.rules.bias.shape
-    empty = empty_slots(B, V, rules)
-    entries = Slots(empty.logits, empty.length, first.limit, ~empty.active, *first[1:])
+    empty = empty_slots(first.limit.shape[0], config, rules)
+    entries = Slots(empty.logits, empty.length, first.limit, ~empty.active, *first[1:], empty.hidden)
     return jax.tree.map(lambda x, like: reshard(x, jax.typeof(like).sharding), entries, empty)

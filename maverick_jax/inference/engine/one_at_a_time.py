@@ -11,6 +11,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.images import ImageConfig
 from maverick_jax.images.preprocess import pixel_table
 from maverick_jax.inference.engine import checks
+from maverick_jax.inference.engine.latents import undrawn
 from maverick_jax.inference.engine.requests import (
     Engine,
     EngineStatus,
@@ -40,6 +41,7 @@ class OneAtATime(Engine):
         checks.require_request(request, self.vocab_size, self.context, self._tokenizer is not None)
         if n < 1:
             raise InputError(f"n: {n}; expected 1 or more")
+        request = undrawn(request, self._model.config)
         generations = [Generation(dataclasses.replace(request, seed=request.seed + i)) for i in range(n)]
         for generation in generations:
             update = self._written(generation.request)

@@ -19,6 +19,7 @@ from maverick_jax.inference.engine import checks, group, programs
 from maverick_jax.inference.engine.beginnings import Beginning, beginning_of
 from maverick_jax.inference.engine.forward import Scanned, SlotCache, encoded
 from maverick_jax.inference.engine.jobs import Answer
+from maverick_jax.inference.engine.latents import undrawn
 from maverick_jax.inference.engine.lengths import bucket, device_groups
 from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Slots
@@ -60,7 +61,8 @@ class PlainEngine(Engine):
         for name in ("allowed", "session"):
             if getattr(request, name) is not None:
                 raise InputError(f"{name}: the plain engine does not support it; expected null")
-        seeds = range(request.seed, request.seed + n)
+        checks.require_no_latents(request.prompt, self.model.config, "prompt: the plain engine")
+        request, seeds = undrawn(request, self.model.config), range(request.seed, request.seed + n)
         found = []
         for seed in seeds:
             pictures = None
@@ -184,7 +186,9 @@ class _Waiting(Generation):
 def _begun(
     model: Scanned, tokens, lengths, first: Beginning, context: int, seen: group.ShownPictures | None
 ) -> tuple[SlotCache, Slots]:
-    return group.begun(model, tokens, lengths, group.slots_of(first, model.rest.rules), context, seen)
+    return group.begun(
+        model, tokens, lengths, group.slots_of(first, model.rest.config, model.rest.rules), context, seen
+    )
 
 
 _encoded = jax.jit(encoded)

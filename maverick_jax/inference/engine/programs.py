@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import reshard
 
+from maverick_jax.config import ModelConfig
 from maverick_jax.inference.engine.beginnings import Beginning
 from maverick_jax.inference.engine.forward import (
     PromptPieces,
@@ -48,6 +49,9 @@ class Slots:
     """int32[B, MAX_STOPS]: tokens that end the answer; -1 for none."""
     rules: DrawRules
     written: Written
+    hidden: jax.Array | None = None
+    """[B, D]: the last hidden state of the prompt so far, after the final norm, which a latent thought that comes next
+    reads; None: the model has none."""
 
 
 jax.tree_util.register_dataclass(Slots)
@@ -75,8 +79,9 @@ class Snapshot:
 jax.tree_util.register_dataclass(Snapshot)
 
 
-def empty_slots(slots: int, vocab_size: int, rules: ShardingRules) -> Slots:
+def empty_slots(slots: int, config: ModelConfig, rules: ShardingRules) -> Slots:
     """Slots without texts, on the mesh in use."""
+    vocab_size = config.vocab_size
     full = lambda value, dtype, *shape: jnp.full(
         (slots, *shape), value, dtype, out_sharding=rules("batch", *[None] * len(shape))
     )
@@ -100,20 +105,36 @@ def empty_slots(slots: int, vocab_size: int, rules: ShardingRules) -> Slots:
             bias=full(0, jnp.float32, vocab_size),
         ),
         written=Written(full(False, bool, vocab_size), full(0, jnp.int32, vocab_size), natural(0)),
+        hidden=full(0, config.compute_dtype, config.hidden_size) if config.latent else None,
     )
 
 
 def prefill(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, piece: PromptPieces) -> tuple[SlotCache, Slots]:
-    """Adds pieces of texts; `logits` and `length` of their slots are those after the pieces."""
+    """Adds pieces of texts; `logits`, `length` and `hidden` of their slots are those after the pieces. A latent thought
+    has a piece to itself."""
     rules = model.rest.rules
-    x, cache = through_piece(model, cache, piece)
+    before = None if slots.hidden is None else _rows_of(slots.hidden, piece, rules)
+    x, cache = through_piece(model, cache, piece, before)
     end = piece.start + piece.count
     last = jnp.arange(piece.tokens.shape[1], dtype=jnp.int32)[None, :] == piece.count[:, None] - 1
     x = reshard(x, rules("batch", "length", None))
     last = reshard(last, rules("batch", "length"))
-    logits = logits_of(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1))
+    newest = jnp.sum(jnp.where(last[..., None], x, 0), axis=1)
     put = functools.partial(_put_rows, piece=piece, rules=rules)
+    if slots.hidden is not None:
+        normal = rms_norm(newest[:, None], model.rest.norm[...], model.rest.config.rms_norm_eps)[:, 0]
+        slots = dataclasses.replace(slots, hidden=put(slots.hidden, normal))
+    logits = logits_of(model, newest)
     return cache, dataclasses.replace(slots, logits=put(slots.logits, logits), length=put(slots.length, end))
+
+
+def _rows_of(x: jax.Array, piece: PromptPieces, rules: ShardingRules) -> jax.Array:
+    """The rows [P, D] of x [B, D] in the slots of the pieces."""
+    if piece.slot is None:
+        return x
+    spec = rules("batch", None)
+    local = lambda x, slot: jnp.take(x, slot, axis=0, mode="clip")
+    return jax.shard_map(local, in_specs=(spec, rules("batch")), out_specs=spec)(x, reshard(piece.slot, rules("batch")))
 
 
 def _put_rows(x: jax.Array, new: jax.Array, *, piece: PromptPieces, rules: ShardingRules) -> jax.Array:

@@ -15,6 +15,7 @@ from maverick_jax.inference.engine.devices import EngineDevices, Work
 from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.inference.engine.jobs import Answer, Job, Scoring, SharedPrompt
 from maverick_jax.inference.engine.kept import KeptText, KeptTexts, Reach
+from maverick_jax.inference.engine.latents import end_of_piece, resumable, undrawn
 from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Snapshot
 from maverick_jax.inference.engine.requests import (
@@ -104,6 +105,7 @@ class SlotEngine(Engine):
         checks.require_request(request, self.vocab_size, self.context, self.tokenizer is not None)
         if n < 1:
             raise InputError(f"n: {n}; expected 1 or more")
+        request = undrawn(request, self._config)
         requests = [dataclasses.replace(request, seed=request.seed + i) for i in range(n)]
         prompt = SharedPrompt() if n > 1 else None
         pictures = None
@@ -122,6 +124,7 @@ class SlotEngine(Engine):
         checks.require_top(top, "top")
         for i, sequence in enumerate(sequences):
             checks.require_tokens(sequence, self.vocab_size, f"sequence {i}")
+            checks.require_no_latents(sequence, self._config, f"sequence {i}: an engine that scores")
             if len(sequence) > self.context:
                 raise InputError(
                     f"sequence {i}: {len(sequence):,} tokens; expected at most {self.context:,}, the context"
@@ -246,7 +249,7 @@ class SlotEngine(Engine):
         """Begins with what is kept of a text that begins alike."""
         if job.shared and (snapshot := job.shared.snapshot):
             self._restore(job, snapshot, job.total, job.total)
-        elif found := self._kept.find(job.generation.request.realm, job.identity):
+        elif found := self._kept.find(job.generation.request.realm, resumable(job.identity, self._config)):
             text, count = found
             self._restore(job, text.snapshot, count, len(text.identity))
 
@@ -299,6 +302,8 @@ class SlotEngine(Engine):
         if self._chunk is not None:
             most = min(most, self._chunk - start % self._chunk)
         stop = min(start + most, job.total)
+        if (latent := self._config.latent) is not None:
+            stop = end_of_piece(job.tokens, start, stop, latent.token)
         labels, pictures = None, None
         if isinstance(job, Scoring):
             labels = job.tokens[start + 1 : stop + 1]

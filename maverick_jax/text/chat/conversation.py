@@ -16,7 +16,7 @@ from maverick_jax.text.tokenizers.base import require_unicode
 MAX_MESSAGES, MAX_TOOLS, MAX_CALLS = 100_000, 1_024, 256
 MAX_NAME, MAX_TEXT = 512, 1 << 24
 """Most characters of a tool's name and of one text."""
-MAX_IMAGE_IDS = 1 << 20
+MAX_IMAGE_IDS, MAX_LATENTS = 1 << 20, 1 << 12
 
 
 class Role(enum.IntEnum):
@@ -94,6 +94,9 @@ class Message:
     """The assistant's reasoning before its answer."""
     call_id: str | None = None
     """Id of the call that a tool message answers; None means the first call without a result."""
+    latents: int = 0
+    """Number of latent thoughts before the `thought`, in training data. Messages of users and programs have none: they
+    are not a part of the history."""
 
     def __post_init__(self):
         if not isinstance(self.role, Role) or self.role is Role.NONE:
@@ -105,8 +108,10 @@ class Message:
         if not all(isinstance(call, ToolCall) for call in self.calls):
             raise InputError("calls: expected ToolCall objects")
         _check_text(self.thought, "thought")
+        if type(self.latents) is not int or not 0 <= self.latents <= MAX_LATENTS:
+            raise InputError(f"latents: {self.latents!r:.80}; expected 0 to {MAX_LATENTS:,}")
         _check_id(self.call_id)
-        if self.role is not Role.ASSISTANT and (self.calls or self.thought):
+        if self.role is not Role.ASSISTANT and (self.calls or self.thought or self.latents):
             raise InputError(f"{self.role.header}: only the assistant calls tools and has a `thought`")
         if self.role is not Role.TOOL and self.call_id is not None:
             raise InputError(f"{self.role.header}: only a tool message has a `call_id`")

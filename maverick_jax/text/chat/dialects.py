@@ -26,7 +26,7 @@ from maverick_jax.text.chat.reply import (
     take_wrapped,
     written,
 )
-from maverick_jax.text.chat.spans import Control, Kind, Segment, Text
+from maverick_jax.text.chat.spans import Control, Kind, Latents, Segment, Text
 from maverick_jax.text.tokenizers.base import Tokenizer
 
 DEFAULT = "meta_pythonic"
@@ -106,8 +106,8 @@ class Dialect(abc.ABC):
         kind = Kind.THOUGHT if message.calls else KINDS[message.role]
         parts: list[Segment] = [Text(kind, part) if isinstance(part, str) else part for part in message.parts]
         if not message.calls:
-            return MessageSegments(message.role, index, _thought(message) + parts)
-        content = _thought(message) + self._with_calls(parts, message.calls)
+            return MessageSegments(message.role, index, thought_segments(message.thought, message.latents) + parts)
+        content = thought_segments(message.thought, message.latents) + self._with_calls(parts, message.calls)
         return MessageSegments(message.role, index, content, self.call_stop)
 
     @abc.abstractmethod
@@ -210,9 +210,12 @@ def dialect_of(name: str | None, tokenizer: Tokenizer) -> Dialect:
     return find_dialect(name or tokenizer.dialect or DEFAULT)
 
 
-def _thought(message: Message) -> list[Segment]:
+def thought_segments(thought: str, latents: int) -> list[Segment]:
+    """The thought of an assistant's message: places of latents, then text, between its control tokens."""
     begin, end = map(Control, THINKING)
-    return [begin, Text(Kind.THOUGHT, message.thought), end] if message.thought else []
+    places: list[Segment] = [Latents(latents)] if latents else []
+    text: list[Segment] = [Text(Kind.THOUGHT, thought)] if thought else []
+    return [begin, *places, *text, end] if places or text else []
 
 
 def _listed(tools: Sequence[Tool]) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 
 from maverick_jax.errors import InputError
 from maverick_jax.text.chat.conversation import Conversation, Image, Role
-from maverick_jax.text.chat.dialects import DEFAULT, MessageSegments, find_dialect
-from maverick_jax.text.chat.spans import Control, Kind, Rendered, Segment, Span, Text
+from maverick_jax.text.chat.dialects import DEFAULT, MessageSegments, find_dialect, thought_segments
+from maverick_jax.text.chat.reply import LATENT
+from maverick_jax.text.chat.spans import Control, Kind, Latents, Rendered, Segment, Span, Text
 from maverick_jax.text.tokenizers.base import Tokenizer
 
 BEGIN_OF_TEXT, HEADER_START, HEADER_END = map(Control, ("<|begin_of_text|>", "<|header_start|>", "<|header_end|>"))
@@ -27,12 +28,14 @@ def render(
     dialect: str = DEFAULT,
     *,
     add_generation_prompt: bool = False,
+    latents: int = 0,
     begin: int = 0,
 ) -> Rendered:
     """Token ids of `conversation`, with kind, role and message of each token. Equal arguments give equal ids.
 
-    With `add_generation_prompt` the header of an assistant message follows, as the prompt for generation. `begin`: the
-    first message that is written; from 1 on, what continues the tokens of the messages before it.
+    With `add_generation_prompt` the header of an assistant message follows, as the prompt for generation, and a thought
+    of so many `latents`, which the model does not write. `begin`: the first message that is written; from 1 on, what
+    continues the tokens of the messages before it.
     Raises InputError if the dialect cannot write the conversation or the tokenizer lacks a control token.
     """
     writer = _Writer(tokenizer)
@@ -43,6 +46,8 @@ def render(
             writer.message(message)
     if add_generation_prompt:
         writer.header(Role.ASSISTANT, -1)
+        for segment in thought_segments("", latents):
+            writer.add(segment, Role.ASSISTANT, -1)
     return writer.finish()
 
 
@@ -71,7 +76,8 @@ class _Writer:
             self.decisions.append(len(self.spans))
         joins = False
         for segment in message.content:
-            self.add(segment, message.role, message.message, written=own, joins=joins)
+            written = own and not isinstance(segment, Latents)
+            self.add(segment, message.role, message.message, written=written, joins=joins)
             joins = isinstance(segment, Text)
         self.add(message.stop, message.role, message.message, written=own)
 
@@ -98,6 +104,8 @@ class _Writer:
         match segment:
             case Text(kind, text, _):
                 return kind, text, None
+            case Latents(count):
+                return Kind.LATENT, LATENT * count, [self._control(LATENT)] * count
             case Control(name):
                 return Kind.CONTROL, name, [self._control(name)]
             case Image():

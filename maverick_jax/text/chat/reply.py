@@ -10,6 +10,8 @@ from maverick_jax.text.tokenizers.base import Tokenizer
 
 STOPS = ("<|eot|>", "<|eom|>", "<|end_of_text|>")
 THINKING = ("<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>")
+LATENT = "<|reasoning_reserved_special_token_0|>"
+"""Holds the place of a latent thought: the model reads its own last hidden state there."""
 CALLING = ("<|python_start|>", "<|python_end|>")
 
 Piece = str | Control

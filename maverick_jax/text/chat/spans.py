@@ -32,6 +32,8 @@ class Kind(enum.IntEnum):
     RESULT = 10
     """The result of a tool call."""
     IMAGE = 11
+    LATENT = 12
+    """Places of latent thoughts, which a program writes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +53,14 @@ class Control:
     name: str
 
 
-Segment = Text | Control | Image
+@dataclasses.dataclass(frozen=True, slots=True)
+class Latents:
+    """Places of latent thoughts."""
+
+    count: int
+
+
+Segment = Text | Control | Image | Latents
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from maverick_jax.errors import InputError
 
-BYTES = "bytes"
+BYTES, THINKING_BYTES = "bytes", "bytes_thinking"
 NAME_FILE, JSON_FILE, RANKS_FILE = "tokenizer.txt", "tokenizer.json", "tokenizer.model"
 UNKNOWN_ID = "\ufffd"
 MAX_BYTES = 64 << 20

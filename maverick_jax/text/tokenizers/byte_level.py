@@ -1,9 +1,9 @@
-"""The byte tokenizer: one token per UTF-8 byte. It needs no file."""
+"""The byte tokenizers: one token per UTF-8 byte. They need no file."""
 
 import pathlib
 from collections.abc import Sequence
 
-from maverick_jax.text.tokenizers.base import BYTES, NAME_FILE, Tokenizer, digest
+from maverick_jax.text.tokenizers.base import BYTES, NAME_FILE, THINKING_BYTES, Tokenizer, digest
 
 CONTROLS = (
     "<|begin_of_text|>",
@@ -24,6 +24,9 @@ CONTROLS = (
 )
 """Control tokens with ids 256, 257, ... in this order. They have the names of Llama 4's control tokens, so that the
 chat format and image tokens also work with bytes."""
+THINKING = ("<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>", "<|reasoning_reserved_special_token_0|>")
+"""Further ones of `bytes_thinking`, for thoughts in text and for latent ones. `bytes` stays as it is: its number of
+tokens is the size of models."""
 
 
 class ByteTokenizer(Tokenizer):
@@ -31,14 +34,15 @@ class ByteTokenizer(Tokenizer):
 
     name = BYTES
     bos_id, eos_id, pad_id = 256, 257, 258
-    vocab_size = 256 + len(CONTROLS)
-    fingerprint = digest(b"bytes", *[c.encode() for c in CONTROLS])
+    control_names: tuple[str, ...] = CONTROLS
+    vocab_size = 256 + len(control_names)
+    fingerprint = digest(b"bytes", *[c.encode() for c in control_names])
 
     def __init__(self):
-        self._set_controls({text: 256 + i for i, text in enumerate(CONTROLS)})
+        self._set_controls({text: 256 + i for i, text in enumerate(self.control_names)})
 
     def save(self, directory: str | pathlib.Path) -> None:
-        (pathlib.Path(directory) / NAME_FILE).write_text(f"{BYTES}\n")
+        (pathlib.Path(directory) / NAME_FILE).write_text(f"{self.name}\n")
 
     def bytes_of(self, token: int) -> bytes | None:
         return bytes([token]) if 0 <= token < 256 else None
@@ -51,3 +55,12 @@ class ByteTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")
+
+
+class ThinkingByteTokenizer(ByteTokenizer):
+    """The byte tokenizer with the control tokens of thoughts."""
+
+    name = THINKING_BYTES
+    control_names = (*CONTROLS, *THINKING)
+    vocab_size = 256 + len(control_names)
+    fingerprint = digest(b"bytes", *[c.encode() for c in control_names])

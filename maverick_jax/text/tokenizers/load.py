@@ -5,15 +5,18 @@ import pathlib
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text.tokenizers.base import BYTES, JSON_FILE, NAME_FILE, RANKS_FILE, Tokenizer, read_file
-from maverick_jax.text.tokenizers.byte_level import ByteTokenizer
+from maverick_jax.text.tokenizers.byte_level import ByteTokenizer, ThinkingByteTokenizer
+
+NAMES = {tokenizer.name: tokenizer for tokenizer in (ByteTokenizer, ThinkingByteTokenizer)}
+"""Tokenizers that need no file."""
 
 
 def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
-    """Load a tokenizer. `source` is `bytes`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a folder that
-    contains one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints, a Hugging
-    Face folder). Raises InputError if there is no tokenizer or its file is malformed."""
-    if str(source) == BYTES:
-        return _named(BYTES)
+    """Load a tokenizer. `source` is `bytes`, `bytes_thinking`, a `tokenizer.json`, a tiktoken `tokenizer.model`, or a
+    folder that contains one of these files or was written by `Tokenizer.save` (a run directory, one of its checkpoints,
+    a Hugging Face folder). Raises InputError if there is no tokenizer or its file is malformed."""
+    if str(source) in NAMES:
+        return _named(str(source))
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         found = find_tokenizer(path)
@@ -21,7 +24,7 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
             raise InputError(f"tokenizer {path}: the folder contains none of {JSON_FILE}, {RANKS_FILE}, {NAME_FILE}")
         path = found
     if not path.is_file():
-        hint = did_you_mean(str(source), [BYTES])
+        hint = did_you_mean(str(source), NAMES)
         raise InputError(f"tokenizer {source}: no such file or folder; expected `{BYTES}`, a {JSON_FILE}, "
                          f"a {RANKS_FILE} or a folder that contains one{hint}")  # fmt: skip
     if path.name == NAME_FILE:
@@ -39,9 +42,10 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
 
 def _named(name: str, origin: pathlib.Path | None = None) -> Tokenizer:
     """The tokenizer called `name`. A name that comes from a file is only compared with known names, never opened."""
-    if name != BYTES:
-        raise InputError(f"{origin}: line 1: no tokenizer is called {name[:40]!r}; expected `{BYTES}`")
-    return ByteTokenizer()
+    if name not in NAMES:
+        expected = " or ".join(f"`{known}`" for known in NAMES)
+        raise InputError(f"{origin}: line 1: no tokenizer is called {name[:40]!r}; expected {expected}")
+    return NAMES[name]()
 
 
 def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:

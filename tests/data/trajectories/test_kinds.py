@@ -196,7 +196,11 @@ def test_default_weights():
     table = KindWeights().table()
     assert table.dtype == np.float32 and len(table) == len(TokenKind)
     weights = {kind: float(table[kind]) for kind in TokenKind}
-    assert {kind for kind, weight in weights.items() if weight == 0} == {*CONTEXT, TokenKind.FAILED_ACTION}
+    assert {kind for kind, weight in weights.items() if weight == 0} == {
+        *CONTEXT,
+        TokenKind.FAILED_ACTION,
+        TokenKind.LATENT,
+    }
     assert weights[TokenKind.RECOVERY] == 1.5
     assert set(weights.values()) == {0.0, 1.0, 1.5}
 

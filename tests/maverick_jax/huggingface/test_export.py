@@ -335,3 +335,24 @@ def test_balance_bias_is_dropped_only_on_request(tmp_path, caplog):
     parameters[path] *= 0
     save_pretrained(our_model(biased, parameters), tmp_path / "zero")
     assert tensors_of(tmp_path / "zero").keys() == tensors_of(tmp_path / "dropped").keys()
+
+
+def test_latents_are_left_out_and_trained_ones_only_on_request(tmp_path, caplog):
+    """The exported model is the plain one: that of the folder without latents."""
+    plain = variant(num_hidden_layers=3)
+    thinking = variant(num_hidden_layers=3, latent={"token": 95})
+    parameters = random_parameters(shapes(thinking))
+    with pytest.raises(InputError, match=r"latent/\w+ is not zero: .*; pass drop_latents=True"):
+        save_pretrained(our_model(thinking, parameters), tmp_path / "out")
+    with caplog.at_level(logging.WARNING):
+        save_pretrained(our_model(thinking, parameters), tmp_path / "dropped", drop_latents=True)
+    assert "dropped the feedback of latent thoughts" in caplog.text
+    zeros = {name: x * 0 if name.startswith("latent/") else x for name, x in parameters.items()}
+    save_pretrained(our_model(thinking, zeros), tmp_path / "zero")
+    rest = {name: x for name, x in parameters.items() if not name.startswith("latent/")}
+    save_pretrained(our_model(plain, rest), tmp_path / "plain")
+    expected = tensors_of(tmp_path / "plain")
+    for name in ("dropped", "zero"):
+        found = tensors_of(tmp_path / name)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[key], expected[key]) for key in expected)

@@ -37,6 +37,29 @@ def test_each_answer_continues_all_that_was_said_and_has_a_seed_of_its_own():
     assert (requests[-1].prompt, requests[-1].seed) == (requests[0].prompt, 3)
 
 
+def test_latents_are_before_each_answer_and_in_no_history():
+    tokenizer = load_tokenizer("bytes_thinking")
+    latent, end = (tokenizer.controls[name] for name in ("<|reasoning_reserved_special_token_0|>", "<|eot|>"))
+    requests = []
+
+    class Thinker:
+        def submit(self, request):
+            requests.append(request)
+            generation = Generation(request)
+            generation.put(Update((*tokenizer.encode("Yes."), end), finish=Finish.STOP))
+            return [generation]
+
+    chat, engine = ChatSession(tokenizer, latents=3), Thinker()
+    said = []
+    for text in ("One", "Two"):
+        list(chat.say(engine, text))  # pyright: ignore[reportArgumentType]
+        said.append(Message(Role.USER, text))
+        asked = render(Conversation(said), tokenizer, add_generation_prompt=True, latents=3).ids.tolist()
+        assert requests[-1].prompt == asked and asked.count(latent) == 3
+        assert latent not in chat.ids
+        said.append(Message(Role.ASSISTANT, "Yes."))
+
+
 def test_a_tokenizer_without_the_formats_tokens_is_refused():
     without = load_tokenizer("bytes")
     without._set_controls({"<|end_of_text|>": 257})

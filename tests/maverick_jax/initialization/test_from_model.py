@@ -12,6 +12,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.initialization.layer_map import Start
+from maverick_jax.latent import LatentConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.pretrained import abstract_model, load_pretrained, save_pretrained
 from maverick_jax.sharding import single_device_mesh
@@ -321,3 +322,16 @@ def test_a_killed_run_with_chosen_layers_ends_the_same(bytes_run, first_loss, tm
     killed = cut_back(tmp_path / "whole", tmp_path / "killed", 1)
     run.main("pretrain_tiny", [*bytes_run[2], f"run.dir={killed}"])
     assert_same_run(tmp_path / "whole", killed, step=2)
+
+
+@pytest.mark.parametrize("layers", [None, (0, 0, 2, 3, 4, 5, 6, 7)])
+def test_a_model_with_latent_thoughts_begins_as_a_plain_one(layers, sources):
+    """Logits without latents are the plain model's to the bit, whether all layers are copied or chosen."""
+    thinking = DENSE.model_copy(update={"latent": LatentConfig(token=95)})
+    start = Start(sources("dense", "folder"), layers)
+    with jax.set_mesh(single_device_mesh()):
+        found = initial_weights(abstract_model(thinking, single_device_mesh()), start, SEED)
+        plain = initial_weights(abstract_model(DENSE, single_device_mesh()), start, SEED)
+    assert not np.asarray(found.latent.matrix[...]).any() and not np.asarray(found.latent.gain[...]).any()
+    tokens = np.minimum(random_tokens(DENSE, 2, 16), 94)
+    np.testing.assert_array_equal(np.asarray(found.logits(tokens)), np.asarray(plain.logits(tokens)))

@@ -29,7 +29,7 @@ def written(model):
 
     @jax.jit
     def program(model):
-        slots = group.slots_of(first, model.rules)
+        slots = group.slots_of(first, model.config, model.rules)
         begun = group.begun(Scanned.of(model), jnp.asarray(tokens), jnp.array(LENGTHS), slots, CONTEXT)
         return decode(Scanned.of(model), *begun, STEPS)
 
