@@ -22,6 +22,7 @@ from maverick_jax.network import LayerSpec
 from maverick_jax.parameters import Parameter
 from maverick_jax.settings import shipped
 from maverick_jax.sharding import MESH_AXES, ShardingRules, abstract_mesh
+from tests.helpers import size_table
 from train.config_files import read_config, read_run
 from train.flops import flops_of_run
 
@@ -335,6 +336,18 @@ def test_every_shipped_run_fits_its_hardware(name):
 def test_peaks_of_cluster_configs_are_within_a_tenth_of_the_compiled_ones(name, gigabytes):
     """The compiled peaks of docs/scaling.md, in 10^9 bytes."""
     assert plan(read_config(name))["bytes_per_device"]["total"] / 1e9 == pytest.approx(gigabytes, rel=0.1)
+
+
+def test_the_table_of_sizes_in_the_readme_is_current():
+    document = size_table.DOCUMENT.read_text()
+    assert document == size_table.written(document), "run `python -m tests.helpers.size_table`"
+
+
+def test_every_model_that_is_too_large_for_one_device_has_a_run_that_fits():
+    lines = [line.split(" | ") for line in size_table.table().splitlines()[2:]]
+    fits = {cells[0].strip("|` "): cells[4] for cells in lines if cells[1].endswith("B")}
+    without = [name for name, mesh in fits.items() if not mesh]
+    assert len(fits) >= 10 and without == ["scout_17b_16e_vision"]  # its text model has one
 
 
 def test_a_run_that_does_not_fit():

@@ -544,6 +544,10 @@ def test_counts_of_the_shipped_models():
     }
     assert counts["maverick_17b_128e"] == (400_711_848_960, 17_184_691_200)
     assert counts["scout_17b_16e"] == (107_769_861_120, 17_172_894_720)
+    assert counts["maverick_8x22b"] == (141_479_417_856, 38_821_730_304)
+    assert counts["maverick_405b"] == (405_039_191_040, 21_512_033_280)
+    assert counts["dense_8b"] == (8_634_765_312, 8_634_765_312)
+    assert counts["dense_70b"] == (71_762_714_624, 71_762_714_624)
     total, active = counts["behemoth_288b_16e"]
     assert abs(active / 288e9 - 1) < 0.005
     assert 1.9e12 < total < 2e12
