@@ -103,6 +103,7 @@ def save_pretrained(
     group_size: int = 128,
     dialect: str | None = None,
     drop_router_bias: bool = False,
+    drop_reasoning: bool = False,
     source: str | pathlib.Path | None = None,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
@@ -114,9 +115,11 @@ def save_pretrained(
     `dialect`: tool dialect; writes its chat template and the settings of an instruct model. `source`: the folder or
     run that the model was loaded from, whose context and other public settings are written again.
     Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
-    attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`).
+    attention, a loss-free balance bias that is not zero (unless `drop_router_bias`), or reasoning heads that add
+    something or periods that repeat (unless `drop_reasoning`).
     """
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias)
+    dropped = {"drop_router_bias": drop_router_bias, "drop_reasoning": drop_reasoning}
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, **dropped)
     readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
     exporting.write_folder(
         path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer, source=source
@@ -150,6 +153,7 @@ def export(
     group_size: int = 128,
     dialect: str | None = None,
     averaged: bool = False,
+    drop_reasoning: bool = False,
 ) -> None:
     """Write the model at `checkpoint` (as in `load_pretrained`) to a new Hugging Face folder `out`, with its tokenizer.
 
@@ -158,7 +162,7 @@ def export(
     Raises InputError in the same cases, and for a damaged checkpoint.
     """
     require_new(pathlib.Path(out))
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect)
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_reasoning=drop_reasoning)
     source = open_source(checkpoint, averaged=averaged)
     exporting.write_folder(
         out,

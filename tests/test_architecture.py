@@ -37,7 +37,7 @@ FLOORS = {
 }
 FLOOR_ZERO = {
     *("config", "coordinator", "errors", "events", "files", "images", "network", "param", "parameters", "precision"),
-    *("process_identity", "progress", "settings"),
+    *("process_identity", "progress", "reasoning", "settings"),
     *("row_split", "saved", "sharding", "stack", "target", "text"),
 }
 FIELD_TABLE = "data.rows.fields"

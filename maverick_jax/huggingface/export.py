@@ -25,7 +25,7 @@ from maverick_jax.huggingface.safetensors_writer import Made, Planned, TensorHea
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
-from maverick_jax.parameters import ROUTER_BIAS
+from maverick_jax.parameters import ROUTER_BIAS, by_name
 from maverick_jax.progress import ByteProgress
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer
@@ -52,6 +52,8 @@ class ExportOptions:
     quantization: Quantization | None = None
     dialect: str | None = None
     """Tool dialect of the chat template; setting it exports an instruct model."""
+    drop_reasoning: bool = False
+    """Leave out reasoning heads even if they add something, and run every layer once."""
     drop_router_bias: bool = False
     """Leave out loss-free balance biases even if they are not zero."""
 
@@ -72,10 +74,11 @@ def options(
     group_size: int = 128,
     dialect: str | None = None,
     drop_router_bias: bool = False,
+    drop_reasoning: bool = False,
 ) -> ExportOptions:
     """`ExportOptions` from a user's arguments. Raises InputError for unsupported values."""
     quantization = Quantization(quantize, group_size) if quantize else None
-    return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_router_bias)
+    return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_reasoning, drop_router_bias)
 
 
 def write_folder(
@@ -110,6 +113,7 @@ def write_folder(
     if options.quantization:
         config_json["quantization_config"] = options.quantization.config_json()
     kept = _without_router_bias(readers, options.drop_router_bias)
+    kept = _without_reasoning(config, kept, options.drop_reasoning)
     plan = _plan(kept, options)
     _require_space(path, total_bytes(plan) + _OTHER_FILES_BYTES)
 
@@ -181,6 +185,29 @@ def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str,
     if live:
         log.warning("dropped the balance bias of %d parameters; the exported model may choose other experts", len(live))
     return {name: reader for name, reader in readers.items() if name not in biases}
+
+
+def _without_reasoning(config: ModelConfig, readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
+    """All parameters except reasoning heads and the gain of loops. Raises InputError if the heads add something or
+    periods repeat, unless `drop`."""
+    own = {name for name, p in by_name(config).items() if p.role == "reasoning"}
+    live = [name for name in readers if name in own and name.endswith("/o") and _is_live(readers[name])]
+    repeats = config.loops is not None and config.loops.times > 1
+    problems = [f"{live[0]} is not zero: Llama 4 has no reasoning heads"] if live else []
+    problems += [f"loops.times is {config.loops.times}: Llama 4 runs each layer once"] if repeats else []
+    if problems and not drop:
+        raise InputError(f"{', and '.join(problems)}, so the exported model would compute something else; accept that "
+                         "with --drop reasoning (drop_reasoning=True), or distill it into a plain model")  # fmt: skip
+    if problems:
+        log.warning("dropped what Llama 4 has no place for: %s; the exported model computes something else. `maverick "
+                    "eval` of both says what that costs", "; ".join(problems))  # fmt: skip
+    return {name: reader for name, reader in readers.items() if name not in own}
+
+
+def _is_live(reader: Reader) -> bool:
+    """Whether an array is not zero, read in parts."""
+    rest = tuple(slice(0, size) for size in reader.shape[1:])
+    return any(np.any(reader((slice(i, i + 1), *rest), np.dtype(np.float32)) != 0) for i in range(reader.shape[0]))
 
 
 def _require_space(path: pathlib.Path, needed: int) -> None:
