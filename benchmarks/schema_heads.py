@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Whether schema heads find declared tools that have left the attention chunk: chains of one and of two calls.
 
-    python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--variants heads plain] [--one 400] [--two 800]
+    python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--variants heads plain] [--one 120] [--two 240]
 
 Every row is new. It declares 2 to TOOLS tools as three tokens each, `takes name gives`, in which each type is taken by
 one tool and given by one (one random cycle); then words fill the chunk. In the next chunk come REQUESTS requests, each
@@ -35,7 +35,6 @@ from maverick_jax.reasoning import Mark, ReasoningHeads
 from maverick_jax.sharding import ShardingRules, single_device_mesh
 from train.objectives import Pretrain
 from train.optimizers import AdamW
-from train.optimizers.muon import Muon
 from train.state import init_state
 from train.step import train_step
 from train.trainable.config import TrainableConfig
@@ -121,21 +120,27 @@ def judged(model: Maverick, hops: int) -> dict[str, float]:
     return {"right": float(right.mean()), "low": low, "high": high, "hallucinated": float(1 - declared.mean())}
 
 
+@functools.cache
+def compiled(heads: bool, rate: float, steps: int):
+    """(init, step) of a variant."""
+    config, objective = model_config(heads), Pretrain()
+    optimizer = AdamW(learning_rate=rate, warmup_steps=50, schedule="constant", weight_decay=0.0)
+    built = optimizer.build(steps, config, TrainableConfig().selection())
+    parts = {"config": config, "rules": ShardingRules(), "optimizer": built, "objective": objective}
+    step = functools.partial(train_step, references={}, objective=objective, optimizer=built)
+    return jax.jit(functools.partial(init_state, **parts)), jax.jit(step, donate_argnums=0)
+
+
 def learned(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Trains one model and judges it along the way."""
     record = args.work / f"{variant}-{seed}.json"
     if record.is_file():
         return json.loads(record.read_text())
     config, steps = model_config(variant == "heads"), args.one + args.two
-    kind = Muon if args.muon else AdamW
-    optimizer = kind(learning_rate=args.rate, warmup_steps=50, schedule="constant", weight_decay=0.0)
-    built = optimizer.build(steps, config, TrainableConfig().selection())
     rng, curve, begun = np.random.default_rng(seed), [], time.process_time()
     with jax.set_mesh(single_device_mesh()):
-        state = jax.jit(functools.partial(init_state, config=config, rules=ShardingRules(), optimizer=built,
-                                          objective=Pretrain()))(seed)  # fmt: skip
-        step = jax.jit(functools.partial(train_step, references={}, objective=Pretrain(), optimizer=built),
-                       donate_argnums=0)  # fmt: skip
+        init, step = compiled(variant == "heads", args.rate, steps)
+        state = init(seed)
         for i in range(steps):
             batch = {name: jnp.asarray(x)[None] for name, x in rows(rng, ROWS, 1 + (i >= args.one)).items()}
             state, metrics = step(state, batch)
@@ -154,11 +159,10 @@ def main() -> None:
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for the results")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=["heads", "plain"], choices=["heads", "plain"])
-    parser.add_argument("--one", type=int, default=400, help="updates with one hop")
-    parser.add_argument("--two", type=int, default=800, help="updates with one or two hops after them")
+    parser.add_argument("--one", type=int, default=120, help="updates with one hop")
+    parser.add_argument("--two", type=int, default=240, help="updates with one or two hops after them")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate")
-    parser.add_argument("--muon", action="store_true")
-    parser.add_argument("--every", type=int, default=200, help="updates between evaluations")
+    parser.add_argument("--every", type=int, default=120, help="updates between evaluations")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     results = [learned(variant, seed, args) for seed in args.seeds for variant in args.variants]

@@ -49,6 +49,16 @@ def through_periods(model: Looped, once: Once, x: jax.Array, drawn: jax.Array | 
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
 
+def stretches(config: ModelConfig) -> list[tuple[int, int]]:
+    """The periods [first, end) that run one after the other, in order; those of `loops` occur once per time."""
+    whole = config.num_periods
+    if config.loops is None:
+        return [(0, whole)]
+    first, end = config.loops.periods
+    found = [(0, first), *[(first, end)] * config.loops.times, (end, whole)]
+    return [part for part in found if part[0] < part[1]]
+
+
 def again(x: jax.Array, first: jax.Array, gain: nnx.Param) -> jax.Array:
     """What repeated periods read after they have run: x [B, T, D] with their `first` input."""
     return x + gain[...].astype(x.dtype)[None, None, :] * first

@@ -23,6 +23,7 @@ from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.inference.engine.forward import Scanned
 from maverick_jax.inference.engine.group import begun
+from maverick_jax.inference.engine.marks import num_groups
 from maverick_jax.inference.engine.programs import decode, empty_slots, next_tokens
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.settings.section import Section
@@ -129,7 +130,8 @@ def prompt_lengths(tokens: jax.Array, segment_ids: jax.Array, end: int) -> jax.A
 def _write(model: Maverick, prompts, lengths, seeds, settings: OnPolicy, end: int) -> jax.Array:
     """int32[b, max_tokens]: the tokens that the model generates after prompts [b, P] of `lengths` tokens, each drawn
     with a seed of its own, uint32[b]; -1 after `end`. A row without a prompt continues an arbitrary token."""
-    stacked, empty = Scanned.of(model), empty_slots(len(prompts), model.config.vocab_size, model.rules)
+    groups = num_groups(model.config)
+    stacked, empty = Scanned.of(model), empty_slots(len(prompts), model.config.vocab_size, model.rules, groups)
     rules = dataclasses.replace(
         empty.rules,
         temperature=jnp.full_like(empty.rules.temperature, settings.temperature),

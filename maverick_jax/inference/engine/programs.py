@@ -48,6 +48,8 @@ class Slots:
     """int32[B, MAX_STOPS]: tokens that end the answer; -1 for none."""
     rules: DrawRules
     written: Written
+    seen: jax.Array | None = None
+    """int32[B, G]: how many tokens each group of reasoning heads sees; None: there are no such heads."""
 
 
 jax.tree_util.register_dataclass(Slots)
@@ -75,8 +77,8 @@ class Snapshot:
 jax.tree_util.register_dataclass(Snapshot)
 
 
-def empty_slots(slots: int, vocab_size: int, rules: ShardingRules) -> Slots:
-    """Slots without texts, on the mesh in use."""
+def empty_slots(slots: int, vocab_size: int, rules: ShardingRules, groups: int = 0) -> Slots:
+    """Slots without texts, on the mesh in use. `groups`: of reasoning heads."""
     full = lambda value, dtype, *shape: jnp.full(
         (slots, *shape), value, dtype, out_sharding=rules("batch", *[None] * len(shape))
     )
@@ -100,20 +102,22 @@ def empty_slots(slots: int, vocab_size: int, rules: ShardingRules) -> Slots:
             bias=full(0, jnp.float32, vocab_size),
         ),
         written=Written(full(False, bool, vocab_size), full(0, jnp.int32, vocab_size), natural(0)),
+        seen=full(0, jnp.int32, groups) if groups else None,
     )
 
 
 def prefill(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, piece: PromptPieces) -> tuple[SlotCache, Slots]:
     """Adds pieces of texts; `logits` and `length` of their slots are those after the pieces."""
     rules = model.rest.rules
-    x, cache = through_piece(model, cache, piece)
+    x, cache, seen = through_piece(model, cache, piece)
     end = piece.start + piece.count
     last = jnp.arange(piece.tokens.shape[1], dtype=jnp.int32)[None, :] == piece.count[:, None] - 1
     x = reshard(x, rules("batch", "length", None))
     last = reshard(last, rules("batch", "length"))
     logits = logits_of(model, jnp.sum(jnp.where(last[..., None], x, 0), axis=1))
     put = functools.partial(_put_rows, piece=piece, rules=rules)
-    return cache, dataclasses.replace(slots, logits=put(slots.logits, logits), length=put(slots.length, end))
+    slots = dataclasses.replace(slots, logits=put(slots.logits, logits), length=put(slots.length, end))
+    return cache, slots if seen is None else dataclasses.replace(slots, seen=put(slots.seen, seen))
 
 
 def _put_rows(x: jax.Array, new: jax.Array, *, piece: PromptPieces, rules: ShardingRules) -> jax.Array:
@@ -131,7 +135,7 @@ def _put_rows(x: jax.Array, new: jax.Array, *, piece: PromptPieces, rules: Shard
 def score(model: Unrolled, cache: SlotCache, piece: PromptPieces, labels: jax.Array) -> tuple[SlotCache, ScoredTokens]:
     """Adds a piece of each group's text; scores `labels` int32[P, T], the token after each of the piece."""
     rules = model.rest.rules
-    x, cache = through_piece(model, cache, piece)
+    x, cache, _ = through_piece(model, cache, piece)
     x = rms_norm(x, model.rest.norm[...], model.rest.config.rms_norm_eps)
     x, labels = reshard(x, rules("batch", "length", None)), reshard(labels, rules("batch", "length"))
     return cache, token_scores(x, model.rest.output_weight(), labels, _top_of(model), rules=rules)
@@ -147,7 +151,8 @@ def decode(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, count: int
     def step(carry: tuple[SlotCache, Slots], _: None) -> tuple[tuple[SlotCache, Slots], Steps]:
         cache, slots = carry
         drawn, steps = next_tokens(model, slots)
-        x, cache = through_token(model, cache, jnp.maximum(steps.tokens, 0), slots.length, slots.active)
+        tokens = jnp.maximum(steps.tokens, 0)
+        x, cache = through_token(model, cache, tokens, slots.length, slots.active, slots.seen)
         return (cache, dataclasses.replace(drawn, logits=logits_of(model, x[:, 0]))), steps
 
     if count == 1:
@@ -228,9 +233,17 @@ def snapshot(cache: SlotCache, slots: Slots, slot: jax.Array, length: int, rules
 
 
 def restore(
-    cache: SlotCache, slots: Slots, slot: jax.Array, kept: Snapshot, length: jax.Array, rules: ShardingRules
+    cache: SlotCache,
+    slots: Slots,
+    slot: jax.Array,
+    kept: Snapshot,
+    length: jax.Array,
+    seen: jax.Array | None,
+    rules: ShardingRules,
 ) -> tuple[SlotCache, Slots]:
-    """`slot` with the text of `kept`, of `length` tokens."""
+    """`slot` with the text of `kept`, of `length` tokens, of which each group of reasoning heads sees `seen`
+    int32[G]."""
     put = lambda x, entry: put_slot(x, entry, slot, rules)
-    logits, length = put(slots.logits, kept.logits), put(slots.length, length)
-    return jax.tree.map(put, cache, kept.layers), dataclasses.replace(slots, logits=logits, length=length)
+    new = {"logits": put(slots.logits, kept.logits), "length": put(slots.length, length)}
+    new |= {} if slots.seen is None else {"seen": put(slots.seen, seen)}
+    return jax.tree.map(put, cache, kept.layers), dataclasses.replace(slots, **new)
