@@ -14,6 +14,7 @@ from tests.helpers.trajectory_rows import data_config, short_run
 from train.objectives import Pretrain
 from train.objectives.trajectory import TrajectoryTuning
 from train.reasoning import check_marks, check_room, reasoning_misfits, with_marks
+from train.trainable.config import TrainableConfig
 
 HEADS = tiny.model_config(reasoning_heads=ReasoningHeads())
 
@@ -65,3 +66,13 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     looped = tiny.model_config(no_rope_layer_interval=2, loops=Loops(periods=(0, 1)))
     ((key, said),) = reasoning_misfits(looped, texts, Pretrain(), 2)
     assert key == "model.loops" and "mesh.pipeline=1" in said
+
+
+def test_what_is_added_can_be_trained_alone():
+    model = tiny.model_config(no_rope_layer_interval=2, reasoning_heads=ReasoningHeads(), loops=Loops(periods=(0, 1)))
+    trainable = TrainableConfig(parameters=("reasoning",))
+    assert trainable.misfits(model) == []
+    chosen = {parameter.name for parameter in trainable.selection().parameters(model)}
+    parts = [f"periods/layer_0/reasoning/schema/{name}" for name in "qkvo"]
+    assert chosen == {"loop_gain", "periods/layer_0/reasoning/gain", *parts}
+    assert trainable.misfits(tiny.model_config()) != []
