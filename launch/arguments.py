@@ -174,6 +174,8 @@ def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dialect", metavar="NAME", help="export as an instruct model, with this tool-call dialect's chat template"
     )
+    what = "what to leave out although the model then computes something else: reasoning heads and loops, or latents"
+    parser.add_argument("--drop", choices=["reasoning", "latents"], action="append", default=[], help=what)
     what = "export only the low-rank adapters, as a PEFT adapter folder, in their own dtype"
     parser.add_argument("--adapter", action="store_true", help=what)
 

@@ -185,6 +185,8 @@ def _export(args: argparse.Namespace) -> Any:
         group_size=args.group_size,
         dialect=args.dialect,
         averaged=args.average,
+        drop_latents="latents" in args.drop,
+        drop_reasoning="reasoning" in args.drop,
     )
     return {"folder": args.out} if args.json else args.out
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from maverick_jax.latent import LatentConfig
+from maverick_jax.reasoning import Loops, ReasoningHeads
 from maverick_jax.saved import Preset, Remat, Saved, saved
 from maverick_jax.settings.section import Section
 from maverick_jax.stack import Stack
@@ -156,6 +157,8 @@ class LayerSpec(Section):
 
     moe: bool
     rope: bool
+    reasoning: bool = False
+    """Whether it has reasoning heads."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -229,6 +232,10 @@ class Network(Section):
     """The image encoder; null: a text model."""
     latent: Annotated[LatentConfig | None, Purpose.EXTENSION] = None
     """Latent thoughts: places where the model reads its own last hidden state; null: none."""
+    reasoning_heads: ReasoningHeads | None = None
+    """Additional attention heads for declarations of tools and for thoughts; null: none."""
+    loops: Loops | None = None
+    """Periods of layers that run several times; null: each layer runs once."""
     balance: Annotated[Balance, Purpose.TRAINING] = Balance()
     param_dtype: Annotated[Dtype, Purpose.STORAGE] = "float32"
     """Dtype in which parameters are stored. Gradients are accumulated and updates computed in float32; bfloat16
@@ -265,6 +272,11 @@ class Network(Section):
             raise ValueError("intermediate_size_mlp (dense width) must be given for a model with dense layers")
         if self.local_attention == "sliding_window" and self.attention_chunk_size is None:
             raise ValueError("local_attention: sliding_window requires attention_chunk_size, the window's length")
+        self._require_reasoning_layers()
+        if self.loops and self.loops.periods[1] > self.num_periods:
+            first, end = self.loops.periods
+            raise ValueError(f"loops.periods: [{first}, {end}]; expected an end of at most {self.num_periods}, the "
+                             f"whole periods of {len(self.period)} layers")  # fmt: skip
         for kinds in dict.fromkeys([*(spec.kinds for spec in self.layers), VISION_KINDS]):
             saved(self.remat, kinds)
         if self.vision is not None and self.vision.image_token_index >= self.vocab_size:
@@ -275,6 +287,13 @@ class Network(Section):
         if self.latent is not None and self.latent.token >= self.vocab_size:
             raise ValueError(f"latent.token ({self.latent.token}) must be less than vocab_size ({self.vocab_size})")
         return self
+
+    def _require_reasoning_layers(self) -> None:
+        for i in (self.reasoning_heads and self.reasoning_heads.layers) or ():
+            fitting = [k for k, spec in enumerate(self.period) if spec.rope and k < self.num_hidden_layers]
+            if i not in fitting:
+                raise ValueError(f"reasoning_heads.layers: {i} is no layer with rotary embedding of a period; "
+                                 f"expected some of {', '.join(map(str, fitting)) or 'none'}")  # fmt: skip
 
     @classmethod
     def keys_of(cls, *purposes: Purpose) -> tuple[str, ...]:
@@ -299,7 +318,9 @@ class Network(Section):
         """The parts of layer `index` (0-based)."""
         moe = self.num_local_experts > 0 and (index + 1) % self.interleave_moe_layer_step == 0
         nope = self.no_rope_layer_interval > 0 and (index + 1) % self.no_rope_layer_interval == 0
-        return LayerSpec(moe=moe, rope=not nope)
+        heads = self.reasoning_heads
+        reasoning = heads is not None and heads.on(index % self._period_length, not nope)
+        return LayerSpec(moe=moe, rope=not nope, reasoning=reasoning)
 
     def saved(self, spec: LayerSpec | None) -> Saved:
         """What such a layer saves for its backward pass; None: a layer of the image encoder."""
@@ -313,10 +334,13 @@ class Network(Section):
     def period(self) -> tuple[LayerSpec, ...]:
         """The shortest repeating pattern of layers. It is cut one layer past the depth, because two intervals may only
         coincide after millions of layers; a model with fewer layers than one period is all tail."""
-        length = math.lcm(
+        return tuple(self.layer(i) for i in range(min(self._period_length, self.num_hidden_layers + 1)))
+
+    @property
+    def _period_length(self) -> int:
+        return math.lcm(
             self.interleave_moe_layer_step if self.num_local_experts else 1, self.no_rope_layer_interval or 1
         )
-        return tuple(self.layer(i) for i in range(min(length, self.num_hidden_layers + 1)))
 
     @property
     def num_periods(self) -> int:
@@ -331,6 +355,22 @@ class Network(Section):
     def stack(self) -> Stack:
         """The addresses of the layers' arrays."""
         return Stack(len(self.period), self.num_periods, len(self.tail))
+
+    @property
+    def period_visits(self) -> tuple[int, ...]:
+        """The periods in the order in which a forward pass runs them; those of `loops` occur several times."""
+        order = tuple(range(self.num_periods))
+        if self.loops is None:
+            return order
+        first, end = self.loops.periods
+        return (*order[:first], *order[first:end] * self.loops.times, *order[end:])
+
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """The layers in the order in which a forward pass runs them."""
+        size, stacked = len(self.period), self.stack.num_stacked
+        layers = [period * size + i for period in self.period_visits for i in range(size)]
+        return (*layers, *range(stacked, self.num_hidden_layers))
 
     @property
     def num_moe_layers(self) -> int:

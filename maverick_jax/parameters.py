@@ -19,12 +19,12 @@ from maverick_jax.network import Dtype, LayerSpec, Network, VisionConfig
 from maverick_jax.stack import PERIODS
 
 Role = Literal[
-    "router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "latent", "vision", "adapter",
-    "projector"
+    "router", "attention", "shared", "experts", "mlp", "norms", "embed", "head", "latent", "reasoning", "vision",
+    "adapter", "projector",
 ]  # fmt: skip
 """The purpose of a parameter. `experts` are the routed experts, `shared` the shared experts, `mlp` the feed-forward
-networks of dense layers, `head` the output matrix, `latent` the feedback of latent thoughts, `vision` the image
-encoder; `adapter` and `projector` bring its features to the width of the text model."""
+networks of dense layers, `head` the output matrix, `latent` the feedback of latent thoughts, `reasoning` the reasoning
+heads, `vision` the image encoder; `adapter` and `projector` bring its features to the width of the text model."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 VISION_ROLES: tuple[Role, ...] = ("vision", "adapter", "projector")
@@ -92,6 +92,11 @@ def embedding(config: Network) -> Table:
     return [Parameter("embed", (config.vocab_size, config.hidden_size), (None, "table"), "embed")]
 
 
+def loops(config: Network) -> Table:
+    """The factor of the input of periods that are repeated."""
+    return [Parameter("loop_gain", (config.hidden_size,), (None,), "reasoning", "zeros")] if config.loops else []
+
+
 def output(config: Network) -> Table:
     """Norm and output matrix after the last layer."""
     D, V = config.hidden_size, config.vocab_size
@@ -119,6 +124,26 @@ def attention(config: Network) -> Table:
         Parameter("k", (D, K, H), ("embed", "kv_heads", None), "attention"),
         Parameter("v", (D, K, H), ("embed", "kv_heads", None), "attention"),
         Parameter("o", (N, H, D), ("heads", None, "embed"), "attention", "residual", inputs=2),
+    ]
+
+
+def reasoning(config: Network) -> Table:
+    """The reasoning heads of a layer that has some."""
+    groups = config.reasoning_heads.groups if config.reasoning_heads else ()
+    found = [Parameter("gain", (1,), (None,), "reasoning", "ones")]
+    for group in groups:
+        found += _under(group.name, marked_attention(config, group.heads))
+    return found
+
+
+def marked_attention(config: Network, heads: int) -> Table:
+    """One group of reasoning heads. Its output matrix is zero at first, so that the heads add nothing."""
+    D, H = config.hidden_size, config.head_dim
+    return [
+        Parameter("q", (D, heads, H), ("embed", "heads", None), "reasoning"),
+        Parameter("k", (D, 1, H), ("embed", None, None), "reasoning"),
+        Parameter("v", (D, 1, H), ("embed", None, None), "reasoning"),
+        Parameter("o", (heads, H, D), ("heads", None, "embed"), "reasoning", "zeros", inputs=2),
     ]
 
 
@@ -162,6 +187,7 @@ def balance(config: Network) -> Table:
 def of_layer(config: Network, spec: LayerSpec) -> Table:
     """All arrays of one layer, named by their paths in the layer."""
     found = [*norms(config), *_under("attention", attention(config))]
+    found += _under("reasoning", reasoning(config)) if spec.reasoning else []
     if not spec.moe:
         return [*found, *_under("mlp", dense(config))]
     return [*found, *_under("moe", [*experts(config), *_under("shared", shared(config)), *balance(config)])]
@@ -240,7 +266,7 @@ def of_model(config: Network) -> tuple[Parameter, ...]:
         table = of_spec[config.layer(slot.layers[0])]
         found += [dataclasses.replace(p, name=slot.prefix + p.name, stacked=slot.stacked) for p in table]
     thoughts = _under(LATENT_PREFIX.removesuffix("/"), latent(config)) if config.latent else []
-    return (*found, *output(config), *thoughts, *_under("vision", of_vision(config)))
+    return (*found, *loops(config), *output(config), *thoughts, *_under("vision", of_vision(config)))
 
 
 def by_name(config: Network) -> dict[str, Parameter]:

@@ -104,6 +104,7 @@ def save_pretrained(
     dialect: str | None = None,
     drop_router_bias: bool = False,
     drop_latents: bool = False,
+    drop_reasoning: bool = False,
     source: str | pathlib.Path | None = None,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
@@ -115,10 +116,11 @@ def save_pretrained(
     `dialect`: tool dialect; writes its chat template and the settings of an instruct model. `source`: the folder or
     run that the model was loaded from, whose context and other public settings are written again.
     Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
-    attention, or a loss-free balance bias that is not zero (unless `drop_router_bias`), or
-    latent thoughts that were trained (unless `drop_latents`).
+    attention, a loss-free balance bias that is not zero (unless `drop_router_bias`), latent thoughts that were trained
+    (unless `drop_latents`), or reasoning heads that add something or periods that repeat (unless `drop_reasoning`).
     """
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, drop_router_bias, drop_latents)
+    dropped = {"drop_router_bias": drop_router_bias, "drop_latents": drop_latents, "drop_reasoning": drop_reasoning}
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, **dropped)
     readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
     exporting.write_folder(
         path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer, source=source
@@ -152,6 +154,8 @@ def export(
     group_size: int = 128,
     dialect: str | None = None,
     averaged: bool = False,
+    drop_latents: bool = False,
+    drop_reasoning: bool = False,
 ) -> None:
     """Write the model at `checkpoint` (as in `load_pretrained`) to a new Hugging Face folder `out`, with its tokenizer.
 
@@ -159,8 +163,9 @@ def export(
     are in memory at a time.
     Raises InputError in the same cases, and for a damaged checkpoint.
     """
+    dropped = {"drop_latents": drop_latents, "drop_reasoning": drop_reasoning}
     require_new(pathlib.Path(out))
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect)
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, **dropped)
     source = open_source(checkpoint, averaged=averaged)
     exporting.write_folder(
         out,

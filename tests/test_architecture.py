@@ -36,20 +36,8 @@ FLOORS = {
     "launch": 9,
 }
 FLOOR_ZERO = {
-    *(
-        "config",
-        "coordinator",
-        "errors",
-        "events",
-        "files",
-        "images",
-        "latent",
-        "network",
-        "param",
-        "parameters",
-        "precision",
-    ),
-    *("process_identity", "progress", "settings"),
+    *("config", "coordinator", "errors", "events", "files", "images", "latent", "network", "param", "parameters"),
+    *("precision", "process_identity", "progress", "reasoning", "settings"),
     *("row_split", "saved", "sharding", "stack", "target", "text"),
 }
 FIELD_TABLE = "data.rows.fields"

@@ -12,6 +12,7 @@ from maverick_jax.pretrained import abstract_model
 from maverick_jax.target import Target
 from train.batches import abstract_batch
 from train.config import RunConfig
+from train.reasoning import with_marks
 from train.restore import StateParts
 from train.session import mesh_on
 from train.state import abstract_state
@@ -53,6 +54,7 @@ def lower_ahead(config: RunConfig, target: Target) -> Ahead:
         frozen = {
             name: abstract_model(for_platform(found.config), mesh, found.rules) for name, found in references.items()
         }
-        batch = abstract_batch(config, mesh, config.objective.fields(), config.data.tiles_per_row)
+        fields = with_marks(config.model, config.objective.fields())
+        batch = abstract_batch(config, mesh, fields, config.data.tiles_per_row)
         _, lowered = lower_step(state, batch, config.objective, parts.optimizer, frozen)
     return Ahead(lowered, mesh, time.monotonic() - begun)

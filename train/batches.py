@@ -19,6 +19,7 @@ from maverick_jax.row_split import RowSplit
 from train.config import RunConfig
 from train.faults.rollback import NONE, Rollbacks
 from train.latents import LatentCheck
+from train.reasoning import check_marks, check_room, with_marks
 from train.teachers.stored_targets import TargetsOf, open_targets
 
 
@@ -42,18 +43,21 @@ class Feed:
         does not fit this run."""
         objective = config.objective
         if split != "train":
-            return cls(config, open_dataset(config.data, split, seed=config.run.seed), objective.evaluation_fields())
+            fields = with_marks(config.model, objective.evaluation_fields())
+            return cls(config, open_dataset(config.data, split, seed=config.run.seed), fields)
         place, first = config.place, config.place.first
         course = place.course or [StageData(config.data, place.steps * config.data.batch_size)]
         data = open_course(course, place.number, seed=config.run.seed)
         objective.check_data({source.name: source.store.meta for source in data.sources})
+        fields = with_marks(config.model, objective.fields())
+        check_room(data, config.model.reasoning_heads)
         if (stored := objective.stored_fields()) is None:
-            return cls(config, data, objective.fields(), first=first)
+            return cls(config, data, fields, first=first)
         targets = open_targets(config, stored, data)
         return cls(
             config,
             data.with_fields(TargetsOf(targets, stored.names)),
-            objective.fields(),
+            fields,
             {"targets": targets.digest, "teacher": targets.header.teacher},
             first,
         )
@@ -109,6 +113,7 @@ class Feed:
             check_cells(local, self.split, self.config.model)
             check_tiles(local, self.config.model)
             check_latents(local)
+            check_marks(local, self.config.model.reasoning_heads)
             names = (*self.fields, TILES) if TILES in local else self.fields
             return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
 

@@ -24,6 +24,7 @@ from train.faults.config import GuardConfig
 from train.metrics_writer import LoggingConfig
 from train.objectives import AnyObjective, Pretrain
 from train.optimizers import AdamW, OptimizerConfig
+from train.reasoning import reasoning_misfits
 from train.stages import StagePlace, StageSection
 from train.trainable.config import TrainableConfig
 
@@ -208,6 +209,8 @@ def _model_split(model: ModelConfig) -> list[tuple[str, int, str]]:
             ("model.intermediate_size", model.intermediate_size, "expert_mlp"),
             ("model.hidden_size", model.hidden_size, "expert_embed"),
         ]
+    for group in model.reasoning_heads.groups if model.reasoning_heads else ():
+        split.append((f"model.reasoning_heads.{group.name}_heads", group.heads, "heads"))
     if vision := model.vision:
         split += [
             ("model.vision.num_attention_heads", vision.num_attention_heads, "heads"),
@@ -235,6 +238,7 @@ def misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[str, str]]:
     found = config.objective.check_model(config.model.network, config.data.sequence_length)
     found += config.objective.check_batch(batch, config.data.sequence_length, size_of(sizes, rules.batch))
     found += _unshared_rows(config, size_of(sizes, rules.length))
+    found += reasoning_misfits(config.model, config.data, config.objective, sizes.get(PIPELINE_AXIS, 1))
     if config.objective.batch_maker() is not None and (factor := config.model.expert_capacity_factor) is not None:
         found.append(("model.expert_capacity_factor", f"{factor:g} drops tokens, and objective.kind: "
                       f"{config.objective.kind} generates samples, which drops none; expected null"))  # fmt: skip

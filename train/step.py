@@ -11,6 +11,7 @@ import optax
 
 from data.rows.fields import TILES
 from maverick_jax.model.balance import move_router_bias
+from maverick_jax.model.loops import loop_draws
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.rounding import stochastic_round
 from train.compilation import return_freed_memory
@@ -43,7 +44,8 @@ def train_step(
     rates = optimizer.rates(state.step, state.skipped) if rates is None else rates
     chosen = optimizer.selection
     trained = chosen.select(state.model, state.heads)
-    batch = batch | chosen.noise(state.step, len(batch["tokens"]))
+    count = len(batch["tokens"])
+    batch = batch | chosen.noise(state.step, count) | loop_draws(state.model.config, state.step, count)
 
     def loss(trained, microbatch, totals):
         model, heads = chosen.with_overlays(trained, state.model, state.heads, microbatch.get(ADAPTER_NOISE))

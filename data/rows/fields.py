@@ -12,11 +12,12 @@ import numpy as np
 
 from data.preferences.turn_labels import LABELS
 from data.trajectories.kinds import TokenKind
+from maverick_jax.reasoning import Mark
 
 Row = dict[str, np.ndarray]
 """The fields of one row, by name; `BatchField` declares their shapes."""
 Shape = Literal["per token", "per row"]
-Source = Literal["every row", "trajectories", "preferences", "stored", "pictures", "rollouts"]
+Source = Literal["every row", "trajectories", "preferences", "rendered", "stored", "pictures", "rollouts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class BatchField:
     trailing: tuple[str, ...] = ()
     """Names of the sizes of further axes."""
     source: Source = "every row"
-    """Rows that have the field: every row, rows of data with trajectories or pictures, rows of pairs, rows joined with
-    stored fields, rows of steps with pictures, or rows of rollouts that the model made."""
+    """Rows that have the field: every row, rows of data with trajectories or pictures, rows of pairs, both of these,
+    rows joined with stored fields, rows of steps with pictures, or rows of rollouts that the model made."""
     values: tuple[str, ...] = ()
     """Names of the values 0, 1, ...; empty if the values are not names."""
 
@@ -58,6 +59,8 @@ def _field(name: str, dtypes: str, meaning: str, **more) -> BatchField:
     return BatchField(name, tuple(np.dtype(dtype) for dtype in dtypes.split()), meaning, **more)
 
 
+MARKS = "marks"
+"""Name of the field that models with reasoning heads read beside what the objective reads."""
 TILES = "tiles"
 """Name of the field with pictures."""
 TARGET = "target_"
@@ -86,6 +89,13 @@ TABLE = (
         "uint8",
         "the label's part in a decision, as bits (`data.trajectories.decisions`); 0 for most",
         source="trajectories",
+    ),
+    _field(
+        MARKS,
+        "uint8",
+        "what the token is to reasoning heads (`maverick_jax.reasoning.Mark`)",
+        source="rendered",
+        values=tuple(mark.name.lower() for mark in Mark),
     ),
     _field(
         "pair_ids",

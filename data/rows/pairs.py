@@ -10,7 +10,7 @@ from data.array_folder import ArrayFolder
 from data.preferences.weights import NEVER, PairWeights
 from data.rows.fields import FIELDS, Row, filled
 from data.rows.packing import RowLayout, Spans, begins_in_cells, placed
-from data.rows.weighing import KINDS
+from data.rows.weighing import KINDS, marked
 from data.trajectories.weights import weigh
 from maverick_jax.errors import InputError
 
@@ -123,7 +123,7 @@ class OfPairs:
         ends = (label == offsets[side + 1] - 1) & ~mismatched  # at + 1 is the place of the label itself
         row["side_ends"][at[ends] + 1] = (2 * row["pair_ids"][at] - 1 + side % 2)[ends]
         row["turn_labels"][at + 1] = store["turn_label"][label]
-        return row
+        return row | marked(store, places, length)
 
 
 def _numbered(pair: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from data.rows.packing import Concatenated, Plan
 from data.rows.tiles import SourceTiles
 from data.rows.weighing import Weighing
 from data.rows.windows import Windowed
+from data.trajectories.kinds import marks_of
+from maverick_jax.reasoning import Mark
 
 
 class Lap(NamedTuple):
@@ -108,6 +110,14 @@ class SourceRows:
     def most_tiles(self) -> int:
         """The largest number of tiles of a row."""
         return 0 if (tiles := self._row_tiles) is None else int(tiles.max())
+
+    def most_marked(self, mark: Mark) -> int:
+        """The largest number of tokens with `mark` in a row of an epoch that is cut from its start."""
+        if "kinds" not in self.store.arrays:
+            return 0
+        before = np.append(0, np.cumsum(marks_of(self.store["kinds"]) == mark, dtype=np.int64))
+        pieces = (self.plan.pieces(0, row) for row in range(self.plan.num_rows))
+        return max(int((before[p.begin + p.length] - before[p.begin]).sum()) for p in pieces)
 
     @property
     def _row_tiles(self) -> np.ndarray | None:

@@ -7,10 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from data.array_folder import ArrayFolder
-from data.rows.fields import FIELDS, Row, filled
+from data.rows.fields import FIELDS, MARKS, Row, filled
 from data.rows.packing import RowLayout
 from data.trajectories.decisions import DECIDES
-from data.trajectories.kinds import TokenKind
+from data.trajectories.kinds import TokenKind, marks_of
 from data.trajectories.weights import KindWeights, OutcomeWeights, weigh
 
 KINDS, CHOICES = "kinds", "choices"
@@ -20,7 +20,7 @@ NO_KIND = FIELDS[KINDS].fill
 
 class Weighing(Protocol):
     def fields(self, store: ArrayFolder, places: RowLayout, length: int) -> Row:
-        """`kinds`, `choices` and `loss_weights`, each [length]."""
+        """`kinds`, `choices`, `loss_weights` and `marks`, each [length]."""
         ...
 
 
@@ -43,7 +43,7 @@ class OfRuns:
         choices, own = store["choices"][label], store["own"][label]
         weights = weigh(self.kinds.table(), kinds, own) * of_run
         balanced = np.where(np.isnan(own), self.decisions[choices & DECIDES], np.float32(1))
-        return _fields(places, kinds, choices, weights * balanced, length)
+        return _fields(places, kinds, choices, weights * balanced, length) | marked(store, places, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,15 @@ class OfTexts:
 
     def fields(self, store: ArrayFolder, places: RowLayout, length: int) -> Row:
         kinds = np.full(int(places.counts.sum()), TokenKind.DOCUMENT, np.uint8)
-        return _fields(places, kinds, np.zeros_like(kinds), self.kinds.table()[kinds], length)
+        row = _fields(places, kinds, np.zeros_like(kinds), self.kinds.table()[kinds], length)
+        return row | filled((MARKS,), length)
+
+
+def marked(store: ArrayFolder, places: RowLayout, length: int) -> Row:
+    """`marks` [length] of a row of rendered conversations."""
+    row = filled((MARKS,), length)
+    row[MARKS][places.place] = marks_of(store["kinds"][places.token])
+    return row
 
 
 def _fields(places: RowLayout, kinds: np.ndarray, choices: np.ndarray, weights: np.ndarray, length: int) -> Row:

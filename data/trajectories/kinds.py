@@ -13,6 +13,7 @@ import numpy as np
 from data.trajectories.actions import Action, find_actions
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.errors import InputError
+from maverick_jax.reasoning import Mark
 from maverick_jax.text.chat import Kind, Rendered, Role, Span
 from maverick_jax.text.chat.reply import THINKING
 
@@ -57,6 +58,8 @@ class TokenKind(enum.IntEnum):
 CONTEXT = (TokenKind.HEADER, TokenKind.SYSTEM, TokenKind.TOOLS, TokenKind.USER, TokenKind.IMAGE, TokenKind.OBSERVATION,
            TokenKind.OBSERVATION_ERROR)  # fmt: skip
 """Kinds of the tokens that the assistant reads but does not generate."""
+MARKED = {TokenKind.TOOLS: Mark.SCHEMA, TokenKind.THOUGHT: Mark.SCRATCH}
+"""Kinds of the tokens that reasoning heads see."""
 _SAME = {
     Kind.HEADER: TokenKind.HEADER, Kind.SYSTEM: TokenKind.SYSTEM, Kind.TOOLS: TokenKind.TOOLS,
     Kind.USER: TokenKind.USER, Kind.IMAGE: TokenKind.IMAGE, Kind.THOUGHT: TokenKind.THOUGHT,
@@ -87,6 +90,13 @@ def token_kinds(trajectory: Trajectory, rendered: Rendered) -> np.ndarray:
     for message, at in decisions(rendered).items():
         kinds[at] = call_kinds.get((message, -1), TokenKind.DECISION)
     return kinds
+
+
+def marks_of(kinds: np.ndarray) -> np.ndarray:
+    """uint8[T]: Mark of each token, from its TokenKind."""
+    table = np.full(256, Mark.NONE, np.uint8)
+    table[list(MARKED)] = list(MARKED.values())
+    return table[kinds]
 
 
 def decisions(rendered: Rendered) -> dict[int, int]:

@@ -142,6 +142,7 @@ def _request(served: Served, ask: Ask) -> GenerationRequest:
         stop_ids=stop_ids(tokenizer) | frozenset(fields.stop_token_ids or ()),
         stop_texts=fields.stop_texts,
         tiles=ask.prompt.tiles,
+        marks=ask.prompt.marks,
         log_probs=ask.log_probs,
         session=ask.session,
         realm=fields.cache_salt or "",

@@ -9,6 +9,7 @@ import numpy as np
 from launch.serve.errors import ApiError
 from launch.serve.pictures import PictureReader, urls_of
 from maverick_jax.errors import InputError
+from maverick_jax.reasoning import Mark
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Conversation, Dialect, Image, Message, Role, Tool, render
 from maverick_jax.text.chat.openai import message_from_openai, tools_from_openai
@@ -24,6 +25,8 @@ class Prompt:
     image_tokens: int = 0
     conversation: Conversation | None = None
     """What the ids say; None for a text that is no conversation."""
+    marks: np.ndarray | None = None
+    """uint8[n]: what the tokens are to reasoning heads; None: nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +80,12 @@ class PromptMaker:
         except InputError as error:
             raise ApiError(400, str(error), param="messages") from None
         image_tokens = sum(len(part.ids) for m in messages for part in m.parts if isinstance(part, Image))
-        ids = rendered.ids.tolist()
+        ids, marks = rendered.ids.tolist(), rendered.marks.tolist()
         for index, turn in sorted((written or {}).items(), reverse=True):
             places = np.flatnonzero((rendered.messages == index - dropped) & rendered.written)
-            ids[int(places[0]) : int(places[-1]) + 1] = turn.ids
-        return Prompt(ids, tiles, image_tokens, conversation)
+            turned = slice(int(places[0]), int(places[-1]) + 1)
+            ids[turned], marks[turned] = turn.ids, [Mark.NONE] * len(turn.ids)
+        return Prompt(ids, tiles, image_tokens, conversation, np.array(marks, np.uint8))
 
 
 def _one_system(messages: Sequence[Message]) -> tuple[list[Message], int]:

@@ -1,5 +1,6 @@
 """What layers save for the backward pass, in bytes on one device and its host, and what the backward pass repeats."""
 
+from maverick_jax.accounting import reasoning
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import LayerSpec
@@ -12,11 +13,12 @@ def named_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[st
     stream = tokens // layout.stream_ways * config.hidden_size * element
     heads = config.num_attention_heads // layout.ways("heads")
     kv = config.num_key_value_heads // layout.ways("kv_heads")
+    more, more_kv = reasoning.qkv_heads(config, spec, layout)
     width = config.intermediate_size if spec.moe else config.intermediate_size_mlp
     found = {
         INPUT: stream,
-        QKV: tokens * (heads + 2 * kv) * config.head_dim * element,
-        ATTENTION: tokens * heads * (config.head_dim * element + wide),
+        QKV: tokens * (heads + 2 * kv + more + more_kv) * config.head_dim * element,
+        ATTENTION: tokens * (heads + more) * (config.head_dim * element + wide),
         RESIDUAL: stream,
         MLP: tokens * 2 * width * element // layout.ways("mlp"),
     }
@@ -43,7 +45,8 @@ def offloaded_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int
 def host_bytes(config: ModelConfig, layout: Layout) -> int:
     """Bytes of host memory that one device's offloaded values take."""
     stacked = config.stack.num_stacked
-    each = [offloaded_bytes(config, spec, layout) for spec in config.layers]
+    each = [offloaded_bytes(config, config.layer(i), layout) for i in config.visits]
+    stacked += len(each) - config.num_hidden_layers
     return int(sum(each[:stacked]) * layout.share) + sum(each[stacked:])
 
 

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Collection
 
 from maverick_jax import parameters
-from maverick_jax.accounting import pictures
+from maverick_jax.accounting import pictures, reasoning
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import LayerSpec
 from maverick_jax.parameters import TEXT_ROLES, VISION_ROLES, Parameter, Role
@@ -25,6 +25,7 @@ PARTS: dict[Role, str] = {
     "experts": "routed_experts",
     "router": "router",
     "head": "head",
+    "reasoning": "reasoning_heads",
 }
 """The name of a part of the model in counts, by the role of its weights."""
 
@@ -92,7 +93,8 @@ def flops_per_token(
         flows = count.layer(slot, flows)
     head = next(p for p in parameters.output(config) if p.role == "head")
     count.product(head, None, flows or trained.any_of("norms"))
-    found = {part: float(count.found[part]) for part in (*PARTS.values(), "attention_scores", "adapters")}
+    parts = [part for role, part in PARTS.items() if role != "reasoning" or config.reasoning_heads]
+    found = {part: float(count.found[part]) for part in (*parts, "attention_scores", "adapters")}
     if tiles:
         each = pictures.flops_per_tile(config, of_pictures)
         found |= {part: flops * tiles / sequence_length for part, flops in each.items()}
@@ -143,11 +145,13 @@ class _Count:
         spec, trained = self.config.layer(slot.layers[0]), self.trained
         table = parameters.of_layer(self.config, spec)
         normed = flows or trained.any_of("norms")
-        inside = normed or trained.any_of("attention")
+        inside = normed or trained.any_of("attention") or trained.any_of("reasoning")
         self._block([p for p in table if p.role == "attention"], slot, normed)
-        pairs = attended_keys(self.config, spec, self.length) * len(slot.layers)
+        self._block([p for p in table if p.role == "reasoning"], slot, normed)
         width = self.config.num_attention_heads * self.config.head_dim
-        self.found["attention_scores"] += (12 if inside else 4) * width * pairs / self.length
+        pairs = width * attended_keys(self.config, spec, self.length) * self._runs(slot)
+        pairs += reasoning.score_width(self.config, spec, self.length) * self.length * self._runs(slot)
+        self.found["attention_scores"] += (12 if inside else 4) * pairs / self.length
         flows, normed = inside, inside or trained.any_of("norms")
         for role in ("mlp", "shared", "router", "experts"):
             block = [p for p in table if p.role == role]
@@ -160,18 +164,21 @@ class _Count:
     def _block(self, block: list[Parameter], slot: Slot, flows: bool) -> None:
         """The matrices of one role in a layer: those that write to the residual stream read what the others made."""
         for p in block:
-            inner = p.init == "residual" and self.trained.any_of(p.role, slot)
+            inner = p.init in ("residual", "zeros") and self.trained.any_of(p.role, slot)
             self.product(p, slot, flows or inner)
 
     def product(self, p: Parameter, slot: Slot | None, flows: bool) -> None:
         """The product with a parameter in every layer of a slot. `flows`: whether its input needs a gradient."""
         if len(p.shape) < 2:
             return
-        layers = len(slot.layers) if slot else 1
+        layers = self._runs(slot)
         factor = 2 + 2 * flows + 2 * self.trained.weights(p.role, slot)
         self.found[PARTS[p.role]] += factor * layers * parameters.active(p, self.config)
         if p.role in self.trained.adapters:
             self.found["adapters"] += layers * self._adapter(p, flows)
+
+    def _runs(self, slot: Slot | None) -> float:
+        return reasoning.runs_of(self.config, slot, trained=bool(self.trained.roles or self.trained.adapters))
 
     def _adapter(self, p: Parameter, flows: bool) -> float:
         """FLOPs per token of one layer's adapter of a matrix, forward and backward."""

@@ -154,7 +154,7 @@ def _kept(config: ModelConfig, layout: Layout) -> int:
     """Bytes that all layers save on the device. A pipeline keeps them for every turn, and of each turn what enters its
     first stage and what a stage hands on; and in the end the result."""
     stacked = config.stack.num_stacked
-    each = [activations.kept_bytes(config, spec, layout) * _runs(config) for spec in config.layers]
+    each = [activations.kept_bytes(config, config.layer(i), layout) * _runs(config) for i in config.visits]
     if layout.stages == 1:
         return sum(each)
     stream = layout.tokens // layout.stream_ways * config.hidden_size * BYTES[config.compute_dtype]

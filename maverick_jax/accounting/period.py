@@ -6,7 +6,7 @@ buffers of steps compiled for H200 and TPU (docs/scaling.md).
 """
 
 from maverick_jax import parameters
-from maverick_jax.accounting import activations, attention, experts
+from maverick_jax.accounting import activations, attention, experts, reasoning
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.config import ModelConfig
 from maverick_jax.network import LayerSpec
@@ -32,7 +32,7 @@ def layer_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> dict[st
     recomputes = EVERYTHING not in config.saved(spec).keep
     return {
         "recomputed": activations.recomputed_bytes(config, spec, layout) if recomputes else 0,
-        "attention": attention.working_set(config, spec, layout),
+        "attention": attention.working_set(config, spec, layout) + reasoning.working_set(config, spec, layout),
         "gathered": layout.used(parameters.of_layer(config, spec)) * BYTES[config.compute_dtype],
     }
 

@@ -25,7 +25,7 @@ from maverick_jax.huggingface.safetensors_writer import Made, Planned, TensorHea
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
-from maverick_jax.parameters import LATENT_PREFIX, ROUTER_BIAS
+from maverick_jax.parameters import LATENT_PREFIX, ROUTER_BIAS, by_name
 from maverick_jax.progress import ByteProgress
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer
@@ -52,6 +52,8 @@ class ExportOptions:
     quantization: Quantization | None = None
     dialect: str | None = None
     """Tool dialect of the chat template; setting it exports an instruct model."""
+    drop_reasoning: bool = False
+    """Leave out reasoning heads even if they add something, and run every layer once."""
     drop_router_bias: bool = False
     """Leave out loss-free balance biases even if they are not zero."""
     drop_latents: bool = False
@@ -75,10 +77,12 @@ def options(
     dialect: str | None = None,
     drop_router_bias: bool = False,
     drop_latents: bool = False,
+    drop_reasoning: bool = False,
 ) -> ExportOptions:
     """`ExportOptions` from a user's arguments. Raises InputError for unsupported values."""
     quantization = Quantization(quantize, group_size) if quantize else None
-    return ExportOptions(dtype, max_shard_gb, quantization, dialect, drop_router_bias, drop_latents)
+    dropped = {"drop_router_bias": drop_router_bias, "drop_latents": drop_latents, "drop_reasoning": drop_reasoning}
+    return ExportOptions(dtype, max_shard_gb, quantization, dialect, **dropped)
 
 
 def write_folder(
@@ -113,6 +117,7 @@ def write_folder(
     if options.quantization:
         config_json["quantization_config"] = options.quantization.config_json()
     kept = _without_latents(_without_router_bias(readers, options.drop_router_bias), options.drop_latents)
+    kept = _without_reasoning(config, kept, options.drop_reasoning)
     plan = _plan(kept, options)
     _require_space(path, total_bytes(plan) + _OTHER_FILES_BYTES)
 
@@ -193,16 +198,34 @@ def _without_latents(readers: Mapping[str, Reader], drop: bool) -> dict[str, Rea
         if not drop:
             raise InputError(
                 f"{live[0]} is not zero: Llama 4 has no latent thoughts, so the exported model would think without "
-                "them; pass drop_latents=True to accept that"
+                "them; accept that with --drop latents (drop_latents=True)"
             )
         log.warning("dropped the feedback of latent thoughts; the exported model is the same in texts without latents")
     return {name: reader for name, reader in readers.items() if name not in feedback}
 
 
 def _not_zero(readers: Mapping[str, Reader], chosen: Iterable[str]) -> list[str]:
-    """Which of the parameters `chosen` have another element than 0."""
-    whole = lambda reader: reader(tuple(slice(0, size) for size in reader.shape), np.dtype(np.float32))
-    return [name for name in chosen if np.any(whole(readers[name]) != 0)]
+    """Which of the parameters `chosen` have another element than 0; each is read in parts."""
+    parts = lambda shape: ((slice(i, i + 1), *(slice(0, size) for size in shape[1:])) for i in range(shape[0]))
+    live = lambda reader: any(np.any(reader(part, np.dtype(np.float32)) != 0) for part in parts(reader.shape))
+    return [name for name in chosen if live(readers[name])]
+
+
+def _without_reasoning(config: ModelConfig, readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
+    """All parameters except reasoning heads and the gain of loops. Raises InputError if the heads add something or
+    periods repeat, unless `drop`."""
+    own = {name for name, p in by_name(config).items() if p.role == "reasoning"}
+    live = _not_zero(readers, [name for name in readers if name in own and name.endswith("/o")])
+    repeats = config.loops is not None and config.loops.times > 1
+    problems = [f"{live[0]} is not zero: Llama 4 has no reasoning heads"] if live else []
+    problems += [f"loops.times is {config.loops.times}: Llama 4 runs each layer once"] if repeats else []
+    if problems and not drop:
+        raise InputError(f"{', and '.join(problems)}, so the exported model would compute something else; accept that "
+                         "with --drop reasoning (drop_reasoning=True), or distill it into a plain model")  # fmt: skip
+    if problems:
+        log.warning("dropped what Llama 4 has no place for: %s; the exported model computes something else. `maverick "
+                    "eval` of both says what that costs", "; ".join(problems))  # fmt: skip
+    return {name: reader for name, reader in readers.items() if name not in own}
 
 
 def _require_space(path: pathlib.Path, needed: int) -> None:

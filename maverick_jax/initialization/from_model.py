@@ -53,8 +53,9 @@ class Origin:
 def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
     """A model with the shapes, dtypes and shardings of `abstract`, initialized as `start` says.
 
-    Values that the source does not determine (routers, routed experts, a loss-free balance bias) come from a fresh
-    model with `seed` and are equal on every mesh. Raises InputError for a source that does not fit or is damaged.
+    Values that the source does not determine (routers, routed experts, a loss-free balance bias, reasoning heads and
+    the gain of loops) come from a fresh model with `seed` and are equal on every mesh. Raises InputError for a source
+    that does not fit or is damaged.
     """
     source = open_source(start.path)
     if found := findings(abstract.config, source.config, start):
@@ -131,7 +132,7 @@ def _part_of_layer(rest: str, shape: tuple[int, ...], read: Callable[[str], Read
     See the top of the file."""
     if (same := read(rest)) is not None:
         return _copy(same)
-    if rest in ("moe/router", f"moe/{ROUTER_BIAS}"):
+    if rest in ("moe/router", f"moe/{ROUTER_BIAS}") or rest.startswith("reasoning/"):
         return _nothing(shape)
     gate, up, down = (read(f"mlp/{name}") for name in ("gate", "up", "down"))
     assert gate is not None and up is not None and down is not None, rest

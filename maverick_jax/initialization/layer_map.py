@@ -22,6 +22,9 @@ _MOE = ("num_local_experts", "num_experts_per_tok", "intermediate_size")
 _MAX_MISFITS = 4
 """Maximum number of misfitting layers that a message lists."""
 
+_ADDED = ("reasoning_heads", "loops")
+"""Keys of what a model may have beyond its source, because it changes nothing at first."""
+
 Finding = tuple[str, str]
 """A config key, and what is wrong with it."""
 
@@ -55,9 +58,13 @@ def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Find
     found = [
         _differs(key, model, source, start)
         for key in ModelConfig.keys_of(Purpose.NETWORK)
-        if key not in _BY_LAYER and getattr(model, key) != getattr(source, key)
+        if key not in _BY_LAYER and getattr(model, key) != getattr(source, key) and not _added(key, source)
     ]
     return found + (list(_depth(model, source, start)) or list(_layers(model, source, start)))
+
+
+def _added(key: str, source: ModelConfig) -> bool:
+    return key in _ADDED and getattr(source, key) is None
 
 
 def _differs(key: str, model: ModelConfig, source: ModelConfig, start: Start) -> Finding:

@@ -13,6 +13,7 @@ from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.norm import rms_normalize
 from maverick_jax.model.overlays import linear_of
+from maverick_jax.model.reasoning_heads import MarkedTokens, marked_tokens
 from maverick_jax.model.rope import apply_rope, query_temperature, rope_tables
 from maverick_jax.ops.attention import MaskSpec, Segments, attention
 from maverick_jax.ops.context import Tokens, ring_attention
@@ -35,6 +36,8 @@ class Positions:
     temperature: jax.Array | None
     rows: Tokens | None
     """Of the tokens of whole rows, if devices share them."""
+    marked: MarkedTokens | None
+    """What reasoning heads see; None: nothing."""
     in_cells: bool = dataclasses.field(metadata={"static": True})
     """As of `Inputs`."""
 
@@ -52,7 +55,9 @@ class Positions:
         rows = shared_rows(segments, inputs.tokens.shape[1], rules)
         tuned = config.attn_temperature_tuning and config.no_rope_layer_interval > 0
         temperature = query_temperature(config, positions) if tuned else None
-        return cls(segments, rope_tables(config, positions), temperature, rows, inputs.in_cells or segments is None)
+        cells = inputs.in_cells or segments is None
+        marked = marked_tokens(config, inputs, rules)
+        return cls(segments, rope_tables(config, positions), temperature, rows, marked, cells)
 
 
 jax.tree_util.register_dataclass(Positions)

@@ -8,6 +8,9 @@ import jax
 from maverick_jax.ops.row_split import split_rows
 from maverick_jax.sharding import ShardingRules
 
+LOOPS = "loops"
+"""Name of what a training step adds to a microbatch where `model.loops.drawn` says so."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -19,9 +22,13 @@ class Inputs:
     """int32[B, T]; None: each document's own count."""
     segment_ids: jax.Array | None = None
     """int32[B, T]; None: one document a row."""
+    marks: jax.Array | None = None
+    """uint8[B, T], split as the tokens: what reasoning heads see (`maverick_jax.reasoning.Mark`); None: nothing."""
     tiles: jax.Array | None = None
     """[B, M, C, S, S]: tiles of each sequence's images in reading order, then padding; uint8, or normalized and float.
     None: no images. See `maverick_jax.model.tiles`."""
+    loops: jax.Array | None = None
+    """int32[]: how often the periods of `model.loops` run, at most as often as it says; None: as it says."""
     in_cells: bool = dataclasses.field(default=False, metadata={"static": True})
     """Whether no attention chunk of a document lies in two blocks of `RowSplit`, so that layers with local attention
     need no keys of other devices. It is promised, not checked; `train.batches` checks it."""
@@ -29,13 +36,15 @@ class Inputs:
     @classmethod
     def of(cls, batch: Mapping[str, jax.Array]) -> "Inputs":
         """The inputs among the fields of a batch, as `train.batches` makes it: `tiles` only where it holds
-        images."""
-        return cls(batch["tokens"], batch["positions"], batch["segment_ids"], batch.get("tiles"), in_cells=True)
+        images, `marks` only where the model has reasoning heads."""
+        tokens, places = batch["tokens"], (batch["positions"], batch["segment_ids"])
+        return cls(tokens, *places, batch.get("marks"), batch.get("tiles"), batch.get(LOOPS), in_cells=True)
 
     def split(self, rules: ShardingRules) -> "Inputs":
         """These inputs, given in the order of rows, in that of devices (`RowSplit`), in which the model reads them."""
-        rows = (None if x is None else split_rows(x, rules) for x in (self.tokens, self.positions, self.segment_ids))
-        return Inputs(*rows, tiles=self.tiles, in_cells=self.in_cells)
+        arrays = (self.tokens, self.positions, self.segment_ids, self.marks)
+        rows = (None if x is None else split_rows(x, rules) for x in arrays)
+        return Inputs(*rows, tiles=self.tiles, loops=self.loops, in_cells=self.in_cells)
 
 
 jax.tree_util.register_dataclass(Inputs)

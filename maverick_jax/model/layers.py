@@ -14,6 +14,7 @@ from maverick_jax.model.attention import Attention, Positions
 from maverick_jax.model.mlp import Mlp
 from maverick_jax.model.moe import Moe, Routed, RouterStats
 from maverick_jax.model.norm import rms_norm
+from maverick_jax.model.reasoning_heads import LayerHeads
 from maverick_jax.model.remat import remat
 from maverick_jax.network import LayerSpec
 from maverick_jax.ops.stream import gather_tokens, scatter_tokens
@@ -33,6 +34,8 @@ class Layer(nnx.Module):
         self.config, self.spec, self.rules = config, spec, rules
         build(self, parameters.norms(config), config, rules, rngs)
         self.attention = Attention(config, spec.rope, rules, rngs=rngs)
+        if spec.reasoning:
+            self.reasoning = LayerHeads(config, rules, rngs=rngs)
         if spec.moe:
             self.moe = Moe(config, rules, rngs=rngs)
         else:
@@ -41,7 +44,11 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array, positions: Positions, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
         """x [B, T, D] -> [B, T, D] and, for a mixture of experts, its router's outputs."""
         x = checkpoint_name(x, INPUT)
-        return self.feed_forward(x + self.attention(self.attention_input(x), positions), real)
+        h = self.attention_input(x)
+        y = self.attention(h, positions)
+        if self.spec.reasoning and positions.marked is not None:
+            y += self.reasoning(h, positions.marked)
+        return self.feed_forward(x + y, real)
 
     @jax.named_scope("attention_norm")
     def attention_input(self, x: jax.Array) -> jax.Array:

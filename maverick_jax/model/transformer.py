@@ -15,6 +15,7 @@ from maverick_jax.model.attention import Positions
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.latent import LatentFeedback
 from maverick_jax.model.layers import Layer, Period, Seen, Taps
+from maverick_jax.model.loops import through_periods
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.periods import by_stages, through_stages
@@ -65,6 +66,7 @@ class Maverick(nnx.Module):
             self.periods = jax.vmap(period)(by_stages(keys))
         if config.stack.tail:
             self.tail = Period(config, config.tail, rules, rngs=rngs)
+        build(self, parameters.loops(config), config, rules, rngs)
         build(self, parameters.output(config), config, rules, rngs)
         if config.latent:
             self.latent = LatentFeedback(config, rules, rngs=rngs)
@@ -102,16 +104,17 @@ class Maverick(nnx.Module):
         placed = Positions.of(self.config, inputs, self.rules)
         spec = stream_spec(self.rules, inputs.tokens.shape[1])
         real = None if inputs.segment_ids is None else reshard(inputs.segment_ids > 0, spec)
-        return lambda x, taps=NO_TAPS: self._layers(x, placed, real, taps)
+        return lambda x, taps=NO_TAPS: self._layers(x, placed, real, taps, inputs.loops)
 
-    def _layers(self, x: jax.Array, placed: Positions, real: jax.Array | None, taps: Taps) -> Tapped:
+    def _layers(self, x, placed: Positions, real: jax.Array | None, taps: Taps, loops: jax.Array | None) -> Tapped:
         stack, seen = self.config.stack, {}
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
             if num_stages() > 1:
                 x, seen[PERIODS] = through_stages(self.periods, x, placed, real, inside, self.rules)
             else:
-                x, seen[PERIODS] = jax.lax.scan(lambda x, period: period(x, placed, real, inside), x, self.periods)
+                once = lambda x, period: period(x, placed, real, inside)
+                x, seen[PERIODS] = through_periods(self, once, x, loops)
         if stack.tail:
             x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
         of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))
@@ -130,12 +133,14 @@ class Maverick(nnx.Module):
         positions: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
         pixel_values: jax.Array | None = None,
+        marks: jax.Array | None = None,
     ) -> jax.Array:
         """Next-token logits float32[B, T, V] of tokens int32[B, T].
 
         segment_ids int32[B, T]: 0 is padding, segments count from 1, and attention never crosses segments. positions
         int32[B, T] restart in each segment; rotary angles, chunks and temperature follow from them. The default of both
-        is one segment per row. pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th
+        is one segment per row. marks int[B, T]: what reasoning heads see (`maverick_jax.reasoning.Mark`); default
+        nothing. pixel_values float[N, C, S, S]: the tiles of all images in reading order; the k-th
         `<|patch|>` token of the batch, read row by row, gets the k-th row of their features. Inside traced code each
         sequence encodes all N tiles, because nobody knows which are its own.
 
@@ -145,10 +150,10 @@ class Maverick(nnx.Module):
         """
         if isinstance(self.embed[...], jax.core.Tracer):
             tiles = traced_tiles_by_row(self.config, tokens, pixel_values)
-            return _logits(self, Inputs(tokens, positions, segment_ids, tiles))
+            return _logits(self, Inputs(tokens, positions, segment_ids, marks, tiles))
         mesh = self.embed[...].sharding.mesh
         tiles = tiles_by_row(self.config, tokens, pixel_values)
-        places = [None if x is None else _whole(x) for x in (tokens, positions, segment_ids)]
+        places = [None if x is None else _whole(x) for x in (tokens, positions, segment_ids, marks)]
         self._require_batch(*places)
         with jax.set_mesh(mesh):
             tiles = None if tiles is None else jax.device_put(tiles, self.rules("batch", None, None, None, None))
@@ -172,7 +177,9 @@ class Maverick(nnx.Module):
     def _require_batch(self, tokens: jax.Array, *others: jax.Array | None) -> None:
         if tokens.ndim != 2 or any(x is not None and x.shape != tokens.shape for x in others):
             shapes = ", ".join(str(x.shape) for x in (tokens, *others) if x is not None)
-            raise InputError(f"tokens, positions and segment_ids have shapes {shapes}; expected one shape [B, T]")
+            raise InputError(
+                f"tokens, positions, segment_ids and marks have shapes {shapes}; expected one shape [B, T]"
+            )
         if not tokens.size:
             raise InputError(f"tokens: shape {tokens.shape} has no token; expected at least one")
         V = self.config.vocab_size
@@ -231,7 +238,7 @@ def _whole(x: jax.Array) -> jax.Array:
     """As int32. Raises InputError for other than whole numbers, which a cast would round."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise InputError(f"tokens, positions and segment_ids are whole numbers; got {x.dtype}")
+        raise InputError(f"tokens, positions, segment_ids and marks are whole numbers; got {x.dtype}")
     return x.astype(jnp.int32)
 
 

@@ -10,11 +10,12 @@ from maverick_jax import ModelConfig, parameters
 from maverick_jax.latent import LatentConfig
 from maverick_jax.network import Balance, LayerSpec, VisionConfig
 from maverick_jax.parameters import VISION_ROLES, Parameter
+from maverick_jax.reasoning import Loops, ReasoningHeads
 
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "architecture.md"
 BEGIN, END = "<!-- parameters -->\n", "<!-- end of parameters -->\n"
 
-TEXT = {1009: "V", 101: "D", 14: "N", 7: "K", 6: "H", 47: "F", 53: "F of dense layers", 5: "E", 1: "1"}
+TEXT = {1009: "V", 101: "D", 14: "N", 7: "K", 6: "H", 47: "F", 53: "F of dense layers", 5: "E", 1: "1", 11: "S"}
 VISION = {24: "W", 3: "N", 8: "H", 96: "F", 43: "A", 37: "patches + 1", 20: "C * patch^2", 101: "D"}
 """The symbol of each size in `CONFIG`. No two sizes of one part of the model are equal."""
 
@@ -31,6 +32,7 @@ CONFIG = ModelConfig(
     interleave_moe_layer_step=2,
     balance=Balance(kind="loss_free_bias"),
     latent=LatentConfig(token=0),
+    reasoning_heads=ReasoningHeads(schema_heads=11),
     vision=VisionConfig(
         hidden_size=24,
         num_attention_heads=3,
@@ -53,11 +55,13 @@ def table() -> str:
 
 
 def _listed() -> list[Parameter]:
-    dense, moe = (parameters.of_layer(CONFIG, LayerSpec(moe=moe, rope=True)) for moe in (False, True))
+    specs = (LayerSpec(moe=moe, rope=True, reasoning=not moe) for moe in (False, True))
+    dense, moe = (parameters.of_layer(CONFIG, spec) for spec in specs)
     layer = dense + [p for p in moe if p not in dense]
     vision = [p for p in parameters.of_model(CONFIG) if p.role in VISION_ROLES]
+    loops = parameters.loops(CONFIG.model_copy(update={"loops": Loops(periods=(0, 1))}))
     latent = [p for p in parameters.of_model(CONFIG) if p.role == "latent"]
-    return [*parameters.embedding(CONFIG), *layer, *parameters.output(CONFIG), *latent, *vision]
+    return [*parameters.embedding(CONFIG), *layer, *loops, *parameters.output(CONFIG), *latent, *vision]
 
 
 def _facts(p: Parameter) -> tuple[str, str, str]:

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from maverick_jax.errors import InputError, QueueFull
 from maverick_jax.inference.engine import Engine, Finish, Generation, GenerationRequest
 from maverick_jax.text import Tokenizer
@@ -50,6 +52,13 @@ def prompt_ids(prompt: str | Conversation, tokenizer: Tokenizer) -> list[int]:
     if isinstance(prompt, str):
         return [*begin_ids(tokenizer), *tokenizer.encode(prompt)]
     return render(prompt, tokenizer, dialect_of(tokenizer), add_generation_prompt=True).ids.tolist()
+
+
+def prompt_marks(prompt: str | Conversation, tokenizer: Tokenizer) -> np.ndarray | None:
+    """uint8[n]: what the tokens of `prompt_ids` are to reasoning heads; None: nothing."""
+    if isinstance(prompt, str) or not prompt.tools:
+        return None
+    return render(prompt, tokenizer, dialect_of(tokenizer), add_generation_prompt=True).marks
 
 
 def begin_ids(tokenizer: Tokenizer) -> list[int]:

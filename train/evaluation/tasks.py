@@ -6,6 +6,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data.graders.base import Grade
 from data.graders.figures import figure
 from data.graders.loops import loop_in
@@ -26,6 +28,7 @@ from train.evaluation.asking import (
     dialect_of,
     likelihoods,
     prompt_ids,
+    prompt_marks,
     written,
 )
 from train.evaluation.task_pictures import TaskPictures
@@ -43,6 +46,8 @@ class OpenTask(NamedTuple):
     """Of each example, its prompt with each of its choices; empty for one whose answer is written."""
     pictures: TaskPictures | None = None
     """None: no example shows a picture."""
+    marks: Sequence[np.ndarray | None] = ()
+    """Of each example, what the tokens of its prompt are to reasoning heads; None: nothing."""
 
 
 def open_tasks(
@@ -72,15 +77,16 @@ def _opened(name: str, task: Task, tokenizer: Tokenizer, encoder: VisionConfig |
         raise InputError(f"task {name}: there are no examples")
     seen = any(example.images for example in examples)
     pictures = _checked(name, lambda: TaskPictures(encoder, tokenizer)) if seen else None
-    prompts, choices = [], []
+    prompts, choices, marks = [], [], []
     for example in examples:
         try:
             prompt = pictures.shown(example) if pictures and example.images else example.prompt
             prompts.append(prompt_ids(prompt, tokenizer))
+            marks.append(prompt_marks(prompt, tokenizer))
             choices.append([continuation(example.prompt, text, tokenizer) for text in example.choices])
         except InputError as error:
             raise InputError(f"task {name}: example {example.id[:80]}: {error}") from None
-    return OpenTask(name, task, examples, prompts, choices, pictures)
+    return OpenTask(name, task, examples, prompts, choices, pictures, marks)
 
 
 def context_of(opened: Iterable[OpenTask]) -> int:
@@ -180,15 +186,16 @@ def _likeliest(opened: OpenTask, engine: Engine, on_progress: OnProgress) -> lis
 
 def _written(opened: OpenTask, engine: Engine, tokenizer: Tokenizer, on_progress: OnProgress) -> list[_Line]:
     ends, greedy = stop_ids(tokenizer), Sampling(temperature=0.0)
-    asked = [(e, prompt) for e, prompt in zip(opened.examples, opened.prompts, strict=True) if not e.choices]
+    marks = opened.marks or [None] * len(opened.prompts)
+    asked = [(e, *of) for e, *of in zip(opened.examples, opened.prompts, marks, strict=True) if not e.choices]
     requests = (  # made one after the other, because tiles of many pictures need much memory
         GenerationRequest(prompt, opened.task.max_tokens, greedy, _seed(opened.name, example.id), ends,
-                          opened.task.stop_texts, opened.pictures.tiles(example) if opened.pictures else None)
-        for example, prompt in asked
+                          opened.task.stop_texts, opened.pictures.tiles(example) if opened.pictures else None, marked)
+        for example, prompt, marked in asked
     )  # fmt: skip
     answers = _checked(opened.name, lambda: written(engine, requests, on_progress))
     rows = []
-    for (example, _), answer in zip(asked, answers, strict=True):
+    for (example, *_), answer in zip(asked, answers, strict=True):
         reply = _reply(example, answer.tokens, tokenizer)
         bad = isinstance(reply, CallError)
         grade = Grade(0.0, reply.reason, answered=False) if bad else opened.task.grade(example, reply)

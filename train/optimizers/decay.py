@@ -6,7 +6,7 @@ import optax
 UNDECAYED = (
     *("norm", "attention_norm", "mlp_norm", "router_bias", "embed"),
     *("norm_pre", "norm_post", "class_embedding", "positions", "q_bias", "k_bias", "v_bias", "o_bias"),
-    *("fc1_bias", "fc2_bias"),
+    *("fc1_bias", "fc2_bias", "gain", "loop_gain"),
 )
 
 

@@ -31,7 +31,7 @@ from train.optimizers.base import OPTIMIZERS
 RMS = 0.2
 """Root mean square of an update before the learning rate, about AdamW's (arXiv 2502.16982, section 2.2)."""
 
-HIDDEN: tuple[Role, ...] = ("attention", "shared", "experts", "mlp")
+HIDDEN: tuple[Role, ...] = ("attention", "shared", "experts", "mlp", "reasoning")
 """Roles whose weights are hidden matrices."""
 
 

@@ -13,6 +13,7 @@ from maverick_jax.inference.engine import programs
 from maverick_jax.inference.engine.beginnings import beginning_of, bias_of
 from maverick_jax.inference.engine.forward import PromptPieces, Unrolled, empty_cache, encoded
 from maverick_jax.inference.engine.lengths import SMALLEST_BUCKET, buckets, device_groups, mesh_of
+from maverick_jax.inference.engine.marks import counted, num_groups
 from maverick_jax.inference.engine.programs import Snapshot, Steps
 from maverick_jax.inference.engine.requests import GenerationRequest
 from maverick_jax.model.transformer import Maverick
@@ -29,6 +30,10 @@ class Work(NamedTuple):
     """int32[n]"""
     labels: np.ndarray | None = None
     """int32[n]: the token after each, whose log-probability is wanted."""
+    marks: np.ndarray | None = None
+    """uint8[n]: what the tokens are to reasoning heads; None: nothing."""
+    seen: np.ndarray | None = None
+    """int32[G]: how many earlier tokens each group of reasoning heads sees; None: none."""
     pictures: tuple[np.ndarray, np.ndarray] | None = None
     """Which of the tokens show pictures, int[m], and their features [m, D]."""
 
@@ -110,7 +115,8 @@ class EngineDevices:
             shape = jax.tree.map(on_mesh, jax.eval_shape(take, *state, number))
             self._snapshot_bytes[n] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape))
             put = functools.partial(programs.restore, rules=self.rules)
-            self._restore[n] = EngineProgram(put, (*state, number, shape, number), (0, 1), self._lazy)
+            seen = counted(self.config, np.zeros(0, np.uint8), 0) if num_groups(self.config) else None
+            self._restore[n] = EngineProgram(put, (*state, number, shape, number, seen), (0, 1), self._lazy)
 
     def _compiled(self, program: Callable, *inputs: Any, state: tuple) -> EngineProgram:
         """`program(model, *state, *inputs)` as a function of the weights' leaves; the state is given away."""
@@ -176,10 +182,12 @@ class EngineDevices:
     def _bucket(self, length: int) -> int:
         return next(n for n in self.kept_lengths if n >= length)
 
-    def restore(self, slot: int, kept: Snapshot, length: int, taken_of: int) -> None:
-        """`slot` with the first `length` tokens of a snapshot that was taken of `taken_of` tokens."""
+    def restore(self, slot: int, kept: Snapshot, length: int, taken_of: int, marks: np.ndarray) -> None:
+        """`slot` with the first `length` tokens of a snapshot that was taken of `taken_of` tokens. `marks` uint8[n]:
+        those of the text."""
         program = self._restore[self._bucket(taken_of)]
-        self._cache, self._slots = program(self._cache, self._slots, np.int32(slot), kept, np.int32(length))
+        seen = counted(self.config, marks, length) if num_groups(self.config) else None
+        self._cache, self._slots = program(self._cache, self._slots, np.int32(slot), kept, np.int32(length), seen)
 
     def group_of(self, slot: int) -> int:
         """The group of devices along the batch axes that holds `slot`."""
@@ -198,7 +206,17 @@ class EngineDevices:
             tokens[g, :n], start[g], count[g], slot[g] = w.tokens, w.start, n, w.slot % of_group
             if w.labels is not None:
                 labels[g, :n] = w.labels
-        return PromptPieces(tokens, start, count, slot), labels
+        return self._marked(PromptPieces(tokens, start, count, slot), work), labels
+
+    def _marked(self, piece: PromptPieces, work: Sequence[Work]) -> PromptPieces:
+        """The piece with its marks, if the model has heads for them."""
+        if not (groups := num_groups(self.config)):
+            return piece
+        marks, seen = np.zeros(piece.tokens.shape, np.uint8), np.zeros((self.groups, groups), np.int32)
+        for w in work:
+            if w.marks is not None:
+                marks[self.group_of(w.slot), : len(w.marks)], seen[self.group_of(w.slot)] = w.marks, w.seen
+        return piece._replace(marks=marks, seen=seen)
 
     def _shown(self, piece: PromptPieces, work: Sequence[Work]) -> PromptPieces:
         """The piece with its pictures."""

@@ -17,10 +17,13 @@ from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.model.attention import Attention, Positions
+from maverick_jax.inference.engine.marks import KeptMarks, attend_kept, of_pieces
+from maverick_jax.model.attention import Positions
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.model.layers import Layer
+from maverick_jax.model.loops import again, stretches
 from maverick_jax.model.norm import rms_norm
+from maverick_jax.model.reasoning_heads import MarkedAttention
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.attention import MaskSpec, Segments, attention_over, attention_to_kept, held_positions
 from maverick_jax.ops.dot import dot
@@ -36,13 +39,20 @@ class SlotKeys:
 
     keys: jax.Array
     values: jax.Array
+    marked: dict[str, "SlotKeys"] = dataclasses.field(default_factory=dict)
+    """By group of reasoning heads: their keys and values of marked tokens, [B, 1, C, H]."""
+
+    @property
+    def own(self) -> "SlotKeys":
+        """Those of the layer's attention alone."""
+        return SlotKeys(self.keys, self.values)
 
 
 jax.tree_util.register_dataclass(SlotKeys)
 
 SlotCache = Any
-"""The `SlotKeys` of all layers, in the order of `Unrolled` or of `Scanned`."""
-AttentionStep = Callable[[Attention, jax.Array, SlotKeys], tuple[jax.Array, SlotKeys]]
+"""The `SlotKeys` of all layers, in the order of `Unrolled` or of `Scanned`; of a layer that repeats, one each time."""
+AttentionStep = Callable[[Layer, jax.Array, SlotKeys], tuple[jax.Array, SlotKeys]]
 """Computes a layer's attention, [P, T, D], and its cache."""
 
 
@@ -73,10 +83,19 @@ class Unrolled(NamedTuple):
         return cls(rest, tuple(layers))
 
     def through(self, x, real, cache: SlotCache, attend: AttentionStep) -> tuple[jax.Array, SlotCache]:
-        return _through(self.layers, x, real, cache, attend)
+        loops, size = self.config.loops, len(self.config.period)
+        if loops is None:
+            return _through(self.layers, x, real, cache, attend)
+        new, entered = [], None
+        for number, kept in zip(self.config.visits, cache, strict=True):
+            if number == loops.periods[0] * size:
+                x, entered = (x, x) if entered is None else (again(x, entered, self.rest.loop_gain), entered)
+            x, found = _through([self.layers[number]], x, real, [kept], attend)
+            new += found
+        return x, tuple(new)
 
     def caches(self, make: Callable[[Layer, tuple[int, ...]], SlotKeys]) -> SlotCache:
-        return tuple(make(layer, ()) for layer in self.layers)
+        return tuple(make(self.layers[number], ()) for number in self.config.visits)
 
 
 class Scanned(NamedTuple):
@@ -95,15 +114,28 @@ class Scanned(NamedTuple):
         new = {}
         if self.rest.config.num_periods:
             one = lambda x, part: _through(part[0].layers, x, real, part[1], attend)
-            x, new[PERIODS] = jax.lax.scan(one, x, (self.rest.periods, cache[PERIODS]))
+            x, new[PERIODS] = self._through_periods(x, one, cache[PERIODS])
         if self.rest.config.tail:
             x, new[TAIL] = _through(self.rest.tail.layers, x, real, cache[TAIL], attend)
         return x, new
 
+    def _through_periods(self, x, one, cache: SlotCache) -> tuple[jax.Array, SlotCache]:
+        """x through the periods, those that repeat each time with keys of their own."""
+        new, entered, at, loops = [], None, 0, self.rest.config.loops
+        for first, end in stretches(self.rest.config):
+            if loops is not None and (first, end) == loops.periods:
+                x, entered = (x, x) if entered is None else (again(x, entered, self.rest.loop_gain), entered)
+            cut = lambda tree, low, high: jax.tree.map(lambda leaf: leaf[low:high], tree)
+            x, found = jax.lax.scan(one, x, (cut(self.rest.periods, first, end), cut(cache, at, at + end - first)))
+            new.append(found)
+            at += end - first
+        return x, new[0] if len(new) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *new)
+
     def caches(self, make: Callable[[Layer, tuple[int, ...]], SlotKeys]) -> SlotCache:
         config, found = self.rest.config, {}
         if config.num_periods:
-            found[PERIODS] = tuple(make(layer, (config.num_periods,)) for layer in self.rest.periods.layers)
+            runs = len(config.period_visits)
+            found[PERIODS] = tuple(make(layer, (runs,)) for layer in self.rest.periods.layers)
         if config.tail:
             found[TAIL] = tuple(make(layer, ()) for layer in self.rest.tail.layers)
         return found
@@ -114,7 +146,7 @@ def _through(layers: Iterable[Layer], x, real, cache: Iterable[SlotKeys], attend
     new = []
     for i, (layer, kept) in enumerate(zip(layers, cache, strict=True)):
         with jax.named_scope(f"layer_{i}"):
-            y, kept = attend(layer.attention, layer.attention_input(x), kept)
+            y, kept = attend(layer, layer.attention_input(x), kept)
             x, _ = layer.feed_forward(x + y, real)
         new.append(kept)
     return x, tuple(new)
@@ -124,6 +156,10 @@ def require_writing(model: Maverick) -> None:
     """Raises InputError for a model or a mesh in use that writes no text."""
     if (factor := model.config.expert_capacity_factor) is not None:
         raise InputError(f"model.expert_capacity_factor: {factor:g} drops tokens, generation does not; expected null")
+    if model.config.reasoning_heads and model.config.reasoning_heads.scratch_heads:
+        raise InputError(
+            "model.reasoning_heads.scratch_heads: generation does not mark the thoughts that it writes; expected 0"
+        )
     if num_stages() > 1:
         raise InputError("mesh.pipeline: generation runs without a pipeline; expected 1")
     if (ways := row_split(1, model.rules).ways) > 1:
@@ -140,9 +176,16 @@ def empty_cache(model: Unrolled | Scanned, slots: int, context: int) -> SlotCach
 
     def zeros(layer: Layer, leading: tuple[int, ...]) -> SlotKeys:
         kept = min(layer.attention.mask.size or context, context)
-        shape = (*leading, slots, config.num_key_value_heads, kept, config.head_dim)
-        out = PartitionSpec(*[None] * len(leading), *spec)
-        return SlotKeys(*(jnp.zeros(shape, config.compute_dtype, out_sharding=out) for _ in range(2)))
+        one = lambda heads, kept, spec: SlotKeys(*(
+            jnp.zeros((*leading, slots, heads, kept, config.head_dim), config.compute_dtype,
+                      out_sharding=PartitionSpec(*[None] * len(leading), *spec))
+            for _ in range(2)))  # fmt: skip
+        found = one(config.num_key_value_heads, kept, spec)
+        if not layer.spec.reasoning or config.reasoning_heads is None:
+            return found
+        same = model.rest.rules("batch", None, None, None)
+        marked = {group.name: one(1, min(group.tokens, context), same) for group in config.reasoning_heads.groups}
+        return dataclasses.replace(found, marked=marked)
 
     return model.caches(zeros)
 
@@ -163,14 +206,18 @@ class PromptPieces(NamedTuple):
     """bool[P, T]: tokens that pictures take the place of; None: there are no pictures."""
     features: jax.Array | None = None
     """[P, T, D]: those of the pictures, where they are shown."""
+    marks: jax.Array | None = None
+    """uint8[P, T]: what the tokens are to reasoning heads; None: no token is marked."""
+    seen: jax.Array | None = None
+    """int32[P, G]: how many earlier tokens each group of reasoning heads sees; None: there are no such heads."""
 
 
 def through_piece(
     model: Unrolled | Scanned, cache: SlotCache, piece: PromptPieces, before: jax.Array | None = None
-) -> tuple[jax.Array, SlotCache]:
-    """Hidden states [P, T, D] of the residual stream, before the last norm, and the cache with the pieces' keys.
-    `before` [P, D]: the hidden state before each piece, after the final norm, which a piece that begins with a latent
-    thought reads; latents elsewhere are not computed."""
+) -> tuple[jax.Array, SlotCache, jax.Array | None]:
+    """Hidden states [P, T, D] of the residual stream, before the last norm; the cache with the pieces' keys; and
+    `PromptPieces.seen` after them. `before` [P, D]: the hidden state before each piece, after the final norm, which a
+    piece that begins with a latent thought reads; latents elsewhere are not computed."""
     rules = model.rest.rules
     tokens = reshard(piece.tokens, rules("batch", "length"))
     slot = () if piece.slot is None else (piece.slot,)
@@ -181,11 +228,13 @@ def through_piece(
     inputs = Inputs(tokens, positions, real.astype(jnp.int32))
     placed = Positions.of(model.rest.config, inputs, rules)
     last = start + count - 1
+    where, after = _marks_of(model, piece.marks, piece.seen, real)
 
-    def attend(attention: Attention, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
-        q, k, v = attention.project(x, placed)
-        y, kept = _attend_piece(q, k, v, attention.mask, placed.segments, (start, last, *slot), kept, rules)
-        return attention.output(y), kept
+    def attend(layer: Layer, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
+        q, k, v = layer.attention.project(x, placed)
+        at = (start, last, *slot)
+        y, own = _attend_piece(q, k, v, layer.attention.mask, placed.segments, at, kept.own, rules)
+        return _with_marked(layer, x, layer.attention.output(y), own, kept, where, piece.slot)
 
     x = model.rest.embed_inputs(inputs)
     if before is not None and (latent := model.rest.config.latent):
@@ -197,7 +246,29 @@ def through_piece(
         spec = jax.typeof(x).sharding.spec
         shown, features = (reshard(a, spec) for a in (piece.shown[..., None], piece.features))
         x = jnp.where(shown, features.astype(x.dtype), x)
-    return model.through(x, real, cache, attend)
+    return *model.through(x, real, cache, attend), after
+
+
+def _marks_of(model: Unrolled | Scanned, marks, seen, real) -> tuple[dict[str, KeptMarks], jax.Array | None]:
+    if seen is None:
+        return {}, None
+    rows = model.rest.rules("batch", None)
+    marks, seen, real = (None if x is None else reshard(x, rows) for x in (marks, seen, real))
+    return of_pieces(model.rest.config, marks, seen, real)
+
+
+def _with_marked(layer: Layer, x, y, own: SlotKeys, kept: SlotKeys, where: dict[str, KeptMarks], slot):
+    """y [P, T, D] with what the layer's reasoning heads add, and the layer's keys with those of marked tokens."""
+    if not layer.spec.reasoning or not where:
+        return y, dataclasses.replace(own, marked=kept.marked)
+    new, added = {}, []
+    for name, at in where.items():
+        heads: MarkedAttention = getattr(layer.reasoning, name)
+        q, k, v = heads.project(x)
+        found, *pair = attend_kept(q, k, v, at, slot, kept.marked[name].keys, kept.marked[name].values, heads.rules)
+        new[name] = SlotKeys(*pair)
+        added.append(heads.output(found))
+    return y + layer.reasoning.scaled(sum(added)), dataclasses.replace(own, marked=new)
 
 
 def encoded(model: Unrolled | Scanned, pixels: jax.Array) -> jax.Array:
@@ -206,18 +277,21 @@ def encoded(model: Unrolled | Scanned, pixels: jax.Array) -> jax.Array:
 
 
 def through_token(
-    model: Unrolled | Scanned, cache: SlotCache, tokens, positions, active
+    model: Unrolled | Scanned, cache: SlotCache, tokens, positions, active, seen: jax.Array | None = None
 ) -> tuple[jax.Array, SlotCache]:
     """Hidden states [B, 1, D], before the last norm, of one more token of each slot that is `active` bool[B], and the
-    cache with its keys. `tokens` and `positions` are int32[B], split over the batch axes."""
+    cache with its keys. `tokens` and `positions` are int32[B], split over the batch axes; `seen` as of
+    `PromptPieces`, of the slots."""
     rules = model.rest.rules
     inputs = Inputs(tokens[:, None], positions[:, None], active.astype(jnp.int32)[:, None])
     placed = Positions.of(model.rest.config, inputs, rules)
 
-    def attend(attention: Attention, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
-        q, k, v = attention.project(x, placed)
-        y, kept = _attend_token(q, k, v, attention.mask, placed.segments, kept, rules)
-        return attention.output(y), kept
+    where, _ = _marks_of(model, None, seen, active[:, None])
+
+    def attend(layer: Layer, x: jax.Array, kept: SlotKeys) -> tuple[jax.Array, SlotKeys]:
+        q, k, v = layer.attention.project(x, placed)
+        y, own = _attend_token(q, k, v, layer.attention.mask, placed.segments, kept.own, rules)
+        return _with_marked(layer, x, layer.attention.output(y), own, kept, where, None)
 
     return model.through(model.rest.embed_inputs(inputs), active[:, None], cache, attend)
 

@@ -91,7 +91,9 @@ class Answer(Job):
         request = generation.request
         super().__init__(np.asarray(request.prompt, np.int32), len(request.prompt))
         self.generation, self.begun, self.restricted, self.shared = generation, False, False, shared
-        self.identity, self.pictures = self.tokens.astype(np.int64), pictures
+        self.marks = np.zeros(self.total, np.uint8) if request.marks is None else request.marks
+        """uint8[n]: what the tokens of the prompt are to reasoning heads."""
+        self.identity, self.pictures = self.tokens.astype(np.int64) | self.marks.astype(np.int64) << 40, pictures
         if pictures is not None:
             pictures.mark(self.identity)
         self.written: list[int] = []

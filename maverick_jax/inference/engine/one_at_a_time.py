@@ -67,8 +67,10 @@ class OneAtATime(Engine):
     def close(self) -> None:
         pass
 
-    def _logits(self, tokens: Sequence[int], tiles: np.ndarray | None = None) -> np.ndarray:
-        """float32[T, V]"""
+    def _logits(
+        self, tokens: Sequence[int], tiles: np.ndarray | None = None, marks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32[T, V]. `marks` uint8[n]: of the first tokens."""
         padded = np.zeros((1, self.context), np.int32)
         padded[0, : len(tokens)] = tokens
         real = (np.arange(self.context) < len(tokens)).astype(np.int32)[None]
@@ -78,13 +80,17 @@ class OneAtATime(Engine):
             table = pixel_table(ImageConfig.of(encoder_of(self._model.config)).normalization)
             pixels = jnp.asarray(table.take(tiles) if tiles.dtype == np.uint8 else tiles)
         arrays = map(jnp.asarray, (padded, positions, real))
-        return np.asarray(self._model.logits(*arrays, pixel_values=pixels))[0]
+        marked = np.zeros((1, self.context), np.int32)
+        marked[0, : 0 if marks is None else len(marks)] = () if marks is None else marks
+        marked = jnp.asarray(marked) if self._model.config.reasoning_heads else None
+        return np.asarray(self._model.logits(*arrays, pixel_values=pixels, marks=marked))[0]
 
     def _written(self, request: GenerationRequest) -> Update:
         written: list[int] = []
         scores: list[TokenScore] = []
         while len(written) < request.max_tokens:
-            logits = self._logits([*request.prompt, *written], request.tiles)[len(request.prompt) + len(written) - 1]
+            text = [*request.prompt, *written]
+            logits = self._logits(text, request.tiles, request.marks)[len(text) - 1]
             changed = changed_logits(logits, request.sampling, request.prompt, written)
             if request.allowed is not None and (mask := request.allowed.mask(written)) is not None:
                 changed = np.where(mask, changed, -np.inf)

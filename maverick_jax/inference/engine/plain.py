@@ -21,6 +21,7 @@ from maverick_jax.inference.engine.forward import Scanned, SlotCache, encoded
 from maverick_jax.inference.engine.jobs import Answer
 from maverick_jax.inference.engine.latents import undrawn
 from maverick_jax.inference.engine.lengths import bucket, device_groups
+from maverick_jax.inference.engine.marks import require_marks
 from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Slots
 from maverick_jax.inference.engine.requests import (
@@ -62,6 +63,7 @@ class PlainEngine(Engine):
             if getattr(request, name) is not None:
                 raise InputError(f"{name}: the plain engine does not support it; expected null")
         checks.require_no_latents(request.prompt, self.model.config, "prompt: the plain engine")
+        require_marks(self.model.config, request.marks, len(request.prompt))
         request, seeds = undrawn(request, self.model.config), range(request.seed, request.seed + n)
         found = []
         for seed in seeds:
@@ -128,7 +130,8 @@ class PlainEngine(Engine):
             job.slot = i
         with jax.set_mesh(self.model.embed[...].sharding.mesh):
             model = Scanned.of(self.model)
-            cache, slots = _begun(model, tokens, lengths, first, context, self._seen(model, rows, tokens.shape))
+            seen, marks = self._seen(model, rows, tokens.shape), self._marks(rows, tokens.shape)
+            cache, slots = _begun(model, tokens, lengths, first, context, seen, marks)
             left = [job for job in left if not self._ended(job, self._empty(job))]
             while left:
                 cache, slots, steps = _decode(model, cache, slots, STEPS)
@@ -149,6 +152,15 @@ class PlainEngine(Engine):
             places, features = job.pictures.rows(0, job.total)
             seen.shown[i, places], seen.features[i, places] = True, features
         return seen
+
+    def _marks(self, rows: Sequence[Answer], shape: tuple[int, ...]) -> np.ndarray | None:
+        """uint8[B, P]: what prompts are to reasoning heads; None: the model has none."""
+        if self.model.config.reasoning_heads is None:
+            return None
+        found = np.zeros(shape, np.uint8)
+        for row, job in zip(found, rows, strict=True):
+            row[: job.total] = job.marks
+        return found
 
     def _empty(self, job: Answer) -> Finish | None:
         return None if job.generation.request.max_tokens else Finish.LENGTH
@@ -184,11 +196,10 @@ class _Waiting(Generation):
 
 @functools.partial(jax.jit, static_argnames="context")
 def _begun(
-    model: Scanned, tokens, lengths, first: Beginning, context: int, seen: group.ShownPictures | None
+    model: Scanned, tokens, lengths, first: Beginning, context: int, seen: group.ShownPictures | None, marks
 ) -> tuple[SlotCache, Slots]:
-    return group.begun(
-        model, tokens, lengths, group.slots_of(first, model.rest.config, model.rest.rules), context, seen
-    )
+    slots = group.slots_of(first, model.rest.config, model.rest.rules)
+    return group.begun(model, tokens, lengths, slots, context, seen, marks)
 
 
 _encoded = jax.jit(encoded)

@@ -23,6 +23,7 @@ from maverick_jax.inference.engine.forward import (
     through_piece,
     through_token,
 )
+from maverick_jax.inference.engine.marks import num_groups
 from maverick_jax.inference.engine.requests import MAX_STOPS, MAX_TOP
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.ops.draw import DrawRules, Written, draw
@@ -52,6 +53,8 @@ class Slots:
     hidden: jax.Array | None = None
     """[B, D]: the last hidden state of the prompt so far, after the final norm, which a latent thought that comes next
     reads; None: the model has none."""
+    seen: jax.Array | None = None
+    """int32[B, G]: how many tokens each group of reasoning heads sees; None: there are no such heads."""
 
 
 jax.tree_util.register_dataclass(Slots)
@@ -106,6 +109,7 @@ def empty_slots(slots: int, config: ModelConfig, rules: ShardingRules) -> Slots:
         ),
         written=Written(full(False, bool, vocab_size), full(0, jnp.int32, vocab_size), natural(0)),
         hidden=full(0, config.compute_dtype, config.hidden_size) if config.latent else None,
+        seen=full(0, jnp.int32, num_groups(config)) if config.reasoning_heads else None,
     )
 
 
@@ -114,7 +118,7 @@ def prefill(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, piece: Pr
     has a piece to itself."""
     rules = model.rest.rules
     before = None if slots.hidden is None else _rows_of(slots.hidden, piece, rules)
-    x, cache = through_piece(model, cache, piece, before)
+    x, cache, seen = through_piece(model, cache, piece, before)
     end = piece.start + piece.count
     last = jnp.arange(piece.tokens.shape[1], dtype=jnp.int32)[None, :] == piece.count[:, None] - 1
     x = reshard(x, rules("batch", "length", None))
@@ -124,6 +128,8 @@ def prefill(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, piece: Pr
     if slots.hidden is not None:
         normal = rms_norm(newest[:, None], model.rest.norm[...], model.rest.config.rms_norm_eps)[:, 0]
         slots = dataclasses.replace(slots, hidden=put(slots.hidden, normal))
+    if seen is not None:
+        slots = dataclasses.replace(slots, seen=put(slots.seen, seen))
     logits = logits_of(model, newest)
     return cache, dataclasses.replace(slots, logits=put(slots.logits, logits), length=put(slots.length, end))
 
@@ -152,7 +158,7 @@ def _put_rows(x: jax.Array, new: jax.Array, *, piece: PromptPieces, rules: Shard
 def score(model: Unrolled, cache: SlotCache, piece: PromptPieces, labels: jax.Array) -> tuple[SlotCache, ScoredTokens]:
     """Adds a piece of each group's text; scores `labels` int32[P, T], the token after each of the piece."""
     rules = model.rest.rules
-    x, cache = through_piece(model, cache, piece)
+    x, cache, _ = through_piece(model, cache, piece)
     x = rms_norm(x, model.rest.norm[...], model.rest.config.rms_norm_eps)
     x, labels = reshard(x, rules("batch", "length", None)), reshard(labels, rules("batch", "length"))
     return cache, token_scores(x, model.rest.output_weight(), labels, _top_of(model), rules=rules)
@@ -168,7 +174,8 @@ def decode(model: Unrolled | Scanned, cache: SlotCache, slots: Slots, count: int
     def step(carry: tuple[SlotCache, Slots], _: None) -> tuple[tuple[SlotCache, Slots], Steps]:
         cache, slots = carry
         drawn, steps = next_tokens(model, slots)
-        x, cache = through_token(model, cache, jnp.maximum(steps.tokens, 0), slots.length, slots.active)
+        tokens = jnp.maximum(steps.tokens, 0)
+        x, cache = through_token(model, cache, tokens, slots.length, slots.active, slots.seen)
         return (cache, dataclasses.replace(drawn, logits=logits_of(model, x[:, 0]))), steps
 
     if count == 1:
@@ -249,9 +256,17 @@ def snapshot(cache: SlotCache, slots: Slots, slot: jax.Array, length: int, rules
 
 
 def restore(
-    cache: SlotCache, slots: Slots, slot: jax.Array, kept: Snapshot, length: jax.Array, rules: ShardingRules
+    cache: SlotCache,
+    slots: Slots,
+    slot: jax.Array,
+    kept: Snapshot,
+    length: jax.Array,
+    seen: jax.Array | None,
+    rules: ShardingRules,
 ) -> tuple[SlotCache, Slots]:
-    """`slot` with the text of `kept`, of `length` tokens."""
+    """`slot` with the text of `kept`, of `length` tokens, of which each group of reasoning heads sees `seen`
+    int32[G]."""
     put = lambda x, entry: put_slot(x, entry, slot, rules)
-    logits, length = put(slots.logits, kept.logits), put(slots.length, length)
-    return jax.tree.map(put, cache, kept.layers), dataclasses.replace(slots, logits=logits, length=length)
+    new = {"logits": put(slots.logits, kept.logits), "length": put(slots.length, length)}
+    new |= {} if slots.seen is None else {"seen": put(slots.seen, seen)}
+    return jax.tree.map(put, cache, kept.layers), dataclasses.replace(slots, **new)

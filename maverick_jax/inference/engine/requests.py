@@ -44,6 +44,9 @@ class GenerationRequest:
     """The answer ends when its decoded text holds one of these; its tokens may reach past the place."""
     tiles: np.ndarray | None = None
     """uint8[N, C, S, S]: tiles of the pictures whose `<|patch|>` tokens are in the prompt, in reading order."""
+    marks: np.ndarray | None = None
+    """uint8[n]: what the tokens of the prompt are to reasoning heads (`maverick_jax.reasoning.Mark`), as the renderer
+    says; None: no token is marked."""
     log_probs: int | None = None
     """None: no log-probabilities; n: of each token written and of the n most likely ones in its place, of the model's
     distribution at temperature 1, before `sampling` changes it."""

@@ -16,6 +16,7 @@ from maverick_jax.inference.engine.forward import Unrolled
 from maverick_jax.inference.engine.jobs import Answer, Job, Scoring, SharedPrompt
 from maverick_jax.inference.engine.kept import KeptText, KeptTexts, Reach
 from maverick_jax.inference.engine.latents import end_of_piece, resumable, undrawn
+from maverick_jax.inference.engine.marks import counted, require_marks
 from maverick_jax.inference.engine.pictures import Pictures
 from maverick_jax.inference.engine.programs import Snapshot
 from maverick_jax.inference.engine.requests import (
@@ -105,6 +106,7 @@ class SlotEngine(Engine):
         checks.require_request(request, self.vocab_size, self.context, self.tokenizer is not None)
         if n < 1:
             raise InputError(f"n: {n}; expected 1 or more")
+        require_marks(self._config, request.marks, len(request.prompt))
         request = undrawn(request, self._config)
         requests = [dataclasses.replace(request, seed=request.seed + i) for i in range(n)]
         prompt = SharedPrompt() if n > 1 else None
@@ -255,7 +257,7 @@ class SlotEngine(Engine):
 
     def _restore(self, job: Answer, snapshot: Snapshot, count: int, length: int) -> None:
         """Gives `job` the first `count` tokens of a snapshot of `length` tokens."""
-        self._device.restore(job.slot, snapshot, count, length)
+        self._device.restore(job.slot, snapshot, count, length, job.marks)
         job.position = job.cached = count
         self._counts["cached"] += count
         if job.computed:
@@ -309,7 +311,10 @@ class SlotEngine(Engine):
             labels = job.tokens[start + 1 : stop + 1]
         elif isinstance(job, Answer) and job.pictures is not None:
             pictures = job.pictures.rows(start, stop)
-        return Work(job.slot, start, job.tokens[start:stop], labels, pictures)
+        found = Work(job.slot, start, job.tokens[start:stop], labels, pictures=pictures)
+        if isinstance(job, Scoring):
+            return found
+        return found._replace(marks=job.marks[start:stop], seen=counted(self._config, job.marks, start))
 
     def _when_computed(self, job: Job) -> None:
         if isinstance(job, Scoring):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from maverick_jax.reasoning import Mark
 from maverick_jax.text.chat.conversation import Image, Role
 
 
@@ -34,6 +35,10 @@ class Kind(enum.IntEnum):
     IMAGE = 11
     LATENT = 12
     """Places of latent thoughts, which a program writes."""
+
+
+MARKS = {Kind.TOOLS: Mark.SCHEMA, Kind.THOUGHT: Mark.SCRATCH}
+"""Kinds of the tokens that reasoning heads see."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +101,13 @@ class Rendered:
     decisions: np.ndarray
     """int32[N]: index of the first generated token of each assistant message, where it decides to call or to answer"""
     spans: Sequence[Span]
+
+    @property
+    def marks(self) -> np.ndarray:
+        """uint8[T]: what each token is to reasoning heads (Mark)."""
+        table = np.full(len(Kind), Mark.NONE, np.uint8)
+        table[list(MARKS)] = list(MARKS.values())
+        return table[self.kinds]
 
     @property
     def text(self) -> str:

@@ -35,7 +35,9 @@ def test_rows_have_the_fields_of_the_table(trajectories, tmp_path):
         text = {"path": "package:tinyshakespeare"}
         config = type(config).model_validate({**config.model_dump(), "sources": {"text": text}})
     row = open_dataset(config, "train", seed=0).row(0)
-    expected = [f for f in TABLE if f.source == "every row" or (trajectories and f.source == "trajectories")]
+    expected = [
+        f for f in TABLE if f.source == "every row" or (trajectories and f.source in ("trajectories", "rendered"))
+    ]
     assert set(row) == {field.name for field in expected}
     for field in expected:
         assert row[field.name].dtype == field.dtype and row[field.name].shape == field.filled(512).shape

@@ -57,6 +57,27 @@ def logits(model) -> np.ndarray:
     return np.asarray(model.logits(random_tokens(model.config, 8, 20)))
 
 
+# ---- with reasoning heads and loops ----------------------------------------------------------------------------------
+
+
+def test_heads_and_loops_beyond_the_source_change_no_logit(sources):
+    more = {"reasoning_heads": {"scratch_heads": 2}, "loops": {"periods": (0, 1), "times": 1}}
+    config = ModelConfig.model_validate(MODELS["dense"].model_dump() | more)
+    student = begun(config, Start(sources("dense", "folder")))
+    tokens = random_tokens(config, 8, 20)
+    found = student.logits(tokens, marks=np.arange(160).reshape(8, 20) % 3)
+    np.testing.assert_array_equal(found, case("dense").ours.logits(tokens))
+    assert not names.flatten(student)["periods/layer_0/reasoning/schema/o"].any()
+    assert names.flatten(student)["periods/layer_0/reasoning/schema/q"].any()
+
+
+def test_heads_of_the_source_are_not_lost(sources, tmp_path):
+    config = ModelConfig.model_validate(MODELS["dense"].model_dump() | {"reasoning_heads": {}})
+    store_run(tmp_path / "heads", config, random_parameters(shapes(config)))
+    with pytest.raises(InputError, match=r"model\.reasoning_heads: None here, .* in "):
+        begun(MODELS["dense"], Start(str(tmp_path / "heads")))
+
+
 # ---- experts from dense layers ---------------------------------------------------------------------------------------
 
 
