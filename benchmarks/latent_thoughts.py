@@ -61,7 +61,7 @@ MODEL = {
     "rope_theta": 100.0,
     "initializer_range": 0.08,
 }
-"""98,880 parameters, and 4,161 of the feedback. The base of the rotary angles fits rows of 24 tokens."""
+"""98,880 parameters, and 4,097 of the feedback. The base of the rotary angles fits rows of 24 tokens."""
 OPTIMIZER = {
     "learning_rate": 3e-3,
     "warmup_steps": 50,
