@@ -230,7 +230,7 @@ steps: 3
         "run.yaml:3: mesh.fsdp: must be a valid integer, got 'two'",
         "run.yaml:6: data.sources: given twice (first in run.yaml:5)",
         "run.yaml:6: data.sources.x.kind: 'synthetc' is not one of files, text, jsonl, parquet, array_record, "
-        "trajectories, pictures, drawn_pictures, preferences, synthetic; did you mean synthetic?",
+        "trajectories, pictures, drawn_pictures, preferences, synthetic, chain; did you mean synthetic?",
         "run.yaml:7: data.batch_size: must be greater than or equal to 1, got 0",
         "run.yaml:10: optimizer.schedule: 'cosin' is not one of cosine, wsd, constant; did you mean cosine?",
         "run.yaml:11: optimizer.learning_rate: must be a valid number, got '1e-3x'",

@@ -339,7 +339,7 @@ def test_the_shipped_trajectories_come_from_the_generator_and_have_every_kind():
     assert file.read_text().splitlines() == [ours.write(run) for run in made]
     assert file.stat().st_size < 300_000 and len(made) == 60
     kinds = {TokenKind(k) for run in made for k in np.unique(token_kinds(run, render(run.conversation, BYTES)))}
-    assert kinds == set(TokenKind) - {TokenKind.IMAGE, TokenKind.DOCUMENT}
+    assert kinds == set(TokenKind) - {TokenKind.IMAGE, TokenKind.DOCUMENT, TokenKind.LATENT}
     assert {"no_tool_fits", "no_tool_needed"} <= {run.provenance.task for run in made}
     assert {run.outcome.success for run in made} == {True, False}
 
