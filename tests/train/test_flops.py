@@ -13,6 +13,7 @@ from maverick_jax.accounting.flops import (
     attended_keys,
     flops_per_token,
     forward_flops_per_token,
+    latent_flops_per_token,
 )
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.transformer import Maverick
@@ -152,3 +153,16 @@ def test_adapters_of_routed_experts_are_merged_once_for_each_microbatch():
     words = ("trainable.lora={rank: 2, targets: [experts]}", "optimizer.accumulation_steps=")
     whole, halves = (flops_of_run(run_config(words[0], words[1] + n), {})["adapters"] for n in "12")
     assert halves == 2 * whole
+
+
+@pytest.mark.parametrize(("gradient", "forward_alone"), [(None, 0), (1, 2)])
+def test_passes_for_latents_cost_what_the_layers_and_the_feedback_do(gradient, forward_alone):
+    """Three passes, of which `forward_alone` have no backward pass: a third of the FLOPs."""
+    model = tiny.model_config(latent={"token": 3, "passes": 3, "gradient": gradient})
+    once = flops_per_token(model, 24)
+    layers = sum(once.values()) - once["head"]
+    forward = sum(flops_per_token(model, 24, NOTHING).values()) - once["head"] / 3
+    feedback = 2 * model.hidden_size**2
+    expected = forward_alone * (forward + feedback) + (3 - forward_alone) * (layers + 3 * feedback)
+    assert latent_flops_per_token(model, 24) == pytest.approx(expected)
+    assert latent_flops_per_token(tiny.model_config(), 24) == 0
