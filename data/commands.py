@@ -117,6 +117,7 @@ def _source_stats(source: SourceRows, share: float) -> dict[str, Any]:
     counts = {
         "documents": len(source.documents),
         "empty_documents": source.store.meta["empty_documents"],
+        **{key: source.store.meta[key] for key in ("contaminated",) if key in source.store.meta},
         "tokens": plan.num_tokens,
         "rows": plan.num_rows,
         "fill": (plan.num_tokens + cuts.get("repeated_tokens", 0)) / (plan.num_rows * source.length),

@@ -81,11 +81,10 @@ class ModelSection(ModelConfig):
     init_other_tokenizer: bool = False
     """Whether `data.tokenizer` may differ from the tokenizer of the model at `init_from`. The rows of the embedding
     table and the output matrix then belong to other tokens. false: another tokenizer is an error."""
-
-    @property
-    def start(self) -> Start | None:
-        """The source of the initial weights; None: they are random."""
-        return None if self.init_from is None else Start(self.init_from, self.init_layers, self.init_upcycle)
+    init_vocabulary: bool = False
+    """Whether the model at `init_from` moves to the vocabulary of `data.tokenizer`: tokens of equal bytes and control
+    tokens of equal names keep their rows, other tokens begin as the mean of their pieces. `vocab_size` is then the
+    number of its tokens, unless it is set. false: the vocabulary is the model's."""
 
     @property
     def network(self) -> ModelConfig:
@@ -111,6 +110,14 @@ class RunConfig(Section):
     """The stages of the run, in order. None: it is one stage, of `run.steps` steps."""
     _place: StagePlace | None = PrivateAttr(None)
     _parts: "tuple[RunConfig, ...]" = PrivateAttr(())
+
+    @property
+    def start(self) -> Start | None:
+        """The source of the initial weights; None: they are random."""
+        if (model := self.model).init_from is None:
+            return None
+        moved = self.data.tokenizer if model.init_vocabulary else None
+        return Start(model.init_from, model.init_layers, model.init_upcycle, moved)
 
     @property
     def place(self) -> StagePlace:
@@ -388,10 +395,11 @@ def _listed(sizes: dict[str, int], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{axis}={size}" for axis, size in sizes.items() if size != 1)
 
 
-def unfit_start(model: ModelSection, source: ModelConfig | None) -> list[tuple[str, str]]:
-    """(key, error) for every reason why the model cannot start from the one at `init_from`."""
-    if model.start is None:
-        keys = ("init_config", "init_layers", "init_upcycle", "init_other_tokenizer")
+def unfit_start(config: RunConfig, source: ModelConfig | None) -> list[tuple[str, str]]:
+    """(key, error) for every reason why the model cannot start from the one at `model.init_from`."""
+    model = config.model
+    if config.start is None:
+        keys = ("init_config", "init_layers", "init_upcycle", "init_other_tokenizer", "init_vocabulary")
         given = [key for key in keys if getattr(model, key)]
         return [(f"model.{key}", "is of the model at model.init_from, which is not given") for key in given]
-    return [] if source is None else findings(model.network, source, model.start)
+    return [] if source is None else findings(model.network, source, config.start)

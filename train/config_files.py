@@ -108,7 +108,7 @@ def _checked(document: Document, model: Named | None) -> tuple[RunConfig | None,
     config = _with_objective_in_run(config, document, problems)
     if not config.stages:
         known = {axis: 1 if size == -1 else size for axis, size in config.mesh.sizes.items()}
-        found = misfits(config, known) + unfit_start(config.model, start and start.config)
+        found = misfits(config, known) + unfit_start(config, start and start.config)
         problems += [Problem(_place(document, key, message), key, message) for key, message in found]
     return config, problems
 

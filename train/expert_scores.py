@@ -78,7 +78,7 @@ def _checked(config: RunConfig, checkpoint: str | None, share: float, tokens: in
         raise InputError(f"--out: {out} exists; name a new file")
     if not config.model.num_moe_layers:
         raise InputError("model: has no layer with routed experts to choose from")
-    start = config.model.start if checkpoint is None else Start(checkpoint, None, False)
+    start = config.start if checkpoint is None else Start(checkpoint, None, False)
     if start is None:
         raise InputError("data experts: the config names no weights; set --checkpoint or model.init_from")
     if checkpoint is not None and (unfit := findings(config.model.network, open_source(checkpoint).config, start)):

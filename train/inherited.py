@@ -27,6 +27,7 @@ from train.trainable.lora import targets_of
 log = logging.getLogger(__name__)
 
 TOKENIZER, START, OTHER = "data.tokenizer", "model.init_from", "model.init_other_tokenizer"
+MOVES = "model.init_vocabulary"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ def take_network(document: Document, read: Callable[[str], RunConfig]) -> Named 
             document.problems.append(Problem(document.place(START), START, str(error)))
             return None
     under = found.config.model_dump(mode="json", include=set(ModelConfig.keys_of(Purpose.NETWORK)))
+    if _says(document, MOVES):
+        del under["vocab_size"]
     if isinstance(layers := model.get("init_layers"), list):
         under["num_hidden_layers"] = len(layers)
     document.data["model"] = shipped.merge(under, model)
@@ -93,6 +96,8 @@ def take_tokens(document: Document, start: Named | None, read: Callable[[str], R
     if start is None:
         _take_vocabulary(document, others)
     _take_tokenizer(document, start, others)
+    if start is not None and _says(document, MOVES):
+        _take_moved_vocabulary(document, start)
 
 
 def argument(name: str, path: str | None) -> Named | None:
@@ -160,10 +165,10 @@ def _take_vocabulary(document: Document, others: list[Named]) -> None:
 
 
 def _take_tokenizer(document: Document, start: Named | None, others: list[Named]) -> None:
-    section, model = document.data.get("data"), document.data.get("model")
+    section = document.data.get("data")
     if not isinstance(section, dict):
         return
-    other = isinstance(model, dict) and model.get("init_other_tokenizer") is True
+    other = next((key for key in (OTHER, MOVES) if _says(document, key)), None)
     if (given := section.get("tokenizer")) is not None:
         if start is not None and not other and isinstance(given, str):
             _require_same(document, start, given)
@@ -171,13 +176,39 @@ def _take_tokenizer(document: Document, start: Named | None, others: list[Named]
     section.pop("tokenizer", None)
     named = ([] if start is None else [start]) + others
     if other and start is not None:
-        _problem(document, f"required, because {OTHER} says that it is not that of {start.path}")
+        _problem(document, f"required, because {other} says that it is not that of {start.path}")
     elif found := next((m for m in named if m.tokenizer is not None), None):
         section["tokenizer"] = found.tokenizer
         document.places[TOKENIZER] = document.place(found.key)
         log.info("%s: %s, the tokenizer of %s (%s)", TOKENIZER, found.tokenizer, found.path, found.key)
     elif named:
         _problem(document, f"required, because {named[0].path} ({named[0].key}) has no tokenizer to take")
+
+
+def _take_moved_vocabulary(document: Document, start: Named) -> None:
+    """The vocabulary size of a model that moves to `data.tokenizer`. Adds a problem if it cannot."""
+    said, size = "", start.config.vocab_size
+    if _says(document, OTHER):
+        said = f"{OTHER} takes the rows as they are; expected one of the two"
+    elif start.config.vision is not None:
+        said = f"{start.path} has an image encoder, whose token ids belong to its vocabulary; expected a text model"
+    elif start.tokenizer is None:
+        said = f"{start.path} has no tokenizer, which would say what its rows stand for; expected a folder with one"
+    elif isinstance(given := (document.data.get("data") or {}).get("tokenizer"), str):
+        try:
+            size = load_tokenizer(given).vocab_size
+        except InputError as error:
+            _problem(document, str(error))
+    if said:
+        document.problems.append(Problem(document.place(MOVES), MOVES, said))
+    if document.data["model"].setdefault("vocab_size", size) is None:
+        document.data["model"]["vocab_size"] = size
+
+
+def _says(document: Document, key: str) -> bool:
+    """Whether this key of `model` is true."""
+    model = document.data.get("model")
+    return isinstance(model, dict) and model.get(key.removeprefix("model.")) is True
 
 
 def _require_same(document: Document, start: Named, given: str) -> None:
@@ -194,7 +225,7 @@ def _require_same(document: Document, start: Named, given: str) -> None:
             message = (
                 f"{given} ({ours.vocab_size:,} ids) is not the tokenizer of {start.path} ({theirs.vocab_size:,} ids), "
                 f"which {start.key} names, so its ids would mean other text. Leave {TOKENIZER} out, or set it to null, "
-                f"to take the model's; {OTHER}: true accepts another one"
+                f"to take the model's; {MOVES}: true moves the model to another one; {OTHER}: true accepts it as it is"
             )
             _problem(document, message)
 

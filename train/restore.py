@@ -94,7 +94,7 @@ def restore_or_start(parts: StateParts, store: CheckpointStore, mesh: Mesh) -> T
             state, fresh = over_border(parts.config, store, bare, parts.state_arguments())
         state = _with_gate(state, target.gate, parts.config.guard.spikes, {})
         return _with_first_adapters(parts, state) if fresh else state
-    if (start := parts.config.model.start) is None:
+    if (start := parts.config.start) is None:
         if frozen := parts.optimizer.selection.frozen(parts.config.model.network):
             log.warning(
                 "%s: frozen at random values; set model.init_from to start from trained weights", ", ".join(frozen)

@@ -8,10 +8,12 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from data.array_folder import ArrayFolder, array_file, build_once, seal
+from data.cache.evaluation_texts import ContaminationFilter, Report
 from data.cache.progress import TokenizationProgress
 from data.config import DataConfig
 from data.fill_in_the_middle import VERSION, Sentinels, rearranged
@@ -44,6 +46,9 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
         sentinels = Sentinels.of(tokenizer.controls, tokenizer.name, f"data.sources.{name}.fill_in_the_middle")
         rearrange = lambda ids, number: rearranged(ids, number, settings, sentinels)
         identity.append([VERSION, settings.model_dump(mode="json")])
+    filtered = None if source.decontaminate is None else ContaminationFilter(name, source.decontaminate)
+    if filtered is not None:
+        identity.append(["decontaminate", filtered.identity()])
     path = config.cached("tokens", identity)
 
     def build(folder: pathlib.Path) -> None:
@@ -51,7 +56,7 @@ def tokenize_text(name: str, config: DataConfig, tokenizer: Tokenizer) -> ArrayF
         if tokenizer.eos_id is None:
             _log.warning("tokenizer %s has no end-of-text token: documents end without one", tokenizer.name)
         try:
-            _Tokenization(folder, tokenizer, name, rearrange).run(parts)
+            _Tokenization(folder, tokenizer, name, rearrange, filtered).run(parts)
             if [part.identity() for part in parts] != identity[2]:
                 raise InputError(f"data.sources.{name}: a file changed while it was read; start again")
         except InputError:
@@ -72,14 +77,24 @@ class _Journal:
     documents: int = 0
     tokens: int = 0
     empty: int = 0
+    left_out: Report = dataclasses.field(default_factory=dict)
 
 
 class _Tokenization:
     """Tokenizes one source into `folder`."""
 
-    def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer, name: str, rearrange: Rearrange | None = None):
-        """rearrange: (ids of a document, its number) -> the ids that are kept; None: all are kept as they are."""
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        tokenizer: Tokenizer,
+        name: str,
+        rearrange: Rearrange | None = None,
+        filtered: ContaminationFilter | None = None,
+    ):
+        """rearrange: (ids of a document, its number) -> the ids that are kept; None: all are kept as they are.
+        filtered: what is left out; None: nothing."""
         self.folder, self.tokenizer, self.name, self.rearrange = folder, tokenizer, name, rearrange
+        self.filtered = filtered
         self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self.begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         self.end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -96,16 +111,22 @@ class _Tokenization:
                 progress.part(part.label)
                 self._read(part, progress)
         if not self.journal.documents:
-            raise InputError(f"data.sources.{self.name}: every document is empty")
+            more = "" if self.filtered is None else ", or left out (decontaminate)"
+            raise InputError(f"data.sources.{self.name}: every document is empty{more}")
+        meta: dict[str, Any] = {"empty_documents": self.journal.empty}
+        if self.filtered is not None:
+            self.filtered.say(self.journal.left_out, self.journal.documents)
+            meta["contaminated"] = self.journal.left_out
         (self.folder / JOURNAL).unlink(missing_ok=True)
-        seal(self.folder, {"tokens": self.dtype, "offsets": np.dtype("<i8")}, {"empty_documents": self.journal.empty})
+        seal(self.folder, {"tokens": self.dtype, "offsets": np.dtype("<i8")}, meta)
 
     def _read(self, part: SourcePart, progress: TokenizationProgress) -> None:
         journal, committed = self.journal, self.journal.tokens
         for batch in _batches(itertools.islice(part.documents(), journal.read, None)):
             journal.read += len(batch)
-            self._write([d for d in batch if len(d.content)])
-            journal.empty += sum(not len(d.content) for d in batch)
+            full = [d for d in batch if len(d.content)]
+            journal.empty += len(batch) - len(full)
+            self._write([d for d in full if self.filtered is None or self.filtered.keeps(d, journal.left_out)])
             progress.update(journal.tokens, journal.documents)
             if (journal.tokens - committed) * self.dtype.itemsize >= COMMIT_BYTES:
                 self._commit()

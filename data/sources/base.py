@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple, Protocol
 import numpy as np
 from pydantic import Field
 
+from data.decontamination import Decontamination
 from data.fill_in_the_middle import FillInTheMiddle
 from maverick_jax.settings.section import Section
 from maverick_jax.text import Tokenizer
@@ -82,6 +83,9 @@ class DocumentSource(SourceConfig, abc.ABC):
 
     fill_in_the_middle: FillInTheMiddle | None = None
     """Rearranges documents so that a model learns to fill in a middle, such as of code. null: it does not."""
+
+    decontaminate: Decontamination | None = None
+    """Evaluations: documents that share a stretch of words with their texts are left out. null: none is."""
 
     @abc.abstractmethod
     def parts(self, name: str, tokenizer: Tokenizer) -> list[SourcePart]:

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 from maverick_jax.checkpoint.readers import Index, Reader, order_of
+from maverick_jax.text.tokenizers.vocabulary_move import VocabularyMove
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,43 @@ class SameForEach:
         sides = [reader((row, column), dtype) for reader in (self.gate, self.up)[side]]
         one = np.stack(sides, axis=1)
         return np.broadcast_to(one, (len(range(self.experts)[expert]), *one.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTokens:
+    """A reader's array in which each entry along one axis is the mean of some of the reader's, and some are lowered."""
+
+    reader: Reader
+    axis: int
+    move: VocabularyMove
+    lowered: np.ndarray
+    """bool [rows]: entries to which the mean of the unused ones is added."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(self.move.counts) if i == self.axis else n for i, n in enumerate(self.reader.shape))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axis comes last, so that a block contains all tokens, whose pieces may be any."""
+        return (*(i for i in range(len(self.shape)) if i != self.axis), self.axis)
+
+    def __call__(self, index: Index, dtype: np.dtype) -> np.ndarray:
+        begin, end, _ = index[self.axis].indices(len(self.move.counts))
+        everything = slice(0, self.reader.shape[self.axis])
+        read = self.reader(
+            tuple(everything if i == self.axis else part for i, part in enumerate(index)), np.dtype(np.float32)
+        )
+        old = np.moveaxis(read, self.axis, 0)
+        counts, before = self.move.counts[begin:end], int(self.move.counts[:begin].sum())
+        pieces = self.move.pieces[before : before + int(counts.sum())]
+        out, some = np.zeros((end - begin, *old.shape[1:]), np.float32), counts > 0
+        if some.any():
+            sums = np.add.reduceat(old[pieces], (np.cumsum(counts) - counts)[some], axis=0)
+            out[some] = sums / counts[some].reshape(-1, *(1,) * (old.ndim - 1)).astype(np.float32)
+        if (lowered := self.lowered[begin:end]).any():
+            out[lowered] += old[self.move.unused].mean(axis=0)
+        return np.moveaxis(out, 0, self.axis).astype(dtype)
 
 
 def _size(index: Index, shape: tuple[int, ...]) -> list[int]:

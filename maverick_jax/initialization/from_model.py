@@ -12,6 +12,11 @@ that. Copies that cancel in pairs would give input weights a gradient one update
 rounding. Equal experts would get equal gradients, hence the noise; arXiv 2502.19261 reports that upcycled experts learn
 more if they are partly redrawn. Hidden units beyond the dense width have fresh input weights and zero output weights,
 for the same reasons.
+
+**Another vocabulary.** Rows of the embedding table and columns of the output matrix follow their tokens
+(`VocabularyMove`). A new token begins as the mean of its pieces. In the output matrix, that alone would take much of
+the probability of old tokens, so new columns are lowered: to each, the mean column of ids that no text has is added.
+The source has learned never to predict those, so the loss on old tokens hardly changes.
 """
 
 import dataclasses
@@ -28,12 +33,14 @@ from maverick_jax.checkpoint.placement import place
 from maverick_jax.checkpoint.readers import LayerSlice, Reader
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.initialization.derived_readers import Padded, SameForEach, Stacked, Zeros
+from maverick_jax.initialization.derived_readers import OfTokens, Padded, SameForEach, Stacked, Zeros
 from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.model_source import open_source
 from maverick_jax.parameters import ROUTER_BIAS, by_name
 from maverick_jax.stack import Stack
+from maverick_jax.text import load_tokenizer
+from maverick_jax.text.tokenizers.vocabulary_move import VocabularyMove
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +77,9 @@ def initial_weights(abstract: Maverick, start: Start, seed: int) -> Maverick:
         log.info("initializing from %s, layers %s", start.path, ", ".join(map(str, start.sources(abstract.config))))
         source.require_undamaged()
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
-        origins = describe(abstract.config, shapes, source.config, source.readers(), start)
+        origins = describe(abstract.config, shapes, source.config, readers := source.readers(), start)
+        if start.tokenizer is not None:
+            origins |= _moved(readers, move_of(abstract.config, source.config, start))
     arrays |= {name: place(leaves[name], origin.reader) for name, origin in origins.items()}
     amounts = {name: origin.fresh for name, origin in origins.items() if origin.fresh.any()}
     drawn = _with_fresh(abstract, {name: arrays.pop(name) for name in amounts}, amounts, seed)
@@ -114,6 +123,30 @@ def describe(
         parts = [_part_of_layer(rest, of_one, read) for read in reads]
         found[name] = _stack(parts) if slot.stacked else parts[0]
     return found
+
+
+def move_of(model: ModelConfig, source: ModelConfig, start: Start) -> VocabularyMove:
+    """The move from the tokenizer of the model at `start.path` to `start.tokenizer`, which is logged. Raises InputError
+    if a tokenizer cannot be read or does not say which bytes its tokens stand for."""
+    assert start.tokenizer is not None
+    old, new = load_tokenizer(start.path), load_tokenizer(start.tokenizer)
+    move = VocabularyMove.between(old, source.vocab_size, new, model.vocab_size)
+    log.info("vocabulary: from that of %s (%s) to %s: %s", start.path, old.name, new.name, move)
+    if not len(move.unused):
+        log.warning(
+            "vocabulary: each id of %s occurs in texts, so new tokens take some of the others' probability", old.name
+        )
+    return move
+
+
+def _moved(readers: Mapping[str, Reader], move: VocabularyMove) -> dict[str, Origin]:
+    """The origins of embedding table and output matrix: fresh where a token has no pieces, unless it is lowered."""
+    nothing, new = move.counts == 0, move.counts != 1
+    lowered = new if len(move.unused) else np.zeros_like(new)
+    table = OfTokens(readers["embed"], 0, move, np.zeros_like(new))
+    head = OfTokens(readers["head"], 1, move, lowered)
+    fresh = (nothing & ~lowered).astype(np.float32)
+    return {"embed": Origin(table, nothing.astype(np.float32)[:, None]), "head": Origin(head, fresh[None, :])}
 
 
 def _layer_reader(source: Stack, readers: Mapping[str, Reader], layer: int) -> Callable[[str], Reader | None]:

@@ -40,6 +40,8 @@ class Start:
     order."""
     upcycle: bool = False
     """Whether a dense layer may initialize a mixture of experts."""
+    tokenizer: str | None = None
+    """The new model's tokenizer, to which the rows of the source's vocabulary move; None: both have the same ids."""
 
     def sources(self, model: ModelConfig) -> tuple[int, ...]:
         """The source's layer for each layer of `model`."""
@@ -49,7 +51,7 @@ class Start:
         """Whether each layer is initialized from the same layer of an equal stack, so that the parameters of both
         models have the same names and shapes."""
         same = model.period == source.period and model.num_hidden_layers == source.num_hidden_layers
-        return same and self.sources(model) == tuple(range(source.num_hidden_layers))
+        return self.tokenizer is None and same and self.sources(model) == tuple(range(source.num_hidden_layers))
 
 
 def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Finding]:
@@ -58,13 +60,19 @@ def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Find
     found = [
         _differs(key, model, source, start)
         for key in ModelConfig.keys_of(Purpose.NETWORK)
-        if key not in _BY_LAYER and getattr(model, key) != getattr(source, key) and not _added(key, source)
+        if key not in (*_BY_LAYER, *_of_tokens(start)) and getattr(model, key) != getattr(source, key)
+        and not _added(key, source)
     ]
     return found + (list(_depth(model, source, start)) or list(_layers(model, source, start)))
 
 
 def _added(key: str, source: ModelConfig) -> bool:
     return key in _ADDED and getattr(source, key) is None
+
+
+def _of_tokens(start: Start) -> tuple[str, ...]:
+    """Keys that may differ because the vocabulary does."""
+    return () if start.tokenizer is None else ("vocab_size",)
 
 
 def _differs(key: str, model: ModelConfig, source: ModelConfig, start: Start) -> Finding:

@@ -1,5 +1,6 @@
 """The tokenizer and the vocabulary come from the model that a run starts from, or learns from."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -91,6 +92,31 @@ def test_another_tokenizer_is_refused_unless_it_is_said_twice(place, tmp_path):
         read(place, tmp_path, "model.init_other_tokenizer=true")
     with pytest.raises(InputError, match=r"model.init_other_tokenizer: .* model.init_from, which is not given"):
         read_config("pretrain_tiny", ["model.init_other_tokenizer=true"])
+
+
+def test_a_model_that_moves_has_a_row_for_each_token_of_the_new_tokenizer(place, tmp_path):
+    words = ["data.tokenizer=bytes", "model.init_vocabulary=true"]
+    config = read(place, tmp_path, *words)
+    assert config.model.vocab_size == 271
+    assert config.start is not None and config.start.tokenizer == "bytes"
+    assert read(place, tmp_path, *words, "model.vocab_size=300").model.vocab_size == 300
+    assert read(place, tmp_path).start == dataclasses.replace(config.start, tokenizer=None)
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "said"),
+    [
+        ("text", [], r"data\.tokenizer: required, because model\.init_vocabulary says"),
+        ("text", ["data.tokenizer=nowhere.json"], r"data\.tokenizer: tokenizer nowhere\.json: no such file"),
+        ("text", ["data.tokenizer=bytes", "model.init_other_tokenizer=true"], r"init_vocabulary: .* one of the two"),
+        ("bare", ["data.tokenizer=bytes"], r"model\.init_vocabulary: .*bare has no tokenizer, .*; expected a folder"),
+        ("images", ["data.tokenizer=bytes"], r"model\.init_vocabulary: .*images has an image encoder, .* text model"),
+    ],
+)
+def test_vocabularies_that_cannot_move_are_refused_in_one_line(place, tmp_path, model, words, said):
+    with pytest.raises(InputError, match=said) as error:
+        read(place, tmp_path, *words, "model.init_vocabulary=true", model=f"{{init_from: {model}}}")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_the_same_tokens_from_another_file_are_accepted(place, tmp_path):

@@ -131,7 +131,7 @@ def test_undetermined_parameters_equal_a_fresh_models(sources):
     overrides = [f"model={{init_from: {sources('dense', 'run')}, init_upcycle: true}}", f"run.seed={SEED}"]
     widths = ["model.num_local_experts=4", "model.intermediate_size=40", "model.interleave_moe_layer_step=2"]
     config = read_config("pretrain_tiny", [*overrides, *widths, "model.balance.kind=loss_free_bias"])
-    start, mesh = config.model.start, single_device_mesh()
+    start, mesh = config.start, single_device_mesh()
     with jax.set_mesh(mesh):
         fresh = fresh_state(SEED, **StateParts.of(config, {}).arguments()).model.periods.layer_1.moe
     network = config.model.network.model_copy(update={"compute_dtype": "float32"})
@@ -270,7 +270,7 @@ def test_sources_that_do_not_fit_are_refused(sources, name, keys, message):
         read_config("pretrain_tiny", [f"model={{init_from: {sources(name, 'run')}, {keys}}}"])
 
 
-@pytest.mark.parametrize("key", ["init_layers: [0]", "init_upcycle: true"])
+@pytest.mark.parametrize("key", ["init_layers: [0]", "init_upcycle: true", "init_vocabulary: true"])
 def test_keys_without_init_from_are_refused(key):
     with pytest.raises(InputError, match=rf"model.{key.partition(':')[0]}: is of the model at model.init_from"):
         read_config("pretrain_tiny", [f"model={{base: tiny, {key}}}"])
