@@ -60,7 +60,8 @@ def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Find
     found = [
         _differs(key, model, source, start)
         for key in ModelConfig.keys_of(Purpose.NETWORK)
-        if key not in (*_BY_LAYER, *_of_tokens(start)) and getattr(model, key) != getattr(source, key)
+        if key not in (*_BY_LAYER, *_of_tokens(start))
+        and getattr(model, key) != getattr(source, key)
         and not _added(key, source)
     ]
     return found + (list(_depth(model, source, start)) or list(_layers(model, source, start)))

@@ -214,7 +214,7 @@ class EngineDevices:
             return piece
         marks, seen = np.zeros(piece.tokens.shape, np.uint8), np.zeros((self.groups, groups), np.int32)
         for w in work:
-            if w.marks is not None:
+            if w.marks is not None and w.seen is not None:
                 marks[self.group_of(w.slot), : len(w.marks)], seen[self.group_of(w.slot)] = w.marks, w.seen
         return piece._replace(marks=marks, seen=seen)
 

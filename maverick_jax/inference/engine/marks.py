@@ -80,13 +80,13 @@ def attend_kept(q, k, v, where: KeptMarks, slot: jax.Array | None, keys, values,
     the kept keys and values [B,1,C,H] with the pieces' own. `slot` as of `PromptPieces`."""
     heads, rows = rules("batch", None, "heads", None), rules("batch", None, None, None)
     token, kept = rules("batch", None), rules("batch", None, None, None)
-    slot = () if slot is None else (reshard(slot, rules("batch")),)
+    given = () if slot is None else (reshard(slot, rules("batch")),)
     varying = axes_tuple(rules.heads)
 
-    def local(q, k, v, where, keys, values, *slot):
-        slots = slot[0] if slot else jnp.arange(keys.shape[0])
+    def local(q, k, v, where, keys, values, *own_slot):
+        slots = own_slot[0] if own_slot else jnp.arange(keys.shape[0])
         put = lambda x, new: x.at[slots[:, None], :, where.place].set(new, mode="drop")
-        own = lambda x: jax.lax.dynamic_slice_in_dim(x, slots[0], 1, axis=0) if slot else x
+        own = lambda x: jax.lax.dynamic_slice_in_dim(x, slots[0], 1, axis=0) if own_slot else x
         keys, values = put(keys, k), put(values, v)
         seen = lambda x: vary(own(x).transpose(0, 2, 1, 3), varying)
         last = vary(where.last, varying)
@@ -95,5 +95,5 @@ def attend_kept(q, k, v, where: KeptMarks, slot: jax.Array | None, keys, values,
         return attention_to_slots(q, seen(keys), seen(values), queries, last >= 0, at), keys, values
 
     arrays = (reshard(q, heads), reshard(k, rows), reshard(v, rows), jax.tree.map(lambda x: reshard(x, token), where))
-    specs = (heads, rows, rows, KeptMarks(token, token), kept, kept, *(rules("batch") for _ in slot))
-    return jax.shard_map(local, in_specs=specs, out_specs=(heads, kept, kept))(*arrays, keys, values, *slot)
+    specs = (heads, rows, rows, KeptMarks(token, token), kept, kept, *(rules("batch") for _ in given))
+    return jax.shard_map(local, in_specs=specs, out_specs=(heads, kept, kept))(*arrays, keys, values, *given)
