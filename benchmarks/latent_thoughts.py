@@ -121,9 +121,9 @@ def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
         stage: dict[str, Any] = {"name": f"replaced_{part.replaced}", "steps": part.updates}
         stage["data"] = part.data(seed, number)
         if variant == "latents":
-            stage["model"] = {"latent": {"token": LATENT, "passes": part.replaced}}
+            stage["model"] = {"latent": {"token_id": LATENT, "passes": part.replaced}}
         stages.append(stage)
-    latent = {"token": LATENT, "passes": HOPS} if variant == "latents" else None
+    latent = {"token_id": LATENT, "passes": HOPS} if variant == "latents" else None
     return {
         "run": {"name": "chain", "dir": str(folder(variant, seed, work)), "seed": seed},
         "model": model | {"latent": latent},

@@ -16,7 +16,7 @@ Natural = Annotated[int, Field(ge=0)]
 class LatentConfig(Section):
     """Latent thoughts: which token holds the place of one, and how a whole row is computed."""
 
-    token: Natural
+    token_id: Natural
     """Id of the control token at the places of latents, such as `<|reasoning_reserved_special_token_0|>`. Its embedding
     is read in the first pass alone."""
     passes: Natural = 4

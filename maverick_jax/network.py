@@ -284,8 +284,10 @@ class Network(Section):
                 f"vision.image_token_index ({self.vision.image_token_index}) must be less than vocab_size "
                 f"({self.vocab_size})"
             )
-        if self.latent is not None and self.latent.token >= self.vocab_size:
-            raise ValueError(f"latent.token ({self.latent.token}) must be less than vocab_size ({self.vocab_size})")
+        if self.latent is not None and self.latent.token_id >= self.vocab_size:
+            raise ValueError(
+                f"latent.token_id ({self.latent.token_id}) must be less than vocab_size ({self.vocab_size})"
+            )
         return self
 
     def _require_reasoning_layers(self) -> None:

@@ -82,9 +82,8 @@ class ModelSection(ModelConfig):
     """Whether `data.tokenizer` may differ from the tokenizer of the model at `init_from`. The rows of the embedding
     table and the output matrix then belong to other tokens. false: another tokenizer is an error."""
     init_vocabulary: bool = False
-    """Whether the model at `init_from` moves to the vocabulary of `data.tokenizer`: tokens of equal bytes and control
-    tokens of equal names keep their rows, other tokens begin as the mean of their pieces. `vocab_size` is then the
-    number of its tokens, unless it is set. false: the vocabulary is the model's."""
+    """Whether the model at `init_from` moves to the vocabulary of `data.tokenizer`: tokens that it has too keep their
+    rows, others begin as the mean of their pieces. `vocab_size` is then that of the tokenizer, unless it is set."""
 
     @property
     def network(self) -> ModelConfig:
@@ -114,10 +113,8 @@ class RunConfig(Section):
     @property
     def start(self) -> Start | None:
         """The source of the initial weights; None: they are random."""
-        if (model := self.model).init_from is None:
-            return None
-        moved = self.data.tokenizer if model.init_vocabulary else None
-        return Start(model.init_from, model.init_layers, model.init_upcycle, moved)
+        model, moved = self.model, self.data.tokenizer if self.model.init_vocabulary else None
+        return None if model.init_from is None else Start(model.init_from, model.init_layers, model.init_upcycle, moved)
 
     @property
     def place(self) -> StagePlace:
@@ -345,8 +342,6 @@ def _pipeline_misfits(config: RunConfig, sizes: dict[str, int]) -> list[tuple[st
     if config.trainable.selection().experts is not None:
         said = f"are part of a stack whose layers {over} splits; expected null, or mesh.{PIPELINE_AXIS}=1"
         found.append(("trainable.experts", said))
-    if config.model.latent is not None:
-        found.append(("model.latent", f"latent thoughts are not computed with {over}; expected mesh.{PIPELINE_AXIS}=1"))
     if config.objective.batch_maker() is not None:
         said = f"samples that the model generates are not supported with {over}; expected mesh.{PIPELINE_AXIS}=1"
         found.append(("objective", said))

@@ -18,9 +18,9 @@ def check_latent_token(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Raises InputError if the model takes another token than the data for the place of a latent."""
     if config.model.latent is None:
         return
-    if (found := tokenizer.controls.get(LATENT)) != (given := config.model.latent.token):
+    if (found := tokenizer.controls.get(LATENT)) != (given := config.model.latent.token_id):
         expected = f"a tokenizer with {LATENT}" if found is None else f"{found}, the id of {LATENT} in data.tokenizer"
-        raise InputError(f"model.latent.token: {given}; expected {expected} ({config.data.tokenizer})")
+        raise InputError(f"model.latent.token_id: {given}; expected {expected} ({config.data.tokenizer})")
 
 
 class LatentCheck:
@@ -34,7 +34,7 @@ class LatentCheck:
         config wants exact ones; otherwise logs it, once."""
         if self._latent is None:
             return
-        most = latents_of_segments(rows, self._latent.token).max(axis=1, initial=0)
+        most = latents_of_segments(rows, self._latent.token_id).max(axis=1, initial=0)
         inexact = most > self._latent.passes
         if not inexact.any():
             return

@@ -1,4 +1,4 @@
-"""What reasoning heads and repeated periods need of a run: marks in its rows, room for them, and no pipeline."""
+"""What latents, reasoning heads and repeated periods need of a run: marks in its rows, room for them, no pipeline."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,10 @@ def with_marks(model: ModelConfig, fields: Iterable[str]) -> tuple[str, ...]:
 
 
 def reasoning_misfits(model: ModelConfig, data: DataConfig, objective: Objective, stages: int) -> list[tuple[str, str]]:
-    """(key, error) where a run of `stages` pipeline stages cannot train the model's heads and loops."""
+    """(key, error) where a run of `stages` pipeline stages cannot train the model's latents, heads and loops."""
+    if model.latent is not None and stages > 1:
+        said = f"latent thoughts are not computed with mesh.pipeline={stages}; expected mesh.pipeline=1"
+        return [("model.latent", said)]
     if model.loops is not None and stages > 1:
         return [("model.loops", f"periods lie on {stages} pipeline stages and cannot repeat; expected null, or "
                  "mesh.pipeline=1")]  # fmt: skip

@@ -216,9 +216,9 @@ def _without_reasoning(config: ModelConfig, readers: Mapping[str, Reader], drop:
     periods repeat, unless `drop`."""
     own = {name for name, p in by_name(config).items() if p.role == "reasoning"}
     live = _not_zero(readers, [name for name in readers if name in own and name.endswith("/o")])
-    repeats = config.loops is not None and config.loops.times > 1
+    times = config.loops.times if config.loops else 1
     problems = [f"{live[0]} is not zero: Llama 4 has no reasoning heads"] if live else []
-    problems += [f"loops.times is {config.loops.times}: Llama 4 runs each layer once"] if repeats else []
+    problems += [f"loops.times is {times}: Llama 4 runs each layer once"] if times > 1 else []
     if problems and not drop:
         raise InputError(f"{', and '.join(problems)}, so the exported model would compute something else; accept that "
                          "with --drop reasoning (drop_reasoning=True), or distill it into a plain model")  # fmt: skip

@@ -58,7 +58,7 @@ class LatentFeedback(nnx.Module):
         latent, spec = self.config.latent, stream_spec(self.rules, x.shape[1])
         assert latent is not None
         place = lambda of_token: reshard(of_token, spec)[..., None]
-        is_latent, goes_on = place(inputs.tokens == latent.token), True
+        is_latent, goes_on = place(inputs.tokens == latent.token_id), True
         if inputs.segment_ids is not None:
             ids = inputs.segment_ids
             goes_on = place(earlier(ids, self.rules) == ids)

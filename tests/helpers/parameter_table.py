@@ -31,7 +31,7 @@ CONFIG = ModelConfig(
     num_local_experts=5,
     interleave_moe_layer_step=2,
     balance=Balance(kind="loss_free_bias"),
-    latent=LatentConfig(token=0),
+    latent=LatentConfig(token_id=0),
     reasoning_heads=ReasoningHeads(schema_heads=11),
     vision=VisionConfig(
         hidden_size=24,

@@ -577,8 +577,8 @@ PICTURES = [
         "P4",
         "documents of a row see each other",
         "maverick_jax/model/inputs.py",
-        'batch["segment_ids"], batch.get(',
-        '(batch["segment_ids"] > 0).astype("int32"), batch.get(',
+        '(batch["positions"], batch["segment_ids"])',
+        '(batch["positions"], (batch["segment_ids"] > 0).astype("int32"))',
         f"{ROWS_OF_TILES}::test_a_packed_row_gives_what_its_samples_give_alone",
     ),
     _mutation(

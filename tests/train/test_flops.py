@@ -158,7 +158,7 @@ def test_adapters_of_routed_experts_are_merged_once_for_each_microbatch():
 @pytest.mark.parametrize(("gradient", "forward_alone"), [(None, 0), (1, 2)])
 def test_passes_for_latents_cost_what_the_layers_and_the_feedback_do(gradient, forward_alone):
     """Three passes, of which `forward_alone` have no backward pass: a third of the FLOPs."""
-    model = tiny.model_config(latent={"token": 3, "passes": 3, "gradient": gradient})
+    model = tiny.model_config(latent={"token_id": 3, "passes": 3, "gradient": gradient})
     once = flops_per_token(model, 24)
     layers = sum(once.values()) - once["head"]
     forward = sum(flops_per_token(model, 24, NOTHING).values()) - once["head"] / 3

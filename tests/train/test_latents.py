@@ -23,13 +23,13 @@ def test_latents_are_counted_over_all_spans_of_a_segment_and_not_in_padding():
 
 
 def test_a_segment_with_more_latents_than_passes_is_refused():
-    LatentCheck(LatentConfig(token=L, passes=3))(ROWS)
+    LatentCheck(LatentConfig(token_id=L, passes=3))(ROWS)
     with pytest.raises(InputError, match=r"model.latent.passes: 2, and row 0 .* 3 latents.* expected at least 3"):
-        LatentCheck(LatentConfig(token=L, passes=2))(ROWS)
+        LatentCheck(LatentConfig(token_id=L, passes=2))(ROWS)
 
 
 def test_inexact_latents_are_logged_once(caplog):
-    check = LatentCheck(LatentConfig(token=L, passes=2, exact=False))
+    check = LatentCheck(LatentConfig(token_id=L, passes=2, exact=False))
     check(ROWS)
     check(ROWS)
     (record,) = caplog.records
@@ -45,7 +45,7 @@ def config_with(latent: dict) -> RunConfig:
 
 
 def test_a_pipeline_is_refused():
-    found = dict(misfits(config_with({"token": 9}), {"pipeline": 2}))
+    found = dict(misfits(config_with({"token_id": 9}), {"pipeline": 2}))
     assert found["model.latent"] == "latent thoughts are not computed with mesh.pipeline=2; expected mesh.pipeline=1"
 
 
@@ -54,8 +54,8 @@ def test_a_pipeline_is_refused():
     [("bytes_thinking", "expected 273, the id of"), ("bytes", "expected a tokenizer with <.reasoning_reserved")],
 )
 def test_a_model_that_takes_another_token_for_the_place_of_a_latent_is_refused(tokenizer, expected):
-    with pytest.raises(InputError, match=f"model.latent.token: 272; {expected}"):
-        check_latent_token(config_with({"token": 272}), load_tokenizer(tokenizer))
+    with pytest.raises(InputError, match=f"model.latent.token_id: 272; {expected}"):
+        check_latent_token(config_with({"token_id": 272}), load_tokenizer(tokenizer))
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ LENGTH = 16
 
 def config_of(**changes):
     small = {"num_hidden_layers": 2, "no_rope_layer_interval": 2, "num_local_experts": 0, "initializer_range": 0.2}
-    return tiny.model_config(**small, latent=LatentConfig(token=63, passes=2), **changes)
+    return tiny.model_config(**small, latent=LatentConfig(token_id=63, passes=2), **changes)
 
 
 def batch(step: int, microbatches: int = 1) -> dict:

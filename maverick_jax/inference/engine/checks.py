@@ -38,9 +38,9 @@ def require_top(top: int, name: str) -> None:
 
 def require_no_latents(tokens: Sequence[int], config: ModelConfig, what: str) -> None:
     """Raises InputError, which begins with `what`, for a text with latent thoughts."""
-    if config.latent is not None and config.latent.token in tokens:
-        raise InputError(f"{what} computes no latent thoughts, which token {config.latent.token} stands for; expected "
-                         "a text without")  # fmt: skip
+    if config.latent is not None and config.latent.token_id in tokens:
+        raise InputError(f"{what} computes no latent thoughts, which token {config.latent.token_id} stands for; "
+                         "expected a text without")  # fmt: skip
 
 
 def require_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:

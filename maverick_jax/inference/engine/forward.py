@@ -240,7 +240,7 @@ def through_piece(
     if before is not None and (latent := model.rest.config.latent):
         spec = jax.typeof(x).sharding.spec
         z = reshard(model.rest.latent(before[:, None], model.rest.embed[...]), PartitionSpec(spec[0], None, spec[2]))
-        is_latent = reshard((tokens == latent.token) & (index == 0), PartitionSpec(*spec[:2]))
+        is_latent = reshard((tokens == latent.token_id) & (index == 0), PartitionSpec(*spec[:2]))
         x = jnp.where(is_latent[..., None], z, x)
     if piece.shown is not None:
         spec = jax.typeof(x).sharding.spec

@@ -23,7 +23,7 @@ def resumable(identity: np.ndarray, config: ModelConfig) -> np.ndarray:
     whose hidden state is not kept."""
     if config.latent is None:
         return identity
-    latents = np.flatnonzero(identity == config.latent.token)
+    latents = np.flatnonzero(identity == config.latent.token_id)
     return identity[: max(0, int(latents[0]) - 1)] if latents.size else identity
 
 
@@ -31,7 +31,7 @@ def undrawn(request: GenerationRequest, config: ModelConfig) -> GenerationReques
     """The request, in whose answer no token stands for a latent: a program places those, the model is not taught to."""
     if config.latent is None:
         return request
-    bias = {**request.sampling.logit_bias, config.latent.token: -float("inf")}
+    bias = {**request.sampling.logit_bias, config.latent.token_id: -float("inf")}
     return dataclasses.replace(request, sampling=dataclasses.replace(request.sampling, logit_bias=bias))
 
 

@@ -305,7 +305,7 @@ class SlotEngine(Engine):
             most = min(most, self._chunk - start % self._chunk)
         stop = min(start + most, job.total)
         if (latent := self._config.latent) is not None:
-            stop = end_of_piece(job.tokens, start, stop, latent.token)
+            stop = end_of_piece(job.tokens, start, stop, latent.token_id)
         labels, pictures = None, None
         if isinstance(job, Scoring):
             labels = job.tokens[start + 1 : stop + 1]

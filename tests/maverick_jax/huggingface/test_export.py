@@ -341,7 +341,7 @@ def test_balance_bias_is_dropped_only_on_request(tmp_path, caplog):
 def test_latents_are_left_out_and_trained_ones_only_on_request(tmp_path, caplog):
     """The exported model is the plain one: that of the folder without latents."""
     plain = variant(num_hidden_layers=3)
-    thinking = variant(num_hidden_layers=3, latent={"token": 95})
+    thinking = variant(num_hidden_layers=3, latent={"token_id": 95})
     parameters = random_parameters(shapes(thinking))
     with pytest.raises(InputError, match=r"latent/\w+ is not zero: .*; accept that with --drop latents"):
         save_pretrained(our_model(thinking, parameters), tmp_path / "out")

@@ -348,7 +348,7 @@ def test_a_killed_run_with_chosen_layers_ends_the_same(bytes_run, first_loss, tm
 @pytest.mark.parametrize("layers", [None, (0, 0, 2, 3, 4, 5, 6, 7)])
 def test_a_model_with_latent_thoughts_begins_as_a_plain_one(layers, sources):
     """Logits without latents are the plain model's to the bit, whether all layers are copied or chosen."""
-    thinking = DENSE.model_copy(update={"latent": LatentConfig(token=95)})
+    thinking = DENSE.model_copy(update={"latent": LatentConfig(token_id=95)})
     start = Start(sources("dense", "folder"), layers)
     with jax.set_mesh(single_device_mesh()):
         found = initial_weights(abstract_model(thinking, single_device_mesh()), start, SEED)

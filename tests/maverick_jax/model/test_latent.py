@@ -24,7 +24,7 @@ PLACES = {0: ((2, 3), (9, 10, 12)), 1: ((2,), (9, 10)), 2: ((), ()), 3: ((3,), (
 def config_of(passes: int = 3, *, latent: bool = True, **changes):
     """Weights are large, so that latents matter."""
     base = {"num_hidden_layers": 2, "no_rope_layer_interval": 2, "num_local_experts": 0, "initializer_range": 0.2}
-    section = LatentConfig(token=LATENT, passes=passes, **changes) if latent else None
+    section = LatentConfig(token_id=LATENT, passes=passes, **changes) if latent else None
     return tiny.model_config(**base, attention_chunk_size=4, latent=section)
 
 

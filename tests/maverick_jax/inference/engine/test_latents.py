@@ -13,7 +13,9 @@ from tests.parity.oracle import our_model, random_parameters, shapes, variant
 
 TOKENIZER = load_tokenizer("bytes_thinking")
 LATENT = TOKENIZER.controls["<|reasoning_reserved_special_token_0|>"]
-CONFIG = variant(vocab_size=274, num_hidden_layers=2, no_rope_layer_interval=2, latent={"token": LATENT, "passes": 4})
+CONFIG = variant(
+    vocab_size=274, num_hidden_layers=2, no_rope_layer_interval=2, latent={"token_id": LATENT, "passes": 4}
+)
 """Chunks of 8 positions."""
 SETTINGS = EngineSettings(slots=2, context=64, piece=8, steps=2, queue=10, keep_bytes=1 << 20, lazy=True)
 GREEDY = Sampling(0.0)
