@@ -97,7 +97,7 @@ def test_every_device_computes_its_own_rows_and_heads(sizes, remat, mesh_of, mon
         placed = [place(x, *heads) for x in (q, k, v, weights)]
         segments = jax.tree.map(lambda x: place(x, "batch", "length"), segments)
 
-        places = Positions(segments, (q, q), None, None, in_cells=True)  # attention reads no angles
+        places = Positions(segments, (q, q), None, None, None, in_cells=True)  # attention reads no angles
 
         def layer(q, k, v):
             return attend(q, k, v, mask, places, rules)
