@@ -26,7 +26,7 @@ def test_what_may_differ_by_reader():
     of_first_weights = set(Network.model_fields) - set(ModelConfig.keys_of(Purpose.NETWORK))
     assert of_first_weights == {
         *("remat", "compute_dtype", "matmul_dtype", "param_dtype", "balance"),
-        *("router_dtype", "initializer_range", "expert_capacity_factor"),
+        *("router_dtype", "initializer_range", "expert_capacity_factor", "latent"),
     }
     of_training = {"remat", "compute_dtype", "matmul_dtype", "balance", "expert_capacity_factor"}
     assert set(identity._FREE) == of_training
