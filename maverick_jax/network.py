@@ -368,6 +368,11 @@ class Network(Section):
         return (*order[:first], *order[first:end] * self.loops.times, *order[end:])
 
     @property
+    def repeats(self) -> bool:
+        """Whether some periods run more than once."""
+        return self.loops is not None and self.loops.times > 1
+
+    @property
     def visits(self) -> tuple[int, ...]:
         """The layers in the order in which a forward pass runs them."""
         size, stacked = len(self.period), self.stack.num_stacked

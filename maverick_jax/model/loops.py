@@ -31,11 +31,11 @@ class Looped(Protocol):
 
 
 def through_periods(model: Looped, once: Once, x: jax.Array, drawn: jax.Array | None = None) -> tuple[jax.Array, Seen]:
-    """x [B, T, D] through all periods, and what they saw, with a leading axis of periods: of repeated ones the last
-    time, and the mean of their router statistics. `drawn` int32[]: how often they run, at most `times`."""
+    """x [B, T, D] through all periods of a model that repeats some, and what they saw, with a leading axis of periods:
+    of repeated ones the last time, and the mean of their router statistics. `drawn` int32[]: how often they run, at
+    most `times`."""
     loops, part = model.config.loops, lambda first, end: jax.tree.map(lambda leaf: leaf[first:end], model.periods)
-    if loops is None or loops.times == 1:
-        return jax.lax.scan(once, x, model.periods)
+    assert loops is not None
     first, end = loops.periods
     found = []
     if first:

@@ -114,7 +114,10 @@ class Maverick(nnx.Module):
                 x, seen[PERIODS] = through_stages(self.periods, x, placed, real, inside, self.rules)
             else:
                 once = lambda x, period: period(x, placed, real, inside)
-                x, seen[PERIODS] = through_periods(self, once, x, loops)
+                if self.config.repeats:
+                    x, seen[PERIODS] = through_periods(self, once, x, loops)
+                else:
+                    x, seen[PERIODS] = jax.lax.scan(once, x, self.periods)
         if stack.tail:
             x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
         of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))
