@@ -24,7 +24,7 @@ def stuck(runs, parent, run_dir, count: int, rank: int | None, phase: str, at: i
 @pytest.mark.parametrize(
     ("count", "rank", "phase", "at"),
     [
-        (2, 1, "step", 5),
+        pytest.param(2, 1, "step", 5, marks=pytest.mark.slow),
         *(pytest.param(1, 0, *case, marks=pytest.mark.slow) for case in (("save", 4), ("evaluation", 3))),
         *(pytest.param(2, 0, *case, marks=pytest.mark.slow) for case in (("step", 5), ("save", 4))),
         *(pytest.param(2, 1, *case, marks=pytest.mark.slow) for case in (("save", 4), ("evaluation", 3))),

@@ -160,7 +160,8 @@ def test_a_run_goes_back_twice_and_finishes(gone_back):
     assert found[-1]["skipped"] == 0 and store(gone_back).meta(STEPS)["rollbacks"][1]["at"] == 15
 
 
-@pytest.mark.parametrize(("step", "record"), [(8, True), pytest.param(4, False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "record"), [(8, True), (4, False)])
 def test_a_killed_run_that_went_back_resumes_to_the_same_bits(gone_back, runs, tmp_path, step, record):
     """Without the record, it was killed before the roll-backs that its checkpoint does not know: it does them again."""
     run_dir = cut_back(gone_back, tmp_path / "run", step)

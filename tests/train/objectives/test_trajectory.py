@@ -151,7 +151,7 @@ def test_weights_of_one_are_plain_fine_tuning_to_the_bit(network, tmp_path, one_
     "sizes",
     [
         pytest.param({"data": 8}, marks=pytest.mark.slow),
-        {"data": 2, "expert": 2, "tensor": 2},
+        pytest.param({"data": 2, "expert": 2, "tensor": 2}, marks=pytest.mark.slow),
         pytest.param({"context": 2, "expert": 2, "data": 2}, marks=pytest.mark.slow),
     ],
 )

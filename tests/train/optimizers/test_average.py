@@ -33,7 +33,10 @@ def averages(state) -> dict[str, np.ndarray]:
     return {name: found[average] for name, average in averages_of(found).items()}
 
 
-@pytest.mark.parametrize(("kind", "sizes"), [(AdamW, {"data": 1}), (Muon, SPLIT)], ids=["AdamW", "Muon, split"])
+SPLIT_MUON = pytest.param(Muon, SPLIT, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [(AdamW, {"data": 1}), SPLIT_MUON], ids=["AdamW", "Muon, split"])
 def test_the_average_follows_the_parameters(kind, sizes, mesh_of):
     with mesh_of(**sizes):
         init, step = tiny.jitted(CONFIG, kind(learning_rate=1e-2, average=AverageConfig(decay=DECAY)))

@@ -225,7 +225,8 @@ WORDS = ["model.vocab_size=64", "model.hidden_size=32", "model.num_hidden_layers
          "model.intermediate_size_mlp=32", "model.no_rope_layer_interval=2", "model.num_local_experts=8"]  # fmt: skip
 
 
-@pytest.mark.parametrize("sizes", [{}, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
 def test_plan_counts_one_moment_of_hidden_matrices(sizes):
     mesh = [f"mesh.{axis}={n}" for axis, n in ({"data": 1} | sizes).items()]
     words = [*WORDS, *mesh, "optimizer.kind=muon"]

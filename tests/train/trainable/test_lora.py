@@ -169,6 +169,7 @@ def saved(tmp_path_factory):
     return path, tokens, np.array(logits), merged(arrays(state.model), arrays(heads))
 
 
+@pytest.mark.slow
 def test_loading_and_exporting_merge_adapters(saved, tmp_path):
     path, tokens, logits, whole = saved
     loaded = load_pretrained(path, mesh_of(SPLIT))

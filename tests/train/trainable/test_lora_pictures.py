@@ -49,6 +49,7 @@ def trained(mesh) -> tuple[dict, dict, list[float]]:
         return before, arrays(state), losses
 
 
+@pytest.mark.slow
 def test_only_the_factors_are_trained():
     before, after, losses = trained(single_device_mesh())
     changed = {name for name in before if name.startswith(("model/", "heads/")) and (before[name] != after[name]).any()}

@@ -151,6 +151,7 @@ def test_a_run_whose_choice_changed_is_refused(run):
     assert small_run.contents(folder / "whole") == before
 
 
+@pytest.mark.slow
 def test_evaluation_and_export_use_the_trained_parameters(run, tmp_path):
     """The run's reported loss, with its adapters, equals the loss of the exported folder."""
     folder, words = run

@@ -192,7 +192,7 @@ WORDS += ["trainable.parameters=[experts]", 'trainable.experts={"0": [6, 1], "2"
 SAID = "frozen at random values; set model.init_from to start from trained weights"
 
 
-@pytest.mark.parametrize("sizes", [{}, SPLIT], ids=str)
+@pytest.mark.parametrize("sizes", [{}, pytest.param(SPLIT, marks=pytest.mark.slow)], ids=str)
 def test_optimizer_memory_equals_the_plan(sizes):
     mesh = [f"mesh.{axis}={size}" for axis, size in ({"data": 1} | sizes).items()]
     config = read_config("pretrain_tiny", [*WORDS, *mesh])

@@ -85,7 +85,7 @@ def test_microbatches_add_up(expected, mesh_of):
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"fsdp": 2, "expert": 2, "tensor": 2},
+        pytest.param({"fsdp": 2, "expert": 2, "tensor": 2}, marks=pytest.mark.slow),
         pytest.param({"context": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
         pytest.param({"data": 2, "tensor": 4}, marks=pytest.mark.slow),
         pytest.param({"expert": 8}, marks=pytest.mark.slow),

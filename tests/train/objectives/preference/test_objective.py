@@ -60,7 +60,8 @@ def test_a_model_equal_to_its_reference_has_the_loss_of_indifference(kind, loss,
     assert found["route_change"].tolist() == [0]
 
 
-@pytest.mark.parametrize("blocks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [2, 4])
 def test_the_divergence_of_kto_is_that_of_the_whole_batch(blocks, mesh_of):
     of = lambda kind: Preference.model_validate({"pair_loss": {"kind": kind, "beta": 5.0}})
     objective = of("kto")
