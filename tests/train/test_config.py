@@ -326,10 +326,10 @@ SOURCE_NAMES = {
 
 
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in RUNS if re.search(r"_(h200|v\d\w?)", name)]
-SMALL = [name for name in RUNS if name not in {large.values[0] for large in LARGE}]
+OTHERS = [name for name in RUNS if name not in {large.values[0] for large in LARGE}]
 
 
-@pytest.mark.parametrize("name", [*SMALL, *LARGE])
+@pytest.mark.parametrize("name", [*OTHERS, *LARGE])
 def test_every_key_of_a_shipped_run_mistyped_gets_the_right_suggestion(name, write):
     lines = shipped.run_path(name).read_text().splitlines()
     tried = 0
