@@ -31,7 +31,7 @@ def refused(config: str, *words: str) -> str:
         ("model.no_rope_layer_interval=2", "stages.1.model.no_rope_layer_interval: 2; stage one has 4"),
         ("model.balance={kind: loss_free_bias}", "stages.1.model.balance.kind: loss_free_bias; stage one has auxil"),
         (
-            "model.latent={token: 3}",
+            "model.latent={token_id: 3}",
             "stages.1.model.latent: latents; stage one has null, and its feedback is a parameter",
         ),
         ("data.shuffle=false", "stages.1.data.shuffle: False; stage one has True, and tokens and their order would"),
@@ -44,7 +44,7 @@ def test_a_change_of_the_parameters_or_the_tokens_is_refused(two, word, expected
 
 
 def test_stages_may_have_other_numbers_of_passes(two):
-    words = [f"stages.{i}.model.latent={{token: 3, passes: {i + 1}}}" for i in range(2)]
+    words = [f"stages.{i}.model.latent={{token_id: 3, passes: {i + 1}}}" for i in range(2)]
     assert [stage.model.latent.passes for stage in read_run(two, words).in_stages] == [1, 2]
 
 
