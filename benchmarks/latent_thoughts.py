@@ -4,9 +4,9 @@
     python benchmarks/latent_thoughts.py --work FOLDER [--seeds 0 1 2] [--variants text latents pauses none]
         [--plot FILE.png] [--only-plot]
 
-Every variant goes on from the text run of its seed (`START` updates), but for `none`, which thinks nothing and has all
-updates and FLOPs to itself. `pauses` is trained on the rows of `latents` with `model.latent: null`, so that the places
-of latents hold a token. Runs that are there and complete are not repeated. The last line is one JSON object.
+Every variant but `none` continues the text run of its seed (`START` updates). `none` has no thoughts, and spends all
+updates and FLOPs on its own rows. `pauses` is trained on the rows of `latents` with `model.latent: null`, so that the
+places of latents hold a token. Runs that are there and complete are not repeated. The last line is one JSON object.
 """
 
 import argparse

@@ -50,8 +50,8 @@ class GateVerdict:
 
     @property
     def words(self) -> str:
-        """What is said in the place of the calls: a question for the user's agreement, or a refusal; nothing if they
-        are allowed."""
+        """The text that replaces the calls: a question that asks the user to agree, or a refusal. Empty if the gate
+        allows the calls."""
         held = [one for one in self.calls if one.ruling is self.ruling]
         return {Ruling.ALLOW: lambda _: "", Ruling.CONFIRM: _question, Ruling.BLOCK: _refusal}[self.ruling](held)
 

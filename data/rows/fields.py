@@ -236,6 +236,8 @@ TABLE = (
 FIELDS: dict[str, BatchField] = {field.name: field for field in TABLE}
 PACKED = tuple(field.name for field in TABLE if field.source == "every row")
 """The fields that packing makes for every row."""
+MISMATCHED = FIELDS["sides"].values.index("mismatched")
+"""The value of `sides` for an answer to another prompt."""
 TARGETS = tuple(field for field in TABLE if field.name.startswith(TARGET))
 """The fields of a teacher's targets. Folders of targets are written in this order, so it must not change."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.array_folder import ArrayFolder
 from data.preferences.weights import NEVER, PairWeights
-from data.rows.fields import FIELDS, Row, filled
+from data.rows.fields import FIELDS, MISMATCHED, Row, filled
 from data.rows.packing import RowLayout, Spans, begins_in_cells, placed
 from data.rows.weighing import KINDS, marked
 from data.trajectories.weights import weigh
@@ -16,7 +16,6 @@ from maverick_jax.errors import InputError
 
 LAYOUT = 2
 """Version of the cached plans. It changes whenever the same pairs are placed differently."""
-MISMATCHED = FIELDS["sides"].values.index("mismatched")
 PAIR_FIELDS = tuple(name for name, field in FIELDS.items() if field.source == "preferences")
 
 _log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.reasoning import Mark
 from maverick_jax.text.chat import Kind, Rendered, Role, Span
 from maverick_jax.text.chat.reply import THINKING
+from maverick_jax.text.chat.spans import MARKS
 
 
 class TokenKind(enum.IntEnum):
@@ -56,10 +57,8 @@ class TokenKind(enum.IntEnum):
 
 
 CONTEXT = (TokenKind.HEADER, TokenKind.SYSTEM, TokenKind.TOOLS, TokenKind.USER, TokenKind.IMAGE, TokenKind.OBSERVATION,
-           TokenKind.OBSERVATION_ERROR)  # fmt: skip
+           TokenKind.OBSERVATION_ERROR, TokenKind.LATENT)  # fmt: skip
 """Kinds of the tokens that the assistant reads but does not generate."""
-MARKED = {TokenKind.TOOLS: Mark.SCHEMA, TokenKind.THOUGHT: Mark.SCRATCH}
-"""Kinds of the tokens that reasoning heads see."""
 _SAME = {
     Kind.HEADER: TokenKind.HEADER, Kind.SYSTEM: TokenKind.SYSTEM, Kind.TOOLS: TokenKind.TOOLS,
     Kind.USER: TokenKind.USER, Kind.IMAGE: TokenKind.IMAGE, Kind.THOUGHT: TokenKind.THOUGHT,
@@ -95,7 +94,8 @@ def token_kinds(trajectory: Trajectory, rendered: Rendered) -> np.ndarray:
 def marks_of(kinds: np.ndarray) -> np.ndarray:
     """uint8[T]: Mark of each token, from its TokenKind."""
     table = np.full(256, Mark.NONE, np.uint8)
-    table[list(MARKED)] = list(MARKED.values())
+    for kind, mark in MARKS.items():
+        table[_SAME[kind]] = mark
     return table[kinds]
 
 

@@ -13,7 +13,7 @@ from maverick_jax.settings.section import Section
 from maverick_jax.text.chat import Rendered
 
 NEVER = (TokenKind.IMAGE, TokenKind.LATENT)
-"""Kinds that are never learned, whatever is said of their message."""
+"""Kinds whose loss weight is always 0, also where their message has a weight."""
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 

@@ -100,8 +100,10 @@ def _at_layer(config: ModelConfig, layout: Layout, trained: list[Parameter], i: 
     done = [p for later in config.layers[i + 1 :] for p in parameters.of_layer(config, later) if p.role in roles]
     done += [p for p in trained if p.role == "head"]
     narrow = min(BYTES[config.param_dtype], BYTES[config.compute_dtype])
-    kept = sum(activations.kept_bytes(config, before, layout) for before in config.layers[: i + 1])
-    kept += (_runs(config) - 1) * sum(activations.kept_bytes(config, every, layout) for every in config.layers)
+    visits = config.visits
+    last = max(place for place, layer in enumerate(visits) if layer == i)
+    each = [activations.kept_bytes(config, config.layer(layer), layout) for layer in visits]
+    kept = sum(each[: last + 1]) + (_runs(config) - 1) * sum(each)
     return {
         "activations": kept
         + activations.in_flight_bytes(config, layout)

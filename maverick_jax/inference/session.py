@@ -42,7 +42,7 @@ class ChatSession:
         """Yields the tokens of the model's answer to the user's `text`, including the token that ends it. The engine
         keeps the conversation, so that a turn costs its new tokens."""
         said, stops = [*self.ids, *self._rendered(text)], stop_ids(self.tokenizer)
-        prompt = [*self.ids, *self._rendered(text, self.latents)]
+        prompt = [*self.ids, *self._rendered(text, self.latents)] if self.latents else said
         written: list[int] = []
         seed = self.seed + self.turns
         request = GenerationRequest(prompt, self.max_tokens, self.sampling, seed, stops, session="chat")

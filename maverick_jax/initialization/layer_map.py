@@ -64,6 +64,11 @@ def findings(model: ModelConfig, source: ModelConfig, start: Start) -> list[Find
         and getattr(model, key) != getattr(source, key)
         and not _added(key, source)
     ]
+    found += [
+        _differs(key, model, source, start)
+        for key in ModelConfig.keys_of(Purpose.EXTENSION)
+        if getattr(model, key) is None and getattr(source, key) is not None
+    ]
     return found + (list(_depth(model, source, start)) or list(_layers(model, source, start)))
 
 

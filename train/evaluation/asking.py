@@ -47,18 +47,18 @@ def dialect_of(tokenizer: Tokenizer) -> str:
 
 
 def prompt_ids(prompt: str | Conversation, tokenizer: Tokenizer) -> list[int]:
-    """The tokens before an answer: the begin token and a text, or a conversation with the header of the next message.
-    Raises InputError if the tokenizer lacks a control token."""
+    """As `marked_prompt`, without marks."""
+    return marked_prompt(prompt, tokenizer)[0]
+
+
+def marked_prompt(prompt: str | Conversation, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray | None]:
+    """The tokens before an answer: the begin token and a text, or a conversation with the header of the next message;
+    and what they are to reasoning heads, uint8[n], None: nothing. Raises InputError if the tokenizer lacks a control
+    token."""
     if isinstance(prompt, str):
-        return [*begin_ids(tokenizer), *tokenizer.encode(prompt)]
-    return render(prompt, tokenizer, dialect_of(tokenizer), add_generation_prompt=True).ids.tolist()
-
-
-def prompt_marks(prompt: str | Conversation, tokenizer: Tokenizer) -> np.ndarray | None:
-    """uint8[n]: what the tokens of `prompt_ids` are to reasoning heads; None: nothing."""
-    if isinstance(prompt, str) or not prompt.tools:
-        return None
-    return render(prompt, tokenizer, dialect_of(tokenizer), add_generation_prompt=True).marks
+        return [*begin_ids(tokenizer), *tokenizer.encode(prompt)], None
+    rendered = render(prompt, tokenizer, dialect_of(tokenizer), add_generation_prompt=True)
+    return rendered.ids.tolist(), rendered.marks
 
 
 def begin_ids(tokenizer: Tokenizer) -> list[int]:

@@ -27,8 +27,7 @@ from train.evaluation.asking import (
     continuation,
     dialect_of,
     likelihoods,
-    prompt_ids,
-    prompt_marks,
+    marked_prompt,
     written,
 )
 from train.evaluation.task_pictures import TaskPictures
@@ -81,8 +80,9 @@ def _opened(name: str, task: Task, tokenizer: Tokenizer, encoder: VisionConfig |
     for example in examples:
         try:
             prompt = pictures.shown(example) if pictures and example.images else example.prompt
-            prompts.append(prompt_ids(prompt, tokenizer))
-            marks.append(prompt_marks(prompt, tokenizer))
+            ids, marked = marked_prompt(prompt, tokenizer)
+            prompts.append(ids)
+            marks.append(marked)
             choices.append([continuation(example.prompt, text, tokenizer) for text in example.choices])
         except InputError as error:
             raise InputError(f"task {name}: example {example.id[:80]}: {error}") from None

@@ -176,7 +176,8 @@ class Peers(threading.Thread):
         self._finished.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._store.key_value_set(f"maverick/alive/{self._me}", LEFT, allow_overwrite=True)
-            self._find_those_here()
+            if self._me == 0:
+                self._find_those_here()
             if not self._linger(_GRACE):
                 self._tell(PeerFailed.exit_code, f"process {self._me} ended with an error")
                 self._linger()

@@ -81,7 +81,8 @@ class OneAtATime(Engine):
             pixels = jnp.asarray(table.take(tiles) if tiles.dtype == np.uint8 else tiles)
         arrays = map(jnp.asarray, (padded, positions, real))
         marked = np.zeros((1, self.context), np.int32)
-        marked[0, : 0 if marks is None else len(marks)] = () if marks is None else marks
+        if marks is not None:
+            marked[0, : len(marks)] = marks
         marked = jnp.asarray(marked) if self._model.config.reasoning_heads else None
         return np.asarray(self._model.logits(*arrays, pixel_values=pixels, marks=marked))[0]
 

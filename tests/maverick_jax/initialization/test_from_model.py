@@ -11,7 +11,7 @@ from maverick_jax.checkpoint.store import CheckpointStore
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.initialization.from_model import initial_weights
-from maverick_jax.initialization.layer_map import Start
+from maverick_jax.initialization.layer_map import Start, findings
 from maverick_jax.latent import LatentConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.pretrained import abstract_model, load_pretrained, save_pretrained
@@ -356,3 +356,10 @@ def test_a_model_with_latent_thoughts_begins_as_a_plain_one(layers, sources):
     assert not np.asarray(found.latent.matrix[...]).any() and not np.asarray(found.latent.gain[...]).any()
     tokens = np.minimum(random_tokens(DENSE, 2, 16), 94)
     np.testing.assert_array_equal(np.asarray(found.logits(tokens)), np.asarray(plain.logits(tokens)))
+
+
+def test_trained_latents_are_not_dropped_in_silence():
+    thinking = DENSE.model_copy(update={"latent": LatentConfig(token_id=95)})
+    found = findings(DENSE, thinking, Start("somewhere"))
+    assert found == [("model.latent", f"None here, {thinking.latent} in somewhere")]
+    assert findings(thinking, DENSE, Start("somewhere")) == findings(thinking, thinking, Start("somewhere")) == []

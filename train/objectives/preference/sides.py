@@ -5,12 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from data.rows.fields import FIELDS
+from data.rows.fields import MISMATCHED
 from maverick_jax.ops.segment_sums import segment_sums
 from train.objectives.preference.losses.base import SideSums
 from train.rollouts.source import Batch
-
-MISMATCHED = FIELDS["sides"].values.index("mismatched")
 
 
 class Counted(NamedTuple):
