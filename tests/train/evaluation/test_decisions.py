@@ -35,7 +35,7 @@ from maverick_jax.inference.sampling import Sampling
 from maverick_jax.ops.argmax import argmax_token, argmax_token_reference
 from maverick_jax.ops.stream import stream_spec
 from maverick_jax.row_split import RowSplit
-from maverick_jax.sharding import axes_tuple, ShardingRules
+from maverick_jax.sharding import ShardingRules, axes_tuple
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, find_dialect, render
 from maverick_jax.text.chat.dialects import DIALECTS
