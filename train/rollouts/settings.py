@@ -43,6 +43,9 @@ class RolloutSettings(Section):
     is learned from it. null: no limit."""
     result_characters: Positive = 20_000
     """Most characters of one message of an environment; longer ones are cut, and say so."""
+    gate: bool = False
+    """Whether calls that break the rules of their environment's `policy` are held back: they get an error as their
+    result and do not reach the environment."""
     passes: Positive = 1
     """How often the same episodes are learned from before new ones are played."""
     minibatches: Positive = 1

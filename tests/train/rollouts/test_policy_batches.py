@@ -19,13 +19,14 @@ from train.rollouts.rollout_files import KEPT_SETS
 from train.rollouts.source import Setting
 
 ROLLOUTS = {"prompts": 4, "group": 4, "max_tokens": 112, "turn_tokens": 40, "slots": 4, "time_limit": None}
-STATE = types.SimpleNamespace(heads={})
+STATE = types.SimpleNamespace(heads={}, objective={})
 T = 224
 
 
-def objective_of(kind="grpo", environments=None, **rollouts) -> Policy:
+def objective_of(kind="grpo", environments=None, penalty=None, **rollouts) -> Policy:
     environments = environments or {"calculator": {"kind": "calculator", "declare": False}}
-    section = {"method": {"kind": kind}, "environments": environments, "rollouts": ROLLOUTS | rollouts}
+    section = {"method": {"kind": kind}, "environments": environments, "rollouts": ROLLOUTS | rollouts,
+               "penalty": penalty}  # fmt: skip
     return Policy.model_validate_json(json.dumps(section)).in_run(None, (), False)
 
 
@@ -108,6 +109,36 @@ def test_groups_of_equal_rewards_can_be_left_out(source):
     batch = source(objective_of("dapo", always))(1, STATE)
     own = batch["loss_weights"] > 0
     assert batch["loss_weights"].sum() == pytest.approx(1, abs=1e-5) and (batch["advantages"][own] != 0).all()
+
+
+def no_products(tmp_path) -> dict:
+    """A calculator whose rules grant sums alone."""
+    (tmp_path / "rules.yaml").write_text("tools: {add: {privilege: 1}, subtract: {privilege: 1}}")
+    return {"kind": "calculator", "declare": False, "policy": str(tmp_path / "rules.yaml")}
+
+
+def test_episodes_that_break_a_rule_lose_the_multiplier(source, tmp_path):
+    rules = no_products(tmp_path)
+    both = {"sums": rules | {"operations": ["add"]}, "products": rules | {"operations": ["multiply"]}}
+    batches = source(objective_of("dr_grpo", both, penalty={"target": 0.1}))
+    batch = batches(1, types.SimpleNamespace(heads={}, objective={"multiplier": jnp.float32(3.0)}))
+    own = batch["loss_weights"] > 0
+    of = lambda rows: set(np.unique(batch["advantages"][rows][own[rows]]))
+    # of four episodes, three call and are right, and one guesses
+    assert of([0, 1, 4, 5]) == {np.float32(0.25), np.float32(-0.75)}
+    assert of([2, 3, 6, 7]) == {np.float32(-0.5), np.float32(1.5)}  # 1 - 3 for a call that is not granted
+    assert batch["violation_rate"].shape == (8,) and set(batch["violation_rate"]) == {np.float32(6 / 16)}
+    found = batches.metrics()
+    assert (found["violations"], found["held_back"], found["success"], found["reward"]) == (6 / 16, 0, 0.75, 0.75)
+
+
+def test_a_gate_holds_back_what_breaks_a_rule(source, tmp_path):
+    products = {"products": no_products(tmp_path) | {"operations": ["multiply"]}}
+    batches = source(objective_of("dr_grpo", products, gate=True))
+    batches(1, STATE)
+    found = batches.metrics()
+    assert (found["violations"], found["held_back"], found["success"]) == (0.75, 1, 0)
+    assert found["call_errors"] == 0  # the environment saw no call
 
 
 class FailsLoudly(Fails):

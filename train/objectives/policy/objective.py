@@ -1,7 +1,7 @@
 """Reinforcement learning: the model plays episodes in environments and learns from their rewards, by any of the methods
 of `train.objectives.policy.methods`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import jax
@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import reshard
 from pydantic import Field
 
+from data.policy import read_policy
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.model.inputs import Inputs
@@ -19,12 +20,13 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.label_log_probs import label_log_probs
 from maverick_jax.parameters import Role
 from maverick_jax.settings.section import Section
-from train.objectives.base import Batch, ChunkedLogits, Context, Findings, Head, Reference, Sums
+from train.objectives.base import Batch, ChunkedLogits, Context, Findings, Head, Reference, State, Sums
 from train.objectives.next_token import router_loss, router_metrics
 from train.objectives.policy import losses
 from train.objectives.policy.advantages import generalized, whitened
 from train.objectives.policy.corrections import Correction
 from train.objectives.policy.methods import AnyMethod, Grpo, Ppo
+from train.objectives.policy.penalty import ViolationPenalty
 from train.objectives.preference.reference import MODEL, AdaptersOff, AnyReference, StoredReference, reference_of_run
 from train.rollouts.episode_rows import EpisodeRows, Row
 from train.rollouts.policy_batches import PolicyBatchMaker
@@ -33,6 +35,7 @@ from train.rollouts.settings import Environments, RolloutSettings
 VALUE = "value"
 FIELDS = ("advantages", "sampled_log_probs", "old_log_probs")
 OF_VALUES = ("old_values", "returns")
+MULTIPLIER, VIOLATIONS = "multiplier", "violation_rate"
 
 
 class ReferenceDivergence(Section):
@@ -60,6 +63,8 @@ class Policy(ChunkedLogits):
     reference: AnyReference | None = None
     """The reference of `kl`. null: the model without its adapters if only adapters are trained, or else the model at
     `model.init_from`."""
+    penalty: ViolationPenalty | None = None
+    """What episodes lose that break a rule of their environment's `policy`; null: nothing."""
     correction: Correction | None = None
     """Correction of the difference between the engine that samples and the forward pass that is trained. null: none,
     because both have the same weights; `sampler_gap` says how far they are apart."""
@@ -74,6 +79,10 @@ class Policy(ChunkedLogits):
             raise ValueError("reference.kind: stored, and episodes are new in every update; expected copy")
         if self.reference is not None and self.kl is None:
             raise ValueError("reference: given without kl, which alone reads it")
+        ruled = any(environment.policy is not None for environment in self.environments.values())
+        for key, asked in (("penalty", self.penalty is not None), ("rollouts.gate", self.rollouts.gate)):
+            if asked and not ruled:
+                raise ValueError(f"{key}: needs the rules of an environment, and none has a `policy`")
         if self.correction is not None and self.rollouts.temperature != 1:
             raise ValueError("correction: needs rollouts.temperature: 1, at which the engine reports log-probabilities")
         return self
@@ -91,7 +100,8 @@ class Policy(ChunkedLogits):
         return ("router",)
 
     def fields(self) -> tuple[str, ...]:
-        return (*super().fields(), *FIELDS, *(OF_VALUES if self.method.has_values else ()))
+        of_penalty = () if self.penalty is None else (VIOLATIONS,)
+        return (*super().fields(), *FIELDS, *(OF_VALUES if self.method.has_values else ()), *of_penalty)
 
     def references(self) -> dict[str, Reference]:
         return {} if self.reference is None else self.reference.references()
@@ -110,7 +120,17 @@ class Policy(ChunkedLogits):
             return [
                 ("objective.kind", f"policy plays episodes in one process, and the job has {processes}; expected 1")
             ]
-        return self.rollouts.misfits(batch_size, sequence_length, groups)
+        return [*self._misread(), *self.rollouts.misfits(batch_size, sequence_length, groups)]
+
+    def _misread(self) -> Findings:
+        """Policies of environments that cannot be read."""
+        found: Findings = []
+        for name, environment in self.environments.items():
+            try:
+                _ = None if environment.policy is None else read_policy(environment.policy)
+            except InputError as error:
+                found.append((f"objective.environments.{name}.policy", str(error)))
+        return found
 
     def pinned(self) -> dict[str, str]:
         updates = f"{self.rollouts.passes} x {self.rollouts.minibatches}"
@@ -124,6 +144,9 @@ class Policy(ChunkedLogits):
 
     def group_advantages(self, rewards: np.ndarray) -> np.ndarray:
         return self.method.advantages(rewards)
+
+    def credited(self, rewards: np.ndarray, violated: np.ndarray, state: Mapping[str, Any]) -> np.ndarray:
+        return rewards if self.penalty is None else self.penalty.penalized(rewards, violated, state[MULTIPLIER])
 
     def loss_mean(self) -> tuple[str, bool]:
         return self.method.normalization, self.method.drop_equal
@@ -145,10 +168,20 @@ class Policy(ChunkedLogits):
 
     # ---- training ------------------------------------------------------------------------------------------------
 
+    def init(self) -> State:
+        """The multiplier of the penalty, if there is one."""
+        return {} if self.penalty is None else {MULTIPLIER: jnp.float32(self.penalty.start)}
+
+    def advance(self, state: State, metrics: Sums) -> State:
+        return (
+            state if self.penalty is None else {MULTIPLIER: self.penalty.next(state[MULTIPLIER], metrics[VIOLATIONS])}
+        )
+
     def totals(self, batch: Batch) -> Sums:
         """As for all objectives, and the number of tokens that are learned from, `written`."""
         written = jnp.sum((batch["loss_weights"] > 0).astype(jnp.float32))
-        return {"written": jnp.maximum(written, 1), **super().totals(batch)}
+        found = {"written": jnp.maximum(written, 1), **super().totals(batch)}
+        return found if self.penalty is None else found | {VIOLATIONS: jnp.mean(batch[VIOLATIONS])}
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         new, values, stats = self._seen(model, batch, context.heads)
@@ -178,6 +211,8 @@ class Policy(ChunkedLogits):
         out = {"loss": sums["loss"], "policy_loss": sums["policy_loss"]}
         names = ("entropy", "ratio_off", "clip_fraction", "kl", "sampler_kl", "reference_kl", "value_error")
         out |= {name: sums[name] / totals["written"] for name in names if name in sums}
+        if self.penalty is not None:
+            out |= {MULTIPLIER: context.state[MULTIPLIER], VIOLATIONS: totals[VIOLATIONS]}
         if sums["router"] is not None:
             out |= router_metrics(sums["router"], totals["tokens"], model.config.num_experts_per_tok)
         return out
