@@ -225,6 +225,13 @@ TABLE = (
         source="rollouts",
     ),
     _field(
+        "routes",
+        "int16",
+        "experts that the token goes to, by layer with experts, best first",
+        trailing=("layers", "k"),
+        source="rollouts",
+    ),
+    _field(
         "violation_rate",
         "float32",
         "share of the episodes of the row's set that break a rule",

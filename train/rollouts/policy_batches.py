@@ -63,8 +63,9 @@ class Learner(Protocol):
         """What the loss is a mean of, and whether groups of equal rewards are left out."""
         ...
 
-    def score(self, model: Any, heads: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Log-probabilities and values of a batch's labels, float32[A, b, T]; a program."""
+    def score(self, model: Any, heads: Any, batch: Batch) -> dict[str, jax.Array]:
+        """`old_log_probs` and `old_values` of a batch's labels, float32[A, b, T], and `routes` of its tokens where they
+        are replayed; a program."""
         ...
 
     def estimated(self, rewards: np.ndarray, values: np.ndarray, rows: EpisodeRows) -> Row | None:
@@ -200,9 +201,12 @@ class PolicyBatches(BatchSource):
         sound = np.array([episode.end is not End.FAILED for episode in episodes])
         rate = float(np.mean(violated[sound])) if sound.any() else 0.0
         found |= {"violation_rate": np.full(len(zeros), rate, np.float32)}
+        unscored = {name: x for name, x in self._setting.batch.items() if name not in found}  # until `_scored`
+        found |= {name: np.zeros((*zeros.shape, *x.shape[3:]), x.dtype) for name, x in unscored.items()}
         if learner.scores_first:
-            log_probs, values = self._scored(found, model, state)
-            found |= {"old_log_probs": log_probs * rows.mask, "old_values": values * rows.mask}
+            scored = self._scored(found, model, state)
+            values = scored["old_values"]
+            found |= scored | {name: scored[name] * rows.mask for name in ("old_log_probs", "old_values")}
             found |= learner.estimated(rows.spread(rewards) * rows.last, values, rows) or {}
         return found
 
@@ -217,15 +221,15 @@ class PolicyBatches(BatchSource):
                 differ[group] = np.ptp(rewards[group]) > 0
         return advantages, differ
 
-    def _scored(self, rows: Row, model: Any, state: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities and values of all rows, [R, T], by the model before the first update."""
+    def _scored(self, rows: Row, model: Any, state: Any) -> Row:
+        """What `Learner.score` finds of all rows, [R, T, ...], by the model before the first update."""
         found = []
         size = len(rows["tokens"]) // self._settings.minibatches
         for begin in range(0, len(rows["tokens"]), size):
             batch = self._setting.place({name: x[begin : begin + size] for name, x in rows.items()})
             found.append(jax.device_get(self._score(model, state.heads, batch)))
-        flat = lambda x: np.asarray(x, np.float32).reshape(-1, x.shape[-1])
-        return np.concatenate([flat(p) for p, _ in found]), np.concatenate([flat(v) for _, v in found])
+        flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
+        return {name: np.concatenate([flat(part[name]) for part in found]) for name in found[0]}
 
     def _shares(self, episodes: Sequence[TokenEpisode], began: float, played: float) -> dict[str, Any]:
         """Where time goes: seconds of sampling, and of environments (summed over episodes, beside it); and the share

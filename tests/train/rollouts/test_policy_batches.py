@@ -37,14 +37,19 @@ def source(tmp_path):
 
     def make(objective: Policy, folder="run", left_out=0) -> PolicyBatches:
         rows = objective.rollouts.rows(T)
-        setting = Setting(None, {"tokens": jnp.zeros((1, rows, T), jnp.int32)}, lambda state: None, 5, BYTES,
-                          tmp_path / folder, lambda rows: rows, lambda update: update - 1 + left_out)  # fmt: skip
+        batch = {"tokens": jnp.zeros((1, rows, T), jnp.int32)}
+        if objective.replay_routes:
+            batch["routes"] = jnp.zeros((1, rows, T, 2, 1), jnp.int16)
+        setting = Setting(None, batch, lambda state: None, 5, BYTES, tmp_path / folder, lambda rows: rows,
+                          lambda update: update - 1 + left_out)  # fmt: skip
         found = PolicyBatches(objective, setting)
         found._with_weights = lambda model: engine
-        found._score = lambda model, heads, batch: (
-            -1.0 - 0 * batch["advantages"][None],
-            0.25 + batch["advantages"][None],
-        )
+        found._score = lambda model, heads, batch: {
+            "old_log_probs": -1.0 - 0 * batch["advantages"][None],
+            "old_values": 0.25 + batch["advantages"][None],
+            **({"routes": batch["routes"][None] + np.arange(T, dtype=np.int16)[:, None, None]}
+               if "routes" in batch else {}),
+        }  # fmt: skip
         return found
 
     yield make
@@ -90,6 +95,16 @@ def test_parts_of_a_set_are_learned_from_in_turn_and_read_by_a_later_process(sou
         assert all((read[name] == found[update - 1][name]).all() for name in read) and later.metrics() == {}
     with pytest.raises(InputError, match="update 3 learns from"):
         source(objective, "empty")(3, STATE)
+
+
+def test_routes_of_before_the_first_update_are_kept_for_all(source):
+    objective = objective_of(passes=2).model_copy(update={"replay_routes": True})
+    batches = source(objective)
+    found = [batches(update, STATE)["routes"] for update in (1, 2)]
+    found.append(source(objective)(2, STATE)["routes"])  # of a later process
+    for routes in found:
+        assert routes.shape == (8, T, 2, 1) and routes.dtype == np.int16
+        np.testing.assert_array_equal(routes[3, :, 1, 0], np.arange(T))
 
 
 def test_a_run_goes_on_from_a_checkpoint_in_the_middle_of_a_set_long_ago(source, tmp_path):

@@ -1,6 +1,7 @@
 """Reinforcement learning: the model plays episodes in environments and learns from their rewards, by any of the methods
 of `train.objectives.policy.methods`."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -12,10 +13,9 @@ from flax import nnx
 from jax.sharding import reshard
 from pydantic import Field
 
-from data.policy import read_policy
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.model.inputs import Inputs
+from maverick_jax.model.inputs import ROUTES, Inputs
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.label_log_probs import label_log_probs
 from maverick_jax.parameters import Role
@@ -30,7 +30,7 @@ from train.objectives.policy.penalty import ViolationPenalty
 from train.objectives.preference.reference import MODEL, AdaptersOff, AnyReference, StoredReference, reference_of_run
 from train.rollouts.episode_rows import EpisodeRows, Row
 from train.rollouts.policy_batches import PolicyBatchMaker
-from train.rollouts.settings import Environments, RolloutSettings
+from train.rollouts.settings import Environments, RolloutSettings, unread_policies
 
 VALUE = "value"
 FIELDS = ("advantages", "sampled_log_probs", "old_log_probs")
@@ -63,6 +63,8 @@ class Policy(ChunkedLogits):
     reference: AnyReference | None = None
     """The reference of `kl`. null: the model without its adapters if only adapters are trained, or else the model at
     `model.init_from`."""
+    replay_routes: bool = False
+    """Whether all updates on a set of episodes use the experts that were chosen before the first of them."""
     penalty: ViolationPenalty | None = None
     """What episodes lose that break a rule of their environment's `policy`; null: nothing."""
     correction: Correction | None = None
@@ -100,8 +102,9 @@ class Policy(ChunkedLogits):
         return ("router",)
 
     def fields(self) -> tuple[str, ...]:
-        of_penalty = () if self.penalty is None else (VIOLATIONS,)
-        return (*super().fields(), *FIELDS, *(OF_VALUES if self.method.has_values else ()), *of_penalty)
+        more = {ROUTES: self.replay_routes, VIOLATIONS: self.penalty is not None}
+        asked = [name for name, read in more.items() if read]
+        return (*super().fields(), *FIELDS, *(OF_VALUES if self.method.has_values else ()), *asked)
 
     def references(self) -> dict[str, Reference]:
         return {} if self.reference is None else self.reference.references()
@@ -115,22 +118,20 @@ class Policy(ChunkedLogits):
             return ()
         return (Head(VALUE, (model.hidden_size,), (None,), 1 / (model.hidden_size + 1)),)
 
+    def check_model(self, model: ModelConfig, sequence_length: int) -> Findings:
+        if not self.replay_routes:
+            return []
+        why = {"the model has no routed experts": not model.moe_layers,
+               "model.loops runs layers several times": model.loops is not None}  # fmt: skip
+        return [("objective.replay_routes", f"true, and {said}; expected false") for said, so in why.items() if so]
+
     def check_batch(self, batch_size: int, sequence_length: int, groups: int) -> Findings:
         if (processes := jax.process_count()) > 1:
             return [
                 ("objective.kind", f"policy plays episodes in one process, and the job has {processes}; expected 1")
             ]
-        return [*self._misread(), *self.rollouts.misfits(batch_size, sequence_length, groups)]
-
-    def _misread(self) -> Findings:
-        """Policies of environments that cannot be read."""
-        found: Findings = []
-        for name, environment in self.environments.items():
-            try:
-                _ = None if environment.policy is None else read_policy(environment.policy)
-            except InputError as error:
-                found.append((f"objective.environments.{name}.policy", str(error)))
-        return found
+        unread = unread_policies(self.environments)
+        return [*unread, *self.rollouts.misfits(batch_size, sequence_length, groups)]
 
     def pinned(self) -> dict[str, str]:
         updates = f"{self.rollouts.passes} x {self.rollouts.minibatches}"
@@ -140,7 +141,7 @@ class Policy(ChunkedLogits):
 
     @property
     def scores_first(self) -> bool:
-        return self.method.has_values or self.rollouts.updates > 1
+        return self.method.has_values or self.replay_routes or self.rollouts.updates > 1
 
     def group_advantages(self, rewards: np.ndarray) -> np.ndarray:
         return self.method.advantages(rewards)
@@ -151,8 +152,18 @@ class Policy(ChunkedLogits):
     def loss_mean(self) -> tuple[str, bool]:
         return self.method.normalization, self.method.drop_equal
 
-    def score(self, model: Maverick, heads: dict[str, nnx.Param], batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda microbatch: self._seen(model, microbatch, heads)[:2], batch)
+    def score(self, model: Maverick, heads: dict[str, nnx.Param], batch: Batch) -> Batch:
+        def one(microbatch: Batch) -> Batch:
+            inputs, chosen = dataclasses.replace(Inputs.of(microbatch), routes=None), {}
+            if self.replay_routes:
+                hidden, _, routes = model.routed(inputs)
+                chosen = {ROUTES: routes}
+            else:
+                hidden, _ = model.hidden(inputs)
+            new, values = self._read(hidden, model, microbatch, heads)
+            return {"old_log_probs": new, "old_values": values} | chosen
+
+        return jax.lax.map(one, batch)
 
     def estimated(self, rewards: np.ndarray, values: np.ndarray, rows: EpisodeRows) -> Row | None:
         if not isinstance(self.method, Ppo):
@@ -241,16 +252,20 @@ class Policy(ChunkedLogits):
         """Log-probabilities of labels at the temperature of sampling and values, float32[b, T], and the routers'
         statistics."""
         hidden, stats = model.hidden(Inputs.of(batch))
+        return *self._read(hidden, model, batch, heads), stats
+
+    def _read(self, hidden: jax.Array, model: Maverick, batch: Batch, heads: dict) -> tuple[jax.Array, jax.Array]:
+        """The first two of `_seen`, from hidden states."""
         new = self._log_probs(hidden, model.stored_output_weight(), model, batch)
         if not self.method.has_values:
-            return new, jnp.zeros_like(new), stats
+            return new, jnp.zeros_like(new)
         wide = reshard(hidden, model.rules("batch", "length", None)).astype(jnp.float32)
-        return new, jnp.sum(wide * heads[VALUE][...].astype(jnp.float32)[None, None, :], axis=-1), stats
+        return new, jnp.sum(wide * heads[VALUE][...].astype(jnp.float32)[None, None, :], axis=-1)
 
     def _reference_log_probs(self, model: Maverick, batch: Batch, context: Context) -> jax.Array:
         reference = context.base if isinstance(self.reference, AdaptersOff) else context.references[MODEL]
         assert reference is not None, "the model without its adapters is not at hand"
-        hidden, _ = reference.hidden(Inputs.of(batch))
+        hidden, _ = reference.hidden(dataclasses.replace(Inputs.of(batch), routes=None))
         hidden = reshard(hidden, model.rules("batch", "length", None))
         head = reshard(reference.output_weight(), model.rules.compute("embed", "vocab"))
         return self._log_probs(hidden, head, model, batch)

@@ -19,7 +19,7 @@ POLICY = {
                      "products": {"kind": "calculator", "declare": False, "operations": ["multiply"]}},
     "rollouts": {"prompts": 4, "group": 2, "max_tokens": 80, "turn_tokens": 6, "slots": 4, "passes": 2,
                  "minibatches": 2, "learn_from_cut": True},
-    "penalty": {"target": 0.5, "rate": 0.25},
+    "penalty": {"target": 0.5, "rate": 0.25}, "replay_routes": True,
 }  # fmt: skip
 OPTIONS = [f"objective={json.dumps(POLICY)}", "data={tokenizer: bytes, batch_size: 4, sequence_length: 80}",
            "run.eval_every=0", "optimizer.accumulation_steps=2", "model.compute_dtype=float32"]  # fmt: skip
