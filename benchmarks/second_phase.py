@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.overrides import with_overrides
 from benchmarks.violations import DIALECT, JUDGED, MODEL, POLICY, judged, prepare, start_config, trained
 
 STEPS = {"start": 400, "weak": 120}
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--customers", type=int, default=JUDGED, help="first seed of the customers who judge")
     parser.add_argument("--plot", type=pathlib.Path)
-    args, overrides = parser.parse_known_args()
+    args, overrides = with_overrides(parser)
     prepare(args.work)
     start = trained(args.work, args.start, start_config(args.work, STEPS[args.start], args.start))
     found: dict[str, Any] = {}
