@@ -21,7 +21,7 @@ def converse(
     """Answers every line until /exit or the end of input. Answers are written to `out` while they are generated. What
     `gate` holds back is shown, and the conversation goes on with the gate's question or refusal in its place. Returns
     the turns as JSON values."""
-    watch = None if gate is None else Watch(gate, list(chat.system))
+    watch = None if gate is None else GatedConversation(gate, list(chat.system))
     asks = out is not None and lines.isatty()
     show = lambda text, end="": out.write(harmless(text) + end) and out.flush() if out else None
     if asks:
@@ -33,7 +33,7 @@ def converse(
         if line.startswith("/"):
             if line == "/reset":
                 chat.reset()
-                watch = None if gate is None else Watch(gate, list(chat.system))
+                watch = None if gate is None else GatedConversation(gate, list(chat.system))
             else:
                 show(f"no command {line!r}: {HELP}", "\n")
             continue
@@ -41,7 +41,7 @@ def converse(
     return turns
 
 
-class Watch:
+class GatedConversation:
     """A gate over a conversation in which no call is carried out."""
 
     def __init__(self, gate: Gate, messages: list[Message]):
@@ -72,7 +72,7 @@ def _read(lines: IO[str], ask: Callable[[], Any]) -> Iterator[str]:
 
 
 def _answer(
-    engine: Engine, chat: ChatSession, line: str, show: Callable[..., Any], watch: Watch | None
+    engine: Engine, chat: ChatSession, line: str, show: Callable[..., Any], watch: GatedConversation | None
 ) -> dict[str, Any]:
     show("model> ")
     written: list[int] = []
