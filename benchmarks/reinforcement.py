@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.overrides import with_overrides
 from benchmarks.worker import WorkerFailed
 
 EDGE = 5
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--plot", help="a PNG file to write")
     parser.add_argument("--only-plot", action="store_true", help="run nothing; read the runs that are there")
-    args, args.overrides = parser.parse_known_args(argv)
+    args, args.overrides = with_overrides(parser, argv)
     args.work.mkdir(parents=True, exist_ok=True)
     if not args.only_plot and not (args.work / "start").is_dir():
         command = [sys.executable, "-m", "launch.cli", "train", "calculator_tiny", f"run.dir={args.work / 'start'}"]

@@ -85,11 +85,11 @@ def write_runs(path: pathlib.Path, runs: Sequence[Trajectory]) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def start_config(work: pathlib.Path, steps: int) -> dict[str, Any]:
+def start_config(work: pathlib.Path, steps: int, name: str = "start") -> dict[str, Any]:
     """The config of the run that imitates the clerk."""
     source = {"path": str(work / "imitated.jsonl"), "format": "trajectories", "trajectories": {"dialect": DIALECT}}
     return {
-        "run": {"name": "start", "dir": str(work / "start"), "steps": steps, "eval_every": 100, "eval_batches": 2},
+        "run": {"name": name, "dir": str(work / name), "steps": steps, "eval_every": 100, "eval_batches": 2},
         "model": MODEL,
         "data": {
             "sources": {"runs": source},
@@ -124,11 +124,11 @@ def pairs_config(work: pathlib.Path, seed: int, args: argparse.Namespace) -> dic
     }  # fmt: skip
 
 
-def trained(work: pathlib.Path, name: str, config: dict[str, Any]) -> pathlib.Path:
-    """Trains the run to its end, or does nothing if it is there. Returns its directory."""
+def trained(work: pathlib.Path, name: str, config: dict[str, Any], *overrides: str) -> pathlib.Path:
+    """Trains the run to its end, or does nothing if it is there. Returns its directory. overrides: `key=value`."""
     path = work / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
-    command = [sys.executable, "-m", "launch.cli", "train", str(path)]
+    command = [sys.executable, "-m", "launch.cli", "train", str(path), *overrides]
     with (work / f"{name}.log").open("ab") as log:
         subprocess.run(command, cwd=ROOT, env=environment(), stdout=log, stderr=log, check=True)
     return work / name
@@ -203,12 +203,12 @@ def twins(customers: Sequence[int]) -> list[Conversation]:
     return found
 
 
-def judged(run_dir: pathlib.Path, work: pathlib.Path, episodes: int, seed: int) -> dict[str, Any]:
-    """What a model does with customers whom it does not know."""
-    kept = work / f"judged_{run_dir.name}_{seed}_{episodes}.json"
+def judged(run_dir: pathlib.Path, work: pathlib.Path, episodes: int, seed: int, first: int = JUDGED) -> dict[str, Any]:
+    """What a model does with customers whom it does not know, from seed `first` on."""
+    kept = work / f"judged_{run_dir.name}_{seed}_{first}_{episodes}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    policy, customers = read_policy(POLICY), range(JUDGED, JUDGED + episodes)
+    policy, customers = read_policy(POLICY), range(first, first + episodes)
     player = Player(run_dir, load_tokenizer(str(work / "tokenizer")))
     runs = player.episodes(customers, seed)
     write_runs(work / f"episodes_{run_dir.name}_{seed}.jsonl", runs)
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=240)
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--customers", type=int, default=JUDGED, help="first seed of the customers who judge")
     parser.add_argument("--plot", type=pathlib.Path)
     args = parser.parse_args()
     prepare(args.work)
@@ -294,7 +295,7 @@ def main() -> None:
     found["runs"] = {"tried": sum(1 for _ in read_trajectories(args.work / "tried.jsonl"))}
     for seed in args.seeds:
         run_dir = trained(args.work, f"pairs{seed}", pairs_config(args.work, seed, args))
-        before, after = (judged(model, args.work, args.episodes, seed) for model in (start, run_dir))
+        before, after = (judged(model, args.work, args.episodes, seed, args.customers) for model in (start, run_dir))
         found[f"seed {seed}"] = {"held_out": held_out(run_dir), "before": before, "after": after}
         print(json.dumps({seed: found[f"seed {seed}"]}, indent=1), flush=True)
     if args.plot:

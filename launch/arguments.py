@@ -224,6 +224,13 @@ def chat(parser: argparse.ArgumentParser) -> None:
     )
     _latents(parser)
     _sampling(parser)
+    _gate(parser)
+
+
+def _gate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", metavar="FILE", help="policy file; calls that it does not allow are held back")
+    risk = "run with objective.kind: reward, whose judgement of calls also counts (with --policy)"
+    parser.add_argument("--risk-model", metavar="CHECKPOINT", help=risk)
 
 
 def serve(parser: argparse.ArgumentParser) -> None:
@@ -253,9 +260,7 @@ def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-root", metavar="DIR", help="folder whose pictures requests may name by file: URLs")
     begin = "put the token that begins texts before prompts of token ids that lack it (completions)"
     parser.add_argument("--begin-prompts", action="store_true", help=begin)
-    parser.add_argument("--policy", metavar="FILE", help="policy file; calls that it does not allow are held back")
-    risk = "run with objective.kind: reward, whose judgement of calls also counts (with --policy)"
-    parser.add_argument("--risk-model", metavar="CHECKPOINT", help=risk)
+    _gate(parser)
 
 
 def score(parser: argparse.ArgumentParser) -> None:

@@ -210,6 +210,7 @@ def _generate(args: argparse.Namespace) -> Any:
 
 def _chat(args: argparse.Namespace) -> Any:
     from launch.chat import ONE_USER, converse
+    from launch.gate import gate_of
     from maverick_jax.inference import ChatSession, Sampling
     from maverick_jax.inference.engine import SlotEngine
     from maverick_jax.inference.engine.latents import require_latents
@@ -219,10 +220,10 @@ def _chat(args: argparse.Namespace) -> Any:
     tokenizer = load_tokenizer(args.checkpoint)
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     chat = ChatSession(tokenizer, args.dialect, args.system, args.max_tokens, sampling, args.seed, args.latents)
-    model = load_layers(args.checkpoint)
+    gate, model = gate_of(args), load_layers(args.checkpoint)
     require_latents(model.config, args.latents)
     with SlotEngine(model, tokenizer, ONE_USER) as engine:
-        turns = converse(engine, chat, sys.stdin, None if args.json else sys.stdout)
+        turns = converse(engine, chat, sys.stdin, None if args.json else sys.stdout, gate)
     return {"turns": turns} if args.json else None
 
 

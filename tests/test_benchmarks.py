@@ -23,11 +23,13 @@ from benchmarks import (
     maxtext_peer,
     render,
     run_all,
+    second_phase,
     toy_shop_clerk,
     train_step,
     trajectory_quality,
 )
 from benchmarks.ours import WholeRows, fresh, host_batch, matrix_rate, model_config, parts, place
+from benchmarks.overrides import with_overrides
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, WorkerFailed, take_cpus
 from data.policy import find_violations, read_policy
@@ -335,3 +337,20 @@ def test_latents_are_replaced_by_nothing_or_by_those_of_another_question():
     np.testing.assert_array_equal(latent_thoughts.shuffled(x, is_latent)[:, 1], x[::-1, 1])
     for change in (latent_thoughts.zeroed, latent_thoughts.shuffled):
         np.testing.assert_array_equal(change(x, is_latent)[:, ::2], x[:, ::2])
+
+
+def test_overrides_are_no_values_of_the_option_before_them():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", nargs="+", type=int)
+    args, overrides = with_overrides(parser, ["--seeds", "0", "1", "run.steps=3", "a={b: 1}"])
+    assert (args.seeds, overrides) == ([0, 1], ["run.steps=3", "a={b: 1}"])
+
+
+def test_the_second_phase_has_rules_a_penalty_and_rows_that_fit(tmp_path):
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(second_phase.policy_config(tmp_path, "start", 3, 60)))
+    config = read_config(
+        str(tmp_path / "second.yaml"), ["data.tokenizer=bytes", "model.vocab_size=512", "model.init_from=null"]
+    )
+    assert config.objective.check_batch(config.data.batch_size, config.data.sequence_length, 1) == []
+    assert config.objective.init()["multiplier"] == 1.0
+    assert config.objective.environments["shop"].policy == "package:toy_shop_policy"

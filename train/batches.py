@@ -183,10 +183,11 @@ def abstract_batch(
     if stored is not None:
         top_k, tail_samples, dtype = (stored.header[key][1] for key in ("top_k", "tail_samples", "dtype"))
         of_targets = layout(config.model.vocab_size, top_k, tail_samples, dtype, T)
-    found = {}
+    found, of_model = {}, {"layers": config.model.num_moe_layers, "k": config.model.num_experts_per_tok}
     for name in fields:
         field = FIELDS[name]
-        here = field.dtype, (T,) * (len(field.axes) - 1)
+        trailing = tuple(of_model[axis] for axis in field.trailing) if field.source == "rollouts" else ()
+        here = field.dtype, ((T,) * (len(field.axes) - 1) + trailing)
         dtype, shape = of_targets[name.removeprefix(TARGET)] if field.source == "stored" else here
         sharding = _sharding(config, name, mesh)
         full = (A, config.data.batch_size // A, *shape)

@@ -54,6 +54,9 @@ class EnvironmentConfig(Section, abc.ABC):
 
     max_turns: Annotated[int, Field(ge=1)] = 16
     """Maximum number of assistant messages in an episode. An episode that has not ended by then has failed."""
+    policy: str | None = None
+    """Rules for its tools, a policy file or `package:NAME`. Reinforcement learning counts the episodes that break one,
+    and reads it for `objective.penalty` and `objective.rollouts.gate`."""
 
     @abc.abstractmethod
     def make(self) -> Environment:

@@ -28,6 +28,9 @@ class ToyShopConfig(EnvironmentConfig):
         "no_tool_fits",
     )
     """Tasks of the customers; the episode's seed draws one."""
+    declare: bool = True
+    """Whether the shop's rules and tools are declared to the model. false: prompts are short, and the model must know
+    them."""
 
     def make(self) -> "ToyShop":
         return ToyShop(self)
@@ -48,10 +51,10 @@ class ToyShop:
     """The toy shop with one customer per episode. An episode ends with the assistant's first message that contains no
     call and no question that the customer can answer."""
 
-    name, tools = "toy_shop", TOOLS
+    name = "toy_shop"
 
     def __init__(self, config: ToyShopConfig):
-        self.config = config
+        self.config, self.tools = config, TOOLS if config.declare else ()
 
     def reset(self, seed: int) -> Opening:
         draw = random.Random(f"toy_shop {seed}")
@@ -61,7 +64,8 @@ class ToyShop:
             order = dataclasses.replace(order, sent=False)
         self._open(order)
         self.customer: _Customer = getattr(self, f"_{task}")(draw, order)
-        return Opening([Step(Message(Role.SYSTEM, POLICY)), Step(Message(Role.USER, self.customer.request))], task)
+        rules = [Step(Message(Role.SYSTEM, POLICY))] if self.config.declare else []
+        return Opening([*rules, Step(Message(Role.USER, self.customer.request))], task)
 
     def _open(self, *orders: Order) -> None:
         """Opens the shop with these orders."""

@@ -72,9 +72,12 @@ class GateVerdict:
 class Gate:
     """Lets calls pass, has them confirmed, or refuses them. Its thresholds are the policy's."""
 
-    def __init__(self, policy: ToolPolicy, guards: Sequence[Guard] = (), time_limit: float | None = 30.0):
-        """guards: those beside the policy's own monitor. time_limit: seconds for the answer of each; None: no limit."""
-        self.policy, self._limit = policy, time_limit
+    def __init__(
+        self, policy: ToolPolicy, guards: Sequence[Guard] = (), time_limit: float | None = 30.0, log: bool = True
+    ):
+        """guards: those beside the policy's own monitor. time_limit: seconds for the answer of each; None: no limit.
+        log: whether what is held back is logged."""
+        self.policy, self._limit, self._logs = policy, time_limit, log
         self._guards = (PolicyMonitor(policy), *guards)
 
     def barred(self, run: Trajectory) -> set[str]:
@@ -89,13 +92,13 @@ class Gate:
 
     def check(self, run: Trajectory, message: Message) -> GateVerdict:
         """The verdict on the calls of `message`, the assistant's next one after `run`. Whatever is held back is logged
-        with its evidence."""
+        with its evidence, unless the gate was made without a log."""
         if not message.calls:
             return GateVerdict()
         whole = dataclasses.replace(run, steps=(*run.steps, Step(message)))
         answers = [(guard.name, self._risks(guard, whole)) for guard in self._guards]
         found = GateVerdict(tuple(self._verdict(whole, i, answers) for i in range(len(message.calls))))
-        if found.ruling is not Ruling.ALLOW or any(one.evidence for one in found.calls):
+        if self._logs and (found.ruling is not Ruling.ALLOW or any(one.evidence for one in found.calls)):
             _log.info("guard: %s", values.write(found.as_json()))
         return found
 

@@ -225,6 +225,20 @@ TABLE = (
         source="rollouts",
     ),
     _field(
+        "routes",
+        "int16",
+        "experts that the token goes to, by layer with experts, best first",
+        trailing=("layers", "k"),
+        source="rollouts",
+    ),
+    _field(
+        "violation_rate",
+        "float32",
+        "share of the episodes of the row's set that break a rule",
+        shape="per row",
+        source="rollouts",
+    ),
+    _field(
         TILES,
         "uint8",
         "pixels of the row's tiles in reading order, then zeros; M is the step's tile budget, and 0 means no field",

@@ -5,8 +5,7 @@ import os
 import pathlib
 import re
 
-from data.guard import Gate
-from data.policy import read_policy
+from launch.gate import gate_of
 from launch.serve import keys
 from launch.serve.app import application
 from launch.serve.http import bind, hosts_of, http_server
@@ -56,20 +55,6 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
     if not re.fullmatch(r"[\w.:@+-][\w.:@+/-]{0,199}", name):
         raise InputError(f"--name {name!r:.80}; expected letters, digits and . _ - : @ + /")
     return ServeOptions(name, args.dialect, root, args.begin_prompts, gate_of(args), latents=args.latents)
-
-
-def gate_of(args: argparse.Namespace) -> Gate | None:
-    """The gate that `--policy` and `--risk-model` ask for."""
-    if args.policy is None:
-        if args.risk_model is not None:
-            raise InputError("--risk-model: only with --policy, which says what each tool may do")
-        return None
-    policy = read_policy(args.policy)
-    if args.risk_model is None:
-        return Gate(policy)
-    from train.guards import RiskHead
-
-    return Gate(policy, [RiskHead(args.risk_model, args.dialect)])
 
 
 def _default_key_file() -> pathlib.Path:

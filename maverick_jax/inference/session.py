@@ -36,6 +36,7 @@ class ChatSession:
     def reset(self) -> None:
         """Begins a new conversation."""
         self.ids: list[int] = []
+        self._before: list[int] = []
         self.turns = 0
 
     def say(self, engine: Engine, text: str) -> Iterator[int]:
@@ -55,7 +56,12 @@ class ChatSession:
             generation.cancel()
         ends = written and written[-1] in stops
         self.ids = [*said, *written, *([] if ends else [self.tokenizer.controls["<|eot|>"]])]
+        self._before = said
         self.turns += 1
+
+    def replace(self, text: str) -> None:
+        """The conversation goes on as if the model had answered with `text` the last time."""
+        self.ids = [*self._before, *self.tokenizer.encode(text), self.tokenizer.controls["<|eot|>"]]
 
     def parse(self, written: list[int]) -> Reply | CallError:
         """Text and calls of an answer; a CallError if its calls cannot be parsed."""

@@ -41,28 +41,32 @@ class Layer(nnx.Module):
         else:
             self.mlp = Mlp(config, parameters.dense(config), rules, rngs=rngs)
 
-    def __call__(self, x: jax.Array, positions: Positions, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
-        """x [B, T, D] -> [B, T, D] and, for a mixture of experts, its router's outputs."""
+    def __call__(
+        self, x: jax.Array, positions: Positions, real: jax.Array | None, routes: jax.Array | None = None
+    ) -> tuple[jax.Array, Routed | None]:
+        """x [B, T, D] -> [B, T, D] and, for a mixture of experts, its router's outputs. routes: as `Moe` takes them."""
         x = checkpoint_name(x, INPUT)
         h = self.attention_input(x)
         y = self.attention(h, positions)
         if self.spec.reasoning and positions.marked is not None:
             y += self.reasoning(h, positions.marked)
-        return self.feed_forward(x + y, real)
+        return self.feed_forward(x + y, real, routes)
 
     @jax.named_scope("attention_norm")
     def attention_input(self, x: jax.Array) -> jax.Array:
         """x [B, T, D] of the residual stream -> [B, T, D], normalized, of whole positions."""
         return gather_tokens(rms_norm(x, self.attention_norm[...], self.config.rms_norm_eps), self.rules)
 
-    def feed_forward(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed | None]:
+    def feed_forward(
+        self, x: jax.Array, real: jax.Array | None, routes: jax.Array | None = None
+    ) -> tuple[jax.Array, Routed | None]:
         """The second half of the layer: x [B, T, D] after attention -> the results of `__call__`."""
         x = checkpoint_name(x, RESIDUAL)
         with jax.named_scope("mlp_norm"):
             h = rms_norm(x, self.mlp_norm[...], self.config.rms_norm_eps)
         if self.spec.moe:
             with jax.named_scope("moe"):
-                h, routed = self.moe(h, real)
+                h, routed = self.moe(h, real, routes)
             return x + h, routed
         with jax.named_scope("mlp"):
             return x + scatter_tokens(self.mlp(gather_tokens(h, self.rules)), self.rules), None
@@ -108,14 +112,16 @@ class Period(nnx.Module):
         return [getattr(self, f"layer_{i}") for i in range(self.depth)]
 
     def __call__(
-        self, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps
+        self, x: jax.Array, positions: Positions, real: jax.Array | None, taps: Taps, routes: jax.Array | None = None
     ) -> tuple[jax.Array, Seen]:
-        """x [B, T, D] -> [B, T, D], and the values that `taps` asks for. `taps` counts layers within this period."""
+        """x [B, T, D] -> [B, T, D], and the values that `taps` asks for. `taps` counts layers within this period.
+        routes int16[L, B, T, k]: of each of its L layers with experts, in their order."""
         outputs, routed = [], []
+        given = iter([] if routes is None else routes)
         for i, layer in enumerate(self.layers):
             with jax.named_scope(f"layer_{i}"):
                 run = remat(lambda layer, *inputs: layer(*inputs), self.config.saved(layer.spec))
-                x, found = run(layer, x, positions, real)
+                x, found = run(layer, x, positions, real, next(given, None) if layer.spec.moe else None)
             outputs.append(x)
             routed.append(found)
         stats = [found.stats for found in routed if found is not None]

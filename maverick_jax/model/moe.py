@@ -67,14 +67,17 @@ class Moe(nnx.Module):
         self.shared = Mlp(config, parameters.shared(config), rules, rngs=rngs)
         build(self, parameters.balance(config), config, rules, rngs)
 
-    def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Routed]:
-        """x [B, T, D] of the residual stream, normalized; real bool[B, T], False for padding, which goes to no expert.
-        Returns [B, T, D] of the stream, and the router's outputs."""
+    def __call__(
+        self, x: jax.Array, real: jax.Array | None, routes: jax.Array | None = None
+    ) -> tuple[jax.Array, Routed]:
+        """x [B, T, D] of the residual stream, normalized; real bool[B, T], False for padding, which goes to no expert;
+        routes int16[B, T, k], the experts to use in place of those that the router chooses, best first. Returns
+        [B, T, D] of the stream, and the router's outputs."""
         if real is not None:
             real = reshard(real, stream_spec(self.rules, real.shape[1]))
         with jax.named_scope("router"):
             logits = checkpoint_name(self.route(x), ROUTER)
-            chosen = self.choose(logits)  # k of int32[B, T]
+            chosen = self.choose(logits) if routes is None else given(routes)  # k of int32[B, T]
             scores = [_pick(self.gates(logits), expert) for expert in chosen]
             stats = router_stats(logits, chosen, real)
         experts, scores = jnp.stack(chosen, axis=-1), jnp.stack(scores, axis=-1).astype(x.dtype)
@@ -112,6 +115,11 @@ class Moe(nnx.Module):
             chosen.append(jnp.argmax(ranked, axis=-1).astype(jnp.int32))
             ranked = jnp.where(_one_hot(chosen[-1], ranked), -jnp.inf, ranked)
         return chosen
+
+
+def given(routes: jax.Array) -> list[jax.Array]:
+    """As `Moe.choose`, of routes int16[B, T, k]."""
+    return [routes[..., i].astype(jnp.int32) for i in range(routes.shape[-1])]
 
 
 def _one_hot(expert: jax.Array, like: jax.Array) -> jax.Array:

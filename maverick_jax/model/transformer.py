@@ -19,6 +19,7 @@ from maverick_jax.model.loops import through_periods
 from maverick_jax.model.moe import RouterStats
 from maverick_jax.model.norm import rms_norm
 from maverick_jax.model.periods import by_stages, through_stages
+from maverick_jax.model.routes import RoutesByLayer
 from maverick_jax.model.tiles import encoder_of, flattened, fuse, tiles_by_row, traced_tiles_by_row
 from maverick_jax.model.vision import VisionTower
 from maverick_jax.ops.lookup import lookup
@@ -96,6 +97,14 @@ class Maverick(nnx.Module):
             x = self.latent.filled(x, inputs, self.embed[...], lambda x: forward(x).hidden)
         return forward(x, taps)
 
+    def routed(self, inputs: Inputs) -> tuple[jax.Array, RouterStats | None, jax.Array]:
+        """As `hidden`, and the experts that the routers chose, int16[B, T, L, k], as `Inputs.routes` replays them."""
+        layers = self.config.moe_layers
+        found = self.tapped(inputs, Taps(router=layers))
+        chosen = [self.layer(i).moe.choose(logits) for i, logits in zip(layers, found.routers, strict=True)]
+        by_layer = [jnp.stack(experts, axis=-1) for experts in chosen]
+        return found.hidden, found.stats, jnp.stack(by_layer, axis=2).astype(jnp.int16)
+
     def through(self, inputs: Inputs) -> Callable[..., Tapped]:
         """A function of what the first layer reads, [B, T, D], and of taps: the layers and the final norm over the
         tokens of `inputs`, which are read for their places alone."""
@@ -104,13 +113,25 @@ class Maverick(nnx.Module):
         placed = Positions.of(self.config, inputs, self.rules)
         spec = stream_spec(self.rules, inputs.tokens.shape[1])
         real = None if inputs.segment_ids is None else reshard(inputs.segment_ids > 0, spec)
-        return lambda x, taps=NO_TAPS: self._layers(x, placed, real, taps, inputs.loops)
+        routes = RoutesByLayer.of(self.config, inputs.routes, spec)
+        return lambda x, taps=NO_TAPS: self._layers(x, placed, real, taps, inputs.loops, routes)
 
-    def _layers(self, x, placed: Positions, real: jax.Array | None, taps: Taps, loops: jax.Array | None) -> Tapped:
+    def _layers(
+        self,
+        x: jax.Array,
+        placed: Positions,
+        real: jax.Array | None,
+        taps: Taps,
+        loops: jax.Array | None,
+        routes: RoutesByLayer | None,
+    ) -> Tapped:
         stack, seen = self.config.stack, {}
         if stack.num_periods:
             inside = taps.within(stack, PERIODS)
-            if num_stages() > 1:
+            if routes is not None:
+                given = lambda x, here: here[0](x, placed, real, inside, here[1])
+                x, seen[PERIODS] = jax.lax.scan(given, x, (self.periods, routes.periods))
+            elif num_stages() > 1:
                 x, seen[PERIODS] = through_stages(self.periods, x, placed, real, inside, self.rules)
             else:
                 once = lambda x, period: period(x, placed, real, inside)
@@ -119,7 +140,8 @@ class Maverick(nnx.Module):
                 else:
                     x, seen[PERIODS] = jax.lax.scan(once, x, self.periods)
         if stack.tail:
-            x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL))
+            of_tail = None if routes is None else routes.tail
+            x, seen[TAIL] = self.tail(x, placed, real, taps.within(stack, TAIL), of_tail)
         of = lambda name, i: _of_layer({run: getattr(found, name) for run, found in seen.items()}, stack.place(i))
         with jax.named_scope("norm"):
             x = rms_norm(x, self.norm[...], self.config.rms_norm_eps)

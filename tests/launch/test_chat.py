@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from data.guard import Gate
+from data.policy import read_policy
 from launch.chat import converse
 from launch.cli import main
 from maverick_jax.errors import InputError
@@ -139,3 +141,30 @@ def test_input_that_is_not_text_is_refused(monkeypatch):
     lines = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8")
     with pytest.raises(InputError, match=r"standard input: not utf-8"):
         converse(None, ChatSession(BYTES), lines, None)  # pyright: ignore
+
+
+POLICY = """
+tools:
+  find: {privilege: 1}
+  pay: {privilege: 3, confirm: [amount]}
+  fire: {privilege: 4}
+"""
+
+
+def test_a_gate_puts_its_words_in_the_place_of_calls(tmp_path):
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    gate = Gate(read_policy(str(tmp_path / "policy.yaml")))
+    script = Scripted(*map(answer, ['[find(order="A1")]', "[pay(amount=40)]", "[pay(amount=40)]", "[fire()]"]))
+    chat, out = ChatSession(BYTES), io.StringIO()
+    turns = converse(script, chat, io.StringIO("Look\nPay it\nYes, please\nGo on\n"), out, gate)  # pyright: ignore
+    assert [[call["name"] for call in turn["calls"]] for turn in turns] == [["find"], [], ["pay"], []]
+    question = "May I call pay with amount 40?"
+    assert turns[1]["text"] == question and turns[1]["held_back"]["ruling"] == "confirm"
+    assert turns[3]["held_back"]["ruling"] == "block" and "I may not do that here: fire" in turns[3]["text"]
+    assert f"held back: {question}" in out.getvalue()
+    said = [Message(Role.USER, "Look"), Message(Role.ASSISTANT, calls=(ToolCall("find", {"order": "A1"}),)),
+            Message(Role.USER, "Pay it"), Message(Role.ASSISTANT, question),
+            Message(Role.USER, "Yes, please")]  # fmt: skip
+    expected = render(Conversation(said), BYTES, chat.dialect.name, add_generation_prompt=True).ids.tolist()
+    without = lambda ids: [i for i in ids if i not in BYTES.controls.values()]
+    assert without(script.prompts[2]) == without(expected)

@@ -38,7 +38,7 @@ def play(
         verdict = GateVerdict() if gate is None else gate.check(Trajectory(steps, environment.tools), given)
         held = {HELD: verdict.as_json()} if verdict.words else {}
         if verdict.ruling is Ruling.BLOCK:
-            steps += [Step(given, extra=held), *_errors(given, verdict.words)]
+            steps += [Step(given, extra=held), *refused(given, verdict.words)]
             continue
         message = verdict.message(given)
         steps.append(Step(message, extra=held))
@@ -51,7 +51,8 @@ def play(
     return Trajectory(steps, environment.tools, outcome, provenance)
 
 
-def _errors(message: Message, why: str) -> list[Step]:
+def refused(message: Message, why: str) -> list[Step]:
+    """An error as the result of each call."""
     return [Step(Message(Role.TOOL, f"Error: {why}", call_id=call.id), error=True) for call in message.calls]
 
 

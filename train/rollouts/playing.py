@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from data.environments import EnvironmentConfig
+from data.policy import ToolPolicy, read_policy
 from maverick_jax.inference import Sampling
 from maverick_jax.inference.engine import Finish, Generation, GenerationRequest
 from maverick_jax.inference.engine.requests import Engine
@@ -45,9 +47,15 @@ class Playing:
     def _open(self, number: int, i: int) -> TokenEpisode:
         s, group = self.settings, i // self.settings.group
         config = environment_of(self.environments, number * s.prompts + group)
-        limits = EpisodeLimits(s.max_tokens, s.turn_tokens, config.max_turns, s.learn_from_cut)
+        limits = EpisodeLimits(s.max_tokens, s.turn_tokens, config.max_turns, s.learn_from_cut, s.gate)
         seed, dialect = derived(self.seed, TASK, number, group), dialect_of(s.dialect, self.tokenizer).name
-        return TokenEpisode(self._guarded(config.make), self.tokenizer, dialect, limits, seed)
+        rules = None if config.policy is None else self._rules[config.policy]
+        return TokenEpisode(self._guarded(config.make), self.tokenizer, dialect, limits, seed, rules)
+
+    @functools.cached_property
+    def _rules(self) -> dict[str, ToolPolicy]:
+        """The policies of environments, by path."""
+        return {c.policy: read_policy(c.policy) for c in self.environments.values() if c.policy is not None}
 
     def _guarded(self, make: Callable) -> GuardedEnvironment:
         s = self.settings

@@ -54,12 +54,18 @@ class Learner(Protocol):
         """Advantages of one group, float32[n], from its rewards."""
         ...
 
+    def credited(self, rewards: np.ndarray, violated: np.ndarray, state: Mapping[str, Any]) -> np.ndarray:
+        """What is learned from, float32[n]: the environments' rewards of episodes, and what those lose that break a
+        rule (bool[n]). `state`: the objective's."""
+        ...
+
     def loss_mean(self) -> tuple[str, bool]:
         """What the loss is a mean of, and whether groups of equal rewards are left out."""
         ...
 
-    def score(self, model: Any, heads: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Log-probabilities and values of a batch's labels, float32[A, b, T]; a program."""
+    def score(self, model: Any, heads: Any, batch: Batch) -> dict[str, jax.Array]:
+        """`old_log_probs` and `old_values` of a batch's labels, float32[A, b, T], and `routes` of its tokens where they
+        are replayed; a program."""
         ...
 
     def estimated(self, rewards: np.ndarray, values: np.ndarray, rows: EpisodeRows) -> Row | None:
@@ -181,7 +187,10 @@ class PolicyBatches(BatchSource):
         s, learner = self._settings, self._learner
         T = self._setting.batch["tokens"].shape[-1]
         rows = EpisodeRows.of(episodes, T, T // s.max_tokens)
-        advantages, differ = self._advantages(episodes)
+        rewards = np.array([episode.reward for episode in episodes], np.float32)
+        violated = np.array([bool(episode.violations()) for episode in episodes])
+        rewards = learner.credited(rewards, violated, state.objective)
+        advantages, differ = self._advantages(episodes, rewards)
         how, drop = learner.loss_mean()
         counts = np.array([episode.learned for episode in episodes]) & (differ | (not drop))
         zeros = np.zeros(rows.owner.shape, np.float32)
@@ -189,17 +198,21 @@ class PolicyBatches(BatchSource):
         shares = np.concatenate([loss_shares(part, counts, how, s.max_tokens) for part in parts])
         found = rows.fields | {"loss_weights": shares, "advantages": rows.spread(advantages), "old_values": zeros}
         found |= {"old_log_probs": zeros, "returns": zeros}
+        sound = np.array([episode.end is not End.FAILED for episode in episodes])
+        rate = float(np.mean(violated[sound])) if sound.any() else 0.0
+        found |= {"violation_rate": np.full(len(zeros), rate, np.float32)}
+        unscored = {name: x for name, x in self._setting.batch.items() if name not in found}  # until `_scored`
+        found |= {name: np.zeros((*zeros.shape, *x.shape[3:]), x.dtype) for name, x in unscored.items()}
         if learner.scores_first:
-            log_probs, values = self._scored(found, model, state)
-            found |= {"old_log_probs": log_probs * rows.mask, "old_values": values * rows.mask}
-            rewards = np.array([episode.reward for episode in episodes], np.float32)
+            scored = self._scored(found, model, state)
+            values = scored["old_values"]
+            found |= scored | {name: scored[name] * rows.mask for name in ("old_log_probs", "old_values")}
             found |= learner.estimated(rows.spread(rewards) * rows.last, values, rows) or {}
         return found
 
-    def _advantages(self, episodes: Sequence[TokenEpisode]) -> tuple[np.ndarray, np.ndarray]:
+    def _advantages(self, episodes: Sequence[TokenEpisode], rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Per episode, float32[n] and bool[n]: its advantage, and whether its group's rewards differ. Episodes whose
         environment failed count in no group."""
-        rewards = np.array([episode.reward for episode in episodes], np.float32)
         advantages, differ = np.zeros_like(rewards), np.zeros(rewards.shape, bool)
         for first in range(0, len(rewards), self._settings.group):
             group = [i for i in range(first, first + self._settings.group) if episodes[i].end is not End.FAILED]
@@ -208,15 +221,15 @@ class PolicyBatches(BatchSource):
                 differ[group] = np.ptp(rewards[group]) > 0
         return advantages, differ
 
-    def _scored(self, rows: Row, model: Any, state: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities and values of all rows, [R, T], by the model before the first update."""
+    def _scored(self, rows: Row, model: Any, state: Any) -> Row:
+        """What `Learner.score` finds of all rows, [R, T, ...], by the model before the first update."""
         found = []
         size = len(rows["tokens"]) // self._settings.minibatches
         for begin in range(0, len(rows["tokens"]), size):
             batch = self._setting.place({name: x[begin : begin + size] for name, x in rows.items()})
             found.append(jax.device_get(self._score(model, state.heads, batch)))
-        flat = lambda x: np.asarray(x, np.float32).reshape(-1, x.shape[-1])
-        return np.concatenate([flat(p) for p, _ in found]), np.concatenate([flat(v) for _, v in found])
+        flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
+        return {name: np.concatenate([flat(part[name]) for part in found]) for name in found[0]}
 
     def _shares(self, episodes: Sequence[TokenEpisode], began: float, played: float) -> dict[str, Any]:
         """Where time goes: seconds of sampling, and of environments (summed over episodes, beside it); and the share
@@ -235,7 +248,7 @@ def figures(episodes: Sequence[TokenEpisode], group: int) -> dict[str, Any]:
     share = lambda end: mean(episode.end is end for episode in episodes)
     written = [sum(episode.written) for episode in sound]
     calls = sum(episode.calls for episode in sound)
-    return {
+    return _of_rules(sound) | {
         "success": mean(bool(episode.outcome.success) for episode in sound),
         "reward": mean(episode.reward for episode in sound),
         "reward_std": np.float64(np.std([episode.reward for episode in sound])),
@@ -249,4 +262,17 @@ def figures(episodes: Sequence[TokenEpisode], group: int) -> dict[str, Any]:
         "cut": share(End.CUT),
         "out_of_turns": share(End.TURNS),
         "environment_failures": share(End.FAILED),
+    }
+
+
+def _of_rules(episodes: Sequence[TokenEpisode]) -> dict[str, Any]:
+    """Metrics of the episodes that have rules; none without any."""
+    ruled = [episode for episode in episodes if episode.rules is not None]
+    if not ruled:
+        return {}
+    calls = sum(episode.calls for episode in ruled)
+    broken = sum(bool(episode.violations()) for episode in ruled)
+    return {
+        "violations": np.float64(broken / len(ruled)),
+        "held_back": np.float64(sum(episode.held for episode in ruled) / max(calls, 1)),
     }

@@ -7,6 +7,8 @@ import pydantic
 from pydantic import Field
 
 from data.environments import AnyEnvironment, EnvironmentConfig
+from data.policy import read_policy
+from maverick_jax.errors import InputError
 from maverick_jax.settings.section import Section
 from maverick_jax.text.chat import find_dialect
 
@@ -43,6 +45,9 @@ class RolloutSettings(Section):
     is learned from it. null: no limit."""
     result_characters: Positive = 20_000
     """Most characters of one message of an environment; longer ones are cut, and say so."""
+    gate: bool = False
+    """Whether calls that break the rules of their environment's `policy` are held back: they get an error as their
+    result and do not reach the environment."""
     passes: Positive = 1
     """How often the same episodes are learned from before new ones are played."""
     minibatches: Positive = 1
@@ -91,6 +96,17 @@ class RolloutSettings(Section):
 def environment_of(environments: dict[str, EnvironmentConfig], number: int) -> EnvironmentConfig:
     """The environment of task `number`; they take turns."""
     return list(environments.values())[number % len(environments)]
+
+
+def unread_policies(environments: dict[str, EnvironmentConfig]) -> list[tuple[str, str]]:
+    """(config key, error) of each environment whose policy cannot be read."""
+    found = []
+    for name, environment in environments.items():
+        try:
+            _ = None if environment.policy is None else read_policy(environment.policy)
+        except InputError as error:
+            found.append((f"objective.environments.{name}.policy", str(error)))
+    return found
 
 
 def derived(*numbers: int) -> int:

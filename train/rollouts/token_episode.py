@@ -6,13 +6,15 @@ import enum
 import time
 from collections.abc import Sequence
 
+from data.guard import Gate, GateVerdict
+from data.policy import ToolPolicy, Violation, find_violations
 from data.trajectories import Outcome, Provenance, Step, Trajectory
 from data.trajectories.trajectory import MAX_LABEL
 from maverick_jax.errors import InputError
 from maverick_jax.inference.replies import read_reply
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Conversation, Message, Role, render
-from train.rollouts.episodes import as_text
+from train.rollouts.episodes import HELD, as_text, refused
 from train.rollouts.guarded import EnvironmentFailed, GuardedEnvironment
 
 MALFORMED = "Error: your message could not be read ({reason}). Write it again."
@@ -39,17 +41,27 @@ class EpisodeLimits:
     turn_tokens: int
     turns: int
     learn_from_cut: bool = False
+    gate: bool = False
+    """Whether calls that break a rule are held back."""
 
 
 class TokenEpisode:
     """An episode under way. `take` gets each message of the model, until `end` is set."""
 
     def __init__(
-        self, environment: GuardedEnvironment, tokenizer: Tokenizer, dialect: str, limits: EpisodeLimits, seed: int
+        self,
+        environment: GuardedEnvironment,
+        tokenizer: Tokenizer,
+        dialect: str,
+        limits: EpisodeLimits,
+        seed: int,
+        rules: ToolPolicy | None = None,
     ):
-        """Opens the environment's episode of `seed`. An environment that fails ends the episode at once."""
+        """Opens the environment's episode of `seed`. An environment that fails ends the episode at once. `rules`: what
+        `violations` finds, and what a gate holds back."""
         self._environment, self._tokenizer, self._dialect, self._limits = environment, tokenizer, dialect, limits
-        self.seed, self.task = seed, ""
+        self.seed, self.task, self.rules = seed, "", rules
+        self._gate = Gate(rules, time_limit=None, log=False) if rules is not None and limits.gate else None
         self.tokens: list[int] = []
         self.written: list[bool] = []
         """Per token: whether the model wrote it."""
@@ -58,7 +70,8 @@ class TokenEpisode:
         self.steps: list[Step] = []
         self.end: End | None = None
         self.outcome = Outcome(0.0, False)
-        self.turns = self.malformed = self.calls = self.errors = 0
+        self.turns = self.malformed = self.calls = self.errors = self.held = 0
+        """Counts; `held`: of calls that the gate held back."""
         self.seconds = 0.0
         """Time that the environment took."""
         began = time.perf_counter()
@@ -103,9 +116,17 @@ class TokenEpisode:
             self._go_on(begin)
 
     def _act(self, message: Message) -> None:
-        """The environment answers the message."""
-        self.steps.append(Step(message))
+        """The environment answers the message. Calls that the gate holds back get errors as their results instead:
+        what the model wrote stays in its context, so that it learns to ask, or to leave it."""
+        verdict, run = GateVerdict(), None if self._gate is None else self.trajectory("", {})
+        if self._gate is not None and run is not None:
+            verdict = self._gate.check(run, message)
+        self.steps.append(Step(message, extra={HELD: verdict.as_json()} if verdict.words else {}))
         self.calls += len(message.calls)
+        if verdict.words:
+            self.held += len(message.calls)
+            self.steps += refused(message, verdict.words)
+            return
         began = time.perf_counter()
         try:
             feedback = self._environment.step(message)
@@ -151,6 +172,11 @@ class TokenEpisode:
     @property
     def reward(self) -> float:
         return 0.0 if self.outcome.reward is None else self.outcome.reward
+
+    def violations(self) -> list[Violation]:
+        """The calls that break a rule, whether or not they were carried out."""
+        run = None if self.rules is None else self.trajectory("", {})
+        return [] if self.rules is None or run is None else find_violations(run, self.rules)
 
     def trajectory(self, name: str, extra: dict) -> Trajectory | None:
         """The episode as a trajectory called `name`; None: there is nothing to write."""

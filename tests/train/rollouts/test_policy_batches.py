@@ -19,13 +19,14 @@ from train.rollouts.rollout_files import KEPT_SETS
 from train.rollouts.source import Setting
 
 ROLLOUTS = {"prompts": 4, "group": 4, "max_tokens": 112, "turn_tokens": 40, "slots": 4, "time_limit": None}
-STATE = types.SimpleNamespace(heads={})
+STATE = types.SimpleNamespace(heads={}, objective={})
 T = 224
 
 
-def objective_of(kind="grpo", environments=None, **rollouts) -> Policy:
+def objective_of(kind="grpo", environments=None, penalty=None, **rollouts) -> Policy:
     environments = environments or {"calculator": {"kind": "calculator", "declare": False}}
-    section = {"method": {"kind": kind}, "environments": environments, "rollouts": ROLLOUTS | rollouts}
+    section = {"method": {"kind": kind}, "environments": environments, "rollouts": ROLLOUTS | rollouts,
+               "penalty": penalty}  # fmt: skip
     return Policy.model_validate_json(json.dumps(section)).in_run(None, (), False)
 
 
@@ -36,14 +37,19 @@ def source(tmp_path):
 
     def make(objective: Policy, folder="run", left_out=0) -> PolicyBatches:
         rows = objective.rollouts.rows(T)
-        setting = Setting(None, {"tokens": jnp.zeros((1, rows, T), jnp.int32)}, lambda state: None, 5, BYTES,
-                          tmp_path / folder, lambda rows: rows, lambda update: update - 1 + left_out)  # fmt: skip
+        batch = {"tokens": jnp.zeros((1, rows, T), jnp.int32)}
+        if objective.replay_routes:
+            batch["routes"] = jnp.zeros((1, rows, T, 2, 1), jnp.int16)
+        setting = Setting(None, batch, lambda state: None, 5, BYTES, tmp_path / folder, lambda rows: rows,
+                          lambda update: update - 1 + left_out)  # fmt: skip
         found = PolicyBatches(objective, setting)
         found._with_weights = lambda model: engine
-        found._score = lambda model, heads, batch: (
-            -1.0 - 0 * batch["advantages"][None],
-            0.25 + batch["advantages"][None],
-        )
+        found._score = lambda model, heads, batch: {
+            "old_log_probs": -1.0 - 0 * batch["advantages"][None],
+            "old_values": 0.25 + batch["advantages"][None],
+            **({"routes": batch["routes"][None] + np.arange(T, dtype=np.int16)[:, None, None]}
+               if "routes" in batch else {}),
+        }  # fmt: skip
         return found
 
     yield make
@@ -91,6 +97,16 @@ def test_parts_of_a_set_are_learned_from_in_turn_and_read_by_a_later_process(sou
         source(objective, "empty")(3, STATE)
 
 
+def test_routes_of_before_the_first_update_are_kept_for_all(source):
+    objective = objective_of(passes=2).model_copy(update={"replay_routes": True})
+    batches = source(objective)
+    found = [batches(update, STATE)["routes"] for update in (1, 2)]
+    found.append(source(objective)(2, STATE)["routes"])  # of a later process
+    for routes in found:
+        assert routes.shape == (8, T, 2, 1) and routes.dtype == np.int16
+        np.testing.assert_array_equal(routes[3, :, 1, 0], np.arange(T))
+
+
 def test_a_run_goes_on_from_a_checkpoint_in_the_middle_of_a_set_long_ago(source, tmp_path):
     objective = objective_of("ppo", passes=2)
     (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)  # after the first of the two updates on set 0
@@ -108,6 +124,36 @@ def test_groups_of_equal_rewards_can_be_left_out(source):
     batch = source(objective_of("dapo", always))(1, STATE)
     own = batch["loss_weights"] > 0
     assert batch["loss_weights"].sum() == pytest.approx(1, abs=1e-5) and (batch["advantages"][own] != 0).all()
+
+
+def no_products(tmp_path) -> dict:
+    """A calculator whose rules grant sums alone."""
+    (tmp_path / "rules.yaml").write_text("tools: {add: {privilege: 1}, subtract: {privilege: 1}}")
+    return {"kind": "calculator", "declare": False, "policy": str(tmp_path / "rules.yaml")}
+
+
+def test_episodes_that_break_a_rule_lose_the_multiplier(source, tmp_path):
+    rules = no_products(tmp_path)
+    both = {"sums": rules | {"operations": ["add"]}, "products": rules | {"operations": ["multiply"]}}
+    batches = source(objective_of("dr_grpo", both, penalty={"target": 0.1}))
+    batch = batches(1, types.SimpleNamespace(heads={}, objective={"multiplier": jnp.float32(3.0)}))
+    own = batch["loss_weights"] > 0
+    of = lambda rows: set(np.unique(batch["advantages"][rows][own[rows]]))
+    # of four episodes, three call and are right, and one guesses
+    assert of([0, 1, 4, 5]) == {np.float32(0.25), np.float32(-0.75)}
+    assert of([2, 3, 6, 7]) == {np.float32(-0.5), np.float32(1.5)}  # 1 - 3 for a call that is not granted
+    assert batch["violation_rate"].shape == (8,) and set(batch["violation_rate"]) == {np.float32(6 / 16)}
+    found = batches.metrics()
+    assert (found["violations"], found["held_back"], found["success"], found["reward"]) == (6 / 16, 0, 0.75, 0.75)
+
+
+def test_a_gate_holds_back_what_breaks_a_rule(source, tmp_path):
+    products = {"products": no_products(tmp_path) | {"operations": ["multiply"]}}
+    batches = source(objective_of("dr_grpo", products, gate=True))
+    batches(1, STATE)
+    found = batches.metrics()
+    assert (found["violations"], found["held_back"], found["success"]) == (0.75, 1, 0)
+    assert found["call_errors"] == 0  # the environment saw no call
 
 
 class FailsLoudly(Fails):

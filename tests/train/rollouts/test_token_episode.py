@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from data.environments import CalculatorConfig, Feedback, Opening, ToyShopConfig
+from data.policy import PolicyRule, read_policy
 from data.trajectories import Outcome, Step
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import DIALECTS, Conversation, Message, Role, ToolCall, render
+from train.rollouts.episodes import HELD
 from train.rollouts.guarded import GuardedEnvironment
 from train.rollouts.token_episode import End, EpisodeLimits, TokenEpisode
 
@@ -15,11 +17,11 @@ EOT = BYTES.controls["<|eot|>"]
 LIMITS = EpisodeLimits(tokens=400, turn_tokens=64, turns=4)
 
 
-def opened(config=None, limits=LIMITS, dialect="meta_pythonic", seed=3) -> TokenEpisode:
+def opened(config=None, limits=LIMITS, dialect="meta_pythonic", seed=3, rules=None) -> TokenEpisode:
     config = config or CalculatorConfig(declare=False)
     made = config if not hasattr(config, "make") else config.make()
     behind = GuardedEnvironment(lambda: made, time_limit=None, most_characters=1000)
-    return TokenEpisode(behind, BYTES, dialect, limits, seed)
+    return TokenEpisode(behind, BYTES, dialect, limits, seed, rules)
 
 
 def writes(episode: TokenEpisode, text: str, *, cut=False) -> None:
@@ -80,6 +82,27 @@ def test_turns_and_tokens_are_limited():
     writes(episode, "[add(a=1, b=2)]")
     assert (episode.end, episode.outcome.termination) == (End.CUT, "results leave no room")
     assert opened(limits=EpisodeLimits(20, 64, 4)).end is End.CUT
+
+
+SHOP_RULES = read_policy("package:toy_shop_policy")
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_call_that_breaks_a_rule_is_found_and_held_back_by_a_gate(gate):
+    limits = EpisodeLimits(2000, 64, 8, gate=gate)
+    episode = opened(ToyShopConfig(tasks=("cancel",), declare=False), limits, rules=SHOP_RULES)
+    shop = episode._environment._environment
+    (order,) = shop.shop.orders
+    assert [step.message.role for step in episode.steps] == [Role.USER]
+    writes(episode, f'[cancel_order(order="{order}")]')  # without a look at it
+    assert [v.rule for v in episode.violations()] == [PolicyRule.ORDER]
+    assert (shop.calls, episode.held, episode.end) == ((0, 1, None) if gate else (1, 0, None))
+    said = episode.steps[-1]
+    assert (gate and "I may not do that here: cancel_order (U5)." in BYTES.decode(episode.tokens)) == gate
+    assert said.error == gate or said.message.text.startswith("Error")
+    assert (HELD in episode.steps[-2].extra) == gate and episode.calls == 1
+    writes(episode, f'[find_order(order="{order}")]')
+    assert shop.calls == (1 if gate else 2) and episode.held == int(gate)
 
 
 class Says:

@@ -1,7 +1,8 @@
 """Reinforcement learning: the model plays episodes in environments and learns from their rewards, by any of the methods
 of `train.objectives.policy.methods`."""
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import jax
@@ -14,25 +15,27 @@ from pydantic import Field
 
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.model.inputs import Inputs
+from maverick_jax.model.inputs import ROUTES, Inputs
 from maverick_jax.model.transformer import Maverick
 from maverick_jax.ops.label_log_probs import label_log_probs
 from maverick_jax.parameters import Role
 from maverick_jax.settings.section import Section
-from train.objectives.base import Batch, ChunkedLogits, Context, Findings, Head, Reference, Sums
+from train.objectives.base import Batch, ChunkedLogits, Context, Findings, Head, Reference, State, Sums
 from train.objectives.next_token import router_loss, router_metrics
 from train.objectives.policy import losses
 from train.objectives.policy.advantages import generalized, whitened
 from train.objectives.policy.corrections import Correction
 from train.objectives.policy.methods import AnyMethod, Grpo, Ppo
+from train.objectives.policy.penalty import ViolationPenalty
 from train.objectives.preference.reference import MODEL, AdaptersOff, AnyReference, StoredReference, reference_of_run
 from train.rollouts.episode_rows import EpisodeRows, Row
 from train.rollouts.policy_batches import PolicyBatchMaker
-from train.rollouts.settings import Environments, RolloutSettings
+from train.rollouts.settings import Environments, RolloutSettings, unread_policies
 
 VALUE = "value"
 FIELDS = ("advantages", "sampled_log_probs", "old_log_probs")
 OF_VALUES = ("old_values", "returns")
+MULTIPLIER, VIOLATIONS = "multiplier", "violation_rate"
 
 
 class ReferenceDivergence(Section):
@@ -60,6 +63,10 @@ class Policy(ChunkedLogits):
     reference: AnyReference | None = None
     """The reference of `kl`. null: the model without its adapters if only adapters are trained, or else the model at
     `model.init_from`."""
+    replay_routes: bool = False
+    """Whether all updates on a set of episodes use the experts that were chosen before the first of them."""
+    penalty: ViolationPenalty | None = None
+    """What episodes lose that break a rule of their environment's `policy`; null: nothing."""
     correction: Correction | None = None
     """Correction of the difference between the engine that samples and the forward pass that is trained. null: none,
     because both have the same weights; `sampler_gap` says how far they are apart."""
@@ -74,6 +81,10 @@ class Policy(ChunkedLogits):
             raise ValueError("reference.kind: stored, and episodes are new in every update; expected copy")
         if self.reference is not None and self.kl is None:
             raise ValueError("reference: given without kl, which alone reads it")
+        ruled = any(environment.policy is not None for environment in self.environments.values())
+        for key, asked in (("penalty", self.penalty is not None), ("rollouts.gate", self.rollouts.gate)):
+            if asked and not ruled:
+                raise ValueError(f"{key}: needs the rules of an environment, and none has a `policy`")
         if self.correction is not None and self.rollouts.temperature != 1:
             raise ValueError("correction: needs rollouts.temperature: 1, at which the engine reports log-probabilities")
         return self
@@ -91,7 +102,9 @@ class Policy(ChunkedLogits):
         return ("router",)
 
     def fields(self) -> tuple[str, ...]:
-        return (*super().fields(), *FIELDS, *(OF_VALUES if self.method.has_values else ()))
+        more = {ROUTES: self.replay_routes, VIOLATIONS: self.penalty is not None}
+        asked = [name for name, read in more.items() if read]
+        return (*super().fields(), *FIELDS, *(OF_VALUES if self.method.has_values else ()), *asked)
 
     def references(self) -> dict[str, Reference]:
         return {} if self.reference is None else self.reference.references()
@@ -105,13 +118,21 @@ class Policy(ChunkedLogits):
             return ()
         return (Head(VALUE, (model.hidden_size,), (None,), 1 / (model.hidden_size + 1)),)
 
+    def check_model(self, model: ModelConfig, sequence_length: int) -> Findings:
+        if not self.replay_routes:
+            return []
+        why = {"the model has no routed experts": not model.moe_layers,
+               "model.loops runs layers several times": model.loops is not None}  # fmt: skip
+        return [("objective.replay_routes", f"true, and {said}; expected false") for said, so in why.items() if so]
+
     def check_batch(self, batch_size: int, sequence_length: int, groups: int) -> Findings:
         # asked of a job of one process, JAX would look for devices, which a plan for other devices must not do
         if jax.distributed.is_initialized() and (processes := jax.process_count()) > 1:
             return [
                 ("objective.kind", f"policy plays episodes in one process, and the job has {processes}; expected 1")
             ]
-        return self.rollouts.misfits(batch_size, sequence_length, groups)
+        unread = unread_policies(self.environments)
+        return [*unread, *self.rollouts.misfits(batch_size, sequence_length, groups)]
 
     def pinned(self) -> dict[str, str]:
         updates = f"{self.rollouts.passes} x {self.rollouts.minibatches}"
@@ -121,16 +142,29 @@ class Policy(ChunkedLogits):
 
     @property
     def scores_first(self) -> bool:
-        return self.method.has_values or self.rollouts.updates > 1
+        return self.method.has_values or self.replay_routes or self.rollouts.updates > 1
 
     def group_advantages(self, rewards: np.ndarray) -> np.ndarray:
         return self.method.advantages(rewards)
 
+    def credited(self, rewards: np.ndarray, violated: np.ndarray, state: Mapping[str, Any]) -> np.ndarray:
+        return rewards if self.penalty is None else self.penalty.penalized(rewards, violated, state[MULTIPLIER])
+
     def loss_mean(self) -> tuple[str, bool]:
         return self.method.normalization, self.method.drop_equal
 
-    def score(self, model: Maverick, heads: dict[str, nnx.Param], batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda microbatch: self._seen(model, microbatch, heads)[:2], batch)
+    def score(self, model: Maverick, heads: dict[str, nnx.Param], batch: Batch) -> Batch:
+        def one(microbatch: Batch) -> Batch:
+            inputs, chosen = dataclasses.replace(Inputs.of(microbatch), routes=None), {}
+            if self.replay_routes:
+                hidden, _, routes = model.routed(inputs)
+                chosen = {ROUTES: routes}
+            else:
+                hidden, _ = model.hidden(inputs)
+            new, values = self._read(hidden, model, microbatch, heads)
+            return {"old_log_probs": new, "old_values": values} | chosen
+
+        return jax.lax.map(one, batch)
 
     def estimated(self, rewards: np.ndarray, values: np.ndarray, rows: EpisodeRows) -> Row | None:
         if not isinstance(self.method, Ppo):
@@ -146,10 +180,20 @@ class Policy(ChunkedLogits):
 
     # ---- training ------------------------------------------------------------------------------------------------
 
+    def init(self) -> State:
+        """The multiplier of the penalty, if there is one."""
+        return {} if self.penalty is None else {MULTIPLIER: jnp.float32(self.penalty.start)}
+
+    def advance(self, state: State, metrics: Sums) -> State:
+        return (
+            state if self.penalty is None else {MULTIPLIER: self.penalty.next(state[MULTIPLIER], metrics[VIOLATIONS])}
+        )
+
     def totals(self, batch: Batch) -> Sums:
         """As for all objectives, and the number of tokens that are learned from, `written`."""
         written = jnp.sum((batch["loss_weights"] > 0).astype(jnp.float32))
-        return {"written": jnp.maximum(written, 1), **super().totals(batch)}
+        found = {"written": jnp.maximum(written, 1), **super().totals(batch)}
+        return found if self.penalty is None else found | {VIOLATIONS: jnp.mean(batch[VIOLATIONS])}
 
     def loss(self, model: Maverick, batch: Batch, totals: Sums, context: Context) -> tuple[jax.Array, Sums]:
         new, values, stats = self._seen(model, batch, context.heads)
@@ -179,6 +223,8 @@ class Policy(ChunkedLogits):
         out = {"loss": sums["loss"], "policy_loss": sums["policy_loss"]}
         names = ("entropy", "ratio_off", "clip_fraction", "kl", "sampler_kl", "reference_kl", "value_error")
         out |= {name: sums[name] / totals["written"] for name in names if name in sums}
+        if self.penalty is not None:
+            out |= {MULTIPLIER: context.state[MULTIPLIER], VIOLATIONS: totals[VIOLATIONS]}
         if sums["router"] is not None:
             out |= router_metrics(sums["router"], totals["tokens"], model.config.num_experts_per_tok)
         return out
@@ -207,16 +253,20 @@ class Policy(ChunkedLogits):
         """Log-probabilities of labels at the temperature of sampling and values, float32[b, T], and the routers'
         statistics."""
         hidden, stats = model.hidden(Inputs.of(batch))
+        return *self._read(hidden, model, batch, heads), stats
+
+    def _read(self, hidden: jax.Array, model: Maverick, batch: Batch, heads: dict) -> tuple[jax.Array, jax.Array]:
+        """The first two of `_seen`, from hidden states."""
         new = self._log_probs(hidden, model.stored_output_weight(), model, batch)
         if not self.method.has_values:
-            return new, jnp.zeros_like(new), stats
+            return new, jnp.zeros_like(new)
         wide = reshard(hidden, model.rules("batch", "length", None)).astype(jnp.float32)
-        return new, jnp.sum(wide * heads[VALUE][...].astype(jnp.float32)[None, None, :], axis=-1), stats
+        return new, jnp.sum(wide * heads[VALUE][...].astype(jnp.float32)[None, None, :], axis=-1)
 
     def _reference_log_probs(self, model: Maverick, batch: Batch, context: Context) -> jax.Array:
         reference = context.base if isinstance(self.reference, AdaptersOff) else context.references[MODEL]
         assert reference is not None, "the model without its adapters is not at hand"
-        hidden, _ = reference.hidden(Inputs.of(batch))
+        hidden, _ = reference.hidden(dataclasses.replace(Inputs.of(batch), routes=None))
         hidden = reshard(hidden, model.rules("batch", "length", None))
         head = reshard(reference.output_weight(), model.rules.compute("embed", "vocab"))
         return self._log_probs(hidden, head, model, batch)

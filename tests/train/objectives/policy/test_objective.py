@@ -9,6 +9,7 @@ from flax import nnx
 
 from maverick_jax.checkpoint import names
 from maverick_jax.errors import InputError
+from maverick_jax.model.inputs import Inputs
 from maverick_jax.network import Balance
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
@@ -100,6 +101,31 @@ def test_the_first_update_is_reinforce_with_a_ratio_of_1(kind):
         expected = result(objective.model_copy(update={"method": plain()}), batch)
     for one, other in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * max(np.abs(other).max(), 1e-3))
+
+
+@pytest.mark.parametrize("k", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_replayed_routes_are_those_of_the_scored_model(k):
+    """After an update that moves the routers' choices, the loss still uses the experts of before."""
+    objective = objective_of("grpo", replay_routes=True)
+    assert "routes" in objective.fields() and objective.scores_first
+    config = CONFIG.model_copy(update={"num_experts_per_tok": k})
+    batch = batch_of(objective, EPISODES, 24, 2)
+    zeros = np.zeros((*batch["tokens"].shape, len(config.moe_layers), k), np.int16)
+    with jax.set_mesh(single_device_mesh()):
+        before, after = (tiny.on_mesh(tiny.model_of(config, seed)) for seed in (0, 1))
+        placed = tiny.placed(batch | {"routes": zeros})
+        scored = jax.jit(objective.score)(before, {}, placed)
+        context = Context(jnp.zeros((), jnp.int32), {}, {})
+        load = lambda model, routes: jax.jit(
+            lambda batch: objective.loss(model, batch, {"tokens": 1}, context)[1]["router"].load
+        )({name: x[0] for name, x in (placed | routes).items()})
+        plain = jax.jit(lambda batch: before.hidden(Inputs.of(batch))[1].load)(
+            {name: x[0] for name, x in placed.items() if name != "routes"}
+        )
+        kept = load(after, {"routes": scored["routes"]})
+    np.testing.assert_array_equal(kept, plain)
+    dense = tiny.model_config(num_local_experts=0)
+    assert "no routed experts" in objective.check_model(dense, 24)[0][1] and not objective.check_model(config, 24)
 
 
 def test_what_the_model_did_not_write_has_no_gradient():

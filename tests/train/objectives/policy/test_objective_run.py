@@ -14,10 +14,12 @@ from train.config_files import read_config
 POLICY = {
     "kind": "policy",
     "method": {"kind": "ppo"},
-    "environments": {"sums": {"kind": "calculator", "declare": False, "operations": ["add"]},
+    "environments": {"sums": {"kind": "calculator", "declare": False, "operations": ["add"],
+                              "policy": "package:toy_shop_policy"},
                      "products": {"kind": "calculator", "declare": False, "operations": ["multiply"]}},
     "rollouts": {"prompts": 4, "group": 2, "max_tokens": 80, "turn_tokens": 6, "slots": 4, "passes": 2,
                  "minibatches": 2, "learn_from_cut": True},
+    "penalty": {"target": 0.5, "rate": 0.25}, "replay_routes": True,
 }  # fmt: skip
 OPTIONS = [f"objective={json.dumps(POLICY)}", "data={tokenizer: bytes, batch_size: 4, sequence_length: 80}",
            "run.eval_every=0", "optimizer.accumulation_steps=2", "model.compute_dtype=float32"]  # fmt: skip
@@ -35,6 +37,8 @@ def test_a_killed_run_goes_on_to_the_bit(runs, tmp_path):
     found = lines(whole)
     assert all("success" in found[i] for i in (0, 4)) and "success" not in found[1]
     assert [line["ratio_off"] for line in found[:1]] == [0.0] and found[-1]["value_error"] > 0
+    multipliers = [line["multiplier"] for line in found]
+    assert multipliers[0] == 1 and len(set(multipliers)) == 8  # it moves with every update
     routers = [{k: v for k, v in checksums(whole, step).items() if k.endswith("moe/router")} for step in (2, 8)]
     assert routers[0] and routers[0] == routers[1]
     for step in (4, 6):  # between two sets, and in the middle of one
@@ -47,6 +51,7 @@ def test_a_killed_run_goes_on_to_the_bit(runs, tmp_path):
     ("options", "why"),
     [
         (["data.batch_size=8"], "data.batch_size: 8 rows of 1 episodes, and an update has 4 episodes"),
+        (["objective.environments.sums.policy=none.yaml"], "objective.environments.sums.policy: .*no such file"),
         (["data.sequence_length=60"], "data.sequence_length: 60 is less than objective.rollouts.max_tokens"),
         (["data.sources={x: {kind: synthetic}}"], "data.sources: objective.kind: policy learns from episodes"),
         (["objective={kind: pretrain}"], "data.sources: none, and objective.kind: pretrain learns from data"),

@@ -1,0 +1,97 @@
+#!/usr/bin/env python
+"""The second phase: reinforcement learning in the toy shop with a penalty of violations, whose multiplier adapts.
+
+    python benchmarks/second_phase.py --work FOLDER [--start weak] [--seeds 0 1 2] [--plot FILE.png] [key=value ...]
+
+FOLDER is that of `benchmarks/violations.py`, whose start (a careless clerk) is trained there if it is missing. `--start
+weak` begins at a start of its own, after 120 updates, which makes many mistakes. Each seed learns by GRPO from episodes
+with customers of its own; start and results then serve `--episodes` customers that no run has drawn, at temperature 1.
+`key=value` overrides are passed to all. What is there is not repeated. The last line is JSON.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from benchmarks.overrides import with_overrides
+from benchmarks.violations import DIALECT, JUDGED, MODEL, POLICY, judged, prepare, start_config, trained
+
+STEPS = {"start": 400, "weak": 120}
+"""Updates of the starts, by name."""
+TOKENS, ANSWER = 256, 48
+
+
+def policy_config(work: pathlib.Path, start: str, seed: int, steps: int) -> dict[str, Any]:
+    """The config of one seed's run."""
+    shop = {"kind": "toy_shop", "declare": False, "max_turns": 10, "policy": POLICY}
+    rollouts = {"prompts": 16, "group": 8, "max_tokens": TOKENS, "turn_tokens": ANSWER, "dialect": DIALECT,
+                "learn_from_cut": True, "slots": 64, "write_every": 10}  # fmt: skip
+    name = f"{start}-phase{seed}"
+    return {
+        "run": {"name": name, "dir": str(work / name), "steps": steps, "seed": seed},
+        "model": {**MODEL, "init_from": str(work / start), "compute_dtype": "float32", "remat": "none"},
+        "data": {"tokenizer": str(work / "tokenizer"), "batch_size": 128, "sequence_length": TOKENS},
+        "objective": {"kind": "policy", "method": {"kind": "grpo"}, "environments": {"shop": shop},
+                      "rollouts": rollouts, "penalty": {"target": 0.02, "start": 1.0, "rate": 0.2}},
+        "optimizer": {"learning_rate": 1.5e-4, "warmup_steps": 5, "schedule": "cosine", "min_ratio": 0.1},
+        "checkpoint": {"every": 20, "keep": 2},
+        "logging": {"progress": False, "every": 1},
+    }  # fmt: skip
+
+
+def curves(run_dir: pathlib.Path) -> dict[str, list[float]]:
+    """What the run's own episodes did, by update."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    sets = [line for line in lines if "success" in line]
+    return {name: [line[name] for line in sets] for name in ("success", "violations", "multiplier", "calls")}
+
+
+def plot(found: dict[str, Any], path: pathlib.Path) -> None:
+    """Success, violations and the multiplier of each seed by update."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = {"success": "episodes that succeed", "violations": "episodes with a violation", "multiplier": "multiplier"}
+    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), constrained_layout=True)
+    for panel, (name, title) in zip(panels, names.items(), strict=True):
+        for seed in (seed for seed in found if seed.startswith("seed ")):
+            values = found[seed]["curves"][name]
+            panel.plot(range(1, len(values) + 1), values, label=seed, linewidth=1.2)
+        panel.set(title=title, xlabel="updates of 128 episodes", ylim=(0, 1) if name == "success" else (0, None))
+        panel.grid(axis="y", alpha=0.3)
+    panels[0].legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--start", choices=STEPS, default="start")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--customers", type=int, default=JUDGED, help="first seed of the customers who judge")
+    parser.add_argument("--plot", type=pathlib.Path)
+    args, overrides = with_overrides(parser)
+    prepare(args.work)
+    start = trained(args.work, args.start, start_config(args.work, STEPS[args.start], args.start))
+    found: dict[str, Any] = {}
+    for seed in args.seeds:
+        config = policy_config(args.work, args.start, seed, args.steps)
+        run_dir = trained(args.work, config["run"]["name"], config, *overrides)
+        before, after = (judged(model, args.work, args.episodes, seed, args.customers) for model in (start, run_dir))
+        found[f"seed {seed}"] = {"curves": curves(run_dir), "before": before, "after": after}
+        print(json.dumps({seed: {"before": before, "after": after}}, indent=1), flush=True)
+    if args.plot:
+        plot(found, args.plot)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
