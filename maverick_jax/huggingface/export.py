@@ -145,8 +145,7 @@ def write_folder(
         parameters = sum(math.prod(reader.shape) for reader in divided.plain.values())
         with ByteProgress(f"writing {path.name}", total_bytes(plan)) as progress:
             write_tensors(aside, plan, options.max_shard_gb, parameters, progress.advance)
-        if divided.kept:
-            extensions.write(aside, divided.kept, beside)
+        extensions.write(aside, divided.kept, beside)
         require_undamaged(readers)
     kind = options.quantization.kind if options.quantization else options.dtype
     log.info("wrote %s: %d parameters, %s, %.3f GB", path, parameters, kind, total_bytes(plan) / 1e9)

@@ -124,7 +124,9 @@ def tensor_name(ours: str) -> str:
 
 
 def write(model: pathlib.Path, kept: Mapping[str, Any], plan: list[Planned]) -> None:
-    """Writes the sidecar of the folder `model`: the config's keys, and tensors under `tensor_name`."""
+    """Writes the sidecar of the folder `model`: the config's keys, and tensors under `tensor_name`. No keys: none."""
+    if not kept:
+        return
     folder = model / FOLDER
     folder.mkdir()
     write_json(folder / CONFIG, {"version": VERSION, "model": dict(kept)})
