@@ -96,3 +96,15 @@ def test_what_computes_no_latents_refuses_them(model, engine):
 def test_pieces_end_at_latents():
     tokens = np.array([1, 2, LATENT, LATENT, 3])
     assert [end_of_piece(tokens, start, 5, LATENT) for start in range(5)] == [2, 2, 3, 4, 5]
+
+
+def test_a_latent_is_computed_alone(model):
+    """In a program of one token, not of the shortest piece of a prompt; a model without latents has no such program."""
+    with SlotEngine(model, TOKENIZER, SETTINGS) as engine:
+        used, prefill = [], engine._device.prefill
+        engine._device.prefill = lambda work: (
+            used.append(engine._device._piece(work)[0].tokens.shape[1]),
+            prefill(work),
+        )
+        engine.submit(request_of(5, 3))[0].result()
+        assert used == [8, 1, 1, 1, 1] and engine._device.pieces == [8]
