@@ -15,7 +15,14 @@ from maverick_jax.huggingface import extensions
 from maverick_jax.initialization.from_model import initial_weights
 from maverick_jax.initialization.layer_map import Start
 from maverick_jax.model_source import open_source
-from maverick_jax.pretrained import abstract_model, export, import_checkpoint, load_pretrained, save_pretrained
+from maverick_jax.pretrained import (
+    abstract_model,
+    export,
+    import_checkpoint,
+    load_layers,
+    load_pretrained,
+    save_pretrained,
+)
 from maverick_jax.sharding import single_device_mesh
 from tests.helpers.folders import files_of, store_run
 from tests.parity.oracle import our_model, random_parameters, random_tokens, shapes, variant
@@ -140,6 +147,17 @@ def test_import_init_from_and_export_of_a_folder_with_a_sidecar(whole, tmp_path)
         found = initial_weights(abstract_model(WHOLE, single_device_mesh()), Start(str(whole)), 0)
     for name, x in names.flatten(found).items():
         np.testing.assert_array_equal(np.asarray(x), PARAMETERS[name], err_msg=name)
+
+
+def test_an_engine_reads_a_sidecar(tmp_path):
+    """Layer by layer, as `chat` and `serve` do; heads for thoughts, which engines refuse, are left out."""
+    heads = {"reasoning_heads": KEYS["reasoning_heads"] | {"scratch_heads": 0}}
+    config = ModelConfig.model_validate_json(json.dumps(PLAIN.model_dump(mode="json") | KEYS | heads))
+    save_pretrained(model_of(config), tmp_path / "out", "float32", sidecar=True)
+    found = names.flatten(load_layers(tmp_path / "out"))
+    np.testing.assert_array_equal(np.asarray(found["rest/latent/matrix"]), PARAMETERS["latent/matrix"])
+    q = PARAMETERS["periods/layer_0/reasoning/schema/q"]
+    np.testing.assert_array_equal(np.asarray(found["layers/0/reasoning/schema/q"]), q[0])
 
 
 def test_what_is_not_dropped_is_kept(tmp_path):
