@@ -79,14 +79,18 @@ def path_to(node: int, before: dict[int, int]) -> list[int]:
     return path[::-1]
 
 
-def made(random: np.random.RandomState) -> Question:
+NODES, FEW = (19, 27), (6, 10)
+"""Nodes of a question, of which those that nothing leads to or from are not seen; of the first, easy ones."""
+
+
+def made(random: np.random.RandomState, nodes: tuple[int, int] = NODES) -> Question:
     """A question by the published rule: nodes are added one by one, each with Poisson(1.5) edges from earlier nodes,
     deep ones rather than others; 35% of the nodes may descend from the first root but not the second, 35% from the
     second alone, and the others from both. The options are nodes without edges from them, one below each root alone.
     What the rule leaves open (fewer nodes without an edge to them, the deepest option) is as in the published rows."""
     while True:
         edges, below, depth = [], {0: 1, 1: 2}, {0: 0, 1: 0}
-        for node in range(2, random.randint(19, 28)):
+        for node in range(2, random.randint(nodes[0], nodes[1] + 1)):
             kept = [{0, 1}, {0, 2}, {0, 1, 2, 3}][np.searchsorted([0.35, 0.7], random.random_sample())]
             candidates = [other for other in below if below[other] in kept]
             weights = np.array([depth[other] * 1.5 + 1 for other in candidates])
@@ -97,17 +101,17 @@ def made(random: np.random.RandomState) -> Question:
             below[node] = int(np.bitwise_or.reduce([below[other] for other in before] or [0]))
             depth[node] = 1 + min((depth[other] for other in before), default=-1)
         root = int(random.randint(2))
-        if (question := _asked(edges, below, root, random)) is not None:
+        if (question := _asked(edges, below, root, random, 3 if nodes == NODES else 1)) is not None:
             return question
 
 
-def _asked(edges, below: dict[int, int], root: int, random: np.random.RandomState) -> Question | None:
-    """None: no node is as far from its root as the test's are."""
+def _asked(edges, below: dict[int, int], root: int, random: np.random.RandomState, least: int) -> Question | None:
+    """None: no option is `least` steps from its root, or one is further than the test's are."""
     ends = set(below) - {one for one, _ in edges}
     own, other = reached(edges, root), reached(edges, 1 - root)
     far = [len(path_to(node, own)) if node in ends and below[node] == root + 1 else 0 for node in own]
     wrong = [node for node in other if node in ends and below[node] == 2 - root and node != 1 - root]
-    if not wrong or not 3 <= max(far) <= LONGEST:
+    if not wrong or not least <= max(far) <= LONGEST:
         return None
     right = list(own)[int(np.argmax(far))]
     options = (right, wrong[random.randint(len(wrong))])
@@ -157,10 +161,12 @@ class ProsQASource(MadeSource):
     documents: Positive = 1000
     thoughts: bool = True
     latents: LatentSteps = LatentSteps()
+    few: bool = False
+    """Whether graphs have few nodes."""
     corpus_seed: Annotated[int, Field(ge=0)] = 0
 
     def identity(self) -> list:
-        settings = {"documents", "thoughts", "latents", "corpus_seed"}
+        settings = {"documents", "thoughts", "latents", "few", "corpus_seed"}
         return ["prosqa", 1, self.model_dump(mode="json", include=settings)]
 
     def blocks(self, name: str, tokenizer: Tokenizer) -> Iterator[MadeBlock]:
@@ -168,24 +174,27 @@ class ProsQASource(MadeSource):
         for first in range(0, self.documents, 1000):
             numbers = np.arange(first, min(first + 1000, self.documents))
             replaced = self.latents.of_documents(numbers, STEPS, derive(self.corpus_seed, "latents"))
-            found = [written(made(random), int(k), self.thoughts, tokenizer, random) for k in replaced]
+            questions = [made(random, FEW if self.few else NODES) for _ in replaced]
+            found = [written(question, int(k), self.thoughts, tokenizer, random)
+                     for question, k in zip(questions, replaced, strict=True)]  # fmt: skip
             ids, kinds = (np.concatenate(part) for part in zip(*found, strict=True))
             yield MadeBlock(ids, kinds, np.array([len(part) for part, _ in found], np.int64))
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
-ROWS, LENGTH, QUESTIONS_A_ROW = 12, 256, 2.7
-START, STAGE = 1000, 100
+ROWS, LENGTH, QUESTIONS_A_ROW, FEW_A_ROW = 12, 256, 2.7, 9
+EASY, START, STAGE = 500, 500, 100
+"""Updates on graphs of few nodes, then on whole ones; of each stage."""
 MODEL = chain.MODEL | {"num_hidden_layers": 4, "intermediate_size_mlp": 128, "rope_theta": 300.0}
 """Four layers, two with rotary embedding; 200,000 parameters."""
 STAGES = tuple(chain.Part(STAGE, replaced) for replaced in (1, 2, STEPS))
 VARIANTS: dict[str, tuple[chain.Part, ...]] = {
-    "start": (chain.Part(START),),
+    "start": (chain.Part(EASY), chain.Part(START)),
     "text": (chain.Part(len(STAGES) * STAGE),),
     "latents": STAGES,
     "pauses": STAGES,
-    "none": (chain.Part(START + len(STAGES) * STAGE, thoughts=False),),
+    "none": (chain.Part(EASY, thoughts=False), chain.Part(START + len(STAGES) * STAGE, thoughts=False)),
 }
 
 
@@ -195,11 +204,12 @@ def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
     if variant not in ("start", "none"):
         model["init_from"] = str(chain.folder("start", seed, work))
     for number, part in enumerate(VARIANTS[variant], start=10 * list(VARIANTS).index(variant)):
-        source = {"kind": "prosqa", "documents": int(part.updates * ROWS * QUESTIONS_A_ROW), "thoughts": part.thoughts,
-                  "corpus_seed": 100 * seed + number, "held_out_fraction": 0.0,
+        few = part is VARIANTS[variant][0] and variant in ("start", "none")
+        source = {"kind": "prosqa", "documents": int(part.updates * ROWS * (FEW_A_ROW if few else QUESTIONS_A_ROW)),
+                  "thoughts": part.thoughts, "few": few, "corpus_seed": 100 * seed + number, "held_out_fraction": 0.0,
                   "latents": {"replaced": part.replaced, "mix": chain.MIX if part.replaced else 0.0}}  # fmt: skip
         data = {"sources": {f"prosqa_{number}": source}, "kind_weights": {"control": 0}}
-        stage: dict[str, Any] = {"name": f"replaced_{part.replaced}", "steps": part.updates, "data": data}
+        stage: dict[str, Any] = {"name": f"part_{number}", "steps": part.updates, "data": data}
         if variant == "latents":
             stage["model"] = {"latent": {"token_id": chain.LATENT, "passes": part.replaced}}
         stages.append(stage)
