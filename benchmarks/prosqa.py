@@ -5,7 +5,7 @@
 
 A question is a graph and a root; which of two nodes is reached from it? Nodes are letters, drawn anew in each question,
 and the path is the thought. Training rows are made here by the published rule, new in every update; judged are the rows
-of `--test` and 500 made ones. `text`, `latents` and `pauses` go on from `start`, which has thoughts in text. The last
+of `--test` and 300 made ones. `text`, `latents` and `pauses` go on from `start`, which has thoughts in text. The last
 line is one JSON object.
 """
 
@@ -248,7 +248,7 @@ def rights(model: Maverick, questions: Sequence[Question], part: chain.Part, cha
 def measured(variant: str, seed: int, work: pathlib.Path, test: Sequence[Question]) -> dict[str, Any]:
     part, model = VARIANTS[variant][-1], load_pretrained(chain.folder(variant, seed, work))
     random, found = np.random.RandomState(99), {}
-    sets = {"test": test, "made": [made(random) for _ in range(500)]}
+    sets = {"test": test, "made": [made(random) for _ in range(300)]}
     for change in (chain.kept, chain.zeroed) if variant == "latents" else (chain.kept,):
         for name, questions in sets.items():
             figure = figure_of([float(x) for x in rights(model, questions, part, change)])
