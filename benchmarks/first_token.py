@@ -40,7 +40,7 @@ def engines(context: int) -> tuple[SlotEngine, SlotEngine, int]:
     config = ModelConfig.from_name("tiny", compute_dtype="float32")
     token = config.vocab_size - 1
     thinking = ModelConfig.model_validate(config.model_dump() | {"latent": {"token_id": token}})
-    settings = EngineSettings(slots=1, context=context, steps=1, keep_bytes=0)
+    settings = EngineSettings(slots=1, context=context, steps=1, keep_bytes=0, lazy=True)
     return SlotEngine(Maverick.init(config), None, settings), SlotEngine(Maverick.init(thinking), None, settings), token
 
 
