@@ -22,7 +22,7 @@ from benchmarks.engine_worker import CONTEXT, COPIED, LENGTHS, NEW
 from benchmarks.ours import model_config
 from benchmarks.shapes import SHAPES
 from benchmarks.worker import Worker, take_cpus
-from maverick_jax import parameters
+from maverick_jax.accounting.serving import read_bytes
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import MaverickError
 
@@ -30,11 +30,8 @@ from maverick_jax.errors import MaverickError
 def bytes_of_step(config: ModelConfig, rows: int, length: int) -> float:
     """Bytes that a step of `rows` tokens reads at least: float32 weights, of experts those that even routing chooses,
     and the keys and values of `length` positions."""
-    E, k = config.num_local_experts, config.num_experts_per_tok
-    chosen = 1 - (1 - k / E) ** rows if E else 0.0
-    size = lambda p: p.size * (chosen if p.role == "experts" else 0 if p.role == "embed" else 1)
     keys = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * rows * length
-    return 4 * (sum(size(p) for p in parameters.of_model(config)) + keys)
+    return read_bytes(config, rows, 0) + 4 * keys
 
 
 def measure(shape: str, repeats: int, threads: int) -> dict[str, Any]:

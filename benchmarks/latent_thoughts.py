@@ -142,16 +142,18 @@ def folder(variant: str, seed: int, work: pathlib.Path) -> pathlib.Path:
 
 def trained(variant: str, seed: int, work: pathlib.Path) -> float:
     """Trains what is missing of a run; its CPU seconds."""
-    run_dir = folder(variant, seed, work)
-    record, config = run_dir.with_suffix(".json"), run_dir.with_suffix(".yaml")
+    return trained_run(run_config(variant, seed, work), folder(variant, seed, work))
+
+
+def trained_run(config: dict[str, Any], run_dir: pathlib.Path) -> float:
+    """Trains what is missing of the run of `config` in `run_dir`; its CPU seconds."""
+    record, path = run_dir.with_suffix(".json"), run_dir.with_suffix(".yaml")
     if not record.is_file():
-        config.write_text(yaml.safe_dump(run_config(variant, seed, work), sort_keys=False))
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
         before = _children()
-        done = subprocess.run(
-            [sys.executable, "-m", "launch.cli", "train", str(config)], capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-m", "launch.cli", "train", str(path)], capture_output=True, text=True)
         if done.returncode:
-            raise WorkerFailed(f"{config}: {done.stderr[-2000:]}")
+            raise WorkerFailed(f"{path}: {done.stderr[-2000:]}")
         record.write_text(json.dumps({"cpu_seconds": _children() - before}))
     return json.loads(record.read_text())["cpu_seconds"]
 
@@ -182,7 +184,7 @@ def kept(x: jax.Array, is_latent: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="change")
-def _chosen(model: Maverick, tokens: jax.Array, change: Change) -> jax.Array:
+def chosen(model: Maverick, tokens: jax.Array, change: Change) -> jax.Array:
     """The likeliest next token at every place, int32[B, T]."""
     inputs = Inputs(tokens)
     forward, x = model.through(inputs), model.embed_inputs(inputs)
@@ -205,7 +207,7 @@ def right(model: Maverick, replaced: int, thoughts: bool, change: Change = kept)
     tokens[:, written] = 0
     with jax.set_mesh(single_device_mesh()):
         for place in written:
-            tokens[:, place] = np.asarray(_chosen(model, jnp.asarray(tokens), change))[:, place - 1]
+            tokens[:, place] = np.asarray(chosen(model, jnp.asarray(tokens), change))[:, place - 1]
     return float(np.mean(tokens[:, -1] == expected[:, -1]))
 
 

@@ -176,6 +176,10 @@ def export(parser: argparse.ArgumentParser) -> None:
     )
     what = "what to leave out although the model then computes something else: reasoning heads and loops, or latents"
     parser.add_argument("--drop", choices=["reasoning", "latents"], action="append", default=[], help=what)
+    what = "with --drop: do not measure what that costs on the run's held-out data, with the whole model in memory"
+    parser.add_argument("--no-measure", action="store_true", help=what)
+    what = "keep reasoning heads, loops and latents that are not dropped in a folder beside the plain model"
+    parser.add_argument("--sidecar", action="store_true", help=what)
     what = "export only the low-rank adapters, as a PEFT adapter folder, in their own dtype"
     parser.add_argument("--adapter", action="store_true", help=what)
 

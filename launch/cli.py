@@ -167,28 +167,9 @@ def _import(args: argparse.Namespace) -> Any:
 
 
 def _export(args: argparse.Namespace) -> Any:
-    from maverick_jax.adapter_folder import export_adapter
-    from maverick_jax.pretrained import export
+    from launch.export import run
 
-    if args.adapter:
-        if args.text_only or args.quantize:
-            raise InputError("--adapter: exports no model; expected no --text-only and no --quantize")
-        export_adapter(args.checkpoint, args.out, dialect=args.dialect, averaged=args.average)
-        return {"folder": args.out} if args.json else args.out
-    export(
-        args.checkpoint,
-        args.out,
-        args.dtype,
-        args.max_shard_gb,
-        text_only=args.text_only,
-        quantize=args.quantize,
-        group_size=args.group_size,
-        dialect=args.dialect,
-        averaged=args.average,
-        drop_latents="latents" in args.drop,
-        drop_reasoning="reasoning" in args.drop,
-    )
-    return {"folder": args.out} if args.json else args.out
+    return run(args)
 
 
 def _merge(args: argparse.Namespace) -> Any:

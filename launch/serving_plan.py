@@ -1,4 +1,5 @@
-"""What an engine needs on named devices, in closed form: bytes of weights, a slot and a token, and slots that fit."""
+"""What an engine needs on named devices, in closed form: bytes of weights, a slot and a token, slots that fit, and the
+time to the first token."""
 
 import math
 import pathlib
@@ -8,12 +9,23 @@ from launch.units import in_bytes
 from maverick_jax import parameters
 from maverick_jax.accounting.devices import DEVICES
 from maverick_jax.accounting.layout import BYTES, Layout
-from maverick_jax.accounting.serving import slot_bytes, state_bytes, text_bytes
+from maverick_jax.accounting.serving import (
+    Rates,
+    first_token_seconds,
+    latents_for,
+    slot_bytes,
+    state_bytes,
+    text_bytes,
+)
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.sharding import ShardingRules
 
+PROMPTS = (500, 1000, 2000, 4000, 8000, 16000)
+"""Tokens of the prompts whose first token is timed."""
+SHARES = (0.15, 0.2)
+"""Of the time to the first token: what latent thoughts may add."""
 USABLE = 0.92
 """Fraction of a device's memory that a plan may use."""
 
@@ -48,7 +60,20 @@ def serving_plan(model: str, target: str, context: int) -> dict[str, Any]:
         "bytes_per_device": {"weights": weights, "slot": per_slot, "limit": limit},
         "slots": slots,
         "fits": slots > 0,
+        "first_token": _first_tokens(config, device, count, context),
     }
+
+
+def _first_tokens(config: ModelConfig, device: str, count: int, context: int) -> list[dict[str, Any]]:
+    """By length of a lone prompt: seconds to the first token, what another latent thought adds to them, and the numbers
+    of latents that add at most `SHARES`. Devices share all work evenly and send each other nothing."""
+    rates = Rates(count * DEVICES[device].matrix_rate, count * DEVICES[device].memory_rate)
+    found = []
+    for prompt in (length for length in PROMPTS if length <= context):
+        plain, one, two = (first_token_seconds(config, prompt, n, rates) for n in (0, 1, 2))
+        latents = {f"{share:.0%}": latents_for(config, prompt, share, rates) for share in SHARES}
+        found.append({"prompt": prompt, "seconds": plain, "seconds_per_latent": two - one, "latents_within": latents})
+    return found
 
 
 def _target(target: str) -> tuple[str, int]:
@@ -80,6 +105,16 @@ def render(plan: dict[str, Any]) -> str:
             f"  weights       {in_bytes(held['weights'])} per device, {plan['dtype']}",
             f"  a slot        {in_bytes(held['slot'])} per device",
             f"  limit         {in_bytes(held['limit'])} per device",
+            *map(_first_token, plan["first_token"]),
             f"  {verdict}",
         ]
+    )
+
+
+def _first_token(found: dict[str, Any]) -> str:
+    within = " and ".join(f"{n} latents within {share}" for share, n in found["latents_within"].items())
+    each = found["seconds_per_latent"]
+    return (
+        f"  first token   {found['seconds'] * 1e3:.1f} ms after {found['prompt']:,} tokens; a latent thought adds "
+        f"{each * 1e3:.2f} ms ({each / found['seconds']:.1%}): {within}"
     )

@@ -105,6 +105,7 @@ def save_pretrained(
     drop_router_bias: bool = False,
     drop_latents: bool = False,
     drop_reasoning: bool = False,
+    sidecar: bool = False,
     source: str | pathlib.Path | None = None,
 ) -> None:
     """Write `model` to `path`, a new Hugging Face folder that transformers and vLLM load: `Llama4ForCausalLM`, or
@@ -118,9 +119,10 @@ def save_pretrained(
     Raises InputError if `path` exists or its disk is too full, or if the model is not a Llama 4: it has sliding-window
     attention, a loss-free balance bias that is not zero (unless `drop_router_bias`), latent thoughts that were trained
     (unless `drop_latents`), or reasoning heads that add something or periods that repeat (unless `drop_reasoning`).
+    `sidecar` keeps what is not dropped of the last three in a folder beside the plain model, which only we read.
     """
     dropped = {"drop_router_bias": drop_router_bias, "drop_latents": drop_latents, "drop_reasoning": drop_reasoning}
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, **dropped)
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, sidecar=sidecar, **dropped)
     readers = {name: LiveArray(name, array) for name, array in names.flatten(model).items()}
     exporting.write_folder(
         path, model.config, readers, options, text_only=text_only, tokenizer=tokenizer, source=source
@@ -156,6 +158,7 @@ def export(
     averaged: bool = False,
     drop_latents: bool = False,
     drop_reasoning: bool = False,
+    sidecar: bool = False,
 ) -> None:
     """Write the model at `checkpoint` (as in `load_pretrained`) to a new Hugging Face folder `out`, with its tokenizer.
 
@@ -165,7 +168,7 @@ def export(
     """
     dropped = {"drop_latents": drop_latents, "drop_reasoning": drop_reasoning}
     require_new(pathlib.Path(out))
-    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, **dropped)
+    options = exporting.options(dtype, max_shard_gb, quantize, group_size, dialect, sidecar=sidecar, **dropped)
     source = open_source(checkpoint, averaged=averaged)
     exporting.write_folder(
         out,

@@ -54,7 +54,8 @@ def lower_ahead(config: RunConfig, target: Target) -> Ahead:
         frozen = {
             name: abstract_model(for_platform(found.config), mesh, found.rules) for name, found in references.items()
         }
-        fields = with_marks(config.model, config.objective.fields())
+        models = [config.model, *(found.config for found in references.values())]
+        fields = with_marks(models, config.objective.fields())
         batch = abstract_batch(config, mesh, fields, config.data.tiles_per_row)
         _, lowered = lower_step(state, batch, config.objective, parts.optimizer, frozen)
     return Ahead(lowered, mesh, time.monotonic() - begun)

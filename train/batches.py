@@ -20,6 +20,7 @@ from train.config import RunConfig
 from train.faults.rollback import NONE, Rollbacks
 from train.latents import LatentCheck
 from train.reasoning import check_marks, check_room, with_marks
+from train.teachers.references import readers_of_rows
 from train.teachers.stored_targets import TargetsOf, open_targets
 
 
@@ -43,14 +44,16 @@ class Feed:
         does not fit this run."""
         objective = config.objective
         if split != "train":
-            fields = with_marks(config.model, objective.evaluation_fields())
+            fields = with_marks(readers_of_rows(config).values(), objective.evaluation_fields())
             return cls(config, open_dataset(config.data, split, seed=config.run.seed), fields)
         place, first = config.place, config.place.first
         course = place.course or [StageData(config.data, place.steps * config.data.batch_size)]
         data = open_course(course, place.number, seed=config.run.seed)
         objective.check_data({source.name: source.store.meta for source in data.sources})
-        fields = with_marks(config.model, objective.fields())
-        check_room(data, config.model.reasoning_heads)
+        models = readers_of_rows(config)
+        fields = with_marks(models.values(), objective.fields())
+        for key, model in models.items():
+            check_room(data, model.reasoning_heads, key)
         if (stored := objective.stored_fields()) is None:
             return cls(config, data, fields, first=first)
         targets = open_targets(config, stored, data)
@@ -107,13 +110,16 @@ class Feed:
 
     def placer(self) -> Callable[[Row], dict[str, jax.Array]]:
         """A function that makes a batch of this process's rows of it, each field [rows, ...]."""
-        rows, check_latents = self._own_rows(), LatentCheck(self.config.model.latent)
+        rows, models = self._own_rows(), readers_of_rows(self.config)
+        latents = [LatentCheck(model.latent, key) for key, model in models.items()]
 
         def placed(local: Row) -> dict[str, jax.Array]:
             check_cells(local, self.split, self.config.model)
             check_tiles(local, self.config.model)
-            check_latents(local)
-            check_marks(local, self.config.model.reasoning_heads)
+            for check in latents:
+                check(local)
+            for key, model in models.items():
+                check_marks(local, model.reasoning_heads, key)
             names = (*self.fields, TILES) if TILES in local else self.fields
             return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}
 

@@ -24,10 +24,10 @@ def check_latent_token(config: RunConfig, tokenizer: Tokenizer) -> None:
 
 
 class LatentCheck:
-    """Counts the latents of batches."""
+    """Counts the latents of batches, for the model at `key`."""
 
-    def __init__(self, latent: LatentConfig | None):
-        self._latent, self._logged = latent, False
+    def __init__(self, latent: LatentConfig | None, key: str = "model"):
+        self._latent, self._key, self._logged = latent, key, False
 
     def __call__(self, rows: Row) -> None:
         """Raises InputError if a segment of `rows` [n, T] has more latents than the model computes exactly, and the
@@ -41,12 +41,12 @@ class LatentCheck:
         row = int(most.argmax())
         said = f"row {row} of a batch has a segment with {most[row]} latents, counted over all of its spans"
         if self._latent.exact:
-            raise InputError(f"model.latent.passes: {self._latent.passes}, and {said}; expected at least {most[row]}, "
-                             "or model.latent.exact: false")  # fmt: skip
+            raise InputError(f"{self._key}.latent.passes: {self._latent.passes}, and {said}; expected at least "
+                             f"{most[row]}, or {self._key}.latent.exact: false")  # fmt: skip
         if not self._logged:
             self._logged = True
-            _log.warning("latents are inexact: model.latent.passes is %d, and %s, as have %d of %d rows; this is "
-                         "logged once", self._latent.passes, said, inexact.sum(), inexact.size)  # fmt: skip
+            _log.warning("latents are inexact: %s.latent.passes is %d, and %s, as have %d of %d rows; this is "
+                         "logged once", self._key, self._latent.passes, said, inexact.sum(), inexact.size)  # fmt: skip
 
 
 def latents_of_segments(rows: Row, token: int) -> np.ndarray:

@@ -183,10 +183,11 @@ def arguments_text(call: ToolCall) -> str:
 
 
 def chat_usage(prompt: Prompt, spent: Spent) -> dict[str, Any]:
+    of_prompt = {"image_tokens": prompt.image_tokens, "latent_tokens": prompt.latent_tokens}
     return {
         "prompt_tokens": len(prompt.ids),
         "completion_tokens": spent.completion,
         "total_tokens": len(prompt.ids) + spent.completion,
-        "prompt_tokens_details": {"cached_tokens": spent.cached, "image_tokens": prompt.image_tokens},
+        "prompt_tokens_details": {"cached_tokens": spent.cached, **of_prompt},
         "completion_tokens_details": {"reasoning_tokens": spent.reasoning},
     }

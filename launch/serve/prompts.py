@@ -23,6 +23,8 @@ class Prompt:
     tiles: np.ndarray | None = None
     """uint8[N, C, S, S]"""
     image_tokens: int = 0
+    latent_tokens: int = 0
+    """Places of latent thoughts."""
     conversation: Conversation | None = None
     """What the ids say; None for a text that is no conversation."""
     marks: np.ndarray | None = None
@@ -85,7 +87,7 @@ class PromptMaker:
             places = np.flatnonzero((rendered.messages == index - dropped) & rendered.written)
             turned = slice(int(places[0]), int(places[-1]) + 1)
             ids[turned], marks[turned] = turn.ids, [Mark.NONE] * len(turn.ids)
-        return Prompt(ids, tiles, image_tokens, conversation, np.array(marks, np.uint8))
+        return Prompt(ids, tiles, image_tokens, self.latents, conversation, np.array(marks, np.uint8))
 
 
 def _one_system(messages: Sequence[Message]) -> tuple[list[Message], int]:

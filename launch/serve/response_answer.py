@@ -188,7 +188,11 @@ class ResponseAnswer:
     def _usage(self) -> dict[str, Any]:
         return {
             "input_tokens": len(self.prompt.ids),
-            "input_tokens_details": {"cached_tokens": self.spent.cached, "cache_write_tokens": 0},
+            "input_tokens_details": {
+                "cached_tokens": self.spent.cached,
+                "cache_write_tokens": 0,
+                "latent_tokens": self.prompt.latent_tokens,
+            },
             "output_tokens": self.spent.completion,
             "output_tokens_details": {"reasoning_tokens": self.spent.reasoning},
             "total_tokens": len(self.prompt.ids) + self.spent.completion,

@@ -5,7 +5,7 @@ import logging
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +14,7 @@ from maverick_jax.checkpoint.readers import Reader, require_undamaged
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import new_folder, require_new, write_json
-from maverick_jax.huggingface import carried, tensor_blocks
+from maverick_jax.huggingface import carried, extensions, tensor_blocks
 from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import names as huggingface_names
 from maverick_jax.huggingface.generation_config import IDS, generation_config, token_ids
@@ -25,7 +25,7 @@ from maverick_jax.huggingface.safetensors_writer import Made, Planned, TensorHea
 from maverick_jax.huggingface.tensor_blocks import View
 from maverick_jax.huggingface.tokenizer_files import write_hugging_face
 from maverick_jax.images import ImageConfig
-from maverick_jax.parameters import LATENT_PREFIX, ROUTER_BIAS, by_name
+from maverick_jax.parameters import ROUTER_BIAS
 from maverick_jax.progress import ByteProgress
 from maverick_jax.settings.section import did_you_mean
 from maverick_jax.text import Tokenizer
@@ -58,6 +58,14 @@ class ExportOptions:
     """Leave out loss-free balance biases even if they are not zero."""
     drop_latents: bool = False
     """Leave out the feedback of latent thoughts even if it was trained."""
+    sidecar: bool = False
+    """Keep what is not dropped of these in a folder beside the plain model (`extensions`)."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What is left out of what Llama 4 lacks, by the names of `extensions.KEYS`."""
+        chosen = {extensions.LATENTS: self.drop_latents, extensions.REASONING: self.drop_reasoning}
+        return tuple(name for name, drop in chosen.items() if drop)
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
@@ -78,11 +86,12 @@ def options(
     drop_router_bias: bool = False,
     drop_latents: bool = False,
     drop_reasoning: bool = False,
+    sidecar: bool = False,
 ) -> ExportOptions:
     """`ExportOptions` from a user's arguments. Raises InputError for unsupported values."""
     quantization = Quantization(quantize, group_size) if quantize else None
     dropped = {"drop_router_bias": drop_router_bias, "drop_latents": drop_latents, "drop_reasoning": drop_reasoning}
-    return ExportOptions(dtype, max_shard_gb, quantization, dialect, **dropped)
+    return ExportOptions(dtype, max_shard_gb, quantization, dialect, sidecar=sidecar, **dropped)
 
 
 def write_folder(
@@ -116,10 +125,11 @@ def write_folder(
     config_json = carried.with_theirs(config_json, theirs)
     if options.quantization:
         config_json["quantization_config"] = options.quantization.config_json()
-    kept = _without_latents(_without_router_bias(readers, options.drop_router_bias), options.drop_latents)
-    kept = _without_reasoning(config, kept, options.drop_reasoning)
-    plan = _plan(kept, options)
-    _require_space(path, total_bytes(plan) + _OTHER_FILES_BYTES)
+    unbiased = _without_router_bias(readers, options.drop_router_bias)
+    divided = extensions.split(config, unbiased, options.dropped, options.sidecar)
+    plan = _plan(divided.plain, options)
+    beside = [_beside(name, reader, options) for name, reader in divided.beside.items()]
+    _require_space(path, total_bytes(plan) + total_bytes(beside) + _OTHER_FILES_BYTES)
 
     with new_folder(path) as aside:
         write_json(aside / "config.json", config_json)
@@ -132,9 +142,10 @@ def write_folder(
             processor = () if config.vision is None else carried.PROCESSOR
             template = () if options.dialect else (carried.CHAT_TEMPLATE,)
             carried.copy(source, aside, (*processor, *template))
-        parameters = sum(math.prod(reader.shape) for reader in kept.values())
+        parameters = sum(math.prod(reader.shape) for reader in divided.plain.values())
         with ByteProgress(f"writing {path.name}", total_bytes(plan)) as progress:
             write_tensors(aside, plan, options.max_shard_gb, parameters, progress.advance)
+        extensions.write(aside, divided.kept, beside)
         require_undamaged(readers)
     kind = options.quantization.kind if options.quantization else options.dtype
     log.info("wrote %s: %d parameters, %s, %.3f GB", path, parameters, kind, total_bytes(plan) / 1e9)
@@ -175,11 +186,24 @@ def _plain(entry: Entry, reader: Reader, kind: str, dtype: np.dtype) -> Planned:
     return Planned((TensorHeader(view.name, kind, view.shape),), parts)
 
 
+def _beside(name: str, reader: Reader, options: ExportOptions) -> Planned:
+    """A parameter in the sidecar, in our shape."""
+    kind, dtype = DTYPES[options.dtype]
+    header = TensorHeader(extensions.tensor_name(name), kind, tuple(reader.shape))
+
+    def parts() -> Iterator[Callable[[], Made]]:
+        for i in range(reader.shape[0]):
+            index = (slice(i, i + 1), *(slice(0, size) for size in reader.shape[1:]))
+            yield lambda index=index: [(header.name, np.ascontiguousarray(reader(index, dtype)))]
+
+    return Planned((header,), parts)
+
+
 def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
     """All parameters except the loss-free balance bias, which Llama 4 lacks. Raises InputError if a bias is not zero,
     unless `drop`."""
     biases = [name for name in readers if name.endswith(ROUTER_BIAS)]
-    live = _not_zero(readers, biases)
+    live = extensions.not_zero(readers, biases)
     if live and not drop:
         raise InputError(
             f"{live[0]} is not zero: the balance bias affects the choice of experts and Llama 4 has no such parameter, "
@@ -188,44 +212,6 @@ def _without_router_bias(readers: Mapping[str, Reader], drop: bool) -> dict[str,
     if live:
         log.warning("dropped the balance bias of %d parameters; the exported model may choose other experts", len(live))
     return {name: reader for name, reader in readers.items() if name not in biases}
-
-
-def _without_latents(readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
-    """All parameters except the feedback of latent thoughts, without which the model is the same wherever a text has no
-    latents. Raises InputError if the feedback was trained, unless `drop`."""
-    feedback = [name for name in readers if name.startswith(LATENT_PREFIX)]
-    if live := _not_zero(readers, feedback):
-        if not drop:
-            raise InputError(
-                f"{live[0]} is not zero: Llama 4 has no latent thoughts, so the exported model would think without "
-                "them; accept that with --drop latents (drop_latents=True)"
-            )
-        log.warning("dropped the feedback of latent thoughts; the exported model is the same in texts without latents")
-    return {name: reader for name, reader in readers.items() if name not in feedback}
-
-
-def _not_zero(readers: Mapping[str, Reader], chosen: Iterable[str]) -> list[str]:
-    """Which of the parameters `chosen` have another element than 0; each is read in parts."""
-    parts = lambda shape: ((slice(i, i + 1), *(slice(0, size) for size in shape[1:])) for i in range(shape[0]))
-    live = lambda reader: any(np.any(reader(part, np.dtype(np.float32)) != 0) for part in parts(reader.shape))
-    return [name for name in chosen if live(readers[name])]
-
-
-def _without_reasoning(config: ModelConfig, readers: Mapping[str, Reader], drop: bool) -> dict[str, Reader]:
-    """All parameters except reasoning heads and the gain of loops. Raises InputError if the heads add something or
-    periods repeat, unless `drop`."""
-    own = {name for name, p in by_name(config).items() if p.role == "reasoning"}
-    live = _not_zero(readers, [name for name in readers if name in own and name.endswith("/o")])
-    times = config.loops.times if config.loops else 1
-    problems = [f"{live[0]} is not zero: Llama 4 has no reasoning heads"] if live else []
-    problems += [f"loops.times is {times}: Llama 4 runs each layer once"] if times > 1 else []
-    if problems and not drop:
-        raise InputError(f"{', and '.join(problems)}, so the exported model would compute something else; accept that "
-                         "with --drop reasoning (drop_reasoning=True), or distill it into a plain model")  # fmt: skip
-    if problems:
-        log.warning("dropped what Llama 4 has no place for: %s; the exported model computes something else. `maverick "
-                    "eval` of both says what that costs", "; ".join(problems))  # fmt: skip
-    return {name: reader for name, reader in readers.items() if name not in own}
 
 
 def _require_space(path: pathlib.Path, needed: int) -> None:

@@ -24,6 +24,7 @@ from maverick_jax.checkpoint.readers import Reader, require_undamaged
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import listed, new_folder, read_json, write_json
+from maverick_jax.huggingface import extensions
 from maverick_jax.huggingface import names as huggingface_names
 from maverick_jax.huggingface.names import TEXT_PREFIX, Entry, Linear
 from maverick_jax.huggingface.safetensors_reader import Stored, read_header
@@ -202,8 +203,11 @@ def _factors(path: pathlib.Path, rank: int) -> dict[tuple[str, str], Stored]:
 
 def _linear_entries(config: ModelConfig) -> list[Entry]:
     """The matrices that are linear modules, in their order in the model."""
-    shapes = {p.name: p.full_shape for p in parameters.of_model(config)}
-    entries = huggingface_names.table({n: s for n, s in shapes.items() if not n.endswith(parameters.ROUTER_BIAS)})
+    beyond = {name for found in extensions.names_of(config).values() for name in found}
+    own = [
+        p for p in parameters.of_model(config) if p.name not in beyond and not p.name.endswith(parameters.ROUTER_BIAS)
+    ]
+    entries = huggingface_names.table({p.name: p.full_shape for p in own})
     return [entry for entry in entries if isinstance(entry.layout, Linear)]
 
 
@@ -263,8 +267,7 @@ def write_adapter(
         )
     entries = [entry for entry in linear if entry.ours in adapted]
     plan = [planned for entry in entries for planned in _plan(entry, factors, settings["rank"])]
-    shapes = {p.name: p.full_shape for p in parameters.of_model(config) if not p.name.endswith(parameters.ROUTER_BIAS)}
-    every = [e.theirs.removesuffix(_WEIGHT) for e in huggingface_names.table(shapes) if isinstance(e.layout, Linear)]
+    every = [entry.theirs.removesuffix(_WEIGHT) for entry in linear]
     modules = {entry.theirs.removesuffix(_WEIGHT) for entry in entries}
     with new_folder(path) as aside:
         write_json(aside / CONFIG_FILE, _config_json(settings, base, _target_modules(modules, every)))

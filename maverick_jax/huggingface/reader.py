@@ -20,7 +20,7 @@ import numpy as np
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.files import listed, read_json
-from maverick_jax.huggingface import compressed_tensors
+from maverick_jax.huggingface import compressed_tensors, extensions
 from maverick_jax.huggingface import config as huggingface_config
 from maverick_jax.huggingface import names as huggingface_names
 from maverick_jax.huggingface.compressed_tensors import Dequantized
@@ -90,6 +90,8 @@ class HuggingFaceFolder:
     """`param_dtype` is bfloat16 if all tensors that are not quantized are bfloat16, else float32."""
     stored: Mapping[str, Stored]
     """Tensor name -> tensor."""
+    beside: Mapping[str, Stored]
+    """Our path -> tensor, of those in a sidecar (`extensions`)."""
     problems: tuple[str, ...]
     """Problems of the index, reported together with those of the tensors."""
     quantized: bool
@@ -112,12 +114,17 @@ class HuggingFaceFolder:
         if len(types & set(PLAIN_TYPES)) > 1:
             log.info("%s: tensors are %s; loading as float32, which is exact", path, ", ".join(sorted(types)))
         config = config.model_copy(update={"param_dtype": dtype, "compute_dtype": dtype})
-        return cls(path, config, stored, tuple(problems), quantized)
+        sidecar = extensions.read(path, config)
+        return cls(path, sidecar.config, stored, sidecar.stored, tuple(problems), quantized)
+
+    @property
+    def _every(self) -> dict[str, Stored]:
+        return {**self.stored, **self.beside}
 
     def identity(self) -> str:
         """Hex digest of the config and of the file and offset of every tensor."""
         whole = hashlib.sha256(self.config.model_dump_json().encode())
-        for name, tensor in sorted(self.stored.items()):
+        for name, tensor in sorted(self._every.items()):
             file = tensor.file
             stored = (name, tensor.type, tensor.shape, tensor.offset)
             whole.update(repr((*stored, str(file.path), file.size, file.modified, file.inode)).encode())
@@ -126,8 +133,8 @@ class HuggingFaceFolder:
     def digest(self) -> str:
         """Hex digest of the names and contents of all tensors, whatever files they are in. It reads all of them."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter's lock
-            digests = pool.map(lambda tensor: tensor.digest(), self.stored.values())
-            found = dict(zip(self.stored, digests, strict=True))
+            digests = pool.map(lambda tensor: tensor.digest(), self._every.values())
+            found = dict(zip(self._every, digests, strict=True))
         whole = hashlib.sha256()
         for name, digest in sorted(found.items()):
             whole.update(name.encode() + b"\0" + digest)
@@ -138,12 +145,15 @@ class HuggingFaceFolder:
 
         Raises InputError that lists all missing, unexpected and duplicated tensors and those of a wrong shape or type.
         """
-        views = [view for entry in huggingface_names.table(shapes) for view in self._views(View.of(entry), shapes)]
+        plain = {name: shape for name, shape in shapes.items() if name not in self.beside}
+        views = [view for entry in huggingface_names.table(plain) for view in self._views(View.of(entry), plain)]
         self._check(views)
         parts: dict[str, list[View]] = {}
         for view in views:
             parts.setdefault(view.ours, []).append(view)
-        return {name: self._reader(tuple(shapes[name]), parts[name]) for name in shapes}
+        found = {name: self._reader(tuple(shape), parts[name]) for name, shape in plain.items()}
+        whole = lambda stored: StackedTensors(stored.shape, (), tuple(range(len(stored.shape))), {(): stored})
+        return {name: found.get(name) or whole(self.beside[name]) for name in shapes}
 
     def _views(self, fused: View, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[View]:
         """`fused` itself, or the tensors of each expert if the folder has those instead."""

@@ -308,9 +308,14 @@ def _contained(folder: pathlib.Path, name: Any, index_path: pathlib.Path) -> pat
     path, root = folder / name, folder.resolve()
     if not path.is_file():
         raise InputError(f"{path}: no such file, but {index_path.name} lists it")
-    target = path.resolve()
+    require_inside(path, root)
+    return path
+
+
+def require_inside(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Raises InputError for a link out of a model's folder."""
+    root, target = folder.resolve(), path.resolve()
     # The Hugging Face cache links snapshots/<revision>/<name> to blobs/<hash> of the same repository.
     in_hub_cache = root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs"
-    if target.parent != root and not in_hub_cache:
+    if not target.is_relative_to(root) and not in_hub_cache:
         raise InputError(f"{path}: is a link to {target}, outside the folder; copy the file into the folder")
-    return path

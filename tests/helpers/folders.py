@@ -25,7 +25,7 @@ def tensors_of(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def files_of(folder: pathlib.Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def read_json(path: pathlib.Path) -> dict:

@@ -641,6 +641,22 @@ LATENTS = [
         "(TokenKind.HEADER, TokenKind.TOOLS)",
         f"{TRAJECTORIES}test_latent_thoughts.py::test_places_of_latents_are_never_learned",
     ),
+    _mutation(
+        "L5",
+        "a link out of a sidecar is followed",
+        "maverick_jax/huggingface/extensions.py",
+        "require_inside(folder / TENSORS, model)",
+        "assert model",
+        f"{HUGGINGFACE}test_extensions.py::test_a_malformed_sidecar_is_refused",
+    ),
+    _mutation(
+        "L6",
+        "a teacher computes fewer latents than the rows have, in silence",
+        "train/batches.py",
+        "[LatentCheck(model.latent, key) for key, model in models.items()]",
+        "[LatentCheck(self.config.model.latent)]",
+        "tests/runs/test_plain_students.py::test_rows_with_more_latents_than_the_teacher_computes_are_refused",
+    ),
 ]
 """Latent thoughts."""
 

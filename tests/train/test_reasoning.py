@@ -40,8 +40,8 @@ def test_the_renderer_marks_declarations_as_rows_do():
 
 
 def test_a_model_with_heads_reads_marks():
-    assert with_marks(HEADS, ("tokens",)) == ("tokens", "marks")
-    assert with_marks(tiny.model_config(), ("tokens",)) == ("tokens",)
+    assert with_marks([tiny.model_config(), HEADS], ("tokens",)) == ("tokens", "marks")
+    assert with_marks([tiny.model_config()], ("tokens",)) == ("tokens",)
 
 
 def test_too_many_marks_in_a_row_are_refused_before_training(tmp_path):

@@ -22,6 +22,7 @@ from maverick_jax.text import Tokenizer, find_tokenizer, load_tokenizer, same_to
 from train.config import RunConfig, check_split
 from train.config_files import read_config
 from train.objectives.base import Head, Reference
+from train.reasoning import unmarked
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def find_references(config: RunConfig) -> dict[str, Found]:
             )
         if problem := _unlike_pictures(config, there):
             raise InputError(f"objective.{name}: {reference.path} {problem}")
+        if problems := unmarked(there, config.data, config.objective):
+            raise InputError(f"objective.{name}: {reference.path} has reasoning heads, but {problems[0]}")
         changes = {"compute_dtype": config.model.compute_dtype}
         if reference.dtype != "keep":
             changes["param_dtype"] = reference.dtype
@@ -60,6 +63,12 @@ def find_references(config: RunConfig) -> dict[str, Found]:
     if problems := config.objective.check_references(config.model, configs):
         raise InputError("\n".join(f"{key}: {why}" for key, why in problems))
     return found
+
+
+def readers_of_rows(config: RunConfig) -> dict[str, ModelConfig]:
+    """The models that read the rows of a run, by their keys in its config: the trained one and the references."""
+    references = config.objective.references().items()
+    return {"model": config.model} | {f"objective.{name}": _network(reference) for name, reference in references}
 
 
 def _unlike_pictures(config: RunConfig, there: ModelConfig) -> str | None:

@@ -65,6 +65,8 @@ class EngineDevices:
             )
         self.slots, self.context, self.steps, self._lazy = slots, context, steps, lazy
         self.pieces, self.kept_lengths = buckets(min(SMALLEST_BUCKET, piece), piece), buckets(256, context)
+        alone = [1] if model.config.latent and piece > 1 else []  # a latent thought is a piece of its own
+        self.prompt_pieces = [*alone, *self.pieces]
         self._copied = jax.jit(lambda model: jax.tree.map(jnp.copy, Unrolled.of(model)))
         with self.entered():
             unrolled = model if isinstance(model, Unrolled) else Unrolled.of(model)
@@ -93,10 +95,10 @@ class EngineDevices:
         piece = lambda length: self._piece([], length)[0]
         labels = lambda length: np.zeros((self.groups, length), np.int32)
         of_model = functools.partial(self._compiled, state=state)
-        self._prefill = {n: of_model(programs.prefill, piece(n)) for n in self.pieces}
+        self._prefill = {n: of_model(programs.prefill, piece(n)) for n in self.prompt_pieces}
         if (vision := self.config.vision) is not None:
             shown = lambda n: self._shown(piece(n), [])
-            self._prefill_shown = {n: of_model(programs.prefill, shown(n)) for n in self.pieces}
+            self._prefill_shown = {n: of_model(programs.prefill, shown(n)) for n in self.prompt_pieces}
             tiles = np.zeros((self.groups, vision.num_channels, vision.image_size, vision.image_size), np.float32)
             self._encode = self._compiled(encoded, tiles, state=())
         self._score = {n: self._compiled(programs.score, piece(n), labels(n), state=state[:1]) for n in self.pieces}
@@ -196,7 +198,8 @@ class EngineDevices:
     # ---- inputs ----------------------------------------------------------------------------------------------------
 
     def _piece(self, work: Sequence[Work], length: int | None = None) -> tuple[PromptPieces, np.ndarray]:
-        T = length or next(n for n in self.pieces if n >= max(len(w.tokens) for w in work))
+        lengths = self.prompt_pieces if all(w.labels is None for w in work) else self.pieces
+        T = length or next(n for n in lengths if n >= max(len(w.tokens) for w in work))
         of_group = self.slots // self.groups
         tokens, labels = (np.zeros((self.groups, T), np.int32) for _ in range(2))
         start, count = (np.zeros(self.groups, np.int32) for _ in range(2))

@@ -48,7 +48,7 @@ def test_an_answer_has_openais_form(client):
         "prompt_tokens": prompt,
         "completion_tokens": 9,
         "total_tokens": prompt + 9,
-        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 0, "latent_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
 

@@ -1,8 +1,10 @@
 """Prompts of chats with latent thoughts."""
 
+from launch.serve.chat import chat_usage
 from launch.serve.limits import LIMITS
 from launch.serve.pictures import PictureReader
 from launch.serve.prompts import PromptMaker
+from launch.serve.running import Spent
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Message, Role, find_dialect
 
@@ -15,4 +17,7 @@ def test_latents_end_the_prompt_of_an_answer_and_are_in_no_earlier_turn():
     said = [Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Yo"), Message(Role.USER, "So?")]
     names = ("<|reasoning_thinking_start|>", *["<|reasoning_reserved_special_token_0|>"] * 2)
     thought = [tokenizer.controls[name] for name in (*names, "<|reasoning_thinking_end|>")]
-    assert maker(2).prompt(said).ids == [*maker(0).prompt(said).ids, *thought]
+    found = maker(2).prompt(said)
+    assert found.ids == [*maker(0).prompt(said).ids, *thought]
+    usage = chat_usage(found, Spent())
+    assert usage["prompt_tokens"] == len(found.ids) and usage["prompt_tokens_details"]["latent_tokens"] == 2

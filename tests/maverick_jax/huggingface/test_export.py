@@ -12,7 +12,6 @@ import pytest
 import safetensors.numpy
 
 from maverick_jax.checkpoint import names
-from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.safetensors_writer import ExportFailed
 from maverick_jax.pretrained import export, load_pretrained, save_pretrained
@@ -336,48 +335,3 @@ def test_balance_bias_is_dropped_only_on_request(tmp_path, caplog):
     parameters[path] *= 0
     save_pretrained(our_model(biased, parameters), tmp_path / "zero")
     assert tensors_of(tmp_path / "zero").keys() == tensors_of(tmp_path / "dropped").keys()
-
-
-def test_latents_are_left_out_and_trained_ones_only_on_request(tmp_path, caplog):
-    """The exported model is the plain one: that of the folder without latents."""
-    plain = variant(num_hidden_layers=3)
-    thinking = variant(num_hidden_layers=3, latent={"token_id": 95})
-    parameters = random_parameters(shapes(thinking))
-    with pytest.raises(InputError, match=r"latent/\w+ is not zero: .*; accept that with --drop latents"):
-        save_pretrained(our_model(thinking, parameters), tmp_path / "out")
-    with caplog.at_level(logging.WARNING):
-        save_pretrained(our_model(thinking, parameters), tmp_path / "dropped", drop_latents=True)
-    assert "dropped the feedback of latent thoughts" in caplog.text
-    zeros = {name: x * 0 if name.startswith("latent/") else x for name, x in parameters.items()}
-    save_pretrained(our_model(thinking, zeros), tmp_path / "zero")
-    rest = {name: x for name, x in parameters.items() if not name.startswith("latent/")}
-    save_pretrained(our_model(plain, rest), tmp_path / "plain")
-    expected = tensors_of(tmp_path / "plain")
-    for name in ("dropped", "zero"):
-        found = tensors_of(tmp_path / name)
-        assert found.keys() == expected.keys()
-        assert all(np.array_equal(found[key], expected[key]) for key in expected)
-
-
-def test_reasoning_heads_and_loops_are_dropped_only_on_request(tmp_path, caplog):
-    plain = variant(num_hidden_layers=3, no_rope_layer_interval=0, interleave_moe_layer_step=1)
-    more = {"reasoning_heads": {"schema_heads": 2, "scratch_heads": 1}, "loops": {"periods": (0, 1), "times": 1}}
-    config = ModelConfig.model_validate(plain.model_dump() | more)
-    parameters = random_parameters(shapes(config))
-    path = next(name for name in parameters if name.endswith("reasoning/scratch/o"))
-    with pytest.raises(InputError, match=r"schema/o is not zero: Llama 4 has no reasoning heads.*--drop reasoning"):
-        save_pretrained(our_model(config, parameters), tmp_path / "out")
-    with caplog.at_level(logging.WARNING):
-        save_pretrained(our_model(config, parameters), tmp_path / "dropped", drop_reasoning=True)
-    assert "dropped what Llama 4 has no place for" in caplog.text
-    for name in (path, path.replace("scratch", "schema")):
-        parameters[name] *= 0
-    save_pretrained(our_model(config, parameters), tmp_path / "zero")
-    own = {name: parameters[name] for name in shapes(plain)}
-    save_pretrained(our_model(plain, own), tmp_path / "plain")
-    files = sorted(path.name for path in (tmp_path / "plain").iterdir())
-    for name in files:
-        assert len({(tmp_path / kind / name).read_bytes() for kind in ("plain", "zero", "dropped")}) == 1, name
-    repeated = config.model_copy(update={"loops": config.loops.model_copy(update={"times": 3})})
-    with pytest.raises(InputError, match=r"loops\.times is 3: Llama 4 runs each layer once"):
-        save_pretrained(our_model(repeated, parameters), tmp_path / "repeated")

@@ -13,6 +13,7 @@ import safetensors.numpy
 from maverick_jax.adapter_folder import export_adapter
 from maverick_jax.checkpoint import names
 from maverick_jax.checkpoint.store import CheckpointStore
+from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
 from maverick_jax.huggingface.peft import PeftAdapter
 from maverick_jax.pretrained import export, import_checkpoint, load_pretrained, save_pretrained
@@ -239,6 +240,12 @@ def test_settings_that_differ_from_the_adapter_are_refused(folder, word, said):
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_adapters_of_a_model_with_latents_are_those_of_its_plain_matrices(made, tmp_path):
+    config = ModelConfig.model_validate(CONFIG.model_dump() | {"latent": {"token_id": 95}, "reasoning_heads": {}})
+    found, _ = exported(tmp_path, LORA, config)
+    assert (found / "adapter_config.json").read_bytes() == (made[0] / "adapter_config.json").read_bytes()
 
 
 def test_what_is_no_adapter_of_its_own_is_not_exported(base, tmp_path):

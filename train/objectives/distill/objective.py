@@ -1,6 +1,7 @@
 """Distillation: learning from a teacher's distribution (soft targets) and from labels (hard targets), weighted per
 token."""
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 import jax
@@ -191,7 +192,8 @@ class Distill(NextToken):
             return model.tapped(inputs), self.targets.target(batch), {}
         teacher = context.references[TEACHER]
         taps = self.matching.taps(model.config, teacher.config)
-        student, theirs = model.tapped(inputs, taps[0]), teacher.tapped(inputs, taps[1])
+        own_loops = dataclasses.replace(inputs, loops=None)  # the draw is for the student's periods
+        student, theirs = model.tapped(inputs, taps[0]), teacher.tapped(own_loops, taps[1])
         matched = self.matching.distances(student, theirs, context.heads, batch["loss_weights"], model.rules)
         return student, teacher_target(teacher, theirs.hidden, model.rules), matched
 
