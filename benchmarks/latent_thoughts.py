@@ -40,7 +40,7 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained
 from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
-from train.config_files import read_config
+from train.config_files import read_run
 from train.flops import flops_of_run
 
 HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
@@ -167,7 +167,7 @@ def trained(variant: str, seed: int, work: pathlib.Path) -> float:
 
 def flops(variant: str, seed: int, work: pathlib.Path) -> float:
     """Training FLOPs of a run with those that it goes on from, as `maverick plan` counts them, padding included."""
-    config = read_config(str(folder(variant, seed, work).with_suffix(".yaml")), [])
+    config = read_run(str(folder(variant, seed, work).with_suffix(".yaml")))
     ends = [0, *(part.run.steps for part in config.in_stages)]
     updates = [end - begin for begin, end in itertools.pairwise(ends)]
     parts = [sum(flops_of_run(part, {}).values()) for part in config.in_stages]
