@@ -20,6 +20,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,13 +41,17 @@ from train.step import train_step
 from train.trainable.config import TrainableConfig
 
 TOOLS, NAMES, TYPES, WORDS = 4, 12, 10, 8
-FIRST_NAME, FIRST_TYPE, FIRST_WORD = 3, 3 + NAMES, 3 + NAMES + TYPES
+GIVES = 3
+"""The request for the type that the tool for a type gives: half of a second hop."""
+FIRST_NAME, FIRST_TYPE, FIRST_WORD = GIVES + 1, GIVES + 1 + NAMES, GIVES + 1 + NAMES + TYPES
 """Ids: 0 is the end, 1 and 2 are numbers of hops."""
 VOCABULARY = FIRST_WORD + WORDS + 1
 CHUNK, REQUESTS = 32, 4
 """All requests lie in the second chunk."""
 QUESTION, LENGTH = CHUNK, CHUNK + 32
 """Place of the first number of hops; the type comes after it, and then the answer."""
+FIRST, SECOND = (1, GIVES), (1, 2, 2, GIVES)
+"""Kinds of requests of the first and of the second part of training."""
 ROWS, TEST_ROWS = 32, 512
 
 
@@ -60,8 +65,9 @@ def model_config(heads: bool) -> ModelConfig:
     )  # fmt: skip
 
 
-def rows(rng: np.random.Generator, count: int, most_hops: int, fewest: int = 2) -> dict[str, np.ndarray]:
-    """A batch of `count` rows, [count, LENGTH] each: `fewest` to TOOLS tools, requests of 1 to `most_hops` hops."""
+def rows(rng: np.random.Generator, count: int, kinds: Sequence[int], fewest: int = 2) -> dict[str, np.ndarray]:
+    """A batch of `count` rows, [count, LENGTH] each: `fewest` to TOOLS tools, requests of `kinds`, drawn with equal
+    shares: a number of hops, or GIVES."""
     tokens = np.zeros((count, LENGTH + 1), np.int32)
     tokens[:, :CHUNK] = rng.integers(FIRST_WORD, FIRST_WORD + WORDS, (count, CHUNK))
     answer, ends, marked = np.zeros((count, LENGTH + 1), bool), np.zeros((count, 1), int), np.zeros((count, 1), int)
@@ -72,11 +78,13 @@ def rows(rng: np.random.Generator, count: int, most_hops: int, fewest: int = 2) 
         tokens[i, : 3 * tools], marked[i] = declared.reshape(-1), 3 * tools
         at = QUESTION
         for _ in range(REQUESTS):
-            hops, start = int(rng.integers(1, most_hops + 1)), int(rng.integers(0, tools))
-            calls = [x[(start + hop) % tools] for hop in range(hops) for x in (names, takes)]
-            tokens[i, at : at + 2 * hops + 2] = [hops, takes[start], *calls]  # and 0, the end
-            answer[i, at + 2 : at + 2 * hops + 3] = True
-            at += 2 * hops + 3
+            kind, start = int(rng.choice(kinds)), int(rng.integers(0, tools))
+            on_the_way = [(start + hop) % tools for hop in range(kind)]
+            said = [takes[on_the_way[1]]] if kind == GIVES else [x[tool] for tool in on_the_way for x in (names, takes)]
+            end = at + 2 + len(said)
+            tokens[i, at:end] = [kind, takes[start], *said]  # and 0, the end
+            answer[i, at + 2 : end + 1] = True
+            at = end + 1
         ends[i] = at
     place = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (count, LENGTH))
     return {
@@ -91,9 +99,7 @@ def rows(rng: np.random.Generator, count: int, most_hops: int, fewest: int = 2) 
 
 def asked(rng: np.random.Generator, hops: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """TEST_ROWS rows whose first request has so many hops, and its answers."""
-    batch = rows(rng, 4 * TEST_ROWS, hops, TOOLS)
-    chosen = np.flatnonzero(batch["tokens"][:, QUESTION] == hops)[:TEST_ROWS]
-    batch = {name: x[chosen] for name, x in batch.items()}
+    batch = rows(rng, TEST_ROWS, [hops], TOOLS)
     answers = batch["tokens"][:, QUESTION + 2 : QUESTION + 3 + 2 * hops].copy()
     batch["tokens"] = np.where(np.arange(LENGTH) < QUESTION + 2, batch["tokens"], 0)
     return batch, answers
@@ -124,7 +130,8 @@ def judged(model: Maverick, hops: int) -> dict[str, float]:
 def compiled(heads: bool, rate: float, steps: int):
     """(init, step) of a variant."""
     config, objective = model_config(heads), Pretrain()
-    optimizer = AdamW(learning_rate=rate, warmup_steps=50, schedule="constant", weight_decay=0.0)
+    falling = {"schedule": "wsd", "decay_fraction": 0.3, "min_ratio": 0.05}
+    optimizer = AdamW(learning_rate=rate, warmup_steps=50, weight_decay=0.0, **falling)
     built = optimizer.build(steps, config, TrainableConfig().selection())
     parts = {"config": config, "rules": ShardingRules(), "optimizer": built, "objective": objective}
     step = functools.partial(train_step, references={}, objective=objective, optimizer=built)
@@ -142,8 +149,8 @@ def learned(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
         init, step = compiled(variant == "heads", args.rate, steps)
         state = init(seed)
         for i in range(steps):
-            batch = {name: jnp.asarray(x)[None] for name, x in rows(rng, ROWS, 1 + (i >= args.one)).items()}
-            state, metrics = step(state, batch)
+            batch = rows(rng, ROWS, SECOND if i >= args.one else FIRST)
+            state, metrics = step(state, {name: jnp.asarray(x)[None] for name, x in batch.items()})
             if (i + 1) % args.every == 0 or i + 1 in (args.one, steps):
                 found = {f"hops{n}": judged(state.model, n) for n in (1, 2)}
                 seconds = time.process_time() - begun
