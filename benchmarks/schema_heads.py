@@ -1,17 +1,18 @@
 #!/usr/bin/env python
 """Whether schema heads find declared tools that have left the attention chunk: chains of one and of two calls.
 
-    python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--variants heads plain] [--one 120] [--two 240]
+    python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--variants heads plain plain_twice]
 
 Every row is new. It declares 2 to TOOLS tools as three tokens each, `takes name gives`, in which each type is taken by
 one tool and given by one (one random cycle); then words fill the chunk. In the next chunk come REQUESTS requests, each
-a number of hops and a type, and the answer: for each hop the tool's name and the type that it takes. Names and types
-are drawn from larger sets, so that the model can write names and types that are not declared. The first `--one` updates
-ask for one hop, the next `--two` for one or two. Judged is the first request of new rows with TOOLS tools: an answer is
+a number of hops and a type, and the answer: for each hop the tool's name and the type that it takes; or GIVES and a
+type, and the answer is what the tool for it gives. Names and types are drawn from larger sets, so that the model can
+write names and types that are not declared. The first `--one` updates ask for one hop or GIVES, the next `--two` for
+two hops in half of the requests. Judged is the first request of new rows with TOOLS tools: an answer is
 right if all of its tokens, written greedily, are. A written call is hallucinated if no declared tool has its name and
 takes its argument.
 
-`plain` is the same model, data and updates without heads. Runs that are there are not repeated. The last line is JSON.
+`plain` is the same model, data and updates without heads, `plain_twice` with twice the updates. Runs that are there are not repeated. The last line is JSON.
 """
 
 import argparse
@@ -50,6 +51,8 @@ CHUNK, REQUESTS = 32, 4
 """All requests lie in the second chunk."""
 QUESTION, LENGTH = CHUNK, CHUNK + 32
 """Place of the first number of hops; the type comes after it, and then the answer."""
+VARIANTS = {"heads": 1, "plain": 1, "plain_twice": 2}
+"""Which models are trained, and with how many times the updates."""
 FIRST, SECOND = (1, GIVES), (1, 2, 2, GIVES)
 """Kinds of requests of the first and of the second part of training."""
 ROWS, TEST_ROWS = 32, 512
@@ -143,15 +146,16 @@ def learned(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     record = args.work / f"{variant}-{seed}.json"
     if record.is_file():
         return json.loads(record.read_text())
-    config, steps = model_config(variant == "heads"), args.one + args.two
+    config, times = model_config(variant == "heads"), VARIANTS[variant]
+    one, steps = times * args.one, times * (args.one + args.two)
     rng, curve, begun = np.random.default_rng(seed), [], time.process_time()
     with jax.set_mesh(single_device_mesh()):
         init, step = compiled(variant == "heads", args.rate, steps)
         state = init(seed)
         for i in range(steps):
-            batch = rows(rng, ROWS, SECOND if i >= args.one else FIRST)
+            batch = rows(rng, ROWS, SECOND if i >= one else FIRST)
             state, metrics = step(state, {name: jnp.asarray(x)[None] for name, x in batch.items()})
-            if (i + 1) % args.every == 0 or i + 1 in (args.one, steps):
+            if (i + 1) % args.every == 0 or i + 1 in (one, steps):
                 found = {f"hops{n}": judged(state.model, n) for n in (1, 2)}
                 seconds = time.process_time() - begun
                 curve.append({"updates": i + 1, "loss": float(metrics["loss"]), "cpu_seconds": seconds, **found})
@@ -165,11 +169,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for the results")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", default=["heads", "plain"], choices=["heads", "plain"])
-    parser.add_argument("--one", type=int, default=120, help="updates with one hop")
-    parser.add_argument("--two", type=int, default=240, help="updates with one or two hops after them")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--one", type=int, default=400, help="updates without second hops")
+    parser.add_argument("--two", type=int, default=1600, help="updates with them in half of the requests")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate")
-    parser.add_argument("--every", type=int, default=120, help="updates between evaluations")
+    parser.add_argument("--every", type=int, default=400, help="updates between evaluations")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     results = [learned(variant, seed, args) for seed in args.seeds for variant in args.variants]
