@@ -8,11 +8,12 @@ one tool and given by one (one random cycle); then words fill the chunk. In the 
 a number of hops and a type, and the answer: for each hop the tool's name and the type that it takes; or GIVES and a
 type, and the answer is what the tool for it gives. Names and types are drawn from larger sets, so that the model can
 write names and types that are not declared. The first `--one` updates ask for one hop or GIVES, the next `--two` for
-two hops in half of the requests. Judged is the first request of new rows with TOOLS tools: an answer is
-right if all of its tokens, written greedily, are. A written call is hallucinated if no declared tool has its name and
-takes its argument.
+two hops in half of the requests. Judged is the first request of new rows with TOOLS tools: an answer is right if all of
+its tokens, written greedily, are. A written call is hallucinated if no declared tool has its name and takes its
+argument.
 
-`plain` is the same model, data and updates without heads, `plain_twice` with twice the updates. Runs that are there are not repeated. The last line is JSON.
+`plain` is the same model, data and updates without heads, `plain_twice` with twice the updates. Runs that are there are
+not repeated. The last line is JSON.
 """
 
 import argparse
