@@ -103,17 +103,23 @@ PASSES = sum(part.updates * (1 + part.replaced) for part in STAGES)
 """Forward and backward passes of the stages of `latents`, each as many as an update without latents has."""
 SAME_FLOPS = PASSES - len(STAGES) * STAGE
 """Further updates with which a variant without latents has the FLOPs of `latents`."""
-VARIANTS: dict[str, tuple[Part, ...]] = {
-    "start": (Part(START),),
-    "text": (Part(len(STAGES) * STAGE),),
-    "latents": STAGES,
-    "pauses": STAGES,
-    "pauses, same FLOPs": (Part(SAME_FLOPS, HOPS),),
-    "none": (Part(START + len(STAGES) * STAGE, thoughts=False),),
-    "none, same FLOPs": (Part(SAME_FLOPS, thoughts=False),),
-    "loops": STAGES,
-}
-"""What each run is trained on; ` same FLOPs` go on from the run of that name."""
+
+
+def variants(start: int) -> dict[str, tuple[Part, ...]]:
+    """What each run is trained on, with `start` updates of text; ` same FLOPs` go on from the run of that name."""
+    return {
+        "start": (Part(start),),
+        "text": (Part(len(STAGES) * STAGE),),
+        "latents": STAGES,
+        "pauses": STAGES,
+        "pauses, same FLOPs": (Part(SAME_FLOPS, HOPS),),
+        "none": (Part(start + len(STAGES) * STAGE, thoughts=False),),
+        "none, same FLOPs": (Part(SAME_FLOPS, thoughts=False),),
+        "loops": STAGES,
+    }
+
+
+VARIANTS = variants(START)
 GOES_ON = {"text": "start", "latents": "start", "pauses": "start", "pauses, same FLOPs": "pauses",
            "none, same FLOPs": "none", "loops": "start"}  # fmt: skip
 
@@ -273,10 +279,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for the runs")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--start", type=int, default=START, help="updates of text before the variants part")
     parser.add_argument("--plot", help="a PNG file to write")
     parser.add_argument("--only-plot", action="store_true", help="train nothing; read the runs that are there")
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
+    VARIANTS.update(variants(args.start))
     runs = []
     for seed in args.seeds:
         for variant in args.variants:
