@@ -2,6 +2,7 @@
 """Whether schema heads find declared tools that have left the attention chunk: chains of one and of two calls.
 
     python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--variants heads plain plain_twice]
+        [--plot FILE.png]
 
 Every row is new. It declares 2 to TOOLS tools as three tokens each, `takes name gives`, in which each type is taken by
 one tool and given by one (one random cycle); then words fill the chunk. In the next chunk come REQUESTS requests, each
@@ -166,6 +167,29 @@ def learned(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     return result
 
 
+def plot(runs: Sequence[dict[str, Any]], path: str) -> None:
+    """Right answers and hallucinated calls with two hops by updates, a line per run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True, sharey=True)
+    looks = {"heads": ("#1f3b57", "-"), "plain": ("#c8702a", "-"), "plain_twice": ("#c8702a", ":")}
+    for panel, key in zip(panels, ("right", "hallucinated"), strict=True):
+        named = set()
+        for run in runs:
+            color, line = looks[run["variant"]]
+            label = run["variant"].replace("_", ", ") if run["variant"] not in named else None
+            named.add(run["variant"])
+            points = [(point["updates"], point["hops2"][key]) for point in run["curve"]]
+            panel.plot(*zip(*points, strict=True), line, color=color, marker="o", markersize=3, label=label)
+        panel.set(title=f"two hops: {key}", xlabel="updates", ylim=(-0.02, 1.02))
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for the results")
@@ -175,9 +199,12 @@ def main() -> None:
     parser.add_argument("--two", type=int, default=1600, help="updates with them in half of the requests")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate")
     parser.add_argument("--every", type=int, default=400, help="updates between evaluations")
+    parser.add_argument("--plot", help="a PNG file to write")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     results = [learned(variant, seed, args) for seed in args.seeds for variant in args.variants]
+    if args.plot:
+        plot(results, args.plot)
     print(json.dumps(results))
 
 
