@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Whether schema heads find declared tools that have left the attention chunk: chains of one and of two calls.
 
-    python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--variants heads plain plain_twice]
-        [--plot FILE.png]
+    python benchmarks/schema_heads.py --work FOLDER [--seeds 0 1 2] [--plot FILE.png]
+        [--variants heads plain heads_twice plain_twice]
 
 Every row is new. It declares 2 to TOOLS tools as three tokens each, `takes name gives`, in which each type is taken by
 one tool and given by one (one random cycle); then words fill the chunk. In the next chunk come REQUESTS requests, each
@@ -13,8 +13,8 @@ two hops in half of the requests. Judged is the first request of new rows with T
 its tokens, written greedily, are. A written call is hallucinated if no declared tool has its name and takes its
 argument.
 
-`plain` is the same model, data and updates without heads, `plain_twice` with twice the updates. Runs that are there are
-not repeated. The last line is JSON.
+`plain` is the same model, data and updates without heads; `_twice` have twice the updates. Runs that are there are not
+repeated. The last line is JSON.
 """
 
 import argparse
@@ -53,7 +53,7 @@ CHUNK, REQUESTS = 32, 4
 """All requests lie in the second chunk."""
 QUESTION, LENGTH = CHUNK, CHUNK + 32
 """Place of the first number of hops; the type comes after it, and then the answer."""
-VARIANTS = {"heads": 1, "plain": 1, "plain_twice": 2}
+VARIANTS = {"heads": 1, "plain": 1, "heads_twice": 2, "plain_twice": 2}
 """Which models are trained, and with how many times the updates."""
 FIRST, SECOND = (1, GIVES), (1, 2, 2, GIVES)
 """Kinds of requests of the first and of the second part of training."""
@@ -148,11 +148,12 @@ def learned(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]
     record = args.work / f"{variant}-{seed}.json"
     if record.is_file():
         return json.loads(record.read_text())
-    config, times = model_config(variant == "heads"), VARIANTS[variant]
+    heads, times = variant.startswith("heads"), VARIANTS[variant]
+    config = model_config(heads)
     one, steps = times * args.one, times * (args.one + args.two)
     rng, curve, begun = np.random.default_rng(seed), [], time.process_time()
     with jax.set_mesh(single_device_mesh()):
-        init, step = compiled(variant == "heads", args.rate, steps)
+        init, step = compiled(heads, args.rate, steps)
         state = init(seed)
         for i in range(steps):
             batch = rows(rng, ROWS, SECOND if i >= one else FIRST)
@@ -175,7 +176,12 @@ def plot(runs: Sequence[dict[str, Any]], path: str) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True, sharey=True)
-    looks = {"heads": ("#1f3b57", "-"), "plain": ("#c8702a", "-"), "plain_twice": ("#c8702a", ":")}
+    looks = {
+        "heads": ("#1f3b57", "-"),
+        "plain": ("#c8702a", "-"),
+        "heads_twice": ("#1f3b57", ":"),
+        "plain_twice": ("#c8702a", ":"),
+    }
     for panel, key in zip(panels, ("right", "hallucinated"), strict=True):
         named = set()
         for run in runs:
