@@ -1,17 +1,19 @@
 #!/usr/bin/env python
 """Latent thoughts in pointer chasing: right answers of text, latents, pauses and no thoughts, by seed.
 
-    python benchmarks/latent_thoughts.py --work FOLDER [--seeds 0 1 2] [--variants text latents pauses none]
+    python benchmarks/latent_thoughts.py --work FOLDER [--seeds 0 1 2] [--variants text latents pauses none loops]
         [--plot FILE.png] [--only-plot]
 
 Every variant but `none` continues the text run of its seed (`START` updates). `none` has no thoughts, and spends all
 updates and FLOPs on its own rows. `pauses` is trained on the rows of `latents` with `model.latent: null`, so that the
-places of latents hold a token. Runs that are there and complete are not repeated. The last line is one JSON object.
+places of latents hold a token; so is `loops`, whose layers all run `LOOPED` times, as often as the layers of `latents`
+in its last stage. Runs that are there and complete are not repeated. The last line is one JSON object.
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import resource
@@ -29,6 +31,7 @@ import yaml
 from jax.sharding import reshard
 
 from benchmarks.worker import WorkerFailed
+from data.graders.figures import figure as figure_of
 from data.latents import LatentSteps
 from data.sources.chain import ChainSource
 from data.trajectories.kinds import TokenKind
@@ -37,8 +40,11 @@ from maverick_jax.model.transformer import Maverick
 from maverick_jax.pretrained import load_pretrained
 from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import load_tokenizer
+from train.config_files import read_run
+from train.flops import flops_of_run
 
 HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
+LOOPED = HOPS + 1
 START, STAGE, MIX = 1400, 300, 0.3
 """Updates of text; updates of each stage, which replaces one more step; share of questions with fewer replaced."""
 QUESTIONS, TEST_SEED = 2048, 10_000
@@ -97,18 +103,25 @@ PASSES = sum(part.updates * (1 + part.replaced) for part in STAGES)
 """Forward and backward passes of the stages of `latents`, each as many as an update without latents has."""
 SAME_FLOPS = PASSES - len(STAGES) * STAGE
 """Further updates with which a variant without latents has the FLOPs of `latents`."""
-VARIANTS: dict[str, tuple[Part, ...]] = {
-    "start": (Part(START),),
-    "text": (Part(len(STAGES) * STAGE),),
-    "latents": STAGES,
-    "pauses": STAGES,
-    "pauses, same FLOPs": (Part(SAME_FLOPS, HOPS),),
-    "none": (Part(START + len(STAGES) * STAGE, thoughts=False),),
-    "none, same FLOPs": (Part(SAME_FLOPS, thoughts=False),),
-}
-"""What each run is trained on; ` same FLOPs` go on from the run of that name."""
+
+
+def variants(start: int) -> dict[str, tuple[Part, ...]]:
+    """What each run is trained on, with `start` updates of text; ` same FLOPs` go on from the run of that name."""
+    return {
+        "start": (Part(start),),
+        "text": (Part(len(STAGES) * STAGE),),
+        "latents": STAGES,
+        "pauses": STAGES,
+        "pauses, same FLOPs": (Part(SAME_FLOPS, HOPS),),
+        "none": (Part(start + len(STAGES) * STAGE, thoughts=False),),
+        "none, same FLOPs": (Part(SAME_FLOPS, thoughts=False),),
+        "loops": STAGES,
+    }
+
+
+VARIANTS = variants(START)
 GOES_ON = {"text": "start", "latents": "start", "pauses": "start", "pauses, same FLOPs": "pauses",
-           "none, same FLOPs": "none"}  # fmt: skip
+           "none, same FLOPs": "none", "loops": "start"}  # fmt: skip
 
 
 def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
@@ -116,6 +129,8 @@ def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
     parts, model = VARIANTS[variant], dict(MODEL)
     if variant in GOES_ON:
         model["init_from"] = str(folder(GOES_ON[variant], seed, work))
+    if variant == "loops":
+        model["loops"] = {"periods": [0, 1], "times": LOOPED}
     stages = []
     for number, part in enumerate(parts, start=10 * list(VARIANTS).index(variant)):
         stage: dict[str, Any] = {"name": f"replaced_{part.replaced}", "steps": part.updates}
@@ -156,6 +171,16 @@ def trained_run(config: dict[str, Any], run_dir: pathlib.Path) -> float:
             raise WorkerFailed(f"{path}: {done.stderr[-2000:]}")
         record.write_text(json.dumps({"cpu_seconds": _children() - before}))
     return json.loads(record.read_text())["cpu_seconds"]
+
+
+def flops(variant: str, seed: int, work: pathlib.Path) -> float:
+    """Training FLOPs of a run with those that it goes on from, as `maverick plan` counts them, padding included."""
+    config = read_run(str(folder(variant, seed, work).with_suffix(".yaml")))
+    ends = [0, *(part.run.steps for part in config.in_stages)]
+    updates = [end - begin for begin, end in itertools.pairwise(ends)]
+    parts = [sum(flops_of_run(part, {}).values()) for part in config.in_stages]
+    own = ROWS * LENGTH * sum(n * per_token for n, per_token in zip(updates, parts, strict=True))
+    return own + (flops(GOES_ON[variant], seed, work) if variant in GOES_ON else 0.0)
 
 
 def _children() -> float:
@@ -223,11 +248,12 @@ def measured(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
             found[f"after {step}"] = right(load_pretrained(path), step // STAGE, True)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     curve = [[line["step"], line["kind_loss"].get("final_answer")] for line in lines if "kind_loss" in line]
-    return found | {"updates": sum(part.updates for part in VARIANTS[variant]), "answer_loss": curve}
+    found |= {"flops": flops(variant, seed, work), "updates": sum(part.updates for part in VARIANTS[variant])}
+    return found | {"answer_loss": curve}
 
 
 def plot(runs: Sequence[dict[str, Any]], path: str) -> None:
-    """Right answers by variant, a dot per seed, and the guess."""
+    """Right answers by variant: a dot per seed, the mean with Student's 95% interval over seeds, and the guess."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -236,10 +262,13 @@ def plot(runs: Sequence[dict[str, Any]], path: str) -> None:
     bars = [(run["variant"], run["right"]) for run in runs]
     bars += [(f"latents {name}", run[name]) for run in runs for name in ("zeroed", "shuffled") if name in run]
     names = list(dict.fromkeys(name for name, _ in bars))
-    figure, panel = pyplot.subplots(figsize=(8, 3.6), constrained_layout=True)
+    figure, panel = pyplot.subplots(figsize=(9, 3.6), constrained_layout=True)
     for at, name in enumerate(names):
         values = [value for other, value in bars if other == name]
-        panel.bar(at, sum(values) / len(values), color="#9bb7d4")
+        mean = figure_of(values)
+        panel.bar(at, mean.value, color="#9bb7d4")
+        if len(values) > 1:
+            panel.vlines(at, *np.clip([mean.low, mean.high], 0, 1), color="#7a8fa6", linewidth=5, alpha=0.5)
         panel.plot([at] * len(values), values, "o", color="#1f3b57", markersize=4)
     panel.axhline(1 / (SYMBOLS - 1), color="gray", linewidth=0.8, linestyle="--")
     panel.set(ylabel="right answers", ylim=(0, 1), xticks=range(len(names)))
@@ -252,10 +281,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=pathlib.Path, required=True, help="a folder for the runs")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--start", type=int, default=START, help="updates of text before the variants part")
     parser.add_argument("--plot", help="a PNG file to write")
     parser.add_argument("--only-plot", action="store_true", help="train nothing; read the runs that are there")
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
+    VARIANTS.update(variants(args.start))
     runs = []
     for seed in args.seeds:
         for variant in args.variants:

@@ -321,13 +321,23 @@ def test_only_a_careless_clerk_breaks_rules_and_both_serve_every_customer():
 
 def test_variants_of_latent_thoughts_have_equal_updates_and_flops(tmp_path):
     for variant in ("start", "none"):
-        path = tmp_path / f"{variant}.yaml"
+        path = tmp_path / f"{variant}-0.yaml"
         path.write_text(yaml.safe_dump(latent_thoughts.run_config(variant, 0, tmp_path)))
         assert len(read_config(str(path), []).in_stages) == len(latent_thoughts.VARIANTS[variant])
     updates = {name: sum(part.updates for part in parts) for name, parts in latent_thoughts.VARIANTS.items()}
     assert updates["text"] == updates["latents"] == updates["pauses"] == updates["none"] - updates["start"]
     passes = sum(part.updates * (1 + part.replaced) for part in latent_thoughts.VARIANTS["latents"])
     assert updates["pauses"] + updates["pauses, same FLOPs"] == passes
+    flops = {variant: latent_thoughts.flops(variant, 0, tmp_path) for variant in ("start", "none")}
+    assert flops["none"] / flops["start"] == pytest.approx(updates["none"] / updates["start"])
+
+
+def test_loops_of_latent_thoughts_differ_from_pauses_by_loops_and_by_the_questions(tmp_path):
+    pauses, loops = (latent_thoughts.run_config(variant, 0, tmp_path) for variant in ("pauses", "loops"))
+    assert loops["model"].pop("loops") == {"periods": [0, 1], "times": 1 + latent_thoughts.HOPS}
+    assert loops["model"] == pauses["model"] and loops["optimizer"] == pauses["optimizer"]
+    replaced = lambda config: [stage["name"] for stage in config["stages"]]
+    assert replaced(loops) == replaced(pauses) and [stage["steps"] for stage in loops["stages"]] == [300] * 3
 
 
 def test_latents_are_replaced_by_nothing_or_by_those_of_another_question():

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from benchmarks.schema_heads import CHUNK, QUESTION, TOOLS, asked, model_config, rows
+from benchmarks.schema_heads import CHUNK, GIVES, QUESTION, SECOND, TOOLS, asked, model_config, rows
 from maverick_jax.reasoning import Mark
 
 
 def test_answers_follow_from_the_declarations_a_chunk_before():
-    batch = rows(np.random.default_rng(0), 16, 2)
+    batch = rows(np.random.default_rng(0), 16, SECOND)
     for tokens, labels, weights, marks in zip(
         batch["tokens"], batch["labels"], batch["loss_weights"], batch["marks"], strict=True
     ):
@@ -15,13 +15,13 @@ def test_answers_follow_from_the_declarations_a_chunk_before():
         assert 2 * 3 <= size <= 3 * TOOLS <= CHUNK and marks[:size].all()
         tools = {takes: (name, gives) for takes, name, gives in tokens[:size].reshape(-1, 3).tolist()}
         assert weights[: QUESTION + 1].sum() == 0
-        hops, asked_for = tokens[QUESTION : QUESTION + 2].tolist()
-        wanted = []
-        for _ in range(hops):
+        kind, asked_for = tokens[QUESTION : QUESTION + 2].tolist()
+        wanted = [tools[asked_for][1]] if kind == GIVES else []
+        for _ in range(kind if kind != GIVES else 0):
             name, gives = tools[asked_for]
             wanted += [name, asked_for]
             asked_for = gives
-        first = slice(QUESTION + 1, QUESTION + 2 + 2 * hops)
+        first = slice(QUESTION + 1, QUESTION + 2 + len(wanted))
         assert labels[first].tolist() == [*wanted, 0] and weights[first].all()
 
 
