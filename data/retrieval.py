@@ -1,0 +1,55 @@
+"""Texts from which something has to be looked up: records `key=value` among ordinary sentences, and questions.
+
+    Rain is expected by the evening.
+    aQ=73
+    Fx=08
+    ?aQ=73
+
+The source `retrieval` makes documents of them to train on, and the task `retrieval` asks for records by length and depth.
+"""
+
+import string
+from typing import NamedTuple
+
+import numpy as np
+
+SENTENCES = (
+    "The road runs along the river for a while.", "A cart stands at the gate.", "Nobody has mended the wall yet.",
+    "The market opens early on most days.", "Rain is expected by the evening.", "Some of the lamps are lit already.",
+    "Two boats lie at the quay.", "The baker counts the loaves again.",
+)  # fmt: skip
+LETTERS = string.ascii_letters
+MOST_RECORDS = len(LETTERS) ** 2
+"""Number of different keys of two letters."""
+
+
+class Record(NamedTuple):
+    key: str
+    value: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.key}={self.value}\n"
+
+    @property
+    def question(self) -> str:
+        """What its value follows."""
+        return f"?{self.key}="
+
+    @property
+    def asked(self) -> str:
+        """The question with its answer, as a line."""
+        return f"{self.question}{self.value}\n"
+
+
+def draw_records(random: np.random.RandomState, count: int) -> list[Record]:
+    """Records with different keys of two letters, at most `MOST_RECORDS`; each value is a number of two digits."""
+    numbers = random.permutation(MOST_RECORDS)[:count]
+    values = random.randint(0, 100, len(numbers))
+    size = len(LETTERS)
+    return [Record(LETTERS[n // size] + LETTERS[n % size], f"{v:02}") for n, v in zip(numbers, values, strict=True)]
+
+
+def draw_sentences(random: np.random.RandomState, count: int) -> list[str]:
+    """Ordinary lines."""
+    return [f"{SENTENCES[i]}\n" for i in random.randint(0, len(SENTENCES), count)]
