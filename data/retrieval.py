@@ -5,7 +5,7 @@
     Fx=08
     ?aQ=73
 
-The source `retrieval` makes documents of them to train on, and the task `retrieval` asks for records by length and depth.
+The source `retrieval` makes documents of them to train on; the task `retrieval` asks for records by length and depth.
 """
 
 import string

@@ -23,7 +23,8 @@ class Grid(NamedTuple):
         for what, values, at in (("length", self.lengths, 0), ("depth", self.depths, 1)):
             for value in values if len(values) > 1 else ():
                 name = f"length {value:>8}" if what == "length" else f"depth {value:.2f}"
-                found[name] = _figure([one for place, part in self.scores.items() if place[at] == value for one in part])
+                parts = [part for place, part in self.scores.items() if place[at] == value]
+                found[name] = _figure([one for part in parts for one in part])
         return found
 
     def as_json(self) -> dict[str, Any]:

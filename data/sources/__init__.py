@@ -39,7 +39,8 @@ __all__ = [
 
 SOURCES = Kinds("data source", SourceConfig, default="files")
 for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSource, TrajectoriesSource,
-              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource, ChainSource, RetrievalSource):  # fmt: skip
+              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource, ChainSource,
+              RetrievalSource):  # fmt: skip
     SOURCES.register(_kind)
 
 

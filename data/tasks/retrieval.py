@@ -1,4 +1,4 @@
-"""Retrieval by length and depth: records among ordinary lines, of which one is asked for at the end (`data.retrieval`)."""
+"""Retrieval by length and depth: one of the records among ordinary lines is asked for at the end (`data.retrieval`)."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from maverick_jax.errors import InputError
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import Reply
 
-ASK = "The text below has lines of the form `key=value`. What is the value of the key `{key}`? Answer with the value alone."
+ASK = "The text has lines of the form `key=value`. What is the value of the key `{key}`? Answer with the value alone."
 Share = Annotated[float, Field(ge=0, le=1)]
 Length = Annotated[int, Field(ge=64, le=1 << 24)]
 

@@ -1,4 +1,4 @@
-"""Held-out loss by position in the document: whether a model uses a long context, and where it fails beyond the one that
+"""Held-out loss by position in the document: whether a model uses a long context, and where it fails beyond that which
 it was trained for."""
 
 import functools
@@ -28,7 +28,7 @@ def buckets(length: int) -> list[int]:
 
 def loss_by_position(model: Maverick, held_out: HeldOut) -> dict[str, dict[str, Any]]:
     """By source, of its held-out batches: `ends` of the buckets of positions (a bucket begins where the one before
-    ends), `loss`, the mean in nats over the labels whose token lies there, None where there are none, and `tokens`, their
+    ends); `loss`, the mean in nats over the labels whose token lies there, None where there are none; `tokens`, their
     number. Call it under the model's mesh."""
     ends = buckets(held_out.feed.config.data.sequence_length)
     step, found = jax.jit(functools.partial(_sums, ends=tuple(ends))), {}

@@ -41,8 +41,9 @@ def test_an_answer_begins_with_the_value_and_a_message_contains_it():
         task = Retrieval(lengths=(1024,), count=1, chat=chat)
         example = task.examples_for(BYTES)[0]
         assert isinstance(example.prompt, str) != chat
-        grade = task.grade(example, Reply(right.format(*example.references)))
-        assert grade.score == 1 and task.grade(example, Reply("")).score == 0 and not task.grade(example, Reply("")).answered
+        nothing = task.grade(example, Reply(""))
+        assert task.grade(example, Reply(right.format(*example.references))).score == 1
+        assert nothing.score == 0 and not nothing.answered
 
 
 def test_the_grid_has_a_figure_with_its_interval_for_each_length_and_depth():
