@@ -39,8 +39,8 @@ def grid_of(places: Sequence[tuple[int, float]], scores: Sequence[float], groups
     found: dict[tuple[int, float], list[Scored]] = {}
     for place, score, group in zip(places, scores, groups, strict=True):
         found.setdefault(place, []).append((score, group))
-    lengths, depths = (tuple(sorted({place[at] for place in found})) for at in (0, 1))
-    return Grid(lengths, depths, found)
+    lengths, depths = sorted({length for length, _ in found}), sorted({depth for _, depth in found})
+    return Grid(tuple(lengths), tuple(depths), found)
 
 
 def _figure(scored: Sequence[Scored]) -> Figure:

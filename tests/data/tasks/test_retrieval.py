@@ -19,6 +19,7 @@ def test_one_record_is_asked_for_at_each_depth_of_a_text_of_the_wanted_length(se
     assert len(examples) == 2 * 3 * 5 and len({example.id for example in examples}) == len(examples)
     for example in examples:
         (value,) = example.references
+        assert isinstance(example.prompt, str)
         *lines, question = example.prompt.splitlines(keepends=True)
         record = f"{question.removeprefix('?')}{value}\n"
         assert lines.count(record) == 1 and sum(line.startswith(record[:3]) for line in lines) == 1
@@ -30,7 +31,7 @@ def test_one_record_is_asked_for_at_each_depth_of_a_text_of_the_wanted_length(se
 
 
 def test_the_same_text_is_asked_at_every_depth_and_a_seed_gives_another():
-    kept = lambda task: [sorted(example.prompt.splitlines()) for example in task.examples_for(BYTES)]
+    kept = lambda task: [sorted(str(example.prompt).splitlines()) for example in task.examples_for(BYTES)]
     first = kept(Retrieval(lengths=(256,), count=2))
     assert first[0] == first[4] != first[5] and first == kept(Retrieval(lengths=(256,), count=2))
     assert first != kept(Retrieval(lengths=(256,), count=2, seed=1))
