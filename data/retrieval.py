@@ -1,9 +1,9 @@
 """Texts from which something has to be looked up: records `key=value` among ordinary sentences, and questions.
 
     Rain is expected by the evening.
-    aQ=73
-    Fx=08
-    ?aQ=73
+    aQ=k
+    Fx=B
+    ?aQ=k
 
 The source `retrieval` makes documents of them to train on; the task `retrieval` asks for records by length and depth.
 """
@@ -43,11 +43,11 @@ class Record(NamedTuple):
 
 
 def draw_records(random: np.random.RandomState, count: int) -> list[Record]:
-    """Records with different keys of two letters, at most `MOST_RECORDS`; each value is a number of two digits."""
+    """Records with different keys of two letters, at most `MOST_RECORDS`; each value is a letter."""
     numbers = random.permutation(MOST_RECORDS)[:count]
-    values = random.randint(0, 100, len(numbers))
     size = len(LETTERS)
-    return [Record(LETTERS[n // size] + LETTERS[n % size], f"{v:02}") for n, v in zip(numbers, values, strict=True)]
+    values = random.randint(0, size, len(numbers))
+    return [Record(LETTERS[n // size] + LETTERS[n % size], LETTERS[v]) for n, v in zip(numbers, values, strict=True)]
 
 
 def draw_sentences(random: np.random.RandomState, count: int) -> list[str]:

@@ -59,7 +59,7 @@ class _RetrievalPart:
         c = self.config
         # NumPy guarantees only for the legacy generator that its streams stay the same in all versions.
         random = np.random.RandomState(derive(c.corpus_seed, "retrieval", number) % 2**32)
-        most = c.characters // len("aQ=73\n")
+        most = c.characters // len("aQ=k\n")
         records, sentences = draw_records(random, most), draw_sentences(random, most)
         lines, left, known = [], c.characters, 0
         for i, (is_sentence, is_question, which) in enumerate(random.random_sample((most, 3))):
