@@ -1,9 +1,9 @@
 """Texts from which something has to be looked up: records `key=value` among ordinary sentences, and questions.
 
     Rain is expected by the evening.
-    aQ=k
-    Fx=B
-    ?aQ=k
+    A=k
+    7=b
+    ?A=k
 
 The source `retrieval` makes documents of them to train on; the task `retrieval` asks for records by length and depth.
 """
@@ -18,9 +18,8 @@ SENTENCES = (
     "The market opens early on most days.", "Rain is expected by the evening.", "Some of the lamps are lit already.",
     "Two boats lie at the quay.", "The baker counts the loaves again.",
 )  # fmt: skip
-LETTERS = string.ascii_letters
-MOST_RECORDS = len(LETTERS) ** 2
-"""Number of different keys of two letters."""
+KEYS = string.ascii_uppercase + string.digits
+VALUES = string.ascii_lowercase
 
 
 class Record(NamedTuple):
@@ -42,12 +41,10 @@ class Record(NamedTuple):
         return f"{self.question}{self.value}\n"
 
 
-def draw_records(random: np.random.RandomState, count: int) -> list[Record]:
-    """Records with different keys of two letters, at most `MOST_RECORDS`; each value is a letter."""
-    numbers = random.permutation(MOST_RECORDS)[:count]
-    size = len(LETTERS)
-    values = random.randint(0, size, len(numbers))
-    return [Record(LETTERS[n // size] + LETTERS[n % size], LETTERS[v]) for n, v in zip(numbers, values, strict=True)]
+def draw_records(random: np.random.RandomState) -> list[Record]:
+    """One record for each key, in random order; each value is any letter."""
+    keys, values = random.permutation(len(KEYS)), random.randint(0, len(VALUES), len(KEYS))
+    return [Record(KEYS[k], VALUES[v]) for k, v in zip(keys, values, strict=True)]
 
 
 def draw_sentences(random: np.random.RandomState, count: int) -> list[str]:

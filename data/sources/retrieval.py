@@ -34,7 +34,8 @@ class RetrievalSource(DocumentSource):
     sentences: Fraction = 0.1
     """Share of the lines that are ordinary sentences."""
     questions: Fraction = 0.5
-    """Share of the other lines that ask for a record before them, each one equally likely."""
+    """Share of the other lines that ask for a record before them, each one equally likely. When all 36 records are
+    there, all other lines do."""
     corpus_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the documents; their order follows from the run's seed."""
 
@@ -59,13 +60,13 @@ class _RetrievalPart:
         c = self.config
         # NumPy guarantees only for the legacy generator that its streams stay the same in all versions.
         random = np.random.RandomState(derive(c.corpus_seed, "retrieval", number) % 2**32)
-        most = c.characters // len("aQ=k\n")
-        records, sentences = draw_records(random, most), draw_sentences(random, most)
+        most = c.characters // len("A=k\n")
+        records, sentences = draw_records(random), draw_sentences(random, most)
         lines, left, known = [], c.characters, 0
         for i, (is_sentence, is_question, which) in enumerate(random.random_sample((most, 3))):
-            if is_sentence < c.sentences or known == len(records):
+            if is_sentence < c.sentences:
                 line = sentences[i]
-            elif is_question < c.questions and known:
+            elif known and (is_question < c.questions or known == len(records)):
                 line = records[int(which * known)].asked
             else:
                 line = records[known].line

@@ -11,7 +11,7 @@ from data.graders.figures import Figure
 from data.graders.grids import Grid, grid_of
 from data.graders.matching import differs
 from data.order import derive
-from data.retrieval import MOST_RECORDS, Record, draw_records, draw_sentences
+from data.retrieval import Record, draw_records, draw_sentences
 from data.tasks.base import Example, Graded, Task, TaskInfo
 from data.tasks.prompts import chat_prompt
 from maverick_jax.errors import InputError
@@ -32,10 +32,10 @@ class Retrieval(Task):
     lengths: Annotated[tuple[Length, ...], Field(min_length=1)] = (1024, 4096)
     """Most tokens of the prompt and its answer, of the model's tokenizer; at most one sentence less."""
     depths: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Where the record is: 0 is before all other lines, 1 behind them. The same text is asked at each depth."""
+    """Share of the other lines before the record: 0 puts it first, 1 last. Each text is asked at all depths."""
     sentences: Share = 0.0
-    """Share of the other lines that are ordinary sentences. 1: a needle, the only record; 0: records alone, up to 2,704
-    of them."""
+    """Share of the other lines that are ordinary sentences. 1: a needle, the only record; 0: records alone, as
+    long as there are any: there are 36, and sentences fill up what is left."""
     count: Annotated[int, Field(ge=1, le=100_000)] = 20
     """Number of examples at each length and depth."""
     chat: bool = False
@@ -59,15 +59,16 @@ class Retrieval(Task):
 
     def _at_all_depths(self, length: int, number: int, tokenizer: Tokenizer) -> list[Example]:
         random = np.random.RandomState(derive(self.seed, "retrieval", length, number) % 2**32)
-        asked, *others = draw_records(random, min(MOST_RECORDS, length))
+        asked, *others = draw_records(random)
         lines = self._lines(random, others, length // 3)  # a line has more than two tokens
         sizes = [len(ids) for ids in tokenizer.encode_batch(lines)]
         bare = tokenizer.encode(self._prompt_text(asked, [asked.line]) + asked.value)
         fitting = int(np.searchsorted(np.cumsum(sizes), length - len(bare) - 1, side="right"))  # one begin token
+        mixed = [lines[i] for i in random.permutation(fitting)]
         group, found = f"{length} {number}", []
         for depth in self.depths:
             place = round(depth * fitting)
-            text = self._prompt_text(asked, [*lines[:place], asked.line, *lines[place:fitting]])
+            text = self._prompt_text(asked, [*mixed[:place], asked.line, *mixed[place:]])
             facts = {"length": length, "depth": depth}
             prompt = chat_prompt(text) if self.chat else text
             found.append(Example(f"{group} at {depth:.2f}", prompt, (asked.value,), group=group, facts=facts))
