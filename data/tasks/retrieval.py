@@ -49,6 +49,10 @@ class Retrieval(Task):
     def info(self) -> TaskInfo:
         return TaskInfo("generated from a seed", "Apache-2.0")
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        return () if self.chat else ("\n",)
+
     def examples(self) -> list[Example]:
         raise InputError("kind: retrieval: its examples depend on a tokenizer; expected `examples_for`")
 
