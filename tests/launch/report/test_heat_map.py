@@ -1,6 +1,6 @@
 """Heat maps: a cell for each length and depth that has a score, with its share in percent."""
 
-import matplotlib
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from launch.report.evaluation import page
@@ -20,7 +20,7 @@ def test_each_cell_has_its_color_and_its_percents_at_its_length_and_depth():
     shown = {text.get_position(): text.get_text() for text in axes.texts}
     assert shown == {(0, 0): "100", (0, 1): "25", (1, 0): "0"}
     colors = [patch.get_facecolor() for patch in axes.patches]
-    assert colors == [matplotlib.colors.to_rgba(COLORS(share)) for share in (1.0, 0.25, 0.0)]
+    assert colors == [to_rgba(COLORS(share)) for share in (1.0, 0.25, 0.0)]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["256", "1,024"]
     assert axes.get_ylim() == (1.5, -0.5)  # the beginning is at the top
 
