@@ -167,8 +167,8 @@ def plot(runs: Sequence[Mapping[str, Any]], into: pathlib.Path) -> None:
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Lines of Markdown, by variant and stage, over all seeds: the share of needles found by length, and in the worst cell;
-    and that of the records."""
+    """Lines of Markdown, by variant and stage, over all seeds: the share of needles found by length, and in the worst
+    cell; and that of the records."""
     lines = []
     for variant, (_, stages) in VARIANTS.items():
         for stage in stages:
