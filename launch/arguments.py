@@ -292,6 +292,8 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     )
     what = "answer tasks: a shipped name, a YAML file, or JSON lines of questions (repeatable)"
     parser.add_argument("--tasks", metavar="NAME_OR_FILE", action="append", default=[], help=what)
+    what = "also the held-out loss by position in the document, by source"
+    parser.add_argument("--by-position", action="store_true", help=what)
     what = "let tasks run programs that the model writes, in a sandbox"
     parser.add_argument("--allow-code", action="store_true", help=what)
     what = "compare CHECKPOINT with OTHER, or two without CHECKPOINT: checkpoints, with --tasks, or results (--out)"

@@ -31,8 +31,10 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(
                 f"--compare: {len(sides)} models; expected two, as in `--compare A B`, or CHECKPOINT and one"
             )
-        if args.config or args.overrides or args.generate or args.harness:
-            raise InputError("--compare: compares answers to --tasks; expected no CONFIG, --generate or --harness")
+        if args.config or args.overrides or args.generate or args.harness or args.by_position:
+            raise InputError(
+                "--compare: compares answers to --tasks; expected no CONFIG, --generate, --by-position or --harness"
+            )
     elif args.checkpoint is None:
         raise InputError("maverick eval: CHECKPOINT is missing (a run directory, checkpoint or Hugging Face folder)")
 
@@ -46,8 +48,9 @@ def _evaluated(args: argparse.Namespace) -> dict[str, Any]:
     overrides = [args.config, *args.overrides] if is_override else args.overrides
     config = None if is_override else args.config
     found: dict[str, Any] = {"checkpoint": args.checkpoint}
-    if args.tasks or not args.harness or config or overrides or args.generate:
+    if args.tasks or not args.harness or config or overrides or args.generate or args.by_position:
         options = {"generate": args.generate, "max_tokens": args.max_tokens, "tasks": args.tasks}
+        options |= {"by_position": args.by_position}
         found |= evaluate(args.checkpoint, config, overrides, allow_code=args.allow_code, **options)
     if args.harness:
         settings = HarnessSettings(args.limit, args.shots, args.chat, args.context)

@@ -16,6 +16,7 @@ from maverick_jax.pretrained import config_of, load_pretrained
 from maverick_jax.text import Tokenizer, load_tokenizer
 from train.config_files import read_config
 from train.evaluate_tasks import answer_progress, evaluate_tasks, run_tasks
+from train.evaluation.by_position import loss_by_position
 from train.evaluation.carried import context_of, objective_state
 from train.evaluation.generated import generated
 from train.evaluation.tasks import open_tasks
@@ -33,12 +34,14 @@ def evaluate(
     max_tokens: int = 256,
     tasks: Sequence[str] = (),
     allow_code: bool = False,
+    by_position: bool = False,
 ) -> dict[str, Any]:
     """Held-out loss of `checkpoint` (run directory, checkpoint or Hugging Face folder) on the data of a config, by
     default that of its run and stage, and the other metrics of the config's objective. `generate` (`generated`): the
     model writes that many turns of held-out conversations, of at most `max_tokens` tokens each, and its decisions and
     calls are scored. `tasks` (shipped names or files): its answers (`tasks`: `evaluation.tasks.run_task` by name);
-    without a config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox.
+    without a config, only they are evaluated. `allow_code`: tasks may run what it writes, in a sandbox. `by_position`:
+    also the loss by position in the document (`loss_by_position`).
 
     The checkpoint's tokenizer is the default of `data.tokenizer`. It runs on one device, whatever `mesh` the config
     has: a checkpoint has the same metrics wherever it was trained.
@@ -47,7 +50,7 @@ def evaluate(
     unreadable tasks.
     """
     overrides = list(overrides)
-    if tasks and path_or_name is None and not overrides and not generate:
+    if tasks and path_or_name is None and not overrides and not generate and not by_position:
         return {"checkpoint": checkpoint, "tasks": evaluate_tasks(checkpoint, tasks, allow_code=allow_code)}
     if path_or_name is None:
         path_or_name, overrides = str(config_of_run(checkpoint)), [*stage_of(checkpoint), *overrides]
@@ -62,6 +65,8 @@ def evaluate(
     with jax.set_mesh(session.mesh):
         context = context_of(config.objective, checkpoint, model, session.load_references())
         found = {"checkpoint": checkpoint} | session.held_out.measure(config.objective)(model, context)
+        if by_position:
+            found["loss_by_position"] = loss_by_position(model, session.held_out)
     if remarks := config.objective.remarks(found, objective_state(checkpoint)):
         found["remarks"] = remarks
     data = session.held_out.feed.train

@@ -14,6 +14,7 @@ from data.sources.jsonl import JsonlSource
 from data.sources.parquet import ParquetSource
 from data.sources.pictures import PictureSource, PicturesSource
 from data.sources.preferences import PreferencesConfig, PreferencesSource
+from data.sources.retrieval import RetrievalSource
 from data.sources.synthetic import SyntheticSource
 from data.sources.text import TextSource
 from data.sources.trajectories import TrajectoriesConfig, TrajectoriesSource
@@ -38,7 +39,8 @@ __all__ = [
 
 SOURCES = Kinds("data source", SourceConfig, default="files")
 for _kind in (FilesSource, TextSource, JsonlSource, ParquetSource, ArrayRecordSource, TrajectoriesSource,
-              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource, ChainSource):  # fmt: skip
+              PicturesSource, DrawnPicturesSource, PreferencesSource, SyntheticSource, ChainSource,
+              RetrievalSource):  # fmt: skip
     SOURCES.register(_kind)
 
 

@@ -20,6 +20,7 @@ from data.tasks.mgsm import Mgsm
 from data.tasks.multiple_choice import MultipleChoice
 from data.tasks.needle import Needle
 from data.tasks.questions import Questions
+from data.tasks.retrieval import Retrieval
 from data.tasks.toy_shop_orders import ToyShopOrders
 from maverick_jax.settings import shipped, strict_yaml, validation
 from maverick_jax.settings.kinds import Kinds
@@ -30,7 +31,7 @@ __all__ = ["TASKS", "AnyTask", "Example", "Grade", "Graded", "Task", "TaskInfo",
 TASKS = Kinds("task", Task)
 KINDS = (
     *(Questions, ToyShopOrders, MultipleChoice, Gsm8k, Mgsm, Competition, HumanEval, Mbpp, Bbq, Bfcl, ChartQa, DocVqa),
-    *(KeyValues, Needle),
+    *(KeyValues, Needle, Retrieval),
 )
 for _kind in KINDS:
     TASKS.register(_kind)

@@ -11,6 +11,7 @@ from pydantic import Field
 from data.graders.base import Grade
 from data.graders.choices import grade_likelihoods
 from data.graders.figures import Figure
+from data.graders.grids import Grid
 from maverick_jax.settings.section import Section
 from maverick_jax.text import Tokenizer
 from maverick_jax.text.chat import CallError, Conversation, Reply
@@ -96,3 +97,7 @@ class Task(Section, abc.ABC):
     def figures(self, graded: Sequence[Graded]) -> dict[str, Figure]:
         """Further figures of the whole task by name, such as of some of its examples."""
         return {}
+
+    def grid(self, graded: Sequence[Graded]) -> Grid | None:
+        """Scores by length of the context and depth in it, for tasks that have them."""
+        return None

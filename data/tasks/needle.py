@@ -11,6 +11,7 @@ from pydantic import Field
 from data.compression import open_data
 from data.graders.base import Grade, binary
 from data.graders.figures import Figure, figure
+from data.graders.grids import Grid, grid_of
 from data.graders.matching import differs
 from data.tasks.base import Example, Graded, Task, TaskInfo
 from data.tasks.prompts import chat_prompt
@@ -44,6 +45,8 @@ class Place(NamedTuple):
     """Token of the prompt at which the needle begins."""
     name: str
     """For figures, such as `depth 0.50` or `before chunk`."""
+    depth: float | None = None
+    """None: the place is next to a border."""
 
 
 class Needle(Task):
@@ -87,7 +90,8 @@ class Needle(Task):
             for place in self._places(before):
                 text, position = builder.text(place, NEEDLE.format(city=city, number=secret))
                 prompt = chat_prompt(f"{LEAD}{text}\n\n{ASK.format(city=city)}")
-                facts = {"length": place.length, "place": place.name, "position": position, "wanted": place.position}
+                facts = {"length": place.length, "place": place.name, "depth": place.depth}
+                facts |= {"position": position, "wanted": place.position}
                 name = f"{place.length} {place.name} at {place.position} {number}"
                 found.append(Example(name, prompt, (secret,), group=str(number), facts=facts))
         return found
@@ -96,7 +100,7 @@ class Needle(Task):
         for length in self.lengths:
             last = length - before - 128  # the needle, the question and the next header follow
             for depth in self.depths:
-                yield Place(length, before + round(depth * last), f"depth {depth:.2f}")
+                yield Place(length, before + round(depth * last), f"depth {depth:.2f}", depth)
             if self.chunk is not None:
                 multiples = range(self.chunk, length - 128, self.chunk)
                 multiples = [m for m in multiples if m - 1 > before]
@@ -129,6 +133,11 @@ class Needle(Task):
             for name in (f"length {facts['length']:>8}", facts["place"]):
                 found.setdefault(name, []).append((one.grade.score, one.example.group))
         return {name: figure([s for s, _ in found[name]], [g for _, g in found[name]]) for name in sorted(found)}
+
+    def grid(self, graded: Sequence[Graded]) -> Grid:
+        facts = [(one, one.example.facts) for one in graded if one.example.facts["depth"] is not None]
+        places = [(fact["length"], fact["depth"]) for _, fact in facts]
+        return grid_of(places, [one.grade.score for one, _ in facts], [one.example.group for one, _ in facts])
 
 
 class _Haystack:

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from launch.report.heat_map import heat_map
 from launch.report.html_parts import by_width, escape, pages_bytes, section, table
 from launch.report.plots import FIRST, GRAY, NARROW, STYLE, svg
 from launch.report.style import PAGE
@@ -55,8 +56,22 @@ def _tasks(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
         parts = list({**task["parts"], **task["figures"]}.items())
         if parts:
             found.append(_plotted("By other rules, and parts of the task", parts[:MAX_FIGURES], f"t{i}-"))
+        if grid := task.get("grid"):
+            found.append(_grid(grid, f"g{i}-"))
         found.append(_examples(task["examples"]))
     return found
+
+
+def _grid(grid: Mapping[str, Any], prefix: str) -> str:
+    sizes = (("b", NARROW * 1.5), ("n", NARROW * 0.75))
+    broad, narrow = (heat_map(grid, f"{prefix}{width}-", size) for width, size in sizes)
+    cells = [("Tokens", "Depth", "n", "Score", "95% interval")]
+    cells += [(f"{length:,}", f"{depth:.2f}", *_cells(one))
+              for length, row in zip(grid["lengths"], grid["cells"], strict=True)
+              for depth, one in zip(grid["depths"], row, strict=True) if one is not None]  # fmt: skip
+    caption = "<figcaption>Found, in percent, by length and depth</figcaption>"
+    shown = f'<figure class="hero">{caption}{by_width(broad, narrow)}</figure>'
+    return f"{shown}<details><summary>All cells</summary>{table(cells, header=True)}</details>"
 
 
 def _rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:

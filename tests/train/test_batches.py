@@ -14,9 +14,10 @@ from data.rows.fields import FIELDS, PACKED, BatchField, Row
 from maverick_jax.config import ModelConfig
 from maverick_jax.model.inputs import Inputs
 from maverick_jax.row_split import RowSplit
+from maverick_jax.sharding import single_device_mesh
 from tests.helpers import tiny
 from train.batches import Feed, check_cells, check_tiles
-from train.config_files import read_config
+from train.config_files import read_config, read_run
 from train.faults.rollback import Rollback, Rollbacks
 from train.objectives.base import Context, Head, Objective
 from train.state import init_state
@@ -209,3 +210,21 @@ def test_a_batch_has_a_feature_for_each_patch_token(model, rows, said):
     refused = contextlib.nullcontext() if said is None else pytest.raises(ValueError, match=said)
     with refused:
         check_tiles(rows, ModelConfig.from_name(model))
+
+
+@pytest.mark.parametrize("variant", ["base", "instruct", "coder", "medical"])
+def test_a_variant_and_its_twin_have_stages_of_the_same_names_and_the_twins_rows_can_be_made(
+    variant, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MAVERICK_CACHE", str(tmp_path))
+    large, small = (read_run(f"variants_{variant}_{size}") for size in ("h200x512", "tiny"))
+    names = lambda run: [stage.name for stage in run.stages]
+    without_a_base = [] if variant != "instruct" else ["broad"]  # the twin has no model to go on from
+    assert names(small) == without_a_base + names(large)
+    with jax.set_mesh(single_device_mesh()):
+        for stage in small.in_stages:
+            feed = Feed.open(stage)
+            with feed.batches(feed.first, feed.first + 1) as batches:
+                batch = next(batches)
+            assert batch["tokens"].shape[-1] == stage.data.sequence_length
+            assert float(jnp.sum(batch["loss_weights"])) > 0

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from maverick_jax.model.transformer import Maverick
 from train.batches import Feed
 from train.config import RunConfig
 from train.evaluation.decisions import decision_metrics
-from train.objectives.base import Context, Objective
+from train.objectives.base import Batch, Context, Objective
 from train.state import TrainState
 from train.step import eval_step
 
@@ -44,12 +45,11 @@ class HeldOut:
         """`(model, context) -> {"eval_loss": nats per label, ..., "eval_tokens": labels}`: means over the labels of all
         batches. With several sources also `eval_source_loss` and `eval_source_tokens`, the same by source."""
         step = jax.jit(functools.partial(eval_step, objective=objective))
-        feeds = self._feeds()
 
         def measured(model: Maverick, context: Context) -> dict[str, Any]:
             of_sources: dict[str, dict[str, jax.Array]] = {}
-            for name, feed in feeds.items():
-                with feed.batches(0, self.batches_of[name]) as batches:
+            for name, opened in self.batches_by_source():
+                with opened as batches:
                     for batch in batches:
                         sums = step(model, batch, context)
                         before = of_sources.get(name)
@@ -66,6 +66,11 @@ class HeldOut:
         measured = self.measure(objective)
         context = lambda state: Context(state.step, state.objective, references, state.heads, state.model)
         return lambda state: measured(used(state), context(state))
+
+    def batches_by_source(self) -> Iterator[tuple[str, AbstractContextManager[Iterator[Batch]]]]:
+        """Each source's name and its batches, to be entered."""
+        for name, feed in self._feeds().items():
+            yield name, feed.batches(0, self.batches_of[name])
 
     def _feeds(self) -> dict[str, Feed]:
         if len(self.batches_of) == 1:

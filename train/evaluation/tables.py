@@ -32,6 +32,10 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     if "eval_source_loss" in found:
         columns = [found["eval_source_tokens"], found["eval_source_loss"]]
         console.print(_table("held-out loss by source", ("source", "labels", "nats"), columns))
+    for name, part in found.get("loss_by_position", {}).items():
+        ends = [f"below {end:,}" for end in part["ends"]]
+        columns = [dict(zip(ends, part[key], strict=True)) for key in ("tokens", "loss")]
+        console.print(_table(f"held-out loss by position, {harmless(name)}", ("position", "labels", "nats"), columns))
     if "eval_kind_loss" in found:
         columns = [found["eval_kind_tokens"], found["eval_kind_loss"]]
         console.print(_table("labels by kind", ("kind", "labels", "nats"), columns))

@@ -104,7 +104,8 @@ def run_task(
     """Runs a task. Returns JSON values: `n` examples; figures (`data.graders.figures.Figure`): the `score`, the `parts`
     of it by other rules, the task's own `figures`, and the shares of answers that are `unanswered` (nothing that could
     be graded was found), `malformed` (empty, or a call that cannot be parsed), `cut` by the limit of tokens, and cut in
-    a `loop`; and `examples`, each with its tokens and text as written, grade and reason. Unfinished messages and
+    a `loop`; `examples`, each with its tokens and text as written, grade and reason; and for some tasks the `grid` of
+    scores by length and depth (`data.graders.grids.Grid`). Unfinished messages and
     malformed ones score 0. Raises InputError for an example that is longer than the engine's context."""
     rows = _likeliest(opened, engine, on_progress) if any(opened.choices) else []
     rows += _written(opened, engine, tokenizer, on_progress) if not all(opened.choices) else []
@@ -131,6 +132,8 @@ def run_task(
         **opened.task.info._asdict(),
         "examples": [row.as_json() for row in rows],
     }
+    if (grid := opened.task.grid(graded)) is not None:
+        found["grid"] = grid.as_json()
     return found
 
 
