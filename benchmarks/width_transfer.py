@@ -29,14 +29,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from maverick_jax.sharding import ShardingRules, single_device_mesh
-from train.batches import Feed
+from benchmarks.short_runs import ShortRuns, placed_batches
+from maverick_jax.sharding import single_device_mesh
 from train.config import RunConfig
 from train.config_files import read_config
 from train.objectives.base import Context
-from train.optimizers.base import Optimizer
-from train.state import init_state
-from train.step import eval_step, train_step
+from train.step import eval_step
 
 BASE = 32
 HEAD = 16
@@ -65,37 +63,16 @@ def run_config(form: str, width: int, rate: float, seed: int) -> RunConfig:
 
 @functools.cache
 def batches(seed: int, split: str, count: int) -> list[dict[str, jax.Array]]:
-    """The first batches of a seed, on the device; the same for all widths."""
-    feed = Feed.open(run_config("standard", BASE, 1.0, seed), "train" if split == "train" else "eval")
-    with feed.batches(0, count) as found:
-        return list(found)
+    """The first batches of a seed; the same for all widths."""
+    return placed_batches(run_config("standard", BASE, 1.0, seed), split, count)
 
 
 @functools.cache
-def program(form: str, width: int) -> Any:
-    """(state, batch, rates) -> (state, metrics), compiled once for all rates and seeds."""
+def programs(form: str, width: int) -> tuple[ShortRuns, Any]:
+    """Runs of a form and width; (model, batch) -> sums over a batch of held-out rows."""
     config = run_config(form, width, 1.0, 0)
-    step = functools.partial(train_step, objective=config.objective, optimizer=optimizer_of(config))
-    return jax.jit(lambda state, batch, rates: step(state, batch, {}, rates), donate_argnums=0)
-
-
-@functools.cache
-def initial(form: str, width: int) -> Any:
-    """The state before the first update of a seed, as a program."""
-    config = run_config(form, width, 1.0, 0)
-    parts = {"optimizer": optimizer_of(config), "objective": config.objective}
-    return jax.jit(functools.partial(init_state, config=config.model, rules=ShardingRules(), **parts))
-
-
-@functools.cache
-def held_out(form: str, width: int) -> Any:
-    """(model, batch) -> sums over a batch of held-out rows."""
-    objective = run_config(form, width, 1.0, 0).objective
-    return jax.jit(lambda model, batch: eval_step(model, batch, Context(jnp.int32(0), {}, {}), objective=objective))
-
-
-def optimizer_of(config: RunConfig) -> Optimizer:
-    return config.optimizer.build(UPDATES, config.model, config.trainable.selection())
+    judge = functools.partial(eval_step, objective=config.objective)
+    return ShortRuns(config), jax.jit(lambda model, batch: judge(model, batch, Context(jnp.int32(0), {}, {})))
 
 
 def learned(form: str, width: int, rate: float, seed: int, work: pathlib.Path) -> dict[str, Any]:
@@ -105,14 +82,11 @@ def learned(form: str, width: int, rate: float, seed: int, work: pathlib.Path) -
     if record.is_file():
         return json.loads(record.read_text())
     begun, config = time.process_time(), run_config(form, width, rate, seed)
+    runs, judge = programs(form, width)
+    model, losses = runs.train(config, batches(seed, "train", UPDATES))
     with jax.set_mesh(single_device_mesh()):
-        rates_of, step = jax.jit(optimizer_of(config).rates), program(form, width)
-        state, losses = initial(form, width)(seed), []
-        for batch in batches(seed, "train", UPDATES):
-            state, metrics = step(state, batch, rates_of(state.step, state.skipped))
-            losses.append(metrics["loss"])
-        sums = [held_out(form, width)(state.model, batch) for batch in batches(0, "eval", HELD_OUT)]
-    means = [config.objective.evaluation_metrics(jax.device_get(one))["loss"] for one in sums]
+        sums = jax.device_get([judge(model, batch) for batch in batches(0, "eval", HELD_OUT)])
+    means = [config.objective.evaluation_metrics(one)["loss"] for one in sums]
     result = {"form": form, "width": width, "rate": rate, "seed": seed, "choosing": float(np.mean(means[0::2])),
               "judging": float(np.mean(means[1::2])), "last_losses": float(np.mean(losses[-20:])),
               "cpu_seconds": time.process_time() - begun}  # fmt: skip

@@ -21,7 +21,7 @@ from maverick_jax.settings.section import Section
 from train.optimizers.average import BYTES_PER_ELEMENT, AverageConfig, average_weights
 from train.optimizers.decay import decay_weights
 from train.optimizers.multipliers import Multipliers, roles_by_name
-from train.optimizers.scaled import scaled
+from train.optimizers.scaled_direction import scaled_direction
 from train.optimizers.schedule import RATE, learning_rate, rate_of, scale_by_learning_rate
 from train.trainable.selection import Selection
 
@@ -129,7 +129,7 @@ class OptimizerBase(Section, abc.ABC):
         schedule = self.schedule_of(total_steps, since)
         declared = parameters.by_name(model)
         factors = {name: factor for name, p in declared.items() if (factor := self.width_factor(p, model)) != 1}
-        direction = scaled(self.direction(declared), factors)
+        direction = scaled_direction(self.direction(declared), factors)
         average = [] if self.average is None else [average_weights(self.average.decay)]
         if average and selection.experts is not None:
             raise InputError("optimizer.average: averages whole arrays; expected null, or no trainable.experts")

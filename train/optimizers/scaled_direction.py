@@ -6,7 +6,9 @@ from typing import Any
 import optax
 
 
-def scaled(direction: optax.GradientTransformation, factors: Mapping[str, float]) -> optax.GradientTransformation:
+def scaled_direction(
+    direction: optax.GradientTransformation, factors: Mapping[str, float]
+) -> optax.GradientTransformation:
     """`direction` with the updates of the arrays named in `factors` multiplied by them; its state is unchanged. Decay,
     which comes after, is not scaled: its share of a weight per update stays the learning rate times the decay."""
     if not factors:
