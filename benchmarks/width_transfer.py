@@ -39,7 +39,7 @@ from train.step import eval_step
 BASE = 32
 HEAD = 16
 FORMS = ("standard", "scaled")
-COARSE = [2.0**-k for k in range(10, 3, -1)]
+COARSE = [2.0**-k for k in range(9, 4, -1)]
 """Learning rates of the first round."""
 ROWS, LENGTH, UPDATES, HELD_OUT = 8, 128, 200, 32
 """Rows of an update and their length; updates; batches of held-out rows."""
