@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data.cache.evaluation_texts import ContaminationFilter, Report
 from data.config import DataConfig
 from data.sources import DocumentSource
 from maverick_jax.errors import InputError
@@ -31,6 +32,8 @@ class _Read:
     documents: int = 0
     bytes: int = 0
     judged: list[str] = dataclasses.field(default_factory=list)
+    left_out: Report = dataclasses.field(default_factory=dict)
+    """Documents that `decontaminate` leaves out."""
 
 
 def train_tokenizer(
@@ -64,6 +67,8 @@ def show(found: dict[str, Any]) -> str:
         ours, theirs = source["bytes_per_token"], source["compared_bytes_per_token"]
         rate = "too little text to judge" if ours is None else f"{ours:.2f} ({theirs:.2f}: {found['compared_with']})"
         lines.append(f"  {name}: {rate}; read {source['documents']:,} documents, {source['bytes']:,} bytes")
+        if left_out := sum(file["documents"] for file in source["contaminated"].values()):
+            lines[-1] += f"; left out {left_out:,} that evaluations have"
     return "\n".join(lines)
 
 
@@ -82,9 +87,10 @@ def _chosen(config: DataConfig, only: Sequence[str]) -> list[str]:
 
 
 def _trained(name: str, config: DataConfig, known: Tokenizer, most_bytes: int, seen: _Read) -> Iterator[str]:
-    """Pieces of the source's text to train on; the others are kept in `seen`."""
+    """Pieces of the source's text to train on; the others are kept in `seen`. What the source leaves out is neither."""
     source = config.sources[name]
     assert isinstance(source, DocumentSource)
+    filtered = None if source.decontaminate is None else ContaminationFilter(name, source.decontaminate)
     for part in source.parts(name, known):
         _log.info("reading source %s: %s", name, part.label)
         for document in part.documents():
@@ -94,6 +100,8 @@ def _trained(name: str, config: DataConfig, known: Tokenizer, most_bytes: int, s
                 require_unicode(document.content)
             except InputError as error:
                 raise InputError(f"{document.where}: {error}") from None
+            if filtered is not None and not filtered.keeps(document, seen.left_out):
+                continue
             seen.documents += 1
             for begin in range(0, len(document.content), PIECE):
                 piece = document.content[begin : begin + PIECE]
@@ -113,6 +121,7 @@ def _report(seen: _Read, made: Tokenizer, known: Tokenizer) -> dict[str, Any]:
     rate = lambda tokenizer: judged / sum(map(len, tokenizer.encode_batch(seen.judged))) if judged else None
     return {
         "documents": seen.documents,
+        "contaminated": seen.left_out,
         "bytes": seen.bytes,
         "judged_bytes": judged,
         "bytes_per_token": rate(made),

@@ -227,6 +227,9 @@ class Network(Section):
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     initializer_range: Annotated[float, Field(gt=0), Purpose.INITIALIZATION] = 0.02
     """Standard deviation of the initial weights."""
+    base_width: Annotated[Positive | None, Purpose.TRAINING] = None
+    """`hidden_size` of a narrower model whose learning rate and `initializer_range` this one takes over: initial
+    weights and updates are scaled by the ratio of the widths (maximal-update scaling, arXiv 2203.03466). null: not."""
     vision: VisionConfig | None = None
     """The image encoder; null: a text model."""
     latent: Annotated[LatentConfig | None, Purpose.EXTENSION] = None

@@ -9,8 +9,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec, reshard
 
 from maverick_jax.network import Network
-from maverick_jax.parameters import Axes, Init, Parameter
+from maverick_jax.parameters import Axes, Parameter
 from maverick_jax.sharding import ShardingRules
+from maverick_jax.width import initial_factor
 
 
 def build(
@@ -18,7 +19,7 @@ def build(
 ) -> None:
     """Creates the parameters that `table` declares, as attributes of `module` by their names."""
     for p in table:
-        made = param(rngs, p.shape, p.axes, _initializer(p.init, config), rules, p.dtype or config.param_dtype)
+        made = param(rngs, p.shape, p.axes, _initializer(p, config), rules, p.dtype or config.param_dtype)
         setattr(module, p.name, made)
 
 
@@ -38,12 +39,13 @@ def param(
     return nnx.Param(value, axes=axes)
 
 
-def _initializer(init: Init, config: Network) -> Callable:
-    match init:
+def _initializer(p: Parameter, config: Network) -> Callable:
+    deviation = config.initializer_range * initial_factor(p, config)
+    match p.init:
         case "normal":
-            return normal(config.initializer_range)
+            return normal(deviation)
         case "residual":
-            return normal(config.initializer_range * (2 * config.num_hidden_layers) ** -0.5)
+            return normal(deviation * (2 * config.num_hidden_layers) ** -0.5)
         case "ones":
             return nnx.initializers.ones
         case "zeros":

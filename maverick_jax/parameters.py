@@ -36,7 +36,7 @@ Axes = tuple[str | None, ...]
 
 Init = Literal["normal", "residual", "ones", "zeros"]
 """`normal`: normal with standard deviation `initializer_range`; `residual`: the same divided by sqrt(2 x layers), for
-weights that write to the residual stream."""
+weights that write to the residual stream; both times `maverick_jax.width.initial_factor`."""
 
 ROUTER_BIAS = "router_bias"
 """Name of the loss-free balance bias in its module. It is float32, because its steps are as small as 0.001."""

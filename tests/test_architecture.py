@@ -38,7 +38,7 @@ FLOORS = {
 FLOOR_ZERO = {
     *("config", "coordinator", "errors", "events", "files", "images", "latent", "network", "param", "parameters"),
     *("precision", "process_identity", "progress", "reasoning", "settings"),
-    *("row_split", "saved", "sharding", "stack", "target", "text"),
+    *("row_split", "saved", "sharding", "stack", "target", "text", "width"),
 }
 FIELD_TABLE = "data.rows.fields"
 """The table of batch fields, which may be imported by modules that make batches and by modules that learn from them."""

@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from data.config import DataConfig
-from data.tokenizer_training import PIECE, train_tokenizer
+from data.tokenizer_training import PIECE, show, train_tokenizer
 from launch import cli
 from maverick_jax.errors import InputError
 from maverick_jax.text import load_tokenizer
@@ -103,6 +103,24 @@ def test_text_that_is_judged_changes_nothing(tmp_path):
 def test_no_more_bytes_are_read_than_asked_for(tmp_path):
     found = train_tokenizer(config_of(shakespeare=SHAKESPEARE), tmp_path / "out", 400, most_bytes=100_000)
     assert 100_000 <= found["sources"]["shakespeare"]["bytes"] < 100_000 + 4 * PIECE
+
+
+def test_documents_that_evaluations_have_teach_nothing(tmp_path):
+    """The tokenizer is the one of a source without them."""
+    kept = [f"the house number {i} stands in street {i} " * 40 for i in range(200)]
+    leaked = "qqzzkk " + " ".join(f"wwyyxx{chr(97 + i)}" for i in range(20)) * 30
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"question": leaked}))
+    for name, texts in (("without", kept), ("with", [*kept, leaked])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = {}
+    for name in ("without", "with"):
+        source = {"path": str(tmp_path / f"{name}.jsonl"), "decontaminate": {"files": [str(tmp_path / "eval.jsonl")]}}
+        found[name] = train_tokenizer(config_of(texts=source), tmp_path / name, LEAST_ENTRIES + 20)
+    assert (tmp_path / "with" / "tokenizer.json").read_bytes() == (tmp_path / "without" / "tokenizer.json").read_bytes()
+    assert "left out 1 that evaluations have" in show(found["with"]) and "left out" not in show(found["without"])
+    of_with, of_without = (found[name]["sources"]["texts"] for name in ("with", "without"))
+    (of_file,) = of_with.pop("contaminated").values()
+    assert of_file["documents"] == 1 and of_without.pop("contaminated") == {} and of_with == of_without
 
 
 @pytest.mark.slow  # half a minute

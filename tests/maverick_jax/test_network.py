@@ -26,9 +26,9 @@ def test_what_may_differ_by_reader():
     of_first_weights = set(Network.model_fields) - set(ModelConfig.keys_of(Purpose.NETWORK))
     assert of_first_weights == {
         *("remat", "compute_dtype", "matmul_dtype", "param_dtype", "balance"),
-        *("router_dtype", "initializer_range", "expert_capacity_factor", "latent"),
+        *("router_dtype", "initializer_range", "base_width", "expert_capacity_factor", "latent"),
     }
-    of_training = {"remat", "compute_dtype", "matmul_dtype", "balance", "expert_capacity_factor"}
+    of_training = {"remat", "compute_dtype", "matmul_dtype", "balance", "expert_capacity_factor", "base_width"}
     assert set(identity._FREE) == of_training
     assert set(ModelConfig.keys_of(*model_source._FREE)) == {"param_dtype", *of_training}
 

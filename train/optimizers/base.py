@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from maverick_jax import parameters
+from maverick_jax import parameters, width
 from maverick_jax.accounting.communication import Transfer
 from maverick_jax.accounting.layout import Layout
 from maverick_jax.config import ModelConfig
@@ -21,6 +21,7 @@ from maverick_jax.settings.section import Section
 from train.optimizers.average import BYTES_PER_ELEMENT, AverageConfig, average_weights
 from train.optimizers.decay import decay_weights
 from train.optimizers.multipliers import Multipliers, roles_by_name
+from train.optimizers.scaled_direction import scaled_direction
 from train.optimizers.schedule import RATE, learning_rate, rate_of, scale_by_learning_rate
 from train.trainable.selection import Selection
 
@@ -94,6 +95,10 @@ class OptimizerBase(Section, abc.ABC):
         """Bytes of the direction's state per element of a parameter of the model, or of a head if `parameter` is
         None."""
 
+    def width_factor(self, parameter: Parameter, model: ModelConfig) -> float:
+        """Factor of the direction of a parameter of `model`, for `model.base_width`."""
+        return width.update_factor(parameter, model)
+
     def state_bytes(self, parameter: Parameter | None) -> int:
         """Bytes of optimizer state per element, the average included."""
         return self.moment_bytes(parameter) + (0 if self.average is None else BYTES_PER_ELEMENT)
@@ -122,7 +127,9 @@ class OptimizerBase(Section, abc.ABC):
         single experts are trained and averaged."""
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         schedule = self.schedule_of(total_steps, since)
-        direction = self.direction(parameters.by_name(model))
+        declared = parameters.by_name(model)
+        factors = {name: factor for name, p in declared.items() if (factor := self.width_factor(p, model)) != 1}
+        direction = scaled_direction(self.direction(declared), factors)
         average = [] if self.average is None else [average_weights(self.average.decay)]
         if average and selection.experts is not None:
             raise InputError("optimizer.average: averages whole arrays; expected null, or no trainable.experts")

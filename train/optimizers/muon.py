@@ -21,6 +21,7 @@ from pydantic import Field
 from maverick_jax.accounting.communication import Transfer
 from maverick_jax.accounting.devices import spans
 from maverick_jax.accounting.layout import BYTES, Layout
+from maverick_jax.config import ModelConfig
 from maverick_jax.network import Dtype
 from maverick_jax.ops.matrix_shares import MatrixShares
 from maverick_jax.parameters import Parameter, Role
@@ -63,6 +64,12 @@ class Muon(AdamFields):
         muon = scale_by_muon(hidden, self.momentum, self.newton_schulz_steps, self.mu_dtype)
         labels = lambda trained: {name: "muon" if name in hidden else "adam" for name in trained}
         return optax.partition({"muon": muon, "adam": self.adam()}, labels)
+
+    def width_factor(self, parameter: Parameter, model: ModelConfig) -> float:
+        """The root of Adam's factor: an orthogonal matrix moves its outputs by the root of its width times the size of
+        its elements, where Adam's update, which is of low rank, moves them by its width."""
+        factor = super().width_factor(parameter, model)
+        return factor if matrix_of(parameter) is None else math.sqrt(factor)
 
     def moment_bytes(self, parameter: Parameter | None) -> int:
         if parameter is None or matrix_of(parameter) is None:
