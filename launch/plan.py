@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.compiled_plan import compiled_plan
 from launch.compiled_plan import rows as compiled_rows
@@ -28,7 +28,7 @@ from maverick_jax.saved import EVERYTHING
 from maverick_jax.target import Target
 from train.advice import warnings
 from train.config import RunConfig, check_against_mesh
-from train.flops import flops_of_run
+from train.flops import SAMPLING, flops_of_run
 from train.teachers.references import Found, find_references, heads_of
 
 USABLE = 0.92
@@ -53,25 +53,16 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     flops = {part: n for part, n in flops.items() if n}
     tokens = config.data.batch_size * config.data.sequence_length
     limit = int(target["memory_bytes"] * USABLE)
-    useful = sum(flops.values()) * tokens / layout.num_devices
-    in_step = useful - flops.get("sampling", 0.0) * tokens / layout.num_devices
-    sampling = held.get("sampling", 0)  # by the engine, beside the step
     sent = transfers(model, layout, _trained(config), [Parameter(h.name, h.shape, h.axes, "attention") for h in heads])
     sent += [t for p in _trained(config) for t in config.optimizer.transfers(p, layout)]
-    time, of_step = (
-        estimated_time(config, layout, target["device"], n, sent, _trained(config)) for n in (useful, in_step)
-    )
-    compiled = {}
-    if topology is not None:
-        program = compiled_plan(config, topology, layout, in_step)
-        compiled = {"compiled": program, "comparison": comparison(program, of_step or {}, held, by_kind(sent))}
+    on_device = {part: n * tokens / layout.num_devices for part, n in flops.items()}
+    timing = _timing(config, topology, layout, target["device"], on_device, sent, held)
     closed = lambda config, sizes: sum(
         bytes_per_device(config, _layout(config, sizes, target["platform"]), found).values()
     )
-    peak = compiled["compiled"]["bytes"]["peak"] + sampling if compiled else sum(held.values())
-    seconds = time["step"] if time else None
-    if time and of_step and compiled:  # sampling stays the closed form's
-        seconds = compiled["compiled"]["seconds"]["step"] + time["step"] - of_step["step"]
+    peak = sum(held.values())
+    if timing.compiled:
+        peak = timing.compiled["compiled"]["bytes"]["peak"] + held.get(SAMPLING, 0)
     fits = peak <= limit
     # of a change, the closed form is known; it is taken to be off by as much as it is here
     total = lambda config, sizes: closed(config, sizes) * peak // sum(held.values())
@@ -91,16 +82,39 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "tiles_per_row": layout.tiles,
         "tokens": tokens * steps,
-        "seconds": time,
-        "days": (days := seconds and seconds * steps / 86400),
+        "seconds": timing.closed,
+        "days": (days := timing.step and timing.step * steps / 86400),
         "energy": estimated_energy(config, target["device"], layout.num_devices, days),
         "checkpoints": _checkpoints(config, _trained(config), sum(math.prod(head.shape) for head in heads)),
         "communication_bytes_per_step": by_kind(sent),
-        **compiled,
+        **timing.compiled,
         "fits": fits,
         "warnings": warnings(config),
         **({} if fits else {"would_fit": nearest_that_fits(config, sizes, total, limit, more_devices=more_devices)}),
     }
+
+
+class _Timing(NamedTuple):
+    """The closed form's time; `compiled` and `comparison`, where a program is compiled; seconds of a step."""
+
+    closed: dict[str, Any] | None
+    compiled: dict[str, Any]
+    step: float | None
+
+
+def _timing(config, topology, layout: Layout, device, flops: dict[str, float], sent, held) -> _Timing:
+    """`flops`: useful ones of a step on a device. The engine samples beside the compiled step; that time is the
+    closed form's."""
+    useful, trained = sum(flops.values()), _trained(config)
+    in_step = useful - flops.get(SAMPLING, 0.0)
+    time, of_step = (estimated_time(config, layout, device, n, sent, trained) for n in (useful, in_step))
+    if topology is None:
+        return _Timing(time, {}, time and time["step"])
+    assert time is not None and of_step is not None, f"{topology.kind} is missing in accounting.devices"
+    program = compiled_plan(config, topology, layout, in_step)
+    compared = comparison(program, of_step, held, by_kind(sent))
+    step = program["seconds"]["step"] + time["step"] - of_step["step"]
+    return _Timing(time, {"compiled": program, "comparison": compared}, step)
 
 
 def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Found]) -> dict[str, int]:
@@ -123,7 +137,7 @@ def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Foun
         held["references"] = sum(weight_bytes(other.config, own(other)) for other in found.values())
     maker = config.objective.batch_maker()
     if maker is not None and (extra := maker.bytes_per_device(model.network, layout)):
-        held["sampling"] = extra
+        held[SAMPLING] = extra
     return held
 
 

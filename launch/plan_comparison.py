@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch.units import in_bytes
+from train.flops import SAMPLING
 
 KINDS = {
     "all-gather": "gather",
@@ -22,7 +23,7 @@ def comparison(
     """Closed form, compiled step, and their ratio, by quantity: the peak in bytes, bytes sent by kind, FLOPs done,
     seconds of computation and of the step. `time`, bytes `held` and bytes `sent` are the closed form's; what the
     engine holds to sample episodes is no part of the step."""
-    pairs = {"peak": (sum(held.values()) - held.get("sampling", 0), compiled["bytes"]["peak"])}
+    pairs = {"peak": (sum(held.values()) - held.get(SAMPLING, 0), compiled["bytes"]["peak"])}
     for kind, closed in sent.items():
         found = [e["bytes"] for name, e in compiled["collectives"].items() if KINDS.get(name.split()[0]) == kind]
         pairs[kind] = closed, sum(found)

@@ -13,6 +13,9 @@ from maverick_jax.config import ModelConfig
 from train.config import RunConfig
 from train.trainable.config import TrainableConfig
 
+SAMPLING = "sampling"
+"""Name of the part that an engine does beside the step, in FLOPs and bytes."""
+
 
 def flops_of_run(config: RunConfig, references: Mapping[str, ModelConfig]) -> dict[str, float]:
     """FLOPs per token of a step, by part: the model's, as far as they are done (`maverick_jax.accounting.flops`), the
@@ -28,7 +31,7 @@ def flops_of_run(config: RunConfig, references: Mapping[str, ModelConfig]) -> di
     found["heads"] = 6.0 * sum(math.prod(head.shape) for head in config.objective.heads(model, dict(references)))
     found["references"] = sum((forward_flops_per_token(other, length, tiles) for other in references.values()), 0.0)
     maker = config.objective.batch_maker()
-    found["sampling"] = maker.flops_per_token(model, length) if maker else 0.0
+    found[SAMPLING] = maker.flops_per_token(model, length) if maker else 0.0
     return found
 
 
