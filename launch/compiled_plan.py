@@ -43,18 +43,25 @@ def compiled_plan(config: RunConfig, target: Target, layout: Layout, useful_flop
         ahead = lower_ahead(config, target)
     chosen = {"chosen": [str(choice) for choice in choices]}
     path = _folder() / f"{_digest(ahead, target)}.json"
-    if path.is_file():
-        return json.loads(path.read_text()) | chosen | {"cached": True}
     device = device_of(target.kind)
     assert device is not None, f"{target.kind} is missing in accounting.devices"
+    if cached := path.is_file():
+        return _answer(json.loads(path.read_text()), chosen, device, useful_flops, cached)
     with Working(f"compiling the step for {target.count:,} x {target.kind}", shown=config.logging.progress):
-        found = measure(ahead, config.model.network, layout, device, useful_flops)
+        found = measure(ahead, config.model.network, layout, device)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(found, indent=1).encode())
-    return found | chosen | {"cached": False}
+    return _answer(found, chosen, device, useful_flops, cached)
 
 
-def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, useful_flops: float) -> dict[str, Any]:
+def _answer(found: dict[str, Any], chosen, device: Device, useful_flops: float, cached: bool) -> dict[str, Any]:
+    """What was read off a program, with what depends on the FLOPs that are useful, which are no part of the program."""
+    found["flops"]["useful"] = useful_flops
+    found["mfu"] = useful_flops / (found["seconds"]["step"] * device.peak_flops)
+    return found | chosen | {"cached": cached}
+
+
+def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device) -> dict[str, Any]:
     """Compile, and read the costs off the program."""
     step = ahead.compile()
     memory = step.compiled.memory_analysis()
@@ -76,16 +83,15 @@ def measure(ahead: Ahead, model: ModelConfig, layout: Layout, device: Device, us
         },
         "collectives": accounts.by_kind(found),
         "kernels": accounts.kernels(program),
-        **_times(program, found, device, useful_flops),
+        **_times(program, found, device),
     }
 
 
-def _times(program: Program, found: list[accounts.Collective], device: Device, useful_flops: float) -> dict[str, Any]:
+def _times(program: Program, found: list[accounts.Collective], device: Device) -> dict[str, Any]:
     line = accounts.roofline(program, found, device)
     return {
-        "flops": {"done": accounts.flops(program), "useful": useful_flops},
+        "flops": {"done": accounts.flops(program)},
         "seconds": {"compute": line.compute, "wire": line.wire, "exposed": line.exposed, "step": line.step},
-        "mfu": useful_flops / (line.step * device.peak_flops),
         "rates": rates(device),
     }
 

@@ -54,22 +54,29 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
     tokens = config.data.batch_size * config.data.sequence_length
     limit = int(target["memory_bytes"] * USABLE)
     useful = sum(flops.values()) * tokens / layout.num_devices
+    in_step = useful - flops.get("sampling", 0.0) * tokens / layout.num_devices
+    sampling = held.get("sampling", 0)  # by the engine, beside the step
     sent = transfers(model, layout, _trained(config), [Parameter(h.name, h.shape, h.axes, "attention") for h in heads])
     sent += [t for p in _trained(config) for t in config.optimizer.transfers(p, layout)]
-    time = estimated_time(config, layout, target["device"], useful, sent, _trained(config))
+    time, of_step = (
+        estimated_time(config, layout, target["device"], n, sent, _trained(config)) for n in (useful, in_step)
+    )
     compiled = {}
     if topology is not None:
-        compiled = {"compiled": compiled_plan(config, topology, layout, useful)}
+        program = compiled_plan(config, topology, layout, in_step)
+        compiled = {"compiled": program, "comparison": comparison(program, of_step or {}, held, by_kind(sent))}
     closed = lambda config, sizes: sum(
         bytes_per_device(config, _layout(config, sizes, target["platform"]), found).values()
     )
-    peak = compiled["compiled"]["bytes"]["peak"] if compiled else sum(held.values())
-    seconds = (compiled.get("compiled", {}).get("seconds") or time or {}).get("step")
+    peak = compiled["compiled"]["bytes"]["peak"] + sampling if compiled else sum(held.values())
+    seconds = time["step"] if time else None
+    if time and of_step and compiled:  # sampling stays the closed form's
+        seconds = compiled["compiled"]["seconds"]["step"] + time["step"] - of_step["step"]
     fits = peak <= limit
     # of a change, the closed form is known; it is taken to be off by as much as it is here
     total = lambda config, sizes: closed(config, sizes) * peak // sum(held.values())
     more_devices = target["local_devices"] is None
-    answer = {
+    return {
         "run": run.name,
         "parameters": {"total": model.num_parameters(), "active": model.num_active_parameters()},
         "hardware": {k: target[k] for k in ("name", "memory_bytes", "peak_flops")},
@@ -94,7 +101,6 @@ def plan(config: RunConfig, topology: Target | None = None) -> dict[str, Any]:
         "warnings": warnings(config),
         **({} if fits else {"would_fit": nearest_that_fits(config, sizes, total, limit, more_devices=more_devices)}),
     }
-    return answer | ({"comparison": comparison(answer)} if compiled else {})
 
 
 def bytes_per_device(config: RunConfig, layout: Layout, found: Mapping[str, Found]) -> dict[str, int]:

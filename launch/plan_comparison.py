@@ -1,5 +1,6 @@
 """The closed form of a plan beside what its compiled step takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from launch.units import in_bytes
@@ -15,14 +16,16 @@ KINDS = {
 """The closed form's name of a kind of collective."""
 
 
-def comparison(plan: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Of a plan with a compiled step: closed form, compiled, and their ratio, by quantity: the peak in bytes, bytes
-    sent by kind, FLOPs done, seconds of computation and of the step."""
-    compiled, time = plan["compiled"], plan["seconds"]
-    pairs = {"peak": (plan["bytes_per_device"]["total"], compiled["bytes"]["peak"])}
-    for kind, closed in plan["communication_bytes_per_step"].items():
-        sent = sum(e["bytes"] for name, e in compiled["collectives"].items() if KINDS.get(name.split()[0]) == kind)
-        pairs[kind] = closed, sent
+def comparison(
+    compiled: dict[str, Any], time: dict[str, Any], held: Mapping[str, int], sent: Mapping[str, int]
+) -> dict[str, dict[str, float | None]]:
+    """Closed form, compiled step, and their ratio, by quantity: the peak in bytes, bytes sent by kind, FLOPs done,
+    seconds of computation and of the step. `time`, bytes `held` and bytes `sent` are the closed form's; what the
+    engine holds to sample episodes is no part of the step."""
+    pairs = {"peak": (sum(held.values()) - held.get("sampling", 0), compiled["bytes"]["peak"])}
+    for kind, closed in sent.items():
+        found = [e["bytes"] for name, e in compiled["collectives"].items() if KINDS.get(name.split()[0]) == kind]
+        pairs[kind] = closed, sum(found)
     pairs["flops"] = time["flops_done"], compiled["flops"]["done"]
     pairs["compute"] = time["compute"], compiled["seconds"]["compute"]
     pairs["step"] = time["step"], compiled["seconds"]["step"]

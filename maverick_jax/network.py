@@ -5,7 +5,6 @@ Keys have the names that the public `config.json` of Llama 4 gives them, where i
 
 import enum
 import fractions
-import functools
 import math
 from typing import Annotated, Any, Literal, Self
 
@@ -332,7 +331,7 @@ class Network(Section):
     def layers(self) -> tuple[LayerSpec, ...]:
         return tuple(self.layer(i) for i in range(self.num_hidden_layers))
 
-    @functools.cached_property
+    @property
     def period(self) -> tuple[LayerSpec, ...]:
         """The shortest repeating pattern of layers. It is cut one layer past the depth, because two intervals may only
         coincide after millions of layers; a model with fewer layers than one period is all tail."""

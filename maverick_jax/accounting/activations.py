@@ -68,14 +68,19 @@ def recomputed_in_feed_forward(config: ModelConfig, spec: LayerSpec, layout: Lay
     return max(0, recomputed_bytes(config, spec, layout) - of_attention)
 
 
+def routed_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
+    """Of `all_bytes`, those of routed experts, and the rows sent to and from them."""
+    if not spec.moe:
+        return 0
+    tokens = layout.tokens * config.num_experts_per_tok * BYTES[config.compute_dtype]
+    return 5 * tokens * config.intermediate_size // layout.ways("expert_mlp") + 4 * tokens * config.hidden_size
+
+
 def all_bytes(config: ModelConfig, spec: LayerSpec, layout: Layout) -> int:
     """Bytes of all of one layer's values: those that have names, norms with their float32 inputs, heads rotated in
     float32, hidden units after their activation, those of routed experts, and rows sent to and from experts."""
-    element, tokens, k = BYTES[config.compute_dtype], layout.tokens, config.num_experts_per_tok
     named = named_bytes(config, spec, layout)
-    rows = k * config.hidden_size * tokens * element if spec.moe else 0
-    routed = k * config.intermediate_size * tokens * element // layout.ways("expert_mlp") if spec.moe else 0
-    beside = 8 * named[INPUT] + 2 * named[QKV] + 3 * named[MLP] // 2 + 5 * routed + 4 * rows
+    beside = 8 * named[INPUT] + 2 * named[QKV] + 3 * named[MLP] // 2 + routed_bytes(config, spec, layout)
     return beside + sum(named.values())
 
 

@@ -7,6 +7,7 @@ c rows per chunk, D model, v vocabulary entries on this device.
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import reshard
 
 from maverick_jax.ops.collectives import vary
 from maverick_jax.ops.cross_entropy import default_rows
@@ -17,7 +18,8 @@ from maverick_jax.target import traced_platform
 
 
 def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None):
-    """int32[B, T]: argmax over V of hidden [B, T, D] @ head [D, V] of one dtype. The smallest id wins a tie."""
+    """int32[B, T]: argmax over V of hidden [B, T, D] of the residual stream @ head [D, V] of one dtype. The smallest id
+    wins a tie."""
     batch_axes, vocab_axes = rules.tokens, axes_tuple(rules.vocab)
 
     def local(hidden, head):
@@ -37,7 +39,8 @@ def argmax_token(hidden, head, *, rules: ShardingRules, chunk: int | None = None
         return found.reshape(shape)
 
     specs = (rules.storage("batch", "length", None), rules.compute("embed", "vocab"))
-    return jax.shard_map(local, in_specs=specs, out_specs=rules.storage("batch", "length"))(hidden, head)
+    placed = (reshard(x, spec) for x, spec in zip((hidden, head), specs, strict=True))
+    return jax.shard_map(local, in_specs=specs, out_specs=rules.storage("batch", "length"))(*placed)
 
 
 def argmax_token_reference(hidden, head):

@@ -57,3 +57,9 @@ def test_a_loaded_model_drops_no_token_and_one_that_does_generates_none():
 def test_capacity_factors_below_one_are_refused(factor):
     with pytest.raises(ValueError, match="expert_capacity_factor"):
         tiny.model_config(expert_capacity_factor=factor)
+
+
+def test_a_changed_copy_has_its_own_layers():
+    config = tiny.model_config(interleave_moe_layer_step=2, no_rope_layer_interval=2)
+    assert [spec.moe for spec in config.period] == [False, True]
+    assert all(spec.moe for spec in config.model_copy(update={"interleave_moe_layer_step": 1}).period)

@@ -46,6 +46,47 @@ def test_tpu_programs_copy_weights_that_they_cast_and_pairs_of_matrices(dtype, a
     assert held(config)["copies"] == 2 * (TPU.stored(stacked) if all_weights else pairs)
 
 
-def test_gpu_programs_hold_neither():
-    found = held(layout=dataclasses.replace(TPU, platform="gpu"))
-    assert found.keys() == {"recomputed", "attention", "gathered"} and all(found.values())
+GPU = dataclasses.replace(TPU, platform="gpu")
+ATTENTION = 5120 * (2 * 40 + 2 * 8) * 128  # elements of a layer's four projections
+
+
+def test_gpu_programs_hold_the_gradient_of_the_output_matrix_during_the_first_layer():
+    """With many tokens, that layer needs most: before its own gradients, when all of its values are there."""
+    found = held(layout=GPU)
+    norms_and_router = 2 * 5120 + 5120 * 128
+    assert found["loss"] == 2 * 5120 * 202048
+    assert found["gathered"] == 2 * (ATTENTION + 2 * 3 * 5120 * 8192 + norms_and_router)
+    assert found["attention"] > 0 and "operands" not in found
+
+
+def few_tokens(config=MAVERICK) -> dict[str, int]:
+    layout = dataclasses.replace(GPU, batch_size=512, sequence_length=1024)
+    return held(config, layout, [p for p in of_model(config) if p.role != "head"])
+
+
+def test_gpu_programs_hold_a_periods_gradients_until_its_last_layer_is_done():
+    """With few tokens, that layer needs most: a dense one, below two layers of experts and a dense one."""
+    found = few_tokens()
+    dense = ATTENTION + 3 * 5120 * 16384 + 2 * 5120
+    routed = ATTENTION + 2 * 3 * 5120 * 8192 + 2 * 5120 + 5120 * 128
+    assert found["loss"] == 0
+    assert found["gathered"] == 2 * (dense + 2 * dense + 2 * routed)
+
+
+def test_gpu_programs_sum_rounds_of_experts_in_float32_until_their_layer_is_done():
+    """Experts that are wider than all else; values of theirs are no longer there."""
+    config = MAVERICK.model_copy(update={"interleave_moe_layer_step": 1, "num_local_experts": 2048})
+    found = few_tokens(config)
+    routed = 16 * 3 * 5120 * 8192  # experts of a device
+    layer = ATTENTION + 3 * 5120 * 8192 + 2 * 5120 + 5120 * 2048 + routed
+    assert found["gathered"] == 2 * layer + 3 * 2 * layer + 4 * routed
+    assert 0 < found["recomputed"] < 1024 * 5120 * 2 * 40
+
+
+def test_gpu_programs_copy_weights_that_are_gathered_along_another_dimension_than_their_first():
+    experts_out = 24 * 8192 * 5120 // 4
+    down, o = 24 * (16384 + 8192) * 5120 // 512, 48 * 40 * 128 * 5120 // 512
+    assert held(layout=GPU)["copies"] == 4 * (experts_out + down + o)
+    several = dataclasses.replace(GPU, sizes=GPU.sizes | {"expert": 32})
+    pairs = 24 * 4 * 5120 * 2 * 8192 // 4
+    assert held(layout=several)["copies"] == 4 * (4 * experts_out + 4 * (down + o) + pairs)

@@ -33,8 +33,9 @@ from maverick_jax.inference.answers import answers
 from maverick_jax.inference.prompts import stop_ids
 from maverick_jax.inference.sampling import Sampling
 from maverick_jax.ops.argmax import argmax_token, argmax_token_reference
+from maverick_jax.ops.stream import stream_spec
 from maverick_jax.row_split import RowSplit
-from maverick_jax.sharding import ShardingRules
+from maverick_jax.sharding import ShardingRules, axes_tuple
 from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Message, Role, Tool, ToolCall, find_dialect, render
 from maverick_jax.text.chat.dialects import DIALECTS
@@ -263,14 +264,15 @@ def test_counts_are_the_same_on_any_mesh(mesh_of):
 @pytest.mark.parametrize("sizes", [{"tensor": 1}, {"tensor": 2}, {"tensor": 4}, {"data": 2, "tensor": 2}])
 @pytest.mark.parametrize("chunk", [None, 5])
 def test_the_most_likely_token_equals_that_of_whole_logits(sizes, chunk, mesh_of):
-    B, T, D, V = 4, 7, 8, 24
+    B, T, D, V = 4, 8, 8, 24
     rng = np.random.default_rng(0)
     hidden, head = rng.normal(size=(B, T, D)).astype(np.float32), rng.normal(size=(D, V)).astype(np.float32)
     head[:, 13] = head[:, 20] = head[:, 2]  # equals, in several parts
     expected = np.asarray(argmax_token_reference(jnp.asarray(hidden), jnp.asarray(head)))
     assert 2 in expected
     with mesh_of(**sizes):
-        placed = jax.device_put(hidden, jax.P(*RULES("batch", "length", None)))
+        placed = jax.device_put(hidden, stream_spec(RULES, T, None))
+        assert ("tensor" in axes_tuple(placed.sharding.spec[1])) == (sizes["tensor"] > 1)
         weight = jax.device_put(head, RULES.compute("embed", "vocab"))
         found = jax.jit(lambda h, w: argmax_token(h, w, rules=RULES, chunk=chunk))(placed, weight)
     np.testing.assert_array_equal(found, expected)

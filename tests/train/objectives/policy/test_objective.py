@@ -140,3 +140,11 @@ def test_the_reference_follows_from_the_run():
         unset.in_run(None, ("attention",), False)
     assert objective_of("grpo").references() == {}
     assert [head.name for head in objective_of("ppo").heads(CONFIG, {})] == ["value"]
+
+
+def test_several_processes_are_refused_and_one_is_not_asked_for_its_devices(monkeypatch):
+    objective = objective_of("grpo")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert objective.check_batch(8, 24, 1) == [], "not part of a job of several"
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert "the job has 2" in objective.check_batch(8, 24, 1)[0][1]
