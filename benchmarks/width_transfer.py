@@ -161,6 +161,8 @@ def plot(found: Mapping[tuple[str, int], Runs], path: str) -> None:
     lowest = min(best_of(runs)["loss"] for runs in found.values())
     for form, panel in zip(FORMS, panels, strict=True):
         panel.set(title=titles[form], xscale="log", xlabel="learning rate", ylim=(lowest - 0.03, lowest + 0.75))
+        panel.set_xticks(COARSE, [f"{rate:.4f}" for rate in COARSE])
+        panel.minorticks_off()
         panel.legend(fontsize=8)
     panels[0].set_ylabel("held-out loss, nats per byte")
     figure.savefig(path, dpi=110)
