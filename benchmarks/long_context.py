@@ -30,7 +30,7 @@ from data.graders.figures import wilson
 from launch.report.heat_map import draw_heat_map
 
 CONFIG = "long_context_tiny"
-BORDERS = {"short": 800, "to_1k": 950}
+BORDERS = {"short": 1000, "to_1k": 1150}
 """The steps with which the stages end."""
 LLAMA4 = ["model.no_rope_layer_interval=3", "model.attention_chunk_size=64", "model.floor_scale=256"]
 SHORT_ROWS = "{sources: {first: null, records: {weight: 7, weight_end: null}}}"
