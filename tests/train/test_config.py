@@ -230,7 +230,7 @@ steps: 3
         "run.yaml:3: mesh.fsdp: must be a valid integer, got 'two'",
         "run.yaml:6: data.sources: given twice (first in run.yaml:5)",
         "run.yaml:6: data.sources.x.kind: 'synthetc' is not one of files, text, jsonl, parquet, array_record, "
-        "trajectories, pictures, drawn_pictures, preferences, synthetic, chain; did you mean synthetic?",
+        "trajectories, pictures, drawn_pictures, preferences, synthetic, chain, retrieval; did you mean synthetic?",
         "run.yaml:7: data.batch_size: must be greater than or equal to 1, got 0",
         "run.yaml:10: optimizer.schedule: 'cosin' is not one of cosine, wsd, constant; did you mean cosine?",
         "run.yaml:11: optimizer.learning_rate: must be a valid number, got '1e-3x'",
@@ -322,10 +322,18 @@ SOURCE_NAMES = {
     "pictures",
     "charts",
     "tables",
+    "agents",
+    "chosen",
+    "first",
+    "medical",
+    "medical_chats",
+    "records",
+    "records_1k",
+    "repositories",
 }  # chosen by the user: none is wrong
 
 
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in RUNS if re.search(r"_(h200|v\d\w?)", name)]
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in RUNS if re.search(r"_(h200|v\d\w?)|variants", name)]
 OTHERS = [name for name in RUNS if name not in {large.values[0] for large in LARGE}]
 
 
