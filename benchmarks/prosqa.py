@@ -159,11 +159,15 @@ class ProsQASource(MadeSource):
     format: Annotated[Literal["prosqa"], Field(exclude=True)] = "prosqa"
     """The same as `kind: prosqa`."""
     documents: Positive = 1000
+    """Number of questions."""
     thoughts: bool = True
+    """Whether answers have a chain of thought."""
     latents: LatentSteps = LatentSteps()
+    """How many steps of the chain are latents."""
     few: bool = False
     """Whether graphs have few nodes."""
     corpus_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the questions."""
 
     def identity(self) -> list:
         settings = {"documents", "thoughts", "latents", "few", "corpus_seed"}

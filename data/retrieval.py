@@ -22,7 +22,7 @@ KEYS = string.ascii_uppercase + string.digits
 VALUES = string.ascii_lowercase
 
 
-class KeyedRecord(NamedTuple):
+class KeyedLine(NamedTuple):
     key: str
     value: str
 
@@ -41,10 +41,10 @@ class KeyedRecord(NamedTuple):
         return f"{self.question}{self.value}\n"
 
 
-def draw_records(random: np.random.RandomState) -> list[KeyedRecord]:
+def draw_records(random: np.random.RandomState) -> list[KeyedLine]:
     """One record for each key, in random order; each value is any letter."""
     keys, values = random.permutation(len(KEYS)), random.randint(0, len(VALUES), len(KEYS))
-    return [KeyedRecord(KEYS[k], VALUES[v]) for k, v in zip(keys, values, strict=True)]
+    return [KeyedLine(KEYS[k], VALUES[v]) for k, v in zip(keys, values, strict=True)]
 
 
 def draw_sentences(random: np.random.RandomState, count: int) -> list[str]:

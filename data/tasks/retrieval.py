@@ -11,7 +11,7 @@ from data.graders.figures import Figure
 from data.graders.grids import Grid, grid_of
 from data.graders.matching import differs
 from data.order import derive
-from data.retrieval import KeyedRecord, draw_records, draw_sentences
+from data.retrieval import KeyedLine, draw_records, draw_sentences
 from data.tasks.base import Example, Graded, Task, TaskInfo
 from data.tasks.prompts import chat_prompt
 from maverick_jax.errors import InputError
@@ -78,14 +78,14 @@ class Retrieval(Task):
             found.append(Example(f"{group} at {depth:.2f}", prompt, (asked.value,), group=group, facts=facts))
         return found
 
-    def _lines(self, random: np.random.RandomState, records: Sequence[KeyedRecord], most: int) -> list[str]:
+    def _lines(self, random: np.random.RandomState, records: Sequence[KeyedLine], most: int) -> list[str]:
         """Lines of other records and sentences; sentences where records have run out."""
         is_sentence, sentences = random.random_sample(most) < self.sentences, draw_sentences(random, most)
         left = iter(records)
         return [sentence if this or (record := next(left, None)) is None else record.line
                 for this, sentence in zip(is_sentence, sentences, strict=True)]  # fmt: skip
 
-    def _prompt_text(self, asked: KeyedRecord, lines: Sequence[str]) -> str:
+    def _prompt_text(self, asked: KeyedLine, lines: Sequence[str]) -> str:
         text = "".join(lines)
         return f"{ASK.format(key=asked.key)}\n\n{text}" if self.chat else f"{text}{asked.question}"
 
