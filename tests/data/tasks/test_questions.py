@@ -12,7 +12,10 @@ from data.trajectories import toy_shop
 from maverick_jax.errors import InputError
 from maverick_jax.settings import shipped
 from maverick_jax.settings.descriptions import descriptions
+from maverick_jax.text import load_tokenizer
 from maverick_jax.text.chat import Conversation, Reply, Role, ToolCall
+
+BYTES = load_tokenizer("bytes")
 
 
 def write(path, *records):
@@ -87,7 +90,8 @@ def test_missing_files_and_unknown_tasks_are_refused(tmp_path):
     assert [line.partition("tasks.yaml:")[2] for line in str(error.value).splitlines()] == [
         f"2: tasks.a.kind: 'questons' is not one of {', '.join(TASKS.members)}; did you mean questions?",
         "3: tasks.b.cont: unknown key; did you mean tasks.b.count?",
-        "4: tasks.c.count: a key of kind: toy_shop_orders or kind: key_values or kind: needle; this one is of kind: "
+        "4: tasks.c.count: a key of kind: toy_shop_orders or kind: key_values or kind: needle or kind: "
+        "retrieval; this one is of kind: "
         "questions",
     ]
 
@@ -110,9 +114,11 @@ def test_numbers_and_texts():
 @pytest.mark.parametrize("name", shipped.task_names())
 def test_shipped_tasks_have_examples_and_grade_their_references(name):
     for task in read_tasks(name).values():
-        examples = task.examples()
+        examples = task.examples_for(BYTES)
         assert examples and len({example.id for example in examples}) == len(examples)
-        assert examples == task.examples() and "license" in task.info._fields and task.info.license != "unknown"
+        assert (
+            examples == task.examples_for(BYTES) and "license" in task.info._fields and task.info.license != "unknown"
+        )
         for example in examples[:5]:
             assert task.grade(example, Reply(example.references[0]))[:2] == (1.0, "")
             assert task.grade(example, Reply("")).score == 0
