@@ -5,6 +5,7 @@ import json
 import pytest
 
 from maverick_jax.errors import InputError
+from tests.helpers.folders import bytes_model
 from train.batches import Feed
 from train.config_files import read_config
 
@@ -18,6 +19,12 @@ def opened(tmp_path, records, *words):
     return Feed.open(read_config("pretrain_tiny", [*more, *words]))
 
 
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> str:
+    """A reference as the objective's words name it."""
+    return f"{{kind: copy, path: {bytes_model(tmp_path_factory.mktemp('reference') / 'model')}}}"
+
+
 def test_a_loss_of_pairs_refuses_a_source_without_pairs(tmp_path):
     said = r"data\.sources\.mine: 4 of 4 records have one side, and objective\.pair_loss\.kind: simpo compares two"
     with pytest.raises(InputError, match=said):
@@ -27,12 +34,13 @@ def test_a_loss_of_pairs_refuses_a_source_without_pairs(tmp_path):
 @pytest.mark.parametrize(
     "objective",
     [
-        "{kind: preference, pair_loss: {kind: apo_zero}, reference: {kind: copy, path: a}}",
+        "{kind: preference, pair_loss: {kind: apo_zero}, reference: REFERENCE}",
         "{kind: preference, pair_loss: {kind: simpo}, nll: 0.1}",
     ],
 )
-def test_what_learns_from_one_side_takes_it(tmp_path, objective):
-    assert opened(tmp_path, [SIDE] * 4, f"objective={objective}").train.num_rows() == 1
+def test_what_learns_from_one_side_takes_it(tmp_path, objective, reference):
+    words = objective.replace("REFERENCE", reference)
+    assert opened(tmp_path, [SIDE] * 4, f"objective={words}").train.num_rows() == 1
 
 
 def test_sides_from_which_nothing_is_learned_are_counted(tmp_path, caplog):
@@ -46,9 +54,9 @@ def test_sides_from_which_nothing_is_learned_are_counted(tmp_path, caplog):
     assert "1 of 2 records have one side, from which objective.pair_loss.kind: simpo learns nothing" in caplog.text
 
 
-def test_kto_needs_answers_to_other_prompts(tmp_path):
+def test_kto_needs_answers_to_other_prompts(tmp_path, reference):
     records = [SIDE | {"prompt": f"How many, {i}?"} for i in range(4)]
-    kto = "objective={kind: preference, pair_loss: {kind: kto}, reference: {kind: copy, path: a}}"
+    kto = f"objective={{kind: preference, pair_loss: {{kind: kto}}, reference: {reference}}}"
     with pytest.raises(InputError, match=r"mine\.preferences\.mismatched: false, and .*kto reads .*; expected true"):
         opened(tmp_path, records, kto)
     mismatched = "data.sources.mine.preferences={mismatched: true}"
