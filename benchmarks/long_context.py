@@ -144,7 +144,7 @@ def plot(runs: Sequence[Mapping[str, Any]], into: pathlib.Path) -> None:
                if any(run["variant"] == variant for run in runs)]  # fmt: skip
     of = lambda variant, stage: [run["stages"][stage] for run in runs if run["variant"] == variant]
     with matplotlib.rc_context({"font.size": 8.5, "axes.grid": False}):
-        wide = 3
+        wide = min(3, len(columns))
         high = -(-len(columns) // wide)
         figure = Figure(figsize=(3.6 * wide, 2.3 * high), layout="constrained")
         for i, (variant, stage) in enumerate(columns):
