@@ -18,7 +18,7 @@ from launch.plan_time import estimated_time, time_rows
 from launch.units import in_bytes
 from maverick_jax import parameters
 from maverick_jax.accounting.activations import host_bytes
-from maverick_jax.accounting.communication import by_kind, transfers
+from maverick_jax.accounting.communication import Transfer, by_kind, transfers
 from maverick_jax.accounting.devices import DEVICES, Device, device_of
 from maverick_jax.accounting.layout import BYTES, Layout
 from maverick_jax.accounting.memory import memory, weight_bytes
@@ -102,7 +102,15 @@ class _Timing(NamedTuple):
     step: float | None
 
 
-def _timing(config, topology, layout: Layout, device, flops: dict[str, float], sent, held) -> _Timing:
+def _timing(
+    config: RunConfig,
+    topology: Target | None,
+    layout: Layout,
+    device: Device | None,
+    flops: Mapping[str, float],
+    sent: list[Transfer],
+    held: Mapping[str, int],
+) -> _Timing:
     """`flops`: useful ones of a step on a device. The engine samples beside the compiled step; that time is the
     closed form's."""
     useful, trained = sum(flops.values()), _trained(config)

@@ -32,6 +32,8 @@ class Feed:
     train: Dataset
     fields: tuple[str, ...]
     """The fields of a batch, which the objective reads."""
+    models: dict[str, ModelConfig]
+    """The models that read the rows, by their keys in the run's config (`readers_of_rows`)."""
     beside: dict[str, str] = dataclasses.field(default_factory=dict)
     """Digests of stored fields that are joined to the rows: `targets`, the folder's, and `teacher`, the model's."""
     first: int = 0
@@ -42,25 +44,25 @@ class Feed:
         """Opens the data of `split`. Data that is not cached is tokenized and packed; each process of a job does this
         or waits until it is done. Training rows get the objective's stored fields. Raises InputError if their folder
         does not fit this run."""
-        objective = config.objective
+        objective, models = config.objective, readers_of_rows(config)
         if split != "train":
-            fields = with_marks(readers_of_rows(config).values(), objective.evaluation_fields())
-            return cls(config, open_dataset(config.data, split, seed=config.run.seed), fields)
+            fields = with_marks(models.values(), objective.evaluation_fields())
+            return cls(config, open_dataset(config.data, split, seed=config.run.seed), fields, models)
         place, first = config.place, config.place.first
         course = place.course or [StageData(config.data, place.steps * config.data.batch_size)]
         data = open_course(course, place.number, seed=config.run.seed)
         objective.check_data({source.name: source.store.meta for source in data.sources})
-        models = readers_of_rows(config)
         fields = with_marks(models.values(), objective.fields())
         for key, model in models.items():
             check_room(data, model.reasoning_heads, key)
         if (stored := objective.stored_fields()) is None:
-            return cls(config, data, fields, first=first)
+            return cls(config, data, fields, models, first=first)
         targets = open_targets(config, stored, data)
         return cls(
             config,
             data.with_fields(TargetsOf(targets, stored.names)),
             fields,
+            models,
             {"targets": targets.digest, "teacher": targets.header.teacher},
             first,
         )
@@ -110,15 +112,15 @@ class Feed:
 
     def placer(self) -> Callable[[Row], dict[str, jax.Array]]:
         """A function that makes a batch of this process's rows of it, each field [rows, ...]."""
-        rows, models = self._own_rows(), readers_of_rows(self.config)
-        latents = [LatentCheck(model.latent, key) for key, model in models.items()]
+        rows = self._own_rows()
+        latents = [LatentCheck(model.latent, key) for key, model in self.models.items()]
 
         def placed(local: Row) -> dict[str, jax.Array]:
             check_cells(local, self.split, self.config.model)
             check_tiles(local, self.config.model)
             for check in latents:
                 check(local)
-            for key, model in models.items():
+            for key, model in self.models.items():
                 check_marks(local, model.reasoning_heads, key)
             names = (*self.fields, TILES) if TILES in local else self.fields
             return {name: self._place(name, x, rows) for name, x in chosen(local, names).items()}

@@ -57,7 +57,7 @@ class Retrieval(Task):
         raise InputError("kind: retrieval: its examples depend on a tokenizer; expected `examples_for`")
 
     def examples_for(self, tokenizer: Tokenizer) -> list[Example]:
-        """Examples whose lengths are counted in tokens of `tokenizer`."""
+        """Examples whose lengths are counted in tokens of `tokenizer`. Raises InputError if a record does not fit."""
         return [one for length in self.lengths for number in range(self.count)
                 for one in self._at_all_depths(length, number, tokenizer)]  # fmt: skip
 
@@ -67,7 +67,12 @@ class Retrieval(Task):
         lines = self._lines(random, others, length // 3)  # a line has more than two tokens
         sizes = [len(ids) for ids in tokenizer.encode_batch(lines)]
         bare = tokenizer.encode(self._prompt_text(asked, [asked.line]) + asked.value)
-        fitting = int(np.searchsorted(np.cumsum(sizes), length - len(bare) - 1, side="right"))  # one begin token
+        left = length - len(bare) - 1  # one begin token
+        if left < 0:
+            least = length - left
+            raise InputError(f"lengths: {length}: the record and its question alone take {least} tokens of this "
+                             f"tokenizer; expected at least {least}")  # fmt: skip
+        fitting = int(np.searchsorted(np.cumsum(sizes), left, side="right"))
         mixed = [lines[i] for i in random.permutation(fitting)]
         group, found = f"{length} {number}", []
         for depth in self.depths:

@@ -1,9 +1,9 @@
 """What the backward pass of a period of a scan needs on one device, beside activations and gradients of all layers.
 
 GPU programs compute the gradients of a layer before they go on to the one below, and scatter or collect those of a
-period at its end, to overlap it. TPU programs compute a period's
-gradients of dense weights last and hold their operands until then; they also copy weights before the loop. Read off the
-buffers of steps compiled for H200 and TPU (docs/scaling.md).
+period at its end, to overlap it. TPU programs compute a period's gradients of dense weights last and hold their
+operands until then. Both copy weights before the loop. Read off the buffers of steps compiled for H200 and TPU
+(docs/scaling.md).
 """
 
 from maverick_jax import parameters
@@ -49,13 +49,13 @@ def _moments_on_gpu(config: ModelConfig, layout: Layout, trained: list[Parameter
     experts are summed in float32 until the layer is done. The output matrix's gradient waits during the first layer."""
     found, narrow, wide = [], BYTES[config.compute_dtype], experts.gradient_bytes(config, layout)
     waiting = sum(_one(p, config, layout) for p in trained if config.stack.find(p.name) is None) * narrow
-    layout_of_part = layout.in_stage
+    microbatch = layout.in_stage
     for i, spec in reversed(list(enumerate(config.period))):
         mine = [p for p in trained if p.name.startswith(f"{PERIODS}/layer_{i}/")]
         routed = sum(_one(p, config, layout) for p in mine if p.role == "experts")
         own = sum(_one(p, config, layout) for p in mine) * narrow
-        each = layer_bytes(config, spec, layout_of_part)
-        later = max(0, each["recomputed"] - activations.routed_bytes(config, spec, layout_of_part))
+        each = layer_bytes(config, spec, microbatch)
+        later = max(0, each["recomputed"] - activations.routed_bytes(config, spec, microbatch))
         each["loss"] = _of_head(layout, trained) * narrow if not found else 0
         done = waiting + max(own, routed * wide)
         found.append({**each, "gathered": each["gathered"] + waiting})

@@ -69,9 +69,10 @@ class HeldOut:
 
     def batches_by_source(self) -> Iterator[tuple[str, AbstractContextManager[Iterator[Batch]]]]:
         """Each source's name and its batches, to be entered."""
-        for name, feed in self._feeds().items():
+        for name, feed in self._feeds.items():
             yield name, feed.batches(0, self.batches_of[name])
 
+    @functools.cached_property
     def _feeds(self) -> dict[str, Feed]:
         if len(self.batches_of) == 1:
             return dict.fromkeys(self.batches_of, self.feed)

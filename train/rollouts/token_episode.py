@@ -118,8 +118,8 @@ class TokenEpisode:
     def _act(self, message: Message) -> None:
         """The environment answers the message. Calls that the gate holds back get errors as their results instead:
         what the model wrote stays in its context, so that it learns to ask, or to leave it."""
-        verdict, run = GateVerdict(), None if self._gate is None else self.trajectory("", {})
-        if self._gate is not None and run is not None:
+        verdict = GateVerdict()
+        if self._gate is not None and (run := self.trajectory("", {})) is not None:
             verdict = self._gate.check(run, message)
         self.steps.append(Step(message, extra={HELD: verdict.as_json()} if verdict.words else {}))
         self.calls += len(message.calls)
@@ -175,8 +175,9 @@ class TokenEpisode:
 
     def violations(self) -> list[Violation]:
         """The calls that break a rule, whether or not they were carried out."""
-        run = None if self.rules is None else self.trajectory("", {})
-        return [] if self.rules is None or run is None else find_violations(run, self.rules)
+        if self.rules is None or (run := self.trajectory("", {})) is None:
+            return []
+        return find_violations(run, self.rules)
 
     def trajectory(self, name: str, extra: dict) -> Trajectory | None:
         """The episode as a trajectory called `name`; None: there is nothing to write."""

@@ -65,3 +65,8 @@ def test_examples_without_a_tokenizer_are_refused():
     assert "retrieval" in TASKS.members
     with pytest.raises(InputError, match="expected `examples_for`"):
         Retrieval().examples()
+
+
+def test_a_length_that_the_question_alone_exceeds_is_refused():
+    with pytest.raises(InputError, match=r"lengths: 64: .* take \d+ tokens .*; expected at least \d+"):
+        Retrieval(lengths=(64,), chat=True).examples_for(BYTES)

@@ -185,9 +185,9 @@ class Policy(ChunkedLogits):
         return {} if self.penalty is None else {MULTIPLIER: jnp.float32(self.penalty.start)}
 
     def advance(self, state: State, metrics: Sums) -> State:
-        return (
-            state if self.penalty is None else {MULTIPLIER: self.penalty.next(state[MULTIPLIER], metrics[VIOLATIONS])}
-        )
+        if self.penalty is None:
+            return state
+        return {MULTIPLIER: self.penalty.next(state[MULTIPLIER], metrics[VIOLATIONS])}
 
     def totals(self, batch: Batch) -> Sums:
         """As for all objectives, and the number of tokens that are learned from, `written`."""

@@ -1,10 +1,11 @@
 """The penalty of violations: a multiplier that grows while more episodes break a rule than should (a Lagrangian)."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from pydantic import Field
 
 from maverick_jax.settings.section import Section
@@ -24,6 +25,12 @@ class ViolationPenalty(Section):
     stays."""
     most: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     """The largest multiplier."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.start > self.most:
+            raise ValueError(f"start: {self.start:g} is above most, {self.most:g}; expected at most that")
+        return self
 
     def penalized(self, rewards: np.ndarray, violated: np.ndarray, multiplier: np.ndarray) -> np.ndarray:
         """Rewards of episodes, float32[n], minus the multiplier where a rule was broken (bool[n])."""

@@ -40,3 +40,8 @@ def test_the_multiplier_is_a_part_of_the_objectives_state():
 def test_a_penalty_or_a_gate_without_rules_is_refused(more):
     with pytest.raises(pydantic.ValidationError, match="none has a `policy`"):
         objective_of("grpo", **more)
+
+
+def test_a_start_above_the_largest_multiplier_is_refused():
+    with pytest.raises(pydantic.ValidationError, match="start: 5 is above most, 4"):
+        ViolationPenalty(start=5.0)

@@ -1,10 +1,13 @@
 """Sides without another one, where the loss compares two."""
 
 import json
+import shutil
 
+import jax
 import pytest
 
 from maverick_jax.errors import InputError
+from maverick_jax.sharding import single_device_mesh
 from tests.helpers.folders import bytes_model
 from train.batches import Feed
 from train.config_files import read_config
@@ -52,6 +55,16 @@ def test_sides_from_which_nothing_is_learned_are_counted(tmp_path, caplog):
     ]
     opened(tmp_path, records, "objective=simpo")
     assert "1 of 2 records have one side, from which objective.pair_loss.kind: simpo learns nothing" in caplog.text
+
+
+def test_a_reference_may_go_once_the_data_is_open(tmp_path):
+    folder = bytes_model(tmp_path / "model")
+    words = f"{{kind: preference, pair_loss: {{kind: apo_zero}}, reference: {{kind: copy, path: {folder}}}}}"
+    feed = opened(tmp_path, [SIDE] * 4, f"objective={words}")
+    shutil.rmtree(folder)
+    assert feed.models.keys() == {"model", "objective.reference"}
+    with jax.set_mesh(single_device_mesh()):
+        assert feed.placer()
 
 
 def test_kto_needs_answers_to_other_prompts(tmp_path, reference):
