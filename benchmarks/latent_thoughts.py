@@ -16,8 +16,6 @@ import functools
 import itertools
 import json
 import pathlib
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +28,7 @@ import numpy as np
 import yaml
 from jax.sharding import reshard
 
-from benchmarks.worker import WorkerFailed
+from benchmarks.commands import children_seconds, maverick
 from data.graders.figures import figure as figure_of
 from data.latents import LatentSteps
 from data.sources.chain import ChainSource
@@ -165,11 +163,9 @@ def trained_run(config: dict[str, Any], run_dir: pathlib.Path) -> float:
     record, path = run_dir.with_suffix(".json"), run_dir.with_suffix(".yaml")
     if not record.is_file():
         path.write_text(yaml.safe_dump(config, sort_keys=False))
-        before = _children()
-        done = subprocess.run([sys.executable, "-m", "launch.cli", "train", str(path)], capture_output=True, text=True)
-        if done.returncode:
-            raise WorkerFailed(f"{path}: {done.stderr[-2000:]}")
-        record.write_text(json.dumps({"cpu_seconds": _children() - before}))
+        before = children_seconds()
+        maverick("train", str(path))
+        record.write_text(json.dumps({"cpu_seconds": children_seconds() - before}))
     return json.loads(record.read_text())["cpu_seconds"]
 
 
@@ -181,11 +177,6 @@ def flops(variant: str, seed: int, work: pathlib.Path) -> float:
     parts = [sum(flops_of_run(part, {}).values()) for part in config.in_stages]
     own = ROWS * LENGTH * sum(n * per_token for n, per_token in zip(updates, parts, strict=True))
     return own + (flops(GOES_ON[variant], seed, work) if variant in GOES_ON else 0.0)
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 # ---- right answers ---------------------------------------------------------------------------------------------------

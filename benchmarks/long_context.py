@@ -13,9 +13,7 @@ documents of 4,096 bytes. What is there and complete is not done again. The last
 import argparse
 import json
 import pathlib
-import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.worker import WorkerFailed
+from benchmarks.commands import children_seconds, maverick
 from data.graders.figures import wilson
 from launch.report.heat_map import draw_heat_map
 
@@ -57,12 +55,12 @@ def trained(variant: str, seed: int, work: pathlib.Path) -> float:
     run_dir, (changes, stages) = folder(variant, seed, work), VARIANTS[variant]
     record = run_dir.with_suffix(".train.json")
     if not record.is_file():
-        before = _children()
+        before = children_seconds()
         if "short" not in stages:
             shared = pathlib.Path("checkpoints") / str(BORDERS["short"])
             shutil.copytree(folder("rotary", seed, work) / shared, run_dir / shared, dirs_exist_ok=True)
-        _maverick("train", CONFIG, f"run.dir={run_dir}", f"run.seed={seed}", "logging.progress=false", *changes)
-        record.write_text(json.dumps({"cpu_seconds": _children() - before}))
+        maverick("train", CONFIG, f"run.dir={run_dir}", f"run.seed={seed}", "logging.progress=false", *changes)
+        record.write_text(json.dumps({"cpu_seconds": children_seconds() - before}))
     return json.loads(record.read_text())["cpu_seconds"]
 
 
@@ -74,17 +72,16 @@ def measured(variant: str, seed: int, work: pathlib.Path, positions: bool) -> di
         out = work / f"{variant}-{seed}-{stage}"
         record = out.with_suffix(".eval.json")
         if not record.is_file():
-            before = _children()
+            before = children_seconds()
             held_out = work / "held_out.yaml"
             held_out.write_text(HELD_OUT)
-            _maverick("eval", str(checkpoint), "--tasks", "retrieval", "--out", str(out))
-            said = _maverick("eval", str(checkpoint), str(held_out), "--by-position", "--json") if positions else "{}"
+            maverick("eval", str(checkpoint), "--tasks", "retrieval", "--out", str(out))
+            said = maverick("eval", str(checkpoint), str(held_out), "--by-position", "--json") if positions else "{}"
             tasks = json.loads((out / "evaluation.json").read_text())["tasks"]
             grids = {name: task["grid"] for name, task in tasks.items()}
             by_position = json.loads(said).get("loss_by_position")
-            record.write_text(
-                json.dumps({"grids": grids, "loss_by_position": by_position, "cpu_seconds": _children() - before})
-            )
+            spent = children_seconds() - before
+            record.write_text(json.dumps({"grids": grids, "loss_by_position": by_position, "cpu_seconds": spent}))
         found[stage] = json.loads(record.read_text())
     return found
 
@@ -102,18 +99,6 @@ data:
       held_out_fraction: 0.8}}
 """
 """Documents of 4,096 bytes that no run reads."""
-
-
-def _maverick(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "launch.cli", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise WorkerFailed(f"maverick {' '.join(words)}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 # ---- tables and plots ------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ drawn, at temperature 1. Runs that are there and complete are not repeated. The 
 import argparse
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks.commands import children_seconds, maverick
 from benchmarks.overrides import with_overrides
-from benchmarks.worker import WorkerFailed
 
 EDGE = 5
 """Sets of episodes at the end of a run whose success is averaged: 640 episodes."""
@@ -39,12 +38,9 @@ def learned(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         of_method = PPO if method == "ppo" else f"objective.method={{kind: {method}}}"
         words = [f"run.dir={run_dir}", f"run.seed={seed}", of_method, *args.overrides]
         words += [f"model.init_from={args.work / 'start'}", "logging.progress=false"]
-        before = _children()
-        command = [sys.executable, "-m", "launch.cli", "train", "rl_tiny", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise WorkerFailed(f"{' '.join(words)}: {done.stderr[-2000:]}")
-        record.write_text(json.dumps({"cpu_seconds": _children() - before}))
+        before = children_seconds()
+        maverick("train", "rl_tiny", *words)
+        record.write_text(json.dumps({"cpu_seconds": children_seconds() - before}))
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     sets = [line for line in lines if "success" in line]
     curve = {name: [line[name] for line in sets] for name in ("success", "calls", "equal_groups", "sampler_kl")}
@@ -76,11 +72,6 @@ def held_out(run_dir: pathlib.Path, kept: pathlib.Path) -> dict[str, Any]:
     found = success | {"calls": sum(one.calls for one in episodes) / TASKS}
     kept.write_text(json.dumps(found))
     return found
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def plot(runs: Sequence[dict[str, Any]], path: str) -> None:
