@@ -653,7 +653,7 @@ LATENTS = [
         "L6",
         "a teacher computes fewer latents than the rows have, in silence",
         "train/batches.py",
-        "[LatentCheck(model.latent, key) for key, model in models.items()]",
+        "[LatentCheck(model.latent, key) for key, model in self.models.items()]",
         "[LatentCheck(self.config.model.latent)]",
         "tests/runs/test_plain_students.py::test_rows_with_more_latents_than_the_teacher_computes_are_refused",
     ),
