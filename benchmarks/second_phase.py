@@ -4,9 +4,10 @@
     python benchmarks/second_phase.py --work FOLDER [--start weak] [--seeds 0 1 2] [--plot FILE.png] [key=value ...]
 
 FOLDER is that of `benchmarks/violations.py`, whose start (a careless clerk) is trained there if it is missing. `--start
-weak` begins at a start of its own, after 120 updates, which makes many mistakes. Each seed learns by GRPO from episodes
-with customers of its own; start and results then serve `--episodes` customers that no run has drawn, at temperature 1.
-`key=value` overrides are passed to all. What is there is not repeated. The last line is JSON.
+weak` begins at a start of its own, after 200 updates, which makes many mistakes, and learns from success alone. Each
+seed learns by GRPO from episodes with customers of its own; start and results then serve `--episodes` customers that no
+run has drawn, at temperature 1. `key=value` overrides are passed to all. What is there is not repeated. The last line
+is JSON.
 """
 
 import argparse
@@ -20,8 +21,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from benchmarks.overrides import with_overrides
 from benchmarks.violations import DIALECT, JUDGED, MODEL, POLICY, judged, prepare, start_config, trained
 
-STEPS = {"start": 400, "weak": 120}
+STEPS = {"start": 400, "weak": 200}
 """Updates of the starts, by name."""
+PENALTY = {"start": {"target": 0.02, "start": 1.0, "rate": 0.2}, "weak": None}
+"""Of violations, by start."""
 TOKENS, ANSWER = 256, 48
 
 
@@ -36,7 +39,7 @@ def policy_config(work: pathlib.Path, start: str, seed: int, steps: int) -> dict
         "model": {**MODEL, "init_from": str(work / start), "compute_dtype": "float32", "remat": "none"},
         "data": {"tokenizer": str(work / "tokenizer"), "batch_size": 128, "sequence_length": TOKENS},
         "objective": {"kind": "policy", "method": {"kind": "grpo"}, "environments": {"shop": shop},
-                      "rollouts": rollouts, "penalty": {"target": 0.02, "start": 1.0, "rate": 0.2}},
+                      "rollouts": rollouts, "penalty": PENALTY[start]},
         "optimizer": {"learning_rate": 1.5e-4, "warmup_steps": 5, "schedule": "cosine", "min_ratio": 0.1},
         "checkpoint": {"every": 20, "keep": 2},
         "logging": {"progress": False, "every": 1},
@@ -47,7 +50,8 @@ def curves(run_dir: pathlib.Path) -> dict[str, list[float]]:
     """What the run's own episodes did, by update."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     sets = [line for line in lines if "success" in line]
-    return {name: [line[name] for line in sets] for name in ("success", "violations", "multiplier", "calls")}
+    names = [name for name in ("success", "violations", "multiplier", "calls") if name in sets[0]]
+    return {name: [line[name] for line in sets] for name in names}
 
 
 def plot(found: dict[str, Any], path: pathlib.Path) -> None:
@@ -58,9 +62,10 @@ def plot(found: dict[str, Any], path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     names = {"success": "episodes that succeed", "violations": "episodes with a violation", "multiplier": "multiplier"}
-    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3), constrained_layout=True)
-    for panel, (name, title) in zip(panels, names.items(), strict=True):
-        for seed in (seed for seed in found if seed.startswith("seed ")):
+    drawn = {name: title for name, title in names.items() if name in next(iter(found.values()))["curves"]}
+    figure, panels = pyplot.subplots(1, len(drawn), figsize=(3.4 * len(drawn), 3), constrained_layout=True)
+    for panel, (name, title) in zip(panels, drawn.items(), strict=True):
+        for seed in found:
             values = found[seed]["curves"][name]
             panel.plot(range(1, len(values) + 1), values, label=seed, linewidth=1.2)
         panel.set(title=title, xlabel="updates of 128 episodes", ylim=(0, 1) if name == "success" else (0, None))

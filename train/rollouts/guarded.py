@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ class GuardedEnvironment:
     """`environment`, whose every answer is checked. Raises EnvironmentFailed, and nothing else."""
 
     def __init__(self, make: Callable[[], Environment], *, time_limit: float | None, most_characters: int):
-        """time_limit: seconds for each answer; None: no limit. A call that hangs keeps its thread, which ends with the
-        process. most_characters: of each message; longer ones are cut."""
-        self._limit, self._most, self.cut = time_limit, most_characters, 0
+        """time_limit: seconds for each answer, and all come from one thread; None: no limit, and no thread. A call that
+        hangs keeps the thread, which ends with the process. most_characters: of each message; longer ones are cut."""
+        self._thread = None if time_limit is None else AnsweringThread(time_limit)
+        self._most, self.cut = most_characters, 0
         """`cut`: messages that were cut."""
-        self._environment: Any = self._asked(make)
-        self.name: str = str(getattr(self._environment, "name", "environment"))[:80]
-        self.tools: tuple[Tool, ...] = self._tools()
+        self._environment: Any = None
+        self.name, self.tools = self._asked(lambda: self._made(make))
 
     def reset(self, seed: int) -> Opening:
         opening = self._asked(lambda: self._environment.reset(seed))
@@ -48,11 +49,13 @@ class GuardedEnvironment:
             raise EnvironmentFailed("step returned neither a message nor an outcome")
         return Feedback(steps, outcome)
 
-    def _tools(self) -> tuple[Tool, ...]:
-        tools = self._asked(lambda: tuple(self._environment.tools))
+    def _made(self, make: Callable[[], Any]) -> tuple[str, tuple[Tool, ...]]:
+        """Makes the environment. Returns its name and its tools."""
+        self._environment = make()
+        tools = tuple(self._environment.tools)
         if not all(isinstance(tool, Tool) for tool in tools):
             raise EnvironmentFailed("its tools are of another type than Tool")
-        return tools
+        return str(getattr(self._environment, "name", "environment"))[:80], tools
 
     def _checked(self, steps: Any, roles: Sequence[Role]) -> list[Step]:
         """The messages, of at most so many characters. Raises EnvironmentFailed for a role that an environment does not
@@ -76,25 +79,46 @@ class GuardedEnvironment:
         return Step(short, step.error, step.weight, step.reward)
 
     def _asked(self, question: Callable[[], Any]) -> Any:
-        """The environment's answer, from a thread of its own if there is a time limit."""
-        if self._limit is None:
-            return _answer(question)
-        answers: queue.SimpleQueue[tuple[Any, EnvironmentFailed | None]] = queue.SimpleQueue()
+        return _answer(question) if self._thread is None else self._thread.ask(question)
 
-        def ask() -> None:
-            try:
-                answers.put((_answer(question), None))
-            except EnvironmentFailed as error:
-                answers.put((None, error))
 
-        threading.Thread(target=ask, name="environment", daemon=True).start()
+class AnsweringThread:
+    """Answers questions one by one, each within a time limit. The thread ends when this object is no longer used."""
+
+    def __init__(self, time_limit: float):
+        """time_limit: seconds for each answer."""
+        self._limit, self._hangs = time_limit, False
+        self._questions: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, EnvironmentFailed | None]] = queue.SimpleQueue()
+        threading.Thread(
+            target=_answer_all, args=(self._questions, self._answers), name="environment", daemon=True
+        ).start()
+        weakref.finalize(self, self._questions.put, None)
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """The answer. Raises EnvironmentFailed if the question does, or if this or an earlier one takes too long."""
+        if self._hangs:
+            raise EnvironmentFailed("an earlier answer did not come")
+        self._questions.put(question)
         try:
-            found, error = answers.get(timeout=self._limit)
+            found, error = self._answers.get(timeout=self._limit)
         except queue.Empty:
+            self._hangs = True  # what comes too late must answer nothing else
             raise EnvironmentFailed(f"no answer within {self._limit:g} seconds") from None
         if error is not None:
             raise error
         return found
+
+
+def _answer_all(questions: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
+    while (question := questions.get()) is not None:
+        try:
+            answer = (_answer(question), None)
+        except EnvironmentFailed as error:
+            answer = (None, error)
+        question = None  # it refers to the environment, whose end also ends this thread
+        answers.put(answer)
+        answer = None
 
 
 def _answer(question: Callable[[], Any]) -> Any:

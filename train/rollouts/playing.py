@@ -35,10 +35,12 @@ class Playing:
         every token is drawn with the key of (seed, set, episode, turn, place)."""
         s = self.settings
         with concurrent.futures.ThreadPoolExecutor(s.episodes, thread_name_prefix="episode") as threads:
-            opened = list(threads.map(lambda i: self._open(number, i), range(s.episodes)))
+            opening = [threads.submit(self._open, number, i) for i in range(s.episodes)]
+            opened: list[TokenEpisode] = []
             begun: list[Generation | None] = []
-            for first in range(0, s.episodes, s.group):
-                begun += self._begin(engine, number, first, opened[first : first + s.group])
+            for first in range(0, s.episodes, s.group):  # the engine begins while other groups are opened
+                opened += (found.result() for found in opening[first : first + s.group])
+                begun += self._begin(engine, number, first, opened[first:])
             play = lambda i: self._through(engine, number, i, opened[i], begun[i])
             for _ in threads.map(play, range(s.episodes)):
                 pass

@@ -24,7 +24,7 @@ from maverick_jax.accounting.serving import slot_bytes, state_bytes
 from maverick_jax.checkpoint.folder import steps_in
 from maverick_jax.config import ModelConfig
 from maverick_jax.errors import InputError
-from maverick_jax.inference.engine import EngineSettings, SlotEngine
+from maverick_jax.inference.engine import SlotEngine
 from maverick_jax.model_source import CHECKPOINTS
 from train.rollouts import rollout_files
 from train.rollouts.episode_rows import EpisodeRows, Row, loss_shares
@@ -163,11 +163,7 @@ class PolicyBatches(BatchSource):
     def _with_weights(self, model: Any) -> SlotEngine:
         """The engine with the weights of `model`."""
         if self._engine is None:
-            s = self._settings
-            settings = EngineSettings(
-                min(s.slots, s.episodes), s.max_tokens, queue=s.episodes, keep_bytes=s.keep_bytes, lazy=True
-            )
-            self._engine = SlotEngine(model, self._setting.tokenizer, settings)
+            self._engine = SlotEngine(model, self._setting.tokenizer, self._settings.engine)
         self._engine.load(model)
         return self._engine
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from data.environments import AnyEnvironment, EnvironmentConfig
 from data.policy import read_policy
 from maverick_jax.errors import InputError
+from maverick_jax.inference.engine import EngineSettings
 from maverick_jax.settings.section import Section
 from maverick_jax.text.chat import find_dialect
 
@@ -72,6 +73,13 @@ class RolloutSettings(Section):
     def updates(self) -> int:
         """Updates on the same episodes."""
         return self.passes * self.minibatches
+
+    @property
+    def engine(self) -> EngineSettings:
+        """Those of the engine that writes the episodes."""
+        return EngineSettings(
+            min(self.slots, self.episodes), self.max_tokens, queue=self.episodes, keep_bytes=self.keep_bytes, lazy=True
+        )
 
     def rows(self, sequence_length: int) -> int:
         """Rows of `sequence_length` tokens that one update's episodes take."""

@@ -81,6 +81,40 @@ def test_a_hang_ends_with_the_time_limit():
     never.set()
 
 
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one():
+    late, is_late = threading.Event(), threading.Event()
+
+    def answer():
+        late.wait(60)
+        is_late.set()
+        return Feedback([Step(Message(Role.TOOL, "late"))])
+
+    behind = guarded(Hostile(answer=answer), limit=0.05)
+    behind.reset(0)
+    with pytest.raises(EnvironmentFailed, match="no answer within"):
+        behind.step(SAID)
+    late.set()
+    assert is_late.wait(60)
+    with pytest.raises(EnvironmentFailed, match="an earlier answer did not come"):
+        behind.step(SAID)
+
+
+def test_all_answers_come_from_one_thread_which_ends_with_the_environment():
+    seen = []
+
+    def answers():
+        seen.append(threading.current_thread())
+        return Feedback([Step(Message(Role.TOOL, "here"))])
+
+    behind = guarded(Hostile(opening=lambda: answers() and HELLO, answer=answers), limit=60)
+    behind.reset(0)
+    behind.step(SAID)
+    assert len(set(seen)) == 1 and seen[0] is not threading.current_thread()
+    del behind
+    seen[0].join(60)
+    assert not seen[0].is_alive()
+
+
 def test_a_result_of_ten_megabytes_is_cut_and_says_so():
     text = "x" * 10_000_000
     behind = guarded(Hostile(answer=Feedback([Step(Message(Role.TOOL, text), error=True)])), most=1000)
