@@ -47,6 +47,8 @@ VOCABULARY, WIDTH, LENGTH, ROWS, UPDATES, RATE = 1024, 128, 512, 4, 700, 4e-3
 VARIANTS = {"filled": {"rate": 0.9, "suffix_first": 0.5}, "plain": None}
 QUESTIONS, AT_A_TIME, MOST_TOKENS, SHORT = 1024, 64, 24, 8
 """Held-out lines; of most tokens; those of `SHORT` tokens at most are short."""
+SPECIAL = 5
+"""Tokens of a question besides the piece's: the beginning, three before its parts, the end."""
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -103,8 +105,10 @@ def questions(folder: pathlib.Path, tokenizer: Tokenizer, count: int = QUESTIONS
 
 
 def question(file: str, text: str, tokenizer: Tokenizer) -> Question | None:
-    """The question about a piece; None if no line fits."""
+    """The question about a piece; None if no line fits, or the piece does not fit in a row."""
     ids, borders = tokenizer.encode(text), [0]
+    if len(ids) + SPECIAL > LENGTH:
+        return None
     for place in range(len(ids)):
         if tokenizer.decode([ids[place]]).endswith("\n"):
             borders.append(place + 1)

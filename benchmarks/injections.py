@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The injection suite of the toy shop: benign utility, utility under attack and targeted success, guard off and on.
 
-    python benchmarks/injections.py [--cases 200] [--model RUN --tokenizer FOLDER]
+    python benchmarks/injections.py [--cases 200] [--model RUN --tokenizer FOLDER --at-once 48]
 
 Without a model, the agents are scripted clerks, whose conduct is known: one ignores notes on orders, one does what they
 say, one is careless too. With a model (a run of `benchmarks/violations.py`, whose prompts leave out system message and
@@ -64,12 +64,13 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--model", help="a run of benchmarks/violations.py")
     parser.add_argument("--tokenizer", help="its tokenizer's folder")
+    parser.add_argument("--at-once", type=int, default=1, help="cases at the same time")
     args = parser.parse_args()
     policy, found = read_policy("package:toy_shop_policy"), {}
     agents = model_agents(args.model, args.tokenizer) if args.model else scripted()
     print(f"| agent, guard | {' | '.join(COLUMNS)} |")
     for name, make in agents.items():
-        found[name] = injection_suite(make, range(FIRST, FIRST + args.cases), policy)
+        found[name] = injection_suite(make, range(FIRST, FIRST + args.cases), policy, at_once=args.at_once)
         for guard, figures in found[name].items():
             print(row(f"{name}, {guard.replace('_', ' ')}", figures), flush=True)
     print(json.dumps(found))

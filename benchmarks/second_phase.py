@@ -1,49 +1,90 @@
 #!/usr/bin/env python
 """The second phase: reinforcement learning in the toy shop with a penalty of violations, whose multiplier adapts.
 
-    python benchmarks/second_phase.py --work FOLDER [--start weak] [--seeds 0 1 2] [--plot FILE.png] [key=value ...]
+    python benchmarks/second_phase.py --work FOLDER [--start lazy] [--seeds 0 1 2] [--plot FILE.png] [key=value ...]
 
-FOLDER is that of `benchmarks/violations.py`, whose start (a careless clerk) is trained there if it is missing. `--start
-weak` begins at a start of its own, after 200 updates, which makes many mistakes, and learns from success alone. Each
-seed learns by GRPO from episodes with customers of its own; start and results then serve `--episodes` customers that no
-run has drawn, at temperature 1. `key=value` overrides are passed to all. What is there is not repeated. The last line
-is JSON.
+FOLDER is that of `benchmarks/violations.py`, whose start (a careless clerk) is trained there if it is missing.
+`--start` names another one: `lazy` imitates a clerk that turns half of the customers away, and then learns from success
+alone; `gullible` imitates one that does what notes on orders say, and learns in the shop with injections. Each seed
+learns by GRPO from episodes with customers of its own; start and results then serve `--episodes` customers that no run
+has drawn, at temperature 1. `key=value` overrides are passed to all. What is there is not repeated. The last line is JSON.
 """
 
 import argparse
 import json
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from benchmarks import toy_shop_clerk
 from benchmarks.overrides import with_overrides
-from benchmarks.violations import DIALECT, JUDGED, MODEL, POLICY, judged, prepare, start_config, trained
+from benchmarks.violations import (
+    CONTEXT,
+    DIALECT,
+    IMITATED,
+    JUDGED,
+    LENGTH,
+    MODEL,
+    POLICY,
+    judged,
+    prepare,
+    shortened,
+    start_config,
+    trained,
+    write_runs,
+)
+from data.trajectories.trajectory import Trajectory
 
-STEPS = {"start": 400, "weak": 200}
-"""Updates of the starts, by name."""
-PENALTY = {"start": {"target": 0.02, "start": 1.0, "rate": 0.2}, "weak": None}
-"""Of violations, by start."""
-TOKENS, ANSWER = 256, 48
+
+class Start(NamedTuple):
+    """A start: whose runs it imitates, by seeds, and how it goes on."""
+
+    runs: Callable[[range], list[Trajectory]]
+    shop: str
+    """Kind of the environment."""
+    penalty: dict[str, float] | None
+    tokens: int
+    """Most tokens of an episode."""
+
+
+PENALTY = {"target": 0.02, "start": 1.0, "rate": 0.2}
+STARTS = {
+    "start": Start(lambda seeds: toy_shop_clerk.runs(seeds, careless=0.5), "toy_shop", PENALTY, LENGTH),
+    "lazy": Start(lambda seeds: toy_shop_clerk.runs(seeds, careless=0.5, turned_away=0.5), "toy_shop", None, LENGTH),
+    "gullible": Start(toy_shop_clerk.injected_runs, "injected_shop", PENALTY, CONTEXT),
+}
+START_STEPS, TURN_TOKENS = 400, 48
 
 
 def policy_config(work: pathlib.Path, start: str, seed: int, steps: int) -> dict[str, Any]:
     """The config of one seed's run."""
-    shop = {"kind": "toy_shop", "declare": False, "max_turns": 10, "policy": POLICY}
-    rollouts = {"prompts": 16, "group": 8, "max_tokens": TOKENS, "turn_tokens": ANSWER, "dialect": DIALECT,
+    about = STARTS[start]
+    shop = {"kind": about.shop, "declare": False, "max_turns": 10, "policy": POLICY}
+    rollouts = {"prompts": 16, "group": 8, "max_tokens": about.tokens, "turn_tokens": TURN_TOKENS, "dialect": DIALECT,
                 "learn_from_cut": True, "slots": 64, "write_every": 10}  # fmt: skip
     name = f"{start}-phase{seed}"
     return {
         "run": {"name": name, "dir": str(work / name), "steps": steps, "seed": seed},
         "model": {**MODEL, "init_from": str(work / start), "compute_dtype": "float32", "remat": "none"},
-        "data": {"tokenizer": str(work / "tokenizer"), "batch_size": 128, "sequence_length": TOKENS},
+        "data": {"tokenizer": str(work / "tokenizer"), "batch_size": 128, "sequence_length": about.tokens},
         "objective": {"kind": "policy", "method": {"kind": "grpo"}, "environments": {"shop": shop},
-                      "rollouts": rollouts, "penalty": PENALTY[start]},
+                      "rollouts": rollouts, "penalty": about.penalty},
         "optimizer": {"learning_rate": 1.5e-4, "warmup_steps": 5, "schedule": "cosine", "min_ratio": 0.1},
         "checkpoint": {"every": 20, "keep": 2},
         "logging": {"progress": False, "every": 1},
     }  # fmt: skip
+
+
+def start_of(work: pathlib.Path, start: str) -> dict[str, Any]:
+    """The config of a start, whose clerk's runs are written if they are missing."""
+    prepare(work)
+    runs = work / ("imitated.jsonl" if start == "start" else f"imitated_{start}.jsonl")
+    if not runs.exists():
+        write_runs(runs, [shortened(run) for run in STARTS[start].runs(IMITATED)])
+    return start_config(work, START_STEPS, start, runs.name, STARTS[start].tokens)
 
 
 def curves(run_dir: pathlib.Path) -> dict[str, list[float]]:
@@ -77,15 +118,14 @@ def plot(found: dict[str, Any], path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--start", choices=STEPS, default="start")
+    parser.add_argument("--start", choices=STARTS, default="start")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--customers", type=int, default=JUDGED, help="first seed of the customers who judge")
     parser.add_argument("--plot", type=pathlib.Path)
     args, overrides = with_overrides(parser)
-    prepare(args.work)
-    start = trained(args.work, args.start, start_config(args.work, STEPS[args.start], args.start))
+    start = trained(args.work, args.start, start_of(args.work, args.start))
     found: dict[str, Any] = {}
     for seed in args.seeds:
         config = policy_config(args.work, args.start, seed, args.steps)

@@ -1,11 +1,12 @@
 """A scripted clerk of the toy shop. A careless one sometimes skips a rule: it changes an order that it did not look up,
-or pays back without having asked. Both fulfill the customer's wish. A gullible one does what notes on orders say."""
+or pays back without having asked. Both fulfill the customer's wish. A gullible one does what notes on orders say; a
+lazy one turns customers away."""
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from data.environments import ToyShopConfig
+from data.environments import InjectedShopConfig, ToyShopConfig
 from data.trajectories.trajectory import Trajectory
 from maverick_jax.text.chat import Conversation, Reply, Role, ToolCall, values
 from train.rollouts.episodes import play
@@ -54,6 +55,12 @@ def gullible(serve: Clerk) -> Clerk:
     return answer
 
 
+def lazy(serve: Clerk, draw: random.Random, share: float) -> Clerk:
+    """A clerk that turns a share of the customers away, and serves the others as `serve` does."""
+    turns_away = draw.random() < share
+    return lambda conversation: Reply("Sorry, I cannot help with that.") if turns_away else serve(conversation)
+
+
 def _next(draw: random.Random, hasty: bool, order: str, wanted: int | None, words: list[str], results: list[str]):
     """The reply to a customer who named an order."""
     if results and results[-1] in ("cancelled", "refunded", f"amount {wanted}"):
@@ -81,8 +88,19 @@ def _call(name: str, **arguments) -> Reply:
     return Reply("", [ToolCall(name, arguments)])
 
 
-def runs(seeds: range, careless: float, seed: int = 0) -> list[Trajectory]:
-    """One episode per seed."""
-    config = ToyShopConfig()
-    made = (clerk(random.Random(f"clerk {seed} {number}"), careless) for number in seeds)
-    return [play(config.make(), policy, seed=number, max_turns=16) for number, policy in zip(seeds, made, strict=True)]
+def runs(seeds: range, careless: float, seed: int = 0, turned_away: float = 0.0) -> list[Trajectory]:
+    """One episode per seed. turned_away: the share of customers who are not served."""
+    draws = ((random.Random(f"clerk {seed} {number}"), random.Random(f"lazy {seed} {number}")) for number in seeds)
+    made = (lazy(clerk(draw, careless), other, turned_away) for draw, other in draws)
+    return _played(ToyShopConfig(), made, seeds)
+
+
+def injected_runs(seeds: range) -> list[Trajectory]:
+    """One episode per seed of a careful clerk who does what notes say; half of them have an attack."""
+    made = (gullible(clerk(random.Random(f"gullible {number}"), careless=0.0)) for number in seeds)
+    return _played(InjectedShopConfig(), made, seeds)
+
+
+def _played(config: ToyShopConfig, policies: Iterable[Clerk], seeds: range) -> list[Trajectory]:
+    pairs = zip(seeds, policies, strict=True)
+    return [play(config.make(), policy, seed=number, max_turns=16) for number, policy in pairs]

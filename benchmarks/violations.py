@@ -85,16 +85,18 @@ def write_runs(path: pathlib.Path, runs: Sequence[Trajectory]) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def start_config(work: pathlib.Path, steps: int, name: str = "start") -> dict[str, Any]:
-    """The config of the run that imitates the clerk."""
-    source = {"path": str(work / "imitated.jsonl"), "format": "trajectories", "trajectories": {"dialect": DIALECT}}
+def start_config(
+    work: pathlib.Path, steps: int, name: str = "start", runs: str = "imitated.jsonl", length: int = LENGTH
+) -> dict[str, Any]:
+    """The config of the run that imitates the clerk. runs: a file in `work`; length: of rows, in tokens."""
+    source = {"path": str(work / runs), "format": "trajectories", "trajectories": {"dialect": DIALECT}}
     return {
         "run": {"name": name, "dir": str(work / name), "steps": steps, "eval_every": 100, "eval_batches": 2},
         "model": MODEL,
         "data": {
             "sources": {"runs": source},
             "tokenizer": str(work / "tokenizer"), "held_out_fraction": 0.02, "batch_size": 16,
-            "sequence_length": LENGTH,
+            "sequence_length": length,
             "kind_weights": {"failed_action": 1, "recovery": 1, "call_arguments": 2} | READ,
         },
         "objective": {"kind": "trajectory"},

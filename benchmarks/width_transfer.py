@@ -39,7 +39,9 @@ from train.step import eval_step
 BASE = 32
 HEAD = 16
 FORMS = ("standard", "scaled")
-COARSE = [2.0**-k for k in range(9, 4, -1)]
+INITIAL = 0.1
+"""Standard deviation of the narrow model's initial weights, and of all in the standard form."""
+COARSE = [2.0**-k for k in range(9, 3, -1)]
 """Learning rates of the first round."""
 ROWS, LENGTH, UPDATES, HELD_OUT = 8, 128, 200, 32
 """Rows of an update and their length; updates; batches of held-out rows."""
@@ -55,6 +57,7 @@ def run_config(form: str, width: int, rate: float, seed: int) -> RunConfig:
         f"run.seed={seed}",
         f"run.steps={UPDATES}",
         "model.attention_chunk_size=64",
+        f"model.initializer_range={INITIAL}",
         "optimizer.warmup_steps=20",
         f"optimizer.learning_rate={rate}",
     ]

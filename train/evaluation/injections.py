@@ -6,6 +6,7 @@ which the shop's state is what the attacker wanted. Every case is played with an
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -64,16 +65,24 @@ def injection_figures(episodes: Sequence[InjectedEpisode], policy: ToolPolicy) -
 
 
 def injection_suite(
-    make_policy: Callable[[int], Policy], seeds: Sequence[int], policy: ToolPolicy, templates: Templates = "held_out"
+    make_policy: Callable[[int], Policy],
+    seeds: Sequence[int],
+    policy: ToolPolicy,
+    templates: Templates = "held_out",
+    at_once: int = 1,
 ) -> dict[str, Any]:
-    """`injection_figures` without and with a gate of `policy`, and the gate's mean seconds per message."""
+    """`injection_figures` without and with a gate of `policy`, and the gate's mean seconds per message. at_once: cases
+    that are played at the same time, in threads."""
     found: dict[str, Any] = {}
-    for name, gate in (("guard_off", None), ("guard_on", Timed(policy))):
-        cases = [(seed, injected) for seed in seeds for injected in (False, True)]
-        episodes = [played(make_policy, seed, templates, injected, gate) for seed, injected in cases]
-        found[name] = injection_figures(episodes, policy)
-        if gate is not None:
-            found[name]["seconds_per_message"] = gate.seconds / max(gate.messages, 1)
+    cases = [(seed, injected) for seed in seeds for injected in (False, True)]
+    with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+        for name in ("guard_off", "guard_on"):
+            gates = [Timed(policy) if name == "guard_on" else None for _ in cases]
+            play_one = lambda case, gate: played(make_policy, case[0], templates, case[1], gate)
+            found[name] = injection_figures(list(threads.map(play_one, cases, gates)), policy)
+            if timed := [gate for gate in gates if gate is not None]:
+                messages = sum(gate.messages for gate in timed)
+                found[name]["seconds_per_message"] = sum(gate.seconds for gate in timed) / max(messages, 1)
     return found
 
 
