@@ -7,7 +7,8 @@ FOLDER is that of `benchmarks/violations.py`, whose start (a careless clerk) is 
 `--start` names another one: `lazy` imitates a clerk that turns half of the customers away, and then learns from success
 alone; `gullible` imitates one that does what notes on orders say, and learns in the shop with injections. Each seed
 learns by GRPO from episodes with customers of its own; start and results then serve `--episodes` customers that no run
-has drawn, at temperature 1. `key=value` overrides are passed to all. What is there is not repeated. The last line is JSON.
+has drawn, at temperature 1. `key=value` overrides are passed to all. What is there is not repeated. The last line is
+JSON.
 """
 
 import argparse
