@@ -1,22 +1,22 @@
 #!/usr/bin/env python
-"""Whether a small model of code that learns fill-in-the-middle fills in lines that its left-to-right twin cannot.
+"""Whether a small model of code that learns fill-in-the-middle fills in what its left-to-right twin cannot.
 
     python benchmarks/fill_in_the_middle.py --work FOLDER [--seeds 0 1 2] [--variants filled plain]
 
 The texts are Python's own standard library (the modules of `sysconfig`'s folder `stdlib`), in pieces of LINES lines.
 One file in ten is held out, by a hash of its name. `filled` has most training pieces rearranged by the source's
-`fill_in_the_middle`; `plain` is the same model, pieces, updates and seeds without. Asked is about one line of a
-held-out piece: `plain` reads the lines before it, and `filled` also those after it, in both orders (PSM and SPM). A
-line is filled exactly if each of its tokens is the likeliest one, for `filled` also the end after it. Runs that are
-there are not repeated. The last line is JSON.
+`fill_in_the_middle`; `plain` is the same model, pieces, updates and seeds without. Asked is about a few tokens inside a
+held-out piece: `plain` reads what stands before them, and `filled` also what stands after, in both orders (PSM and
+SPM). They are filled exactly if each is the likeliest one, for `filled` also the end after them. Runs that are there
+are not repeated. The last line is JSON.
 """
 
 import argparse
 import functools
 import hashlib
-import itertools
 import json
 import pathlib
+import random
 import sys
 import sysconfig
 import time
@@ -41,12 +41,12 @@ from train.config import RunConfig
 from train.config_files import read_config
 
 LIBRARY = pathlib.Path(sysconfig.get_paths()["stdlib"])
-LINES, LONGEST = 12, 800
+LINES, LONGEST = 2, 160
 """Lines and most characters of a piece."""
-VOCABULARY, WIDTH, LENGTH, ROWS, UPDATES, RATE = 1024, 128, 512, 4, 700, 4e-3
+VOCABULARY, WIDTH, LENGTH, ROWS, UPDATES, RATE = 512, 96, 256, 16, 700, 4e-3
 VARIANTS = {"filled": {"rate": 0.9, "suffix_first": 0.5}, "plain": None}
-QUESTIONS, AT_A_TIME, MOST_TOKENS, SHORT = 1024, 64, 24, 8
-"""Held-out lines; of most tokens; those of `SHORT` tokens at most are short."""
+QUESTIONS, AT_A_TIME, MOST_TOKENS, SHORT = 2048, 64, 8, 2
+"""Held-out middles; of most tokens; those of `SHORT` tokens at most are short."""
 SPECIAL = 5
 """Tokens of a question besides the piece's: the beginning, three before its parts, the end."""
 
@@ -87,7 +87,7 @@ def write_texts(folder: pathlib.Path, library: pathlib.Path = LIBRARY) -> None:
 
 
 class Question(NamedTuple):
-    """A line of a held-out piece, as tokens."""
+    """Some tokens inside a held-out piece, and what stands around them."""
 
     file: str
     prefix: list[int]
@@ -96,8 +96,7 @@ class Question(NamedTuple):
 
 
 def questions(folder: pathlib.Path, tokenizer: Tokenizer, count: int = QUESTIONS) -> list[Question]:
-    """One line each of the first pieces in an order by their contents. Lines lie inside of a piece and have something
-    in them; a line ends where a token does."""
+    """One each of the first pieces in an order by their contents."""
     found = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
     found.sort(key=lambda one: hashlib.sha256(one["text"].encode()).digest())
     asked = (question(one["file"], one["text"], tokenizer) for one in found)
@@ -105,19 +104,15 @@ def questions(folder: pathlib.Path, tokenizer: Tokenizer, count: int = QUESTIONS
 
 
 def question(file: str, text: str, tokenizer: Tokenizer) -> Question | None:
-    """The question about a piece; None if no line fits, or the piece does not fit in a row."""
-    ids, borders = tokenizer.encode(text), [0]
-    if len(ids) + SPECIAL > LENGTH:
+    """The question about a piece, a pure function of its text: 1 to MOST_TOKENS tokens, with others on both sides. None
+    if the piece is too short, or does not fit in a row."""
+    ids = tokenizer.encode(text)
+    if not MOST_TOKENS + 2 <= len(ids) <= LENGTH - SPECIAL:
         return None
-    for place in range(len(ids)):
-        if tokenizer.decode([ids[place]]).endswith("\n"):
-            borders.append(place + 1)
-    spans = [(a, b) for a, b in itertools.pairwise(borders[2:-1])
-             if 2 <= b - a <= MOST_TOKENS and tokenizer.decode(ids[a:b]).strip()]  # fmt: skip
-    if not spans:
-        return None
-    begin, end = spans[int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % len(spans)]
-    return Question(file, ids[:begin], ids[begin:end], ids[end:])
+    draw = random.Random(text)
+    count = draw.randint(1, MOST_TOKENS)
+    begin = draw.randint(1, len(ids) - count - 1)
+    return Question(file, ids[:begin], ids[begin : begin + count], ids[begin + count :])
 
 
 def written(asked: Question, order: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -141,7 +136,8 @@ def run_config(variant: str, seed: int, folder: pathlib.Path) -> RunConfig:
     source = json.dumps({"path": str(folder / "train.jsonl"), "held_out_fraction": 0, **filled})
     words = {
         "run.seed": seed, "run.steps": UPDATES, "model.vocab_size": VOCABULARY, "model.hidden_size": WIDTH,
-        "model.attention_chunk_size": "null", "data.sources": f"{{tinyshakespeare: null, code: {source}}}",
+        "model.num_local_experts": 0, "model.attention_chunk_size": "null",
+        "data.sources": f"{{tinyshakespeare: null, code: {source}}}",
         "data.tokenizer": folder / "tokenizer", "data.cache_dir": folder / "cache", "data.packing": "best_fit",
         "data.sequence_length": LENGTH, "data.batch_size": ROWS, "optimizer.learning_rate": RATE,
         "optimizer.warmup_steps": 50,
@@ -207,7 +203,7 @@ def compared(filled: dict[str, Any], plain: dict[str, Any], asked: Sequence[Ques
     lines = []
     for variant, run in (("plain", plain), ("filled", filled)):
         for order, found in run["answers"].items():
-            line = {"variant": variant, "order": order, "seed": run["seed"], "short_lines": len(short)}
+            line = {"variant": variant, "order": order, "seed": run["seed"], "short_middles": len(short)}
             for name, chosen in (("nats", range(len(asked))), ("exact", range(len(asked))), ("short_exact", short)):
                 ours, theirs = ([float(of[name.removeprefix("short_")][i]) for i in chosen] for of in (found, twin))
                 gap = paired(theirs, ours, [files[i] for i in chosen])

@@ -35,15 +35,17 @@ def test_files_are_held_out_whole(folder):
     assert len(files["train"] | files["held_out"]) == 26
 
 
-def test_a_question_is_a_line_in_the_middle_of_its_piece(folder):
+def test_a_question_is_about_a_few_tokens_inside_a_piece(folder):
     tokenizer = load_tokenizer(folder / "tokenizer")
     asked = questions(folder, tokenizer)
     assert asked == questions(folder, tokenizer) and len(asked) > 20
+    assert {len(one.middle) for one in asked} == set(range(1, benchmark.MOST_TOKENS + 1))
     for one in asked:
-        prefix, middle, suffix = (tokenizer.decode(part) for part in one[1:])
-        assert prefix.endswith("\n") and middle.endswith("\n") and middle.strip() and suffix
-        assert prefix + middle + suffix in (folder / "library" / one.file).read_text()
-    assert question("x.py", "one line\n", tokenizer) is None
+        assert one.prefix and one.suffix
+        text = tokenizer.decode([*one.prefix, *one.middle, *one.suffix])
+        assert text in (folder / "library" / one.file).read_text()
+    assert question("x.py", "a = 1\n", tokenizer) is None
+    assert question("x.py", "number = 12345\n" * benchmark.LENGTH, tokenizer) is None
 
 
 def test_what_is_read_is_what_training_writes(folder):
@@ -67,14 +69,14 @@ def test_twins_differ_by_the_rearrangement_alone(folder):
     assert filled.model_copy(update={"data": filled.data.model_copy(update={"sources": sources})}) == plain
 
 
-def test_gaps_are_paired_and_short_lines_are_counted_apart():
-    asked = [Question("a", [], [1] * 4, []), Question("b", [], [1] * 20, []), Question("c", [], [1], [])]
+def test_gaps_are_paired_and_short_middles_are_counted_apart():
+    asked = [Question("a", [], [1] * 2, []), Question("b", [], [1] * 20, []), Question("c", [], [1], [])]
     of = lambda nats, exact: {"nats": nats, "exact": exact}
     plain = {"seed": 0, "answers": {"left to right": of([2.0, 3.0, 4.0], [False, True, False])}}
     filled = {"seed": 0, "answers": {"PSM": of([1.0, 2.5, 3.0], [True, False, True])}}
     twin, line = compared(filled, plain, asked)
     assert twin["nats_gap"] == [0, 0, 0] and twin["nats"] == 3
-    assert line["nats_gap"][0] == pytest.approx(-2.5 / 3) and line["short_lines"] == 2
+    assert line["nats_gap"][0] == pytest.approx(-2.5 / 3) and line["short_middles"] == 2
     assert (line["short_exact"], line["short_exact_gap"][0]) == (1, 1)
     assert line["exact_gap"][0] == pytest.approx(1 / 3)
 

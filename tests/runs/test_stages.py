@@ -199,12 +199,17 @@ def test_doctor_and_eval_know_the_stage_of_a_checkpoint(folder, whole, capsys):
 
 @pytest.mark.slow
 def test_killed_at_twelve_random_moments(runs, tmp_path):
-    """Borders included: two of the kills come right after the last checkpoint of a stage."""
+    """Rows of 256, 1,024 and 4,096 tokens. Borders included: two of the kills come right after the last checkpoint of a
+    stage."""
     path = tmp_path / "staged.yaml"
     path.write_text(CONFIG + STAGES)
-    words = [f"stages.{i}.{key}={value}" for i, key, value in ((0, "steps", 30), (1, "tokens", 8192), (2, "steps", 30))]
     how = {"config": path, "devices": 1}
-    words += ["run.eval_every=10", "checkpoint.every=4", "optimizer.warmup_steps=4"]
+    words = ["run.eval_every=10", "checkpoint.every=4", "optimizer.warmup_steps=4", "model.attention_chunk_size=64"]
+    words += ["stages.0.steps=30", "stages.1.tokens=65536", "stages.2.steps=30"]
+    for i, (length, rows, chunk) in enumerate([(256, 4, 64), (1024, 2, 256), (4096, 1, 1024)]):
+        words += [f"stages.{i}.data={{sequence_length: {length}, batch_size: {rows}}}"]
+        words += [f"stages.{i}.model.attention_chunk_size={chunk}"]
+    words += ["stages.2.data.sources={toy_shop: {kind: trajectories, path: 'package:toy_shop'}}"]
     runs.train(tmp_path / "whole", *words, **how)
     last = lines(tmp_path / "whole")[-1]["step"]
     luck, run_dir = random.Random(0), tmp_path / "run"
