@@ -41,7 +41,7 @@ from maverick_jax.text import load_tokenizer
 from train.config_files import read_run
 from train.flops import flops_of_run
 
-HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
+HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 32
 LOOPED = HOPS + 1
 START, STAGE, MIX = 1400, 300, 0.3
 """Updates of text; updates of each stage, which replaces one more step; share of questions with fewer replaced."""
@@ -65,7 +65,7 @@ MODEL = {
     "rope_theta": 100.0,
     "initializer_range": 0.08,
 }
-"""98,880 parameters, and 4,097 of the feedback. The base of the rotary angles fits rows of 24 tokens."""
+"""98,880 parameters, and 4,097 of the feedback. The base of the rotary angles fits rows of 32 tokens."""
 OPTIMIZER = {
     "learning_rate": 3e-3,
     "warmup_steps": 50,
