@@ -24,7 +24,7 @@ BLOCK = 4096
 SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
 MARK = ";"
 """Stands after each arrow. Without it only the parity of a place would say which symbol an arrow begins with, and models
-take arrows for those between two others."""
+followed arrows that are not there, from the end of one to the beginning of the next."""
 LAYOUT = 2
 """Changes whenever equal settings would give other documents."""
 
@@ -76,8 +76,8 @@ class ChainSource(MadeSource):
                 yield MadeBlock(*map(np.concatenate, zip(*parts, strict=True)))
 
     def drawn(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Questions `numbers` of one block: the numbers of its symbols int32[n, 2N + 1], the pairs of all arrows and the
-        start, and of those on the way int32[n, hops], the last of which is the answer."""
+        """Questions `numbers` of one block: the numbers of its symbols int32[n, 2N + 1], the pairs of all arrows and
+        the start, and of those on the way int32[n, hops], the last of which is the answer."""
         block, among = int(numbers[0]) // BLOCK, numbers % BLOCK
         # NumPy guarantees only for the legacy generator that its streams stay the same in all versions.
         random = np.random.RandomState(derive(self.corpus_seed, "chain", block) % 2**32)
