@@ -23,8 +23,8 @@ BLOCK = 4096
 """Documents that are drawn together."""
 SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
 MARK = ";"
-"""Stands after each arrow. Without it only the parity of a place would say which symbol an arrow begins with, and models
-followed arrows that are not there, from the end of one to the beginning of the next."""
+"""Stands after each arrow. Without it only the parity of a place would say which symbol an arrow begins with, and a
+model follows arrows that are not there, from the end of one to the beginning of the next."""
 LAYOUT = 2
 """Changes whenever equal settings would give other documents."""
 
