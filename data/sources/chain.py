@@ -4,7 +4,7 @@ Each step of the answer is a lookup whose key is the result of the one before. A
 all in one pass, so the task shows whether thoughts carry a computation (docs/results/latent_thoughts.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -135,7 +135,7 @@ class ChainWriter:
         return _joined(parts, len(question))
 
 
-def _joined(parts: list[tuple[np.ndarray | int, TokenKind]], n: int) -> MadeBlock:
+def _joined(parts: Sequence[tuple[np.ndarray | int, TokenKind]], n: int) -> MadeBlock:
     """`n` documents of equal length, of ids [n, w] or one id, and their kinds."""
     wide = [np.full((n, 1), ids, np.int32) if isinstance(ids, int) else ids for ids, _ in parts]
     ids = np.concatenate(wide, axis=1)
