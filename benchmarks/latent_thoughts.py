@@ -4,10 +4,11 @@
     python benchmarks/latent_thoughts.py --work FOLDER [--seeds 0 1 2] [--variants text latents pauses none loops]
         [--plot FILE.png] [--only-plot]
 
-Every variant but `none` continues the text run of its seed (`START` updates). `none` has no thoughts, and spends all
-updates and FLOPs on its own rows. `pauses` is trained on the rows of `latents` with `model.latent: null`, so that the
-places of latents hold a token; so is `loops`, whose layers all run `LOOPED` times, as often as the layers of `latents`
-in its last stage. Runs that are there and complete are not repeated. The last line is one JSON object.
+`text`, `latents` and `pauses` continue the text run of their seed (`START` updates). `none` has no thoughts, and spends
+all updates and FLOPs on its own rows. `pauses` is trained on the rows of `latents` with `model.latent: null`, so that
+the places of latents hold a token. `loops` is trained on the same text and then on the same rows as `pauses`; its
+layers all run `LOOPED` times from the first update on, as often as the layers of `latents` in its last stage. Runs that
+are there and complete are not repeated. The last line is one JSON object.
 """
 
 import argparse
@@ -41,9 +42,9 @@ from maverick_jax.text import load_tokenizer
 from train.config_files import read_run
 from train.flops import flops_of_run
 
-HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 24
+HOPS, SYMBOLS, ROWS, LENGTH = 3, 8, 64, 32
 LOOPED = HOPS + 1
-START, STAGE, MIX = 1400, 300, 0.3
+START, STAGE, MIX = 800, 300, 0.3
 """Updates of text; updates of each stage, which replaces one more step; share of questions with fewer replaced."""
 QUESTIONS, TEST_SEED = 2048, 10_000
 TOKENIZER = "bytes_thinking"
@@ -65,7 +66,7 @@ MODEL = {
     "rope_theta": 100.0,
     "initializer_range": 0.08,
 }
-"""98,880 parameters, and 4,097 of the feedback. The base of the rotary angles fits rows of 24 tokens."""
+"""98,880 parameters, and 4,097 of the feedback. The base of the rotary angles fits rows of 32 tokens."""
 OPTIMIZER = {
     "learning_rate": 3e-3,
     "warmup_steps": 50,
@@ -113,13 +114,13 @@ def variants(start: int) -> dict[str, tuple[Part, ...]]:
         "pauses, same FLOPs": (Part(SAME_FLOPS, HOPS),),
         "none": (Part(start + len(STAGES) * STAGE, thoughts=False),),
         "none, same FLOPs": (Part(SAME_FLOPS, thoughts=False),),
-        "loops": STAGES,
+        "loops": (Part(start), *STAGES),
     }
 
 
 VARIANTS = variants(START)
 GOES_ON = {"text": "start", "latents": "start", "pauses": "start", "pauses, same FLOPs": "pauses",
-           "none, same FLOPs": "none", "loops": "start"}  # fmt: skip
+           "none, same FLOPs": "none"}  # fmt: skip
 
 
 def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:

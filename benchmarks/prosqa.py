@@ -11,11 +11,12 @@ line is one JSON object.
 
 import argparse
 import collections
+import dataclasses
 import json
 import pathlib
 import string
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -38,7 +39,8 @@ from maverick_jax.sharding import single_device_mesh
 from maverick_jax.text import Tokenizer, load_tokenizer
 from maverick_jax.text.chat.reply import LATENT, THINKING
 
-LETTERS = string.ascii_letters
+LETTERS, MARK = string.ascii_letters, ";"
+"""Nodes; what stands after each edge."""
 STEPS, LONGEST = 4, 6
 """Steps that latents replace; longest path."""
 
@@ -135,17 +137,33 @@ def written(
     question: Question, replaced: int, thoughts: bool, tokenizer: Tokenizer, random: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and kinds of a question, with `replaced` latents in the place of its first steps, also where it has fewer."""
-    letters = np.array(tokenizer.encode_batch(list(LETTERS)), np.int32)[random.permutation(len(LETTERS)), 0]
+    *letters, mark = np.array(tokenizer.encode_batch([*LETTERS, MARK]), np.int32)[:, 0].tolist()
+    letters = np.array(letters)[random.permutation(len(letters))]
     ids = lambda nodes: letters[np.array(nodes, np.int64)].tolist()
-    start, end = (tokenizer.controls[name] for name in THINKING)
     options = question.options if random.randint(2) else question.options[::-1]
-    left = question.path[replaced:]
-    asked = [node for edge in question.edges for node in edge]
-    parts = [(ids([*asked, question.root, *options]), TokenKind.USER)]
-    if thoughts:
+    asked = [i for edge in question.edges for i in (*ids(edge), mark)]
+    asked += ids([question.root, *options])
+    answer = ids(question.path[-1:])
+    return with_thought(
+        asked, [ids([node]) for node in question.path], answer, replaced if thoughts else None, tokenizer
+    )
+
+
+def with_thought(
+    asked: list[int], steps: Sequence[list[int]], answer: list[int], replaced: int | None, tokenizer: Tokenizer,
+    ends: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Ids and kinds of a document: what is asked, a thought, and the answer. Latents, `replaced` in number, stand in
+    the place of the first steps of the thought; None: there is no thought. `ends`: whether the model writes the
+    thought's end itself."""
+    start, end = (tokenizer.controls[name] for name in THINKING)
+    parts = [(asked, TokenKind.USER)]
+    if replaced is not None:
+        left = [i for step in steps[replaced:] for i in step]
+        unwritten = TokenKind.CONTROL if left else TokenKind.LATENT
         parts += [([start], TokenKind.CONTROL), ([tokenizer.controls[LATENT]] * replaced, TokenKind.LATENT)]
-        parts += [(ids(left), TokenKind.THOUGHT), ([end], TokenKind.CONTROL if left else TokenKind.LATENT)]
-    parts.append((ids(question.path[-1:]), TokenKind.FINAL_ANSWER))
+        parts += [(left, TokenKind.THOUGHT), ([end], TokenKind.THOUGHT if ends else unwritten)]
+    parts.append((answer, TokenKind.FINAL_ANSWER))
     kinds = [kind for part, kind in parts for _ in part]
     return np.array([i for part, _ in parts for i in part], np.int32), np.array(kinds, np.uint8)
 
@@ -171,7 +189,7 @@ class ProsQASource(MadeSource):
 
     def identity(self) -> list:
         settings = {"documents", "thoughts", "latents", "few", "corpus_seed"}
-        return ["prosqa", 1, self.model_dump(mode="json", include=settings)]
+        return ["prosqa", 2, self.model_dump(mode="json", include=settings)]
 
     def blocks(self, name: str, tokenizer: Tokenizer) -> Iterator[MadeBlock]:
         random = np.random.RandomState(derive(self.corpus_seed, "prosqa") % 2**32)
@@ -187,42 +205,69 @@ class ProsQASource(MadeSource):
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
-ROWS, LENGTH, QUESTIONS_A_ROW, FEW_A_ROW = 12, 256, 2.7, 9
-EASY, START, STAGE = 500, 500, 100
+ROWS, LENGTH, QUESTIONS_A_ROW, FEW_A_ROW = 12, 256, 2.4, 8
+EASY, START, STAGE = 400, 600, 150
 """Updates on graphs of few nodes, then on whole ones; of each stage."""
-MODEL = chain.MODEL | {"num_hidden_layers": 4, "intermediate_size_mlp": 128, "rope_theta": 300.0}
-"""Four layers, two with rotary embedding; 200,000 parameters."""
-STAGES = tuple(chain.Part(STAGE, replaced) for replaced in (1, 2, STEPS))
-VARIANTS: dict[str, tuple[chain.Part, ...]] = {
-    "start": (chain.Part(EASY), chain.Part(START)),
-    "text": (chain.Part(len(STAGES) * STAGE),),
-    "latents": STAGES,
-    "pauses": STAGES,
-    "none": (chain.Part(EASY, thoughts=False), chain.Part(START + len(STAGES) * STAGE, thoughts=False)),
+MODEL = chain.MODEL | {
+    "num_hidden_layers": 4,
+    "rope_theta": 300.0,
+    "intermediate_size_mlp": 128,
+    "num_local_experts": 32,
+    "intermediate_size": 216,
+    "interleave_moe_layer_step": 2,
 }
+"""Maverick's pattern: of four layers two have rotary embedding, and the other two each 32 experts, of which a token
+takes one, beside the shared one. 2.9 million parameters, 0.32 million of them for a token."""
+STAGES = tuple(chain.Part(STAGE, replaced) for replaced in (1, 2, STEPS))
+Variants = dict[str, tuple[chain.Part, ...]]
 
 
-def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
-    """The whole config of a run."""
+def variants_of(start: tuple[chain.Part, ...], stages: tuple[chain.Part, ...]) -> Variants:
+    """What each variant is trained on; `text`, `latents` and `pauses` go on from `start`, all with as many updates."""
+    more = sum(part.updates for part in stages)
+    plain = [dataclasses.replace(part, thoughts=False) for part in start]
+    last = dataclasses.replace(plain[-1], updates=plain[-1].updates + more)
+    return {"start": start, "text": (chain.Part(more),), "latents": stages, "pauses": stages,
+            "none": (*plain[:-1], last)}  # fmt: skip
+
+
+VARIANTS = variants_of((chain.Part(EASY), chain.Part(START)), STAGES)
+
+
+def staged_config(
+    variant: str, variants: Variants, source: Callable[[chain.Part, int], dict[str, Any]], changes: dict[str, Any],
+    seed: int, work: pathlib.Path,
+) -> dict[str, Any]:  # fmt: skip
+    """The whole config of a run. `source`: that of a part, by its number; `changes`: other keys of the config."""
     model, stages = dict(MODEL), []
     if variant not in ("start", "none"):
         model["init_from"] = str(chain.folder("start", seed, work))
-    for number, part in enumerate(VARIANTS[variant], start=10 * list(VARIANTS).index(variant)):
-        few = part is VARIANTS[variant][0] and variant in ("start", "none")
-        source = {"kind": "prosqa", "documents": int(part.updates * ROWS * (FEW_A_ROW if few else QUESTIONS_A_ROW)),
-                  "thoughts": part.thoughts, "few": few, "corpus_seed": 100 * seed + number, "held_out_fraction": 0.0,
-                  "latents": {"replaced": part.replaced, "mix": chain.MIX if part.replaced else 0.0}}  # fmt: skip
-        data = {"sources": {f"prosqa_{number}": source}, "kind_weights": {"control": 0}}
+    for number, part in enumerate(variants[variant], start=10 * list(variants).index(variant)):
+        own = source(part, number) | {"thoughts": part.thoughts, "held_out_fraction": 0.0}
+        own["latents"] = {"replaced": part.replaced, "mix": chain.MIX if part.replaced else 0.0}
+        data = {"sources": {f"part_{number}": own}, "kind_weights": {"control": 0}}
         stage: dict[str, Any] = {"name": f"part_{number}", "steps": part.updates, "data": data}
         if variant == "latents":
             stage["model"] = {"latent": {"token_id": chain.LATENT, "passes": part.replaced}}
         stages.append(stage)
     config = chain.run_config("start", seed, work)
     config["run"]["dir"] = str(chain.folder(variant, seed, work))
-    latent = {"token_id": chain.LATENT, "passes": STEPS} if variant == "latents" else None
-    data = config["data"] | {"batch_size": ROWS, "sequence_length": LENGTH}
-    changed = {"plugins": ["benchmarks.prosqa"], "model": model | {"latent": latent}, "data": data, "stages": stages}
-    return config | changed
+    most = max(part.replaced for part in variants[variant])
+    latent = {"token_id": chain.LATENT, "passes": most} if variant == "latents" else None
+    changed = {"model": model | {"latent": latent}, "stages": stages, "data": config["data"] | changes.pop("data")}
+    return config | changed | changes
+
+
+def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:
+    """The whole config of a run."""
+
+    def source(part: chain.Part, number: int) -> dict[str, Any]:
+        few = variant in ("start", "none") and number % 10 == 0
+        documents = int(part.updates * ROWS * (FEW_A_ROW if few else QUESTIONS_A_ROW))
+        return {"kind": "prosqa", "documents": documents, "few": few, "corpus_seed": 100 * seed + number}
+
+    changes = {"plugins": ["benchmarks.prosqa"], "data": {"batch_size": ROWS, "sequence_length": LENGTH}}
+    return staged_config(variant, VARIANTS, source, changes, seed, work)
 
 
 # ---- right answers ---------------------------------------------------------------------------------------------------
@@ -233,7 +278,7 @@ def rights(model: Maverick, questions: Sequence[Question], part: chain.Part, cha
     stand where they do in training."""
     tokenizer, random = load_tokenizer(chain.TOKENIZER), np.random.RandomState(7)
     rows = [written(question, part.replaced, part.thoughts, tokenizer, random) for question in questions]
-    tokens = np.zeros((len(rows), LENGTH // 2), np.int32)
+    tokens = np.zeros((len(rows), LENGTH), np.int32)
     places = np.full((len(rows), LONGEST + 1), -1)
     for i, (ids, kinds) in enumerate(rows):
         tokens[i, : len(ids)] = ids

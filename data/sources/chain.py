@@ -4,7 +4,7 @@ Each step of the answer is a lookup whose key is the result of the one before. A
 all in one pass, so the task shows whether thoughts carry a computation (docs/results/latent_thoughts.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -22,7 +22,10 @@ from maverick_jax.text.chat.reply import LATENT, THINKING
 BLOCK = 4096
 """Documents that are drawn together."""
 SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
-LAYOUT = 1
+MARK = ";"
+"""Stands after each arrow. Without it only the parity of a place would say which symbol an arrow begins with, and a
+model follows arrows that are not there, from the end of one to the beginning of the next."""
+LAYOUT = 2
 """Changes whenever equal settings would give other documents."""
 
 
@@ -73,8 +76,8 @@ class ChainSource(MadeSource):
                 yield MadeBlock(*map(np.concatenate, zip(*parts, strict=True)))
 
     def drawn(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Questions `numbers` of one block: its symbols int32[n, 2N + 1], the pairs of all arrows and the start, and
-        those on the way int32[n, hops], the last of which is the answer."""
+        """Questions `numbers` of one block: the numbers of its symbols int32[n, 2N + 1], the pairs of all arrows and
+        the start, and of those on the way int32[n, hops], the last of which is the answer."""
         block, among = int(numbers[0]) // BLOCK, numbers % BLOCK
         # NumPy guarantees only for the legacy generator that its streams stay the same in all versions.
         random = np.random.RandomState(derive(self.corpus_seed, "chain", block) % 2**32)
@@ -88,14 +91,15 @@ class ChainSource(MadeSource):
 class ChainWriter:
     """Writes questions with a tokenizer."""
 
-    def __init__(self, symbols: np.ndarray, start: int, end: int, latent: int):
-        self.symbols, self.start, self.end, self.latent = symbols, start, end, latent
+    def __init__(self, symbols: np.ndarray, mark: int, start: int, end: int, latent: int):
+        self.symbols, self.mark, self.start, self.end, self.latent = symbols, mark, start, end, latent
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, where: str) -> "ChainWriter":
-        ids = tokenizer.encode_batch(list(SYMBOLS))
+        ids = tokenizer.encode_batch([*SYMBOLS, MARK])
         if any(len(found) != 1 for found in ids):
-            raise InputError(f"{where}: tokenizer {tokenizer.name} has letters of several tokens; expected one each")
+            said = f"letters or a {MARK} of several tokens; expected one each"
+            raise InputError(f"{where}: tokenizer {tokenizer.name} has {said}")
         for control in (*THINKING, LATENT):
             if control not in tokenizer.controls:
                 raise InputError(
@@ -103,14 +107,21 @@ class ChainWriter:
                     "expected data.tokenizer: bytes_thinking, or one of Llama 4"
                 )
         controls = (tokenizer.controls[name] for name in (*THINKING, LATENT))
-        return cls(np.array(ids, np.int32)[:, 0], *controls)
+        *symbols, mark = np.array(ids, np.int32)[:, 0]
+        return cls(np.array(symbols), int(mark), *controls)
+
+    def question(self, question: np.ndarray) -> np.ndarray:
+        """Ids int32[n, 3N + 1] of questions [n, 2N + 1]: each arrow with the mark after it, and the start."""
+        ids = self.symbols[question]
+        arrows = np.pad(ids[:, :-1].reshape(len(ids), -1, 2), ((0, 0), (0, 0), (0, 1)), constant_values=self.mark)
+        return np.concatenate([arrows.reshape(len(ids), -1), ids[:, -1:]], axis=1)
 
     def block(self, question: np.ndarray, path: np.ndarray, replaced: int, per_step: int) -> MadeBlock:
         """Documents whose first `replaced` steps are latents, `per_step` each. A program ends a thought of latents
         alone, so its end is not learned."""
         left = path.shape[1] - replaced
         parts = [
-            (self.symbols[question], TokenKind.USER),
+            (self.question(question), TokenKind.USER),
             (self.start, TokenKind.CONTROL),
             *[(self.latent, TokenKind.LATENT)] * (replaced * per_step),
             (self.symbols[path[:, replaced:]], TokenKind.THOUGHT),
@@ -120,11 +131,11 @@ class ChainWriter:
         return _joined(parts, len(question))
 
     def without_thoughts(self, question: np.ndarray, path: np.ndarray) -> MadeBlock:
-        parts = [(self.symbols[question], TokenKind.USER), (self.symbols[path[:, -1:]], TokenKind.FINAL_ANSWER)]
+        parts = [(self.question(question), TokenKind.USER), (self.symbols[path[:, -1:]], TokenKind.FINAL_ANSWER)]
         return _joined(parts, len(question))
 
 
-def _joined(parts: list[tuple[np.ndarray | int, TokenKind]], n: int) -> MadeBlock:
+def _joined(parts: Sequence[tuple[np.ndarray | int, TokenKind]], n: int) -> MadeBlock:
     """`n` documents of equal length, of ids [n, w] or one id, and their kinds."""
     wide = [np.full((n, 1), ids, np.int32) if isinstance(ids, int) else ids for ids, _ in parts]
     ids = np.concatenate(wide, axis=1)

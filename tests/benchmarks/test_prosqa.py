@@ -41,11 +41,11 @@ def test_latents_take_the_place_of_the_first_steps(replaced, left):
     """Always as many as the stage says, so that their number does not tell the length of the path."""
     question = prosqa.Question([(0, 2), (2, 3), (3, 4), (1, 5)], 0, (4, 5), [2, 3, 4])
     ids, kinds = prosqa.written(question, replaced, True, TOKENIZER, np.random.RandomState(0))
-    assert (kinds == TokenKind.USER).sum() == 2 * 4 + 3 and (kinds == TokenKind.THOUGHT).sum() == left
+    assert (kinds == TokenKind.USER).sum() == 3 * 4 + 3 and (kinds == TokenKind.THOUGHT).sum() == left
     assert (ids == chain.LATENT).sum() == replaced
-    assert kinds[-1] == TokenKind.FINAL_ANSWER and ids[-1] == ids[5] and ids[-1] in ids[9:11]  # node 4
+    assert kinds[-1] == TokenKind.FINAL_ANSWER and ids[-1] == ids[7] and ids[-1] in ids[13:15]  # node 4
     plain, _ = prosqa.written(question, 0, False, TOKENIZER, np.random.RandomState(0))
-    assert len(plain) == 12
+    assert len(plain) == 16
 
 
 def test_variants_have_equal_updates_of_their_own_rows(tmp_path):

@@ -24,7 +24,7 @@ model:
   num_local_experts: 0
   no_rope_layer_interval: 2
   latent: {token_id: 273, passes: 3, gradient: 2}
-data: {tokenizer: bytes_thinking, batch_size: 16, sequence_length: 48}
+data: {tokenizer: bytes_thinking, batch_size: 16, sequence_length: 64}
 objective: trajectory
 optimizer: {learning_rate: 3e-3, warmup_steps: 2, schedule: constant}
 checkpoint: {every: 2, keep: 60}

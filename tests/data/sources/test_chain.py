@@ -17,6 +17,9 @@ START, END, LATENT = (BYTES.controls[name] for name in (
     "<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>", "<|reasoning_reserved_special_token_0|>"
 ))  # fmt: skip
 
+ASKED = 3 * 8 + 1
+"""Tokens of a question."""
+
 
 def documents(source: ChainSource) -> list[tuple[list[int], list[TokenKind]]]:
     found = []
@@ -29,7 +32,8 @@ def documents(source: ChainSource) -> list[tuple[list[int], list[TokenKind]]]:
 
 def followed(text: str, hops: int) -> str:
     """The symbols on the way of a question, from the text alone."""
-    arrows, at = dict(zip(text[:-1:2], text[1::2], strict=True)), text[-1]
+    *arrows, at = text.split(";")
+    arrows = dict(arrows)
     way = ""
     for _ in range(hops):
         at = arrows[at]
@@ -40,50 +44,50 @@ def followed(text: str, hops: int) -> str:
 @pytest.mark.parametrize("replaced", [0, 1, 3])
 def test_the_thought_follows_the_arrows_of_one_cycle(replaced):
     for ids, _ in documents(ChainSource(documents=50, latents=LatentSteps(replaced=replaced, per_step=2))):
-        question = BYTES.decode(ids[:17])
+        question = BYTES.decode(ids[:ASKED])
         way = followed(question, 3)
         assert followed(question, 8)[-1] == question[-1] and len(set(followed(question, 8))) == 8
-        assert ids[17:] == [START, *[LATENT] * 2 * replaced, *way[replaced:].encode(), END, *way[-1].encode()]
+        assert ids[ASKED:] == [START, *[LATENT] * 2 * replaced, *way[replaced:].encode(), END, *way[-1].encode()]
 
 
 def test_kinds_say_what_the_model_writes():
-    kinds = documents(ChainSource(documents=1, latents=LatentSteps(replaced=1)))[0][1][17:]
+    kinds = documents(ChainSource(documents=1, latents=LatentSteps(replaced=1)))[0][1][ASKED:]
     assert kinds == [TokenKind.CONTROL, TokenKind.LATENT, TokenKind.THOUGHT, TokenKind.THOUGHT, TokenKind.CONTROL,
                      TokenKind.FINAL_ANSWER]  # fmt: skip
-    kinds = documents(ChainSource(documents=1, latents=LatentSteps(replaced=3)))[0][1][17:]
+    kinds = documents(ChainSource(documents=1, latents=LatentSteps(replaced=3)))[0][1][ASKED:]
     assert kinds == [TokenKind.CONTROL, *[TokenKind.LATENT] * 4, TokenKind.FINAL_ANSWER]
 
 
 def test_without_thoughts_the_answer_follows_the_question():
     for ids, kinds in documents(ChainSource(documents=20, thoughts=False)):
-        assert ids[17:] == list(followed(BYTES.decode(ids[:17]), 3)[-1].encode())
-        assert kinds[17:] == [TokenKind.FINAL_ANSWER]
+        assert ids[ASKED:] == list(followed(BYTES.decode(ids[:ASKED]), 3)[-1].encode())
+        assert kinds[ASKED:] == [TokenKind.FINAL_ANSWER]
 
 
 def test_the_same_questions_are_asked_in_every_form_and_length():
     forms = [{"thoughts": False}, {"latents": LatentSteps(replaced=2, mix=0.5)}, {"documents": 5000}]
-    asked = [[ids[:17] for ids, _ in documents(ChainSource(**{"documents": 40, **form}))][:40] for form in forms]
+    asked = [[ids[:ASKED] for ids, _ in documents(ChainSource(**{"documents": 40, **form}))][:40] for form in forms]
     assert asked[0] == asked[1] == asked[2]
-    assert asked[0] != [ids[:17] for ids, _ in documents(ChainSource(documents=40, corpus_seed=1))]
+    assert asked[0] != [ids[:ASKED] for ids, _ in documents(ChainSource(documents=40, corpus_seed=1))]
 
 
 def test_latents_have_no_weight_in_rows_and_the_rest_of_the_answer_has(tmp_path):
     sources = {"chain": {"kind": "chain", "documents": 30, "latents": {"replaced": 2}}}
     config = DataConfig.model_validate(
-        {"sources": sources, "tokenizer": "bytes_thinking", "sequence_length": 48, "cache_dir": str(tmp_path)}
+        {"sources": sources, "tokenizer": "bytes_thinking", "sequence_length": 64, "cache_dir": str(tmp_path)}
     )
     row = open_dataset(config, "train", seed=0).row(0)
-    assert row["segment_ids"].tolist() == [1] * 23 + [2] * 23 + [0] * 2
-    names = [TokenKind(kind).name for kind in row["kinds"][16:22]]
+    assert row["segment_ids"].tolist() == [1] * 31 + [2] * 31 + [0] * 2
+    names = [TokenKind(kind).name for kind in row["kinds"][24:30]]
     assert names == ["CONTROL", "LATENT", "LATENT", "THOUGHT", "CONTROL", "FINAL_ANSWER"]
-    assert row["loss_weights"][:23].tolist() == [0] * 16 + [1, 0, 0, 1, 1, 1] + [0]
+    assert row["loss_weights"][:31].tolist() == [0] * 24 + [1, 0, 0, 1, 1, 1] + [0]
 
 
 @pytest.mark.parametrize(
     ("tokenizer", "length", "expected"),
     [
-        ("bytes", 24, "data.sources.chain: tokenizer bytes has no control token .*; expected data.tokenizer: bytes_th"),
-        ("bytes_thinking", 22, "data.sequence_length: 22; expected at least 23, the longest document of source chain"),
+        ("bytes", 32, "data.sources.chain: tokenizer bytes has no control token .*; expected data.tokenizer: bytes_th"),
+        ("bytes_thinking", 30, "data.sequence_length: 30; expected at least 31, the longest document of source chain"),
     ],
 )
 def test_what_does_not_fit_is_refused(tokenizer, length, expected, tmp_path):
