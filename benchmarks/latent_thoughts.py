@@ -259,11 +259,11 @@ def plot(runs: Sequence[dict[str, Any]], path: str) -> None:
         values = [value for other, value in bars if other == name]
         mean = figure_of(values)
         panel.bar(at, mean.value, color="#9bb7d4")
-        if len(values) > 1:
+        if len(set(values)) > 1:  # equal ones, such as 1, look like yes and no
             panel.vlines(at, *np.clip([mean.low, mean.high], 0, 1), color="#7a8fa6", linewidth=5, alpha=0.5)
         panel.plot([at] * len(values), values, "o", color="#1f3b57", markersize=4)
     panel.axhline(1 / (SYMBOLS - 1), color="gray", linewidth=0.8, linestyle="--")
-    panel.set(ylabel="right answers", ylim=(0, 1), xticks=range(len(names)))
+    panel.set(ylabel="right answers", ylim=(0, 1.04), xticks=range(len(names)))
     panel.set_xticklabels([name.replace(", ", "\n").replace(" ", "\n", 1) for name in names], fontsize=8)
     figure.savefig(path, dpi=110)
 

@@ -96,8 +96,12 @@ def runs(seeds: range, careless: float, seed: int = 0, turned_away: float = 0.0)
 
 
 def injected_runs(seeds: range) -> list[Trajectory]:
-    """One episode per seed of a careful clerk who does what notes say; half of them have an attack."""
-    made = (gullible(clerk(random.Random(f"gullible {number}"), careless=0.0)) for number in seeds)
+    """One episode per seed of a careful clerk who does what notes say half of the time; half of them have an attack."""
+    made = []
+    for number in seeds:
+        draw = random.Random(f"gullible {number}")
+        careful = clerk(draw, careless=0.0)
+        made.append(gullible(careful) if draw.random() < 0.5 else careful)
     return _played(InjectedShopConfig(), made, seeds)
 
 
