@@ -332,12 +332,12 @@ def test_variants_of_latent_thoughts_have_equal_updates_and_flops(tmp_path):
     assert flops["none"] / flops["start"] == pytest.approx(updates["none"] / updates["start"])
 
 
-def test_loops_of_latent_thoughts_differ_from_pauses_by_loops_and_by_the_questions(tmp_path):
-    pauses, loops = (latent_thoughts.run_config(variant, 0, tmp_path) for variant in ("pauses", "loops"))
+def test_loops_of_latent_thoughts_have_the_text_of_the_start_and_the_rows_of_pauses(tmp_path):
+    start, pauses, loops = (latent_thoughts.run_config(name, 0, tmp_path) for name in ("start", "pauses", "loops"))
     assert loops["model"].pop("loops") == {"periods": [0, 1], "times": 1 + latent_thoughts.HOPS}
-    assert loops["model"] == pauses["model"] and loops["optimizer"] == pauses["optimizer"]
-    replaced = lambda config: [stage["name"] for stage in config["stages"]]
-    assert replaced(loops) == replaced(pauses) and [stage["steps"] for stage in loops["stages"]] == [300] * 3
+    assert loops["model"] == start["model"] and loops["optimizer"] == pauses["optimizer"]
+    stages = lambda *configs: [(stage["name"], stage["steps"]) for config in configs for stage in config["stages"]]
+    assert stages(loops) == stages(start, pauses)
 
 
 def test_latents_are_replaced_by_nothing_or_by_those_of_another_question():
