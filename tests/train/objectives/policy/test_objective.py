@@ -103,6 +103,19 @@ def test_the_first_update_is_reinforce_with_a_ratio_of_1(kind):
         np.testing.assert_allclose(one, other, atol=1e-5 * max(np.abs(other).max(), 1e-3))
 
 
+def test_a_perturbed_sampler_is_seen_in_its_divergence():
+    """`sampler_kl` is next to nothing if the trained model sampled, and not if one with 1% other weights did."""
+    objective = objective_of("grpo")
+    assert objective.rollouts.temperature == 1
+    batch = batch_of(objective, EPISODES, 24, 2, old=False)
+    with jax.set_mesh(single_device_mesh()):
+        model = tiny.on_mesh(tiny.model_of(CONFIG, 0))
+        other = jax.tree.map(lambda x: x * (1 + 0.01 * jnp.sign(jnp.sin(jnp.arange(x.size))).reshape(x.shape)), model)
+        sampled = [jax.jit(objective.score)(m, {}, tiny.placed(batch))["old_log_probs"] for m in (model, other)]
+        own, perturbed = (result(objective, batch | {"sampled_log_probs": x})[2]["sampler_kl"] for x in sampled)
+    assert own < 1e-12 and perturbed > 1e6 * max(own, 1e-13)
+
+
 @pytest.mark.parametrize("k", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_replayed_routes_are_those_of_the_scored_model(k):
     """After an update that moves the routers' choices, the loss still uses the experts of before."""

@@ -47,6 +47,17 @@ def test_a_killed_run_goes_on_to_the_bit(runs, tmp_path):
         assert_same_run(whole, run_dir, 8)
 
 
+@pytest.mark.slow
+def test_weights_that_do_not_move_keep_the_ratio_at_1_to_rounding_over_three_passes(runs, tmp_path):
+    """A learning rate of 1e-30 changes no weight that is not 0. What the later passes compare with comes from another
+    program than the step's."""
+    more = ["run.steps=6", "checkpoint.every=6", "optimizer.learning_rate=1e-30", "objective.rollouts.passes=3"]
+    runs.train(tmp_path / "run", *OPTIONS, *more)
+    found = [line for line in lines(tmp_path / "run") if "ratio_off" in line]
+    assert len(found) == 6 and found[0]["ratio_off"] == 0
+    assert all(line["clip_fraction"] == 0 and line["kl"] < 1e-12 for line in found)
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -84,3 +84,15 @@ def test_a_killed_run_of_kto_goes_on_to_the_bit(runs, options, tmp_path):
     run_dir = cut_back(whole, tmp_path / "run", 2)
     runs.train(run_dir, *kto)
     assert_same_run(whole, run_dir, 4)
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_a_reward_model_goes_on_to_the_bit(runs, options, tmp_path):
+    reward = [*(word for word in options if not word.startswith("objective.")), "objective={kind: reward}"]
+    whole = tmp_path / "whole"
+    runs.train(whole, *reward)
+    assert first(whole)["pairs"] > 0
+    assert any(name.startswith("heads") for name in checksums(whole, 4))
+    run_dir = cut_back(whole, tmp_path / "run", 2)
+    runs.train(run_dir, *reward)
+    assert_same_run(whole, run_dir, 4)
