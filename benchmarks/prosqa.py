@@ -254,8 +254,8 @@ def staged_config(
     config["run"]["dir"] = str(chain.folder(variant, seed, work))
     most = max(part.replaced for part in variants[variant])
     latent = {"token_id": chain.LATENT, "passes": most} if variant == "latents" else None
-    changed = {"model": model | {"latent": latent}, "stages": stages, "data": config["data"] | changes.pop("data")}
-    return config | changed | changes
+    data = config["data"] | changes["data"]
+    return config | changes | {"model": model | {"latent": latent}, "stages": stages, "data": data}
 
 
 def run_config(variant: str, seed: int, work: pathlib.Path) -> dict[str, Any]:

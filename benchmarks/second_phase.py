@@ -41,9 +41,10 @@ from data.trajectories.trajectory import Trajectory
 
 
 class Start(NamedTuple):
-    """A start: whose runs it imitates, by seeds, and how it goes on."""
+    """A start, and how it goes on."""
 
-    runs: Callable[[range], list[Trajectory]]
+    runs: Callable[[range], list[Trajectory]] | None
+    """The clerk's runs that it imitates, by seeds; None: those of `benchmarks/violations.py`."""
     shop: str
     """Kind of the environment."""
     penalty: dict[str, float] | None
@@ -53,7 +54,7 @@ class Start(NamedTuple):
 
 PENALTY = {"target": 0.02, "start": 1.0, "rate": 0.2}
 STARTS = {
-    "start": Start(lambda seeds: toy_shop_clerk.runs(seeds, careless=0.5), "toy_shop", PENALTY, LENGTH),
+    "start": Start(None, "toy_shop", PENALTY, LENGTH),
     "lazy": Start(lambda seeds: toy_shop_clerk.runs(seeds, careless=0.5, turned_away=0.5), "toy_shop", None, LENGTH),
     "gullible": Start(toy_shop_clerk.injected_runs, "injected_shop", PENALTY, CONTEXT),
 }
@@ -82,10 +83,13 @@ def policy_config(work: pathlib.Path, start: str, seed: int, steps: int) -> dict
 def start_of(work: pathlib.Path, start: str) -> dict[str, Any]:
     """The config of a start, whose clerk's runs are written if they are missing."""
     prepare(work)
-    runs = work / ("imitated.jsonl" if start == "start" else f"imitated_{start}.jsonl")
+    about = STARTS[start]
+    if about.runs is None:
+        return start_config(work, START_STEPS)
+    runs = work / f"imitated_{start}.jsonl"
     if not runs.exists():
-        write_runs(runs, [shortened(run) for run in STARTS[start].runs(IMITATED)])
-    return start_config(work, START_STEPS, start, runs.name, STARTS[start].tokens)
+        write_runs(runs, [shortened(run) for run in about.runs(IMITATED)])
+    return start_config(work, START_STEPS, start, runs.name, about.tokens)
 
 
 def curves(run_dir: pathlib.Path) -> dict[str, list[float]]:
